@@ -1,0 +1,109 @@
+//! The config file: text → `RawConfig` (serde) → [`Config`] (proven); every mistake of a file in one run.
+//!
+//! In: a JSON file. Out: a `Config` whose addresses and ranges hold. Next: `control/`, which makes it run.
+
+use crate::placement::Placement;
+use crate::relay::{Malformed, OnNodeDown, Rules};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A proven config: every value is in its range, every listening address parsed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where metrics come in: one or two UDP addresses (0.0.0.0 and [::] by default).
+    pub listen: Vec<SocketAddr>,
+    /// Where the admin port listens: one or two TCP addresses (127.0.0.1 and [::1] by default).
+    pub management: Vec<SocketAddr>,
+    /// Whether changing admin commands are taken from elsewhere than loopback.
+    pub management_allow_changes: bool,
+    /// The backends, in the file's order, which is part of the placement.
+    pub nodes: Vec<Node>,
+    /// How names find their backend.
+    pub hashing: Placement,
+    /// What happens to a dead backend's names.
+    pub on_node_down: OnNodeDown,
+    /// The health checks.
+    pub check: Check,
+    /// Worker threads, `auto` already resolved.
+    pub workers: usize,
+    /// Budget between arrival and sending, µs.
+    pub flush_us: u64,
+    /// Largest packet that metrics are gathered into, bytes.
+    pub packet_bytes_max: usize,
+    /// Largest datagram taken whole, bytes.
+    pub datagram_bytes_max: usize,
+    /// Receive buffer to ask the kernel for, bytes.
+    pub receive_buffer_bytes: usize,
+    /// Send buffer of each backend's socket to ask the kernel for, bytes.
+    pub send_buffer_bytes: usize,
+    /// Bytes a backend may have waiting, per worker.
+    pub queue_bytes_max: usize,
+    /// Entries of the cache from name to backend, per worker.
+    pub cache_entries: usize,
+    /// What happens to malformed lines.
+    pub malformed: Malformed,
+    /// Segmentation offload: `auto` (true) or `off`.
+    pub gso: bool,
+    /// Kernel timestamps for exact latencies.
+    pub timestamps: bool,
+    /// How long forwarding goes on after SIGTERM while `health` says down, ms.
+    pub shutdown_delay_ms: u64,
+    /// How long a drain may take, ms.
+    pub shutdown_timeout_ms: u64,
+    /// Logs as text or JSON lines.
+    pub log_format: LogFormat,
+}
+
+/// One backend of the config.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its identity: `host:port` as in the file (IPv6 literals in brackets).
+    pub name: Arc<str>,
+    /// Name or address, without brackets.
+    pub host: String,
+    /// UDP port for metrics.
+    pub port: u16,
+    /// TCP port for health checks; without one it is up unless refused.
+    pub adminport: Option<u16>,
+    /// Keeps its place, gets nothing.
+    pub disabled: bool,
+    /// Segmentation offload for this backend.
+    pub gso: bool,
+}
+
+/// How health is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Between two checks of a settled backend, ms.
+    pub interval_ms: u64,
+    /// For one check as a whole, ms.
+    pub timeout_ms: u64,
+    /// Between two checks while a result contradicts the state, ms.
+    pub fast_ms: u64,
+    /// Failures in a row that take a backend out.
+    pub fall: u32,
+    /// Successes in a row that bring it back.
+    pub rise: u32,
+}
+
+/// The form of the logs on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// The reloadable rules of the data plane.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            flush_us: self.flush_us,
+            packet_bytes_max: self.packet_bytes_max,
+            queue_bytes_max: self.queue_bytes_max,
+            malformed: self.malformed,
+            on_node_down: self.on_node_down,
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The kernel's edge, behind one trait; nothing here knows what a metric is.
+//!
+//! In: datagrams from the listening sockets, packets from the worker. Out: datagrams to the worker, packets to the
+//! backends' sockets, and every packet back with its outcome. Next: `worker/`, the only place where driver and relay meet.
+//!
+//! One batch is: [`Driver::push`] packets, [`Driver::enter`] (submits them, sleeps), [`Driver::deliver`] (hands the
+//! worker what happened). [`uring`] does it on io_uring; [`sim`] is a seeded fake kernel for tests.
+
+pub mod sim;
+pub mod socket;
+pub mod uring;
+pub mod waker;
+
+use crate::packet::{Packet, SendOutcome, SocketSlot};
+use std::net::SocketAddr;
+
+pub use waker::Waker;
+
+/// How long [`Driver::enter`] may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Submit, take what is ready, do not sleep.
+    Poll,
+    /// Sleep until anything happens: a datagram, a wake. No timer is set.
+    Event,
+    /// Sleep until anything happens, or the clock shows `deadline_us`.
+    EventUntil { deadline_us: u64 },
+    /// Sleep until the clock shows `deadline_us`, however many datagrams arrive meanwhile, then take them all.
+    GatherUntil { deadline_us: u64 },
+}
+
+/// Whether the worker wants more events now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on delivering.
+    More,
+    /// Stop: the worker has to transmit first. The next [`Driver::deliver`] goes on where this one stopped.
+    Pause,
+}
+
+/// What happened, told to the worker one by one, in order.
+pub trait Events {
+    /// A datagram arrived. `bytes` is what there was room for, `datagram_bytes` its true length.
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow;
+    /// A pushed packet comes back with what the kernel said to it. Every pushed packet comes back exactly once.
+    fn sent(&mut self, packet: Packet, outcome: SendOutcome);
+}
+
+/// What one [`Driver::deliver`] left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// Everything that had happened was told.
+    All,
+    /// The worker paused; more is ready.
+    Paused,
+}
+
+/// Events of the receive side that are worth counting, since the driver was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReceiveEvents {
+    /// Times a receive was armed.
+    pub armed: u64,
+    /// Times a receive ended because no buffer was free (ENOBUFS).
+    pub no_buffers: u64,
+    /// Datagrams without a payload.
+    pub zero_length: u64,
+    /// Receives that ended with an error that is not part of normal work; the last one's errno.
+    pub errors: u64,
+    /// errno of the last such error.
+    pub last_errno: i32,
+    /// Received buffers whose header made no sense; the datagram is lost and counted here.
+    pub bad_headers: u64,
+    /// Errors of the wait itself that are not part of normal work (EBUSY and EAGAIN are: they are not counted).
+    pub wait_errors: u64,
+}
+
+/// What a driver was granted, fixed after its start; shown in `status` and `memstats`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// "io_uring", "sim".
+    pub engine: &'static str,
+    /// Receive buffer of one listening socket, as the kernel granted it (it counts its own overhead in).
+    pub receive_buffer_bytes: usize,
+    /// Buffers in the ring, and the bytes of all of them.
+    pub buffers: usize,
+    /// Bytes of all receive buffers.
+    pub buffer_bytes: usize,
+    /// Packets that may be between `push` and `sent`.
+    pub sends_in_flight_max: usize,
+    /// Kernel pages of the rings, as charged to RLIMIT_MEMLOCK.
+    pub ring_bytes: usize,
+}
+
+/// A driver can no longer work; the process must end with this message.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// A system call failed in a way that is not part of normal work.
+    #[error("{operation}: {source}")]
+    System { operation: &'static str, source: std::io::Error },
+    /// io_uring is refused here: the cause and the remedy, worded for the operator.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The edge to the kernel. Implementations are owned by one worker and used from its thread alone.
+pub trait Driver {
+    /// The driver's clock, in µs from an arbitrary start; monotonic.
+    fn now_us(&self) -> u64;
+
+    /// Connects socket `slot` to a backend, replacing what was there.
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()>;
+
+    /// Closes socket `slot`; no packet for it may be in flight.
+    fn close_backend(&mut self, slot: SocketSlot);
+
+    /// Takes a packet to send with the next [`Driver::enter`]. Without room it comes straight back.
+    fn push(&mut self, packet: Packet) -> Result<(), Packet>;
+
+    /// Submits what was pushed, re-arms what is not armed, and sleeps as `wait` says.
+    fn enter(&mut self, wait: Wait) -> Result<(), DriverError>;
+
+    /// Tells `events` what happened since, datagrams and outcomes of sends.
+    fn deliver(&mut self, events: &mut impl Events) -> Delivered;
+
+    /// Makes sure that nothing new arrives at the listening sockets, while what is queued there stays readable.
+    fn fence(&mut self) -> std::io::Result<()>;
+
+    /// Whether the listening sockets' queues are empty and every received datagram was delivered.
+    fn is_drained(&mut self) -> bool;
+
+    /// Cancels the receives. What was received before is still delivered; go on entering until [`Driver::is_quiet`].
+    fn cancel(&mut self);
+
+    /// Whether nothing is in flight: no receive armed, no packet on its way, no buffer out.
+    fn is_quiet(&self) -> bool;
+
+    /// Whether every listening socket has a receive armed in the kernel.
+    fn is_armed(&self) -> bool;
+
+    /// Datagrams that the kernel dropped at the listening sockets for want of room, since they were made.
+    fn kernel_drops(&mut self) -> u64;
+
+    /// The receive side's events.
+    fn receive_events(&self) -> ReceiveEvents;
+
+    /// What the driver was granted.
+    fn facts(&self) -> &Facts;
+}

@@ -1,0 +1,23 @@
+//! statsring: a StatsD proxy for Linux on io_uring.
+//!
+//! The modules stand in the order in which a metric walks through them, then those of the control thread:
+//! a datagram enters by [`driver`], the [`worker`] carries it to the [`relay`], which reads its lines ([`wire`]),
+//! finds their backends ([`placement`]) and packs them into [`packet`]s, which the driver sends; [`stats`] keeps the
+//! account. [`config`] and [`control`] say what the workers should do, [`admin`] answers people, [`tools`] are the
+//! other commands, [`cli`] starts it all.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod driver;
+pub mod packet;
+pub mod worker;
+pub mod relay;
+pub mod wire;
+pub mod placement;
+pub mod stats;
+pub mod config;
+pub mod control;
+pub mod admin;
+pub mod tools;
+pub mod cli;

@@ -1,0 +1,138 @@
+//! What crosses the edge between the relay and the kernel: a [`Packet`] goes out, a [`SendOutcome`] comes back.
+//!
+//! In: the relay fills packets with whole lines. Out: the driver owns a packet from the moment it is pushed until
+//! its outcome is known, then hands it back. Next: `relay/` fills them, `driver/` sends them; neither knows the other.
+
+/// One datagram on its way to a backend: whole metrics, separated by newlines.
+///
+/// The bytes live on the heap and never move while a packet is handed around, so that the kernel may read them
+/// until the packet comes back. Fixed capacity: filling a packet never allocates.
+#[derive(Debug)]
+pub struct Packet {
+    bytes: Box<[u8]>,
+    len: usize,
+    /// Metrics (lines) inside.
+    pub metrics: u32,
+    /// The socket slot of the backend this packet is for (see `Driver::open_backend`).
+    pub socket: SocketSlot,
+    /// Index of the backend in the relay's list at the time of packing; the relay keeps it right across reloads.
+    pub backend: usize,
+    /// Earliest arrival among its metrics, in µs of the driver's clock.
+    pub oldest_us: u64,
+    /// How often this packet was refused and sent again.
+    pub attempts: u8,
+}
+
+/// Where a backend's connected socket lies in the driver's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketSlot(pub u32);
+
+impl Packet {
+    /// An empty packet that can hold `capacity_bytes`.
+    pub fn with_capacity(capacity_bytes: usize) -> Packet {
+        Packet {
+            bytes: vec![0; capacity_bytes].into_boxed_slice(),
+            len: 0,
+            metrics: 0,
+            socket: SocketSlot(u32::MAX),
+            backend: usize::MAX,
+            oldest_us: 0,
+            attempts: 0,
+        }
+    }
+
+    /// Bytes it can hold.
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes it holds.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The datagram's payload.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Whether `line` fits behind what is there, within `limit_bytes` and the capacity.
+    pub fn fits(&self, line: &[u8], limit_bytes: usize) -> bool {
+        let separator = usize::from(self.len > 0);
+        self.len + separator + line.len() <= limit_bytes.min(self.bytes.len())
+    }
+
+    /// Appends one line, with a newline before it unless it is the first.
+    ///
+    /// The caller has asked [`Packet::fits`]; a line that does not fit is refused with `false` and nothing changes.
+    #[must_use]
+    pub fn append(&mut self, line: &[u8]) -> bool {
+        let separator = usize::from(self.len > 0);
+        let start = self.len + separator;
+        let end = start + line.len();
+        if end > self.bytes.len() {
+            return false;
+        }
+        if separator == 1 {
+            self.bytes[self.len] = b'\n';
+        }
+        self.bytes[start..end].copy_from_slice(line);
+        self.len = end;
+        self.metrics += 1;
+        true
+    }
+
+    /// Empties it for its next use.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.metrics = 0;
+        self.attempts = 0;
+        self.oldest_us = 0;
+    }
+}
+
+/// What the kernel said to one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendOutcome {
+    /// Accepted by this kernel.
+    Sent,
+    /// The socket's send buffer is full (EAGAIN), or the send was interrupted: try again later.
+    Busy,
+    /// ECONNREFUSED: an earlier datagram was refused, this one was not sent. Send it again at once.
+    Refused,
+    /// EHOSTUNREACH, ENETUNREACH and their kin: no way to the backend, or an earlier datagram met that answer.
+    Unreachable,
+    /// ENOBUFS: a queueing discipline or the device dropped it.
+    NoBuffers,
+    /// EMSGSIZE: longer than the path or the socket can carry.
+    TooLong,
+    /// EPERM, EACCES: a firewall rule on this host.
+    Denied,
+    /// Anything else, with its errno.
+    Failed(i32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_separated_by_one_newline_and_counted() {
+        let mut packet = Packet::with_capacity(16);
+        assert!(packet.append(b"a:1|c"));
+        assert!(packet.append(b"b:2|c"));
+        assert_eq!(packet.bytes(), b"a:1|c\nb:2|c");
+        assert_eq!(packet.metrics, 2);
+        assert!(packet.fits(b"c:1|", 16));
+        assert!(!packet.fits(b"c:1|c", 16));
+        assert!(!packet.append(b"c:1|c"));
+        assert_eq!(packet.len(), 11);
+        packet.clear();
+        assert!(packet.is_empty());
+    }
+}

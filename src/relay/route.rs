@@ -1,0 +1,86 @@
+//! The desired state of the data plane, as one value: who the backends are, who of them lives, and the rules.
+//!
+//! In: built by `control/` from the config and from health. Out: read by each worker once per batch.
+//! Next: `relay/mod.rs`, which routes by it.
+
+use crate::placement::{LiveSet, Placement};
+use crate::stats::NodeCounters;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Everything a worker needs to route, replaced as a whole.
+pub struct RouteTable {
+    /// Grows by one with each table that control publishes.
+    pub generation: u64,
+    /// The backends, in the config's order, which is part of the placement.
+    pub nodes: Arc<[RouteNode]>,
+    /// Who of them may get metrics now.
+    pub live: LiveSet,
+    /// How a name finds its backend.
+    pub placement: Placement,
+    /// The reloadable rules.
+    pub rules: Rules,
+    /// Whether the workers run or end.
+    pub phase: Phase,
+    /// Told of every metric with its backend: `tap` and `-d`.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// One backend as the data plane sees it.
+#[derive(Clone, Debug)]
+pub struct RouteNode {
+    /// Its identity: the config's text `host:port`.
+    pub name: Arc<str>,
+    /// Where it is; `None` while its name does not resolve (it is then not in the live set).
+    pub address: Option<SocketAddr>,
+    /// Its figures, kept across reloads.
+    pub counters: Arc<NodeCounters>,
+}
+
+/// Rules that a reload may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The budget between a metric's arrival and its sending, in µs; 0 sends with each batch.
+    pub flush_us: u64,
+    /// Largest packet that metrics are gathered into.
+    pub packet_bytes_max: usize,
+    /// Bytes one backend may have waiting, per worker.
+    pub queue_bytes_max: usize,
+    /// What to do with a line that has no key or no `|`.
+    pub malformed: Malformed,
+    /// What to do with the names of a dead backend.
+    pub on_node_down: OnNodeDown,
+}
+
+/// What to do with a malformed line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Count it and go on.
+    Drop,
+    /// Send it to the backend that its whole text hashes to.
+    Forward,
+}
+
+/// What to do with the names of a dead backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnNodeDown {
+    /// Other backends serve them until it returns.
+    Divert,
+    /// They are dropped, and counted.
+    Drop,
+}
+
+/// What the workers are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Receive and relay.
+    Run,
+    /// Fence the sockets, relay what is queued, flush, end. After `timeout_us` the rest is counted and dropped.
+    Drain { timeout_us: u64 },
+}
+
+/// Is told of every metric that was routed, on the worker's thread: it must not block.
+pub trait Observer: Send + Sync {
+    /// `line` goes to `node`.
+    fn routed(&self, line: &[u8], node: &RouteNode);
+}

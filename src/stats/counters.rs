@@ -1,0 +1,253 @@
+//! The counters of one worker, by name; and every reason for which a metric can be dropped.
+//!
+//! In: counted by `relay/` and `worker/`. Out: a fixed array of numbers, so that a snapshot is one copy.
+//! Next: `published.rs`.
+
+macro_rules! named {
+    ($(#[$meta:meta])* $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $kind { $($(#[$doc])* $variant,)* }
+
+        impl $kind {
+            /// All of them, in the order in which they are shown.
+            pub const ALL: &'static [$kind] = &[$($kind::$variant,)*];
+            /// How many there are.
+            pub const COUNT: usize = $kind::ALL.len();
+
+            /// Its name as users see it.
+            pub const fn name(self) -> &'static str {
+                match self { $($kind::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+named! {
+    /// What is counted. All but `MetricsPending` only grow.
+    Counter {
+        /// Datagrams received.
+        DatagramsReceived = "datagrams_received",
+        /// Their payload, as received.
+        BytesReceived = "bytes_received",
+        /// Lines received, malformed ones included, empty ones not.
+        MetricsReceived = "metrics_received",
+        /// Metrics that this kernel accepted for their backend.
+        MetricsSent = "metrics_sent",
+        /// Metrics held now: in open packets, in queues, on their way to the kernel.
+        MetricsPending = "metrics_pending",
+        /// Packets that this kernel accepted.
+        DatagramsSent = "datagrams_sent",
+        /// Their payload.
+        BytesSent = "bytes_sent",
+        /// Datagrams without a payload.
+        DatagramsEmpty = "datagrams_empty",
+        /// Datagrams with a payload but no line in it (newlines only).
+        DatagramsBlank = "datagrams_blank",
+        /// Datagrams longer than `maxDatagramSize`.
+        DatagramsTruncated = "datagrams_truncated",
+        /// Bytes of them that there was no room for.
+        BytesTruncated = "bytes_truncated",
+        /// Sends that a full socket buffer put off (EAGAIN).
+        SendsBusy = "sends_busy",
+        /// Sends that reported an earlier datagram's refusal, and were repeated.
+        BackendRefused = "backend_refused",
+        /// Sends that reported an unreachable backend, and were repeated.
+        BackendUnreachable = "backend_unreachable",
+        /// Metrics whose own backend was down and that another one served.
+        MetricsDiverted = "metrics_diverted",
+        /// Datagrams that the kernel dropped at the listening sockets for want of room.
+        KernelDrops = "kernel_drops",
+        /// Times a receive was armed.
+        ReceivesArmed = "receives_armed",
+        /// Times a receive ended for want of a free buffer.
+        ReceivesNoBuffers = "receives_no_buffers",
+        /// Times a receive ended with an error.
+        ReceiveErrors = "receive_errors",
+        /// Received buffers with a senseless header.
+        ReceiveBadHeaders = "receive_bad_headers",
+        /// Times the worker's wait failed in a way that is not part of normal work.
+        WaitErrors = "wait_errors",
+        /// Times the worker went to the kernel.
+        Wakeups = "wakeups",
+        /// Of these, the sleeps that gathered until a deadline.
+        Gathers = "gathers",
+    }
+}
+
+named! {
+    /// Why a metric was dropped. Every way out of the proxy but being sent is one of these.
+    DropReason {
+        /// It has no key or no `|`.
+        Malformed = "malformed",
+        /// The datagram was longer than `maxDatagramSize`, and this line was cut.
+        Truncated = "truncated",
+        /// No backend lives.
+        NoBackend = "no_backend",
+        /// Its backend is down, and `onNodeDown` is `drop`.
+        NodeDown = "node_down",
+        /// Its backend's queue was full.
+        QueueFull = "queue_full",
+        /// A queueing discipline or device of this host dropped the packet (ENOBUFS).
+        SendNoBuffers = "send_no_buffers",
+        /// The packet was longer than the path or the socket can carry (EMSGSIZE).
+        SendTooLong = "send_too_long",
+        /// The backend's host or network could not be reached, again on repetition.
+        SendUnreachable = "send_unreachable",
+        /// The backend refused several times in a row.
+        SendRefused = "send_refused",
+        /// A firewall rule of this host forbade it (EPERM, EACCES).
+        SendDenied = "send_denied",
+        /// Another error of the send; the log names it.
+        SendFailed = "send_failed",
+        /// A reload took its backend away while it waited.
+        NodeRemoved = "node_removed",
+        /// The stop's time ran out while it waited.
+        Shutdown = "shutdown",
+    }
+}
+
+/// The counters of one worker: plain numbers, owned by its thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    counts: [u64; Counter::COUNT],
+    drops: [u64; DropReason::COUNT],
+    /// When each reason last occurred, µs of the driver's clock; 0 = never.
+    last_drop_us: [u64; DropReason::COUNT],
+}
+
+impl Counters {
+    /// Numbers in a snapshot.
+    pub const WORDS: usize = Counter::COUNT + 2 * DropReason::COUNT;
+
+    /// All zero.
+    pub const fn new() -> Counters {
+        Counters {
+            counts: [0; Counter::COUNT],
+            drops: [0; DropReason::COUNT],
+            last_drop_us: [0; DropReason::COUNT],
+        }
+    }
+
+    /// Adds to a counter.
+    #[inline]
+    pub fn add(&mut self, counter: Counter, n: u64) {
+        self.counts[counter as usize] += n;
+    }
+
+    /// Takes from `MetricsPending`, the only one that shrinks.
+    #[inline]
+    pub fn settle(&mut self, metrics: u64) {
+        let pending = &mut self.counts[Counter::MetricsPending as usize];
+        debug_assert!(*pending >= metrics, "more metrics left than were pending");
+        *pending = pending.saturating_sub(metrics);
+    }
+
+    /// Sets a counter that is read elsewhere as a whole.
+    #[inline]
+    pub fn set(&mut self, counter: Counter, value: u64) {
+        self.counts[counter as usize] = value;
+    }
+
+    /// Counts metrics dropped for `reason` at `now_us`.
+    #[inline]
+    pub fn drop_metrics(&mut self, reason: DropReason, metrics: u64, now_us: u64) {
+        self.drops[reason as usize] += metrics;
+        self.last_drop_us[reason as usize] = now_us.max(1);
+    }
+
+    /// A counter's value.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.counts[counter as usize]
+    }
+
+    /// Metrics dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// Metrics dropped for any reason.
+    pub fn dropped_total(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+
+    /// When `reason` last occurred, in µs of the driver's clock.
+    pub fn last_drop_us(&self, reason: DropReason) -> Option<u64> {
+        Some(self.last_drop_us[reason as usize]).filter(|at| *at > 0)
+    }
+
+    /// What the identity is off by: 0 unless a metric vanished (positive) or was invented (negative).
+    ///
+    /// `metrics_received = metrics_sent + Σ metrics_dropped_<reason> + metrics_pending`.
+    pub fn imbalance(&self) -> i128 {
+        i128::from(self.get(Counter::MetricsReceived))
+            - i128::from(self.get(Counter::MetricsSent))
+            - i128::from(self.dropped_total())
+            - i128::from(self.get(Counter::MetricsPending))
+    }
+
+    /// Adds another worker's.
+    pub fn merge(&mut self, other: &Counters) {
+        for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.drops.iter_mut().zip(other.drops) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.last_drop_us.iter_mut().zip(other.last_drop_us) {
+            *mine = (*mine).max(theirs);
+        }
+    }
+
+    /// As one row of numbers, for publishing.
+    pub(super) fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        self.counts.iter().chain(&self.drops).chain(&self.last_drop_us).copied()
+    }
+
+    /// Back from a row of [`Counters::WORDS`] numbers.
+    pub(super) fn from_words(words: &[u64; Counters::WORDS]) -> Counters {
+        let mut counters = Counters::new();
+        let (counts, rest) = words.split_at(Counter::COUNT);
+        let (drops, last) = rest.split_at(DropReason::COUNT);
+        counters.counts.copy_from_slice(counts);
+        counters.drops.copy_from_slice(drops);
+        counters.last_drop_us.copy_from_slice(last);
+        counters
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_numbers_keeps_everything() {
+        let mut counters = Counters::new();
+        counters.add(Counter::MetricsReceived, 7);
+        counters.add(Counter::Gathers, 1);
+        counters.drop_metrics(DropReason::Shutdown, 3, 99);
+        let words: Vec<u64> = counters.words().collect();
+        assert_eq!(Counters::from_words(words.as_slice().try_into().unwrap()), counters);
+        assert_eq!(counters.last_drop_us(DropReason::Shutdown), Some(99));
+        assert_eq!(counters.last_drop_us(DropReason::Malformed), None);
+    }
+
+    #[test]
+    fn the_imbalance_is_what_is_missing() {
+        let mut counters = Counters::new();
+        counters.add(Counter::MetricsReceived, 10);
+        counters.add(Counter::MetricsSent, 4);
+        counters.add(Counter::MetricsPending, 3);
+        counters.drop_metrics(DropReason::QueueFull, 2, 1);
+        assert_eq!(counters.imbalance(), 1);
+        counters.settle(3);
+        counters.add(Counter::MetricsSent, 4);
+        assert_eq!(counters.imbalance(), 0);
+    }
+}

@@ -1,0 +1,17 @@
+//! The account: what came, what went, what was dropped and why; and how long it took.
+//!
+//! In: the relay and the worker count into plain [`Counters`] of their own. Out: once per batch a worker publishes
+//! them as one consistent snapshot ([`Published`]); `admin/` reads and adds them up. Next: `admin/`.
+
+pub mod alloc;
+mod counters;
+mod latency;
+mod node;
+mod published;
+mod shared;
+
+pub use counters::{Counter, Counters, DropReason};
+pub use latency::{Latency, LatencyExchange, LatencyKind, new_histogram};
+pub use node::NodeCounters;
+pub use published::Published;
+pub use shared::WorkerShared;

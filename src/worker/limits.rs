@@ -1,0 +1,56 @@
+//! The bounds of one worker's memory, computed from the config in one place and printed at start.
+//!
+//! In: `Config`. Out: sizes for the driver and the relay. Next: `worker/mod.rs`.
+
+use crate::config::Config;
+
+/// Most backends a config may list.
+pub const NODES_MAX: usize = 2_000;
+/// Longest payload a UDP datagram over IPv4 can carry.
+pub const DATAGRAM_BYTES_LIMIT: usize = 65_507;
+/// Bytes of receive buffers per worker, aimed at.
+const RECEIVE_BYTES_TARGET: usize = 8 << 20;
+/// Fewest and most receive buffers.
+const BUFFERS_MIN: usize = 64;
+const BUFFERS_MAX: usize = 4_096;
+/// The header the kernel writes in front of each datagram, rounded up so that payloads start aligned.
+const BUFFER_HEADER_BYTES: usize = 16;
+/// Sends submitted at once.
+const SENDS_MAX: usize = 512;
+/// Bytes that all backends together may have waiting, per worker, whatever `queue` says.
+const BACKLOG_BYTES_MAX: usize = 4 << 20;
+
+/// Sizes that hold for a worker's whole life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest datagram taken whole.
+    pub datagram_bytes_max: usize,
+    /// Receive buffers.
+    pub buffers: usize,
+    /// Bytes of one, header included.
+    pub buffer_bytes: usize,
+    /// Packets that may be with the driver at once.
+    pub sends_max: usize,
+    /// Socket slots for backends; a reload needs those of the old and of the new list.
+    pub sockets_max: usize,
+    /// Bytes of packets that may wait for busy backends.
+    pub backlog_bytes_max: usize,
+    /// Send buffer to ask for at each backend's socket.
+    pub send_buffer_bytes: usize,
+}
+
+impl Limits {
+    /// The bounds for a config.
+    pub fn new(config: &Config) -> Limits {
+        let buffer_bytes = (config.datagram_bytes_max + BUFFER_HEADER_BYTES).next_multiple_of(64);
+        Limits {
+            datagram_bytes_max: config.datagram_bytes_max,
+            buffers: (RECEIVE_BYTES_TARGET / buffer_bytes).clamp(BUFFERS_MIN, BUFFERS_MAX),
+            buffer_bytes,
+            sends_max: SENDS_MAX,
+            sockets_max: (config.nodes.len() * 2 + 64).min(2 * NODES_MAX),
+            backlog_bytes_max: BACKLOG_BYTES_MAX,
+            send_buffer_bytes: config.send_buffer_bytes,
+        }
+    }
+}
