@@ -1,1 +1,5 @@
 //! (being written)
+#![allow(missing_docs)]
+pub mod health;
+pub mod net;
+pub mod probe;
