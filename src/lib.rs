@@ -21,3 +21,5 @@ pub mod control;
 pub mod admin;
 pub mod tools;
 pub mod cli;
+pub mod exit;
+pub mod logging;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long a worker may take to hand its histograms over.
-const LATENCY_WAIT: Duration = Duration::from_millis(100);
+pub(super) const LATENCY_WAIT: Duration = Duration::from_millis(100);
 
 /// A running proxy. Cheap to clone.
 #[derive(Clone)]
@@ -56,7 +56,10 @@ impl ProxyHandle {
     /// Adds what the workers measured since the last call, of whomever, to `total`. Waits up to 100 ms for them. What
     /// is taken here is not in what the admin port shows.
     pub fn collect_latency(&self, total: &mut Latency) {
-        request_latency(&self.workers, &self.publisher);
+        for worker in self.workers.iter() {
+            worker.latency.request();
+        }
+        self.publisher.wake();
         let deadline = Instant::now() + LATENCY_WAIT;
         while !self.workers.iter().all(|worker| worker.latency.is_done()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
@@ -70,33 +73,4 @@ impl ProxyHandle {
     pub fn stop(&self) {
         self.stop.notify_one();
     }
-}
-
-/// Asks the workers for their histograms.
-fn request_latency(workers: &[Arc<WorkerShared>], publisher: &Publisher) {
-    for worker in workers {
-        worker.latency.request();
-    }
-    publisher.wake();
-}
-
-/// Like [`ProxyHandle::collect_latency`], without blocking the control thread.
-pub(super) async fn collect_latency(
-    workers: &[Arc<WorkerShared>],
-    publisher: &Publisher,
-    add: impl FnOnce(&mut dyn FnMut(&mut Latency)),
-) {
-    request_latency(workers, publisher);
-    let all_done = async {
-        while !workers.iter().all(|worker| worker.latency.is_done()) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    // A worker that is too busy to answer in time is in the next answer.
-    let _ = tokio::time::timeout(LATENCY_WAIT, all_done).await;
-    add(&mut |total| {
-        for worker in workers {
-            worker.latency.collect(total);
-        }
-    });
 }

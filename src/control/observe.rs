@@ -4,6 +4,7 @@
 //! fit is counted, so a worker never waits for a reader. Next: `operator.rs` answers `tap`; the debug log goes to
 //! stderr.
 
+use crate::admin::Tapped;
 use crate::relay::{Observer, RouteNode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,37 +16,29 @@ pub const DEBUG_LINES_PER_SECOND: usize = 1_000;
 /// Bytes of a metric that are shown; it is forwarded whole.
 const LINE_BYTES_SHOWN_MAX: usize = 1_024;
 
-/// A metric that passed, and its backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// The metric, at most 1,024 bytes of it.
-    pub line: Vec<u8>,
-    /// The identity of its backend.
-    pub node: Arc<str>,
-}
-
-impl Passed {
-    fn new(line: &[u8], node: &RouteNode) -> Passed {
-        Passed {
-            line: line[..line.len().min(LINE_BYTES_SHOWN_MAX)].to_vec(),
-            node: node.name.clone(),
-        }
-    }
+/// A copy to show: bounded, so that what waits for a slow reader is bounded too.
+fn copy(line: &[u8], node: &RouteNode) -> Tapped {
+    Tapped { line: line[..line.len().min(LINE_BYTES_SHOWN_MAX)].to_vec(), node: node.name.clone() }
 }
 
 /// Takes the next so many metrics that begin with a prefix.
 pub struct Tap {
     prefix: Vec<u8>,
     left: AtomicUsize,
-    passed: mpsc::Sender<Passed>,
+    passed: mpsc::Sender<Tapped>,
 }
 
 impl Tap {
     /// A tap for `metrics` metrics (at least 1), and where they come out.
-    pub fn new(prefix: Vec<u8>, metrics: usize) -> (Arc<Tap>, mpsc::Receiver<Passed>) {
+    pub fn new(prefix: Vec<u8>, metrics: usize) -> (Arc<Tap>, mpsc::Receiver<Tapped>) {
         // Room for all of them: sending never finds the channel full.
         let (passed, taken) = mpsc::channel(metrics.max(1));
         (Arc::new(Tap { prefix, left: AtomicUsize::new(metrics), passed }), taken)
+    }
+
+    /// Waits until nobody takes from it any more.
+    pub async fn closed(&self) {
+        self.passed.closed().await;
     }
 
     fn routed(&self, line: &[u8], node: &RouteNode) {
@@ -54,7 +47,7 @@ impl Tap {
         }
         let took = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if took.is_ok() {
-            let _ = self.passed.try_send(Passed::new(line, node));
+            let _ = self.passed.try_send(copy(line, node));
         }
     }
 }
@@ -64,12 +57,12 @@ pub struct DebugLog {
     /// Lines that may still be shown in this second.
     allowance: AtomicUsize,
     suppressed: AtomicU64,
-    passed: mpsc::Sender<Passed>,
+    passed: mpsc::Sender<Tapped>,
 }
 
 impl DebugLog {
     /// The log, and where its lines come out: give them to [`write_debug_log`].
-    pub fn new() -> (Arc<DebugLog>, mpsc::Receiver<Passed>) {
+    pub fn new() -> (Arc<DebugLog>, mpsc::Receiver<Tapped>) {
         let (passed, taken) = mpsc::channel(DEBUG_LINES_PER_SECOND);
         let log = DebugLog {
             allowance: AtomicUsize::new(DEBUG_LINES_PER_SECOND),
@@ -82,7 +75,7 @@ impl DebugLog {
     fn routed(&self, line: &[u8], node: &RouteNode) {
         let took =
             self.allowance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if took.is_err() || self.passed.try_send(Passed::new(line, node)).is_err() {
+        if took.is_err() || self.passed.try_send(copy(line, node)).is_err() {
             self.suppressed.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -90,7 +83,7 @@ impl DebugLog {
 
 /// Logs what comes, and after each second in which anything came, how much of it was not shown. Sleeps without a timer
 /// while nothing comes. Ends when the log is gone.
-pub async fn write_debug_log(log: std::sync::Weak<DebugLog>, mut passed: mpsc::Receiver<Passed>) {
+pub async fn write_debug_log(log: std::sync::Weak<DebugLog>, mut passed: mpsc::Receiver<Tapped>) {
     while let Some(first) = passed.recv().await {
         let second = tokio::time::sleep(Duration::from_secs(1));
         tokio::pin!(second);
@@ -114,7 +107,7 @@ pub async fn write_debug_log(log: std::sync::Weak<DebugLog>, mut passed: mpsc::R
     }
 }
 
-fn show(passed: &Passed) {
+fn show(passed: &Tapped) {
     tracing::debug!("{} -> {}", passed.line.escape_ascii(), passed.node.escape_default());
 }
 

@@ -5,6 +5,7 @@
 
 use super::Options;
 use super::backend::Backend;
+use super::handle::LATENCY_WAIT;
 use super::observe::Observers;
 use super::offload::offload;
 use super::reload::{self, Changes};
@@ -157,6 +158,24 @@ impl Control {
             sum.merge(&seat.shared.published.read());
         }
         sum
+    }
+
+    /// Takes over what the workers have measured; one that is too busy to answer in time is in the next answer.
+    pub async fn collect_latency(&self) {
+        for seat in &self.seats {
+            seat.shared.latency.request();
+        }
+        self.publisher.wake();
+        let all_done = async {
+            while !self.seats.iter().all(|seat| seat.shared.latency.is_done()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(LATENCY_WAIT, all_done).await;
+        let mut total = self.latency.borrow_mut();
+        for seat in &self.seats {
+            seat.shared.latency.collect(&mut total);
+        }
     }
 
     /// Hands the present state to the workers.

@@ -10,10 +10,10 @@ use super::probe::probe;
 use super::resolve::choose;
 use super::state::Control;
 use crate::placement::splitmix64;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Between two look-ups of a name that has an address.
 const LOOKUP_AGAIN: Duration = Duration::from_secs(30);
@@ -30,7 +30,8 @@ pub fn start(control: &Rc<Control>, backend: Rc<Backend>) {
 
 /// One backend's checks, and what the workers' refusals say about it.
 async fn check(control: Rc<Control>, backend: Rc<Backend>) {
-    let mut jitter = xxh3_64(backend.name.as_bytes()) ^ u64::from(std::process::id());
+    // Another one in every process, so that the proxies of a fleet do not check together.
+    let mut jitter = RandomState::new().hash_one(&backend.name);
     // When the next refusal may be reported: one hint at a time, no more often than the fast checks.
     let mut hint_due_ms = None;
     let mut last_hint_ms = 0;
@@ -50,6 +51,10 @@ async fn check(control: Rc<Control>, backend: Rc<Backend>) {
         let due_ms = due_ms(&backend, jitter);
         if let (Some(address), true) = (backend.admin_address(), due_ms.is_some_and(|due| due <= now_ms)) {
             jitter = splitmix64(jitter);
+            // A hint that found no room in the workers' channel is taken here.
+            if hint_due_ms.is_none() && backend.counters.take_hint() {
+                backend.note_refusal();
+            }
             check_once(&control, &backend, address).await;
             if now_ms.saturating_sub(last_hint_ms) > control.config().check.interval_ms {
                 backend.counters.refused_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);

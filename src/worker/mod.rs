@@ -5,7 +5,7 @@
 
 mod limits;
 
-pub use limits::Limits;
+pub use limits::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, Limits, MemoryBound, NODES_MAX};
 
 use crate::driver::{DriverError, Facts, Waker};
 use crate::relay::RouteTable;
