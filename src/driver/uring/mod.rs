@@ -1,1 +1,6 @@
-//! (being written)
+//! io_uring. (The real ring is being written.)
+//!
+//! In: datagrams from the kernel, packets from the worker. Out: both to the other side. Next: `ring.rs`, what is asked
+//! of a ring.
+
+pub mod ring;
