@@ -3,6 +3,8 @@
 //! In: `Config`. Out: sizes for the driver and the relay. Next: `worker/mod.rs`.
 
 use crate::config::Config;
+use crate::driver::DriverLimits;
+use crate::relay::RelayLimits;
 
 /// Most backends a config may list.
 pub const NODES_MAX: usize = 2_000;
@@ -51,6 +53,26 @@ impl Limits {
             sockets_max: (config.nodes.len() * 2 + 64).min(2 * NODES_MAX),
             backlog_bytes_max: BACKLOG_BYTES_MAX,
             send_buffer_bytes: config.send_buffer_bytes,
+        }
+    }
+
+    /// Those of the driver.
+    pub fn driver(&self) -> DriverLimits {
+        DriverLimits {
+            buffers: self.buffers,
+            buffer_bytes: self.buffer_bytes,
+            sends_max: self.sends_max,
+            sockets_max: self.sockets_max,
+            send_buffer_bytes: self.send_buffer_bytes,
+        }
+    }
+
+    /// Those of the relay.
+    pub fn relay(&self) -> RelayLimits {
+        RelayLimits {
+            sends_max: self.sends_max,
+            backlog_bytes_max: self.backlog_bytes_max,
+            datagram_bytes_max: self.datagram_bytes_max,
         }
     }
 }
