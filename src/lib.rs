@@ -21,3 +21,4 @@ pub mod control;
 pub mod admin;
 pub mod tools;
 pub mod cli;
+pub mod planted;
