@@ -31,7 +31,9 @@ pub enum BindError {
         holder: String,
     },
     /// Anything else.
-    #[error("cannot listen on {address}: {source}; set `host` to an address of this host, and a `port` it may use")]
+    #[error(
+        "cannot listen on {address}: {source}; set `host` to an address of this host, and a `port` it may use"
+    )]
     System {
         /// The address asked for.
         address: SocketAddr,
@@ -113,8 +115,8 @@ fn may_skip(asked: &SocketAddr, listen: &[SocketAddr], error: &io::Error) -> boo
 
 fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
     if source.kind() == io::ErrorKind::AddrInUse {
-        let holder =
-            udp_port_holder(address.port()).unwrap_or_else(|| "a process that cannot be seen from here".into());
+        let holder = udp_port_holder(address.port())
+            .unwrap_or_else(|| "a process that cannot be seen from here".into());
         BindError::Taken { address, holder }
     } else {
         BindError::System { address, source }

@@ -8,14 +8,12 @@ use crate::relay::RelayLimits;
 
 /// Most backends a config may list.
 pub const NODES_MAX: usize = 2_000;
-/// Longest payload a UDP datagram over IPv4 can carry.
-pub const DATAGRAM_BYTES_LIMIT: usize = 65_507;
 /// Bytes of receive buffers per worker, aimed at.
 const RECEIVE_BYTES_TARGET: usize = 8 << 20;
 /// Fewest and most receive buffers.
 const BUFFERS_MIN: usize = 64;
 const BUFFERS_MAX: usize = 4_096;
-/// The header the kernel writes in front of each datagram, rounded up so that payloads start aligned.
+/// The header the kernel writes in front of each datagram.
 const BUFFER_HEADER_BYTES: usize = 16;
 /// Sends submitted at once.
 const SENDS_MAX: usize = 512;
@@ -44,7 +42,7 @@ pub struct Limits {
 impl Limits {
     /// The bounds for a config.
     pub fn new(config: &Config) -> Limits {
-        let buffer_bytes = (config.datagram_bytes_max + BUFFER_HEADER_BYTES).next_multiple_of(64);
+        let buffer_bytes = config.datagram_bytes_max + BUFFER_HEADER_BYTES;
         Limits {
             datagram_bytes_max: config.datagram_bytes_max,
             buffers: (RECEIVE_BYTES_TARGET / buffer_bytes).clamp(BUFFERS_MIN, BUFFERS_MAX),

@@ -110,7 +110,10 @@ impl<D: Driver> Worker<D> {
     }
 
     fn drain(&mut self, now_us: u64, deadline_us: u64, mut metrics_dropped: Option<u64>) {
-        if now_us >= deadline_us && self.relay.is_settled() && !(self.relay.is_empty() && self.driver.is_drained()) {
+        if now_us >= deadline_us
+            && self.relay.is_settled()
+            && !(self.relay.is_empty() && self.driver.is_drained())
+        {
             metrics_dropped = Some(metrics_dropped.unwrap_or(0) + self.drop_rest(now_us));
         }
         let done = self.driver.is_drained() && self.relay.is_empty() && self.relay.is_settled();

@@ -47,9 +47,10 @@ impl Sockets {
                     return Some(slot(index));
                 }
                 let index = known.or_else(|| self.slots.iter().position(Option::is_none));
-                match index.ok_or_else(no_slot).and_then(|index| {
-                    driver.open_backend(slot(index), address).map(|()| index)
-                }) {
+                match index
+                    .ok_or_else(no_slot)
+                    .and_then(|index| driver.open_backend(slot(index), address).map(|()| index))
+                {
                     Ok(index) => {
                         self.slots[index] = Some(Open { name: Arc::clone(&node.name), address });
                         Some(slot(index))
@@ -66,7 +67,8 @@ impl Sockets {
     /// Closes the sockets of backends that the table does not list.
     pub fn release(&mut self, table: &RouteTable, driver: &mut impl Driver) {
         for (index, entry) in self.slots.iter_mut().enumerate() {
-            let gone = entry.as_ref().is_some_and(|open| !table.nodes.iter().any(|node| node.name == open.name));
+            let gone =
+                entry.as_ref().is_some_and(|open| !table.nodes.iter().any(|node| node.name == open.name));
             if gone {
                 driver.close_backend(slot(index));
                 *entry = None;

@@ -35,11 +35,8 @@ pub struct WorkerSetup {
 /// Starts a worker's thread. How it ended comes as [`Report::Ended`], also after a panic.
 pub fn spawn(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
     Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
-        let mut last_words = LastWords {
-            reports: setup.reports.clone(),
-            worker: setup.index,
-            end: Some(Ok(Ended::Panicked)),
-        };
+        let mut last_words =
+            LastWords { reports: setup.reports.clone(), worker: setup.index, end: Some(Ok(Ended::Panicked)) };
         last_words.end = Some(run(setup));
     })
 }

@@ -24,6 +24,8 @@ pub struct Buffers {
     entries_count: u16,
     data: Mapping,
     buffer_bytes: usize,
+    /// From one buffer's start to the next one's, so that each starts at a cache line.
+    stride_bytes: usize,
     held: Vec<bool>,
     /// Buffers given back so far; the kernel sees them up to the last publish.
     tail: u16,
@@ -34,11 +36,13 @@ impl Buffers {
     /// Maps `count` (1 to 32,768) buffers of `buffer_bytes`, all free; nothing is registered yet.
     pub fn new(count: usize, buffer_bytes: usize) -> io::Result<Buffers> {
         let entries_count = Buffers::entries(count);
+        let stride_bytes = buffer_bytes.next_multiple_of(64);
         let mut buffers = Buffers {
             entries: Mapping::new(entries_count * size_of::<BufRingEntry>())?,
             entries_count: u16::try_from(entries_count).map_err(io::Error::other)?,
-            data: Mapping::new(count * buffer_bytes)?,
+            data: Mapping::new(count * stride_bytes)?,
             buffer_bytes,
+            stride_bytes,
             held: vec![true; count],
             tail: 0,
             published: 0,
@@ -60,12 +64,7 @@ impl Buffers {
         // SAFETY: (M); the entries are page-aligned, their count is a power of two and matches the mapping's length,
         // and every entry up to the published tail names a buffer of `data`.
         unsafe {
-            submitter.register_buf_ring_with_flags(
-                self.entries.start() as u64,
-                self.entries_count,
-                GROUP,
-                0,
-            )
+            submitter.register_buf_ring_with_flags(self.entries.start() as u64, self.entries_count, GROUP, 0)
         }
     }
 
@@ -82,7 +81,7 @@ impl Buffers {
         // SAFETY: (H) and the check above: the kernel does not write here while the borrow lasts, since giving back needs
         // `&mut self`; the range lies within `data`, which was zeroed by the kernel, so every byte is initialised.
         unsafe {
-            let start = self.data.start().add(usize::from(id) * self.buffer_bytes);
+            let start = self.data.start().add(usize::from(id) * self.stride_bytes);
             std::slice::from_raw_parts(start, self.buffer_bytes)
         }
     }
@@ -100,7 +99,7 @@ impl Buffers {
         // Address, length and id are written one by one, since the first entry's last field is the ring's tail.
         unsafe {
             let entry = &mut *self.entries.start().cast::<BufRingEntry>().add(place);
-            entry.set_addr(self.data.start().add(index * self.buffer_bytes) as u64);
+            entry.set_addr(self.data.start().add(index * self.stride_bytes) as u64);
             entry.set_len(self.buffer_bytes as u32);
             entry.set_bid(id);
         }

@@ -44,7 +44,8 @@ pub struct KernelRing {
     listeners: Vec<UdpSocket>,
     backends: Vec<Option<UdpSocket>>,
     fences: Vec<UdpSocket>,
-    waker: Arc<Waker>,
+    /// Its eventfd is registered; it has to stay open.
+    _waker: Arc<Waker>,
     /// What was queued and not consumed yet, in order: a send's slot, or nothing.
     queued: VecDeque<Option<usize>>,
     drops: Vec<DropCount>,
@@ -82,8 +83,7 @@ impl KernelRing {
         let cq_entries =
             (limits.buffers + limits.sends_max + 4 * listeners.len() + 8).next_power_of_two() as u32;
         let ring_bytes = ring_bytes(sq_entries, cq_entries, Buffers::entries(limits.buffers));
-        let refused =
-            |operation, error: io::Error| refusal(operation, error, ring_bytes, &Host::read());
+        let refused = |operation, error: io::Error| refusal(operation, error, ring_bytes, &Host::read());
 
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -94,9 +94,7 @@ impl KernelRing {
             .map_err(|error| refused("io_uring_setup", error))?;
         let buffers = Buffers::new(limits.buffers, limits.buffer_bytes)
             .map_err(|source| DriverError::System { operation: "mmap of the receive buffers", source })?;
-        buffers
-            .register(&ring.submitter())
-            .map_err(|error| refused("registering the buffer ring", error))?;
+        buffers.register(&ring.submitter()).map_err(|error| refused("registering the buffer ring", error))?;
         register_files(&ring, &listeners, &waker, limits.sockets_max)
             .map_err(|error| refused("registering files", error))?;
 
@@ -122,7 +120,7 @@ impl KernelRing {
             wake_count: Box::new([0; 8]),
             backends: std::iter::repeat_with(|| None).take(limits.sockets_max).collect(),
             fences: Vec::new(),
-            waker,
+            _waker: waker,
             queued: VecDeque::with_capacity(sq_entries as usize),
             drops: vec![DropCount::default(); listeners.len()],
             listeners,
@@ -159,9 +157,7 @@ impl KernelRing {
         };
         match wait {
             // SAFETY: no argument, and entries that keep (A). GETEVENTS runs the deferred work without waiting.
-            Wait::Poll => unsafe {
-                submitter.enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None)
-            },
+            Wait::Poll => unsafe { submitter.enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None) },
             Wait::Event => submitter.submit_and_wait(1),
             Wait::EventUntil { deadline_us } => until(deadline_us, 1),
             // More than can ever come: only the clock ends the sleep, and until the socket is empty the kernel goes on
@@ -330,7 +326,8 @@ impl SendSlots {
             packets: std::iter::repeat_with(|| None).take(count).collect(),
             consumed: vec![false; count],
             messages: vec![empty_message(); count].into_boxed_slice(),
-            iovecs: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; count].into_boxed_slice(),
+            iovecs: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; count]
+                .into_boxed_slice(),
         }
     }
 

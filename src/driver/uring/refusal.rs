@@ -25,7 +25,10 @@ impl Host {
         Host {
             io_uring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string(),
-            memlock_bytes: memlock.ok().map(|(soft, _)| soft).filter(|soft| *soft != nix::libc::RLIM_INFINITY),
+            memlock_bytes: memlock
+                .ok()
+                .map(|(soft, _)| soft)
+                .filter(|soft| *soft != nix::libc::RLIM_INFINITY),
         }
     }
 }
@@ -72,8 +75,7 @@ mod tests {
     use super::*;
 
     fn message(errno: i32, disabled: Option<u32>) -> String {
-        let host =
-            Host { io_uring_disabled: disabled, kernel: "5.10.0".into(), memlock_bytes: Some(65_536) };
+        let host = Host { io_uring_disabled: disabled, kernel: "5.10.0".into(), memlock_bytes: Some(65_536) };
         refusal("io_uring_setup", io::Error::from_raw_os_error(errno), 123_456, &host).to_string()
     }
 
