@@ -23,3 +23,4 @@ pub mod tools;
 pub mod cli;
 pub mod exit;
 pub mod logging;
+pub mod planted;

@@ -17,10 +17,23 @@ pub struct Packet {
     pub socket: SocketSlot,
     /// Index of the backend in the relay's list at the time of packing; the relay keeps it right across reloads.
     pub backend: usize,
-    /// Earliest arrival among its metrics, in µs of the driver's clock.
-    pub oldest_us: u64,
+    /// When its oldest metric arrived.
+    pub arrival: Arrival,
+    /// Grows with each packet that a relay closes, so that repeated ones find their place again.
+    pub sequence: u64,
     /// How often this packet was refused and sent again.
     pub attempts: u8,
+}
+
+/// What is known of the arrival of a batch of datagrams; µs of the driver's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// None of them arrived before this moment, as far as is known.
+    pub bound_us: u64,
+    /// When the wait that delivered them returned.
+    pub taken_us: u64,
+    /// They ended an idle sleep: `bound_us` is only the wake-up.
+    pub after_idle: bool,
 }
 
 /// Where a backend's connected socket lies in the driver's table.
@@ -36,7 +49,8 @@ impl Packet {
             metrics: 0,
             socket: SocketSlot(u32::MAX),
             backend: usize::MAX,
-            oldest_us: 0,
+            arrival: Arrival::default(),
+            sequence: 0,
             attempts: 0,
         }
     }
@@ -87,12 +101,21 @@ impl Packet {
         true
     }
 
+    /// Appends all lines of `other` if they fit within `limit_bytes` and the capacity; false and no change otherwise.
+    #[must_use]
+    pub fn absorb(&mut self, other: &Packet, limit_bytes: usize) -> bool {
+        if !self.fits(other.bytes(), limit_bytes) || !self.append(other.bytes()) {
+            return false;
+        }
+        self.metrics += other.metrics - 1;
+        true
+    }
+
     /// Empties it for its next use.
     pub fn clear(&mut self) {
         self.len = 0;
         self.metrics = 0;
         self.attempts = 0;
-        self.oldest_us = 0;
     }
 }
 
@@ -132,6 +155,11 @@ mod tests {
         assert!(!packet.fits(b"c:1|c", 16));
         assert!(!packet.append(b"c:1|c"));
         assert_eq!(packet.len(), 11);
+        let mut wide = Packet::with_capacity(32);
+        assert!(wide.append(b"z:1|c"));
+        assert!(!wide.absorb(&packet, 16));
+        assert!(wide.absorb(&packet, 32));
+        assert_eq!((wide.bytes(), wide.metrics), (&b"z:1|c\na:1|c\nb:2|c"[..], 3));
         packet.clear();
         assert!(packet.is_empty());
     }

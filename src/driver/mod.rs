@@ -6,6 +6,8 @@
 //! One batch is: [`Driver::push`] packets, [`Driver::enter`] (submits them, sleeps), [`Driver::deliver`] (hands the
 //! worker what happened). [`uring`] does it on io_uring; [`sim`] is a seeded fake kernel for tests.
 
+mod holder;
+mod options;
 pub mod sim;
 pub mod socket;
 pub mod uring;
@@ -24,9 +26,15 @@ pub enum Wait {
     /// Sleep until anything happens: a datagram, a wake. No timer is set.
     Event,
     /// Sleep until anything happens, or the clock shows `deadline_us`.
-    EventUntil { deadline_us: u64 },
+    EventUntil {
+        /// µs of the driver's clock.
+        deadline_us: u64,
+    },
     /// Sleep until the clock shows `deadline_us`, however many datagrams arrive meanwhile, then take them all.
-    GatherUntil { deadline_us: u64 },
+    GatherUntil {
+        /// µs of the driver's clock.
+        deadline_us: u64,
+    },
 }
 
 /// Whether the worker wants more events now.
@@ -91,12 +99,32 @@ pub struct Facts {
     pub ring_bytes: usize,
 }
 
+/// The bounds a driver is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DriverLimits {
+    /// Receive buffers.
+    pub buffers: usize,
+    /// Bytes of one, header included.
+    pub buffer_bytes: usize,
+    /// Packets that may be between `push` and `sent`.
+    pub sends_max: usize,
+    /// Socket slots for backends.
+    pub sockets_max: usize,
+    /// Send buffer to ask for at each backend's socket, bytes.
+    pub send_buffer_bytes: usize,
+}
+
 /// A driver can no longer work; the process must end with this message.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
     /// A system call failed in a way that is not part of normal work.
     #[error("{operation}: {source}")]
-    System { operation: &'static str, source: std::io::Error },
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// io_uring is refused here: the cause and the remedy, worded for the operator.
     #[error("{0}")]
     Refused(String),

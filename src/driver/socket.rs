@@ -1,1 +1,194 @@
-//! (being written)
+//! Listening sockets: bound, told apart from a second instance, with their buffers asked for and read back.
+//!
+//! In: addresses from the config. Out: one socket per address and worker. Next: `uring/`.
+
+use super::holder::udp_port_holder;
+use super::options;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// The listening sockets of all workers.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For each worker its sockets, one per address.
+    pub workers: Vec<Vec<UdpSocket>>,
+    /// The addresses, with the port found where 0 was asked for.
+    pub addresses: Vec<SocketAddr>,
+    /// `[::]` on a host without IPv6: left out, since another address is served.
+    pub skipped: Vec<(SocketAddr, io::Error)>,
+}
+
+/// A listening socket that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody has the port.
+    #[error("{address} is taken by {holder}: end it, or set another `port`")]
+    Taken {
+        /// The address asked for.
+        address: SocketAddr,
+        /// Who has it, as far as it can be seen.
+        holder: String,
+    },
+    /// Anything else.
+    #[error(
+        "cannot listen on {address}: {source}; set `host` to an address of this host, and a `port` it may use"
+    )]
+    System {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Binds `workers` sockets to each address (SO_REUSEPORT: the kernel spreads the senders over them), and asks for a
+/// receive buffer of `receive_buffer_bytes` each; what was granted is read back by the driver.
+///
+/// SO_REUSEPORT would let a second instance of the same user take half the senders in silence, so each address is
+/// bound once without it first.
+pub fn bind_listeners(
+    listen: &[SocketAddr],
+    workers: usize,
+    receive_buffer_bytes: usize,
+) -> Result<Listeners, BindError> {
+    let mut listeners = Listeners {
+        workers: (0..workers).map(|_| Vec::with_capacity(listen.len())).collect(),
+        addresses: Vec::new(),
+        skipped: Vec::new(),
+    };
+    for asked in listen {
+        let address = match probe(same_port(*asked, &listeners.addresses)) {
+            Ok(address) => address,
+            Err(error) if may_skip(asked, listen, &error) => {
+                listeners.skipped.push((*asked, error));
+                continue;
+            }
+            Err(error) => return Err(bind_error(*asked, error)),
+        };
+        for sockets in &mut listeners.workers {
+            let socket = listener(address, receive_buffer_bytes)
+                .map_err(|source| BindError::System { address, source })?;
+            sockets.push(socket);
+        }
+        listeners.addresses.push(address);
+    }
+    Ok(listeners)
+}
+
+/// Where any port will do, both families get the same one.
+fn same_port(asked: SocketAddr, bound: &[SocketAddr]) -> SocketAddr {
+    match bound.first() {
+        Some(first) if asked.port() == 0 => SocketAddr::new(asked.ip(), first.port()),
+        _ => asked,
+    }
+}
+
+/// Binds without SO_REUSEPORT and lets go: fails if anybody is there.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = udp_socket(address)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+}
+
+fn listener(address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address)?;
+    socket.set_reuse_port(true)?;
+    options::ask_receive_buffer(&socket, receive_buffer_bytes)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket.into())
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// `[::]` beside another address may be missing: the host has no IPv6.
+fn may_skip(asked: &SocketAddr, listen: &[SocketAddr], error: &io::Error) -> bool {
+    let no_ipv6 = matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL));
+    no_ipv6 && asked.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && listen.iter().any(SocketAddr::is_ipv4)
+}
+
+fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        let holder = udp_port_holder(address.port())
+            .unwrap_or_else(|| "a process that cannot be seen from here".into());
+        BindError::Taken { address, holder }
+    } else {
+        BindError::System { address, source }
+    }
+}
+
+/// A connected socket to a backend: sends need no address, refusals and drops are reported. It blocks; sends carry
+/// MSG_DONTWAIT.
+pub fn connect_backend(address: SocketAddr, send_buffer_bytes: usize) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address)?;
+    options::ask_send_buffer(&socket, send_buffer_bytes)?;
+    options::report_errors(&socket, address.is_ipv6())?;
+    socket.connect(&SockAddr::from(address))?;
+    Ok(socket.into())
+}
+
+/// Fences a listening socket: connected to an address that nobody sends from, nothing new arrives, and its queue stays
+/// readable. The returned socket holds that address; keep it as long as the fence.
+pub fn fence(listener: &UdpSocket) -> io::Result<UdpSocket> {
+    let local = listener.local_addr()?.ip();
+    let unused = match local {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        specific => specific,
+    };
+    let holder = UdpSocket::bind((unused, 0))?;
+    listener.connect(holder.local_addr()?)?;
+    Ok(holder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const ANY: &str = "127.0.0.1:0";
+
+    #[test]
+    fn a_second_instance_is_refused_with_the_holders_name() {
+        let first = bind_listeners(&[ANY.parse().unwrap()], 2, 1 << 20).unwrap();
+        assert_eq!(first.workers.len(), 2);
+        let error = bind_listeners(&first.addresses, 1, 1 << 20).unwrap_err().to_string();
+        let expected = format!("{} is taken by ", first.addresses[0]);
+        assert!(error.starts_with(&expected), "{error}");
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_foreign_address_is_an_error_with_a_cure() {
+        let error = bind_listeners(&["192.0.2.1:8125".parse().unwrap()], 1, 4096).unwrap_err().to_string();
+        assert!(error.contains("192.0.2.1:8125") && error.contains("`host`"), "{error}");
+    }
+
+    #[test]
+    fn both_families_share_a_port() {
+        let listen = [ANY.parse().unwrap(), "[::1]:0".parse().unwrap()];
+        let listeners = bind_listeners(&listen, 1, 4096).unwrap();
+        assert_eq!(listeners.addresses[0].port(), listeners.addresses[1].port());
+    }
+
+    #[test]
+    fn behind_a_fence_the_queue_stays_and_nothing_new_comes() {
+        let listener = UdpSocket::bind(ANY).unwrap();
+        listener.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let sender = UdpSocket::bind(ANY).unwrap();
+        let to = listener.local_addr().unwrap();
+        sender.send_to(b"before", to).unwrap();
+        let _holder = fence(&listener).unwrap();
+        let _ = sender.send_to(b"after", to);
+        let mut buffer = [0; 16];
+        let length = listener.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"before");
+        assert!(listener.recv(&mut buffer).is_err());
+    }
+}

@@ -1,8 +1,436 @@
-//! The pure core: no sockets, no clock, no threads.
+//! The pure core: no sockets, no clock, no threads, no allocation after start.
 //!
-//! In: `ingest(arrived_us, bytes)`. Out: packets by `transmit(now_us)`, and when to call it by `next_deadline_us()`.
-//! Next: `wire/` finds lines and keys, `placement/` their backends, `egress.rs` packs.
+//! In: `ingest(arrival, bytes)`, and each packet back with its outcome by `sent`. Out: packets by `transmit(now_us)`, and
+//! when to call it next by `next_deadline_us()`. Next: `wire/` finds lines and keys, `placement/` their backends,
+//! `egress.rs` keeps each backend's packets, `pool.rs` all the others.
 
+mod egress;
+mod outcome;
+mod pool;
+mod reroute;
 mod route;
 
+pub use outcome::Hint;
+pub use pool::PoolSize;
 pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+
+use crate::packet::{Arrival, Packet, SocketSlot};
+use crate::stats::{Counter, Counters, DropReason};
+use crate::wire;
+use egress::Egress;
+use pool::Pool;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Repetitions of a packet whose send reported that an earlier datagram was refused.
+pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
+/// Repetitions of a packet whose backend was unreachable.
+pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
+/// Pause before a busy socket is tried again, when the flush budget is shorter.
+pub const BUSY_RETRY_US_MIN: u64 = 1_000;
+/// Pause before a busy socket is tried again, when the flush budget is longer.
+const BUSY_RETRY_US_MAX: u64 = 20_000;
+
+/// Bounds that hold for a relay's whole life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Packets that may be with the driver at once.
+    pub sends_max: usize,
+    /// Bytes of packets that may wait for busy backends, all together.
+    pub backlog_bytes_max: usize,
+    /// Longest datagram, so longest metric.
+    pub datagram_bytes_max: usize,
+}
+
+impl RelayLimits {
+    /// The packets needed for `nodes` backends: one open for each, those with the driver, those that wait.
+    pub fn pool_size(&self, nodes: usize, packet_bytes: usize) -> PoolSize {
+        PoolSize {
+            packets: nodes
+                + self.sends_max
+                + self.packets_per_datagram(packet_bytes)
+                + self.backlog_bytes_max / packet_bytes,
+            packet_bytes,
+            oversize: if self.datagram_bytes_max > packet_bytes {
+                2 * (self.datagram_bytes_max / packet_bytes + 1)
+            } else {
+                0
+            },
+            oversize_bytes: self.datagram_bytes_max,
+        }
+    }
+
+    /// Most packets that the lines of one datagram can close.
+    fn packets_per_datagram(&self, packet_bytes: usize) -> usize {
+        2 * (self.datagram_bytes_max / packet_bytes + 1)
+    }
+}
+
+/// How much [`Relay::transmit`] sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Full packets, and partial ones whose budget is spent.
+    Due,
+    /// Everything.
+    All,
+}
+
+/// Whether [`Relay::transmit`] got rid of everything that was ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmitted {
+    /// Nothing is left to hand over now.
+    All,
+    /// The driver has no room: submit, then transmit again.
+    Full,
+}
+
+/// The remembered moment at which a backend's open packet was opened.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    backend: usize,
+    opened: u64,
+}
+
+/// One worker's relay.
+pub struct Relay {
+    table: Arc<RouteTable>,
+    limits: RelayLimits,
+    pool: Pool,
+    egress: Vec<Egress>,
+    /// Closed packets, ready to be handed over, oldest first.
+    ready: VecDeque<Packet>,
+    /// Open packets in the order of their deadlines; entries of packets closed since are stale.
+    opened: VecDeque<Opened>,
+    open_count: usize,
+    /// Backends whose socket was busy, and when they are tried again.
+    busy: Vec<usize>,
+    busy_retry_us: u64,
+    backlog_bytes: usize,
+    /// Packets and metrics that the driver has.
+    handed_over: (usize, u64),
+    sequence: u64,
+    counters: Counters,
+}
+
+impl Relay {
+    /// A relay for `table`, whose backends' sockets are `sockets`, in its order.
+    pub fn new(limits: RelayLimits, table: Arc<RouteTable>, sockets: &[Option<SocketSlot>]) -> Relay {
+        let size = limits.pool_size(table.nodes.len(), table.rules.packet_bytes_max);
+        let packets = size.packets + size.oversize;
+        let egress: Vec<Egress> =
+            (0..table.nodes.len()).map(|index| Egress::new(sockets.get(index).copied().flatten())).collect();
+        Relay {
+            limits,
+            pool: Pool::new(size),
+            busy: Vec::with_capacity(egress.len()),
+            egress,
+            ready: VecDeque::with_capacity(packets),
+            opened: VecDeque::with_capacity(packets),
+            open_count: 0,
+            busy_retry_us: 0,
+            backlog_bytes: 0,
+            handed_over: (0, 0),
+            sequence: 0,
+            counters: Counters::new(),
+            table,
+        }
+    }
+
+    /// Takes a datagram: its lines are routed and packed. `datagram_bytes` is its true length, of which `bytes` is what
+    /// there was room for.
+    pub fn ingest(&mut self, arrival: Arrival, bytes: &[u8], datagram_bytes: usize) {
+        self.counters.add(Counter::DatagramsReceived, 1);
+        self.counters.add(Counter::BytesReceived, bytes.len() as u64);
+        let whole =
+            if datagram_bytes > bytes.len() { self.cut(arrival, bytes, datagram_bytes) } else { bytes };
+        let mut metrics = 0;
+        for line in wire::lines(whole) {
+            metrics += 1;
+            self.route(arrival, line);
+        }
+        self.counters.add(Counter::MetricsReceived, metrics);
+        if metrics == 0 {
+            let blank = if datagram_bytes == 0 { Counter::DatagramsEmpty } else { Counter::DatagramsBlank };
+            self.counters.add(blank, u64::from(datagram_bytes == bytes.len()));
+        }
+    }
+
+    /// Counts a datagram that was longer than its buffer; what is left are its whole lines.
+    fn cut<'a>(&mut self, arrival: Arrival, bytes: &'a [u8], datagram_bytes: usize) -> &'a [u8] {
+        self.counters.add(Counter::DatagramsTruncated, 1);
+        self.counters.add(Counter::BytesTruncated, (datagram_bytes - bytes.len()) as u64);
+        let (whole, cut) = wire::split_cut_line(bytes);
+        if !cut.is_empty() {
+            self.counters.add(Counter::MetricsReceived, 1);
+            self.counters.drop_metrics(DropReason::Truncated, 1, arrival.taken_us);
+        }
+        whole
+    }
+
+    /// Finds a line's backend and packs it, or drops it for a reason.
+    #[inline]
+    fn route(&mut self, arrival: Arrival, line: &[u8]) {
+        let table = &*self.table;
+        let key = match (wire::routing_key(line), table.rules.malformed) {
+            (Some(key), _) => key,
+            (None, Malformed::Forward) => line,
+            (None, Malformed::Drop) => {
+                return self.counters.drop_metrics(DropReason::Malformed, 1, arrival.taken_us);
+            }
+        };
+        let Some(backend) = table.placement.owner(key, &table.live) else {
+            return self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us);
+        };
+        if !table.live.is_full() {
+            let home = table.placement.home(key, table.nodes.len());
+            if home != Some(backend) {
+                if table.rules.on_node_down == OnNodeDown::Drop {
+                    return self.drop_for(home.unwrap_or(backend), DropReason::NodeDown, arrival.taken_us);
+                }
+                self.counters.add(Counter::MetricsDiverted, 1);
+            }
+        }
+        if let Some(observer) = &table.observer {
+            observer.routed(line, &table.nodes[backend]);
+        }
+        self.pack(arrival, line, backend);
+    }
+
+    /// Drops one metric that was for `backend`.
+    fn drop_for(&mut self, backend: usize, reason: DropReason, now_us: u64) {
+        self.counters.drop_metrics(reason, 1, now_us);
+        self.table.nodes[backend].counters.dropped(1);
+    }
+
+    /// Puts a line into its backend's open packet, or into a fresh one.
+    #[inline]
+    fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) {
+        let limit = self.table.rules.packet_bytes_max;
+        if let Some(open) = &mut self.egress[backend].open {
+            if open.fits(line, limit) && open.append(line) {
+                self.counters.add(Counter::MetricsPending, 1);
+                return;
+            }
+            self.close(backend);
+        }
+        self.open(arrival, line, backend);
+    }
+
+    /// Opens a packet with its first line. One too long to be shared is closed at once.
+    fn open(&mut self, arrival: Arrival, line: &[u8], backend: usize) {
+        let Some(socket) = self.egress[backend].socket else {
+            return self.drop_for(backend, DropReason::SendFailed, arrival.taken_us);
+        };
+        if self.is_queue_full(backend) {
+            return self.drop_for(backend, DropReason::QueueFull, arrival.taken_us);
+        }
+        let Some(mut packet) = self.pool.take(line.len()) else {
+            return self.drop_for(backend, DropReason::QueueFull, arrival.taken_us);
+        };
+        if !packet.append(line) {
+            // Cannot be: the pool's long packets hold a whole datagram. Counted all the same.
+            self.pool.give(packet);
+            return self.drop_for(backend, DropReason::SendTooLong, arrival.taken_us);
+        }
+        self.counters.add(Counter::MetricsPending, 1);
+        packet.backend = backend;
+        packet.socket = socket;
+        packet.arrival = arrival;
+        let alone = packet.len() > self.table.rules.packet_bytes_max;
+        let egress = &mut self.egress[backend];
+        egress.opened += 1;
+        egress.open = Some(packet);
+        self.open_count += 1;
+        if alone {
+            self.close(backend);
+        } else {
+            self.remember_deadline(backend);
+        }
+    }
+
+    /// Whether a busy backend has as much waiting as it may.
+    fn is_queue_full(&self, backend: usize) -> bool {
+        self.egress[backend].busy && !self.may_wait(backend, self.table.rules.packet_bytes_max)
+    }
+
+    /// Whether a packet of `packet_bytes` may wait for a busy backend.
+    fn may_wait(&self, backend: usize, packet_bytes: usize) -> bool {
+        self.egress[backend].backlog_bytes() + packet_bytes <= self.table.rules.queue_bytes_max
+            && self.backlog_bytes + packet_bytes <= self.limits.backlog_bytes_max
+    }
+
+    /// Queues a packet for a busy backend.
+    fn wait(&mut self, packet: Packet) {
+        let egress = &mut self.egress[packet.backend];
+        let before = egress.backlog_bytes();
+        let absorbed = egress.wait(packet, self.table.rules.packet_bytes_max);
+        self.backlog_bytes += egress.backlog_bytes() - before;
+        if let Some(packet) = absorbed {
+            self.pool.give(packet);
+        }
+    }
+
+    fn remember_deadline(&mut self, backend: usize) {
+        if self.opened.len() == self.opened.capacity() {
+            let egress = &self.egress;
+            self.opened.retain(|entry| is_current(egress, *entry));
+        }
+        self.opened.push_back(Opened { backend, opened: self.egress[backend].opened });
+    }
+
+    /// Closes the open packet of a backend: it is ready, or waits behind others if the socket is busy.
+    fn close(&mut self, backend: usize) {
+        let Some(mut packet) = self.egress[backend].open.take() else { return };
+        self.open_count -= 1;
+        self.sequence += 1;
+        packet.sequence = self.sequence;
+        if self.egress[backend].busy {
+            self.wait(packet);
+        } else {
+            self.ready.push_back(packet);
+        }
+    }
+
+    /// Whether the lines of one more datagram will find packets.
+    pub fn has_room(&self) -> bool {
+        let per_datagram = self.limits.packets_per_datagram(self.table.rules.packet_bytes_max);
+        let opens = self.egress.len() - self.open_count;
+        let oversize = self.limits.datagram_bytes_max > self.table.rules.packet_bytes_max;
+        let enough = self.pool.free() >= opens + per_datagram
+            && (!oversize || 2 * self.pool.free_oversize() >= per_datagram)
+            && self.ready.len() < self.limits.sends_max;
+        // With nothing to hand over, transmitting would free nothing: go on, and count what finds no packet.
+        enough || (self.ready.is_empty() && self.handed_over.0 == 0)
+    }
+
+    /// Hands over what is ready, and what is due at `now_us`, by `push`, which gives a packet back if it has no room.
+    pub fn transmit(
+        &mut self,
+        now_us: u64,
+        flush: Flush,
+        mut push: impl FnMut(Packet) -> Result<(), Packet>,
+    ) -> Transmitted {
+        if !self.busy.is_empty() && now_us >= self.busy_retry_us {
+            self.retry_busy();
+        }
+        self.close_due(now_us, flush);
+        while let Some(packet) = self.ready.pop_front() {
+            if self.egress[packet.backend].busy {
+                self.wait_or_drop(packet, now_us);
+                continue;
+            }
+            let metrics = u64::from(packet.metrics);
+            if let Err(packet) = push(packet) {
+                self.ready.push_front(packet);
+                return Transmitted::Full;
+            }
+            self.handed_over.0 += 1;
+            self.handed_over.1 += metrics;
+        }
+        self.check_pending();
+        Transmitted::All
+    }
+
+    /// Makes everything that waits for busy sockets ready again, before what was ready, in order.
+    fn retry_busy(&mut self) {
+        while let Some(backend) = self.busy.pop() {
+            let egress = &mut self.egress[backend];
+            egress.busy = false;
+            while let Some(packet) = egress.next_back() {
+                self.backlog_bytes -= packet.capacity();
+                self.ready.push_front(packet);
+            }
+            if self.egress[backend].open.is_some() {
+                // Its entry may have been passed over while the socket was busy; its deadline is near or past.
+                self.opened.push_front(Opened { backend, opened: self.egress[backend].opened });
+            }
+        }
+    }
+
+    fn close_due(&mut self, now_us: u64, flush: Flush) {
+        while let Some(entry) = self.opened.front().copied() {
+            if is_current(&self.egress, entry) && !self.egress[entry.backend].busy {
+                let deadline_us = self.deadline_us(entry.backend);
+                if flush == Flush::Due && deadline_us.is_some_and(|deadline_us| deadline_us > now_us) {
+                    return;
+                }
+                self.close(entry.backend);
+            }
+            self.opened.pop_front();
+        }
+    }
+
+    fn deadline_us(&self, backend: usize) -> Option<u64> {
+        let open = self.egress[backend].open.as_ref()?;
+        Some(open.arrival.bound_us.saturating_add(self.table.rules.flush_us))
+    }
+
+    /// When [`Relay::transmit`] has to be called at the latest; 0 = now, `None` = nothing waits.
+    pub fn next_deadline_us(&mut self) -> Option<u64> {
+        if !self.ready.is_empty() {
+            return Some(0);
+        }
+        while let Some(entry) = self.opened.front().copied() {
+            if is_current(&self.egress, entry) && !self.egress[entry.backend].busy {
+                break;
+            }
+            self.opened.pop_front();
+        }
+        let open = self.opened.front().and_then(|entry| self.deadline_us(entry.backend));
+        let busy = (!self.busy.is_empty()).then_some(self.busy_retry_us);
+        open.into_iter().chain(busy).min()
+    }
+
+    /// Whether the driver has none of this relay's packets.
+    pub fn is_settled(&self) -> bool {
+        self.handed_over.0 == 0
+    }
+
+    /// Whether it holds no metric at all.
+    pub fn is_empty(&self) -> bool {
+        self.counters.get(Counter::MetricsPending) == 0
+    }
+
+    /// Backends whose socket was busy at the last send.
+    pub fn busy_backends(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// The table it routes by.
+    pub fn table(&self) -> &Arc<RouteTable> {
+        &self.table
+    }
+
+    /// The account.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The account, for what the worker counts.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// Metrics held, counted where they lie.
+    pub fn count_pending(&self) -> u64 {
+        let ready: u64 = self.ready.iter().map(|packet| u64::from(packet.metrics)).sum();
+        ready + self.handed_over.1 + self.egress.iter().map(Egress::metrics).sum::<u64>()
+    }
+
+    /// A debug build compares the running count with the packets themselves, and the account with itself.
+    fn check_pending(&self) {
+        debug_assert_eq!(
+            self.count_pending(),
+            self.counters.get(Counter::MetricsPending),
+            "pending miscounted"
+        );
+        debug_assert_eq!(self.counters.imbalance(), 0, "the account does not balance");
+    }
+}
+
+fn is_current(egress: &[Egress], entry: Opened) -> bool {
+    egress.get(entry.backend).is_some_and(|egress| egress.open.is_some() && egress.opened == entry.opened)
+}
+
+#[cfg(test)]
+mod tests;

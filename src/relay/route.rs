@@ -76,7 +76,10 @@ pub enum Phase {
     /// Receive and relay.
     Run,
     /// Fence the sockets, relay what is queued, flush, end. After `timeout_us` the rest is counted and dropped.
-    Drain { timeout_us: u64 },
+    Drain {
+        /// From the moment a worker sees it.
+        timeout_us: u64,
+    },
 }
 
 /// Is told of every metric that was routed, on the worker's thread: it must not block.

@@ -5,17 +5,17 @@
 use crate::config::Config;
 use crate::stats::{LatencyKind, new_histogram};
 use std::fmt;
+use crate::driver::DriverLimits;
+use crate::relay::RelayLimits;
 
 /// Most backends a config may list.
 pub const NODES_MAX: usize = 2_000;
-/// Longest payload a UDP datagram over IPv4 can carry.
-pub const DATAGRAM_BYTES_LIMIT: usize = 65_507;
 /// Bytes of receive buffers per worker, aimed at.
 const RECEIVE_BYTES_TARGET: usize = 8 << 20;
 /// Fewest and most receive buffers.
 const BUFFERS_MIN: usize = 64;
 const BUFFERS_MAX: usize = 4_096;
-/// The header the kernel writes in front of each datagram, rounded up so that payloads start aligned.
+/// The header the kernel writes in front of each datagram.
 const BUFFER_HEADER_BYTES: usize = 16;
 /// Sends submitted at once.
 const SENDS_MAX: usize = 512;
@@ -44,7 +44,7 @@ pub struct Limits {
 impl Limits {
     /// The bounds for a config.
     pub fn new(config: &Config) -> Limits {
-        let buffer_bytes = (config.datagram_bytes_max + BUFFER_HEADER_BYTES).next_multiple_of(64);
+        let buffer_bytes = config.datagram_bytes_max + BUFFER_HEADER_BYTES;
         Limits {
             datagram_bytes_max: config.datagram_bytes_max,
             buffers: (RECEIVE_BYTES_TARGET / buffer_bytes).clamp(BUFFERS_MIN, BUFFERS_MAX),
@@ -53,6 +53,26 @@ impl Limits {
             sockets_max: (config.nodes.len() * 2 + 64).min(2 * NODES_MAX),
             backlog_bytes_max: BACKLOG_BYTES_MAX,
             send_buffer_bytes: config.send_buffer_bytes,
+        }
+    }
+
+    /// Those of the driver.
+    pub fn driver(&self) -> DriverLimits {
+        DriverLimits {
+            buffers: self.buffers,
+            buffer_bytes: self.buffer_bytes,
+            sends_max: self.sends_max,
+            sockets_max: self.sockets_max,
+            send_buffer_bytes: self.send_buffer_bytes,
+        }
+    }
+
+    /// Those of the relay.
+    pub fn relay(&self) -> RelayLimits {
+        RelayLimits {
+            sends_max: self.sends_max,
+            backlog_bytes_max: self.backlog_bytes_max,
+            datagram_bytes_max: self.datagram_bytes_max,
         }
     }
 }

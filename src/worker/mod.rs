@@ -1,36 +1,24 @@
 //! The loop that carries metrics from the driver to the relay and back: the only place where the two meet.
 //!
 //! In: datagrams and outcomes from the driver, the route table from control. Out: packets to the driver, snapshots to
-//! `stats/`, reports to control. Next: `relay/`.
+//! `stats/`, reports to control. `step.rs` is one batch, `coalesce.rs` says how long to sleep, `orders.rs` follows
+//! control, `thread.rs` is the thread around it. Next: `relay/`.
 
+mod coalesce;
 mod limits;
+mod orders;
+mod reporter;
+mod sockets;
+mod step;
+mod thread;
 
 pub use limits::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, Limits, MemoryBound, NODES_MAX};
+pub use coalesce::Coalescing;
+pub use step::{Step, Worker, WorkerLinks};
+pub use thread::{WorkerSetup, spawn};
 
-use crate::driver::{DriverError, Facts, Waker};
-use crate::relay::RouteTable;
-use crate::stats::WorkerShared;
-use arc_swap::ArcSwap;
-use std::net::UdpSocket;
+use crate::driver::{DriverError, Facts};
 use std::sync::Arc;
-
-/// Everything a worker is born with.
-pub struct WorkerSetup {
-    /// Which worker, from 0.
-    pub index: usize,
-    /// Its listening sockets, one per address.
-    pub listeners: Vec<UdpSocket>,
-    /// The desired state, read once per batch.
-    pub routes: Arc<ArcSwap<RouteTable>>,
-    /// Where it publishes.
-    pub shared: Arc<WorkerShared>,
-    /// Wakes it.
-    pub waker: Arc<Waker>,
-    /// Where it reports to.
-    pub reports: tokio::sync::mpsc::Sender<Report>,
-    /// Its bounds.
-    pub limits: Limits,
-}
 
 /// What a worker tells control; rare, never per datagram.
 #[derive(Debug)]
@@ -54,6 +42,23 @@ pub enum Report {
         /// Why.
         error: std::io::Error,
     },
+    /// A send failed with an error that has no reason of its own; told once per errno.
+    SendFailed {
+        /// The backend's identity.
+        node: Arc<str>,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// A datagram was longer than `maxDatagramSize`; told once.
+    Truncated {
+        /// Its true length.
+        datagram_bytes: usize,
+    },
+    /// The listening sockets could not be fenced at the stop: new datagrams may still come while it drains.
+    FenceFailed {
+        /// What the kernel said.
+        error: std::io::Error,
+    },
     /// The worker's thread ended.
     Ended {
         /// Which worker.
@@ -75,10 +80,4 @@ pub enum Ended {
     },
     /// The thread panicked; the message went to the log.
     Panicked,
-}
-
-/// Starts a worker's thread, which builds its ring itself (a ring belongs to the thread that made it).
-/// How it ended comes as [`Report::Ended`], also after a panic.
-pub fn spawn(_setup: WorkerSetup) -> std::io::Result<std::thread::JoinHandle<()>> {
-    Err(std::io::Error::other("the worker is being written"))
 }

@@ -1,0 +1,105 @@
+//! The fake backends' sockets: they answer each send with one of the kernel's answers, and keep what was accepted.
+//!
+//! In: packets as the kernel executes their sends. Out: a result, and the record of accepted packets. Next: `kernel.rs`.
+
+use super::faults::{Fault, Faults};
+use super::random::Random;
+use crate::packet::Packet;
+use std::net::SocketAddr;
+
+/// Longest time for which a full send buffer stays full, µs.
+const BUSY_US_MAX: u64 = 8_000;
+
+/// A packet that the fake kernel accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Where the socket was connected to.
+    pub address: SocketAddr,
+    /// When, on the fake clock.
+    pub at_us: u64,
+    /// The payload.
+    pub bytes: Box<[u8]>,
+}
+
+/// One connected socket.
+#[derive(Debug)]
+struct Socket {
+    address: SocketAddr,
+    /// Its send buffer is full until then.
+    busy_until_us: u64,
+    /// So many more refusals follow.
+    refusals_left: u64,
+}
+
+/// All sockets by slot.
+#[derive(Debug, Default)]
+pub(super) struct Backends {
+    sockets: Vec<Option<Socket>>,
+    /// What was accepted, in order.
+    pub accepted: Vec<Accepted>,
+    /// Packets that were empty, or longer than any datagram: the relay must not make any.
+    pub unfit: u64,
+}
+
+impl Backends {
+    /// Connects a slot.
+    pub fn open(&mut self, slot: usize, address: SocketAddr) {
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        self.sockets[slot] = Some(Socket { address, busy_until_us: 0, refusals_left: 0 });
+    }
+
+    /// Closes a slot.
+    pub fn close(&mut self, slot: usize) {
+        if let Some(socket) = self.sockets.get_mut(slot) {
+            *socket = None;
+        }
+    }
+
+    /// Executes a send: the number of bytes, or a negated errno.
+    pub fn send(&mut self, packet: &Packet, now_us: u64, faults: &mut Faults, random: &mut Random) -> i32 {
+        let Some(Some(socket)) = self.sockets.get_mut(packet.socket.0 as usize) else {
+            return -libc::EBADF;
+        };
+        if let Some(errno) = socket.refuse(now_us, faults, random) {
+            return -errno;
+        }
+        self.unfit += u64::from(packet.is_empty() || packet.len() > 65_507);
+        self.accepted.push(Accepted { address: socket.address, at_us: now_us, bytes: packet.bytes().into() });
+        packet.len() as i32
+    }
+}
+
+impl Socket {
+    /// The errno with which a send fails now, if it does.
+    fn refuse(&mut self, now_us: u64, faults: &mut Faults, random: &mut Random) -> Option<i32> {
+        if now_us < self.busy_until_us {
+            faults.count(Fault::SendBusy);
+            return Some(libc::EAGAIN);
+        }
+        if self.refusals_left > 0 {
+            self.refusals_left -= 1;
+            faults.count(Fault::SendRefused);
+            return Some(libc::ECONNREFUSED);
+        }
+        if faults.strikes(Fault::SendBusy, random) {
+            // Half of the time it is full for a while, and not for one send only.
+            self.busy_until_us = now_us + random.below(2) * random.below(BUSY_US_MAX);
+            return Some(libc::EAGAIN);
+        }
+        if faults.strikes(Fault::SendRefused, random) {
+            self.refusals_left = random.below(2) * random.below(12);
+            return Some(libc::ECONNREFUSED);
+        }
+        let errnos = [
+            (Fault::SendNoBuffers, libc::ENOBUFS),
+            (Fault::SendTooLong, libc::EMSGSIZE),
+            (Fault::SendDenied, libc::EPERM),
+            (Fault::SendUnreachable, libc::EHOSTUNREACH),
+            (Fault::SendInvalid, libc::EINVAL),
+            (Fault::SendInputOutput, libc::EIO),
+        ];
+        errnos.into_iter().find(|(fault, _)| faults.strikes(*fault, random)).map(|(_, errno)| errno)
+    }
+}

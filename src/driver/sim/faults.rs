@@ -1,0 +1,174 @@
+//! What can go wrong in the fake kernel, how often, and how often it did.
+//!
+//! In: a rate for each fault. Out: whether it strikes now, and a count of each. Next: `kernel.rs`, which strikes.
+
+use super::random::Random;
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// One kind of fault, or of rare event, of the fake kernel.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault { $($(#[$doc])* $variant,)* }
+
+        impl Fault {
+            /// All of them.
+            pub const ALL: &'static [Fault] = &[$(Fault::$variant,)*];
+            /// How many there are.
+            pub const COUNT: usize = Fault::ALL.len();
+
+            /// Its name as a test prints it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Fault::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+faults! {
+    /// The kernel takes only some of the submissions.
+    ShortSubmit = "short submit",
+    /// There is no room for another submission.
+    SubmissionQueueFull = "submission queue full",
+    /// `enter` answers EBUSY and does nothing.
+    EnterBusy = "enter: EBUSY",
+    /// `enter` answers EAGAIN and does nothing.
+    EnterAgain = "enter: EAGAIN",
+    /// `enter` answers an error that is not part of normal work.
+    EnterOdd = "enter: ENOMEM",
+    /// A signal ends the sleep.
+    EnterInterrupted = "enter: EINTR",
+    /// The sleep ends by its deadline.
+    EnterTimeout = "enter: ETIME",
+    /// The thread runs again long after its sleep's end.
+    Overslept = "overslept",
+    /// A datagram's completion comes without F_MORE: the receive is over.
+    LostMore = "lost F_MORE",
+    /// No buffer was free.
+    NoBuffers = "receive: ENOBUFS",
+    /// The receive was armed while no buffer was free.
+    ArmedWithoutBuffers = "armed on an empty buffer ring",
+    /// ENOBUFS though buffers are free (another receive gave its own back meanwhile).
+    NoBuffersSpurious = "receive: ENOBUFS, spurious",
+    /// A datagram without a payload ends the receive.
+    ZeroLength = "zero-length datagram",
+    /// A datagram longer than its room.
+    Truncated = "truncated datagram",
+    /// A full completion queue ends the receive.
+    CompletionQueueFull = "completion queue full",
+    /// A completion did not fit and waits in the kernel.
+    CompletionOverflowed = "completion overflowed",
+    /// The receive ends with ENOMEM.
+    ReceiveError = "receive: ENOMEM",
+    /// The receive ends with an error, and a buffer comes with it.
+    ReceiveErrorWithBuffer = "receive: error with a buffer",
+    /// The receive ends with EINTR.
+    ReceiveInterrupted = "receive: EINTR",
+    /// One turn took its 32 datagrams and left the rest for the next.
+    TurnEnded = "turn of 32 ended",
+    /// The read of the wake ends with EINTR.
+    WakeError = "wake: EINTR",
+    /// A cancel's completion comes before its target's.
+    CancelFirst = "cancel before its target",
+    /// A cancel's completion comes after its target's.
+    CancelLast = "cancel after its target",
+    /// The cancel's target had ended (ENOENT).
+    CancelMissed = "cancel: ENOENT",
+    /// The cancel's target is at work (EALREADY) and ends later.
+    CancelAlready = "cancel: EALREADY",
+    /// The socket's send buffer is full.
+    SendBusy = "send: EAGAIN",
+    /// An earlier datagram was refused.
+    SendRefused = "send: ECONNREFUSED",
+    /// A queueing discipline dropped the packet.
+    SendNoBuffers = "send: ENOBUFS",
+    /// The packet is too long for the path.
+    SendTooLong = "send: EMSGSIZE",
+    /// A firewall rule forbids it.
+    SendDenied = "send: EPERM",
+    /// The host cannot be reached.
+    SendUnreachable = "send: EHOSTUNREACH",
+    /// An argument was wrong.
+    SendInvalid = "send: EINVAL",
+    /// The device failed.
+    SendInputOutput = "send: EIO",
+    /// A success is told though it was asked not to.
+    SendSuccessTold = "send: success told",
+    /// A backend's socket cannot be made.
+    OpenFailed = "socket not made",
+    /// The listening socket's queue was full.
+    KernelDrop = "kernel drop",
+}
+
+/// Faults in ten thousand chances, by kind, and what struck.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    rates: [u32; Fault::COUNT],
+    counts: [u64; Fault::COUNT],
+}
+
+impl Faults {
+    /// None strikes.
+    pub const fn none() -> Faults {
+        Faults { rates: [0; Fault::COUNT], counts: [0; Fault::COUNT] }
+    }
+
+    /// Each kind is quiet, rare or frequent, by chance: runs differ in what goes wrong, not only in when.
+    pub fn mixed(random: &mut Random) -> Faults {
+        let mut faults = Faults::none();
+        for rate in &mut faults.rates {
+            *rate = match random.below(4) {
+                0 | 1 => 0,
+                2 => random.between(1, 100) as u32,
+                _ => random.between(100, 1_500) as u32,
+            };
+        }
+        faults
+    }
+
+    /// Lets `fault` strike so many times in ten thousand.
+    pub fn set(&mut self, fault: Fault, per_ten_thousand: u32) {
+        self.rates[fault as usize] = per_ten_thousand;
+    }
+
+    /// Whether `fault` strikes now; counted if so.
+    pub fn strikes(&mut self, fault: Fault, random: &mut Random) -> bool {
+        let rate = self.rates[fault as usize];
+        let is_hit = rate > 0 && random.strikes(rate);
+        self.counts[fault as usize] += u64::from(is_hit);
+        is_hit
+    }
+
+    /// Counts one that came about by itself.
+    pub fn count(&mut self, fault: Fault) {
+        self.counts[fault as usize] += 1;
+    }
+
+    /// How often it struck.
+    pub fn counted(&self, fault: Fault) -> u64 {
+        self.counts[fault as usize]
+    }
+
+    /// From now on none strikes; what is counted stays.
+    pub fn stop(&mut self) {
+        self.rates = [0; Fault::COUNT];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_strikes_at_its_rate_and_is_counted() {
+        let mut random = Random::new(3);
+        let mut faults = Faults::none();
+        assert!(!faults.strikes(Fault::LostMore, &mut random));
+        faults.set(Fault::LostMore, 5_000);
+        let hits = (0..1_000).filter(|_| faults.strikes(Fault::LostMore, &mut random)).count();
+        assert!((400..600).contains(&hits));
+        assert_eq!(faults.counted(Fault::LostMore), hits as u64);
+        faults.stop();
+        assert!(!faults.strikes(Fault::LostMore, &mut random));
+        assert_eq!(faults.counted(Fault::SendBusy), 0);
+    }
+}

@@ -1,0 +1,466 @@
+//! The fake kernel: a submission queue, a completion queue, multishot receives, sends, cancels, a clock.
+//!
+//! In: submissions, and a script of datagrams to come. Out: completions, as a kernel might give them on a bad day.
+//! Everything follows from one seed. Next: `mod.rs`, which is the ring in front of it.
+
+use super::backends::Backends;
+use super::buffers::Buffers;
+use super::faults::{Fault, Faults};
+use super::listener::Listener;
+use super::random::Random;
+use super::{ReceivedDatagram, SimSetup};
+use crate::driver::Wait;
+use crate::driver::uring::classify::{CQE_BUFFER, CQE_BUFFER_SHIFT, CQE_MORE};
+use crate::driver::uring::header::{self, HEADER_BYTES};
+use crate::driver::uring::ring::{Completion, Entered, Token};
+use crate::packet::Packet;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+/// Datagrams that one turn of a receive takes before others run.
+const TURN_DATAGRAMS_MAX: usize = 32;
+/// Longest time that one call of `enter` takes beside its sleep, µs.
+const ENTER_US_MAX: u64 = 20;
+/// Longest oversleeping, µs.
+const OVERSLEEP_US_MAX: u64 = 4_000;
+
+/// A queued submission.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Submission {
+    Receive { listener: usize, token: Token },
+    ReadWake { token: Token },
+    Cancel { target: Token, token: Token },
+    Send { slot: usize, token: Token },
+}
+
+/// A packet in its slot.
+#[derive(Debug)]
+pub(super) struct SlottedPacket {
+    pub packet: Packet,
+    pub is_consumed: bool,
+}
+
+/// Something that happens by itself at its time.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Happening {
+    Datagram { listener: usize, bytes: Box<[u8]> },
+    Interrupt,
+}
+
+/// The fake kernel's state.
+pub(super) struct Kernel {
+    pub random: Random,
+    pub faults: Faults,
+    pub clock_us: u64,
+    pub submissions: VecDeque<Submission>,
+    pub submissions_max: usize,
+    pub completions: VecDeque<Completion>,
+    completions_max: usize,
+    pub overflowed: VecDeque<Completion>,
+    pub buffers: Buffers,
+    pub buffer_bytes: usize,
+    prefix_bytes: usize,
+    pub listeners: Vec<Listener>,
+    wake: Option<Token>,
+    pub wakes: u64,
+    pub slots: Vec<Option<SlottedPacket>>,
+    pub backends: Backends,
+    script: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    scripted: u64,
+    /// Datagrams taken out of the sockets' queues, in order.
+    pub received: Vec<ReceivedDatagram>,
+    /// Rules that the driver broke.
+    pub violations: Vec<String>,
+    /// The next receives to be armed fail with this.
+    pub arm_errno: Option<i32>,
+    /// The last `enter` was to sleep for ever, and nothing was to come.
+    pub is_stuck: bool,
+}
+
+impl Kernel {
+    pub fn new(setup: &SimSetup) -> Kernel {
+        Kernel {
+            random: Random::new(setup.seed),
+            faults: setup.faults.clone(),
+            clock_us: 1_000_000,
+            submissions: VecDeque::new(),
+            submissions_max: setup.submissions_max,
+            completions: VecDeque::new(),
+            completions_max: setup.completions_max,
+            overflowed: VecDeque::new(),
+            buffers: Buffers::new(setup.buffers),
+            buffer_bytes: setup.prefix_bytes + setup.payload_bytes_max,
+            prefix_bytes: setup.prefix_bytes,
+            listeners: (0..setup.listeners).map(|_| Listener::new(setup.queue_bytes_max)).collect(),
+            wake: None,
+            wakes: 0,
+            slots: (0..setup.sends_max).map(|_| None).collect(),
+            backends: Backends::default(),
+            script: BinaryHeap::new(),
+            scripted: 0,
+            received: Vec::new(),
+            violations: Vec::new(),
+            arm_errno: None,
+            is_stuck: false,
+        }
+    }
+
+    /// Adds to the script.
+    pub fn script(&mut self, at_us: u64, happening: Happening) {
+        self.scripted += 1;
+        self.script.push(Reverse((at_us, self.scripted, happening)));
+    }
+
+    /// Queues a submission, or says that there is no room.
+    pub fn submit(&mut self, submission: Submission) -> bool {
+        let has_room = self.submissions.len() < self.submissions_max;
+        if has_room {
+            self.submissions.push_back(submission);
+        } else {
+            self.faults.count(Fault::SubmissionQueueFull);
+        }
+        has_room
+    }
+
+    /// Whether a receive on `listener` is queued, armed, or has an end that the driver has not taken yet.
+    pub fn is_receive_standing(&self, listener: usize) -> bool {
+        let is_queued = self.submissions.iter().any(
+            |submission| matches!(submission, Submission::Receive { listener: of, .. } if *of == listener),
+        );
+        let is_armed = self.listeners.get(listener).is_some_and(|listener| listener.receive.is_some());
+        let ends = |completion: &Completion| {
+            completion.flags & CQE_MORE == 0
+                && completion.token
+                    == Token::new(
+                        crate::driver::uring::ring::Operation::Receive,
+                        listener,
+                        completion.token.generation(),
+                    )
+        };
+        is_queued || is_armed || self.completions.iter().chain(&self.overflowed).any(ends)
+    }
+
+    /// Whether the kernel has nothing of the driver's: no submission, no request, no completion.
+    pub fn is_quiet(&self) -> bool {
+        self.submissions.is_empty()
+            && self.completions.is_empty()
+            && self.overflowed.is_empty()
+            && self.wake.is_none()
+            && self.listeners.iter().all(|listener| listener.receive.is_none())
+            && self.slots.iter().all(Option::is_none)
+    }
+
+    /// One `io_uring_enter`, or a bad day's imitation of it.
+    pub fn enter(&mut self, wait: Wait, memory: &mut [u8]) -> Entered {
+        self.is_stuck = false;
+        self.clock_us += 1 + self.random.below(ENTER_US_MAX);
+        self.arrive();
+        for (fault, errno) in [
+            (Fault::EnterBusy, libc::EBUSY),
+            (Fault::EnterAgain, libc::EAGAIN),
+            (Fault::EnterOdd, libc::ENOMEM),
+        ] {
+            if self.faults.strikes(fault, &mut self.random) {
+                return Entered { consumed: 0, errno };
+            }
+        }
+        let queued = self.submissions.len();
+        let is_short = queued > 0 && self.faults.strikes(Fault::ShortSubmit, &mut self.random);
+        let taken = if is_short { self.random.below(queued as u64) as usize } else { queued };
+        for _ in 0..taken {
+            if let Some(submission) = self.submissions.pop_front() {
+                self.execute(submission);
+            }
+        }
+        self.run(memory);
+        let errno = if taken < queued { 0 } else { self.sleep(wait, memory) };
+        // The kernel tells the error only if it took nothing.
+        Entered { consumed: taken, errno: if taken > 0 { 0 } else { errno } }
+    }
+
+    /// Sleeps as `wait` says; the errno with which it ends.
+    fn sleep(&mut self, wait: Wait, memory: &mut [u8]) -> i32 {
+        if wait != Wait::Poll && self.faults.strikes(Fault::EnterInterrupted, &mut self.random) {
+            return libc::EINTR;
+        }
+        let errno = match wait {
+            Wait::Poll => return 0,
+            Wait::Event => self.sleep_until(None, memory),
+            Wait::EventUntil { deadline_us } => self.sleep_until(Some(deadline_us), memory),
+            Wait::GatherUntil { deadline_us } => self.gather_until(deadline_us, memory),
+        };
+        if self.faults.strikes(Fault::Overslept, &mut self.random) {
+            self.clock_us += self.random.below(OVERSLEEP_US_MAX);
+            self.arrive();
+            self.run(memory);
+        }
+        errno
+    }
+
+    /// Sleeps until there is a completion.
+    fn sleep_until(&mut self, deadline_us: Option<u64>, memory: &mut [u8]) -> i32 {
+        while self.completions.is_empty() {
+            let next_us = self.script.peek().map(|Reverse((at_us, ..))| *at_us);
+            match (next_us, deadline_us) {
+                (None, None) => {
+                    self.is_stuck = true;
+                    return libc::EINTR;
+                }
+                (next, Some(deadline)) if next.is_none_or(|next| next > deadline) => {
+                    self.clock_us = self.clock_us.max(deadline);
+                    self.faults.count(Fault::EnterTimeout);
+                    return libc::ETIME;
+                }
+                (next, _) => self.clock_us = self.clock_us.max(next.unwrap_or(0)),
+            }
+            if self.arrive() {
+                self.run(memory);
+                return libc::EINTR;
+            }
+            self.run(memory);
+        }
+        0
+    }
+
+    /// Sleeps until the deadline, while datagrams gather in the sockets' queues.
+    fn gather_until(&mut self, deadline_us: u64, memory: &mut [u8]) -> i32 {
+        while let Some(Reverse((at_us, ..))) = self.script.peek() {
+            if *at_us > deadline_us {
+                break;
+            }
+            self.clock_us = self.clock_us.max(*at_us);
+            if self.arrive() {
+                self.run(memory);
+                return libc::EINTR;
+            }
+        }
+        self.clock_us = self.clock_us.max(deadline_us);
+        self.run(memory);
+        if self.completions.is_empty() {
+            self.faults.count(Fault::EnterTimeout);
+            return libc::ETIME;
+        }
+        0
+    }
+
+    /// Lets happen what is due; whether a signal was part of it.
+    fn arrive(&mut self) -> bool {
+        let mut is_interrupted = false;
+        while self.script.peek().is_some_and(|Reverse((at_us, ..))| *at_us <= self.clock_us) {
+            let Some(Reverse((_, _, happening))) = self.script.pop() else { break };
+            match happening {
+                Happening::Interrupt => is_interrupted = true,
+                Happening::Datagram { listener, bytes } => {
+                    let Some(listener) = self.listeners.get_mut(listener) else { continue };
+                    if !listener.is_fenced && !listener.arrive(bytes) {
+                        self.faults.count(Fault::KernelDrop);
+                    }
+                }
+            }
+        }
+        is_interrupted
+    }
+
+    /// Executes one submission.
+    fn execute(&mut self, submission: Submission) {
+        match submission {
+            Submission::Receive { listener, token } => self.arm(listener, token),
+            Submission::ReadWake { token } => {
+                if self.wake.replace(token).is_some() {
+                    self.violations.push("two reads of the wake at once".into());
+                }
+            }
+            Submission::Cancel { target, token } => self.cancel(target, token),
+            Submission::Send { slot, token } => self.send(slot, token),
+        }
+    }
+
+    fn arm(&mut self, index: usize, token: Token) {
+        if let Some(errno) = self.arm_errno {
+            self.post(token, -errno, 0);
+            return;
+        }
+        if self.buffers.is_empty() {
+            // As it is with a datagram waiting; without one the real receive would stand until one comes.
+            self.faults.count(Fault::ArmedWithoutBuffers);
+            self.post(token, -libc::ENOBUFS, 0);
+            return;
+        }
+        if self.listeners[index].receive.replace(token).is_some() {
+            self.violations.push(format!("two receives at once on listener {index}"));
+        }
+        self.listeners[index].is_ending = false;
+    }
+
+    fn cancel(&mut self, target: Token, token: Token) {
+        let listener = self.listeners.iter().position(|listener| listener.receive == Some(target));
+        if listener.is_none() && self.wake != Some(target) {
+            self.faults.count(Fault::CancelMissed);
+            self.post(token, -libc::ENOENT, 0);
+            return;
+        }
+        if let Some(index) = listener
+            && self.faults.strikes(Fault::CancelAlready, &mut self.random)
+        {
+            self.listeners[index].is_ending = true;
+            self.post(token, -libc::EALREADY, 0);
+            return;
+        }
+        match listener {
+            Some(index) => self.listeners[index].receive = None,
+            None => self.wake = None,
+        }
+        if self.random.below(2) == 0 {
+            self.faults.count(Fault::CancelFirst);
+            self.post(token, 0, 0);
+            self.post(target, -libc::ECANCELED, 0);
+        } else {
+            self.faults.count(Fault::CancelLast);
+            self.post(target, -libc::ECANCELED, 0);
+            self.post(token, 0, 0);
+        }
+    }
+
+    fn send(&mut self, slot: usize, token: Token) {
+        let Some(Some(slotted)) = self.slots.get_mut(slot) else {
+            self.violations.push(format!("the send of slot {slot} lost its packet"));
+            return;
+        };
+        slotted.is_consumed = true;
+        let res = self.backends.send(&slotted.packet, self.clock_us, &mut self.faults, &mut self.random);
+        if res < 0 || self.faults.strikes(Fault::SendSuccessTold, &mut self.random) {
+            self.post(token, res, 0);
+        }
+    }
+
+    /// Runs what is ready: overflowed completions, the wake, the receives.
+    fn run(&mut self, memory: &mut [u8]) {
+        while self.completions.len() < self.completions_max
+            && let Some(completion) = self.overflowed.pop_front()
+        {
+            self.completions.push_back(completion);
+        }
+        self.run_wake();
+        let first = self.random.below(self.listeners.len() as u64) as usize;
+        for step in 0..self.listeners.len() {
+            let index = (first + step) % self.listeners.len();
+            while self.run_turn(index, memory) {
+                self.faults.count(Fault::TurnEnded);
+                if self.random.below(4) == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn run_wake(&mut self) {
+        let Some(token) = self.wake else { return };
+        if self.faults.strikes(Fault::WakeError, &mut self.random) {
+            self.wake = None;
+            self.post(token, -libc::EINTR, 0);
+        } else if self.wakes > 0 {
+            self.wake = None;
+            self.wakes = 0;
+            self.post(token, 8, 0);
+        }
+    }
+
+    /// One turn of the receive on a listener; whether more is queued for it.
+    fn run_turn(&mut self, index: usize, memory: &mut [u8]) -> bool {
+        for _ in 0..TURN_DATAGRAMS_MAX {
+            let Some(token) = self.listeners[index].receive else { return false };
+            if self.listeners[index].is_ending {
+                self.end_receive(index, token, -libc::ECANCELED, 0);
+                return false;
+            }
+            if self.listeners[index].is_empty() {
+                return false;
+            }
+            if let Some((res, flags)) = self.receive_fault() {
+                self.end_receive(index, token, res, flags);
+                return false;
+            }
+            self.receive_one(index, token, memory);
+        }
+        !self.listeners[index].is_empty() && self.listeners[index].receive.is_some()
+    }
+
+    /// An end of the receive that takes no datagram, if one strikes.
+    fn receive_fault(&mut self) -> Option<(i32, u32)> {
+        if self.buffers.is_empty() {
+            self.faults.count(Fault::NoBuffers);
+            return Some((-libc::ENOBUFS, 0));
+        }
+        for (fault, errno) in [
+            (Fault::NoBuffersSpurious, libc::ENOBUFS),
+            (Fault::ReceiveError, libc::ENOMEM),
+            (Fault::ReceiveInterrupted, libc::EINTR),
+        ] {
+            if self.faults.strikes(fault, &mut self.random) {
+                return Some((-errno, 0));
+            }
+        }
+        if self.faults.strikes(Fault::ReceiveErrorWithBuffer, &mut self.random) {
+            let id = self.buffers.take()?;
+            return Some((-libc::ENOMEM, CQE_BUFFER | u32::from(id) << CQE_BUFFER_SHIFT));
+        }
+        None
+    }
+
+    fn end_receive(&mut self, index: usize, token: Token, res: i32, flags: u32) {
+        self.listeners[index].receive = None;
+        self.listeners[index].is_ending = false;
+        self.post(token, res, flags);
+    }
+
+    /// Moves one datagram into a buffer and posts its completion.
+    fn receive_one(&mut self, index: usize, token: Token, memory: &mut [u8]) {
+        let Some(id) = self.buffers.take() else { return };
+        let Some(datagram) = self.listeners[index].take() else { return };
+        let room = self.buffer_bytes - self.prefix_bytes;
+        let copied = datagram.len().min(room);
+        let is_cut = copied < datagram.len();
+        let start = usize::from(id) * self.buffer_bytes;
+        let buffer = &mut memory[start..start + self.buffer_bytes];
+        // What a careless reader would find beyond the end.
+        buffer.fill(b'?');
+        if let Some(place) = buffer.first_chunk_mut::<HEADER_BYTES>() {
+            header::write(place, datagram.len(), is_cut);
+        }
+        buffer[self.prefix_bytes..self.prefix_bytes + copied].copy_from_slice(&datagram[..copied]);
+        if is_cut {
+            self.faults.count(Fault::Truncated);
+        }
+        let is_full = self.completions.len() >= self.completions_max;
+        let mut is_over = is_full || self.faults.strikes(Fault::LostMore, &mut self.random);
+        if is_full {
+            self.faults.count(Fault::CompletionQueueFull);
+        }
+        if datagram.is_empty() {
+            self.faults.count(Fault::ZeroLength);
+            is_over = true;
+        }
+        self.received.push(ReceivedDatagram {
+            listener: index,
+            at_us: self.clock_us,
+            bytes_received: copied,
+            bytes: datagram,
+        });
+        let flags = CQE_BUFFER | u32::from(id) << CQE_BUFFER_SHIFT | if is_over { 0 } else { CQE_MORE };
+        if is_over {
+            self.listeners[index].receive = None;
+            self.listeners[index].is_ending = false;
+        }
+        self.post(token, (self.prefix_bytes + copied) as i32, flags);
+    }
+
+    fn post(&mut self, token: Token, res: i32, flags: u32) {
+        let completion = Completion { token, res, flags };
+        if self.completions.len() < self.completions_max && self.overflowed.is_empty() {
+            self.completions.push_back(completion);
+        } else {
+            self.faults.count(Fault::CompletionOverflowed);
+            self.overflowed.push_back(completion);
+        }
+    }
+}

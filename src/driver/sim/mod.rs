@@ -1,0 +1,349 @@
+//! A seeded fake kernel for tests: the same seed gives the same run, to the microsecond.
+//!
+//! It stands in for io_uring below the driver's own bookkeeping, so that a test on it exercises the code that runs on the
+//! real ring. In: a setup and a script. Out: everything that a kernel may do, and a record of it. Next:
+//! `driver/uring/engine.rs`, which is driven by it.
+
+mod backends;
+mod buffers;
+mod faults;
+mod kernel;
+mod listener;
+mod random;
+
+pub use backends::Accepted;
+pub use buffers::Census;
+pub use faults::{Fault, Faults};
+pub use random::Random;
+
+use super::uring::engine::RingDriver;
+use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
+use super::{Facts, Wait};
+use crate::packet::{Packet, SocketSlot};
+use kernel::{Happening, Kernel, SlottedPacket, Submission};
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// The driver on a fake ring.
+pub type SimDriver = RingDriver<SimRing>;
+
+/// What a fake kernel is made of.
+#[derive(Clone, Debug)]
+pub struct SimSetup {
+    /// Everything that is left to chance follows from it.
+    pub seed: u64,
+    /// Listening sockets.
+    pub listeners: usize,
+    /// Receive buffers.
+    pub buffers: usize,
+    /// Bytes before the payload in a buffer; at least 16.
+    pub prefix_bytes: usize,
+    /// Room for a payload in a buffer.
+    pub payload_bytes_max: usize,
+    /// Packets in flight.
+    pub sends_max: usize,
+    /// Entries of the submission queue.
+    pub submissions_max: usize,
+    /// Entries of the completion queue; too few make it overflow.
+    pub completions_max: usize,
+    /// Bytes that a listening socket's queue holds.
+    pub queue_bytes_max: usize,
+    /// What goes wrong, and how often.
+    pub faults: Faults,
+}
+
+impl SimSetup {
+    /// A kernel on a good day, with room for everything.
+    pub fn roomy(seed: u64) -> SimSetup {
+        SimSetup {
+            seed,
+            listeners: 1,
+            buffers: 64,
+            prefix_bytes: 16,
+            payload_bytes_max: 512,
+            sends_max: 32,
+            submissions_max: 64,
+            completions_max: 256,
+            queue_bytes_max: 1 << 20,
+            faults: Faults::none(),
+        }
+    }
+}
+
+/// A datagram that left a listening socket's queue for a buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceivedDatagram {
+    /// Whose queue.
+    pub listener: usize,
+    /// When.
+    pub at_us: u64,
+    /// Bytes there was room for.
+    pub bytes_received: usize,
+    /// All of it.
+    pub bytes: Box<[u8]>,
+}
+
+/// The fake ring, which a driver owns.
+pub struct SimRing {
+    kernel: Rc<RefCell<Kernel>>,
+    memory: Vec<u8>,
+    buffer_bytes: usize,
+    sizes: RingSizes,
+    facts: Facts,
+}
+
+/// The test's hand on the fake kernel while a driver owns its ring.
+#[derive(Clone)]
+pub struct SimHandle {
+    kernel: Rc<RefCell<Kernel>>,
+}
+
+impl SimRing {
+    /// A fake ring, and the hand on it.
+    pub fn new(setup: &SimSetup) -> (SimRing, SimHandle) {
+        let kernel = Rc::new(RefCell::new(Kernel::new(setup)));
+        let buffer_bytes = setup.prefix_bytes + setup.payload_bytes_max;
+        let ring = SimRing {
+            kernel: Rc::clone(&kernel),
+            memory: vec![0; setup.buffers * buffer_bytes],
+            buffer_bytes,
+            sizes: RingSizes {
+                listeners: setup.listeners,
+                buffers: setup.buffers,
+                prefix_bytes: setup.prefix_bytes,
+                sends_max: setup.sends_max,
+            },
+            facts: Facts {
+                engine: "sim",
+                receive_buffer_bytes: setup.queue_bytes_max,
+                buffers: setup.buffers,
+                buffer_bytes: setup.buffers * buffer_bytes,
+                sends_in_flight_max: setup.sends_max,
+                ring_bytes: 0,
+            },
+        };
+        (ring, SimHandle { kernel })
+    }
+}
+
+impl Ring for SimRing {
+    fn now_us(&self) -> u64 {
+        self.kernel.borrow().clock_us
+    }
+
+    fn sizes(&self) -> RingSizes {
+        self.sizes
+    }
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn receive(&mut self, listener: usize, token: Token) -> bool {
+        listener < self.sizes.listeners
+            && self.kernel.borrow_mut().submit(Submission::Receive { listener, token })
+    }
+
+    fn read_wake(&mut self, token: Token) -> bool {
+        self.kernel.borrow_mut().submit(Submission::ReadWake { token })
+    }
+
+    fn cancel(&mut self, target: Token, token: Token) -> bool {
+        self.kernel.borrow_mut().submit(Submission::Cancel { target, token })
+    }
+
+    fn send(&mut self, slot: usize, packet: Packet, token: Token) -> Result<(), Packet> {
+        let mut kernel = self.kernel.borrow_mut();
+        if !matches!(kernel.slots.get(slot), Some(None)) {
+            kernel.violations.push(format!("slot {slot} for a packet is taken, or does not exist"));
+            return Err(packet);
+        }
+        if !kernel.submit(Submission::Send { slot, token }) {
+            return Err(packet);
+        }
+        kernel.slots[slot] = Some(SlottedPacket { packet, is_consumed: false });
+        Ok(())
+    }
+
+    fn take_packet(&mut self, slot: usize) -> Option<Packet> {
+        let mut kernel = self.kernel.borrow_mut();
+        let place = kernel.slots.get_mut(slot)?;
+        let taken = place.take_if(|slotted| slotted.is_consumed);
+        if taken.is_none() {
+            kernel
+                .violations
+                .push(format!("the packet of slot {slot} was asked for before its send was consumed"));
+        }
+        taken.map(|slotted| slotted.packet)
+    }
+
+    fn enter(&mut self, wait: Wait) -> Entered {
+        self.kernel.borrow_mut().enter(wait, &mut self.memory)
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        use super::uring::classify::classify;
+        let mut kernel = self.kernel.borrow_mut();
+        let completion = kernel.completions.pop_front()?;
+        if let Some(id) = classify(completion.res, completion.flags).buffer {
+            kernel.buffers.hold(id);
+        }
+        Some(completion)
+    }
+
+    fn has_overflowed(&self) -> bool {
+        !self.kernel.borrow().overflowed.is_empty()
+    }
+
+    fn buffer(&self, id: u16) -> &[u8] {
+        if !self.kernel.borrow().buffers.is_held(id) {
+            return &[];
+        }
+        let start = usize::from(id) * self.buffer_bytes;
+        &self.memory[start..start + self.buffer_bytes]
+    }
+
+    fn give_back(&mut self, id: u16) -> bool {
+        let mut kernel = self.kernel.borrow_mut();
+        let is_held = kernel.buffers.give_back(id);
+        if is_held {
+            // The kernel may write it at once: whoever still reads it, reads this.
+            let start = usize::from(id) * self.buffer_bytes;
+            self.memory[start..start + self.buffer_bytes].fill(b'!');
+        } else {
+            kernel.violations.push(format!("buffer {id} was given back by who does not hold it"));
+        }
+        is_held
+    }
+
+    fn publish_buffers(&mut self) {
+        self.kernel.borrow_mut().buffers.publish();
+    }
+
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
+        let mut kernel = self.kernel.borrow_mut();
+        let Kernel { faults, random, backends, .. } = &mut *kernel;
+        if faults.strikes(Fault::OpenFailed, random) {
+            return Err(std::io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        backends.open(slot.0 as usize, address);
+        Ok(())
+    }
+
+    fn close_backend(&mut self, slot: SocketSlot) {
+        let mut kernel = self.kernel.borrow_mut();
+        if kernel.slots.iter().flatten().any(|slotted| slotted.packet.socket == slot) {
+            kernel
+                .violations
+                .push(format!("socket {} was closed while a packet for it was in flight", slot.0));
+        }
+        kernel.backends.close(slot.0 as usize);
+    }
+
+    fn clear_errors(&mut self, _slot: SocketSlot) {}
+
+    fn fence(&mut self) -> std::io::Result<()> {
+        for listener in &mut self.kernel.borrow_mut().listeners {
+            listener.is_fenced = true;
+        }
+        Ok(())
+    }
+
+    fn is_queue_empty(&mut self) -> bool {
+        self.kernel.borrow().listeners.iter().all(|listener| listener.is_empty())
+    }
+
+    fn kernel_drops(&mut self) -> u64 {
+        self.kernel.borrow().listeners.iter().map(|listener| listener.drops).sum()
+    }
+}
+
+impl SimHandle {
+    /// A datagram will arrive at `at_us`.
+    pub fn datagram_at(&self, at_us: u64, listener: usize, bytes: impl Into<Box<[u8]>>) {
+        self.kernel.borrow_mut().script(at_us, Happening::Datagram { listener, bytes: bytes.into() });
+    }
+
+    /// A signal will end the sleep at `at_us`.
+    pub fn interrupt_at(&self, at_us: u64) {
+        self.kernel.borrow_mut().script(at_us, Happening::Interrupt);
+    }
+
+    /// Wakes the driver, as control does.
+    pub fn wake(&self) {
+        self.kernel.borrow_mut().wakes += 1;
+    }
+
+    /// From now on every receive fails with `errno` as it is armed, or with none.
+    pub fn fail_receives(&self, errno: Option<i32>) {
+        self.kernel.borrow_mut().arm_errno = errno;
+    }
+
+    /// From now on nothing goes wrong by chance.
+    pub fn stop_faults(&self) {
+        self.kernel.borrow_mut().faults.stop();
+    }
+
+    /// The clock, µs.
+    pub fn now_us(&self) -> u64 {
+        self.kernel.borrow().clock_us
+    }
+
+    /// How often each fault struck, in the order of [`Fault::ALL`].
+    pub fn fault_counts(&self) -> Vec<u64> {
+        let kernel = self.kernel.borrow();
+        Fault::ALL.iter().map(|fault| kernel.faults.counted(*fault)).collect()
+    }
+
+    /// The rules that the driver broke.
+    pub fn violations(&self) -> Vec<String> {
+        let kernel = self.kernel.borrow();
+        let mut violations = kernel.violations.clone();
+        if kernel.backends.unfit > 0 {
+            violations.push(format!("{} packets were empty or too long", kernel.backends.unfit));
+        }
+        violations
+    }
+
+    /// Whether the driver broke a rule.
+    pub fn has_violations(&self) -> bool {
+        let kernel = self.kernel.borrow();
+        !kernel.violations.is_empty() || kernel.backends.unfit > 0
+    }
+
+    /// Whether the last sleep would have been for ever.
+    pub fn is_stuck(&self) -> bool {
+        self.kernel.borrow().is_stuck
+    }
+
+    /// Where the buffers are.
+    pub fn census(&self) -> Census {
+        self.kernel.borrow().buffers.census()
+    }
+
+    /// Whether a receive on `listener` is queued, armed, or has an end that the driver has not taken yet.
+    pub fn is_receive_standing(&self, listener: usize) -> bool {
+        self.kernel.borrow().is_receive_standing(listener)
+    }
+
+    /// Whether the kernel has nothing of the driver's: no submission, no request, no completion.
+    pub fn is_quiet(&self) -> bool {
+        self.kernel.borrow().is_quiet()
+    }
+
+    /// Whether the listening sockets' queues are empty.
+    pub fn is_queue_empty(&self) -> bool {
+        self.kernel.borrow().listeners.iter().all(|listener| listener.is_empty())
+    }
+
+    /// Reads the datagrams that were received, in order.
+    pub fn with_received<T>(&self, read: impl FnOnce(&[ReceivedDatagram]) -> T) -> T {
+        read(&self.kernel.borrow().received)
+    }
+
+    /// Reads the packets that were accepted, in order.
+    pub fn with_accepted<T>(&self, read: impl FnOnce(&[Accepted]) -> T) -> T {
+        read(&self.kernel.borrow().backends.accepted)
+    }
+}

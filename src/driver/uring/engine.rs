@@ -1,0 +1,499 @@
+//! The driver on any [`Ring`]: which receive is armed, where each buffer and each packet is. All of it is safe code.
+//!
+//! In: packets from the worker, completions from the ring. Out: datagrams and outcomes to the worker, submissions to the
+//! ring. One batch: give buffers back (as datagrams are delivered) → publish them → arm what is not armed → submit and
+//! sleep → take every completion. Next: `worker/`.
+//!
+//! Rules kept here: a receive without F_MORE is not armed, whatever its result; being disarmed is a state that the next
+//! batch finds, not an action that could be missed; a buffer is handed over and given back in one place; a send is told
+//! as sent only if the kernel took its submission and every completion has been looked at.
+
+use super::classify::{self, ReceiveResult, Received, WaitResult};
+use super::header;
+use super::ring::{Completion, Operation, Ring, RingSizes, Token};
+use super::standing::Standing;
+use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
+use crate::packet::{Packet, SendOutcome, SocketSlot};
+use crate::planted::{Defect, is_planted};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// A receive is armed again when one in so many buffers is free: with fewer it would end at once.
+const REARM_FREE_FRACTION: usize = 8;
+/// So many odd errors of the wait in a row are fatal: the ring does not recover.
+const WAIT_ERRORS_IN_A_ROW_MAX: u32 = 100;
+
+/// A driver on a ring.
+pub struct RingDriver<R: Ring> {
+    ring: R,
+    sizes: RingSizes,
+    /// The receives, one per listener, then the wake's read.
+    standing: Vec<Standing>,
+    /// Submissions queued and consumed since the start; a submission's number tells whether the kernel took it.
+    queued: u64,
+    consumed: u64,
+    /// Received buffers, not yet delivered. All of them belong to this driver.
+    received: VecDeque<ReceivedBuffer>,
+    /// The numbers of the submissions of sends that have not been told yet, oldest first.
+    sends: VecDeque<u64>,
+    /// Sends pushed since the start: the newest one's slot is this, less one, modulo `sends_max`.
+    sends_pushed: u64,
+    /// How many at the front of `sends` have their outcome.
+    sends_settled: usize,
+    /// Outcomes by slot.
+    outcomes: Box<[SendOutcome]>,
+    /// Whether what stands is to be cancelled rather than armed.
+    is_cancelling: bool,
+    /// Something could not be queued for want of room: it goes before further packets.
+    is_starved: bool,
+    wait_errors_in_a_row: u32,
+    receive_events: ReceiveEvents,
+    stray_completions: u64,
+    /// What to report as fatal at the end of this batch.
+    broken: Option<(&'static str, i32)>,
+}
+
+/// A buffer with a datagram in its first `bytes`.
+#[derive(Clone, Copy, Debug)]
+struct ReceivedBuffer {
+    id: u16,
+    bytes: usize,
+}
+
+impl<R: Ring> RingDriver<R> {
+    /// A driver with nothing armed; the first [`Driver::enter`] arms.
+    pub fn new(ring: R) -> RingDriver<R> {
+        let sizes = ring.sizes();
+        RingDriver {
+            ring,
+            sizes,
+            standing: vec![Standing::new(); sizes.listeners + 1],
+            queued: 0,
+            consumed: 0,
+            received: VecDeque::with_capacity(sizes.buffers),
+            sends: VecDeque::with_capacity(sizes.sends_max),
+            sends_pushed: 0,
+            sends_settled: 0,
+            outcomes: vec![SendOutcome::Sent; sizes.sends_max].into_boxed_slice(),
+            is_cancelling: false,
+            is_starved: false,
+            wait_errors_in_a_row: 0,
+            receive_events: ReceiveEvents::default(),
+            stray_completions: 0,
+            broken: None,
+        }
+    }
+
+    /// The ring, for what only its own kind has.
+    pub fn ring(&self) -> &R {
+        &self.ring
+    }
+
+    /// Buffers that this driver holds: received, not yet delivered.
+    pub fn buffers_held(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Packets between `push` and `sent`.
+    pub fn sends_in_flight(&self) -> usize {
+        self.sends.len()
+    }
+
+    /// Completions that belonged to nothing; there should be none.
+    pub fn stray_completions(&self) -> u64 {
+        self.stray_completions
+    }
+
+    /// Whether this driver believes that a receive on `listener` is armed or queued; if not, the next `enter` queues it,
+    /// unless it was cancelled.
+    pub fn is_receive_standing(&self, listener: usize) -> bool {
+        self.receives().nth(listener).is_some_and(|receive| !receive.is_idle())
+    }
+
+    fn receives(&self) -> impl Iterator<Item = &Standing> {
+        self.standing.iter().take(self.sizes.listeners)
+    }
+
+    /// Queues what has to stand (or its cancel). Returns when to try again what failed too often, if anything did.
+    fn attend(&mut self) -> Option<u64> {
+        self.is_starved = false;
+        let now_us = self.ring.now_us();
+        let free = self.sizes.buffers - self.received.len().min(self.sizes.buffers);
+        let has_buffers = free >= (self.sizes.buffers / REARM_FREE_FRACTION).max(1);
+        let mut retry_us = None;
+        for index in 0..self.standing.len() {
+            let is_wake = index == self.sizes.listeners;
+            if self.is_cancelling {
+                self.cancel_standing(index, is_wake);
+            } else if self.standing[index].is_idle() && (is_wake || has_buffers) {
+                match self.standing[index].retry_at_us() {
+                    Some(at) if at > now_us => retry_us = Some(retry_us.unwrap_or(at).min(at)),
+                    _ => self.arm(index, is_wake),
+                }
+            }
+        }
+        retry_us
+    }
+
+    fn arm(&mut self, index: usize, is_wake: bool) {
+        let generation = self.standing[index].generation().wrapping_add(1);
+        let is_queued = if is_wake {
+            self.ring.read_wake(Token::new(Operation::Wake, 0, generation))
+        } else {
+            self.ring.receive(index, Token::new(Operation::Receive, index, generation))
+        };
+        if is_queued {
+            self.standing[index].queued(self.queued, generation);
+            self.queued += 1;
+            self.receive_events.armed += u64::from(!is_wake);
+        } else {
+            self.is_starved = true;
+        }
+    }
+
+    fn cancel_standing(&mut self, index: usize, is_wake: bool) {
+        let standing = &mut self.standing[index];
+        if standing.is_idle() || standing.is_cancel_under_way() {
+            return;
+        }
+        let target = if is_wake {
+            Token::new(Operation::Wake, 0, standing.generation())
+        } else {
+            Token::new(Operation::Receive, index, standing.generation())
+        };
+        if self.ring.cancel(target, Token::new(Operation::Cancel, index, standing.generation())) {
+            standing.cancel_queued();
+            self.queued += 1;
+        } else {
+            self.is_starved = true;
+        }
+    }
+
+    /// The wait, shortened where sleeping would hold up something known.
+    fn bounded(&self, wait: Wait, retry_us: Option<u64>) -> Wait {
+        let has_news = !self.received.is_empty() || self.sends_settled > 0;
+        if has_news || self.is_starved || self.ring.has_overflowed() {
+            return Wait::Poll;
+        }
+        match (wait, retry_us) {
+            (Wait::Event, Some(at)) => Wait::EventUntil { deadline_us: at },
+            (Wait::EventUntil { deadline_us }, Some(at)) => {
+                Wait::EventUntil { deadline_us: deadline_us.min(at) }
+            }
+            _ => wait,
+        }
+    }
+
+    /// Takes every completion there is, then settles the sends whose error, if any, has been seen.
+    fn reap(&mut self) {
+        while let Some(completion) = self.ring.next_completion() {
+            match completion.token.operation() {
+                Some(Operation::Receive) => self.reap_receive(completion),
+                Some(Operation::Wake) => self.reap_wake(completion),
+                Some(Operation::Cancel) => self.reap_cancel(completion),
+                Some(Operation::Send) => self.reap_send(completion),
+                None => self.stray_completions += 1,
+            }
+        }
+        if self.ring.has_overflowed() && !is_planted(Defect::OverflowOverlooked) {
+            return;
+        }
+        let consumed = self.consumed;
+        self.sends_settled = if is_planted(Defect::UnconsumedSendTakenAsSent) {
+            self.sends.len()
+        } else {
+            self.sends.partition_point(|number| *number < consumed)
+        };
+    }
+
+    fn reap_receive(&mut self, completion: Completion) {
+        let received = classify::classify(completion.res, completion.flags);
+        self.keep_buffer(&received);
+        let index = completion.token.index();
+        let is_current = index < self.sizes.listeners
+            && self.standing[index].is_current(completion.token.generation())
+            && !self.standing[index].is_idle();
+        if !is_current {
+            self.stray_completions += 1;
+            return;
+        }
+        match received.result {
+            ReceiveResult::Datagram { .. } => self.standing[index].succeeded(),
+            ReceiveResult::NoData => self.receive_events.bad_headers += 1,
+            ReceiveResult::NoBuffers => {
+                self.receive_events.no_buffers += 1;
+                // While buffers wait here for delivery, that is the cause, and it is about to end.
+                if self.received.is_empty() {
+                    self.standing[index].failed(self.ring.now_us());
+                }
+            }
+            ReceiveResult::Cancelled if self.is_cancelling => {}
+            ReceiveResult::Cancelled | ReceiveResult::Interrupted => {
+                self.standing[index].failed(self.ring.now_us())
+            }
+            ReceiveResult::Failed(errno) => {
+                self.count_receive_error(errno);
+                self.standing[index].failed(self.ring.now_us());
+            }
+            ReceiveResult::Impossible(errno) => {
+                self.count_receive_error(errno);
+                self.broken = Some(("receive (multishot recvmsg)", errno));
+            }
+        }
+        if !received.armed && !is_forgotten(&received.result) {
+            self.standing[index].ended();
+        }
+    }
+
+    fn count_receive_error(&mut self, errno: i32) {
+        self.receive_events.errors += 1;
+        self.receive_events.last_errno = errno;
+    }
+
+    /// A buffer that came with a completion is kept for delivery, or goes straight back if there is nothing in it.
+    fn keep_buffer(&mut self, received: &Received) {
+        let Some(id) = received.buffer else { return };
+        let bytes = match received.result {
+            ReceiveResult::Datagram { bytes } => bytes,
+            _ => {
+                self.give_back(id);
+                return;
+            }
+        };
+        if is_planted(Defect::BufferLeaked) && bytes == self.sizes.prefix_bytes {
+            return;
+        }
+        self.received.push_back(ReceivedBuffer { id, bytes });
+    }
+
+    fn reap_wake(&mut self, completion: Completion) {
+        let standing = &mut self.standing[self.sizes.listeners];
+        if standing.is_idle() || !standing.is_current(completion.token.generation()) {
+            self.stray_completions += 1;
+            return;
+        }
+        if completion.res >= 0 {
+            standing.succeeded();
+        } else {
+            let errno = classify::errno_of(completion.res);
+            standing.failed(self.ring.now_us());
+            if classify::is_impossible(errno) {
+                self.broken = Some(("read of the wake's eventfd", errno));
+            }
+        }
+        standing.ended();
+    }
+
+    fn reap_cancel(&mut self, completion: Completion) {
+        match self.standing.get_mut(completion.token.index()) {
+            Some(standing) if standing.is_cancel_under_way() => standing.cancel_ended(),
+            _ => self.stray_completions += 1,
+        }
+    }
+
+    fn reap_send(&mut self, completion: Completion) {
+        let token = completion.token;
+        // The pushes since the one that this token names; it is current while its packet has not been told.
+        let oldest = self.sends_pushed - self.sends.len() as u64;
+        let is_current = (oldest..self.sends_pushed).contains(&self.push_of(token));
+        match self.outcomes.get_mut(token.index()) {
+            Some(outcome) if is_current => {
+                if !is_planted(Defect::SendErrorOverlooked) {
+                    *outcome = classify::send_outcome(completion.res);
+                }
+            }
+            _ => self.stray_completions += 1,
+        }
+    }
+
+    /// Which push, counted from the start, made a send's token; as far as its generation tells.
+    fn push_of(&self, token: Token) -> u64 {
+        let slots = self.sizes.sends_max as u64;
+        let round = (self.sends_pushed.saturating_sub(1)) / slots.max(1);
+        // Tokens live for less than one round: theirs is the current one or the one before.
+        let back = u64::from((round as u32).wrapping_sub(token.generation()));
+        round.saturating_sub(back) * slots + token.index() as u64
+    }
+
+    /// Tells the settled sends, oldest first.
+    fn tell_sends(&mut self, events: &mut impl Events) {
+        let mut cleared: Option<SocketSlot> = None;
+        while self.sends_settled > 0 {
+            let oldest = self.sends_pushed - self.sends.len() as u64;
+            let slot = (oldest % self.sizes.sends_max as u64) as usize;
+            self.sends_settled -= 1;
+            let Some(packet) = self.ring.take_packet(slot) else {
+                // The ring refuses only what it has not consumed: it is told later.
+                self.stray_completions += 1;
+                self.sends_settled = 0;
+                return;
+            };
+            self.sends.pop_front();
+            let outcome = std::mem::replace(&mut self.outcomes[slot], SendOutcome::Sent);
+            let is_answered = !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy);
+            if is_answered && cleared != Some(packet.socket) {
+                self.ring.clear_errors(packet.socket);
+                cleared = Some(packet.socket);
+            }
+            events.sent(packet, outcome);
+        }
+    }
+
+    /// Hands one received buffer to the worker and gives it back: the only place where buffers leave this driver.
+    fn deliver_one(&mut self, buffer: ReceivedBuffer, events: &mut impl Events) -> Flow {
+        let received = self.ring.buffer(buffer.id).get(..buffer.bytes).unwrap_or(&[]);
+        let flow = match header::parse(received, self.sizes.prefix_bytes) {
+            Some(datagram) => {
+                self.receive_events.zero_length += u64::from(datagram.datagram_bytes == 0);
+                let is_cut_hidden = is_planted(Defect::CutLineForwarded);
+                let datagram_bytes =
+                    if is_cut_hidden { datagram.payload.len() } else { datagram.datagram_bytes };
+                events.datagram(datagram.payload, datagram_bytes)
+            }
+            None => {
+                self.receive_events.bad_headers += 1;
+                Flow::More
+            }
+        };
+        self.give_back(buffer.id);
+        if is_planted(Defect::BufferGivenBackTwice) {
+            self.give_back(buffer.id);
+        }
+        flow
+    }
+
+    fn give_back(&mut self, id: u16) {
+        if !self.ring.give_back(id) {
+            self.stray_completions += 1;
+        }
+    }
+
+    /// Sorts the errno of a wait: normal, odd, or the end.
+    fn judge_wait(&mut self, errno: i32) -> Result<(), DriverError> {
+        match classify::wait_result(errno) {
+            WaitResult::Normal => self.wait_errors_in_a_row = 0,
+            WaitResult::Odd => {
+                self.receive_events.wait_errors += 1;
+                self.wait_errors_in_a_row += 1;
+                if self.wait_errors_in_a_row > WAIT_ERRORS_IN_A_ROW_MAX {
+                    return Err(broken("io_uring_enter", errno));
+                }
+            }
+            WaitResult::Broken => return Err(broken("io_uring_enter", errno)),
+        }
+        match self.broken.take() {
+            Some((operation, errno)) => Err(broken(operation, errno)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the end of a receive is overlooked on purpose.
+fn is_forgotten(result: &ReceiveResult) -> bool {
+    match result {
+        ReceiveResult::Datagram { .. } => is_planted(Defect::NoRearmAfterLostMore),
+        ReceiveResult::NoBuffers => is_planted(Defect::NoRearmAfterNoBuffers),
+        _ => false,
+    }
+}
+
+fn broken(operation: &'static str, errno: i32) -> DriverError {
+    DriverError::System { operation, source: std::io::Error::from_raw_os_error(errno) }
+}
+
+impl<R: Ring> Driver for RingDriver<R> {
+    fn now_us(&self) -> u64 {
+        self.ring.now_us()
+    }
+
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
+        self.ring.open_backend(slot, address)
+    }
+
+    fn close_backend(&mut self, slot: SocketSlot) {
+        self.ring.close_backend(slot);
+    }
+
+    fn push(&mut self, packet: Packet) -> Result<(), Packet> {
+        if self.is_starved || self.sends.len() >= self.sizes.sends_max {
+            return Err(packet);
+        }
+        let slots = self.sizes.sends_max as u64;
+        let slot = (self.sends_pushed % slots) as usize;
+        let generation = (self.sends_pushed / slots) as u32;
+        self.ring.send(slot, packet, Token::new(Operation::Send, slot, generation))?;
+        self.outcomes[slot] = SendOutcome::Sent;
+        self.sends.push_back(self.queued);
+        self.queued += 1;
+        self.sends_pushed += 1;
+        Ok(())
+    }
+
+    fn enter(&mut self, wait: Wait) -> Result<(), DriverError> {
+        self.ring.publish_buffers();
+        let retry_us = self.attend();
+        let wait = self.bounded(wait, retry_us);
+        let entered = self.ring.enter(wait);
+        self.consumed += entered.consumed as u64;
+        for standing in &mut self.standing {
+            standing.consumed(self.consumed);
+        }
+        self.reap();
+        self.judge_wait(entered.errno)
+    }
+
+    fn deliver(&mut self, events: &mut impl Events) -> Delivered {
+        self.tell_sends(events);
+        while let Some(buffer) = self.received.pop_front() {
+            let flow = self.deliver_one(buffer, events);
+            if flow == Flow::Pause && !self.received.is_empty() {
+                if is_planted(Defect::DatagramLostInPause)
+                    && let Some(lost) = self.received.pop_front()
+                {
+                    self.give_back(lost.id);
+                }
+                return Delivered::Paused;
+            }
+        }
+        Delivered::All
+    }
+
+    fn fence(&mut self) -> std::io::Result<()> {
+        self.ring.fence()
+    }
+
+    fn is_drained(&mut self) -> bool {
+        let holds_none = self.received.is_empty() && !self.ring.has_overflowed();
+        (holds_none && self.ring.is_queue_empty()) || is_planted(Defect::DrainedTooEarly)
+    }
+
+    fn cancel(&mut self) {
+        self.is_cancelling = true;
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.sends.is_empty()
+            && self.received.is_empty()
+            && self.standing.iter().all(Standing::is_quiet)
+            && !self.ring.has_overflowed()
+    }
+
+    fn is_armed(&self) -> bool {
+        self.receives().all(Standing::is_armed)
+    }
+
+    fn kernel_drops(&mut self) -> u64 {
+        self.ring.kernel_drops()
+    }
+
+    fn receive_events(&self) -> ReceiveEvents {
+        self.receive_events
+    }
+
+    fn facts(&self) -> &Facts {
+        self.ring.facts()
+    }
+}
+
+#[cfg(test)]
+mod tests;

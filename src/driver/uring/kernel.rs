@@ -1,0 +1,386 @@
+//! The real ring: an io_uring instance, its sockets, its buffers, and the packets that the kernel reads.
+//!
+//! In: operations from `engine.rs`. Out: the kernel's completions. Next: the kernel.
+//!
+//! Invariants that the unsafe blocks rest on:
+//! (A) what a submission points to stays at its address until its completion: the receive's msghdr and the wake's
+//!     counter are boxed and never replaced; each send slot's msghdr and iovec are boxed and written only while the slot is
+//!     free; a packet's bytes are on the heap, do not move with the packet, and the packet stays in its slot until an
+//!     `enter` has consumed the send (`take_packet` checks it), by which time a send with MSG_DONTWAIT is finished.
+//! (B) the ring is dropped first (see the order of the fields), which ends all requests; only then what they point to.
+//! (C) the ring is used by one thread: `KernelRing` is made inside the worker's thread and is not `Send`.
+
+#![allow(unsafe_code)]
+
+use super::buffers::{Buffers, GROUP};
+use super::refusal::{Host, refusal};
+use super::ring::{Completion, Entered, Ring, RingSizes, Token};
+use crate::driver::{DriverError, DriverLimits, Facts, Wait, Waker, options, socket};
+use crate::packet::{Packet, SocketSlot};
+use io_uring::{IoUring, opcode, squeue, types};
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// IORING_ENTER_GETEVENTS of io_uring_enter(2).
+const ENTER_GETEVENTS: u32 = 1;
+/// The header that the kernel writes before each datagram; no name and no control messages are asked for.
+const PREFIX_BYTES: usize = 16;
+/// Error queue entries taken after one error of a send.
+const ERRORS_TAKEN_MAX: usize = 64;
+
+/// An io_uring instance and everything its requests point to.
+pub struct KernelRing {
+    // Dropped first: (B).
+    ring: IoUring,
+    buffers: Buffers,
+    sends: SendSlots,
+    receive_message: Box<libc::msghdr>,
+    wake_count: Box<[u8; 8]>,
+    listeners: Vec<UdpSocket>,
+    backends: Vec<Option<UdpSocket>>,
+    fences: Vec<UdpSocket>,
+    /// Its eventfd is registered; it has to stay open.
+    _waker: Arc<Waker>,
+    /// What was queued and not consumed yet, in order: a send's slot, or nothing.
+    queued: VecDeque<Option<usize>>,
+    drops: Vec<DropCount>,
+    send_buffer_bytes: usize,
+    sizes: RingSizes,
+    facts: Facts,
+    started: Instant,
+    not_send: PhantomData<*const ()>,
+}
+
+/// The places that sends are made from.
+struct SendSlots {
+    packets: Vec<Option<Packet>>,
+    consumed: Vec<bool>,
+    messages: Box<[libc::msghdr]>,
+    iovecs: Box<[libc::iovec]>,
+}
+
+/// A socket's drop count, beyond the kernel's 32 bits.
+#[derive(Clone, Copy, Default)]
+struct DropCount {
+    last: u32,
+    total: u64,
+}
+
+impl KernelRing {
+    /// Builds the ring in this thread; `listeners` are bound, `waker` wakes this worker.
+    pub fn new(
+        listeners: Vec<UdpSocket>,
+        waker: Arc<Waker>,
+        limits: &DriverLimits,
+    ) -> Result<KernelRing, DriverError> {
+        let sq_entries = (limits.sends_max + listeners.len() + 8).next_power_of_two() as u32;
+        // Room for a completion of everything that can be under way, so that the queue cannot overflow.
+        let cq_entries =
+            (limits.buffers + limits.sends_max + 4 * listeners.len() + 8).next_power_of_two() as u32;
+        let ring_bytes = ring_bytes(sq_entries, cq_entries, Buffers::entries(limits.buffers));
+        let refused = |operation, error: io::Error| refusal(operation, error, ring_bytes, &Host::read());
+
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(cq_entries)
+            .build(sq_entries)
+            .map_err(|error| refused("io_uring_setup", error))?;
+        let buffers = Buffers::new(limits.buffers, limits.buffer_bytes)
+            .map_err(|source| DriverError::System { operation: "mmap of the receive buffers", source })?;
+        buffers.register(&ring.submitter()).map_err(|error| refused("registering the buffer ring", error))?;
+        register_files(&ring, &listeners, &waker, limits.sockets_max)
+            .map_err(|error| refused("registering files", error))?;
+
+        let sizes = RingSizes {
+            listeners: listeners.len(),
+            buffers: limits.buffers,
+            prefix_bytes: PREFIX_BYTES,
+            sends_max: limits.sends_max,
+        };
+        let facts = Facts {
+            engine: "io_uring",
+            receive_buffer_bytes: granted_receive_buffer(&listeners)?,
+            buffers: limits.buffers,
+            buffer_bytes: buffers.data_bytes(),
+            sends_in_flight_max: limits.sends_max,
+            ring_bytes,
+        };
+        Ok(KernelRing {
+            ring,
+            buffers,
+            sends: SendSlots::new(limits.sends_max),
+            receive_message: Box::new(empty_message()),
+            wake_count: Box::new([0; 8]),
+            backends: std::iter::repeat_with(|| None).take(limits.sockets_max).collect(),
+            fences: Vec::new(),
+            _waker: waker,
+            queued: VecDeque::with_capacity(sq_entries as usize),
+            drops: vec![DropCount::default(); listeners.len()],
+            listeners,
+            send_buffer_bytes: limits.send_buffer_bytes,
+            sizes,
+            facts,
+            started: Instant::now(),
+            not_send: PhantomData,
+        })
+    }
+
+    /// Index of a backend's socket among the registered files: the listeners and the waker stand before it.
+    fn file_index(&self, slot: SocketSlot) -> u32 {
+        self.sizes.listeners as u32 + 1 + slot.0
+    }
+
+    /// Queues a submission; false if the queue is full.
+    fn queue(&mut self, entry: &squeue::Entry, send_slot: Option<usize>) -> bool {
+        // SAFETY: (A): the callers build entries that point to such memory only.
+        let is_queued = unsafe { self.ring.submission().push(entry) }.is_ok();
+        if is_queued {
+            self.queued.push_back(send_slot);
+        }
+        is_queued
+    }
+
+    fn submit(&mut self, wait: Wait) -> io::Result<usize> {
+        let queued = self.queued.len() as u32;
+        let submitter = self.ring.submitter();
+        let until = |deadline_us: u64, want: usize| {
+            let left_us = deadline_us.saturating_sub(self.now_us());
+            let timespec = types::Timespec::from(Duration::from_micros(left_us));
+            submitter.submit_with_args(want, &types::SubmitArgs::new().timespec(&timespec))
+        };
+        match wait {
+            // SAFETY: no argument, and entries that keep (A). GETEVENTS runs the deferred work without waiting.
+            Wait::Poll => unsafe { submitter.enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None) },
+            Wait::Event => submitter.submit_and_wait(1),
+            Wait::EventUntil { deadline_us } => until(deadline_us, 1),
+            // More than can ever come: only the clock ends the sleep, and until the socket is empty the kernel goes on
+            // taking datagrams.
+            Wait::GatherUntil { deadline_us } => until(deadline_us, self.ring.params().cq_entries() as usize),
+        }
+    }
+}
+
+impl Ring for KernelRing {
+    fn now_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
+    fn sizes(&self) -> RingSizes {
+        self.sizes
+    }
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn receive(&mut self, listener: usize, token: Token) -> bool {
+        if listener >= self.sizes.listeners {
+            return false;
+        }
+        let file = types::Fixed(listener as u32);
+        let entry = opcode::RecvMsgMulti::new(file, &raw const *self.receive_message, GROUP)
+            .flags(libc::MSG_TRUNC as u32)
+            .build()
+            .user_data(token.user_data());
+        self.queue(&entry, None)
+    }
+
+    fn read_wake(&mut self, token: Token) -> bool {
+        let file = types::Fixed(self.sizes.listeners as u32);
+        let entry = opcode::Read::new(file, self.wake_count.as_mut_ptr(), 8)
+            .offset(u64::MAX)
+            .build()
+            .user_data(token.user_data());
+        self.queue(&entry, None)
+    }
+
+    fn cancel(&mut self, target: Token, token: Token) -> bool {
+        let entry = opcode::AsyncCancel::new(target.user_data()).build().user_data(token.user_data());
+        self.queue(&entry, None)
+    }
+
+    fn send(&mut self, slot: usize, packet: Packet, token: Token) -> Result<(), Packet> {
+        let file = types::Fixed(self.file_index(packet.socket));
+        let Some(message) = self.sends.fill(slot, &packet) else { return Err(packet) };
+        let entry = opcode::SendMsg::new(file, message)
+            .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(token.user_data());
+        if !self.queue(&entry, Some(slot)) {
+            return Err(packet);
+        }
+        self.sends.packets[slot] = Some(packet);
+        self.sends.consumed[slot] = false;
+        Ok(())
+    }
+
+    fn take_packet(&mut self, slot: usize) -> Option<Packet> {
+        if !self.sends.consumed.get(slot).copied().unwrap_or(false) {
+            return None;
+        }
+        self.sends.packets[slot].take()
+    }
+
+    fn enter(&mut self, wait: Wait) -> Entered {
+        let errno = match self.submit(wait) {
+            Ok(_) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        let left = self.ring.submission().len();
+        let consumed = self.queued.len().saturating_sub(left);
+        for slot in self.queued.drain(..consumed).flatten() {
+            self.sends.consumed[slot] = true;
+        }
+        Entered { consumed, errno }
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        let entry = self.ring.completion().next()?;
+        if let Some(id) = io_uring::cqueue::buffer_select(entry.flags()) {
+            self.buffers.take(id);
+        }
+        Some(Completion {
+            token: Token::from_user_data(entry.user_data()),
+            res: entry.result(),
+            flags: entry.flags(),
+        })
+    }
+
+    fn has_overflowed(&self) -> bool {
+        // SAFETY: (C): no other submission queue view exists while this one is read and dropped.
+        unsafe { self.ring.submission_shared() }.cq_overflow()
+    }
+
+    fn buffer(&self, id: u16) -> &[u8] {
+        self.buffers.bytes(id)
+    }
+
+    fn give_back(&mut self, id: u16) -> bool {
+        self.buffers.give_back(id)
+    }
+
+    fn publish_buffers(&mut self) {
+        self.buffers.publish();
+    }
+
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<()> {
+        let index = self.file_index(slot);
+        let Some(place) = self.backends.get_mut(slot.0 as usize) else {
+            return Err(io::Error::other(format!("there is no socket slot {}", slot.0)));
+        };
+        let socket = socket::connect_backend(address, self.send_buffer_bytes)?;
+        self.ring.submitter().register_files_update(index, &[socket.as_raw_fd()])?;
+        *place = Some(socket);
+        Ok(())
+    }
+
+    fn close_backend(&mut self, slot: SocketSlot) {
+        let index = self.file_index(slot);
+        if let Some(place) = self.backends.get_mut(slot.0 as usize)
+            && place.take().is_some()
+        {
+            // Taking a file out of the table fails only for an index beyond it.
+            let _ = self.ring.submitter().register_files_update(index, &[-1]);
+        }
+    }
+
+    fn clear_errors(&mut self, slot: SocketSlot) {
+        if let Some(Some(socket)) = self.backends.get(slot.0 as usize) {
+            let _ = (0..ERRORS_TAKEN_MAX).take_while(|_| options::take_error(socket)).count();
+        }
+    }
+
+    fn fence(&mut self) -> io::Result<()> {
+        for listener in &self.listeners {
+            self.fences.push(socket::fence(listener)?);
+        }
+        Ok(())
+    }
+
+    fn is_queue_empty(&mut self) -> bool {
+        !options::is_any_readable(self.listeners.iter().map(AsRawFd::as_raw_fd))
+    }
+
+    fn kernel_drops(&mut self) -> u64 {
+        for (count, listener) in self.drops.iter_mut().zip(&self.listeners) {
+            if let Ok(now) = options::drops(listener) {
+                count.total += u64::from(now.wrapping_sub(count.last));
+                count.last = now;
+            }
+        }
+        self.drops.iter().map(|count| count.total).sum()
+    }
+}
+
+impl SendSlots {
+    fn new(count: usize) -> SendSlots {
+        SendSlots {
+            packets: std::iter::repeat_with(|| None).take(count).collect(),
+            consumed: vec![false; count],
+            messages: vec![empty_message(); count].into_boxed_slice(),
+            iovecs: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; count]
+                .into_boxed_slice(),
+        }
+    }
+
+    /// Writes the header of a send from a free slot; `None` if there is no such slot or it is taken.
+    fn fill(&mut self, slot: usize, packet: &Packet) -> Option<*const libc::msghdr> {
+        if self.packets.get(slot)?.is_some() {
+            return None;
+        }
+        let iovec = &mut self.iovecs[slot];
+        // The kernel only reads what a send points to.
+        iovec.iov_base = packet.bytes().as_ptr().cast_mut().cast();
+        iovec.iov_len = packet.len();
+        let message = &mut self.messages[slot];
+        message.msg_iov = iovec;
+        message.msg_iovlen = 1;
+        Some(message)
+    }
+}
+
+fn empty_message() -> libc::msghdr {
+    // SAFETY: zeroes are a valid msghdr: no name, no areas, no control messages.
+    unsafe { std::mem::zeroed() }
+}
+
+fn register_files(
+    ring: &IoUring,
+    listeners: &[UdpSocket],
+    waker: &Waker,
+    sockets_max: usize,
+) -> io::Result<()> {
+    let submitter = ring.submitter();
+    submitter.register_files_sparse((listeners.len() + 1 + sockets_max) as u32)?;
+    let mut files: Vec<_> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
+    files.push(waker.descriptor());
+    submitter.register_files_update(0, &files).map(|_| ())
+}
+
+fn granted_receive_buffer(listeners: &[UdpSocket]) -> Result<usize, DriverError> {
+    let mut granted = usize::MAX;
+    for listener in listeners {
+        let bytes = socket2::SockRef::from(listener)
+            .recv_buffer_size()
+            .map_err(|source| DriverError::System { operation: "reading SO_RCVBUF back", source })?;
+        granted = granted.min(bytes);
+    }
+    Ok(granted)
+}
+
+/// Kernel memory of a ring as charged to RLIMIT_MEMLOCK, each part in whole pages.
+pub fn ring_bytes(sq_entries: u32, cq_entries: u32, buffer_entries: usize) -> usize {
+    const PAGE: usize = 4096;
+    let (sq, cq) = (sq_entries as usize, cq_entries as usize);
+    (sq * 64).next_multiple_of(PAGE)
+        + (cq * 16 + sq * 4 + 256).next_multiple_of(PAGE)
+        + (buffer_entries * 16).next_multiple_of(PAGE)
+}

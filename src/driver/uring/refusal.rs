@@ -1,0 +1,94 @@
+//! Why io_uring is refused here, and what to do about it: worded for the operator.
+//!
+//! In: the error of the ring's making, and what the host says. Out: a message. Next: `kernel.rs`.
+
+use super::super::DriverError;
+use std::fs;
+use std::io;
+
+/// What of the host decides about a refusal.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// `kernel.io_uring_disabled`, if there is such a key.
+    pub io_uring_disabled: Option<u32>,
+    /// The kernel's release.
+    pub kernel: String,
+    /// RLIMIT_MEMLOCK of this process, bytes; `None` = unlimited or unknown.
+    pub memlock_bytes: Option<u64>,
+}
+
+impl Host {
+    /// Reads it.
+    pub fn read() -> Host {
+        let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse().ok();
+        let memlock = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK);
+        Host {
+            io_uring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string(),
+            memlock_bytes: memlock
+                .ok()
+                .map(|(soft, _)| soft)
+                .filter(|soft| *soft != nix::libc::RLIM_INFINITY),
+        }
+    }
+}
+
+/// The error for the operator. `operation` is what was refused, `ring_bytes` the locked memory one worker needs.
+pub fn refusal(operation: &'static str, source: io::Error, ring_bytes: usize, host: &Host) -> DriverError {
+    let errno = source.raw_os_error().unwrap_or(0);
+    let cause = match (errno, host.io_uring_disabled) {
+        (libc::EPERM, Some(2)) => {
+            "the sysctl kernel.io_uring_disabled is 2: nobody may use it. Set it to 0 (`sysctl kernel.io_uring_disabled=0`)"
+                .to_string()
+        }
+        (libc::EPERM, Some(1)) => {
+            "the sysctl kernel.io_uring_disabled is 1: only CAP_SYS_ADMIN and the group in kernel.io_uring_group may use it. \
+             Add this user to that group, or set kernel.io_uring_disabled to 0"
+                .to_string()
+        }
+        (libc::EPERM | libc::EACCES, _) => {
+            "a seccomp profile forbids it, as the default profiles of Docker, containerd and Kubernetes do. Run the \
+             container with docker/seccomp.json (`docker run --security-opt seccomp=docker/seccomp.json`)"
+                .to_string()
+        }
+        (libc::ENOSYS, _) => format!(
+            "kernel {} has no io_uring, or a seccomp profile hides it. Use Linux 6.1 or later (6.6 recommended); in a \
+             container use docker/seccomp.json",
+            host.kernel
+        ),
+        (libc::EINVAL, _) => format!(
+            "kernel {} does not know what it was asked for. Use Linux 6.1 or later (6.6 recommended)",
+            host.kernel
+        ),
+        (libc::ENOMEM, _) => format!(
+            "a worker's rings need {ring_bytes} bytes of locked memory, and the limit is {}. Raise it \
+             (`LimitMEMLOCK=` of the service, `--ulimit memlock=` of the container, `ulimit -l`), or lower `workers`",
+            host.memlock_bytes.map_or("not known".into(), |bytes| format!("{bytes} bytes"))
+        ),
+        _ => "this is none of the known causes".to_string(),
+    };
+    DriverError::Refused(format!("io_uring is refused ({operation}: {source}): {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(errno: i32, disabled: Option<u32>) -> String {
+        let host = Host { io_uring_disabled: disabled, kernel: "5.10.0".into(), memlock_bytes: Some(65_536) };
+        refusal("io_uring_setup", io::Error::from_raw_os_error(errno), 123_456, &host).to_string()
+    }
+
+    #[test]
+    fn each_cause_has_its_cure() {
+        assert!(message(libc::EPERM, Some(2)).contains("kernel.io_uring_disabled=0"));
+        assert!(message(libc::EPERM, Some(1)).contains("io_uring_group"));
+        assert!(message(libc::EPERM, Some(0)).contains("docker/seccomp.json"));
+        assert!(message(libc::EPERM, None).contains("docker/seccomp.json"));
+        assert!(message(libc::ENOSYS, None).contains("5.10.0"));
+        assert!(message(libc::EINVAL, Some(0)).contains("6.1"));
+        let memlock = message(libc::ENOMEM, Some(0));
+        assert!(memlock.contains("123456") && memlock.contains("65536"), "{memlock}");
+        assert!(message(libc::EMFILE, Some(0)).contains("none of the known causes"));
+    }
+}

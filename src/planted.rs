@@ -1,0 +1,88 @@
+//! Planted defects: the tests of the simulation switch one on and must find it.
+//!
+//! In: a test calls [`plant`] on its thread. Out: the code at the spot asks [`is_planted`] and misbehaves. Without the
+//! feature `planted` (which only tests switch on) the question is the constant `false`, and nothing is left of it.
+//! Asked once per event that is rare or per packet, never per metric.
+
+/// One defect; each breaks one rule of the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// A receive that ended with a datagram (F_MORE missing) is not armed again.
+    NoRearmAfterLostMore,
+    /// A receive that ended for want of buffers is not armed again.
+    NoRearmAfterNoBuffers,
+    /// The buffer of a datagram without a payload is kept.
+    BufferLeaked,
+    /// A buffer is given back twice.
+    BufferGivenBackTwice,
+    /// The error of a send is overlooked.
+    SendErrorOverlooked,
+    /// A send is taken as done though the completions have overflowed.
+    OverflowOverlooked,
+    /// A send that the kernel has not taken is taken as done.
+    UnconsumedSendTakenAsSent,
+    /// The driver forgets, while pausing, the datagram it was about to deliver.
+    DatagramLostInPause,
+    /// The driver claims that its queues are empty while it holds datagrams.
+    DrainedTooEarly,
+    /// A cut datagram is told as a whole one, so that its last line, cut, is forwarded.
+    CutLineForwarded,
+    /// A packet that met a full socket buffer is not sent again.
+    BusyPacketLost,
+    /// A packet that reported an earlier one's refusal is not sent again.
+    RefusedPacketLost,
+    /// A drop is not counted.
+    DropUncounted,
+    /// A packet that is not full is held for ever.
+    DeadlineIgnored,
+}
+
+impl Defect {
+    /// All of them.
+    pub const ALL: [Defect; 14] = [
+        Defect::NoRearmAfterLostMore,
+        Defect::NoRearmAfterNoBuffers,
+        Defect::BufferLeaked,
+        Defect::BufferGivenBackTwice,
+        Defect::SendErrorOverlooked,
+        Defect::OverflowOverlooked,
+        Defect::UnconsumedSendTakenAsSent,
+        Defect::DatagramLostInPause,
+        Defect::DrainedTooEarly,
+        Defect::CutLineForwarded,
+        Defect::BusyPacketLost,
+        Defect::RefusedPacketLost,
+        Defect::DropUncounted,
+        Defect::DeadlineIgnored,
+    ];
+}
+
+#[cfg(any(test, feature = "planted"))]
+mod switch {
+    use super::Defect;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Defect>> = const { Cell::new(None) };
+    }
+
+    /// Switches one defect on for this thread, or none.
+    pub fn plant(defect: Option<Defect>) {
+        PLANTED.set(defect);
+    }
+
+    /// Whether `defect` is switched on.
+    pub fn is_planted(defect: Defect) -> bool {
+        PLANTED.get() == Some(defect)
+    }
+}
+
+#[cfg(any(test, feature = "planted"))]
+pub use switch::{is_planted, plant};
+
+/// Whether `defect` is switched on: never, in this build.
+#[cfg(not(any(test, feature = "planted")))]
+#[inline(always)]
+pub const fn is_planted(_defect: Defect) -> bool {
+    false
+}

@@ -1,0 +1,116 @@
+//! What the kernel said to a packet, and what follows: counted, repeated, queued, or dropped for a reason.
+//!
+//! In: each packet exactly once, from the driver through the worker. Out: the packet to the pool, or back to a queue.
+
+use super::egress::insert_by_sequence;
+use super::{BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, REFUSED_ATTEMPTS_MAX, Relay, UNREACHABLE_ATTEMPTS_MAX};
+use crate::packet::{Packet, SendOutcome};
+use crate::stats::{Counter, DropReason};
+
+/// What the worker should tell control after an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// Nothing.
+    None,
+    /// This backend refused or was not reachable: check it early.
+    Check {
+        /// Its index in the table.
+        backend: usize,
+    },
+}
+
+impl Relay {
+    /// Takes a packet back with its outcome.
+    pub fn sent(&mut self, packet: Packet, outcome: SendOutcome, now_us: u64) -> Hint {
+        self.handed_over.0 = self.handed_over.0.saturating_sub(1);
+        self.handed_over.1 = self.handed_over.1.saturating_sub(u64::from(packet.metrics));
+        match outcome {
+            SendOutcome::Sent => self.accepted(packet),
+            SendOutcome::Busy => self.put_off(packet, now_us),
+            SendOutcome::Refused => {
+                self.counters.add(Counter::BackendRefused, 1);
+                return self.repeat(packet, REFUSED_ATTEMPTS_MAX, DropReason::SendRefused, now_us);
+            }
+            SendOutcome::Unreachable => {
+                self.counters.add(Counter::BackendUnreachable, 1);
+                return self.repeat(packet, UNREACHABLE_ATTEMPTS_MAX, DropReason::SendUnreachable, now_us);
+            }
+            SendOutcome::NoBuffers => self.discard(packet, DropReason::SendNoBuffers, now_us),
+            SendOutcome::TooLong => self.discard(packet, DropReason::SendTooLong, now_us),
+            SendOutcome::Denied => self.discard(packet, DropReason::SendDenied, now_us),
+            SendOutcome::Failed(_) => self.discard(packet, DropReason::SendFailed, now_us),
+        }
+        Hint::None
+    }
+
+    fn accepted(&mut self, packet: Packet) {
+        let metrics = u64::from(packet.metrics);
+        self.counters.settle(metrics);
+        self.counters.add(Counter::MetricsSent, metrics);
+        self.counters.add(Counter::DatagramsSent, 1);
+        self.counters.add(Counter::BytesSent, packet.len() as u64);
+        self.table.nodes[packet.backend].counters.sent(packet.metrics, packet.len());
+        self.pool.give(packet);
+    }
+
+    /// The socket is busy: the packet waits, and everything for this backend behind it.
+    fn put_off(&mut self, packet: Packet, now_us: u64) {
+        self.counters.add(Counter::SendsBusy, 1);
+        let backend = packet.backend;
+        if !self.egress[backend].busy {
+            self.egress[backend].busy = true;
+            self.busy.push(backend);
+            let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
+            self.busy_retry_us = now_us + pause_us;
+        }
+        self.wait_or_drop(packet, now_us);
+    }
+
+    /// Queues a packet for a busy backend, within its bounds.
+    pub(super) fn wait_or_drop(&mut self, packet: Packet, now_us: u64) {
+        if self.may_wait(packet.backend, packet.capacity()) {
+            self.wait(packet);
+        } else {
+            self.discard(packet, DropReason::QueueFull, now_us);
+        }
+    }
+
+    /// The error belongs to an earlier datagram and this one was not sent: again at once, a bounded number of times.
+    fn repeat(&mut self, mut packet: Packet, attempts_max: u8, reason: DropReason, now_us: u64) -> Hint {
+        let backend = packet.backend;
+        let hint = self.table.nodes[backend].counters.refused();
+        packet.attempts += 1;
+        if packet.attempts > attempts_max {
+            self.discard(packet, reason, now_us);
+        } else if self.egress[backend].busy {
+            self.wait_or_drop(packet, now_us);
+        } else {
+            insert_by_sequence(&mut self.ready, packet);
+        }
+        if hint { Hint::Check { backend } } else { Hint::None }
+    }
+
+    /// Drops a packet's metrics for a reason.
+    pub(super) fn discard(&mut self, packet: Packet, reason: DropReason, now_us: u64) {
+        let metrics = u64::from(packet.metrics);
+        self.counters.settle(metrics);
+        self.counters.drop_metrics(reason, metrics, now_us);
+        if let Some(node) = self.table.nodes.get(packet.backend) {
+            node.counters.dropped(metrics);
+        }
+        self.pool.give(packet);
+    }
+
+    /// Drops everything it holds, for a reason; nothing may be with the driver. Returns the metrics dropped.
+    pub fn drop_all(&mut self, reason: DropReason, now_us: u64) -> u64 {
+        self.retry_busy();
+        self.close_due(now_us, super::Flush::All);
+        let mut metrics = 0;
+        while let Some(packet) = self.ready.pop_front() {
+            metrics += u64::from(packet.metrics);
+            self.discard(packet, reason, now_us);
+        }
+        self.check_pending();
+        metrics
+    }
+}

@@ -1,0 +1,102 @@
+//! A new route table: what stays, what moves, what has to go.
+//!
+//! In: the table that control published, between two batches. Out: every backend that stays keeps its packets.
+
+use super::egress::Egress;
+use super::pool::Pool;
+use super::{Opened, Relay, RouteTable};
+use crate::packet::{Packet, SocketSlot};
+use crate::stats::DropReason;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+impl Relay {
+    /// Routes by `table` from now on. If its backends are others, the driver must have none of this relay's packets
+    /// ([`Relay::is_settled`]); a change of the live set or the rules alone may come at any time.
+    ///
+    /// Backends are recognised by their name. What waits for one that is gone is dropped as `node_removed`: transmit
+    /// with [`super::Flush::All`] before, so that only what a busy socket holds back can meet that.
+    pub fn reroute(&mut self, table: Arc<RouteTable>, sockets: &[Option<SocketSlot>], now_us: u64) {
+        let same_nodes = Arc::ptr_eq(&table.nodes, &self.table.nodes)
+            && self.egress.iter().map(|egress| egress.socket).eq(sockets.iter().copied());
+        if !same_nodes {
+            self.move_backends(&table, sockets, now_us);
+        }
+        let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
+        let grown = table.nodes.len() > self.table.nodes.len();
+        self.table = table;
+        if resized || grown {
+            self.renew_pool();
+        }
+    }
+
+    fn move_backends(&mut self, table: &Arc<RouteTable>, sockets: &[Option<SocketSlot>], now_us: u64) {
+        debug_assert!(self.is_settled(), "packets with the driver would lose their backend");
+        let places: HashMap<&str, usize> =
+            table.nodes.iter().enumerate().map(|(index, node)| (&*node.name, index)).collect();
+        let place_of: Vec<Option<usize>> =
+            self.table.nodes.iter().map(|node| places.get(&*node.name).copied()).collect();
+        let socket_of = |index: usize| sockets.get(index).copied().flatten();
+
+        let mut gone: Vec<Packet> = Vec::new();
+        let mut kept: Vec<Egress> =
+            (0..table.nodes.len()).map(|index| Egress::new(socket_of(index))).collect();
+        for (old, mut egress) in std::mem::take(&mut self.egress).into_iter().enumerate() {
+            match place_of[old].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
+                Some((new, socket)) => {
+                    egress.socket = Some(socket);
+                    for packet in egress.packets_mut() {
+                        (packet.backend, packet.socket) = (new, socket);
+                    }
+                    kept[new] = egress;
+                }
+                None => {
+                    self.backlog_bytes -= egress.backlog_bytes();
+                    self.open_count -= usize::from(egress.open.is_some());
+                    gone.extend(egress.open.take());
+                    gone.extend(std::iter::from_fn(|| egress.next_back()));
+                }
+            }
+        }
+        for mut packet in std::mem::take(&mut self.ready) {
+            match place_of[packet.backend].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
+                Some((new, socket)) => {
+                    (packet.backend, packet.socket) = (new, socket);
+                    self.ready.push_back(packet);
+                }
+                None => gone.push(packet),
+            }
+        }
+        for packet in gone {
+            // The old table still stands here, so the drop is counted at the backend that is gone.
+            self.discard(packet, DropReason::NodeRemoved, now_us);
+        }
+        self.egress = kept;
+        self.renew_lists();
+    }
+
+    /// Lists that name backends by index are made anew.
+    fn renew_lists(&mut self) {
+        self.busy.clear();
+        self.busy.extend((0..self.egress.len()).filter(|index| self.egress[*index].busy));
+        let mut open: Vec<(u64, Opened)> = Vec::new();
+        for (backend, egress) in self.egress.iter().enumerate() {
+            if let Some(packet) = &egress.open {
+                open.push((packet.arrival.bound_us, Opened { backend, opened: egress.opened }));
+            }
+        }
+        open.sort_unstable_by_key(|(bound_us, _)| *bound_us);
+        self.opened.clear();
+        self.opened.extend(open.into_iter().map(|(_, entry)| entry));
+    }
+
+    /// Packets for the new count of backends and size of packet. Those still in use are freed as they come back.
+    fn renew_pool(&mut self) {
+        let size = self.limits.pool_size(self.table.nodes.len(), self.table.rules.packet_bytes_max);
+        self.pool = Pool::new(size);
+        let packets = size.packets + size.oversize;
+        self.ready.reserve(packets.saturating_sub(self.ready.len()));
+        self.opened.reserve(packets.saturating_sub(self.opened.len()));
+        self.busy.reserve(self.egress.len());
+    }
+}

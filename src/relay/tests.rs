@@ -1,0 +1,258 @@
+//! The relay by examples; its properties on generated input stand in `tests/relay_properties.rs`.
+
+use super::*;
+use crate::packet::SendOutcome;
+use crate::placement::{LiveSet, Placement};
+
+const FLUSH_US: u64 = 5_000;
+
+fn rules() -> Rules {
+    Rules {
+        flush_us: FLUSH_US,
+        packet_bytes_max: 100,
+        queue_bytes_max: 400,
+        malformed: Malformed::Drop,
+        on_node_down: OnNodeDown::Divert,
+    }
+}
+
+fn table(names: &[&str], live: LiveSet, rules: Rules) -> Arc<RouteTable> {
+    let nodes: Vec<RouteNode> = names
+        .iter()
+        .map(|name| RouteNode {
+            name: (*name).into(),
+            address: "127.0.0.1:9".parse().ok(),
+            counters: Arc::default(),
+        })
+        .collect();
+    Arc::new(RouteTable {
+        generation: 1,
+        nodes: nodes.into(),
+        live,
+        placement: Placement::Jump,
+        rules,
+        phase: Phase::Run,
+        observer: None,
+    })
+}
+
+fn sockets(count: u32) -> Vec<Option<SocketSlot>> {
+    (0..count).map(|slot| Some(SocketSlot(slot))).collect()
+}
+
+fn limits() -> RelayLimits {
+    RelayLimits { sends_max: 16, backlog_bytes_max: 2_000, datagram_bytes_max: 1_000 }
+}
+
+fn relay_of(nodes: &[&str], rules: Rules) -> Relay {
+    let table = table(nodes, LiveSet::all(nodes.len()), rules);
+    Relay::new(limits(), table, &sockets(nodes.len() as u32))
+}
+
+fn at(us: u64) -> Arrival {
+    Arrival { bound_us: us, taken_us: us, after_idle: false }
+}
+
+fn feed(relay: &mut Relay, us: u64, text: &str) {
+    relay.ingest(at(us), text.as_bytes(), text.len());
+}
+
+fn out(relay: &mut Relay, us: u64, flush: Flush) -> Vec<Packet> {
+    let mut packets = Vec::new();
+    assert_eq!(
+        relay.transmit(us, flush, |packet| {
+            packets.push(packet);
+            Ok(())
+        }),
+        Transmitted::All
+    );
+    packets
+}
+
+fn texts(packets: &[Packet]) -> Vec<&str> {
+    packets.iter().map(|packet| std::str::from_utf8(packet.bytes()).unwrap()).collect()
+}
+
+fn settle(relay: &mut Relay, packets: Vec<Packet>, outcome: SendOutcome, us: u64) {
+    for packet in packets {
+        relay.sent(packet, outcome, us);
+    }
+}
+
+#[test]
+fn metrics_are_gathered_until_their_budget_is_spent() {
+    let mut relay = relay_of(&["a:1"], rules());
+    feed(&mut relay, 100, "x:1|c\ny:2|c\n");
+    feed(&mut relay, 200, "z:3|g");
+    assert_eq!(relay.next_deadline_us(), Some(100 + FLUSH_US));
+    assert!(out(&mut relay, 100 + FLUSH_US - 1, Flush::Due).is_empty());
+    let packets = out(&mut relay, 100 + FLUSH_US, Flush::Due);
+    assert_eq!(texts(&packets), ["x:1|c\ny:2|c\nz:3|g"]);
+    assert_eq!(relay.next_deadline_us(), None);
+    settle(&mut relay, packets, SendOutcome::Sent, 6_000);
+    assert_eq!(relay.counters().get(Counter::MetricsSent), 3);
+    assert!(relay.is_empty() && relay.counters().imbalance() == 0);
+}
+
+#[test]
+fn a_full_packet_leaves_at_once_and_a_long_metric_alone_and_in_order() {
+    let mut relay = relay_of(&["a:1"], rules());
+    let long = format!("{}:1|c", "n".repeat(300));
+    feed(&mut relay, 0, &format!("first:1|c\n{long}\nlast:1|c"));
+    let packets = out(&mut relay, 0, Flush::Due);
+    assert_eq!(texts(&packets), ["first:1|c", long.as_str()]);
+    assert_eq!(texts(&out(&mut relay, 0, Flush::All)), ["last:1|c"]);
+}
+
+#[test]
+fn every_bad_line_has_its_reason_and_its_neighbours_go_on() {
+    let mut relay = relay_of(&["a:1"], rules());
+    feed(&mut relay, 0, "junk\na:1|c\n:1|c\nb:1\n\n\r\nc:1|c\r\n");
+    relay.ingest(at(1), b"d:1|c\ncut:", 2_000);
+    feed(&mut relay, 2, "");
+    feed(&mut relay, 2, "\n\r\n");
+    assert_eq!(texts(&out(&mut relay, 2, Flush::All)), ["a:1|c\nc:1|c\nd:1|c"]);
+    let counters = relay.counters();
+    assert_eq!(counters.dropped(DropReason::Malformed), 3);
+    assert_eq!(counters.dropped(DropReason::Truncated), 1);
+    assert_eq!(counters.get(Counter::DatagramsTruncated), 1);
+    assert_eq!(counters.get(Counter::BytesTruncated), 1_990);
+    assert_eq!(counters.get(Counter::DatagramsEmpty), 1);
+    assert_eq!(counters.get(Counter::DatagramsBlank), 1);
+    assert_eq!(counters.get(Counter::MetricsReceived), 7);
+    assert_eq!(counters.imbalance(), 0);
+}
+
+#[test]
+fn malformed_lines_can_be_forwarded() {
+    let mut relay = relay_of(&["a:1"], Rules { malformed: Malformed::Forward, ..rules() });
+    feed(&mut relay, 0, "junk\na:1|c");
+    assert_eq!(texts(&out(&mut relay, 0, Flush::All)), ["junk\na:1|c"]);
+}
+
+#[test]
+fn dead_backends_divert_or_drop() {
+    let names = ["a:1", "b:1", "c:1"];
+    // foo's home among three is 2, and 1 when that is down.
+    let live = LiveSet::new([true, true, false]);
+    let mut relay = Relay::new(limits(), table(&names, live.clone(), rules()), &sockets(3));
+    feed(&mut relay, 0, "foo:1|c\nglork:1|c");
+    let packets = out(&mut relay, 0, Flush::All);
+    assert_eq!(packets.iter().map(|packet| packet.backend).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(relay.counters().get(Counter::MetricsDiverted), 1);
+
+    let rules = Rules { on_node_down: OnNodeDown::Drop, ..rules() };
+    let mut relay = Relay::new(limits(), table(&names, live, rules), &sockets(3));
+    feed(&mut relay, 0, "foo:1|c\nglork:1|c");
+    assert_eq!(texts(&out(&mut relay, 0, Flush::All)), ["glork:1|c"]);
+    assert_eq!(relay.counters().dropped(DropReason::NodeDown), 1);
+
+    let mut relay = Relay::new(limits(), table(&names, LiveSet::new([false; 3]), rules), &sockets(3));
+    feed(&mut relay, 0, "foo:1|c");
+    assert_eq!(relay.counters().dropped(DropReason::NoBackend), 1);
+    assert_eq!(relay.counters().imbalance(), 0);
+}
+
+#[test]
+fn a_busy_backend_holds_its_packets_in_order_within_its_queue() {
+    let mut relay = relay_of(&["a:1"], rules());
+    feed(&mut relay, 0, "one:1|c");
+    let packets = out(&mut relay, 0, Flush::All);
+    settle(&mut relay, packets, SendOutcome::Busy, 10);
+    assert_eq!(relay.next_deadline_us(), Some(10 + FLUSH_US));
+    feed(&mut relay, 20, "two:1|c");
+    // Nothing leaves while the socket is busy, whatever is due.
+    assert!(out(&mut relay, 10 + FLUSH_US - 1, Flush::Due).is_empty());
+    let packets = out(&mut relay, 20 + FLUSH_US, Flush::Due);
+    assert_eq!(texts(&packets), ["one:1|c", "two:1|c"]);
+    // Busy again: both wait, in order, in one packet.
+    settle(&mut relay, packets, SendOutcome::Busy, 9_000);
+    for i in 0..100 {
+        feed(&mut relay, 9_000, &format!("more.{i:02}{}:1|c", "x".repeat(60)));
+    }
+    let counters = relay.counters();
+    assert_eq!(relay.count_pending() + counters.dropped(DropReason::QueueFull), 102);
+    assert!(counters.dropped(DropReason::QueueFull) > 90);
+    let packets = out(&mut relay, 90_000, Flush::Due);
+    let texts = texts(&packets);
+    assert!(texts[0].starts_with("one:1|c\ntwo:1|c\nmore.00"), "a trickle shares packets: {}", texts[0]);
+    assert!(texts[1].starts_with("more.01"));
+    assert!(packets.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
+    settle(&mut relay, packets, SendOutcome::Sent, 90_000);
+    assert!(relay.is_empty());
+    assert_eq!(relay.counters().imbalance(), 0);
+}
+
+#[test]
+fn a_refused_packet_is_repeated_at_once_and_not_for_ever() {
+    let mut relay = relay_of(&["a:1"], rules());
+    feed(&mut relay, 0, "one:1|c");
+    let mut packets = out(&mut relay, 0, Flush::All);
+    let hint = relay.sent(packets.pop().unwrap(), SendOutcome::Refused, 1);
+    assert_eq!(hint, Hint::Check { backend: 0 });
+    for _ in 0..REFUSED_ATTEMPTS_MAX {
+        assert_eq!(relay.next_deadline_us(), Some(0));
+        let mut packets = out(&mut relay, 1, Flush::Due);
+        assert_eq!(texts(&packets), ["one:1|c"]);
+        assert_eq!(relay.sent(packets.pop().unwrap(), SendOutcome::Refused, 1), Hint::None);
+    }
+    assert_eq!(relay.counters().dropped(DropReason::SendRefused), 1);
+    assert_eq!(relay.next_deadline_us(), None);
+    assert_eq!(relay.counters().imbalance(), 0);
+}
+
+#[test]
+fn without_room_at_the_driver_nothing_is_lost_or_reordered() {
+    let mut relay = relay_of(&["a:1"], Rules { flush_us: 0, packet_bytes_max: 8, ..rules() });
+    feed(&mut relay, 0, "a:1|c\nb:1|c\nc:1|c");
+    let mut sent = Vec::new();
+    loop {
+        let mut room = 1;
+        let mut taken = Vec::new();
+        let transmitted = relay.transmit(0, Flush::Due, |packet| {
+            if room == 0 {
+                return Err(packet);
+            }
+            room -= 1;
+            taken.push(packet);
+            Ok(())
+        });
+        for packet in taken {
+            sent.push(String::from_utf8(packet.bytes().to_vec()).unwrap());
+            relay.sent(packet, SendOutcome::Sent, 0);
+        }
+        if transmitted == Transmitted::All {
+            break;
+        }
+    }
+    assert_eq!(sent, ["a:1|c", "b:1|c", "c:1|c"]);
+}
+
+#[test]
+fn a_reload_keeps_what_stays_and_counts_what_goes() {
+    let mut relay = relay_of(&["a:1", "b:1", "c:1"], rules());
+    // Homes among three: glork 0, gaugor 1, foo 2.
+    feed(&mut relay, 0, "glork:1|c\ngaugor:1|c\nfoo:1|c");
+    let next = table(&["c:1", "a:1"], LiveSet::all(2), Rules { packet_bytes_max: 50, ..rules() });
+    relay.reroute(next, &[Some(SocketSlot(2)), Some(SocketSlot(0))], 10);
+    assert_eq!(relay.counters().dropped(DropReason::NodeRemoved), 1);
+    let packets = out(&mut relay, 10, Flush::All);
+    let seen: Vec<_> = packets.iter().map(|packet| (packet.backend, packet.socket.0)).collect();
+    assert_eq!(seen, [(0, 2), (1, 0)]);
+    assert_eq!(texts(&packets), ["foo:1|c", "glork:1|c"]);
+    settle(&mut relay, packets, SendOutcome::Sent, 10);
+    assert_eq!(relay.counters().imbalance(), 0);
+    assert!(relay.is_empty());
+}
+
+#[test]
+fn what_is_left_at_the_end_is_counted() {
+    let mut relay = relay_of(&["a:1"], rules());
+    feed(&mut relay, 0, "one:1|c");
+    let packets = out(&mut relay, 0, Flush::All);
+    settle(&mut relay, packets, SendOutcome::Busy, 0);
+    feed(&mut relay, 0, "two:1|c");
+    assert_eq!(relay.drop_all(DropReason::Shutdown, 1), 2);
+    assert!(relay.is_empty());
+    assert_eq!(relay.counters().imbalance(), 0);
+}

@@ -1,0 +1,131 @@
+//! What control wants: a new route table, or the end.
+//!
+//! In: the route table, looked at once per batch. Out: the relay rerouted between two batches; the drain, step by step:
+//! fence the sockets, read their now finite queues, flush, cancel, end. Next: `step.rs`.
+
+use super::step::{Step, Worker};
+use super::{Ended, Report};
+use crate::driver::{Driver, DriverError, Wait};
+use crate::relay::{Flush, Phase};
+use crate::stats::DropReason;
+use std::sync::Arc;
+
+/// How long the queues may take to read after the drain's time ran out; what is read then is counted and dropped.
+const OVERTIME_US: u64 = 1_000_000;
+/// The longest sleep while ending; nothing depends on it but how soon the next look is.
+const ENDING_SLEEP_US: u64 = 10_000;
+/// How long a cancel may take before the worker ends without it; then its ring is destroyed with the receive armed.
+const CANCEL_US_MAX: u64 = 2_000_000;
+
+/// Where a worker stands between running and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Receives and relays.
+    Running,
+    /// The sockets are fenced; what is queued is read and relayed until the deadline, and dropped after it.
+    Draining {
+        /// µs of the driver's clock.
+        deadline_us: u64,
+        /// Metrics dropped since the deadline.
+        metrics_dropped: Option<u64>,
+    },
+    /// The receives are cancelled; the last completions are awaited.
+    Cancelling {
+        /// µs of the driver's clock.
+        deadline_us: u64,
+        /// Metrics dropped, if the time ran out.
+        metrics_dropped: Option<u64>,
+    },
+}
+
+impl<D: Driver> Worker<D> {
+    /// Looks for a new route table and follows it.
+    pub(super) fn follow_orders(&mut self) -> Result<(), DriverError> {
+        let table = Arc::clone(self.routes.load());
+        if Arc::ptr_eq(&table, self.relay.table()) {
+            return Ok(());
+        }
+        let same_nodes = Arc::ptr_eq(&table.nodes, &self.relay.table().nodes);
+        if !same_nodes {
+            // Everything that can leave leaves by the old table; only what busy sockets hold back stays.
+            self.hand_over(Flush::All)?;
+            self.settle()?;
+            if !self.relay.is_settled() {
+                return Ok(());
+            }
+        }
+        let sockets = self.sockets.follow(&table, &mut self.driver, &mut self.reporter);
+        let now_us = self.driver.now_us();
+        self.relay.reroute(Arc::clone(&table), &sockets, now_us);
+        self.sockets.release(&table, &mut self.driver);
+        self.coalescing.set_flush_us(table.rules.flush_us);
+        if let (Phase::Drain { timeout_us }, Stage::Running) = (table.phase, self.stage) {
+            self.start_drain(now_us.saturating_add(timeout_us));
+        }
+        Ok(())
+    }
+
+    fn start_drain(&mut self, deadline_us: u64) {
+        if let Err(error) = self.driver.fence() {
+            self.reporter.tell(Report::FenceFailed { error });
+        }
+        self.stage = Stage::Draining { deadline_us, metrics_dropped: None };
+    }
+
+    /// How to sleep while ending.
+    pub(super) fn stage_wait(&mut self, now_us: u64) -> Option<Wait> {
+        match self.stage {
+            Stage::Running => None,
+            Stage::Draining { deadline_us, .. } => Some(match self.relay.next_deadline_us() {
+                Some(due_us) if due_us > now_us && self.driver.is_drained() => {
+                    Wait::EventUntil { deadline_us: due_us.min(deadline_us.max(now_us)) }
+                }
+                _ => Wait::Poll,
+            }),
+            Stage::Cancelling { .. } => Some(Wait::EventUntil { deadline_us: now_us + ENDING_SLEEP_US }),
+        }
+    }
+
+    /// After a batch: how far the end has come.
+    pub(super) fn advance_stage(&mut self) -> Step {
+        let now_us = self.driver.now_us();
+        match self.stage {
+            Stage::Running => Step::Running,
+            Stage::Draining { deadline_us, metrics_dropped } => {
+                self.drain(now_us, deadline_us, metrics_dropped);
+                Step::Running
+            }
+            Stage::Cancelling { deadline_us, metrics_dropped } => {
+                let overdue = now_us >= deadline_us;
+                if !(overdue || (self.driver.is_quiet() && self.relay.is_empty())) {
+                    return Step::Running;
+                }
+                let late = if self.relay.is_settled() { self.drop_rest(now_us) } else { 0 };
+                Step::Ended(match metrics_dropped.map_or(late, |dropped| dropped + late) {
+                    0 if metrics_dropped.is_none() => Ended::Drained,
+                    metrics_dropped => Ended::CutShort { metrics_dropped },
+                })
+            }
+        }
+    }
+
+    fn drain(&mut self, now_us: u64, deadline_us: u64, mut metrics_dropped: Option<u64>) {
+        if now_us >= deadline_us
+            && self.relay.is_settled()
+            && !(self.relay.is_empty() && self.driver.is_drained())
+        {
+            metrics_dropped = Some(metrics_dropped.unwrap_or(0) + self.drop_rest(now_us));
+        }
+        let done = self.driver.is_drained() && self.relay.is_empty() && self.relay.is_settled();
+        if done || now_us >= deadline_us.saturating_add(OVERTIME_US) {
+            self.driver.cancel();
+            self.stage = Stage::Cancelling { deadline_us: now_us + CANCEL_US_MAX, metrics_dropped };
+        } else {
+            self.stage = Stage::Draining { deadline_us, metrics_dropped };
+        }
+    }
+
+    fn drop_rest(&mut self, now_us: u64) -> u64 {
+        self.relay.drop_all(DropReason::Shutdown, now_us)
+    }
+}

@@ -1,0 +1,343 @@
+//! One batch: transmit what is ready or due, enter the kernel, take what came, publish the account.
+//!
+//! In: the driver's events. Out: the relay's packets. Next: `relay/mod.rs`.
+
+use super::coalesce::Coalescing;
+use super::orders::Stage;
+use super::reporter::Reporter;
+use super::sockets::Sockets;
+use super::{Ended, Limits, Report};
+use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Wait};
+use crate::packet::{Arrival, Packet, SendOutcome};
+use crate::relay::{Flush, Hint, Relay, RouteTable, Transmitted};
+use crate::stats::{Counter, Latency, LatencyKind, WorkerShared};
+use arc_swap::{ArcSwap, Cache};
+use std::sync::Arc;
+use tokio::sync::mpsc::Sender;
+
+/// Rounds of transmitting and taking within one batch, before orders are looked at again.
+const ROUNDS_MAX: usize = 64;
+/// How often the kernel's drop counts are read while traffic flows.
+const DROPS_INTERVAL_US: u64 = 10_000;
+
+/// What ties a worker to the rest of the process.
+pub struct WorkerLinks {
+    /// Which worker, from 0.
+    pub index: usize,
+    /// The desired state, read once per batch.
+    pub routes: Arc<ArcSwap<RouteTable>>,
+    /// Where it publishes.
+    pub shared: Arc<WorkerShared>,
+    /// Where it reports to.
+    pub reports: Sender<Report>,
+    /// Its bounds.
+    pub limits: Limits,
+}
+
+/// Whether a worker goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Call again.
+    Running,
+    /// It has ended; nothing is in flight.
+    Ended(Ended),
+}
+
+/// One worker, on any driver.
+pub struct Worker<D: Driver> {
+    pub(super) driver: D,
+    pub(super) relay: Relay,
+    pub(super) sockets: Sockets,
+    pub(super) routes: Cache<Arc<ArcSwap<RouteTable>>, Arc<RouteTable>>,
+    pub(super) stage: Stage,
+    pub(super) coalescing: Coalescing,
+    pub(super) reporter: Reporter,
+    index: usize,
+    shared: Arc<WorkerShared>,
+    latency: Latency,
+    is_ready: bool,
+    batch: Batch,
+    /// Whether the last wake-up brought datagrams.
+    flowing: bool,
+    /// Nothing that comes from now on arrived before this; `None` after an idle sleep.
+    known_empty_us: Option<u64>,
+    /// The clock before the last enter, which submitted what was pushed, and after it.
+    submitted_us: u64,
+    woke_us: u64,
+    drops_read_us: u64,
+}
+
+/// What one batch took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Batch {
+    datagrams: u64,
+    bytes: u64,
+}
+
+impl<D: Driver> Worker<D> {
+    /// A worker whose driver listens already; nothing is armed before the first step.
+    pub fn new(mut driver: D, links: WorkerLinks) -> Worker<D> {
+        let mut routes = Cache::new(links.routes);
+        let table = Arc::clone(routes.load());
+        let mut sockets = Sockets::new(links.limits.sockets_max);
+        let mut reporter = Reporter::new(links.reports);
+        let slots = sockets.follow(&table, &mut driver, &mut reporter);
+        let now_us = driver.now_us();
+        Worker {
+            coalescing: Coalescing::new(driver.facts().receive_buffer_bytes, table.rules.flush_us),
+            relay: Relay::new(links.limits.relay(), table, &slots),
+            driver,
+            sockets,
+            routes,
+            stage: Stage::Running,
+            reporter,
+            index: links.index,
+            shared: links.shared,
+            latency: Latency::new(),
+            is_ready: false,
+            batch: Batch::default(),
+            flowing: false,
+            known_empty_us: None,
+            submitted_us: now_us,
+            woke_us: now_us,
+            drops_read_us: now_us,
+        }
+    }
+
+    /// One batch.
+    pub fn step(&mut self) -> Result<Step, DriverError> {
+        self.follow_orders()?;
+        let has_pushed = self.hand_over(self.flush())?;
+        let wait = self.next_wait(has_pushed);
+        let was_armed = self.driver.is_armed();
+        let woke_before_us = self.woke_us;
+        self.enter(wait)?;
+        let whole = self.take()?;
+        self.learn(wait, was_armed && whole, woke_before_us);
+        if !self.is_ready && self.driver.is_armed() {
+            self.is_ready = true;
+            let facts = self.driver.facts().clone();
+            self.reporter.tell(Report::Ready { worker: self.index, facts });
+        }
+        let step = self.advance_stage();
+        self.publish();
+        Ok(step)
+    }
+
+    /// The relay, for tests.
+    pub fn relay(&self) -> &Relay {
+        &self.relay
+    }
+
+    /// The driver, for tests.
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    /// The driver, for tests.
+    pub fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    /// Hands the relay's packets to the driver; when its queue is full, enters the kernel in between. Whether any went
+    /// that are not submitted yet.
+    pub(super) fn hand_over(&mut self, flush: Flush) -> Result<bool, DriverError> {
+        let mut has_pushed = false;
+        for _ in 0..ROUNDS_MAX {
+            let now_us = self.driver.now_us();
+            let driver = &mut self.driver;
+            let transmitted = self.relay.transmit(now_us, flush, |packet| {
+                driver.push(packet)?;
+                has_pushed = true;
+                Ok(())
+            });
+            if transmitted == Transmitted::All {
+                break;
+            }
+            self.enter(Wait::Poll)?;
+            has_pushed = false;
+            self.deliver();
+        }
+        Ok(has_pushed)
+    }
+
+    fn enter(&mut self, wait: Wait) -> Result<(), DriverError> {
+        self.submitted_us = self.driver.now_us();
+        self.relay.counters_mut().add(Counter::Wakeups, 1);
+        if matches!(wait, Wait::GatherUntil { .. }) {
+            self.relay.counters_mut().add(Counter::Gathers, 1);
+        }
+        let entered = self.driver.enter(wait);
+        self.woke_us = self.driver.now_us();
+        entered
+    }
+
+    /// Takes everything that came, transmitting in between when the relay is full. Whether all of it was taken in one
+    /// go; under overload the rest is left to the next batch, so that orders are followed in time.
+    fn take(&mut self) -> Result<bool, DriverError> {
+        self.batch = Batch::default();
+        for round in 0..ROUNDS_MAX {
+            if self.deliver() == Delivered::All {
+                return Ok(round == 0);
+            }
+            self.hand_over(Flush::Due)?;
+            self.enter(Wait::Poll)?;
+        }
+        Ok(false)
+    }
+
+    fn deliver(&mut self) -> Delivered {
+        let arrival = Arrival {
+            bound_us: self.known_empty_us.unwrap_or(self.woke_us),
+            taken_us: self.woke_us,
+            after_idle: self.known_empty_us.is_none(),
+        };
+        self.driver.deliver(&mut Sink {
+            relay: &mut self.relay,
+            latency: &mut self.latency,
+            reporter: &mut self.reporter,
+            batch: &mut self.batch,
+            arrival,
+            submitted_us: self.submitted_us,
+        })
+    }
+
+    /// Enters until the driver has given every packet back; a few rounds do unless the kernel takes nothing.
+    pub(super) fn settle(&mut self) -> Result<(), DriverError> {
+        for _ in 0..ROUNDS_MAX {
+            if self.relay.is_settled() {
+                break;
+            }
+            self.enter(Wait::Poll)?;
+            self.deliver();
+            self.hand_over(Flush::All)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Flush {
+        if self.stage == Stage::Running { Flush::Due } else { Flush::All }
+    }
+
+    /// How to sleep now.
+    fn next_wait(&mut self, has_pushed: bool) -> Wait {
+        let now_us = self.driver.now_us();
+        if !self.is_ready {
+            return Wait::Poll;
+        }
+        if let Some(wait) = self.stage_wait(now_us) {
+            return wait;
+        }
+        let due_us = self.relay.next_deadline_us();
+        if due_us.is_some_and(|due_us| due_us <= now_us) {
+            return Wait::Poll;
+        }
+        if self.flowing
+            && let Some(sleep_us) = self.coalescing.sleep_us(now_us)
+        {
+            // The oldest datagram that this sleep can contain arrived when the socket was last known empty.
+            let oldest_us = self.known_empty_us.unwrap_or(now_us);
+            let budget_us = oldest_us + self.relay.table().rules.flush_us;
+            let deadline_us = (now_us + sleep_us).min(budget_us).min(due_us.unwrap_or(u64::MAX)).max(now_us);
+            return Wait::GatherUntil { deadline_us };
+        }
+        if has_pushed {
+            // Before a sleep without an end, the outcome of what was pushed belongs into the account.
+            return Wait::Poll;
+        }
+        match due_us {
+            Some(deadline_us) => Wait::EventUntil { deadline_us },
+            None => Wait::Event,
+        }
+    }
+
+    /// What a wake-up says about the traffic, and about when the socket was last empty.
+    fn learn(&mut self, wait: Wait, whole: bool, woke_before_us: u64) {
+        let took = self.batch;
+        let armed = whole && self.driver.is_armed();
+        if took.datagrams > 0 {
+            let elapsed_us = self.woke_us.saturating_sub(woke_before_us);
+            self.coalescing.took(self.woke_us, elapsed_us, took.datagrams, took.bytes);
+        } else if self.flowing {
+            self.coalescing.silence();
+        }
+        self.known_empty_us = match wait {
+            // The clock before an enter that delivered nothing: after it, pre-emption would hide the tail.
+            _ if took.datagrams == 0 && armed => Some(self.submitted_us),
+            // A gather that lasted to its deadline took everything after it, until the socket said it was empty.
+            Wait::GatherUntil { deadline_us } if armed && self.woke_us >= deadline_us => Some(deadline_us),
+            Wait::Event => None,
+            _ => self.known_empty_us,
+        };
+        let was_flowing = self.flowing;
+        self.flowing = took.datagrams > 0;
+        if (was_flowing && !self.flowing) || self.woke_us >= self.drops_read_us + DROPS_INTERVAL_US {
+            self.read_drops();
+        }
+    }
+
+    /// Reads what the kernel dropped at the listening sockets; new drops shorten the sleeps.
+    fn read_drops(&mut self) {
+        self.drops_read_us = self.woke_us;
+        let drops = self.driver.kernel_drops();
+        if drops > self.relay.counters().get(Counter::KernelDrops) {
+            self.coalescing.pressed(self.woke_us);
+        }
+        self.relay.counters_mut().set(Counter::KernelDrops, drops);
+    }
+
+    fn publish(&mut self) {
+        let events = self.driver.receive_events();
+        let counters = self.relay.counters_mut();
+        counters.set(Counter::ReceivesArmed, events.armed);
+        counters.set(Counter::ReceivesNoBuffers, events.no_buffers);
+        counters.set(Counter::ReceiveErrors, events.errors);
+        counters.set(Counter::ReceiveBadHeaders, events.bad_headers);
+        counters.set(Counter::WaitErrors, events.wait_errors);
+        self.shared.published.publish(self.relay.counters());
+        self.shared.latency.serve(&mut self.latency);
+    }
+}
+
+/// Carries one delivery's events to the relay.
+struct Sink<'a> {
+    relay: &'a mut Relay,
+    latency: &'a mut Latency,
+    reporter: &'a mut Reporter,
+    batch: &'a mut Batch,
+    arrival: Arrival,
+    submitted_us: u64,
+}
+
+impl Events for Sink<'_> {
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow {
+        self.batch.datagrams += 1;
+        self.batch.bytes += datagram_bytes as u64;
+        if datagram_bytes > bytes.len() {
+            self.reporter.truncated(datagram_bytes);
+        }
+        self.relay.ingest(self.arrival, bytes, datagram_bytes);
+        if self.relay.has_room() { Flow::More } else { Flow::Pause }
+    }
+
+    fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
+        if outcome == SendOutcome::Sent {
+            let arrival = packet.arrival;
+            let kind = if arrival.after_idle { LatencyKind::AfterIdle } else { LatencyKind::Bound };
+            let metrics = u64::from(packet.metrics);
+            self.latency.record(
+                LatencyKind::Residence,
+                self.submitted_us.saturating_sub(arrival.taken_us),
+                metrics,
+            );
+            self.latency.record(kind, self.submitted_us.saturating_sub(arrival.bound_us), metrics);
+        }
+        if let SendOutcome::Failed(errno) = outcome {
+            self.reporter.send_failed(&self.relay.table().nodes[packet.backend].name, errno);
+        }
+        if let Hint::Check { backend } = self.relay.sent(packet, outcome, self.arrival.taken_us) {
+            let node = Arc::clone(&self.relay.table().nodes[backend].name);
+            self.reporter.tell(Report::Refused { node });
+        }
+    }
+}
