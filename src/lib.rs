@@ -21,3 +21,7 @@ pub mod control;
 pub mod admin;
 pub mod tools;
 pub mod cli;
+
+/// The system's allocator, counted: for `memstats`, and for the test that the data path allocates nothing.
+#[global_allocator]
+static ALLOCATOR: stats::alloc::CountingAllocator = stats::alloc::CountingAllocator;
