@@ -4,7 +4,7 @@
 //! exit code in the end. No data goes through here, and nothing here can hold the data path up.
 //!
 //! ```text
-//! process.rs   start → ready → events → stop → exit code           signals.rs, bind.rs
+//! process.rs   start → ready → events → exit code                  bind.rs, signals.rs, stop.rs
 //!   watch.rs     one backend's checks and look-ups                 health.rs, probe.rs, resolve.rs, backend.rs
 //!   operator.rs  the admin port's connections and actions          observe.rs, reload.rs
 //!   state.rs     what is known, and its way to the workers         table.rs
@@ -27,6 +27,7 @@ mod reload;
 mod resolve;
 mod signals;
 mod state;
+mod stop;
 mod table;
 mod watch;
 

@@ -27,6 +27,9 @@ const SUBMISSIONS: u32 = 64;
 /// Completions it has room for: more than admin connections and checks can have in flight together.
 const COMPLETIONS: u32 = 1_024;
 
+/// Locked memory of the ring, about.
+pub const RING_BYTES: usize = 64 * SUBMISSIONS as usize + 16 * COMPLETIONS as usize;
+
 thread_local! {
     /// Operations that the kernel has not ended.
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };

@@ -181,11 +181,12 @@ impl Control {
     /// Hands the present state to the workers.
     pub fn publish(&self) {
         self.generation.set(self.generation.get() + 1);
-        let backends = self.backends.borrow();
+        let previous = self.publisher.routes.load();
         let table = table::build(
             self.generation.get(),
             &self.config.borrow(),
-            backends.iter().map(|backend| backend.standing()),
+            self.backends.borrow().iter().map(|backend| backend.standing()),
+            Some(&previous.nodes),
             self.phase.get(),
             self.observers.borrow().observer(),
         );

@@ -32,26 +32,39 @@ impl Standing {
     pub fn is_live(&self) -> bool {
         self.up && !self.disabled && self.address.is_some()
     }
+
+    fn is_node(&self, node: &RouteNode) -> bool {
+        self.name == node.name
+            && self.address == node.address
+            && Arc::ptr_eq(&self.counters, &node.counters)
+    }
+
+    fn into_node(self) -> RouteNode {
+        RouteNode { name: self.name, address: self.address, counters: self.counters }
+    }
 }
 
 /// The table for `config` and `standings`, which stand in the config's order.
+///
+/// `previous` are the nodes of the last table: they are kept if they are the same, so that a worker sees at a glance
+/// that only the living set has changed, and has nothing to hand over.
 pub fn build(
     generation: u64,
     config: &Config,
     standings: impl IntoIterator<Item = Standing>,
+    previous: Option<&Arc<[RouteNode]>>,
     phase: Phase,
     observer: Option<Arc<dyn Observer>>,
 ) -> RouteTable {
     let standings: Vec<Standing> = standings.into_iter().collect();
     let live = LiveSet::new(standings.iter().map(Standing::is_live));
-    let nodes = standings.into_iter().map(|Standing { name, address, counters, .. }| RouteNode {
-        name,
-        address,
-        counters,
+    let kept = previous.filter(|nodes| {
+        nodes.len() == standings.len() && nodes.iter().zip(&standings).all(|(node, now)| now.is_node(node))
     });
+    let nodes = kept.cloned().unwrap_or_else(|| standings.into_iter().map(Standing::into_node).collect());
     RouteTable {
         generation,
-        nodes: nodes.collect(),
+        nodes,
         live,
         placement: config.hashing,
         rules: config.rules(),
@@ -108,7 +121,7 @@ mod tests {
             standing("d:1", Some("127.0.0.1:4"), false, false),
             standing("e:1", Some("127.0.0.1:5"), false, true),
         ];
-        let table = build(7, &config(&["a:1", "b:1", "c:1", "d:1", "e:1"]), standings, Phase::Run, None);
+        let table = build(7, &config(&["a:1", "b:1", "c:1", "d:1", "e:1"]), standings, None, Phase::Run, None);
         assert_eq!(table.generation, 7);
         assert_eq!(table.live.iter().collect::<Vec<_>>(), [0, 4]);
         assert_eq!(
@@ -118,15 +131,32 @@ mod tests {
     }
 
     #[test]
+    fn the_nodes_are_the_same_object_as_long_as_nothing_about_them_changes() {
+        let config = config(&["a:1", "b:1"]);
+        let mut standings =
+            [standing("a:1", Some("127.0.0.1:1"), false, true), standing("b:1", None, false, true)];
+        let first = build(1, &config, standings.clone(), None, Phase::Run, None);
+        standings[0].up = false;
+        let health = build(2, &config, standings.clone(), Some(&first.nodes), Phase::Run, None);
+        assert!(Arc::ptr_eq(&first.nodes, &health.nodes));
+        assert_ne!(first.live, health.live);
+        standings[1].address = Some("127.0.0.1:2".parse().unwrap());
+        let moved = build(3, &config, standings.clone(), Some(&first.nodes), Phase::Run, None);
+        assert!(!Arc::ptr_eq(&first.nodes, &moved.nodes));
+        let fewer = build(4, &config, standings[..1].to_vec(), Some(&moved.nodes), Phase::Run, None);
+        assert_eq!(fewer.nodes.len(), 1);
+    }
+
+    #[test]
     fn publishing_replaces_the_table_and_wakes_every_worker() {
-        let empty = build(0, &config(&["a:1"]), [], Phase::Run, None);
+        let empty = build(0, &config(&["a:1"]), [], None, Phase::Run, None);
         let publisher = Publisher {
             routes: Arc::new(ArcSwap::from_pointee(empty)),
             wakers: (0..3).map(|_| Arc::new(Waker::new().unwrap())).collect(),
         };
         let counters = Arc::new(NodeCounters::default());
         let one = Standing { counters: counters.clone(), ..standing("a:1", None, false, true) };
-        publisher.publish(build(1, &config(&["a:1"]), [one], Phase::Drain { timeout_us: 5 }, None));
+        publisher.publish(build(1, &config(&["a:1"]), [one], None, Phase::Drain { timeout_us: 5 }, None));
         let table = publisher.routes.load();
         assert_eq!((table.generation, table.phase), (1, Phase::Drain { timeout_us: 5 }));
         assert!(Arc::ptr_eq(&table.nodes[0].counters, &counters));

@@ -15,6 +15,7 @@ pub mod ring;
 mod standing;
 
 pub use kernel::{KernelRing, ring_bytes};
+pub use refusal::{Host, refusal};
 
 use super::{DriverError, DriverLimits, Waker};
 use engine::RingDriver;
