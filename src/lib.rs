@@ -21,4 +21,6 @@ pub mod control;
 pub mod admin;
 pub mod tools;
 pub mod cli;
+pub mod exit;
+pub mod logging;
 pub mod planted;
