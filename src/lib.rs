@@ -24,3 +24,7 @@ pub mod cli;
 pub mod exit;
 pub mod logging;
 pub mod planted;
+
+/// The system's allocator, counted: for `memstats`, and for the test that the data path allocates nothing.
+#[global_allocator]
+static ALLOCATOR: stats::alloc::CountingAllocator = stats::alloc::CountingAllocator;
