@@ -15,7 +15,7 @@
 use super::buffers::{Buffers, GROUP};
 use super::refusal::{Host, refusal};
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
-use crate::driver::{DriverError, DriverLimits, Facts, Wait, Waker, options, socket};
+use crate::driver::{DriverError, DriverLimits, Facts, Wait, Waker, clock, options, socket};
 use crate::packet::{Packet, SocketSlot};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ use std::marker::PhantomData;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// IORING_ENTER_GETEVENTS of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
@@ -52,7 +52,6 @@ pub struct KernelRing {
     send_buffer_bytes: usize,
     sizes: RingSizes,
     facts: Facts,
-    started: Instant,
     not_send: PhantomData<*const ()>,
 }
 
@@ -124,7 +123,6 @@ impl KernelRing {
             send_buffer_bytes: limits.send_buffer_bytes,
             sizes,
             facts,
-            started: Instant::now(),
             not_send: PhantomData,
         })
     }
@@ -176,7 +174,7 @@ impl KernelRing {
 
 impl Ring for KernelRing {
     fn now_us(&self) -> u64 {
-        self.started.elapsed().as_micros() as u64
+        clock::now_us()
     }
 
     fn sizes(&self) -> RingSizes {
