@@ -2,9 +2,9 @@
 //!
 //! In: the process's arguments. Out: an exit code (`exit.rs`). Next: `config/`, then `control/` or one of `tools/`.
 
+use crate::config::MemoryBound;
 use crate::config::{self, ConfigError, Loaded};
 use crate::tools::{demo, where_name};
-use crate::worker::MemoryBound;
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ const NAME: &str = "statsring";
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
     help_triggers("-h", "--help"),
-    note = "Without a command it runs the proxy. SIGHUP reads the config again, SIGTERM ends it with nothing lost.",
+    note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again.",
     error_code(64, "wrong usage, or a config with mistakes"),
     error_code(66, "the config cannot be read"),
     error_code(69, "io_uring is refused"),
@@ -32,7 +32,7 @@ struct Arguments {
     #[argh(option, short = 'f', arg_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// log every metric with its backend
+    /// debug logging: also every metric with its backend
     #[argh(switch, short = 'd')]
     debug: bool,
 

@@ -7,12 +7,14 @@ mod fields;
 mod host;
 mod json;
 mod load;
+mod memory;
 mod prove;
 mod raw;
 mod report;
 mod show;
 
 pub use load::{ConfigError, Loaded, load, parse};
+pub use memory::MemoryBound;
 
 use crate::placement::Placement;
 use crate::relay::{Malformed, OnNodeDown, Rules};

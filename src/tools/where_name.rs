@@ -22,9 +22,10 @@ const LISTED_MAX: usize = 20;
     subcommand,
     name = "where",
     help_triggers("-h", "--help"),
-    note = "A name is taken exactly as given, so write foo and not foo:1|c. Control characters and backslashes in \
-            names are printed escaped. Backends that are disabled in the config count as down; whether the others \
-            really answer is not looked at: ask the running proxy's admin port for that."
+    note = "A name is taken exactly as given: write foo, not foo:1|c.",
+    note = "Control characters and backslashes in names are printed escaped.",
+    note = "Backends that the config disables count as down. Whether the others really answer is not looked at:\n  \
+            the admin port's command where tells what the running proxy does at this moment."
 )]
 pub struct Options {
     /// config file, JSON (default /etc/statsdproxy.json)
@@ -152,4 +153,72 @@ fn escaped(name: &[u8]) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::placement::Placement;
+
+    fn config(nodes: usize, rest: &str) -> Config {
+        let nodes: Vec<String> =
+            (0..nodes).map(|i| format!(r#"{{"host": "n{i}.example", "port": 1}}"#)).collect();
+        parse(&format!(r#"{{"nodes": [{}]{rest}}}"#, nodes.join(","))).expect("a good config").config
+    }
+
+    fn answers(config: &Config, down: &[&str], input: &[u8]) -> (u8, String) {
+        let down: Vec<String> = down.iter().map(|name| (*name).to_owned()).collect();
+        let live = living(config, &down).expect("known backends");
+        let mut out = Vec::new();
+        let code = answer_input(config, &live, input, &mut out);
+        (code, String::from_utf8(out).expect("escaped names are text"))
+    }
+
+    #[test]
+    fn it_answers_as_the_placement_does() {
+        let config = config(16, "");
+        let live = LiveSet::new((0..16).map(|i| i != 3 && i != 15));
+        for i in 0..2_000 {
+            let name = format!("app.{i}.requests");
+            let (code, text) = answers(&config, &["n3.example:1", "n15.example:1"], name.as_bytes());
+            let index = Placement::Jump.owner(name.as_bytes(), &live).expect("fourteen live");
+            assert_eq!((code, text), (exit::OK, format!("{name}\tn{index}.example:1\n")));
+        }
+    }
+
+    #[test]
+    fn drop_answers_only_for_living_homes() {
+        let config = config(3, r#", "onNodeDown": "drop""#);
+        let (_, text) = answers(&config, &["n2.example:1"], b"foo\nglork\nfoo.bar\r\n\n");
+        assert_eq!(text, "foo\t-\nglork\tn0.example:1\nfoo.bar\t-\n");
+    }
+
+    #[test]
+    fn the_last_line_needs_no_newline_and_none_is_too_long() {
+        let config = config(1, "");
+        let longest = vec![b'x'; DATAGRAM_BYTES_LIMIT];
+        let input = [&longest[..], b"\r\n", &longest[..]].concat();
+        let (code, text) = answers(&config, &[], &input);
+        assert_eq!((code, text.lines().count()), (exit::OK, 2));
+        let (code, text) = answers(&config, &[], &[b"a\n", &longest[..], b"y"].concat());
+        assert_eq!((code, text.lines().count()), (exit::USAGE, 1));
+    }
+
+    #[test]
+    fn names_stay_on_their_line() {
+        assert_eq!(escaped(b"a\tb\x1b[2J\\ \xff\x80'\""), r#"a\tb\u{1b}[2J\\ \xff\x80'""#);
+        assert_eq!(escaped("größe.日本".as_bytes()), "größe.日本");
+        assert_eq!(escaped("a\u{202e}b\u{85}".as_bytes()), r"a\u{202e}b\u{85}");
+    }
+
+    #[test]
+    fn an_unknown_backend_is_told_the_known_ones() {
+        let text = living(&config(25, ""), &["n0".to_owned()]).unwrap_err();
+        assert!(
+            text.starts_with("--down \"n0\" is not a backend of the config; they are n0.example:1, "),
+            "{text}"
+        );
+        assert!(text.ends_with(", n19.example:1, and 5 more"), "{text}");
+    }
 }

@@ -12,8 +12,8 @@ mod sockets;
 mod step;
 mod thread;
 
-pub use limits::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, Limits, MemoryBound, NODES_MAX};
 pub use coalesce::Coalescing;
+pub use limits::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, Limits, NODES_MAX};
 pub use step::{Step, Worker, WorkerLinks};
 pub use thread::{WorkerSetup, spawn};
 
