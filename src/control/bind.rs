@@ -82,7 +82,9 @@ mod tests {
         let error = bind_admin(&[address]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("{address} (TCP, the admin port) is taken: end who has it, or set another `managementPort`")
+            format!(
+                "{address} (TCP, the admin port) is taken: end who has it, or set another `managementPort`"
+            )
         );
     }
 

@@ -157,7 +157,9 @@ mod tests {
         let (tap, mut taken) = Tap::new(b"api.".to_vec(), 2);
         let mut observers = Observers { debug: None, taps: vec![tap.clone()] };
         let observer = observers.observer().unwrap();
-        for (line, name) in [("web.x:1|c", "a:1"), ("api.x:1|c", "b:1"), ("api.y:2|g", "a:1"), ("api.z:1|c", "a:1")] {
+        for (line, name) in
+            [("web.x:1|c", "a:1"), ("api.x:1|c", "b:1"), ("api.y:2|g", "a:1"), ("api.z:1|c", "a:1")]
+        {
             observer.routed(line.as_bytes(), &node(name));
         }
         let first = taken.try_recv().unwrap();

@@ -41,7 +41,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_panic_there_is_an_error_here() {
-        let error = run(offload("stumbles", || -> () { std::panic::resume_unwind(Box::new(())) })).unwrap_err();
+        let error =
+            run(offload("stumbles", || -> () { std::panic::resume_unwind(Box::new(())) })).unwrap_err();
         assert_eq!(error.to_string(), "the thread `stumbles` ended without an answer");
     }
 }

@@ -10,6 +10,7 @@ use super::state::Control;
 use crate::admin::{
     self, AdminActions, AdminCounter, AdminCounters, BackendView, MemoryView, Tapped, View, WorkerView,
 };
+use crate::driver::clock;
 use crate::placement::LiveSet;
 use crate::stats::{alloc, host};
 use std::cell::Cell;
@@ -124,11 +125,7 @@ impl Operator {
     }
 
     fn memory(&self) -> MemoryView {
-        MemoryView {
-            heap: alloc::figures(),
-            resident_bytes: host::resident_bytes(),
-            ..MemoryView::default()
-        }
+        MemoryView { heap: alloc::figures(), resident_bytes: host::resident_bytes(), ..MemoryView::default() }
     }
 }
 
@@ -158,8 +155,7 @@ impl AdminActions for Operator {
         let since = |(at, words): &(Instant, String)| (at.elapsed().as_secs(), words.clone());
         View {
             uptime_s: control.started.elapsed().as_secs(),
-            // The workers' clocks start with their rings, right after the process.
-            now_us: control.now_ms() * 1_000,
+            now_us: clock::now_us(),
             ready: control.ready.get(),
             health_up: control.is_healthy(),
             workers: control

@@ -42,10 +42,9 @@ pub enum ProbeError {
 
 /// The system's words without Rust's "(os error N)".
 fn cause(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(
-        || error.to_string(),
-        |errno| nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
-    )
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), |errno| nix::errno::Errno::from_raw(errno).desc().to_lowercase())
 }
 
 /// Checks the backend whose admin port is at `address`; connecting, asking and answering share `limit_ms`.
@@ -169,11 +168,7 @@ mod tests {
             |mut stream| drop(stream.write_all(&[b'x'; 100_000])),
             "answered more than 4096 bytes, none of them `up`",
         );
-        check(
-            AMPLE_MS,
-            |mut stream| stream.write_all(b"\x1b[2Jno\r\n").unwrap(),
-            r#"answered "\x1b[2Jno""#,
-        );
+        check(AMPLE_MS, |mut stream| stream.write_all(b"\x1b[2Jno\r\n").unwrap(), r#"answered "\x1b[2Jno""#);
     }
 
     #[test]

@@ -13,12 +13,13 @@ use super::state::{Control, Parts, Seat};
 use super::stop;
 use super::table::{self, Publisher};
 use super::{Options, watch};
-use crate::config::Config;
-use crate::driver::{DriverError, Waker, socket, uring};
+use crate::config::{Config, MemoryBound};
+use crate::driver::uring::refusal;
+use crate::driver::{DriverError, Waker, socket};
 use crate::exit;
 use crate::relay::Phase;
 use crate::stats::WorkerShared;
-use crate::worker::{self, Ended, Limits, MemoryBound, Report, WorkerSetup};
+use crate::worker::{self, Ended, Limits, Report, WorkerSetup};
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -103,7 +104,7 @@ fn refused(error: io::Error) -> Failure {
     if !is_refusal {
         return Failure::system(format!("the control thread cannot start: {error}"));
     }
-    let error = uring::refusal("io_uring_setup", error, net::RING_BYTES, &uring::Host::read());
+    let error = refusal::refusal("io_uring_setup", error, net::RING_BYTES, &refusal::Host::read());
     Failure { words: error.to_string(), code: exit::NO_ENGINE }
 }
 
@@ -137,7 +138,7 @@ fn bind(config: &Config) -> Result<Sockets, Failure> {
 
 /// The proxy's life on the control thread's runtime.
 async fn live(config: Config, options: Options, sockets: Sockets, started: impl FnOnce(ProxyHandle)) -> u8 {
-    let limits = Limits::new(&config);
+    let limits = config.limits();
     let memory = MemoryBound::new(&config).to_string();
     let (publisher, seats) = match seats(&config) {
         Ok(seats) => seats,
@@ -146,8 +147,15 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
     let Sockets { workers, listen, admin, management, degraded } = sockets;
-    let control =
-        Control::new(Parts { config, options, seats, publisher, listen, management, sockets_max: limits.sockets_max });
+    let control = Control::new(Parts {
+        config,
+        options,
+        seats,
+        publisher,
+        listen,
+        management,
+        sockets_max: limits.sockets_max,
+    });
     control.degraded.borrow_mut().extend(degraded);
     if control.options.debug {
         start_debug_log(&control);
@@ -244,8 +252,8 @@ impl Process {
                 .map_err(|error| Failure::system(format!("no thread for worker {index}: {error}")))?;
             threads.push(thread);
         }
-        let signals =
-            Signals::listen().map_err(|error| Failure::system(format!("signals cannot be handled: {error}")))?;
+        let signals = Signals::listen()
+            .map_err(|error| Failure::system(format!("signals cannot be handled: {error}")))?;
         let ended = threads.iter().map(|_| None).collect();
         Ok(Process { control, ended, threads, reports, signals, stop: Arc::new(Notify::new()) })
     }
@@ -371,14 +379,19 @@ impl Process {
                 node.escape_default()
             ),
             Report::SendFailed { node, error } => {
-                tracing::warn!("backend {}: a send failed: {error}; counted as send_failed", node.escape_default());
+                tracing::warn!(
+                    "backend {}: a send failed: {error}; counted as send_failed",
+                    node.escape_default()
+                );
             }
             Report::Truncated { datagram_bytes } => tracing::warn!(
                 "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its whole lines are relayed, the \
                  rest is counted as truncated; raise maxDatagramSize"
             ),
             Report::FenceFailed { error } => {
-                tracing::warn!("the sockets could not be fenced: {error}; what arrives during the stop may be lost");
+                tracing::warn!(
+                    "the sockets could not be fenced: {error}; what arrives during the stop may be lost"
+                );
             }
             Report::Ended { .. } => {}
         }

@@ -89,7 +89,11 @@ fn node_changes(old: &[Node], new: &[Node]) -> Vec<String> {
         }
         if was.adminport != node.adminport {
             let port = |port: Option<u16>| port.map_or_else(|| "none".to_owned(), |port| port.to_string());
-            words.push(format!("nodes: {name} adminport: {} -> {}", port(was.adminport), port(node.adminport)));
+            words.push(format!(
+                "nodes: {name} adminport: {} -> {}",
+                port(was.adminport),
+                port(node.adminport)
+            ));
         }
         if was.gso != node.gso {
             words.push(format!("nodes: {name} gso: {}", if node.gso { "auto" } else { "off" }));
@@ -194,7 +198,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_backend_at_the_end_takes_its_share_and_moves_no_other_name() {
-        let changes = compare(&config(&["a:1", "b:1", "c:1"]), &config(&["a:1", "b:1", "c:1", "d:1"]), ROOM).unwrap();
+        let changes =
+            compare(&config(&["a:1", "b:1", "c:1"]), &config(&["a:1", "b:1", "c:1", "d:1"]), ROOM).unwrap();
         assert!((0.22..0.28).contains(&changes.names_moved), "{changes}");
     }
 

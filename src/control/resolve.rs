@@ -66,10 +66,7 @@ mod tests {
     #[test]
     fn addresses_answer_themselves() {
         let resolver = Resolver::new();
-        assert_eq!(
-            run(resolver.resolve("192.0.2.7", 8125)).unwrap(),
-            ["192.0.2.7:8125".parse().unwrap()]
-        );
+        assert_eq!(run(resolver.resolve("192.0.2.7", 8125)).unwrap(), ["192.0.2.7:8125".parse().unwrap()]);
         assert_eq!(run(resolver.resolve("::1", 1)).unwrap(), ["[::1]:1".parse().unwrap()]);
     }
 

@@ -34,9 +34,7 @@ impl Standing {
     }
 
     fn is_node(&self, node: &RouteNode) -> bool {
-        self.name == node.name
-            && self.address == node.address
-            && Arc::ptr_eq(&self.counters, &node.counters)
+        self.name == node.name && self.address == node.address && Arc::ptr_eq(&self.counters, &node.counters)
     }
 
     fn into_node(self) -> RouteNode {
@@ -62,15 +60,7 @@ pub fn build(
         nodes.len() == standings.len() && nodes.iter().zip(&standings).all(|(node, now)| now.is_node(node))
     });
     let nodes = kept.cloned().unwrap_or_else(|| standings.into_iter().map(Standing::into_node).collect());
-    RouteTable {
-        generation,
-        nodes,
-        live,
-        placement: config.hashing,
-        rules: config.rules(),
-        phase,
-        observer,
-    }
+    RouteTable { generation, nodes, live, placement: config.hashing, rules: config.rules(), phase, observer }
 }
 
 /// The way to the workers.
@@ -121,7 +111,8 @@ mod tests {
             standing("d:1", Some("127.0.0.1:4"), false, false),
             standing("e:1", Some("127.0.0.1:5"), false, true),
         ];
-        let table = build(7, &config(&["a:1", "b:1", "c:1", "d:1", "e:1"]), standings, None, Phase::Run, None);
+        let table =
+            build(7, &config(&["a:1", "b:1", "c:1", "d:1", "e:1"]), standings, None, Phase::Run, None);
         assert_eq!(table.generation, 7);
         assert_eq!(table.live.iter().collect::<Vec<_>>(), [0, 4]);
         assert_eq!(

@@ -100,7 +100,12 @@ async fn check_once(control: &Rc<Control>, backend: &Backend, address: SocketAdd
         tracing::debug!("backend {}: {failure}", backend.name.escape_default());
     }
     let now_ms = control.now_ms();
-    settle(control, backend, backend.with_health(|health| health.observe(now_ms, outcome)), failure.as_deref());
+    settle(
+        control,
+        backend,
+        backend.with_health(|health| health.observe(now_ms, outcome)),
+        failure.as_deref(),
+    );
 }
 
 /// Logs and publishes a change of state, if there is one.
@@ -155,7 +160,11 @@ async fn look_up(control: Rc<Control>, backend: Rc<Backend>) {
             }
             Err(error) if !failing => {
                 failing = true;
-                let kept = if backend.address().is_some() { "its last address is kept" } else { "it counts as down" };
+                let kept = if backend.address().is_some() {
+                    "its last address is kept"
+                } else {
+                    "it counts as down"
+                };
                 tracing::warn!("backend {name} does not resolve: {error}; {kept}, and it is tried again");
             }
             Err(_) => {}
