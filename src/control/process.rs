@@ -200,9 +200,16 @@ fn start_debug_log(control: &Rc<Control>) {
     control.observers.borrow_mut().debug = Some(log);
 }
 
+/// A number of things, in words.
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// What happens to a running process.
 #[derive(Debug)]
 pub enum Event {
+    /// A worker reported something that needs no decision.
+    Noted,
     /// SIGHUP.
     Reload,
     /// A stop is wanted: the signal's number, or `None` if a [`ProxyHandle`] asked.
@@ -268,7 +275,7 @@ impl Process {
                     return Err(Failure { words: "stopped before it was ready".to_owned(), code: exit::OK });
                 }
                 // The config was read a moment ago.
-                Ok(Event::Reload) => {}
+                Ok(Event::Reload | Event::Noted) => {}
                 Err(_) => return Err(Failure::system("the workers did not arm their receives in time")),
             }
         }
@@ -296,11 +303,11 @@ impl Process {
             control.degraded.borrow_mut().push(words);
         }
         tracing::info!(
-            "ready: metrics at {}, admin port at {}, {} backends, {} workers on {}, receive buffer {} bytes each, {}",
+            "ready: metrics at {}, admin port at {}, {}, {} on {}, receive buffer {} bytes each, {}",
             list(&control.listen),
             list(&control.management),
-            config.nodes.len(),
-            control.seats.len(),
+            count(config.nodes.len(), "backend"),
+            count(control.seats.len(), "worker"),
             facts.engine,
             facts.receive_buffer_bytes,
             memory.lines().next().unwrap_or_default(),
@@ -330,6 +337,7 @@ impl Process {
                     // Both outcomes go to the log there.
                     net::spawn(async move { drop(control.reload().await) });
                 }
+                Event::Noted => {}
                 Event::Stop(signal) => return stop::stop(self, signal).await,
                 Event::Ended { worker, end } => {
                     return stop::fail(self, Failure::of_worker(worker, &end)).await;
@@ -338,31 +346,21 @@ impl Process {
         }
     }
 
-    /// The next event; what needs no decision is dealt with here. May be dropped while it waits.
+    /// The next event. May be dropped while it waits.
     pub async fn event(&mut self) -> Event {
-        loop {
-            let report = tokio::select! {
-                biased;
-                report = self.reports.recv() => report,
-                signal = self.signals.next() => return match signal {
-                    Signal::Reload => Event::Reload,
-                    Signal::Stop(number) => Event::Stop(Some(number)),
-                },
-                () = self.stop.notified() => return Event::Stop(None),
-            };
-            if let Some(Report::Ended { worker, end }) = report {
-                if let (Some(seat), Ok(end)) = (self.ended.get_mut(worker), &end) {
-                    *seat = Some(Ok(*end));
-                }
-                return Event::Ended { worker, end };
-            }
-            if let Some(report) = report {
-                self.note(report);
-            }
+        tokio::select! {
+            biased;
+            // `None` after the last worker is gone: then only the other branches count.
+            Some(report) = self.reports.recv() => self.note(report),
+            signal = self.signals.next() => match signal {
+                Signal::Reload => Event::Reload,
+                Signal::Stop(number) => Event::Stop(Some(number)),
+            },
+            () = self.stop.notified() => Event::Stop(None),
         }
     }
 
-    fn note(&self, report: Report) {
+    fn note(&self, report: Report) -> Event {
         match report {
             Report::Ready { worker, facts } => {
                 if let Some(seat) = self.control.seats.get(worker) {
@@ -393,8 +391,9 @@ impl Process {
                     "the sockets could not be fenced: {error}; what arrives during the stop may be lost"
                 );
             }
-            Report::Ended { .. } => {}
+            Report::Ended { worker, end } => return Event::Ended { worker, end },
         }
+        Event::Noted
     }
 }
 

@@ -68,7 +68,7 @@ async fn go_on(process: &mut Process, deadline: Instant) -> Result<(), u8> {
             Ok(Event::Ended { worker, end }) => {
                 return Err(Box::pin(fail(process, Failure::of_worker(worker, &end))).await);
             }
-            Ok(Event::Stop(None) | Event::Reload) => {}
+            Ok(Event::Stop(None) | Event::Reload | Event::Noted) => {}
         }
     }
 }
@@ -100,7 +100,7 @@ async fn workers_ended(process: &mut Process, deadline: Instant) -> Result<(), O
                 }
                 process.ended[worker] = Some(end);
             }
-            Ok(Event::Stop(None) | Event::Reload) => {}
+            Ok(Event::Stop(None) | Event::Reload | Event::Noted) => {}
         }
     }
     // They have said their last words: this takes no time.
