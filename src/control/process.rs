@@ -19,12 +19,12 @@ use crate::driver::{DriverError, Waker, socket};
 use crate::exit;
 use crate::relay::Phase;
 use crate::stats::WorkerShared;
-use crate::worker::{self, Ended, Limits, Report, WorkerSetup};
+use crate::worker::{self, Ended, Report, WorkerSetup};
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -116,6 +116,7 @@ struct Sockets {
     admin: Vec<TcpListener>,
     management: Vec<SocketAddr>,
     degraded: Vec<String>,
+    send_buffer_granted_bytes: u64,
 }
 
 /// Keeps signals away from every thread that starts from here on, and binds the sockets. What arrives from now on
@@ -133,12 +134,21 @@ fn bind(config: &Config) -> Result<Sockets, Failure> {
         management: management.map_err(|error| Failure::system(format!("the admin port: {error}")))?,
         admin,
         degraded: listeners.skipped.iter().map(skipped).collect(),
+        send_buffer_granted_bytes: send_buffer_granted(config.send_buffer_bytes),
     })
+}
+
+/// What the kernel grants one socket to a backend that asks for so much, in bytes; tried out on a socket that sends
+/// nothing. 0 if it cannot be told.
+fn send_buffer_granted(asked_bytes: usize) -> u64 {
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let granted = socket::connect_backend(nobody, asked_bytes)
+        .and_then(|socket| socket2::SockRef::from(&socket).send_buffer_size());
+    granted.map_or(0, |bytes| bytes as u64)
 }
 
 /// The proxy's life on the control thread's runtime.
 async fn live(config: Config, options: Options, sockets: Sockets, started: impl FnOnce(ProxyHandle)) -> u8 {
-    let limits = config.limits();
     let memory = MemoryBound::new(&config).to_string();
     let (publisher, seats) = match seats(&config) {
         Ok(seats) => seats,
@@ -146,7 +156,7 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
     };
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
-    let Sockets { workers, listen, admin, management, degraded } = sockets;
+    let Sockets { workers, listen, admin, management, degraded, send_buffer_granted_bytes } = sockets;
     let control = Control::new(Parts {
         config,
         options,
@@ -154,7 +164,7 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
         publisher,
         listen,
         management,
-        sockets_max: limits.sockets_max,
+        send_buffer_granted_bytes,
     });
     control.degraded.borrow_mut().extend(degraded);
     if control.options.debug {
@@ -164,7 +174,7 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
     control.look_up(&backends).await;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
-    let mut process = match Process::start(control, workers, limits, report, reports) {
+    let mut process = match Process::start(control, workers, report, reports) {
         Ok(process) => process,
         Err(failure) => return failure.tell(),
     };
@@ -240,7 +250,6 @@ impl Process {
     fn start(
         control: Rc<Control>,
         listeners: Vec<Vec<UdpSocket>>,
-        limits: Limits,
         report: mpsc::Sender<Report>,
         reports: mpsc::Receiver<Report>,
     ) -> Result<Process, Failure> {
@@ -253,7 +262,7 @@ impl Process {
                 shared: control.seats[index].shared.clone(),
                 waker: control.publisher.wakers[index].clone(),
                 reports: report.clone(),
-                limits,
+                limits: control.limits,
             };
             let thread = worker::spawn(setup)
                 .map_err(|error| Failure::system(format!("no thread for worker {index}: {error}")))?;
