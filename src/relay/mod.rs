@@ -15,6 +15,7 @@ pub use pool::PoolSize;
 pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Arrival, Packet, SocketSlot};
+use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters, DropReason};
 use crate::wire;
 use egress::Egress;
@@ -271,6 +272,9 @@ impl Relay {
     }
 
     fn remember_deadline(&mut self, backend: usize) {
+        if is_planted(Defect::DeadlineIgnored) {
+            return;
+        }
         if self.opened.len() == self.opened.capacity() {
             let egress = &self.egress;
             self.opened.retain(|entry| is_current(egress, *entry));

@@ -6,7 +6,7 @@
 use super::backends::Backends;
 use super::buffers::Buffers;
 use super::faults::{Fault, Faults};
-use super::listener::Listener;
+use super::listener::{Listener, Queued};
 use super::random::Random;
 use super::{ReceivedDatagram, SimSetup};
 use crate::driver::Wait;
@@ -252,7 +252,8 @@ impl Kernel {
                 Happening::Interrupt => is_interrupted = true,
                 Happening::Datagram { listener, bytes } => {
                     let Some(listener) = self.listeners.get_mut(listener) else { continue };
-                    if !listener.is_fenced && !listener.arrive(bytes) {
+                    let datagram = Queued { arrived_us: self.clock_us, bytes };
+                    if !listener.is_fenced && !listener.arrive(datagram) {
                         self.faults.count(Fault::KernelDrop);
                     }
                 }
@@ -416,7 +417,7 @@ impl Kernel {
     /// Moves one datagram into a buffer and posts its completion.
     fn receive_one(&mut self, index: usize, token: Token, memory: &mut [u8]) {
         let Some(id) = self.buffers.take() else { return };
-        let Some(datagram) = self.listeners[index].take() else { return };
+        let Some(Queued { arrived_us, bytes: datagram }) = self.listeners[index].take() else { return };
         let room = self.buffer_bytes - self.prefix_bytes;
         let copied = datagram.len().min(room);
         let is_cut = copied < datagram.len();
@@ -442,6 +443,7 @@ impl Kernel {
         }
         self.received.push(ReceivedDatagram {
             listener: index,
+            arrived_us,
             at_us: self.clock_us,
             bytes_received: copied,
             bytes: datagram,

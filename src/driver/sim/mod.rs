@@ -76,7 +76,9 @@ impl SimSetup {
 pub struct ReceivedDatagram {
     /// Whose queue.
     pub listener: usize,
-    /// When.
+    /// When it arrived in the queue.
+    pub arrived_us: u64,
+    /// When it left the queue.
     pub at_us: u64,
     /// Bytes there was room for.
     pub bytes_received: usize,
