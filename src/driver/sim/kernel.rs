@@ -154,7 +154,7 @@ impl Kernel {
     pub fn enter(&mut self, wait: Wait, memory: &mut [u8]) -> Entered {
         self.is_stuck = false;
         self.clock_us += 1 + self.random.below(ENTER_US_MAX);
-        self.arrive();
+        let is_interrupted = self.arrive();
         for (fault, errno) in [
             (Fault::EnterBusy, libc::EBUSY),
             (Fault::EnterAgain, libc::EAGAIN),
@@ -173,7 +173,11 @@ impl Kernel {
             }
         }
         self.run(memory);
-        let errno = if taken < queued { 0 } else { self.sleep(wait, memory) };
+        let errno = match (taken < queued, is_interrupted) {
+            (true, _) => 0,
+            (false, true) => libc::EINTR,
+            (false, false) => self.sleep(wait, memory),
+        };
         // The kernel tells the error only if it took nothing.
         Entered { consumed: taken, errno: if taken > 0 { 0 } else { errno } }
     }
@@ -282,8 +286,12 @@ impl Kernel {
             return;
         }
         if self.buffers.is_empty() {
-            // As it is with a datagram waiting; without one the real receive would stand until one comes.
-            self.faults.count(Fault::ArmedWithoutBuffers);
+            // With a datagram waiting it fails at once, and would again: whoever arms has to see that buffers are free.
+            // Those of completions that overflowed cannot be seen.
+            if self.overflowed.is_empty() {
+                self.violations.push(format!("a receive was armed on listener {index} while no buffer was free"));
+            }
+            self.faults.count(Fault::NoBuffers);
             self.post(token, -libc::ENOBUFS, 0);
             return;
         }
