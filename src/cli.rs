@@ -1,1 +1,173 @@
-//! (being written)
+//! The command line: arguments → config → run → exit code.
+//!
+//! In: the process's arguments. Out: an exit code (`exit.rs`). Next: `config/`, then `control/` or one of `tools/`.
+
+use crate::config::MemoryBound;
+use crate::config::{self, ConfigError, Loaded};
+use crate::tools::{demo, where_name};
+use crate::{control, exit, logging};
+use argh::{EarlyExit, FromArgs};
+use std::ffi::OsString;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// The config that is read unless another is given, go-statsd-proxy's.
+pub const DEFAULT_CONFIG: &str = "/etc/statsdproxy.json";
+const NAME: &str = "statsring";
+
+/// A StatsD proxy: sends every metric to the backend that owns its name.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    help_triggers("-h", "--help"),
+    note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again.",
+    error_code(64, "wrong usage, or a config with mistakes"),
+    error_code(66, "the config cannot be read"),
+    error_code(69, "io_uring is refused"),
+    error_code(70, "a mistake in this program"),
+    error_code(71, "the system refused something, as a port that is taken"),
+    error_code(75, "a stop was cut short")
+)]
+struct Arguments {
+    /// config file, JSON (default /etc/statsdproxy.json)
+    #[argh(option, short = 'f', arg_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// debug logging: also every metric with its backend
+    #[argh(switch, short = 'd')]
+    debug: bool,
+
+    /// print the effective config and the memory bound, and end
+    #[argh(switch)]
+    check: bool,
+
+    /// print the version, and end
+    #[argh(switch)]
+    version: bool,
+
+    #[argh(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand)]
+enum Command {
+    Demo(demo::Options),
+    Where(where_name::Options),
+}
+
+/// Runs the program with the process's arguments, its name first; the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match parse(arguments) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    if arguments.version {
+        return print(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    let file = arguments.file;
+    match arguments.command {
+        Some(_) if arguments.check => refuse("--check goes without a command"),
+        Some(Command::Demo(_)) if file.is_some() => refuse("demo has a config of its own: leave -f out"),
+        Some(Command::Demo(options)) => demo::run(options),
+        Some(Command::Where(mut options)) => {
+            options.file = options.file.or(file);
+            where_name::run(&options)
+        }
+        None => {
+            let path = file.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
+            match load(&path) {
+                Ok(loaded) if arguments.check => check(&loaded),
+                Ok(loaded) => serve(loaded, path, arguments.debug),
+                Err(code) => code,
+            }
+        }
+    }
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, u8> {
+    let texts: Result<Vec<String>, OsString> =
+        arguments.into_iter().skip(1).map(OsString::into_string).collect();
+    let texts = texts.map_err(|argument| refuse(&format!("{argument:?} is not UTF-8")))?;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    Arguments::from_args(&[NAME], &texts).map_err(|EarlyExit { output, status }| match status {
+        Ok(()) => print(&format!("{}\n", output.trim_end())),
+        Err(()) => refuse(output.trim_end()),
+    })
+}
+
+/// The proxy itself.
+fn serve(loaded: Loaded, path: PathBuf, debug: bool) -> u8 {
+    logging::init(loaded.config.log_format, debug);
+    for notice in &loaded.notices {
+        tracing::warn!("{}: {notice}", path.display());
+    }
+    control::run(loaded.config, control::Options { config_path: Some(path), debug })
+}
+
+/// `--check`: the config goes to stdout alone, so that it can be kept as a file.
+fn check(loaded: &Loaded) -> u8 {
+    for notice in &loaded.notices {
+        complain(notice);
+    }
+    say(&MemoryBound::new(&loaded.config).to_string());
+    print(&format!("{:#}\n", loaded.config.to_json()))
+}
+
+/// The config of a file; if there is none, the operator has been told and the exit code is returned.
+pub fn load(path: &Path) -> Result<Loaded, u8> {
+    config::load(path).map_err(|error| {
+        complain(&error.to_string());
+        if let ConfigError::Unreadable { .. } = error {
+            say(&format!(
+                "Give another file with -f FILE, or see the proxy at work without one: {NAME} demo\n"
+            ));
+        }
+        error.exit_code()
+    })
+}
+
+/// Tells the operator about wrong usage; the exit code.
+pub fn refuse(text: &str) -> u8 {
+    complain(text);
+    say(&format!("{NAME} --help tells more.\n"));
+    exit::USAGE
+}
+
+/// Writes a message with the program's name to stderr, whoever reads it or not.
+pub fn complain(text: &str) {
+    say(&format!("{NAME}: {text}\n"));
+}
+
+/// Writes to stderr. Unlike `eprint!` it does not panic when nobody reads.
+fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Writes to stdout; the exit code.
+pub fn print(text: &str) -> u8 {
+    let mut stdout = io::stdout().lock();
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// The exit code after writing to stdout: a reader that has seen enough (`| head`) is no error.
+pub fn written(result: io::Result<()>) -> u8 {
+    match result {
+        Ok(()) => exit::OK,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => exit::OK,
+        Err(error) => {
+            complain(&format!("cannot write to standard output: {error}"));
+            exit::SYSTEM
+        }
+    }
+}
+
+/// Lets a panic of any thread end the process with exit code 70: a service manager starts it again, whereas a
+/// proxy without one of its threads would lose metrics in silence.
+pub fn exit_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        complain(&format!("this is a mistake in the program: thread {name} {panic}"));
+        std::process::exit(i32::from(exit::INTERNAL));
+    }));
+}

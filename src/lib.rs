@@ -21,4 +21,10 @@ pub mod control;
 pub mod admin;
 pub mod tools;
 pub mod cli;
+pub mod exit;
+pub mod logging;
 pub mod planted;
+
+/// The system's allocator, counted: for `memstats`, and for the test that the data path allocates nothing.
+#[global_allocator]
+static ALLOCATOR: stats::alloc::CountingAllocator = stats::alloc::CountingAllocator;

@@ -1,2 +1,10 @@
 //! The program: everything is in the library, so that tests and tools share it.
-fn main() {}
+//!
+//! In: the command line. Out: an exit code (`exit.rs`). Next: `cli.rs`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    statsring::cli::exit_on_panic();
+    ExitCode::from(statsring::cli::run(std::env::args_os()))
+}

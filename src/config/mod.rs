@@ -1,6 +1,20 @@
 //! The config file: text → `RawConfig` (serde) → [`Config`] (proven); every mistake of a file in one run.
 //!
 //! In: a JSON file. Out: a `Config` whose addresses and ranges hold. Next: `control/`, which makes it run.
+//! Inside: `json.rs` reads the text, `fields.rs` and `raw.rs` its keys, `prove.rs` proves how they go together.
+
+mod fields;
+mod host;
+mod json;
+mod load;
+mod memory;
+mod prove;
+mod raw;
+mod report;
+mod show;
+
+pub use load::{ConfigError, Loaded, load, parse};
+pub use memory::MemoryBound;
 
 use crate::placement::Placement;
 use crate::relay::{Malformed, OnNodeDown, Rules};
@@ -10,8 +24,12 @@ use std::sync::Arc;
 /// A proven config: every value is in its range, every listening address parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// The listening host as in the file; `*` is every address of both families, which is the default.
+    pub host: String,
     /// Where metrics come in: one or two UDP addresses (0.0.0.0 and [::] by default).
     pub listen: Vec<SocketAddr>,
+    /// The admin port's host as in the file; `localhost`, the default, is the loopback address of both families.
+    pub management_host: String,
     /// Where the admin port listens: one or two TCP addresses (127.0.0.1 and [::1] by default).
     pub management: Vec<SocketAddr>,
     /// Whether changing admin commands are taken from elsewhere than loopback.
@@ -26,6 +44,8 @@ pub struct Config {
     pub check: Check,
     /// Worker threads, `auto` already resolved.
     pub workers: usize,
+    /// Whether their number was left to the program.
+    pub workers_auto: bool,
     /// Budget between arrival and sending, µs.
     pub flush_us: u64,
     /// Largest packet that metrics are gathered into, bytes.

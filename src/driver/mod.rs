@@ -6,6 +6,7 @@
 //! One batch is: [`Driver::push`] packets, [`Driver::enter`] (submits them, sleeps), [`Driver::deliver`] (hands the
 //! worker what happened). [`uring`] does it on io_uring; [`sim`] is a seeded fake kernel for tests.
 
+pub mod clock;
 mod holder;
 mod options;
 pub mod sim;

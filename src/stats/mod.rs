@@ -5,6 +5,7 @@
 
 pub mod alloc;
 mod counters;
+pub mod host;
 mod latency;
 mod node;
 mod published;

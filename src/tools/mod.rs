@@ -1,1 +1,6 @@
-//! (being written)
+//! The other commands of the program, one file each, with their options.
+//!
+//! In: parsed arguments. Out: an exit code. Next: nobody; the process ends with it.
+
+pub mod demo;
+pub mod where_name;

@@ -1,13 +1,15 @@
-//! The bounds of one worker's memory, computed from the config in one place and printed at start.
+//! The bounds of one worker, computed in one place.
 //!
-//! In: `Config`. Out: sizes for the driver and the relay. Next: `worker/mod.rs`.
+//! In: what the config asks for. Out: sizes for the driver and the relay. Next: `config/memory.rs` adds them up for the
+//! operator, `worker/mod.rs` lives within them.
 
-use crate::config::Config;
 use crate::driver::DriverLimits;
 use crate::relay::RelayLimits;
 
 /// Most backends a config may list.
 pub const NODES_MAX: usize = 2_000;
+/// Longest payload a UDP datagram over IPv4 can carry.
+pub const DATAGRAM_BYTES_LIMIT: usize = 65_507;
 /// Bytes of receive buffers per worker, aimed at.
 const RECEIVE_BYTES_TARGET: usize = 8 << 20;
 /// Fewest and most receive buffers.
@@ -18,7 +20,7 @@ const BUFFER_HEADER_BYTES: usize = 16;
 /// Sends submitted at once.
 const SENDS_MAX: usize = 512;
 /// Bytes that all backends together may have waiting, per worker, whatever `queue` says.
-const BACKLOG_BYTES_MAX: usize = 4 << 20;
+pub const BACKLOG_BYTES_MAX: usize = 4 << 20;
 
 /// Sizes that hold for a worker's whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +42,18 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The bounds for a config.
-    pub fn new(config: &Config) -> Limits {
-        let buffer_bytes = config.datagram_bytes_max + BUFFER_HEADER_BYTES;
+    /// The bounds for `nodes` backends, datagrams of at most `datagram_bytes_max`, and sockets to backends with
+    /// `send_buffer_bytes`.
+    pub fn new(nodes: usize, datagram_bytes_max: usize, send_buffer_bytes: usize) -> Limits {
+        let buffer_bytes = datagram_bytes_max + BUFFER_HEADER_BYTES;
         Limits {
-            datagram_bytes_max: config.datagram_bytes_max,
+            datagram_bytes_max,
             buffers: (RECEIVE_BYTES_TARGET / buffer_bytes).clamp(BUFFERS_MIN, BUFFERS_MAX),
             buffer_bytes,
             sends_max: SENDS_MAX,
-            sockets_max: (config.nodes.len() * 2 + 64).min(2 * NODES_MAX),
+            sockets_max: (nodes * 2 + 64).min(2 * NODES_MAX),
             backlog_bytes_max: BACKLOG_BYTES_MAX,
-            send_buffer_bytes: config.send_buffer_bytes,
+            send_buffer_bytes,
         }
     }
 

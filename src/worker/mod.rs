@@ -13,7 +13,7 @@ mod step;
 mod thread;
 
 pub use coalesce::Coalescing;
-pub use limits::{Limits, NODES_MAX};
+pub use limits::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, Limits, NODES_MAX};
 pub use step::{Step, Worker, WorkerLinks};
 pub use thread::{WorkerSetup, spawn};
 

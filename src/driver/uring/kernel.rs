@@ -15,7 +15,7 @@
 use super::buffers::{Buffers, GROUP};
 use super::refusal::{Host, refusal};
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
-use crate::driver::{DriverError, DriverLimits, Facts, Wait, Waker, options, socket};
+use crate::driver::{DriverError, DriverLimits, Facts, Wait, Waker, clock, options, socket};
 use crate::packet::{Packet, SocketSlot};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ use std::marker::PhantomData;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// IORING_ENTER_GETEVENTS of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
@@ -52,7 +52,6 @@ pub struct KernelRing {
     send_buffer_bytes: usize,
     sizes: RingSizes,
     facts: Facts,
-    started: Instant,
     not_send: PhantomData<*const ()>,
 }
 
@@ -78,11 +77,8 @@ impl KernelRing {
         waker: Arc<Waker>,
         limits: &DriverLimits,
     ) -> Result<KernelRing, DriverError> {
-        let sq_entries = (limits.sends_max + listeners.len() + 8).next_power_of_two() as u32;
-        // Room for a completion of everything that can be under way, so that the queue cannot overflow.
-        let cq_entries =
-            (limits.buffers + limits.sends_max + 4 * listeners.len() + 8).next_power_of_two() as u32;
-        let ring_bytes = ring_bytes(sq_entries, cq_entries, Buffers::entries(limits.buffers));
+        let (sq_entries, cq_entries) = queue_entries(limits, listeners.len());
+        let ring_bytes = KernelRing::bytes(limits, listeners.len());
         let refused = |operation, error: io::Error| refusal(operation, error, ring_bytes, &Host::read());
 
         let ring = IoUring::builder()
@@ -127,9 +123,18 @@ impl KernelRing {
             send_buffer_bytes: limits.send_buffer_bytes,
             sizes,
             facts,
-            started: Instant::now(),
             not_send: PhantomData,
         })
+    }
+
+    /// Kernel memory of a ring made with these bounds, as charged to RLIMIT_MEMLOCK, each part in whole pages.
+    pub fn bytes(limits: &DriverLimits, listeners: usize) -> usize {
+        const PAGE: usize = 4096;
+        let (submissions, completions) = queue_entries(limits, listeners);
+        let (submissions, completions) = (submissions as usize, completions as usize);
+        (submissions * 64).next_multiple_of(PAGE)
+            + (completions * 16 + submissions * 4 + 256).next_multiple_of(PAGE)
+            + (Buffers::entries(limits.buffers) * 16).next_multiple_of(PAGE)
     }
 
     /// Index of a backend's socket among the registered files: the listeners and the waker stand before it.
@@ -169,7 +174,7 @@ impl KernelRing {
 
 impl Ring for KernelRing {
     fn now_us(&self) -> u64 {
-        self.started.elapsed().as_micros() as u64
+        clock::now_us()
     }
 
     fn sizes(&self) -> RingSizes {
@@ -376,11 +381,10 @@ fn granted_receive_buffer(listeners: &[UdpSocket]) -> Result<usize, DriverError>
     Ok(granted)
 }
 
-/// Kernel memory of a ring as charged to RLIMIT_MEMLOCK, each part in whole pages.
-pub fn ring_bytes(sq_entries: u32, cq_entries: u32, buffer_entries: usize) -> usize {
-    const PAGE: usize = 4096;
-    let (sq, cq) = (sq_entries as usize, cq_entries as usize);
-    (sq * 64).next_multiple_of(PAGE)
-        + (cq * 16 + sq * 4 + 256).next_multiple_of(PAGE)
-        + (buffer_entries * 16).next_multiple_of(PAGE)
+/// Entries of the submission and of the completion queue.
+fn queue_entries(limits: &DriverLimits, listeners: usize) -> (u32, u32) {
+    let submissions = (limits.sends_max + listeners + 8).next_power_of_two();
+    // Room for a completion of everything that can be under way, so that the queue cannot overflow.
+    let completions = (limits.buffers + limits.sends_max + 4 * listeners + 8).next_power_of_two();
+    (submissions as u32, completions as u32)
 }

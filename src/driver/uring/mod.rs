@@ -14,7 +14,7 @@ mod refusal;
 pub mod ring;
 mod standing;
 
-pub use kernel::{KernelRing, ring_bytes};
+pub use kernel::KernelRing;
 
 use super::{DriverError, DriverLimits, Waker};
 use engine::RingDriver;

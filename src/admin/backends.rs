@@ -1,0 +1,58 @@
+//! `backends`: one line for each, tab-separated, with a header. Pure.
+//!
+//! In: a [`View`]. Out: text. Next: `reply.rs`.
+
+use super::escape::escape;
+use super::view::View;
+use std::fmt::Write;
+
+/// The columns; `since` in seconds, `share` of all metrics sent, `-` for what cannot be known.
+const HEADER: &str = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\n";
+
+/// The text.
+pub fn render(view: &View) -> String {
+    let all: u64 = view.backends.iter().map(|backend| backend.metrics_sent).sum();
+    let mut text = String::from(HEADER);
+    for backend in &view.backends {
+        let share = if all == 0 { 0.0 } else { 100.0 * backend.metrics_sent as f64 / all as f64 };
+        let kernel_drops = backend.kernel_drops.map_or_else(|| "-".to_string(), |drops| drops.to_string());
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}",
+            escape(backend.name.as_bytes()),
+            backend.state.name(),
+            backend.since_s,
+            backend.metrics_sent,
+            backend.bytes_sent,
+            backend.metrics_dropped,
+            backend.refused,
+            backend.datagrams_sent,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::BackendState;
+    use super::super::view::tests::{backend, sample};
+    use super::*;
+
+    #[test]
+    fn each_backend_has_its_line() {
+        let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\n\
+            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\n\
+            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\n\
+            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\n";
+        assert_eq!(render(&sample()), expected);
+    }
+
+    #[test]
+    fn a_name_cannot_break_the_table_and_nothing_sent_is_no_share() {
+        let mut view = sample();
+        view.backends = vec![backend("a\tb\n\x1b[0m:1", BackendState::Disabled, 0)];
+        let text = render(&view);
+        assert!(text.ends_with("\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\n"), "{text}");
+    }
+}

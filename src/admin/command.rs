@@ -1,0 +1,262 @@
+//! A line → a [`Command`]. Pure.
+//!
+//! In: one line, without its newline. Out: what the client wants, or how the command is used. Names are
+//! case-sensitive, as StatsD's are. Next: `server.rs`, which answers.
+
+use crate::stats::LatencyKind;
+
+/// The commands with a line of explanation each: the module's documentation and the answer to `help`.
+pub const HELP: &str = include_str!("help.txt");
+
+/// Most metrics that one `tap` shows.
+pub const TAP_METRICS_MAX: usize = 1_000;
+/// Metrics that `tap` shows if it is not told how many.
+const TAP_METRICS_DEFAULT: usize = 10;
+
+/// What a line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// An empty line: nothing, not even an answer.
+    Nothing,
+    /// Whether anyone is there.
+    Ping,
+    /// Every counter.
+    Stats,
+    /// Memory.
+    Memstats,
+    /// A summary of each latency histogram.
+    Latency,
+    /// One percentile distribution; `None` is the one that `stats` takes its percentiles from.
+    LatencyDistribution(Option<LatencyKind>),
+    /// The backends' figures.
+    Backends,
+    /// The proxy's health.
+    Health,
+    /// Changes the proxy's health: up (true) or down.
+    SetHealth(bool),
+    /// State in words.
+    Status,
+    /// The effective configuration.
+    Config,
+    /// Which backend serves this name.
+    Where(Vec<u8>),
+    /// Metrics as they pass.
+    Tap {
+        /// What their names begin with; empty for all.
+        prefix: Vec<u8>,
+        /// How many, 1 to [`TAP_METRICS_MAX`].
+        metrics: usize,
+    },
+    /// Reads the configuration again.
+    Reload,
+    /// The program's version.
+    Version,
+    /// The list of commands.
+    Help,
+    /// Closes the connection.
+    Quit,
+    /// A known command with arguments it cannot take; the text says what it takes.
+    Misused(&'static str),
+    /// Anything else.
+    Unknown,
+}
+
+/// Reads one line. One `\r` at its end and blanks (space, tab) around it do not count.
+pub fn parse(line: &[u8]) -> Command {
+    let line = trim(line.strip_suffix(b"\r").unwrap_or(line));
+    let (name, rest) = split_word(line);
+    match (name, rest) {
+        (b"", _) => Command::Nothing,
+        (b"ping", b"") => Command::Ping,
+        (b"stats", b"") => Command::Stats,
+        (b"memstats", b"") => Command::Memstats,
+        (b"latency", b"") => Command::Latency,
+        (b"latency", rest) => latency(rest),
+        (b"backends", b"") => Command::Backends,
+        (b"health", b"") => Command::Health,
+        (b"health", b"up") => Command::SetHealth(true),
+        (b"health", b"down") => Command::SetHealth(false),
+        (b"health", _) => Command::Misused("health takes nothing, up or down"),
+        (b"status", b"") => Command::Status,
+        (b"config", b"") => Command::Config,
+        (b"where", b"") => Command::Misused("where takes the name of a metric"),
+        (b"where", name) => Command::Where(name.to_vec()),
+        (b"tap", rest) => tap(rest),
+        (b"reload", b"") => Command::Reload,
+        (b"version", b"") => Command::Version,
+        (b"help", b"") => Command::Help,
+        (b"quit", b"") => Command::Quit,
+        _ => Command::Unknown,
+    }
+}
+
+fn latency(arguments: &[u8]) -> Command {
+    const MISUSED: Command =
+        Command::Misused("latency takes nothing, hgrm, or hgrm and one of bound, residence, after_idle");
+    let (form, kind) = split_word(arguments);
+    if form != b"hgrm" {
+        return MISUSED;
+    }
+    if kind.is_empty() {
+        return Command::LatencyDistribution(None);
+    }
+    let named = |known: &LatencyKind| {
+        let name = known.name();
+        kind == name.as_bytes() || Some(kind) == name.strip_prefix("latency_").map(str::as_bytes)
+    };
+    match LatencyKind::ALL.into_iter().find(named) {
+        Some(kind) => Command::LatencyDistribution(Some(kind)),
+        None => MISUSED,
+    }
+}
+
+fn tap(arguments: &[u8]) -> Command {
+    let (first, rest) = split_word(arguments);
+    let (second, rest) = split_word(rest);
+    let (prefix, metrics) = match (number(first), second) {
+        (_, b"") if first.is_empty() => (first, Some(TAP_METRICS_DEFAULT)),
+        (Some(metrics), b"") => (&b""[..], Some(metrics)),
+        (None, b"") => (first, Some(TAP_METRICS_DEFAULT)),
+        (_, second) => (first, number(second)),
+    };
+    match metrics {
+        Some(metrics) if rest.is_empty() && (1..=TAP_METRICS_MAX).contains(&metrics) => {
+            Command::Tap { prefix: prefix.to_vec(), metrics }
+        }
+        _ => Command::Misused(
+            "tap takes the beginning of a name and a number of metrics, 1 to 1000; both may be missing",
+        ),
+    }
+}
+
+/// Digits as a number; one too large for a usize counts as the largest, which no command takes.
+fn number(word: &[u8]) -> Option<usize> {
+    if word.is_empty() || !word.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |byte: &u8| usize::from(byte - b'0');
+    Some(word.iter().fold(0usize, |sum, byte| sum.saturating_mul(10).saturating_add(digit(byte))))
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// Without blanks in front.
+pub(super) fn trim_start(text: &[u8]) -> &[u8] {
+    let blanks = text.iter().take_while(|byte| is_blank(byte)).count();
+    &text[blanks..]
+}
+
+fn trim(text: &[u8]) -> &[u8] {
+    let text = trim_start(text);
+    let blanks = text.iter().rev().take_while(|byte| is_blank(byte)).count();
+    &text[..text.len() - blanks]
+}
+
+/// The first word, and what follows it without the blanks between.
+fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(is_blank).unwrap_or(text.len());
+    let (word, rest) = text.split_at(end);
+    (word, trim_start(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn each_command_is_known() {
+        let known: [(&[u8], Command); 17] = [
+            (b"ping", Command::Ping),
+            (b"stats\r", Command::Stats),
+            (b"  memstats \t", Command::Memstats),
+            (b"latency", Command::Latency),
+            (b"latency hgrm", Command::LatencyDistribution(None)),
+            (b"latency  hgrm residence", Command::LatencyDistribution(Some(LatencyKind::Residence))),
+            (b"latency hgrm latency_after_idle", Command::LatencyDistribution(Some(LatencyKind::AfterIdle))),
+            (b"backends", Command::Backends),
+            (b"health", Command::Health),
+            (b"health up", Command::SetHealth(true)),
+            (b"health\tdown\r", Command::SetHealth(false)),
+            (b"status", Command::Status),
+            (b"config", Command::Config),
+            (b"reload", Command::Reload),
+            (b"version", Command::Version),
+            (b"help", Command::Help),
+            (b"quit", Command::Quit),
+        ];
+        for (line, command) in known {
+            assert_eq!(parse(line), command, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_empty_line_is_nothing_and_the_rest_is_unknown() {
+        for line in [&b""[..], b"\r", b"  \t ", b" \r"] {
+            assert_eq!(parse(line), Command::Nothing);
+        }
+        for line in [&b"PING"[..], b"Stats", b"ping x", b"quit now", b"\xff\x00", b"healthup", b"ping\r\r"] {
+            assert_eq!(parse(line), Command::Unknown, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_command_with_wrong_arguments_says_what_it_takes() {
+        let lines: [&[u8]; 10] = [
+            b"health sideways",
+            b"health UP",
+            b"latency p99",
+            b"latency hgrm soon",
+            b"where",
+            b"tap a b",
+            b"tap a 5 6",
+            b"tap 0",
+            b"tap 1001",
+            b"tap a 99999999999999999999999999",
+        ];
+        for line in lines {
+            let command = parse(line);
+            assert!(matches!(command, Command::Misused(_)), "{}: {command:?}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn where_takes_the_rest_of_the_line() {
+        assert_eq!(parse(b"where a b  c\xff "), Command::Where(b"a b  c\xff".to_vec()));
+    }
+
+    #[test]
+    fn tap_takes_a_prefix_and_a_number() {
+        let tap = |prefix: &[u8], metrics| Command::Tap { prefix: prefix.to_vec(), metrics };
+        assert_eq!(parse(b"tap"), tap(b"", 10));
+        assert_eq!(parse(b"tap 5"), tap(b"", 5));
+        assert_eq!(parse(b"tap api."), tap(b"api.", 10));
+        assert_eq!(parse(b"tap api. 1000"), tap(b"api.", 1000));
+        assert_eq!(parse(b"tap 5 7"), tap(b"5", 7));
+        assert_eq!(parse(b"tap 5x"), tap(b"5x", 10));
+    }
+
+    #[test]
+    fn help_lists_every_command_and_no_other() {
+        let mut listed: Vec<&str> = HELP.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        listed.dedup();
+        for name in &listed {
+            assert_ne!(parse(name.as_bytes()), Command::Unknown, "help lists {name}");
+        }
+        let all =
+            "ping stats memstats latency backends health status config where tap reload version help quit";
+        assert_eq!(listed, all.split(' ').collect::<Vec<_>>());
+        assert!(HELP.lines().all(|line| line.len() <= 120));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(line in proptest::collection::vec(any::<u8>(), 0..60)) {
+            if let Command::Tap { metrics, .. } = parse(&line) {
+                prop_assert!((1..=TAP_METRICS_MAX).contains(&metrics));
+            }
+        }
+    }
+}

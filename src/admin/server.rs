@@ -1,0 +1,340 @@
+//! One admin connection, from its first byte to its end: reads, waits, answers. Knows no socket.
+//!
+//! In: a [`Connection`] (from `control/net.rs`), and the proxy as [`AdminActions`] (from `control/`). Out: replies.
+//! A read that was begun is never dropped, because the connection's runtime may neither cancel it nor free what it
+//! holds (tokio-uring does neither): it is kept over timeouts, and at the end [`Connection::shutdown`] makes it return.
+
+use super::command::Command;
+use super::counters::{AdminCounter, AdminCounters};
+use super::session::{Input, Session};
+use super::view::{VERSION, View};
+use super::{HELP, reply};
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Text without a newline runs when nothing followed it for so long.
+const SILENCE: Duration = Duration::from_millis(200);
+/// A client that says nothing for so long is let go.
+const IDLE: Duration = Duration::from_secs(30);
+/// A client that does not take a reply within this time is let go.
+const WRITE: Duration = Duration::from_secs(10);
+/// A `tap` ends after this time, however few metrics it has shown.
+const TAP: Duration = Duration::from_secs(30);
+/// How long what a client still sends is read and thrown away after the last reply: closing a connection with unread
+/// bytes resets it, and the client might never see that reply.
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes of one read.
+const READ_BYTES: usize = 4_096;
+/// Bytes of commands that a client may send ahead while it watches a `tap`.
+const AHEAD_BYTES_MAX: usize = 65_536;
+/// Lines of a `tap` are written together up to this size.
+const TAP_WRITE_BYTES: usize = 16_384;
+
+/// A client's connection. Its futures run on one thread and need not be `Send`.
+pub trait Connection {
+    /// Reads up to `buffer.capacity()` bytes and gives the buffer back with exactly these; empty at the end of file.
+    ///
+    /// At most one read and one write are under way at a time; both may be at once.
+    fn read(&self, buffer: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>>;
+
+    /// Writes all of `bytes`.
+    fn write_all(&self, bytes: Vec<u8>) -> impl Future<Output = io::Result<()>>;
+
+    /// Shuts down both directions: a read or write under way returns, and later ones do at once.
+    fn shutdown(&self);
+}
+
+/// What the admin port can ask of the running proxy. Its futures run on the control thread and need not be `Send`.
+pub trait AdminActions {
+    /// The proxy as it is now.
+    fn view(&self) -> impl Future<Output = View>;
+
+    /// What `health` answers: up (true) or down.
+    fn health(&self) -> bool;
+
+    /// Sets what `health` answers.
+    fn set_health(&self, up: bool);
+
+    /// Reads the configuration again: what it changed, or every error.
+    fn reload(&self) -> impl Future<Output = Result<String, Vec<String>>>;
+
+    /// `NAME<TAB>HOST:PORT`, or why there is none; control characters escaped ([`escape`](super::escape())).
+    fn where_name(&self, name: &[u8]) -> String;
+
+    /// The next `metrics` metrics whose lines begin with `prefix`, or fewer if the channel is full at times. The
+    /// sender must stop when the receiver is gone, and drop when it has sent so many.
+    fn tap(&self, prefix: &[u8], metrics: usize) -> mpsc::Receiver<Tapped>;
+
+    /// The effective configuration, as JSON.
+    fn config_json(&self) -> String;
+
+    /// Whether commands that change something are taken from this peer: it is on this host, or
+    /// `managementAllowChanges` is set.
+    fn changes_allowed(&self, peer_is_loopback: bool) -> bool;
+
+    /// Where the admin port counts.
+    fn counters(&self) -> &AdminCounters;
+}
+
+/// One metric on its way, as `tap` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tapped {
+    /// The whole line.
+    pub line: Vec<u8>,
+    /// The identity of the backend that gets it.
+    pub node: Arc<str>,
+}
+
+/// Serves one connection to its end; when it returns, no read or write is under way.
+pub async fn serve(connection: impl Connection, proxy: &impl AdminActions, peer_is_loopback: bool) {
+    proxy.counters().count(AdminCounter::Connections);
+    let mut client = Client {
+        connection: &connection,
+        reading: Reading::new(&connection),
+        session: Session::new(),
+        counters: proxy.counters(),
+        may_change: proxy.changes_allowed(peer_is_loopback),
+    };
+    if client.converse(proxy).await == End::Closing {
+        client.linger().await;
+    }
+    connection.shutdown();
+    client.reading.finish().await;
+}
+
+/// Why a conversation is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client has said all, or nothing for too long, or is gone: nothing is left to read.
+    Over,
+    /// This side closes, though the client may still be sending.
+    Closing,
+}
+
+/// What a command leaves.
+type Answered = Result<(), End>;
+
+struct Client<'c, C> {
+    connection: &'c C,
+    reading: Reading<'c, C>,
+    session: Session,
+    counters: &'c AdminCounters,
+    may_change: bool,
+}
+
+impl<C: Connection> Client<'_, C> {
+    async fn converse(&mut self, proxy: &impl AdminActions) -> End {
+        let mut idle_since = Instant::now();
+        loop {
+            while let Some(input) = self.session.next_command() {
+                if let Err(end) = self.answer(input, proxy).await {
+                    return end;
+                }
+                idle_since = Instant::now();
+            }
+            if self.session.is_finished() {
+                return End::Over;
+            }
+            let unfinished = self.session.has_text();
+            let until = if unfinished { Instant::now() + SILENCE } else { idle_since + IDLE };
+            tokio::select! {
+                biased;
+                read = self.reading.next() => {
+                    if let Err(end) = self.hear(read) {
+                        return end;
+                    }
+                    idle_since = Instant::now();
+                }
+                () = sleep_until(until) => {
+                    if !unfinished {
+                        self.counters.count(AdminCounter::IdleClosed);
+                        return End::Over;
+                    }
+                    self.session.silence();
+                }
+            }
+        }
+    }
+
+    /// Takes what a read brought.
+    fn hear(&mut self, read: io::Result<Vec<u8>>) -> Answered {
+        match read {
+            Ok(bytes) if bytes.is_empty() => self.session.end_of_file(),
+            Ok(bytes) => {
+                self.session.feed(&bytes);
+                self.reading.give_back(bytes);
+            }
+            Err(_) => return Err(End::Over),
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, input: Input, proxy: &impl AdminActions) -> Answered {
+        let (counter, last_words) = match input {
+            Input::Command(command) => {
+                self.counters.count(AdminCounter::Commands);
+                return self.command(command, proxy).await;
+            }
+            Input::LineTooLong => (AdminCounter::LinesTooLong, reply::line_too_long()),
+            Input::Foreign(protocol) => (AdminCounter::ForeignProtocols, reply::foreign(protocol)),
+        };
+        self.counters.count(counter);
+        self.write(last_words).await?;
+        Err(End::Closing)
+    }
+
+    async fn command(&mut self, command: Command, proxy: &impl AdminActions) -> Answered {
+        let text = match command {
+            Command::Nothing => return Ok(()),
+            Command::Quit => return Err(End::Closing),
+            Command::Tap { prefix, metrics } => {
+                let receiver = proxy.tap(&prefix, metrics);
+                return self.tap(receiver, metrics).await;
+            }
+            Command::Ping => "pong\n".to_string(),
+            Command::Version => format!("statsring {VERSION}\n"),
+            Command::Help => HELP.to_string(),
+            Command::Health => reply::health(proxy.health()),
+            Command::Config => proxy.config_json(),
+            Command::Where(name) => proxy.where_name(&name),
+            Command::SetHealth(_) | Command::Reload if !self.may_change => {
+                self.counters.count(AdminCounter::ChangesRefused);
+                reply::refused(if command == Command::Reload { "reload" } else { "health up|down" })
+            }
+            Command::SetHealth(up) => {
+                proxy.set_health(up);
+                reply::health(up)
+            }
+            Command::Reload => reply::reload(proxy.reload().await),
+            Command::Misused(what_it_takes) => {
+                self.counters.count(AdminCounter::CommandsUnknown);
+                reply::misused(what_it_takes)
+            }
+            Command::Unknown => {
+                self.counters.count(AdminCounter::CommandsUnknown);
+                "unknown command\n".to_string()
+            }
+            Command::Stats
+            | Command::Memstats
+            | Command::Latency
+            | Command::LatencyDistribution(_)
+            | Command::Backends
+            | Command::Status => reply::shown(&command, &proxy.view().await).unwrap_or_default(),
+        };
+        self.write(text).await
+    }
+
+    /// Shows metrics as they come, until there were `asked` of them, or the time is over, or the client is gone.
+    ///
+    /// A client that has closed its sending side still gets its lines: whether it has gone for good shows in a write.
+    async fn tap(&mut self, mut metrics: mpsc::Receiver<Tapped>, asked: usize) -> Answered {
+        let start = Instant::now();
+        let mut shown = 0;
+        while shown < asked {
+            let listens = !self.session.is_ended() && self.session.buffered() < AHEAD_BYTES_MAX;
+            let metric = tokio::select! {
+                biased;
+                read = self.reading.next(), if listens => {
+                    self.hear(read)?;
+                    continue;
+                }
+                metric = metrics.recv() => metric,
+                () = sleep_until(start + TAP) => None,
+            };
+            let Some(metric) = metric else {
+                return self.write(reply::tap_ended(shown, asked, start.elapsed().as_secs())).await;
+            };
+            let mut lines = reply::tapped(&metric);
+            shown += 1;
+            while shown < asked && lines.len() < TAP_WRITE_BYTES {
+                let Ok(metric) = metrics.try_recv() else { break };
+                lines.push_str(&reply::tapped(&metric));
+                shown += 1;
+            }
+            self.write(lines).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, text: String) -> Answered {
+        let mut write = pin!(self.connection.write_all(reply::bounded(text).into_bytes()));
+        match timeout(WRITE, &mut write).await {
+            Ok(written) => written.map_err(|_| End::Over),
+            Err(_) => {
+                self.counters.count(AdminCounter::WritesTimedOut);
+                // Like a read, a write that was begun must come to its end.
+                self.connection.shutdown();
+                let _ = write.await;
+                Err(End::Over)
+            }
+        }
+    }
+
+    /// Reads and throws away until the client ends, pauses, or has had its time.
+    async fn linger(&mut self) {
+        let end = Instant::now() + LINGER;
+        while Instant::now() < end {
+            tokio::select! {
+                biased;
+                read = self.reading.next() => match read {
+                    Ok(bytes) if !bytes.is_empty() => self.reading.give_back(bytes),
+                    _ => return,
+                },
+                () = sleep_until(end.min(Instant::now() + SILENCE)) => return,
+            }
+        }
+    }
+}
+
+/// A read that was begun.
+type Read<'c> = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + 'c>>;
+
+/// At most one read, which goes on while nobody waits for it.
+struct Reading<'c, C> {
+    connection: &'c C,
+    under_way: Option<Read<'c>>,
+    buffer: Vec<u8>,
+}
+
+impl<'c, C: Connection> Reading<'c, C> {
+    fn new(connection: &'c C) -> Self {
+        Reading { connection, under_way: None, buffer: Vec::with_capacity(READ_BYTES) }
+    }
+
+    /// What the next read brings. Dropping this future loses nothing: the read goes on, and the next call takes it up.
+    async fn next(&mut self) -> io::Result<Vec<u8>> {
+        let read = match &mut self.under_way {
+            Some(read) => read,
+            none => {
+                let mut buffer = std::mem::take(&mut self.buffer);
+                buffer.clear();
+                buffer.reserve_exact(READ_BYTES);
+                none.insert(Box::pin(self.connection.read(buffer)))
+            }
+        };
+        let result = read.await;
+        self.under_way = None;
+        result
+    }
+
+    /// Returns a buffer for the next read.
+    fn give_back(&mut self, buffer: Vec<u8>) {
+        self.buffer = buffer;
+    }
+
+    /// Waits for the read under way, if any, after the connection was shut down.
+    async fn finish(&mut self) {
+        if let Some(read) = self.under_way.take() {
+            let _ = read.await;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -1,0 +1,447 @@
+//! The connection loop against a connection in memory, on a clock that stands still until all wait.
+
+use super::super::session::LINE_BYTES_MAX;
+use super::*;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// Both ends of a connection: the server has it as a [`Connection`], the test plays the client.
+#[derive(Default)]
+struct Wire {
+    sent: RefCell<VecDeque<u8>>,
+    client_done: Cell<bool>,
+    client_gone: Cell<bool>,
+    client_reads: Cell<bool>,
+    replies: RefCell<Vec<u8>>,
+    shut_down: Cell<bool>,
+    reads_dropped: Cell<u32>,
+    writes_dropped: Cell<u32>,
+    changed: Notify,
+}
+
+/// Notices an operation that is dropped before its end.
+struct Operation<'a> {
+    dropped: &'a Cell<u32>,
+    ended: bool,
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.dropped.set(self.dropped.get() + 1);
+        }
+    }
+}
+
+impl Wire {
+    fn new() -> Rc<Wire> {
+        let wire = Wire::default();
+        wire.client_reads.set(true);
+        Rc::new(wire)
+    }
+
+    fn send(&self, bytes: &[u8]) {
+        self.sent.borrow_mut().extend(bytes);
+        self.changed.notify_waiters();
+    }
+
+    /// The client closes its sending side.
+    fn half_close(&self) {
+        self.client_done.set(true);
+        self.changed.notify_waiters();
+    }
+
+    /// The client is gone: what is written to it fails.
+    fn disappear(&self) {
+        self.client_gone.set(true);
+        self.half_close();
+    }
+
+    /// What was answered within the next `ms`.
+    async fn replies_within(&self, ms: u64) -> String {
+        sleep(Duration::from_millis(ms)).await;
+        String::from_utf8(self.replies.take()).unwrap()
+    }
+}
+
+impl Connection for Rc<Wire> {
+    async fn read(&self, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+        let mut operation = Operation { dropped: &self.reads_dropped, ended: false };
+        loop {
+            let changed = self.changed.notified();
+            if !self.shut_down.get() {
+                let mut sent = self.sent.borrow_mut();
+                let ready = sent.len().min(buffer.capacity());
+                buffer.extend(sent.drain(..ready));
+            }
+            if !buffer.is_empty() || self.client_done.get() || self.shut_down.get() {
+                operation.ended = true;
+                return Ok(buffer);
+            }
+            changed.await;
+        }
+    }
+
+    async fn write_all(&self, bytes: Vec<u8>) -> io::Result<()> {
+        let mut operation = Operation { dropped: &self.writes_dropped, ended: false };
+        loop {
+            let changed = self.changed.notified();
+            if self.shut_down.get() || self.client_gone.get() {
+                operation.ended = true;
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if self.client_reads.get() {
+                self.replies.borrow_mut().extend(bytes);
+                operation.ended = true;
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+
+    fn shutdown(&self) {
+        self.shut_down.set(true);
+        self.changed.notify_waiters();
+    }
+}
+
+/// A proxy that remembers what it was told.
+#[derive(Default)]
+struct Proxy {
+    down: Cell<bool>,
+    reloads: Cell<u32>,
+    allow_changes: bool,
+    taps: RefCell<Option<mpsc::Receiver<Tapped>>>,
+    tapped: RefCell<Vec<(Vec<u8>, usize)>>,
+    counters: AdminCounters,
+}
+
+impl AdminActions for Proxy {
+    async fn view(&self) -> View {
+        View { uptime_s: 51, admin: self.counters.clone(), ..View::default() }
+    }
+
+    fn health(&self) -> bool {
+        !self.down.get()
+    }
+
+    fn set_health(&self, up: bool) {
+        self.down.set(!up);
+    }
+
+    async fn reload(&self) -> Result<String, Vec<String>> {
+        self.reloads.set(self.reloads.get() + 1);
+        sleep(Duration::from_millis(5)).await;
+        match self.reloads.get() {
+            1 => Ok("nothing changed".to_string()),
+            _ => Err(vec!["port: 0 is not a port".to_string(), "nodes: none".to_string()]),
+        }
+    }
+
+    fn where_name(&self, name: &[u8]) -> String {
+        format!("{}\th:1", super::super::escape(name))
+    }
+
+    fn tap(&self, prefix: &[u8], metrics: usize) -> mpsc::Receiver<Tapped> {
+        self.tapped.borrow_mut().push((prefix.to_vec(), metrics));
+        self.taps.take().unwrap()
+    }
+
+    fn config_json(&self) -> String {
+        "{\"port\": 8125}".to_string()
+    }
+
+    fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
+        peer_is_loopback || self.allow_changes
+    }
+
+    fn counters(&self) -> &AdminCounters {
+        &self.counters
+    }
+}
+
+/// Serves a connection while `client` plays its part; gives the time that the connection lasted.
+async fn serve_while(
+    proxy: &Proxy,
+    peer_is_loopback: bool,
+    wire: &Rc<Wire>,
+    client: impl Future<Output = ()>,
+) -> Duration {
+    let start = Instant::now();
+    let served = async {
+        serve(wire.clone(), proxy, peer_is_loopback).await;
+        start.elapsed()
+    };
+    let (lasted, ()) = tokio::join!(served, client);
+    assert!(wire.shut_down.get(), "the connection was not closed");
+    assert_eq!(wire.reads_dropped.get(), 0, "a read was dropped before its end");
+    assert_eq!(wire.writes_dropped.get(), 0, "a write was dropped before its end");
+    lasted
+}
+
+fn is_about(time: Duration, ms: u64) -> bool {
+    (ms..ms + 50).contains(&(time.as_millis() as u64))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newline_is_answered_at_once() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(b"ping\n");
+        assert_eq!(wire.replies_within(1).await, "pong\n");
+        wire.send(b"hea");
+        assert_eq!(wire.replies_within(100).await, "");
+        wire.send(b"lth\r\n");
+        assert_eq!(wire.replies_within(1).await, "health: up\n");
+        wire.half_close();
+    });
+    assert!(is_about(lasted.await, 102));
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_without_a_newline_is_answered_once_after_a_silence() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    serve_while(&proxy, true, &wire, async {
+        wire.send(b"stats");
+        assert_eq!(wire.replies_within(199).await, "");
+        let replies = wire.replies_within(2).await;
+        assert!(
+            replies.starts_with("time running in seconds: 51\npackets_received: 0.000000\n"),
+            "{replies}"
+        );
+        wire.send(b"\n");
+        assert_eq!(wire.replies_within(1_000).await, "");
+        // Slow typing restarts the silence.
+        for byte in b"ping" {
+            wire.send(&[*byte]);
+            assert_eq!(wire.replies_within(150).await, "");
+        }
+        assert_eq!(wire.replies_within(60).await, "pong\n");
+        wire.half_close();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipelined_commands_are_answered_in_order_and_the_half_close_ends_it() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(b"ping\nbogus\n\nhealth down\nhealth\nhealth sideways\nreload\nreload\nwhere a\x1bb\nconfig\nversion");
+        wire.half_close();
+        let expected = format!(
+            "pong\nunknown command\nhealth: down\nhealth: down\nerror: health takes nothing, up or down\n\
+             nothing changed\nerror: port: 0 is not a port\nerror: nodes: none\na\\x1bb\th:1\n{{\"port\": 8125}}\n\
+             statsring {VERSION}\n"
+        );
+        assert_eq!(wire.replies_within(50).await, expected);
+    });
+    assert!(is_about(lasted.await, 10));
+    assert!(proxy.down.get());
+    assert_eq!(proxy.counters.get(AdminCounter::Commands), 10);
+    assert_eq!(proxy.counters.get(AdminCounter::CommandsUnknown), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_command_of_help_is_answered() {
+    for line in HELP.lines() {
+        let name = line.split_whitespace().next().unwrap();
+        if matches!(name, "quit" | "tap") {
+            continue;
+        }
+        let (proxy, wire) = (Proxy::default(), Wire::new());
+        serve_while(&proxy, true, &wire, async {
+            wire.send(name.as_bytes());
+            wire.half_close();
+            let replies = wire.replies_within(50).await;
+            assert!(replies.ends_with('\n') && replies != "unknown command\n", "{name}: {replies}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_are_taken_from_this_host_or_if_allowed() {
+    for (peer_is_loopback, allow_changes, taken) in
+        [(true, false, true), (false, true, true), (false, false, false)]
+    {
+        let (proxy, wire) = (Proxy { allow_changes, ..Proxy::default() }, Wire::new());
+        serve_while(&proxy, peer_is_loopback, &wire, async {
+            wire.send(b"health down\nreload\nhealth up\nhealth down\nhealth\n");
+            wire.half_close();
+            let replies = wire.replies_within(50).await;
+            assert_eq!(replies.contains("managementAllowChanges"), !taken, "{replies}");
+            assert!(
+                replies.ends_with(if taken { "\nhealth: down\n" } else { "\nhealth: up\n" }),
+                "{replies}"
+            );
+        })
+        .await;
+        assert_eq!((proxy.down.get(), proxy.reloads.get()), (taken, u32::from(taken)));
+        assert_eq!(proxy.counters.get(AdminCounter::ChangesRefused), if taken { 0 } else { 4 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn http_is_refused_and_nothing_after_it_runs() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(
+            b"POST / HTTP/1.1\r\nHost: localhost:8126\r\nContent-Length: 20\r\n\r\nhealth down\nreload\n",
+        );
+        let replies = wire.replies_within(1).await;
+        assert!(replies.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{replies}");
+        wire.send(b"health down\n");
+        assert_eq!(wire.replies_within(100).await, "");
+    });
+    assert!(lasted.await < Duration::from_secs(1));
+    assert_eq!((proxy.down.get(), proxy.reloads.get()), (false, 0));
+    assert_eq!(proxy.counters.get(AdminCounter::ForeignProtocols), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_megabytes_without_a_newline_get_one_reply() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(&vec![b'x'; 10 << 20]);
+        let expected = format!("error: line longer than {LINE_BYTES_MAX} bytes\n");
+        assert_eq!(wire.replies_within(1).await, expected);
+        assert!(wire.sent.borrow().is_empty(), "what is unread at the close would reset the connection");
+        assert_eq!(wire.replies_within(1_000).await, "");
+    });
+    assert!(is_about(lasted.await, 200));
+    assert_eq!(proxy.counters.get(AdminCounter::LinesTooLong), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_stops_sending_is_cut_off() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(b"quit\n");
+        while !wire.shut_down.get() {
+            wire.send(b"health down\n");
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(is_about(lasted.await, 2_000));
+    assert!(!proxy.down.get());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_let_go_after_half_a_minute() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    assert!(is_about(serve_while(&proxy, true, &wire, async {}).await, 30_000));
+    assert_eq!(proxy.counters.get(AdminCounter::IdleClosed), 1);
+    // One that speaks now and then is not.
+    let wire = Wire::new();
+    let lasted = serve_while(&proxy, true, &wire, async {
+        for _ in 0..3 {
+            sleep(Duration::from_secs(29)).await;
+            wire.send(b"ping\n");
+        }
+        assert_eq!(wire.replies_within(1).await, "pong\npong\npong\n");
+    });
+    assert!(is_about(lasted.await, 3 * 29_000 + 30_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn quit_ends_it_and_what_follows_is_not_run() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(b"ping\nquit\nhealth down\n");
+        assert_eq!(wire.replies_within(1).await, "pong\n");
+    });
+    assert!(is_about(lasted.await, 200));
+    assert!(!proxy.down.get());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_let_go() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    wire.client_reads.set(false);
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(b"stats\nhealth down\n");
+    });
+    assert!(is_about(lasted.await, 10_000));
+    assert!(!proxy.down.get());
+    assert_eq!(proxy.counters.get(AdminCounter::WritesTimedOut), 1);
+}
+
+fn metric(line: &str) -> Tapped {
+    Tapped { line: line.as_bytes().to_vec(), node: "h:1".into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_shows_as_many_as_asked_and_later_commands_wait_for_it() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let (sender, receiver) = mpsc::channel(10);
+    proxy.taps.replace(Some(receiver));
+    serve_while(&proxy, true, &wire, async {
+        wire.send(b"tap a. 3\nping\n");
+        sender.send(metric("a.x:1|c")).await.unwrap();
+        assert_eq!(wire.replies_within(1).await, "a.x:1|c\th:1\n");
+        wire.send(b"health\n");
+        wire.half_close();
+        assert_eq!(wire.replies_within(5_000).await, "");
+        for value in 2..5 {
+            sender.send(metric(&format!("a.\x1b:{value}|c"))).await.unwrap();
+        }
+        let expected = "a.\\x1b:2|c\th:1\na.\\x1b:3|c\th:1\npong\nhealth: up\n";
+        assert_eq!(wire.replies_within(1).await, expected);
+        assert!(sender.is_closed(), "the tap goes on unseen");
+    })
+    .await;
+    assert_eq!(*proxy.tapped.borrow(), [(b"a.".to_vec(), 3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tap_without_metrics_ends_by_itself() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let (sender, receiver) = mpsc::channel(10);
+    proxy.taps.replace(Some(receiver));
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(b"tap 2\n");
+        sender.send(metric("a:1|c")).await.unwrap();
+        assert_eq!(wire.replies_within(29_990).await, "a:1|c\th:1\n");
+        assert_eq!(wire.replies_within(20).await, "1 of 2 metrics in 30 s\n");
+        assert!(sender.is_closed());
+        wire.half_close();
+    });
+    assert!(is_about(lasted.await, 30_010));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_ends_its_tap() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let (sender, receiver) = mpsc::channel(10);
+    proxy.taps.replace(Some(receiver));
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(b"tap 1000\n");
+        sleep(Duration::from_secs(1)).await;
+        wire.disappear();
+        sleep(Duration::from_secs(1)).await;
+        sender.send(metric("a:1|c")).await.unwrap();
+    });
+    assert!(is_about(lasted.await, 2_000));
+    assert!(sender.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_ahead_during_a_tap_is_bounded() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    let (sender, receiver) = mpsc::channel(10);
+    proxy.taps.replace(Some(receiver));
+    let lasted = serve_while(&proxy, true, &wire, async {
+        wire.send(b"tap 1\n");
+        wire.send(&vec![b'\n'; 1 << 20]);
+        sleep(Duration::from_secs(1)).await;
+        assert!(wire.sent.borrow().len() > (1 << 20) - 2 * AHEAD_BYTES_MAX);
+        drop(sender);
+        assert_eq!(wire.replies_within(1).await, "0 of 1 metrics in 1 s\n");
+        assert!(wire.sent.borrow().is_empty());
+        wire.half_close();
+    });
+    assert!(is_about(lasted.await, 1_001));
+}

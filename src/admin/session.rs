@@ -1,0 +1,352 @@
+//! One connection's bytes → commands, in order, however the bytes are cut. Pure: time and sockets are elsewhere.
+//!
+//! In: bytes as they come, and word of a silence or of the end. Out: [`Input`]s. A newline ends a command; so does a
+//! silence or the end of file, because `echo -n stats | nc` sends neither newline nor, in some netcats, an end.
+//! What follows a silence is a line of its own, so the late newline of a command that was run is only an empty line.
+//! Next: `server.rs`, which reads, waits and answers.
+
+use super::command::{Command, parse, trim_start};
+use memchr::memchr;
+
+/// Longest line, without its newline.
+pub const LINE_BYTES_MAX: usize = 4_096;
+
+/// Who speaks HTTP, and not to us. A web page can make a browser send a request to localhost whose body it chooses.
+const HTTP_METHODS: [&[u8]; 10] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"DELETE ",
+    b"OPTIONS ",
+    b"PATCH ",
+    b"CONNECT ",
+    b"TRACE ",
+    b"PRI ",
+];
+/// How a TLS handshake begins; parts of one can be chosen by a web page too.
+const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
+
+/// What a client said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A command; never [`Command::Nothing`].
+    Command(Command),
+    /// A line longer than [`LINE_BYTES_MAX`]; nothing follows.
+    LineTooLong,
+    /// Another protocol; nothing follows.
+    Foreign(Foreign),
+}
+
+/// A protocol that is not this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// A line began with an HTTP method.
+    Http,
+    /// A line began as a TLS handshake does.
+    Tls,
+}
+
+/// One connection's state.
+///
+/// It holds what was fed and not yet taken: who takes all commands after each feed holds no more than one feed and one
+/// line.
+#[derive(Debug, Default)]
+pub struct Session {
+    buffer: Vec<u8>,
+    /// Where the first byte lies that was not taken.
+    start: usize,
+    /// Text before this place ends here, though no newline follows: there was a silence, or the end.
+    cut: Option<usize>,
+    end_of_file: bool,
+    /// Nothing is read any more: the line was too long, or it was another protocol.
+    closed: bool,
+}
+
+impl Session {
+    /// A connection that has said nothing.
+    pub fn new() -> Session {
+        Session::default()
+    }
+
+    /// Takes bytes as they came.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if self.closed || self.end_of_file {
+            return;
+        }
+        self.buffer.drain(..self.start);
+        self.cut = self.cut.map(|cut| cut.saturating_sub(self.start));
+        self.start = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// There was a silence: text without a newline is a command.
+    pub fn silence(&mut self) {
+        self.cut = Some(self.buffer.len());
+    }
+
+    /// The client says no more: text without a newline is a command.
+    pub fn end_of_file(&mut self) {
+        self.silence();
+        self.end_of_file = true;
+    }
+
+    /// Whether there is text that waits for its newline (after all commands were taken).
+    pub fn has_text(&self) -> bool {
+        self.buffered() > 0
+    }
+
+    /// Bytes that were fed and not yet taken.
+    pub fn buffered(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
+    /// Whether nothing more is taken: the end was fed, or [`Session::next_command`] has told of one.
+    pub fn is_ended(&self) -> bool {
+        self.closed || self.end_of_file
+    }
+
+    /// Whether nothing more is taken and nothing is left to answer.
+    pub fn is_finished(&self) -> bool {
+        self.closed || (self.end_of_file && !self.has_text())
+    }
+
+    /// The next command; `None` until more is known.
+    pub fn next_command(&mut self) -> Option<Input> {
+        while let Some((line, next)) = self.next_line() {
+            let end = match line {
+                Line::Whole(line) => {
+                    let command = parse(line);
+                    self.start = next;
+                    match command {
+                        Command::Nothing => continue,
+                        command => return Some(Input::Command(command)),
+                    }
+                }
+                Line::TooLong => Input::LineTooLong,
+                Line::Foreign(foreign) => Input::Foreign(foreign),
+            };
+            self.closed = true;
+            self.buffer = Vec::new();
+            self.start = 0;
+            self.cut = None;
+            return Some(end);
+        }
+        None
+    }
+
+    /// The next line, and where the one after it starts; `None` until it is ended or known to be wrong.
+    fn next_line(&self) -> Option<(Line<'_>, usize)> {
+        let text = &self.buffer[self.start..];
+        let cut = self.cut.and_then(|cut| cut.checked_sub(self.start)).filter(|cut| *cut > 0);
+        let window = &text[..text.len().min(cut.unwrap_or(usize::MAX)).min(LINE_BYTES_MAX + 1)];
+        // A line ends at its newline or at the cut, whichever comes first; in a full window it is too long.
+        let (line, next) = match memchr(b'\n', window) {
+            Some(newline) => (&window[..newline], Some(newline + 1)),
+            None => (window, cut),
+        };
+        if let Some(foreign) = foreign(line) {
+            return Some((Line::Foreign(foreign), self.start));
+        }
+        if line.len() > LINE_BYTES_MAX {
+            return Some((Line::TooLong, self.start));
+        }
+        next.map(|next| (Line::Whole(line), self.start + next))
+    }
+}
+
+enum Line<'a> {
+    Whole(&'a [u8]),
+    TooLong,
+    Foreign(Foreign),
+}
+
+/// The other protocol that a line, or its beginning, belongs to.
+fn foreign(line: &[u8]) -> Option<Foreign> {
+    let line = trim_start(line);
+    if HTTP_METHODS.iter().any(|method| line.starts_with(method)) {
+        Some(Foreign::Http)
+    } else if line.starts_with(TLS_HANDSHAKE) {
+        Some(Foreign::Tls)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn taken(session: &mut Session) -> Vec<Input> {
+        std::iter::from_fn(|| session.next_command()).collect()
+    }
+
+    fn commands(commands: &[Command]) -> Vec<Input> {
+        commands.iter().cloned().map(Input::Command).collect()
+    }
+
+    #[test]
+    fn a_newline_runs_a_command_at_once() {
+        let mut session = Session::new();
+        session.feed(b"ping\r\n\n  \nstats\nhea");
+        assert_eq!(taken(&mut session), commands(&[Command::Ping, Command::Stats]));
+        assert!(session.has_text());
+        session.feed(b"lth up\n");
+        assert_eq!(taken(&mut session), commands(&[Command::SetHealth(true)]));
+        assert!(!session.has_text() && !session.is_finished());
+    }
+
+    #[test]
+    fn a_silence_runs_text_without_a_newline_once() {
+        let mut session = Session::new();
+        session.feed(b"stats");
+        assert_eq!(taken(&mut session), []);
+        session.silence();
+        assert_eq!(taken(&mut session), commands(&[Command::Stats]));
+        assert!(!session.has_text());
+        // Its newline comes late, with the next command.
+        session.feed(b"\r\n");
+        assert_eq!(taken(&mut session), []);
+        session.feed(b"ping");
+        session.silence();
+        session.silence();
+        session.feed(b"\nquit\n");
+        assert_eq!(taken(&mut session), commands(&[Command::Ping, Command::Quit]));
+    }
+
+    #[test]
+    fn a_silence_parts_lines_even_if_nobody_took_commands_between() {
+        let mut session = Session::new();
+        session.feed(b"ping\nsta");
+        session.silence();
+        session.feed(b"stats\n");
+        assert_eq!(taken(&mut session), commands(&[Command::Ping, Command::Unknown, Command::Stats]));
+    }
+
+    #[test]
+    fn the_end_runs_what_is_left_and_nothing_follows() {
+        let mut session = Session::new();
+        session.feed(b"ping\nversion");
+        session.end_of_file();
+        assert!(!session.is_finished());
+        assert_eq!(taken(&mut session), commands(&[Command::Ping, Command::Version]));
+        assert!(session.is_finished());
+        session.feed(b"quit\n");
+        assert_eq!(taken(&mut session), []);
+    }
+
+    #[test]
+    fn the_longest_line_passes_and_a_longer_one_ends_it() {
+        let mut line = b"where ".to_vec();
+        line.resize(LINE_BYTES_MAX, b'a');
+        let mut session = Session::new();
+        session.feed(&line);
+        session.feed(b"\n");
+        assert_eq!(taken(&mut session), commands(&[Command::Where(line[6..].to_vec())]));
+        session.feed(&line);
+        session.feed(b"a");
+        assert_eq!(taken(&mut session), [Input::LineTooLong]);
+        assert!(session.is_finished());
+        session.feed(b"\nping\n");
+        assert_eq!(taken(&mut session), []);
+    }
+
+    #[test]
+    fn megabytes_without_a_newline_are_not_kept() {
+        let mut session = Session::new();
+        let mut inputs = Vec::new();
+        for _ in 0..2_560 {
+            session.feed(&[b'x'; 4_096]);
+            inputs.extend(taken(&mut session));
+            assert!(session.buffer.capacity() <= 4 * LINE_BYTES_MAX);
+        }
+        assert_eq!(inputs, [Input::LineTooLong]);
+    }
+
+    #[test]
+    fn another_protocol_ends_it_for_good() {
+        for start in
+            ["GET / HTTP/1.1\r\n", "  POST /", "DELETE x", "OPTIONS * HTTP/1.1", "PRI * HTTP/2.0", "TRACE "]
+        {
+            let mut session = Session::new();
+            session.feed(b"ping\n");
+            session.feed(start.as_bytes());
+            session.feed(b"\r\n\r\nhealth down\nreload\n");
+            session.end_of_file();
+            let expected = [Input::Command(Command::Ping), Input::Foreign(Foreign::Http)];
+            assert_eq!(taken(&mut session), expected, "{start}");
+            assert!(session.is_finished());
+        }
+        let mut session = Session::new();
+        session.feed(b"\x16\x03\x01\x02\x00\nhealth down\n");
+        assert_eq!(taken(&mut session), [Input::Foreign(Foreign::Tls)]);
+        session = Session::new();
+        session.feed(b"GET\nGETS x\nget x\n");
+        assert_eq!(taken(&mut session), commands(&[Command::Unknown, Command::Unknown, Command::Unknown]));
+    }
+
+    /// The plain way: all bytes at once.
+    fn oracle(bytes: &[u8]) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let end = match foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)]) {
+                Some(foreign) => Some(Input::Foreign(foreign)),
+                None if line.len() > LINE_BYTES_MAX => Some(Input::LineTooLong),
+                None => None,
+            };
+            if let Some(end) = end {
+                inputs.push(end);
+                return inputs;
+            }
+            if parse(line) != Command::Nothing {
+                inputs.push(Input::Command(parse(line)));
+            }
+        }
+        inputs
+    }
+
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            8 => proptest::sample::select(vec![
+                "ping", "stats", "health up", "tap a 5", "where x y", "\n", "\n", "\r\n", "\r", " ", "\t", "quit",
+            ]).prop_map(|text| text.as_bytes().to_vec()),
+            2 => proptest::collection::vec(any::<u8>(), 0..6),
+            1 => proptest::sample::select(vec!["GET ", "POST", "PO", "PUT x", "\x16\x03"])
+                .prop_map(|text| text.as_bytes().to_vec()),
+            1 => (4_080..4_110usize).prop_map(|length| vec![b'z'; length]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_commands_come_out_however_the_bytes_are_cut(
+            pieces in proptest::collection::vec(piece(), 0..30),
+            cuts in proptest::collection::vec(1..4_200usize, 1..20),
+            small in any::<bool>(),
+            // Whether commands are taken after each feed, or all at the end.
+            prompt in any::<bool>(),
+        ) {
+            let bytes = pieces.concat();
+            let mut session = Session::new();
+            let mut inputs = Vec::new();
+            let mut rest = &bytes[..];
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let cut = if small { cut % 7 + 1 } else { *cut };
+                let (now, later) = rest.split_at(cut.min(rest.len()));
+                session.feed(now);
+                if prompt {
+                    inputs.extend(taken(&mut session));
+                }
+                rest = later;
+            }
+            session.end_of_file();
+            inputs.extend(taken(&mut session));
+            prop_assert!(session.is_finished());
+            prop_assert_eq!(inputs, oracle(&bytes));
+        }
+    }
+}

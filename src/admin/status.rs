@@ -1,0 +1,161 @@
+//! `status`: the proxy in words, `name: words` a line, beginning as proxy.js's does. Pure.
+//!
+//! In: a [`View`]. Out: text. Figures are in `stats`. Next: `reply.rs`.
+
+use super::escape::escape;
+use super::view::{BackendState, VERSION, View, fingerprint};
+use crate::stats::{Counter, Counters, DropReason};
+use std::net::SocketAddr;
+
+/// The text. Lines that say `degraded` or `dropped` are there only if there is something to say.
+pub fn render(view: &View) -> String {
+    let counters = view.counters();
+    let mut lines = vec![
+        format!("uptime: {}", view.uptime_s),
+        format!("nodes: {}", living(view)),
+        format!("version: {VERSION}"),
+        format!("engine: {}", engine(view)),
+        format!("placement: {}", view.placement),
+        format!("fingerprint: {:016x}", fingerprint(view.placement, &view.backends)),
+        format!("workers: {}", view.workers.len()),
+        format!("listen: {}", addresses(&view.listen)),
+        format!("management: {}", addresses(&view.management)),
+        format!("health: {}", up_or_down(view.health_up)),
+        format!("ready: {}", if view.ready { "yes" } else { "no" }),
+        format!("gso: {}", escape(view.gso.as_bytes())),
+        format!("receive_buffer: {}", receive_buffer(view)),
+        format!("account: {}", account(&counters)),
+    ];
+    lines.extend(dropped(&counters, view.now_us));
+    if let Some((ago_s, result)) = &view.last_reload {
+        // Several errors stand in one line here.
+        let result: Vec<String> = result.lines().map(|line| escape(line.as_bytes())).collect();
+        lines.push(format!("last_reload: {ago_s} s ago: {}", result.join("; ")));
+    }
+    lines.extend(view.degraded.iter().map(|what| format!("degraded: {}", escape(what.as_bytes()))));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// As `health` and `status` say it.
+pub fn up_or_down(up: bool) -> &'static str {
+    if up { "up" } else { "down" }
+}
+
+fn living(view: &View) -> String {
+    let up = view.backends.iter().filter(|backend| backend.state == BackendState::Up);
+    let names: Vec<String> = up.map(|backend| escape(backend.name.as_bytes())).collect();
+    if names.is_empty() { "none is up".to_string() } else { names.join(" ") }
+}
+
+/// The engines of all workers, each named once.
+fn engine(view: &View) -> String {
+    let mut engines: Vec<&str> = view.facts().map(|facts| facts.engine).collect();
+    engines.sort_unstable();
+    engines.dedup();
+    if engines.is_empty() { "starting".to_string() } else { engines.join(" ") }
+}
+
+fn addresses(addresses: &[SocketAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    texts.join(" ")
+}
+
+/// What the worst-off socket got. The kernel doubles what is asked for, to cover its own overhead.
+fn receive_buffer(view: &View) -> String {
+    let asked = view.receive_buffer_asked_bytes;
+    match view.facts().map(|facts| facts.receive_buffer_bytes).min() {
+        None => format!("{asked} bytes asked, not yet granted"),
+        Some(granted) if granted < asked.saturating_mul(2) => {
+            format!("{granted} bytes granted of {} (2 × {asked} asked)", asked.saturating_mul(2))
+        }
+        Some(granted) => format!("{granted} bytes granted (2 × {asked} asked)"),
+    }
+}
+
+fn account(counters: &Counters) -> String {
+    let missing = match counters.imbalance() {
+        0 => return "balanced".to_string(),
+        missing @ 1.. => format!("{missing} metrics are missing"),
+        invented => format!("{} metrics too many", -invented),
+    };
+    format!(
+        "{missing}: received {}, sent {}, dropped {}, pending {}",
+        counters.get(Counter::MetricsReceived),
+        counters.get(Counter::MetricsSent),
+        counters.dropped_total(),
+        counters.get(Counter::MetricsPending),
+    )
+}
+
+fn dropped(counters: &Counters, now_us: u64) -> impl Iterator<Item = String> {
+    DropReason::ALL.iter().filter_map(move |reason| {
+        let ago_s = now_us.saturating_sub(counters.last_drop_us(*reason)?) / 1_000_000;
+        Some(format!(
+            "dropped_{}: {} metrics, the last {ago_s} s ago",
+            reason.name(),
+            counters.dropped(*reason)
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::tests::sample;
+    use super::*;
+
+    #[test]
+    fn it_says_what_there_is_to_say() {
+        let view = sample();
+        let expected = format!(
+            "uptime: 51\n\
+            nodes: a:8125\n\
+            version: {VERSION}\n\
+            engine: io_uring\n\
+            placement: jump\n\
+            fingerprint: {:016x}\n\
+            workers: 2\n\
+            listen: 0.0.0.0:8125 [::]:8125\n\
+            management: 127.0.0.1:8126\n\
+            health: up\n\
+            ready: yes\n\
+            gso: auto\n\
+            receive_buffer: 425984 bytes granted of 16777216 (2 × 8388608 asked)\n\
+            account: balanced\n\
+            dropped_malformed: 4 metrics, the last 40 s ago\n",
+            fingerprint("jump", &view.backends)
+        );
+        assert_eq!(render(&view), expected);
+    }
+
+    #[test]
+    fn trouble_is_told() {
+        let mut view = sample();
+        view.health_up = false;
+        view.ready = false;
+        view.workers[0].counters.add(Counter::MetricsReceived, 3);
+        view.degraded.push("receive buffer: raise net.core.rmem_max".to_string());
+        view.last_reload = Some((7, "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string()));
+        for backend in &mut view.backends {
+            backend.state = BackendState::Down;
+        }
+        let text = render(&view);
+        for line in [
+            "health: down\n",
+            "ready: no\n",
+            "nodes: none is up\n",
+            "account: 3 metrics are missing: received 33, sent 24, dropped 4, pending 2\n",
+            "last_reload: 7 s ago: nodes[1].port: 99999 is not a port; bad\\x1bkey\n",
+            "degraded: receive buffer: raise net.core.rmem_max\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        view.workers[0].counters.add(Counter::MetricsSent, 5);
+        assert!(render(&view).contains("account: 2 metrics too many: "));
+        view.workers.clear();
+        let text = render(&view);
+        assert!(
+            text.contains("engine: starting\n") && text.contains("8388608 bytes asked, not yet granted\n")
+        );
+    }
+}

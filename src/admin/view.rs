@@ -1,0 +1,245 @@
+//! What the running proxy looks like at one moment: everything that the commands show, as plain data.
+//!
+//! In: gathered by `control/` on request. Out: rendered by `reply.rs` and its neighbours. Next: `reply.rs`.
+
+use super::counters::AdminCounters;
+use crate::driver::Facts;
+use crate::stats::alloc::HeapFigures;
+use crate::stats::host::HostUdp;
+use crate::stats::{Counters, Latency};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3;
+
+/// The program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The proxy at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// The workers' clock (`Driver::now_us`) when this was gathered: the moments in their counters are told from it.
+    pub now_us: u64,
+    /// Whether every worker's receive is armed.
+    pub ready: bool,
+    /// What `health` answers: up (true) or down.
+    pub health_up: bool,
+    /// The workers, by index.
+    pub workers: Vec<WorkerView>,
+    /// The histograms of all workers since the start.
+    pub latency: Latency,
+    /// The backends, in the config's order.
+    pub backends: Vec<BackendView>,
+    /// The value of `hashing`.
+    pub placement: &'static str,
+    /// Where metrics come in.
+    pub listen: Vec<SocketAddr>,
+    /// Where the admin port listens.
+    pub management: Vec<SocketAddr>,
+    /// What each listening socket asked for as its receive buffer, in bytes; what was granted is in the workers' facts.
+    pub receive_buffer_asked_bytes: usize,
+    /// Segmentation offload, in words: `auto`, `off`, `off for HOST:PORT (EIO)`.
+    pub gso: String,
+    /// The host's UDP errors, where they can be read.
+    pub host_udp: Option<HostUdp>,
+    /// What happened at the admin port.
+    pub admin: AdminCounters,
+    /// Memory.
+    pub memory: MemoryView,
+    /// How the last reload ended, if there was one, and how many seconds ago.
+    pub last_reload: Option<(u64, String)>,
+    /// What works less well than asked for, one sentence each.
+    pub degraded: Vec<String>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerView {
+    /// Its counters, one consistent snapshot.
+    pub counters: Counters,
+    /// What its driver was granted; `None` until it has started.
+    pub facts: Option<Facts>,
+}
+
+/// One backend, over all workers.
+#[derive(Clone, Debug)]
+pub struct BackendView {
+    /// Its identity, as in the config.
+    pub name: Arc<str>,
+    /// Whether it gets metrics, and why not.
+    pub state: BackendState,
+    /// Seconds since it came into this state.
+    pub since_s: u64,
+    /// Metrics accepted by this kernel for it.
+    pub metrics_sent: u64,
+    /// Packets.
+    pub datagrams_sent: u64,
+    /// Their payload bytes.
+    pub bytes_sent: u64,
+    /// Metrics for it that were dropped.
+    pub metrics_dropped: u64,
+    /// Sends that reported a refusal.
+    pub refused: u64,
+    /// Datagrams that its socket dropped, if it is on this host.
+    pub kernel_drops: Option<u64>,
+}
+
+/// Whether a backend gets metrics, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendState {
+    /// It gets metrics.
+    Up,
+    /// Its checks fail, or it refuses.
+    Down,
+    /// The config has it switched off.
+    Disabled,
+    /// Its name does not resolve.
+    Unresolved,
+}
+
+impl BackendState {
+    /// As users see it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BackendState::Up => "up",
+            BackendState::Down => "down",
+            BackendState::Disabled => "disabled",
+            BackendState::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// Memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryView {
+    /// The heap.
+    pub heap: HeapFigures,
+    /// Packets of all workers, in use or not.
+    pub packet_pool_bytes: u64,
+    /// Send buffers granted to the backends' sockets of all workers: kernel memory, used only as far as needed.
+    pub send_buffer_bytes: u64,
+    /// Resident size of the process, if it can be read.
+    pub resident_bytes: Option<u64>,
+}
+
+impl View {
+    /// The counters of all workers together.
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::new();
+        for worker in &self.workers {
+            sum.merge(&worker.counters);
+        }
+        sum
+    }
+
+    /// What the workers were granted, as far as they have started.
+    pub fn facts(&self) -> impl Iterator<Item = &Facts> {
+        self.workers.iter().filter_map(|worker| worker.facts.as_ref())
+    }
+}
+
+/// A number by which the proxies of a fleet can be compared: equal if they place every name alike now.
+///
+/// xxh3_64 over the placement's name, and each backend's name and whether it is up.
+pub fn fingerprint(placement: &str, backends: &[BackendView]) -> u64 {
+    let mut hash = Xxh3::new();
+    // A length before each text keeps "a", "bc" apart from "ab", "c".
+    let mut add = |text: &str, up: bool| {
+        hash.update(&(text.len() as u64).to_le_bytes());
+        hash.update(text.as_bytes());
+        hash.update(&[u8::from(up)]);
+    };
+    add(placement, true);
+    for backend in backends {
+        add(&backend.name, backend.state == BackendState::Up);
+    }
+    hash.digest()
+}
+
+/// A view as the tests of the replies use it.
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::stats::{Counter, DropReason, LatencyKind};
+
+    pub(in crate::admin) fn backend(name: &str, state: BackendState, metrics_sent: u64) -> BackendView {
+        BackendView {
+            name: name.into(),
+            state,
+            since_s: 40,
+            metrics_sent,
+            datagrams_sent: metrics_sent / 10,
+            bytes_sent: metrics_sent * 20,
+            metrics_dropped: 1,
+            refused: 2,
+            kernel_drops: (metrics_sent > 0).then_some(3),
+        }
+    }
+
+    pub(in crate::admin) fn sample() -> View {
+        let mut view = View {
+            uptime_s: 51,
+            now_us: 60_000_000,
+            ready: true,
+            health_up: true,
+            placement: "jump",
+            listen: vec!["0.0.0.0:8125".parse().unwrap(), "[::]:8125".parse().unwrap()],
+            management: vec!["127.0.0.1:8126".parse().unwrap()],
+            receive_buffer_asked_bytes: 8 << 20,
+            gso: "auto".to_string(),
+            host_udp: Some(HostUdp { rcvbuf_errors: 5, sndbuf_errors: 6 }),
+            ..View::default()
+        };
+        for (received, granted) in [(10, 425_984), (20, 16 << 20)] {
+            let mut counters = Counters::new();
+            counters.add(Counter::MetricsReceived, received);
+            counters.add(Counter::MetricsSent, received - 3);
+            counters.add(Counter::MetricsPending, 1);
+            counters.drop_metrics(DropReason::Malformed, 2, received * 1_000_000);
+            let facts = Facts {
+                engine: "io_uring",
+                receive_buffer_bytes: granted,
+                buffer_bytes: 1_000,
+                ring_bytes: 200,
+                ..Facts::default()
+            };
+            view.workers.push(WorkerView { counters, facts: Some(facts) });
+        }
+        view.latency.record(LatencyKind::Bound, 100, 98);
+        view.latency.record(LatencyKind::AfterIdle, 5_000, 2);
+        view.backends = vec![
+            backend("a:8125", BackendState::Up, 300),
+            backend("b:8125", BackendState::Down, 100),
+            backend("c:8125", BackendState::Unresolved, 0),
+        ];
+        view
+    }
+
+    #[test]
+    fn a_fingerprint_tells_apart_what_places_differently() {
+        let nodes = |states: [BackendState; 3]| -> Vec<BackendView> {
+            ["a:1", "b:1", "c:1"]
+                .into_iter()
+                .zip(states)
+                .map(|(name, state)| backend(name, state, 0))
+                .collect()
+        };
+        use BackendState::{Disabled, Down, Up};
+        let all = fingerprint("jump", &nodes([Up, Up, Up]));
+        assert_ne!(all, fingerprint("jump", &nodes([Up, Down, Up])));
+        assert_ne!(all, fingerprint("other", &nodes([Up, Up, Up])));
+        assert_ne!(all, fingerprint("jump", &nodes([Up, Up, Up])[..2]));
+        let mut swapped = nodes([Up, Up, Up]);
+        swapped.swap(0, 2);
+        assert_ne!(all, fingerprint("jump", &swapped));
+        // Why a backend gets nothing, and what it has got, makes no difference.
+        assert_eq!(
+            fingerprint("jump", &nodes([Up, Down, Up])),
+            fingerprint("jump", &nodes([Up, Disabled, Up]))
+        );
+        let mut busy = nodes([Up, Up, Up]);
+        busy[1].metrics_sent = 7;
+        assert_eq!(all, fingerprint("jump", &busy));
+    }
+}

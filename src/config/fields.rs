@@ -1,0 +1,287 @@
+//! One JSON object, read key by key: each value comes out in its type and range, or is reported and goes on.
+//!
+//! In: a [`Json`] object and the keys it may have. Out: [`Slot`]s. Next: `raw.rs`, which names them.
+
+use super::json::{Json, quoted};
+use super::report::{Place, Report};
+use serde_json::Number;
+
+/// Longest key for which the nearest known one is looked for.
+const SUGGESTED_BYTES_MAX: usize = 64;
+/// Keys that StatsD's `proxy.js` has under another name.
+const OTHER_NAMES: [(&str, &str); 4] = [
+    ("mgmt_port", "managementPort"),
+    ("mgmt_address", "managementHost"),
+    ("address", "host"),
+    ("forkCount", "workers"),
+];
+
+/// What a key gave.
+#[derive(Debug)]
+pub(super) enum Slot<T> {
+    /// It does not stand in the file, or is null.
+    Absent,
+    /// It was wrong, which has been reported.
+    Wrong,
+    /// It stands at this place.
+    Given(Place, T),
+}
+
+impl<T> Slot<T> {
+    /// The value; `default` if it is absent, and also if it is wrong, since the file is refused then anyway.
+    pub(super) fn or(self, default: T) -> T {
+        match self {
+            Slot::Given(_, value) => value,
+            Slot::Absent | Slot::Wrong => default,
+        }
+    }
+
+    /// Whether it was wrong: what depends on it cannot be judged.
+    pub(super) fn is_wrong(&self) -> bool {
+        matches!(self, Slot::Wrong)
+    }
+}
+
+/// The whole numbers that a key may have.
+#[derive(Clone, Copy)]
+pub(super) struct Range {
+    pub(super) min: u64,
+    pub(super) max: u64,
+    /// What a number outside of it is not, as in "is not a port".
+    pub(super) noun: &'static str,
+    /// Follows the maximum.
+    pub(super) unit: &'static str,
+}
+
+impl Range {
+    /// Plain numbers.
+    pub(super) const fn plain(min: u64, max: u64) -> Range {
+        Range { min, max, noun: "in range", unit: "" }
+    }
+
+    /// Bytes.
+    pub(super) const fn bytes(min: u64, max: u64) -> Range {
+        Range { min, max, noun: "in range", unit: " bytes" }
+    }
+
+    /// Milliseconds.
+    pub(super) const fn ms(min: u64, max: u64) -> Range {
+        Range { min, max, noun: "in range", unit: " ms" }
+    }
+
+    /// TCP and UDP ports.
+    pub(super) const PORT: Range = Range { min: 1, max: 65_535, noun: "a port", unit: "" };
+
+    fn shown(&self) -> String {
+        format!("{} to {}{}", self.min, self.max, self.unit)
+    }
+}
+
+/// An object's values by key, while they are being read.
+pub(super) struct Fields<'a> {
+    /// `nodes[3].`, or empty for the file itself.
+    prefix: String,
+    entries: Vec<(Place, &'static str, Json)>,
+    pub(super) report: &'a mut Report,
+}
+
+impl<'a> Fields<'a> {
+    /// Sorts an object's entries by the keys in `known`; unknown and doubled keys are reported.
+    ///
+    /// `place` gives the place of the entry with a position.
+    pub(super) fn new(
+        prefix: String,
+        object: Vec<(String, Json)>,
+        known: &[&'static str],
+        place: impl Fn(usize) -> Place,
+        report: &'a mut Report,
+    ) -> Fields<'a> {
+        let mut fields = Fields { prefix, entries: Vec::with_capacity(object.len()), report };
+        let mut first_spellings: Vec<String> = Vec::new();
+        for (position, (given, value)) in object.into_iter().enumerate() {
+            let Some(key) = known.iter().find(|key| key.eq_ignore_ascii_case(&given)) else {
+                let text =
+                    format!("{}{}: unknown key{}", fields.prefix, shown_key(&given), hint(&given, known));
+                fields.report.mistake(place(position), text);
+                continue;
+            };
+            if let Some(first) = fields.entries.iter().position(|(_, other, _)| other == key) {
+                let spelling = &first_spellings[first];
+                let first =
+                    if *spelling == given { String::new() } else { format!(" (first as {spelling})") };
+                let text = format!("{}{given}: given twice{first}; leave one", fields.prefix);
+                fields.report.mistake(place(position), text);
+                continue;
+            }
+            if *key != given {
+                let parent = if fields.prefix.is_empty() { "" } else { "nodes[]." };
+                fields.report.notice(format!("{parent}{given} is read as {key}: better write it so"));
+            }
+            fields.entries.push((place(position), key, value));
+            first_spellings.push(given);
+        }
+        fields
+    }
+
+    /// Where `key` stands and what it holds; `None` if it is absent or null.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<(Place, Json)> {
+        let position = self.entries.iter().position(|(_, known, _)| *known == key)?;
+        let (place, value) = (self.entries[position].0, &mut self.entries[position].2);
+        match std::mem::replace(value, Json::Null) {
+            Json::Null => None,
+            value => Some((place, value)),
+        }
+    }
+
+    /// Reports a mistake at `key`.
+    pub(super) fn wrong<T>(&mut self, place: Place, key: &str, text: String) -> Slot<T> {
+        self.report.mistake(place, format!("{}{key}: {text}", self.prefix));
+        Slot::Wrong
+    }
+
+    fn wrong_kind<T>(&mut self, place: Place, key: &str, value: &Json, wanted: &str) -> Slot<T> {
+        self.wrong(place, key, format!("{value} is {}; wanted is {wanted}", value.kind()))
+    }
+
+    /// A text.
+    pub(super) fn text(&mut self, key: &'static str) -> Slot<String> {
+        match self.take(key) {
+            None => Slot::Absent,
+            Some((place, Json::Text(text))) => Slot::Given(place, text),
+            Some((place, value)) => self.wrong_kind(place, key, &value, "a text in double quotes"),
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str) -> Slot<bool> {
+        match self.take(key) {
+            None => Slot::Absent,
+            Some((place, Json::Flag(flag))) => Slot::Given(place, flag),
+            Some((place, value)) => self.wrong_kind(place, key, &value, "true or false, without quotes"),
+        }
+    }
+
+    /// One of some words, each with its meaning.
+    pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Slot<T> {
+        let wanted = || {
+            let words: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            words.join(" or ")
+        };
+        match self.take(key) {
+            None => Slot::Absent,
+            Some((place, Json::Text(text))) => match words.iter().find(|(word, _)| *word == text) {
+                Some((_, meaning)) => Slot::Given(place, *meaning),
+                None => self.wrong(place, key, format!("{} is not {}", quoted(&text), wanted())),
+            },
+            Some((place, value)) => self.wrong_kind(place, key, &value, &wanted()),
+        }
+    }
+
+    /// A whole number.
+    pub(super) fn whole(&mut self, key: &'static str, range: Range) -> Slot<u64> {
+        match self.take(key) {
+            None => Slot::Absent,
+            Some((place, value)) => self.whole_of(place, key, &value, range, ""),
+        }
+    }
+
+    /// A whole number, or the word `auto` as `None`.
+    pub(super) fn whole_or_auto(&mut self, key: &'static str, range: Range) -> Slot<Option<u64>> {
+        match self.take(key) {
+            None => Slot::Absent,
+            Some((place, Json::Text(text))) if text == "auto" => Slot::Given(place, None),
+            Some((place, value)) => match self.whole_of(place, key, &value, range, ", or \"auto\"") {
+                Slot::Given(place, number) => Slot::Given(place, Some(number)),
+                Slot::Absent => Slot::Absent,
+                Slot::Wrong => Slot::Wrong,
+            },
+        }
+    }
+
+    fn whole_of(&mut self, place: Place, key: &str, value: &Json, range: Range, or: &str) -> Slot<u64> {
+        let allowed = format!("({}{or})", range.shown());
+        let Json::Number(number) = value else {
+            return self.wrong_kind(place, key, value, &format!("a number without quotes {allowed}"));
+        };
+        match whole_number(number) {
+            Some(whole) if (range.min..=range.max).contains(&whole) => Slot::Given(place, whole),
+            None if number.as_f64().is_some_and(|number| number.fract() != 0.0) => {
+                self.wrong(place, key, format!("{number} is not a whole number {allowed}"))
+            }
+            _ => self.wrong(place, key, format!("{number} is not {} {allowed}", range.noun)),
+        }
+    }
+
+    /// Milliseconds, fractions allowed, as microseconds.
+    pub(super) fn ms_as_us(&mut self, key: &'static str, ms_max: u64) -> Slot<u64> {
+        let allowed = format!("(0 to {ms_max} ms, fractions allowed)");
+        match self.take(key) {
+            None => Slot::Absent,
+            Some((place, Json::Number(number))) => {
+                let ms = number.as_f64().unwrap_or(f64::INFINITY);
+                if (0.0..=ms_max as f64).contains(&ms) {
+                    return Slot::Given(place, (ms * 1_000.0).round() as u64);
+                }
+                self.wrong(place, key, format!("{number} is not in range {allowed}"))
+            }
+            Some((place, value)) => {
+                self.wrong_kind(place, key, &value, &format!("a number without quotes {allowed}"))
+            }
+        }
+    }
+
+    /// Keys that nobody asked for; none unless the list of known keys and its reader differ.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> Vec<&'static str> {
+        self.entries
+            .iter()
+            .filter(|(_, _, value)| !matches!(value, Json::Null))
+            .map(|(_, key, _)| *key)
+            .collect()
+    }
+}
+
+/// The number as one without fraction and sign; `8125.0` is one, too.
+fn whole_number(number: &Number) -> Option<u64> {
+    /// Up to here f64 holds every whole number.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    number.as_u64().or_else(|| {
+        number
+            .as_f64()
+            .filter(|number| number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(number))
+            .map(|number| number as u64)
+    })
+}
+
+/// A key as it stands, in quotes where it could be mistaken for something else.
+fn shown_key(key: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !key.is_empty() && key.len() <= SUGGESTED_BYTES_MAX && key.chars().all(plain) {
+        key.to_owned()
+    } else {
+        quoted(key)
+    }
+}
+
+/// The nearest known key, or else all of them.
+fn hint(given: &str, known: &[&'static str]) -> String {
+    let other_name = OTHER_NAMES.iter().find(|(other, key)| *other == given && known.contains(key));
+    match other_name.map(|(_, key)| *key).or_else(|| nearest(given, known)) {
+        Some(key) => format!("; did you mean {key}?"),
+        None => format!(" (known are {})", known.join(", ")),
+    }
+}
+
+/// The text among `known` that `given` is most probably a misspelling of.
+pub(super) fn nearest<'k>(given: &str, known: &[&'k str]) -> Option<&'k str> {
+    if given.len() > SUGGESTED_BYTES_MAX {
+        return None;
+    }
+    let lower = given.to_ascii_lowercase();
+    let distance = |key: &str| strsim::damerau_levenshtein(&lower, &key.to_ascii_lowercase());
+    // A third of the letters wrong is a misspelling; more is another word.
+    let allowed = (given.chars().count() / 3).max(1);
+    let (distance, key) =
+        known.iter().map(|key| (distance(key), *key)).min_by_key(|(distance, _)| *distance)?;
+    (distance <= allowed).then_some(key)
+}

@@ -1,0 +1,126 @@
+//! A config from a file or a text, with everything that is to be said about it.
+//!
+//! In: a path or a text. Out: [`Loaded`], or a [`ConfigError`] with every mistake. Next: `cli.rs`, and `control/` at a reload.
+
+use super::Config;
+use super::json::Json;
+use super::raw::RawConfig;
+use super::report::Report;
+use crate::exit;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Largest file that is read: many times what 2,000 backends need, and a bound on a mistyped path.
+const FILE_BYTES_MAX: usize = 8 << 20;
+
+/// A config, and what its author should know about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What to run.
+    pub config: Config,
+    /// One line each: keys in another letter case, keys without effect.
+    pub notices: Vec<String>,
+}
+
+/// Why there is no config. Its text is for the operator and has several lines.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file was read and is wrong.
+    Invalid {
+        /// Which file; `None` for a text that came from elsewhere.
+        path: Option<PathBuf>,
+        /// Every mistake, as `path: value reason and allowed range`, in the file's order.
+        mistakes: Vec<String>,
+    },
+}
+
+impl ConfigError {
+    /// The exit code it ends the process with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ConfigError::Unreadable { .. } => exit::NO_CONFIG,
+            ConfigError::Invalid { .. } => exit::USAGE,
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Unreadable { path, source } => {
+                write!(formatter, "cannot read the config {}: {source}", path.display())
+            }
+            ConfigError::Invalid { path, mistakes } => {
+                match path {
+                    Some(path) => write!(formatter, "the config {} has ", path.display())?,
+                    None => formatter.write_str("the config has ")?,
+                }
+                match mistakes.len() {
+                    1 => formatter.write_str("1 mistake:")?,
+                    count => write!(formatter, "{count} mistakes:")?,
+                }
+                for mistake in mistakes {
+                    write!(formatter, "\n  {mistake}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ConfigError::Unreadable { source, .. } => Some(source),
+            ConfigError::Invalid { .. } => None,
+        }
+    }
+}
+
+/// Reads a config file.
+///
+/// A listening host that is a name is asked of the resolver, which may take seconds: not for a thread that serves others.
+pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let invalid = |mistakes| ConfigError::Invalid { path: Some(path.to_owned()), mistakes };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(invalid(vec![format!("the file is longer than {FILE_BYTES_MAX} bytes")]));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        invalid(vec![format!("line {line}: the text is not UTF-8")])
+    })?;
+    read(text).map_err(invalid)
+}
+
+/// Reads a config from a text. May ask the resolver, as [`load`] does.
+pub fn parse(text: &str) -> Result<Loaded, ConfigError> {
+    read(text).map_err(|mistakes| ConfigError::Invalid { path: None, mistakes })
+}
+
+fn read(text: &str) -> Result<Loaded, Vec<String>> {
+    let json = Json::read(text).map_err(|mistake| vec![mistake])?;
+    let Json::Object(object) = json else {
+        return Err(vec![format!(
+            "the file is {}; wanted is an object, {{\"nodes\": [{{\"host\": …, \"port\": …}}]}}",
+            json.kind()
+        )]);
+    };
+    let mut report = Report::default();
+    let config = RawConfig::read(object, &mut report).prove(&mut report);
+    let notices = report.finish()?;
+    Ok(Loaded { config, notices })
+}

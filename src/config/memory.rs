@@ -1,0 +1,162 @@
+//! The most memory that a config can make the process take: printed at start and by `--check`.
+//!
+//! In: a `Config`. Out: parts with their names. Next: `cli.rs`, `control/`.
+
+use super::Config;
+use crate::driver::uring::KernelRing;
+use crate::stats::{LatencyKind, new_histogram};
+use crate::worker::Limits;
+use std::fmt;
+
+/// What the driver keeps for a send in flight: message header, vector, packet.
+const SEND_SLOT_BYTES: usize = 256;
+/// What the relay keeps for a backend beside its open packet.
+const BACKEND_BYTES: usize = 256;
+/// What all workers share for a backend: its place in the old and the new route table, its counters, its health.
+const SHARED_BACKEND_BYTES: usize = 1_024;
+/// Route tables that may live at once: the old one until every worker has seen the new one.
+const ROUTE_TABLES: usize = 2;
+
+/// The most memory that a config can make the process take, by what it is for.
+///
+/// Counted is what grows with the config. Beside it stand the program's own pages and stacks, a few MiB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryBound {
+    /// Worker threads.
+    pub workers: usize,
+    /// Parts that each worker has, in bytes.
+    pub per_worker: Vec<(&'static str, usize)>,
+    /// Parts that the process has once, in bytes.
+    pub shared: Vec<(&'static str, usize)>,
+    /// Socket memory of the kernel, of all workers, in bytes: not part of the process's own. The kernel grants up to
+    /// twice what it is asked for.
+    pub kernel: Vec<(&'static str, usize)>,
+}
+
+impl Config {
+    /// The bounds of one worker.
+    pub fn limits(&self) -> Limits {
+        Limits::new(self.nodes.len(), self.datagram_bytes_max, self.send_buffer_bytes)
+    }
+}
+
+impl MemoryBound {
+    /// The bound for a config.
+    pub fn new(config: &Config) -> MemoryBound {
+        let limits = config.limits();
+        let nodes = config.nodes.len();
+        let pool = limits.relay().pool_size(nodes, config.packet_bytes_max);
+        let rings = KernelRing::bytes(&limits.driver(), config.listen.len());
+        let histogram_bytes = new_histogram().distinct_values() * size_of::<u64>();
+        MemoryBound {
+            workers: config.workers,
+            per_worker: vec![
+                ("receive buffers", limits.buffers * limits.buffer_bytes.next_multiple_of(64)),
+                ("packets", pool.packets * pool.packet_bytes),
+                ("packets for metrics longer than one", pool.oversize * pool.oversize_bytes),
+                ("backends", limits.sockets_max * BACKEND_BYTES),
+                ("rings", rings + limits.sends_max * SEND_SLOT_BYTES),
+                // One set with the worker, one to swap with.
+                ("latency histograms", 2 * LatencyKind::ALL.len() * histogram_bytes),
+            ],
+            shared: vec![("route tables and health", ROUTE_TABLES * nodes * SHARED_BACKEND_BYTES)],
+            kernel: vec![
+                (
+                    "receive buffers of sockets",
+                    2 * config.receive_buffer_bytes * config.listen.len() * config.workers,
+                ),
+                ("send buffers of sockets", 2 * config.send_buffer_bytes * nodes * config.workers),
+            ],
+        }
+    }
+
+    /// The sum of one worker's parts, in bytes.
+    pub fn worker_bytes(&self) -> usize {
+        sum(&self.per_worker)
+    }
+
+    /// The bound for the whole process, in bytes, without the kernel's socket memory.
+    pub fn total_bytes(&self) -> usize {
+        self.workers * self.worker_bytes() + sum(&self.shared)
+    }
+
+    /// The sum of the kernel's parts, in bytes.
+    pub fn kernel_bytes(&self) -> usize {
+        sum(&self.kernel)
+    }
+}
+
+fn sum(parts: &[(&'static str, usize)]) -> usize {
+    parts.iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// A line for the total, then one for each part.
+impl fmt::Display for MemoryBound {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            formatter,
+            "memory bound: {} ({} for each of {}), and at most {} of the kernel's socket memory",
+            Mib(self.total_bytes()),
+            Mib(self.worker_bytes()),
+            if self.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", self.workers) },
+            Mib(self.kernel_bytes()),
+        )?;
+        for (owner, parts) in
+            [("worker", &self.per_worker), ("process", &self.shared), ("kernel", &self.kernel)]
+        {
+            for (name, bytes) in parts {
+                writeln!(formatter, "  {owner}: {bytes:>12} bytes  {name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Mib(usize);
+
+impl fmt::Display for Mib {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:.1} MiB", self.0 as f64 / (1 << 20) as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::worker::NODES_MAX;
+
+    fn bound(text: &str) -> MemoryBound {
+        MemoryBound::new(&parse(text).expect("a good config").config)
+    }
+
+    #[test]
+    fn the_defaults_stay_below_16_mib() {
+        let nodes = r#"{"host": "192.0.2.1", "port": 1}, {"host": "192.0.2.2", "port": 1}, {"host": "192.0.2.3", "port": 1}"#;
+        let bound = bound(&format!(r#"{{"workers": 1, "nodes": [{nodes}]}}"#));
+        assert!(bound.total_bytes() < 16 << 20, "{bound}");
+        assert_eq!(bound.kernel_bytes(), 2 * 2 * (8 << 20) + 3 * 2 * (1 << 20));
+        assert!(bound.to_string().contains("for each of 1 worker)"), "{bound}");
+    }
+
+    #[test]
+    fn the_bound_is_the_sum_of_its_parts_times_workers() {
+        let one = bound(r#"{"workers": 1, "nodes": [{"host": "192.0.2.1", "port": 1}]}"#);
+        let three = bound(r#"{"workers": 3, "nodes": [{"host": "192.0.2.1", "port": 1}]}"#);
+        let shared: usize = one.shared.iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(one.worker_bytes(), one.per_worker.iter().map(|(_, bytes)| bytes).sum::<usize>());
+        assert_eq!(three.total_bytes(), 3 * one.worker_bytes() + shared);
+        assert_eq!(three.kernel_bytes(), 3 * one.kernel_bytes());
+    }
+
+    #[test]
+    fn the_largest_config_has_a_bound_too() {
+        let nodes: Vec<String> =
+            (0..NODES_MAX).map(|i| format!(r#"{{"host": "n{i}.example", "port": 1}}"#)).collect();
+        let bound = bound(&format!(
+            r#"{{"nodes": [{}], "workers": 64, "maxPacketSize": 65507, "maxDatagramSize": 65507}}"#,
+            nodes.join(",")
+        ));
+        assert!(bound.total_bytes() < 16 << 30, "{bound}");
+    }
+}

@@ -1,0 +1,231 @@
+//! How the values of a file go together: defaults, addresses, doubled backends, limits between keys.
+//!
+//! In: [`RawConfig`]. Out: [`Config`]; what does not go together is reported. Next: `control/`, which makes it run.
+
+use super::fields::Slot;
+use super::host;
+use super::raw::{RawConfig, RawNode};
+use super::report::{PLACE_END, Report};
+use super::{Check, Config, LogFormat, Node};
+use crate::placement::Placement;
+use crate::relay::{Malformed, OnNodeDown};
+use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+/// Fits every Ethernet path, tunnels included.
+const PACKET_BYTES_DEFAULT: usize = 1_432;
+const CACHE_ENTRIES_DEFAULT: u64 = 10_000;
+/// More than any packet has.
+const QUEUE_BYTES_DEFAULT: usize = 256 << 10;
+const _: () = assert!(QUEUE_BYTES_DEFAULT > DATAGRAM_BYTES_LIMIT && QUEUE_BYTES_DEFAULT <= BACKLOG_BYTES_MAX);
+/// Longest time that a check takes, or waits while it contradicts the state, unless the file says otherwise.
+const CHECK_MS_DEFAULT: u64 = 1_000;
+/// Workers that `auto` starts at most: more are a decision about the host's CPUs.
+const WORKERS_AUTO_MAX: usize = 4;
+
+impl RawConfig {
+    /// The config that these values mean; worthless if `report` has mistakes in the end.
+    pub(super) fn prove(self, report: &mut Report) -> Config {
+        self.note_idle_keys(report);
+        let port_is_known = !self.port.is_wrong();
+        let (host, listen) = listening(self.host, self.port.or(8125), "host", host::EVERY, report);
+        let (management_host, management) = listening(
+            self.management_host,
+            self.management_port.or(8126),
+            "managementHost",
+            host::LOOPBACK,
+            report,
+        );
+        let gso = self.gso.or(true);
+        let workers = self.workers.or(None);
+        let packet_is_known = !self.packet_bytes_max.is_wrong();
+        let packet_bytes_max =
+            self.packet_bytes_max.or(None).map_or(PACKET_BYTES_DEFAULT, |bytes| bytes as usize);
+        let loop_ends: &[SocketAddr] = if port_is_known { &listen } else { &[] };
+        Config {
+            nodes: prove_nodes(self.nodes, gso, loop_ends, report),
+            host,
+            listen,
+            management_host,
+            management,
+            management_allow_changes: self.management_allow_changes.or(false),
+            hashing: self.hashing.or(Placement::Jump),
+            on_node_down: self.on_node_down.or(OnNodeDown::Divert),
+            check: Check {
+                fall: self.check_fall.or(3) as u32,
+                rise: self.check_rise.or(2) as u32,
+                ..prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report)
+            },
+            workers_auto: workers.is_none(),
+            workers: workers.map_or_else(workers_auto, |count| count as usize),
+            flush_us: self.flush_us.or(5_000),
+            packet_bytes_max,
+            datagram_bytes_max: self.datagram_bytes_max.or(8_192) as usize,
+            receive_buffer_bytes: self.receive_buffer_bytes.or(8 << 20) as usize,
+            send_buffer_bytes: self.send_buffer_bytes.or(1 << 20) as usize,
+            queue_bytes_max: prove_queue(
+                self.queue_bytes_max,
+                packet_is_known.then_some(packet_bytes_max),
+                report,
+            ),
+            cache_entries: cache_entries(self.cache_entries.or(CACHE_ENTRIES_DEFAULT)),
+            malformed: self.malformed.or(Malformed::Drop),
+            gso,
+            timestamps: self.timestamps.or(false),
+            shutdown_delay_ms: self.shutdown_delay_ms.or(0),
+            shutdown_timeout_ms: self.shutdown_timeout_ms.or(5_000),
+            log_format: self.log_format.or(LogFormat::Text),
+        }
+    }
+
+    /// Says which keys ask for something that this version does not do yet.
+    fn note_idle_keys(&self, report: &mut Report) {
+        if let Slot::Given(_, None) = self.packet_bytes_max {
+            report.notice(format!(
+                "maxPacketSize: \"auto\" is not in this version; packets have {PACKET_BYTES_DEFAULT} bytes at most"
+            ));
+        }
+        let nodes: &[RawNode] = if let Slot::Given(_, nodes) = &self.nodes { nodes } else { &[] };
+        let off = |slot: &Slot<bool>| matches!(slot, Slot::Given(_, false));
+        if off(&self.gso) || nodes.iter().any(|node| off(&node.gso)) {
+            report
+                .notice("gso: has no effect in this version, which sends every packet by itself".to_owned());
+        }
+        if let Slot::Given(_, true) = self.timestamps {
+            report.notice("timestamps: has no effect in this version; latencies are upper bounds".to_owned());
+        }
+        if let Slot::Given(_, entries) = self.cache_entries
+            && cache_entries(entries) != cache_entries(CACHE_ENTRIES_DEFAULT)
+        {
+            report.notice("cacheSize: has no effect in this version, which needs no cache".to_owned());
+        }
+    }
+}
+
+/// A listening host's text and addresses.
+fn listening(
+    slot: Slot<String>,
+    port: u64,
+    key: &str,
+    default: &str,
+    report: &mut Report,
+) -> (String, Vec<SocketAddr>) {
+    let (place, text) = match slot {
+        Slot::Given(place, text) => (place, text),
+        Slot::Absent | Slot::Wrong => ([PLACE_END; 3], default.to_owned()),
+    };
+    // A wrong port was reported and stands for the default; ports that reach this place are in range.
+    let port = u16::try_from(port).unwrap_or_default();
+    host::listening(&text, port).unwrap_or_else(|reason| {
+        report.mistake(place, format!("{key}: {reason}"));
+        (text, Vec::new())
+    })
+}
+
+/// `auto` workers: half of the CPUs that this process may use, at least 1, at most 4. Affinity and cgroup quota count.
+pub(super) fn workers_auto() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
+    (cpus / 2).clamp(1, WORKERS_AUTO_MAX)
+}
+
+fn cache_entries(given: u64) -> usize {
+    if given == 0 { 0 } else { given.next_power_of_two() as usize }
+}
+
+/// A backend's queue must hold a packet, if their size is known.
+fn prove_queue(slot: Slot<u64>, packet_bytes_max: Option<usize>, report: &mut Report) -> usize {
+    let (place, queue) = match slot {
+        Slot::Given(place, queue) => (place, queue as usize),
+        Slot::Absent | Slot::Wrong => return QUEUE_BYTES_DEFAULT,
+    };
+    if let Some(packet) = packet_bytes_max.filter(|packet| queue < *packet) {
+        report.mistake(
+            place,
+            format!("queue: {queue} is less than maxPacketSize ({packet} bytes): no packet could wait"),
+        );
+    }
+    queue
+}
+
+/// The times of the checks: no check may last, or wait while it contradicts the state, longer than the interval.
+fn prove_check_times(interval: Slot<u64>, timeout: Slot<u64>, fast: Slot<u64>, report: &mut Report) -> Check {
+    let interval_is_known = !interval.is_wrong();
+    let interval_ms = interval.or(10_000);
+    let mut within = |key: &str, slot: Slot<u64>| {
+        if let Slot::Given(place, ms) = slot
+            && interval_is_known
+            && ms > interval_ms
+        {
+            report.mistake(place, format!("{key}: {ms} is more than checkInterval ({interval_ms} ms)"));
+        }
+        slot.or(interval_ms.min(CHECK_MS_DEFAULT))
+    };
+    Check {
+        interval_ms,
+        timeout_ms: within("checkTimeout", timeout),
+        fast_ms: within("checkFast", fast),
+        fall: 0,
+        rise: 0,
+    }
+}
+
+fn prove_nodes(slot: Slot<Vec<RawNode>>, gso: bool, listen: &[SocketAddr], report: &mut Report) -> Vec<Node> {
+    let raw_nodes = match slot {
+        Slot::Given(_, raw_nodes) => raw_nodes,
+        Slot::Wrong => return Vec::new(),
+        Slot::Absent => {
+            let text = "nodes: missing; list at least one backend, [{\"host\": …, \"port\": …}]";
+            report.mistake([PLACE_END; 3], text.to_owned());
+            return Vec::new();
+        }
+    };
+    // By canonical host and port: where it was listed first, and how.
+    let mut seen: HashMap<(String, u16), (usize, Node)> = HashMap::with_capacity(raw_nodes.len());
+    let mut nodes = Vec::with_capacity(raw_nodes.len());
+    for raw in raw_nodes {
+        let (index, place) = (raw.index, raw.place);
+        let Some(node) = prove_node(raw, gso, report) else { continue };
+        if !node.disabled && host::leads_back(&node.host, node.port, listen) {
+            let text = "is where this proxy itself listens: metrics would go round for ever";
+            report.mistake(place, format!("nodes[{index}]: {} {text}", node.name));
+        }
+        let key = (host::canonical(&node.host), node.port);
+        if let Some((first, other)) = seen.get(&key) {
+            let spelled = if other.name == node.name { String::new() } else { format!(", {}", other.name) };
+            let text = format!("{} is listed twice (first as nodes[{first}]{spelled})", node.name);
+            report.mistake(place, format!("nodes[{index}]: {text}"));
+        } else {
+            seen.insert(key, (index, node.clone()));
+        }
+        nodes.push(node);
+    }
+    if !nodes.is_empty() && nodes.iter().all(|node| node.disabled) {
+        report.notice("nodes: every backend is disabled; all metrics will be dropped".to_owned());
+    }
+    nodes
+}
+
+/// One backend; `None` if its host or port was wrong or missing.
+fn prove_node(raw: RawNode, gso: bool, report: &mut Report) -> Option<Node> {
+    let host = match raw.host {
+        Slot::Given(place, text) => host::plain(&text)
+            .map_err(|reason| report.mistake(place, format!("nodes[{}].host: {reason}", raw.index)))
+            .ok(),
+        Slot::Absent | Slot::Wrong => None,
+    };
+    let Slot::Given(_, port) = raw.port else { return None };
+    let (host, port) = (host?, port as u16);
+    let adminport = match raw.adminport {
+        Slot::Given(_, port) => Some(port as u16),
+        Slot::Absent | Slot::Wrong => None,
+    };
+    Some(Node {
+        name: host::identity(&host, port).into(),
+        host,
+        port,
+        adminport,
+        disabled: raw.disabled.or(false),
+        gso: raw.gso.or(gso),
+    })
+}

@@ -1,0 +1,227 @@
+//! The file key by key: every value of the right type and in its range, nothing yet about how they go together.
+//!
+//! In: a [`Json`] tree. Out: [`RawConfig`], whose slots say what was given, absent, or wrong (and reported).
+//! Next: `prove.rs`, which makes a `Config` of it.
+
+use super::LogFormat;
+use super::fields::{Fields, Range, Slot};
+use super::json::{Json, quoted};
+use super::report::{PLACE_END, Place, Report};
+use crate::placement::Placement;
+use crate::relay::{Malformed, OnNodeDown};
+use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
+
+/// The keys of a file, in the order in which they are shown.
+pub(super) const KEYS: [&str; 27] = [
+    "host",
+    "port",
+    "managementHost",
+    "managementPort",
+    "managementAllowChanges",
+    "nodes",
+    "hashing",
+    "onNodeDown",
+    "checkInterval",
+    "checkTimeout",
+    "checkFast",
+    "checkFall",
+    "checkRise",
+    "workers",
+    "flushInterval",
+    "maxPacketSize",
+    "maxDatagramSize",
+    "receiveBuffer",
+    "sendBuffer",
+    "queue",
+    "cacheSize",
+    "malformed",
+    "gso",
+    "timestamps",
+    "shutdownDelay",
+    "shutdownTimeout",
+    "logFormat",
+];
+/// The keys of one node.
+const NODE_KEYS: [&str; 5] = ["host", "port", "adminport", "disabled", "gso"];
+
+/// Placements that other versions know.
+const OTHER_PLACEMENTS: [&str; 5] = ["hashring-3", "hashring-1", "ketama", "murmur3", "jump-fnv1a"];
+
+/// Shortest packet and datagram: less would hold hardly any metric.
+const PACKET_BYTES_MIN: u64 = 64;
+const PACKET_BYTES: Range = Range::bytes(PACKET_BYTES_MIN, DATAGRAM_BYTES_LIMIT as u64);
+/// The kernel doubles what is asked for, in a signed 32-bit number.
+const SOCKET_BUFFER: Range = Range::bytes(4_096, (i32::MAX / 2) as u64);
+/// More waiting bytes than all backends share would be a promise that cannot be kept.
+const QUEUE: Range = Range::bytes(PACKET_BYTES_MIN, BACKLOG_BYTES_MAX as u64);
+/// At 16 bytes an entry these are 256 MiB per worker.
+const CACHE_ENTRIES: Range = Range::plain(0, 1 << 24);
+/// A day; shorter than 10 ms a check would be load.
+const CHECK_MS: Range = Range::ms(10, 86_400_000);
+const CHECK_COUNT: Range = Range::plain(1, 100);
+/// An hour.
+const SHUTDOWN_MS_MAX: u64 = 3_600_000;
+/// Longer, and metrics would fall into the backend's next flush.
+const FLUSH_MS_MAX: u64 = 1_000;
+const WORKERS: Range = Range::plain(1, 64);
+
+const GSO: [(&str, bool); 2] = [("auto", true), ("off", false)];
+
+/// A file's values by key.
+#[derive(Debug)]
+pub(super) struct RawConfig {
+    pub(super) host: Slot<String>,
+    pub(super) port: Slot<u64>,
+    pub(super) management_host: Slot<String>,
+    pub(super) management_port: Slot<u64>,
+    pub(super) management_allow_changes: Slot<bool>,
+    pub(super) nodes: Slot<Vec<RawNode>>,
+    pub(super) hashing: Slot<Placement>,
+    pub(super) on_node_down: Slot<OnNodeDown>,
+    pub(super) check_interval_ms: Slot<u64>,
+    pub(super) check_timeout_ms: Slot<u64>,
+    pub(super) check_fast_ms: Slot<u64>,
+    pub(super) check_fall: Slot<u64>,
+    pub(super) check_rise: Slot<u64>,
+    pub(super) workers: Slot<Option<u64>>,
+    pub(super) flush_us: Slot<u64>,
+    pub(super) packet_bytes_max: Slot<Option<u64>>,
+    pub(super) datagram_bytes_max: Slot<u64>,
+    pub(super) receive_buffer_bytes: Slot<u64>,
+    pub(super) send_buffer_bytes: Slot<u64>,
+    pub(super) queue_bytes_max: Slot<u64>,
+    pub(super) cache_entries: Slot<u64>,
+    pub(super) malformed: Slot<Malformed>,
+    pub(super) gso: Slot<bool>,
+    pub(super) timestamps: Slot<bool>,
+    pub(super) shutdown_delay_ms: Slot<u64>,
+    pub(super) shutdown_timeout_ms: Slot<u64>,
+    pub(super) log_format: Slot<LogFormat>,
+}
+
+/// One entry of `nodes`.
+#[derive(Debug)]
+pub(super) struct RawNode {
+    /// Its position in the file's list.
+    pub(super) index: usize,
+    /// Where its entry begins.
+    pub(super) place: Place,
+    pub(super) host: Slot<String>,
+    pub(super) port: Slot<u64>,
+    pub(super) adminport: Slot<u64>,
+    pub(super) disabled: Slot<bool>,
+    pub(super) gso: Slot<bool>,
+}
+
+impl RawConfig {
+    /// Reads a file's keys; what is wrong goes to `report`.
+    pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfig {
+        let mut fields = Fields::new(String::new(), object, &KEYS, |position| [position, 0, 0], report);
+        let raw = RawConfig {
+            host: fields.text("host"),
+            port: fields.whole("port", Range::PORT),
+            management_host: fields.text("managementHost"),
+            management_port: fields.whole("managementPort", Range::PORT),
+            management_allow_changes: fields.flag("managementAllowChanges"),
+            nodes: read_nodes(&mut fields),
+            hashing: read_hashing(&mut fields),
+            on_node_down: fields
+                .word("onNodeDown", &[("divert", OnNodeDown::Divert), ("drop", OnNodeDown::Drop)]),
+            check_interval_ms: fields.whole("checkInterval", CHECK_MS),
+            check_timeout_ms: fields.whole("checkTimeout", CHECK_MS),
+            check_fast_ms: fields.whole("checkFast", CHECK_MS),
+            check_fall: fields.whole("checkFall", CHECK_COUNT),
+            check_rise: fields.whole("checkRise", CHECK_COUNT),
+            workers: fields.whole_or_auto("workers", WORKERS),
+            flush_us: fields.ms_as_us("flushInterval", FLUSH_MS_MAX),
+            packet_bytes_max: fields.whole_or_auto("maxPacketSize", PACKET_BYTES),
+            datagram_bytes_max: fields.whole("maxDatagramSize", PACKET_BYTES),
+            receive_buffer_bytes: fields.whole("receiveBuffer", SOCKET_BUFFER),
+            send_buffer_bytes: fields.whole("sendBuffer", SOCKET_BUFFER),
+            queue_bytes_max: fields.whole("queue", QUEUE),
+            cache_entries: fields.whole("cacheSize", CACHE_ENTRIES),
+            malformed: fields
+                .word("malformed", &[("drop", Malformed::Drop), ("forward", Malformed::Forward)]),
+            gso: fields.word("gso", &GSO),
+            timestamps: fields.flag("timestamps"),
+            shutdown_delay_ms: fields.whole("shutdownDelay", Range::ms(0, SHUTDOWN_MS_MAX)),
+            shutdown_timeout_ms: fields.whole("shutdownTimeout", Range::ms(1, SHUTDOWN_MS_MAX)),
+            log_format: fields.word("logFormat", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+        };
+        #[cfg(test)]
+        assert!(fields.left().is_empty(), "known but not read: {:?}", fields.left());
+        raw
+    }
+}
+
+fn read_hashing(fields: &mut Fields<'_>) -> Slot<Placement> {
+    const HERE: &str = Placement::Jump.name();
+    match fields.text("hashing") {
+        Slot::Given(place, text) if text == HERE => Slot::Given(place, Placement::Jump),
+        Slot::Given(place, text) if OTHER_PLACEMENTS.contains(&text.as_str()) => {
+            fields.wrong(place, "hashing", format!("{text:?} is not in this version, which has {HERE:?}"))
+        }
+        Slot::Given(place, text) => {
+            fields.wrong(place, "hashing", format!("{} is not {HERE:?}", quoted(&text)))
+        }
+        Slot::Absent => Slot::Absent,
+        Slot::Wrong => Slot::Wrong,
+    }
+}
+
+fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
+    let (place, list) = match fields.take("nodes") {
+        Some((place, Json::List(list))) => (place, list),
+        Some((place, value)) => {
+            let text = format!(
+                "{value} is {}; wanted is a list of backends, [{{\"host\": …, \"port\": …}}, …]",
+                value.kind()
+            );
+            return fields.wrong(place, "nodes", text);
+        }
+        None => return Slot::Absent,
+    };
+    if list.is_empty() || list.len() > NODES_MAX {
+        let text = format!("{} backends are listed, which is not in range (1 to {NODES_MAX})", list.len());
+        return fields.wrong(place, "nodes", text);
+    }
+    let [top, ..] = place;
+    let nodes = list.into_iter().enumerate();
+    let nodes = nodes.filter_map(|(index, node)| read_node(top, index, node, fields.report)).collect();
+    Slot::Given(place, nodes)
+}
+
+fn read_node(top: usize, index: usize, node: Json, report: &mut Report) -> Option<RawNode> {
+    // Places within a node begin at 1: those that concern it as a whole stand first.
+    let place = [top, index + 1, 0];
+    let Json::Object(object) = node else {
+        let text = format!(
+            "nodes[{index}]: {node} is {}; wanted is an object, {{\"host\": …, \"port\": …}}",
+            node.kind()
+        );
+        report.mistake(place, text);
+        return None;
+    };
+    let prefix = format!("nodes[{index}].");
+    let place_of = |position| [top, index + 1, position + 1];
+    let mut fields = Fields::new(prefix, object, &NODE_KEYS, place_of, report);
+    let node = RawNode {
+        index,
+        place,
+        host: fields.text("host"),
+        port: fields.whole("port", Range::PORT),
+        adminport: fields.whole("adminport", Range::PORT),
+        disabled: fields.flag("disabled"),
+        gso: fields.word("gso", &GSO),
+    };
+    let end = [top, index + 1, PLACE_END];
+    if matches!(node.host, Slot::Absent) {
+        fields.wrong::<()>(end, "host", "missing; wanted is a name or an address".to_owned());
+    }
+    if matches!(node.port, Slot::Absent) {
+        fields.wrong::<()>(end, "port", "missing; wanted is a port (1 to 65535)".to_owned());
+    }
+    #[cfg(test)]
+    assert!(fields.left().is_empty(), "known but not read: {:?}", fields.left());
+    Some(node)
+}

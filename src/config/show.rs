@@ -1,0 +1,104 @@
+//! The effective config as JSON, and which keys of two configs differ.
+//!
+//! In: [`Config`]. Out: an object with every key in the file's spelling, which reads back to the same config.
+//! Next: `--check`, the admin command `config`, and reload.
+
+use super::raw::KEYS;
+use super::{Config, LogFormat, Node};
+use crate::relay::{Malformed, OnNodeDown};
+use serde_json::{Value, json};
+
+/// The keys that a reload may change.
+const RELOADABLE: [&str; 12] = [
+    "nodes",
+    "hashing",
+    "onNodeDown",
+    "checkInterval",
+    "checkTimeout",
+    "checkFast",
+    "checkFall",
+    "checkRise",
+    "flushInterval",
+    "maxPacketSize",
+    "queue",
+    "malformed",
+];
+
+impl Config {
+    /// Every key with its effective value; parsing it gives this config again.
+    ///
+    /// `workers` stays `"auto"` where it was, so that the text also fits another machine.
+    pub fn to_json(&self) -> Value {
+        let port = |addresses: &[std::net::SocketAddr]| addresses.first().map(|address| address.port());
+        json!({
+            "host": self.host,
+            "port": port(&self.listen),
+            "managementHost": self.management_host,
+            "managementPort": port(&self.management),
+            "managementAllowChanges": self.management_allow_changes,
+            "nodes": self.nodes.iter().map(node_to_json).collect::<Vec<Value>>(),
+            "hashing": self.hashing.name(),
+            "onNodeDown": match self.on_node_down {
+                OnNodeDown::Divert => "divert",
+                OnNodeDown::Drop => "drop",
+            },
+            "checkInterval": self.check.interval_ms,
+            "checkTimeout": self.check.timeout_ms,
+            "checkFast": self.check.fast_ms,
+            "checkFall": self.check.fall,
+            "checkRise": self.check.rise,
+            "workers": if self.workers_auto { json!("auto") } else { json!(self.workers) },
+            "flushInterval": us_to_ms(self.flush_us),
+            "maxPacketSize": self.packet_bytes_max,
+            "maxDatagramSize": self.datagram_bytes_max,
+            "receiveBuffer": self.receive_buffer_bytes,
+            "sendBuffer": self.send_buffer_bytes,
+            "queue": self.queue_bytes_max,
+            "cacheSize": self.cache_entries,
+            "malformed": match self.malformed {
+                Malformed::Drop => "drop",
+                Malformed::Forward => "forward",
+            },
+            "gso": gso_word(self.gso),
+            "timestamps": self.timestamps,
+            "shutdownDelay": self.shutdown_delay_ms,
+            "shutdownTimeout": self.shutdown_timeout_ms,
+            "logFormat": match self.log_format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        })
+    }
+
+    /// The keys whose values differ between two configs.
+    pub fn changed_keys(&self, other: &Config) -> Vec<&'static str> {
+        let (mine, theirs) = (self.to_json(), other.to_json());
+        KEYS.into_iter().filter(|key| mine.get(key) != theirs.get(key)).collect()
+    }
+
+    /// Of [`Config::changed_keys`], those that a running process cannot take over by a reload.
+    pub fn changed_fixed_keys(&self, other: &Config) -> Vec<&'static str> {
+        let mut keys = self.changed_keys(other);
+        keys.retain(|key| !RELOADABLE.contains(key));
+        keys
+    }
+}
+
+fn node_to_json(node: &Node) -> Value {
+    json!({
+        "host": node.host,
+        "port": node.port,
+        "adminport": node.adminport,
+        "disabled": node.disabled,
+        "gso": gso_word(node.gso),
+    })
+}
+
+fn gso_word(gso: bool) -> &'static str {
+    if gso { "auto" } else { "off" }
+}
+
+/// Whole milliseconds as a whole number, else with a fraction.
+fn us_to_ms(us: u64) -> Value {
+    if us.is_multiple_of(1_000) { json!(us / 1_000) } else { json!(us as f64 / 1_000.0) }
+}

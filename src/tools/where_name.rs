@@ -1,0 +1,224 @@
+//! `statsring where`: which backend gets a name, as the running proxy decides it.
+//!
+//! In: a config, backends taken as down, names from the arguments or from standard input. Out: `NAME<TAB>HOST:PORT`
+//! lines. Next: nobody; a script reads them.
+
+use crate::cli::{DEFAULT_CONFIG, complain, load, refuse, written};
+use crate::config::{Config, Node};
+use crate::exit;
+use crate::placement::LiveSet;
+use crate::relay::OnNodeDown;
+use crate::worker::DATAGRAM_BYTES_LIMIT;
+use argh::FromArgs;
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Backends that a message lists at most.
+const LISTED_MAX: usize = 20;
+
+/// Prints which backend gets a name, as NAME<TAB>HOST:PORT, one a line; HOST:PORT is - if none gets it.
+#[derive(FromArgs, Clone, Debug, PartialEq, Eq)]
+#[argh(
+    subcommand,
+    name = "where",
+    help_triggers("-h", "--help"),
+    note = "A name is taken exactly as given: write foo, not foo:1|c.",
+    note = "Control characters and backslashes in names are printed escaped.",
+    note = "Backends that the config disables count as down. Whether the others really answer is not looked at:\n  \
+            the admin port's command where tells what the running proxy does at this moment."
+)]
+pub struct Options {
+    /// config file, JSON (default /etc/statsdproxy.json)
+    #[argh(option, short = 'f', arg_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// take this backend as down; may be given several times
+    #[argh(option, arg_name = "HOST:PORT")]
+    pub down: Vec<String>,
+
+    /// names; without any they are read from standard input, one a line
+    #[argh(positional, arg_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// Answers for all names; the exit code.
+pub fn run(options: &Options) -> u8 {
+    let path = options.file.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
+    let config = match load(path) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    let live = match living(&config, &options.down) {
+        Ok(live) => live,
+        Err(text) => return refuse(&text),
+    };
+    if options.names.iter().any(String::is_empty) {
+        return refuse("an empty name has no backend");
+    }
+    let mut out = BufWriter::new(io::stdout().lock());
+    if options.names.is_empty() {
+        if io::stdin().is_terminal() {
+            complain("reading names, one a line, until the end of input (Ctrl-D)");
+        }
+        return answer_input(&config, &live, io::stdin().lock(), &mut out);
+    }
+    let answers = options.names.iter().try_for_each(|name| answer(&config, &live, name.as_bytes(), &mut out));
+    written(answers.and_then(|()| out.flush()))
+}
+
+/// The backends that live: not disabled, and not among `down`.
+fn living(config: &Config, down: &[String]) -> Result<LiveSet, String> {
+    if let Some(unknown) = down.iter().find(|name| config.nodes.iter().all(|node| *node.name != ***name)) {
+        let mut names: Vec<&str> = config.nodes.iter().take(LISTED_MAX).map(|node| &*node.name).collect();
+        let more = config.nodes.len().saturating_sub(LISTED_MAX);
+        let more_text = format!("and {more} more");
+        if more > 0 {
+            names.push(&more_text);
+        }
+        return Err(format!(
+            "--down {unknown:?} is not a backend of the config; they are {}",
+            names.join(", ")
+        ));
+    }
+    let is_down = |node: &Node| down.iter().any(|name| *node.name == **name);
+    Ok(LiveSet::new(config.nodes.iter().map(|node| !node.disabled && !is_down(node))))
+}
+
+/// The backend that gets `name`.
+fn owner<'c>(config: &'c Config, live: &LiveSet, name: &[u8]) -> Option<&'c Node> {
+    let index = match config.on_node_down {
+        OnNodeDown::Divert => config.hashing.owner(name, live),
+        OnNodeDown::Drop => config.hashing.home(name, config.nodes.len()).filter(|home| live.contains(*home)),
+    };
+    index.and_then(|index| config.nodes.get(index))
+}
+
+fn answer(config: &Config, live: &LiveSet, name: &[u8], out: &mut impl Write) -> io::Result<()> {
+    let node = owner(config, live, name).map_or("-", |node| &*node.name);
+    writeln!(out, "{}\t{node}", escaped(name))
+}
+
+/// Answers for the names of `input`, as the relay reads lines: one `\r` before the newline does not count, and empty
+/// lines are skipped. An answer is written out as soon as no more input waits.
+fn answer_input(config: &Config, live: &LiveSet, input: impl Read, out: &mut impl Write) -> u8 {
+    let mut input = BufReader::new(input);
+    let mut line = Vec::new();
+    for number in 1u64.. {
+        line.clear();
+        // No name is longer than a datagram: a bound on what a wrong input makes this take.
+        let limit = DATAGRAM_BYTES_LIMIT as u64 + 2;
+        match input.by_ref().take(limit).read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => {
+                let _ = out.flush();
+                complain(&format!("cannot read names from standard input: {error}"));
+                return exit::SYSTEM;
+            }
+        }
+        let name = line.strip_suffix(b"\n").unwrap_or(&line);
+        let name = name.strip_suffix(b"\r").unwrap_or(name);
+        if name.len() > DATAGRAM_BYTES_LIMIT {
+            let _ = out.flush();
+            return refuse(&format!(
+                "line {number} of standard input is longer than any name ({DATAGRAM_BYTES_LIMIT} bytes)"
+            ));
+        }
+        if name.is_empty() {
+            continue;
+        }
+        let mut result = answer(config, live, name, out);
+        if input.buffer().is_empty() {
+            result = result.and_then(|()| out.flush());
+        }
+        if result.is_err() {
+            return written(result);
+        }
+    }
+    written(out.flush())
+}
+
+/// A name on one line: what is not printable, and the backslash, as Rust and C write it.
+fn escaped(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '"' | '\'' => text.push(character),
+                _ => text.extend(character.escape_debug()),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::placement::Placement;
+
+    fn config(nodes: usize, rest: &str) -> Config {
+        let nodes: Vec<String> =
+            (0..nodes).map(|i| format!(r#"{{"host": "n{i}.example", "port": 1}}"#)).collect();
+        parse(&format!(r#"{{"nodes": [{}]{rest}}}"#, nodes.join(","))).expect("a good config").config
+    }
+
+    fn answers(config: &Config, down: &[&str], input: &[u8]) -> (u8, String) {
+        let down: Vec<String> = down.iter().map(|name| (*name).to_owned()).collect();
+        let live = living(config, &down).expect("known backends");
+        let mut out = Vec::new();
+        let code = answer_input(config, &live, input, &mut out);
+        (code, String::from_utf8(out).expect("escaped names are text"))
+    }
+
+    #[test]
+    fn it_answers_as_the_placement_does() {
+        let config = config(16, "");
+        let live = LiveSet::new((0..16).map(|i| i != 3 && i != 15));
+        for i in 0..2_000 {
+            let name = format!("app.{i}.requests");
+            let (code, text) = answers(&config, &["n3.example:1", "n15.example:1"], name.as_bytes());
+            let index = Placement::Jump.owner(name.as_bytes(), &live).expect("fourteen live");
+            assert_eq!((code, text), (exit::OK, format!("{name}\tn{index}.example:1\n")));
+        }
+    }
+
+    #[test]
+    fn drop_answers_only_for_living_homes() {
+        let config = config(3, r#", "onNodeDown": "drop""#);
+        let (_, text) = answers(&config, &["n2.example:1"], b"foo\nglork\nfoo.bar\r\n\n");
+        assert_eq!(text, "foo\t-\nglork\tn0.example:1\nfoo.bar\t-\n");
+    }
+
+    #[test]
+    fn the_last_line_needs_no_newline_and_none_is_too_long() {
+        let config = config(1, "");
+        let longest = vec![b'x'; DATAGRAM_BYTES_LIMIT];
+        let input = [&longest[..], b"\r\n", &longest[..]].concat();
+        let (code, text) = answers(&config, &[], &input);
+        assert_eq!((code, text.lines().count()), (exit::OK, 2));
+        let (code, text) = answers(&config, &[], &[b"a\n", &longest[..], b"y"].concat());
+        assert_eq!((code, text.lines().count()), (exit::USAGE, 1));
+    }
+
+    #[test]
+    fn names_stay_on_their_line() {
+        assert_eq!(escaped(b"a\tb\x1b[2J\\ \xff\x80'\""), r#"a\tb\u{1b}[2J\\ \xff\x80'""#);
+        assert_eq!(escaped("größe.日本".as_bytes()), "größe.日本");
+        assert_eq!(escaped("a\u{202e}b\u{85}".as_bytes()), r"a\u{202e}b\u{85}");
+    }
+
+    #[test]
+    fn an_unknown_backend_is_told_the_known_ones() {
+        let text = living(&config(25, ""), &["n0".to_owned()]).unwrap_err();
+        assert!(
+            text.starts_with("--down \"n0\" is not a backend of the config; they are n0.example:1, "),
+            "{text}"
+        );
+        assert!(text.ends_with(", n19.example:1, and 5 more"), "{text}");
+    }
+}

@@ -1,0 +1,372 @@
+//! The program from outside: arguments in; output, messages and exit codes out.
+
+use statsring::config::LogFormat;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Set for a test that runs itself again as a child process.
+const CHILD: &str = "STATSRING_TEST_CHILD";
+
+const NODES: &str = r#"[
+    {"host": "127.0.0.1", "port": 8127, "adminport": 8128},
+    {"host": "127.0.0.1", "port": 8129, "adminport": 8130},
+    {"host": "127.0.0.1", "port": 8131, "adminport": 8132}
+]"#;
+
+/// A config file that is removed at the end of its test.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> File {
+        let path = std::env::temp_dir().join(format!("statsring-{}-{name}.json", std::process::id()));
+        std::fs::write(&path, text).expect("the temporary folder is writable");
+        File(path)
+    }
+
+    fn nodes(name: &str) -> File {
+        File::new(name, &format!(r#"{{"nodes": {NODES}}}"#))
+    }
+}
+
+impl AsRef<OsStr> for File {
+    fn as_ref(&self) -> &OsStr {
+        self.0.as_os_str()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_statsring"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    program().args(arguments).output().expect("the program starts")
+}
+
+/// Runs it with this standard input.
+fn run_with_input(arguments: &[&OsStr], input: &[u8]) -> Output {
+    let mut child = program().args(arguments).stdin(Stdio::piped()).spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    std::thread::scope(|scope| {
+        // The program may end before it has read everything.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().expect("the program ends")
+    })
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it ended by itself")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("output is text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("messages are text")
+}
+
+fn args<'a>(list: &'a [&'a str]) -> impl Iterator<Item = &'a OsStr> {
+    list.iter().map(OsStr::new)
+}
+
+#[test]
+fn the_version_is_one_line() {
+    let output = run(["--version"]);
+    assert_eq!(
+        (code(&output), stdout(&output).as_str(), stderr(&output).as_str()),
+        (0, "statsring 0.1.0\n", "")
+    );
+}
+
+#[test]
+fn help_is_asked_for_and_wrong_usage_is_not() {
+    for arguments in [&["--help"][..], &["-h"], &["where", "--help"], &["demo", "--help"]] {
+        let output = run(arguments);
+        assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{arguments:?}");
+        assert!(stdout(&output).starts_with("Usage: statsring"), "{arguments:?}");
+    }
+    for (arguments, reason) in [
+        (&["--chek"][..], "Unrecognized argument: --chek"),
+        (&["stop"], "Unrecognized argument: stop"),
+        (&["-f"], "No value provided for option '-f'"),
+        (&["-f", "a", "-f", "b"], "duplicate values"),
+        (&["demo", "--seconds", "soon"], "soon"),
+        (&["--check", "where", "foo"], "--check goes without a command"),
+        (&["-f", "a", "demo"], "leave -f out"),
+    ] {
+        let output = run(arguments);
+        assert_eq!((code(&output), stdout(&output).as_str()), (64, ""), "{arguments:?}");
+        assert!(stderr(&output).contains(reason), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn arguments_that_are_no_text_are_wrong_usage() {
+    use std::os::unix::ffi::OsStrExt;
+    let output = run([OsStr::from_bytes(b"\xff\n")]);
+    assert_eq!(code(&output), 64);
+    assert_eq!(stderr(&output).lines().next(), Some(r#"statsring: "\xFF\n" is not UTF-8"#));
+}
+
+#[test]
+fn without_a_readable_config_it_says_what_to_do() {
+    for arguments in [
+        &["-f", "/nowhere/x.json"][..],
+        &["--check", "-f", "/nowhere/x.json"],
+        &["where", "-f", "/nowhere/x.json"],
+    ] {
+        let output = run(arguments);
+        assert_eq!((code(&output), stdout(&output).as_str()), (66, ""));
+        let text = stderr(&output);
+        for part in ["cannot read the config /nowhere/x.json: No such file", "-f FILE", "statsring demo"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
+
+#[test]
+fn the_usual_config_is_tried_first() {
+    if Path::new(statsring::cli::DEFAULT_CONFIG).exists() {
+        eprintln!("skipped: this host has a {}", statsring::cli::DEFAULT_CONFIG);
+        return;
+    }
+    let output = run::<&str>([]);
+    assert_eq!(code(&output), 66);
+    assert!(stderr(&output).contains("cannot read the config /etc/statsdproxy.json"));
+}
+
+#[test]
+fn a_config_with_five_mistakes_lists_all_five() {
+    let file = File::new(
+        "five",
+        r#"{"hosst": "::", "port": 0, "nodes": [{"host": "a b", "port": 1}, {"port": "1"}]}"#,
+    );
+    for first in [&["--check"][..], &[], &["where"]] {
+        let output = run(args(first).chain([OsStr::new("-f"), file.as_ref()]));
+        assert_eq!((code(&output), stdout(&output).as_str()), (64, ""));
+        let text = stderr(&output);
+        let mut lines = text.lines();
+        assert!(lines.next().is_some_and(|line| line.ends_with("has 5 mistakes:")), "{text}");
+        let paths: Vec<&str> = lines.filter_map(|line| line.trim().split(':').next()).collect();
+        assert_eq!(paths, ["hosst", "port", "nodes[0].host", "nodes[1].port", "nodes[1].host"], "{text}");
+    }
+}
+
+#[test]
+fn check_prints_a_config_on_stdout_and_the_rest_on_stderr() {
+    let file = File::new("check", &format!(r#"{{"Nodes": {NODES}, "workers": 2, "timestamps": true}}"#));
+    let output = run([OsStr::new("--check"), OsStr::new("-f"), file.as_ref()]);
+    assert_eq!(code(&output), 0);
+    let shown: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("it is JSON");
+    assert_eq!((&shown["workers"], &shown["checkInterval"]), (&2.into(), &10_000.into()));
+    let text = stderr(&output);
+    for part in [
+        "Nodes is read as nodes",
+        "timestamps: has no effect in this version",
+        "memory bound: ",
+        "for each of 2 workers",
+        "receive buffers",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+
+    let again = File::new("check-again", &stdout(&output));
+    let second = run([OsStr::new("-f"), again.as_ref(), OsStr::new("--check")]);
+    assert_eq!((code(&second), stdout(&second)), (0, stdout(&output)));
+    assert!(!stderr(&second).contains("is read as"), "{}", stderr(&second));
+}
+
+#[test]
+fn where_gives_the_golden_answers() {
+    let file = File::nodes("golden");
+    for (down, expected) in [
+        (None, "foo\t127.0.0.1:8131\nglork\t127.0.0.1:8127\napi.requests\t127.0.0.1:8129\n"),
+        (
+            Some("127.0.0.1:8131"),
+            "foo\t127.0.0.1:8129\nglork\t127.0.0.1:8127\napi.requests\t127.0.0.1:8129\n",
+        ),
+        (
+            Some("127.0.0.1:8129"),
+            "foo\t127.0.0.1:8131\nglork\t127.0.0.1:8127\napi.requests\t127.0.0.1:8127\n",
+        ),
+    ] {
+        let mut arguments = vec![OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
+        arguments.extend(down.iter().flat_map(|node| [OsStr::new("--down"), OsStr::new(node)]));
+        let by_input = run_with_input(&arguments, b"foo\nglork\r\n\napi.requests");
+        arguments.extend(args(&["foo", "glork", "api.requests"]));
+        let by_arguments = run(&arguments);
+        for output in [by_arguments, by_input] {
+            assert_eq!(
+                (code(&output), stdout(&output).as_str(), stderr(&output).as_str()),
+                (0, expected, "")
+            );
+        }
+    }
+}
+
+#[test]
+fn where_takes_the_file_before_its_name_too() {
+    let file = File::nodes("before");
+    let output = run([OsStr::new("-f"), file.as_ref(), OsStr::new("where"), OsStr::new("foo")]);
+    assert_eq!((code(&output), stdout(&output).as_str()), (0, "foo\t127.0.0.1:8131\n"));
+}
+
+#[test]
+fn where_answers_with_a_dash_if_nobody_gets_the_name() {
+    let nodes = NODES.replacen("8128}", r#"8128, "disabled": true}"#, 1);
+    let file = File::new("disabled", &format!(r#"{{"nodes": {nodes}}}"#));
+    let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
+    // The home of glork is the disabled one.
+    let output = run(base.into_iter().chain(args(&["glork"])));
+    assert_eq!(stdout(&output), "glork\t127.0.0.1:8129\n");
+    let all_down = ["--down", "127.0.0.1:8129", "--down", "127.0.0.1:8131", "glork", "foo:1|c"];
+    let output = run(base.into_iter().chain(args(&all_down)));
+    assert_eq!((code(&output), stdout(&output).as_str()), (0, "glork\t-\nfoo:1|c\t-\n"));
+
+    let file = File::new("drop", &format!(r#"{{"onNodeDown": "drop", "nodes": {nodes}}}"#));
+    let output = run([OsStr::new("where"), OsStr::new("-f"), file.as_ref()]
+        .into_iter()
+        .chain(args(&["glork", "foo"])));
+    assert_eq!(stdout(&output), "glork\t-\nfoo\t127.0.0.1:8131\n");
+}
+
+#[test]
+fn where_refuses_what_cannot_be_meant() {
+    let file = File::nodes("refuses");
+    let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
+    let output = run(base.into_iter().chain(args(&["--down", "127.0.0.1:9", "foo"])));
+    assert_eq!((code(&output), stdout(&output).as_str()), (64, ""));
+    let known = "\"127.0.0.1:9\" is not a backend of the config; they are 127.0.0.1:8127, 127.0.0.1:8129, 127.0.0.1:8131";
+    assert!(stderr(&output).contains(known), "{}", stderr(&output));
+    assert_eq!(code(&run(base.into_iter().chain(args(&[""])))), 64);
+}
+
+#[test]
+fn where_takes_names_of_any_bytes_and_shows_them_escaped() {
+    let file = File::nodes("bytes");
+    let arguments = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
+    let output = run_with_input(&arguments, b"a\xff\x00\x1b[31m\nfoo\\\n");
+    assert_eq!(code(&output), 0);
+    let text = stdout(&output);
+    let names: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert_eq!(names, [r"a\xff\0\u{1b}[31m", r"foo\\"]);
+    let endless = vec![b'x'; 10 << 20];
+    let output = run_with_input(&arguments, &endless);
+    assert_eq!((code(&output), stdout(&output).as_str()), (64, ""));
+    assert!(stderr(&output).contains("line 1 of standard input is longer than any name"));
+}
+
+#[test]
+fn where_answers_while_its_input_stays_open() {
+    let file = File::nodes("open");
+    let mut child = program()
+        .args([OsStr::new("where"), OsStr::new("-f"), file.as_ref()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let mut answers = BufReader::new(child.stdout.take().expect("it is piped"));
+    for _ in 0..3 {
+        stdin.write_all(b"foo\n").expect("the program reads");
+        let mut line = String::new();
+        answers.read_line(&mut line).expect("the program answers");
+        assert_eq!(line, "foo\t127.0.0.1:8131\n");
+    }
+    drop(stdin);
+    assert_eq!(child.wait().expect("the program ends").code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let file = File::nodes("pipe");
+    let closed = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        Stdio::from(writer)
+    };
+    let output = program()
+        .args([OsStr::new("--check"), OsStr::new("-f"), file.as_ref()])
+        .stdout(closed())
+        .output()
+        .expect("the program starts");
+    assert_eq!(code(&output), 0);
+    let names = vec!["some.name"; 20_000];
+    let output = program()
+        .args([OsStr::new("where"), OsStr::new("-f"), file.as_ref()])
+        .args(&names)
+        .stdout(closed())
+        .output()
+        .expect("the program starts");
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+    // Nor does it matter that nobody reads the messages.
+    let status = program().arg("--chek").stderr(closed()).status().expect("the program starts");
+    assert_eq!(status.code(), Some(64));
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("every Linux has it");
+    let output = program().arg("--version").stdout(full).output().expect("the program starts");
+    assert_eq!(code(&output), 71);
+    assert!(stderr(&output).contains("cannot write to standard output"), "{}", stderr(&output));
+}
+
+/// Runs one test of this file again in a process of its own.
+fn again(test: &str, role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, role);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_panic_of_any_thread_ends_the_process() {
+    if std::env::var_os(CHILD).is_some() {
+        statsring::cli::exit_on_panic();
+        let worker = std::thread::Builder::new().name("worker-1".to_owned());
+        let thread = worker.spawn(|| panic!("planted")).expect("a thread");
+        let _ = thread.join();
+        // The main thread is not there any more to say so.
+        std::process::exit(0);
+    }
+    let output = again("a_panic_of_any_thread_ends_the_process", "panic").output().expect("it starts");
+    let text = stderr(&output);
+    assert_eq!(code(&output), 70, "{text}");
+    assert!(text.contains("statsring: this is a mistake in the program: thread worker-1 "), "{text}");
+    assert!(text.contains("planted"), "{text}");
+}
+
+#[test]
+fn logs_go_to_stderr_as_asked() {
+    if let Ok(role) = std::env::var(CHILD) {
+        let format = if role.starts_with("json") { LogFormat::Json } else { LogFormat::Text };
+        statsring::logging::init(format, role.ends_with("debug"));
+        for _ in 0..3 {
+            tracing::info!(node = "a\u{1b}b", "hello");
+            tracing::debug!("details");
+        }
+        std::process::exit(0);
+    }
+    let run = |role: &str| again("logs_go_to_stderr_as_asked", role).output().expect("it starts");
+    let text = stderr(&run("text"));
+    assert_eq!(text.matches("hello").count(), 3, "{text}");
+    assert!(!text.contains("details") && !text.contains('\u{1b}'), "{text}");
+    let text = stderr(&run("json-debug"));
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    assert_eq!(lines.len(), 6, "{text}");
+    assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"INFO".into(), &"hello".into()));
+    assert_eq!((&lines[1]["level"], &lines[1]["message"]), (&"DEBUG".into(), &"details".into()));
+
+    // Logging goes on when nobody reads the log any more.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = again("logs_go_to_stderr_as_asked", "text").stderr(writer).status().expect("it starts");
+    assert_eq!(status.code(), Some(0));
+}

@@ -1,0 +1,589 @@
+//! The config file from outside: what is accepted, what it means, and what a wrong file is told.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use statsring::config::{Check, Config, ConfigError, Loaded, LogFormat, Node, load, parse};
+use statsring::placement::Placement;
+use statsring::relay::{Malformed, OnNodeDown};
+use statsring::worker::NODES_MAX;
+use std::path::Path;
+
+fn good(text: &str) -> Loaded {
+    parse(text).unwrap_or_else(|error| panic!("{text}\n{error}"))
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    match parse(text) {
+        Err(ConfigError::Invalid { path: None, mistakes }) => mistakes,
+        other => panic!("{text}\nis not refused: {other:?}"),
+    }
+}
+
+/// A file with one good node and one more key.
+fn with(key: &str, value: &str) -> String {
+    format!(r#"{{"nodes": [{{"host": "192.0.2.1", "port": 1}}], "{key}": {value}}}"#)
+}
+
+fn with_nodes(nodes: &str) -> String {
+    format!(r#"{{"nodes": [{nodes}]}}"#)
+}
+
+fn texts(addresses: &[std::net::SocketAddr]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_shortest_file_gets_the_documented_defaults() {
+    let Loaded { config, notices } = good(r#"{"nodes": [{"host": "192.0.2.1", "port": 8127}]}"#);
+    assert_eq!(notices, Vec::<String>::new());
+    assert_eq!(texts(&config.listen), ["0.0.0.0:8125", "[::]:8125"]);
+    assert_eq!(texts(&config.management), ["127.0.0.1:8126", "[::1]:8126"]);
+    assert!(!config.management_allow_changes);
+    assert_eq!(config.hashing, Placement::Jump);
+    assert_eq!(config.on_node_down, OnNodeDown::Divert);
+    let check = Check { interval_ms: 10_000, timeout_ms: 1_000, fast_ms: 1_000, fall: 3, rise: 2 };
+    assert_eq!(config.check, check);
+    let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
+    assert_eq!((config.workers, config.workers_auto), ((cpus / 2).clamp(1, 4), true));
+    assert_eq!(config.flush_us, 5_000);
+    assert_eq!((config.packet_bytes_max, config.datagram_bytes_max), (1_432, 8_192));
+    assert_eq!((config.receive_buffer_bytes, config.send_buffer_bytes), (8_388_608, 1_048_576));
+    assert_eq!((config.queue_bytes_max, config.cache_entries), (262_144, 16_384));
+    assert_eq!((config.malformed, config.gso, config.timestamps), (Malformed::Drop, true, false));
+    assert_eq!((config.shutdown_delay_ms, config.shutdown_timeout_ms), (0, 5_000));
+    assert_eq!(config.log_format, LogFormat::Text);
+    let node = Node {
+        name: "192.0.2.1:8127".into(),
+        host: "192.0.2.1".into(),
+        port: 8127,
+        adminport: None,
+        disabled: false,
+        gso: true,
+    };
+    assert_eq!(config.nodes, [node]);
+}
+
+#[test]
+fn files_of_go_statsd_proxy_work_as_they_stand() {
+    let Loaded { config, notices } = good(
+        r#"{
+            "nodes": [
+                {"host": "127.0.0.1", "port": 8127, "adminport": 8128},
+                {"host": "127.0.0.1", "port": 8129, "adminport": 8130},
+                {"host": "127.0.0.1", "port": 8131, "adminport": 8132}
+            ],
+            "host": "0.0.0.0", "port": 8125, "managementPort": 8126, "checkInterval": 1000, "cacheSize": 10000
+        }"#,
+    );
+    assert_eq!(notices, Vec::<String>::new());
+    assert_eq!(texts(&config.listen), ["0.0.0.0:8125"]);
+    assert_eq!((config.check.interval_ms, config.check.timeout_ms), (1_000, 1_000));
+    assert_eq!(config.nodes[2].adminport, Some(8132));
+    assert_eq!(&*config.nodes[2].name, "127.0.0.1:8131");
+
+    let short = r#"{"nodes":[{"host":"127.0.0.1","port":8130,"adminport":8140},
+        {"host":"127.0.0.1","port":8131,"adminport":8141}],"host":"0.0.0.0","port":8125,"checkInterval":1000}"#;
+    assert_eq!(good(short).config.nodes.len(), 2);
+}
+
+#[test]
+fn the_example_is_right() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("exampleConfig.json");
+    let Loaded { config, notices } = load(&path).expect("the example is readable and right");
+    assert_eq!(notices, Vec::<String>::new());
+    assert_eq!(config.nodes.len(), 3);
+}
+
+#[test]
+fn a_file_with_five_mistakes_lists_all_five_in_its_order() {
+    let found = mistakes(
+        r#"{
+            "hots": "0.0.0.0",
+            "checkFall": 0,
+            "nodes": [
+                {"host": "127.0.0.1", "port": 8127},
+                {"host": "127.0.0.1", "port": 99999},
+                {"host": "127.0.0.1", "port": 8127}
+            ],
+            "workers": "two"
+        }"#,
+    );
+    assert_eq!(
+        found,
+        [
+            "hots: unknown key; did you mean host?",
+            "checkFall: 0 is not in range (1 to 100)",
+            "nodes[1].port: 99999 is not a port (1 to 65535)",
+            "nodes[2]: 127.0.0.1:8127 is listed twice (first as nodes[0])",
+            "workers: \"two\" is a text; wanted is a number without quotes (1 to 64, or \"auto\")",
+        ]
+    );
+}
+
+#[test]
+fn an_error_shows_every_mistake_on_its_own_line() {
+    let error = parse(r#"{"port": 0, "malformed": "ignore", "nodes": []}"#).unwrap_err();
+    assert_eq!(error.exit_code(), 64);
+    assert_eq!(
+        error.to_string(),
+        "the config has 3 mistakes:\n  \
+         port: 0 is not a port (1 to 65535)\n  \
+         malformed: \"ignore\" is not \"drop\" or \"forward\"\n  \
+         nodes: 0 backends are listed, which is not in range (1 to 2000)"
+    );
+}
+
+#[test]
+fn wrong_types_say_what_was_found_and_what_is_wanted() {
+    for (key, value, expected) in [
+        ("port", r#""8125""#, "port: \"8125\" is a text; wanted is a number without quotes (1 to 65535)"),
+        ("port", "true", "port: true is a truth value; wanted is a number without quotes (1 to 65535)"),
+        ("port", "8125.5", "port: 8125.5 is not a whole number (1 to 65535)"),
+        ("port", "-1", "port: -1 is not a port (1 to 65535)"),
+        ("port", "1e30", "port: 1e+30 is not a port (1 to 65535)"),
+        ("host", "127", "host: 127 is a number; wanted is a text in double quotes"),
+        ("timestamps", "1", "timestamps: 1 is a number; wanted is true or false, without quotes"),
+        ("malformed", "[1]", "malformed: […] is a list; wanted is \"drop\" or \"forward\""),
+        ("gso", "true", "gso: true is a truth value; wanted is \"auto\" or \"off\""),
+        ("flushInterval", "-0.5", "flushInterval: -0.5 is not in range (0 to 1000 ms, fractions allowed)"),
+        (
+            "flushInterval",
+            "{}",
+            "flushInterval: {…} is an object; wanted is a number without quotes (0 to 1000 ms, fractions allowed)",
+        ),
+        ("maxPacketSize", "65508", "maxPacketSize: 65508 is not in range (64 to 65507 bytes, or \"auto\")"),
+        ("checkInterval", "9", "checkInterval: 9 is not in range (10 to 86400000 ms)"),
+    ] {
+        assert_eq!(mistakes(&with(key, value)), [expected]);
+    }
+    assert_eq!(
+        mistakes(r#"{"nodes": {"host": "a"}}"#),
+        ["nodes: {…} is an object; wanted is a list of backends, [{\"host\": …, \"port\": …}, …]"]
+    );
+    assert_eq!(
+        mistakes(&with_nodes(r#""a:1""#)),
+        ["nodes[0]: \"a:1\" is a text; wanted is an object, {\"host\": …, \"port\": …}"]
+    );
+    assert_eq!(
+        mistakes("[]"),
+        ["the file is a list; wanted is an object, {\"nodes\": [{\"host\": …, \"port\": …}]}"]
+    );
+}
+
+#[test]
+fn unknown_keys_get_the_nearest_known_one() {
+    for (key, expected) in [
+        ("managmentPort", "managmentPort: unknown key; did you mean managementPort?"),
+        ("flush_interval", "flush_interval: unknown key; did you mean flushInterval?"),
+        ("mgmt_port", "mgmt_port: unknown key; did you mean managementPort?"),
+        ("forkCount", "forkCount: unknown key; did you mean workers?"),
+        ("a\\nb\\u001b", "\"a\\nb\\u{1b}\": unknown key (known are host, port, managementHost"),
+    ] {
+        let found = mistakes(&with(key, "1"));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with(expected), "{}", found[0]);
+    }
+    assert_eq!(
+        mistakes(&with_nodes(r#"{"host": "a", "port": 1, "adminprot": 2, "weight": 3}"#)),
+        [
+            "nodes[0].adminprot: unknown key; did you mean adminport?",
+            "nodes[0].weight: unknown key (known are host, port, adminport, disabled, gso)",
+        ]
+    );
+}
+
+#[test]
+fn another_letter_case_is_accepted_with_a_notice() {
+    let Loaded { config, notices } = good(
+        r#"{"Port": 9125, "CHECKINTERVAL": 500, "Nodes": [
+            {"Host": "192.0.2.1", "port": 1, "adminPort": 2}, {"host": "192.0.2.2", "port": 1, "adminPort": 2}
+        ]}"#,
+    );
+    assert_eq!((config.listen[0].port(), config.check.interval_ms), (9125, 500));
+    assert_eq!(config.nodes[1].adminport, Some(2));
+    assert_eq!(
+        notices,
+        [
+            "Port is read as port: better write it so",
+            "CHECKINTERVAL is read as checkInterval: better write it so",
+            "Nodes is read as nodes: better write it so",
+            "nodes[].Host is read as host: better write it so",
+            "nodes[].adminPort is read as adminport: better write it so (2 times)",
+        ]
+    );
+}
+
+#[test]
+fn a_key_given_twice_is_an_error() {
+    assert_eq!(
+        mistakes(&with_nodes(r#"{"host": "a", "port": 1, "port": 2, "Host": "b"}"#)),
+        ["nodes[0].port: given twice; leave one", "nodes[0].Host: given twice (first as host); leave one"]
+    );
+    assert_eq!(
+        mistakes(r#"{"Port": 1, "port": 1, "nodes": [{"host": "a", "port": 1}]}"#),
+        ["port: given twice (first as Port); leave one"]
+    );
+}
+
+#[test]
+fn null_is_absent() {
+    let node = r#"{"host": "192.0.2.1", "port": 1, "adminport": null}"#;
+    let config = good(&format!(r#"{{"nodes": [{node}], "host": null, "workers": null}}"#)).config;
+    assert_eq!(config, good(r#"{"nodes": [{"host": "192.0.2.1", "port": 1}]}"#).config);
+    assert_eq!(
+        mistakes(r#"{"nodes": null}"#),
+        ["nodes: missing; list at least one backend, [{\"host\": …, \"port\": …}]"]
+    );
+    assert_eq!(
+        mistakes(&with_nodes(r#"{"host": null}"#)),
+        [
+            "nodes[0].host: missing; wanted is a name or an address",
+            "nodes[0].port: missing; wanted is a port (1 to 65535)",
+        ]
+    );
+}
+
+#[test]
+fn a_syntax_error_says_where() {
+    let found = mistakes("{\n  \"port\": 8125,\n  // the port\n}");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("line 3, column 3: "), "{}", found[0]);
+    assert!(mistakes("")[0].starts_with("line 1, column 0: "));
+    assert!(mistakes("{} {}")[0].contains("trailing characters"));
+}
+
+#[test]
+fn a_backend_listed_twice_is_seen_in_every_spelling() {
+    assert_eq!(
+        mistakes(&with_nodes(
+            r#"{"host": "::1", "port": 1}, {"host": "[0:0::1]", "port": 1}, {"host": "::1", "port": 2},
+               {"host": "StatsD.example", "port": 1}, {"host": "statsd.example.", "port": 1}"#
+        )),
+        [
+            "nodes[1]: [0:0::1]:1 is listed twice (first as nodes[0], [::1]:1)",
+            "nodes[4]: statsd.example.:1 is listed twice (first as nodes[3], StatsD.example:1)",
+        ]
+    );
+}
+
+#[test]
+fn a_backend_that_is_the_proxy_itself_is_refused() {
+    let node = r#"{"host": "localhost", "port": 8125}"#;
+    assert_eq!(
+        mistakes(&with_nodes(node)),
+        ["nodes[0]: localhost:8125 is where this proxy itself listens: metrics would go round for ever"]
+    );
+    // With a port that is wrong itself nothing can be said.
+    assert_eq!(mistakes(&format!(r#"{{"port": 0, "nodes": [{node}]}}"#)).len(), 1);
+}
+
+#[test]
+fn keys_that_limit_each_other_are_compared() {
+    let nodes = r#""nodes": [{"host": "192.0.2.1", "port": 1}]"#;
+    assert_eq!(
+        mistakes(&format!(
+            r#"{{{nodes}, "checkInterval": 500, "checkTimeout": 501, "checkFast": 600,
+                "maxPacketSize": 9000, "queue": 8999}}"#
+        )),
+        [
+            "checkTimeout: 501 is more than checkInterval (500 ms)",
+            "checkFast: 600 is more than checkInterval (500 ms)",
+            "queue: 8999 is less than maxPacketSize (9000 bytes): no packet could wait",
+        ]
+    );
+    // What depends on a wrong value is not judged.
+    assert_eq!(mistakes(&format!(r#"{{{nodes}, "checkInterval": 0, "checkTimeout": 60000}}"#)).len(), 1);
+    assert_eq!(mistakes(&format!(r#"{{{nodes}, "maxPacketSize": 0, "queue": 64}}"#)).len(), 1);
+}
+
+#[test]
+fn placements_of_other_proxies_are_named() {
+    assert_eq!(
+        mistakes(&with("hashing", r#""ketama""#)),
+        ["hashing: \"ketama\" is not in this version, which has \"jump\""]
+    );
+    assert_eq!(mistakes(&with("hashing", r#""md5""#)), ["hashing: \"md5\" is not \"jump\""]);
+}
+
+#[test]
+fn keys_without_effect_yet_are_accepted_with_one_notice_each() {
+    let quiet = r#"{"gso": "auto", "timestamps": false, "cacheSize": 10000, "maxPacketSize": 1432,
+        "nodes": [{"host": "192.0.2.1", "port": 1, "gso": "auto"}]}"#;
+    assert_eq!(good(quiet).notices, Vec::<String>::new());
+    let asking = r#"{"gso": "off", "timestamps": true, "cacheSize": 0, "maxPacketSize": "auto",
+        "nodes": [{"host": "192.0.2.1", "port": 1, "gso": "off"}, {"host": "192.0.2.2", "port": 1}]}"#;
+    let Loaded { config, notices } = good(asking);
+    let keys: Vec<&str> = notices.iter().filter_map(|notice| notice.split(':').next()).collect();
+    assert_eq!(keys, ["maxPacketSize", "gso", "timestamps", "cacheSize"]);
+    assert_eq!((config.packet_bytes_max, config.cache_entries), (1_432, 0));
+    assert_eq!((config.gso, config.nodes[1].gso, config.timestamps), (false, false, true));
+    assert_eq!(good(&with("cacheSize", "1025")).config.cache_entries, 2_048);
+}
+
+#[test]
+fn disabled_backends_keep_their_place() {
+    let Loaded { config, notices } = good(&with_nodes(
+        r#"{"host": "a.example", "port": 1, "disabled": true}, {"host": "b.example", "port": 1}"#,
+    ));
+    assert_eq!(config.nodes.iter().map(|node| node.disabled).collect::<Vec<_>>(), [true, false]);
+    assert!(notices.is_empty());
+    let none_left = good(&with_nodes(r#"{"host": "a.example", "port": 1, "disabled": true}"#));
+    assert_eq!(none_left.notices, ["nodes: every backend is disabled; all metrics will be dropped"]);
+}
+
+#[test]
+fn the_list_of_backends_is_bounded() {
+    let list = |count: usize| {
+        let nodes: Vec<String> =
+            (0..count).map(|i| format!(r#"{{"host": "n{i}.example", "port": 1}}"#)).collect();
+        with_nodes(&nodes.join(","))
+    };
+    assert_eq!(good(&list(NODES_MAX)).config.nodes.len(), NODES_MAX);
+    assert_eq!(
+        mistakes(&list(NODES_MAX + 1)),
+        ["nodes: 2001 backends are listed, which is not in range (1 to 2000)"]
+    );
+}
+
+#[test]
+fn fractions_of_milliseconds_become_microseconds() {
+    for (ms, us) in [("0", 0), ("0.25", 250), ("2.5", 2_500), ("5.0", 5_000), ("1e3", 1_000_000)] {
+        assert_eq!(good(&with("flushInterval", ms)).config.flush_us, us, "{ms}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_another_error() {
+    let folder = std::env::temp_dir().join(format!("statsring-config-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let missing = folder.join("missing.json");
+    let error = load(&missing).unwrap_err();
+    assert_eq!(error.exit_code(), 66);
+    assert!(error.to_string().contains("missing.json: No such file"), "{error}");
+    assert_eq!(load(&folder).unwrap_err().exit_code(), 66, "a folder is not readable as a file");
+
+    let binary = folder.join("binary.json");
+    std::fs::write(&binary, b"{\n\"host\": \"\xff\"}").unwrap();
+    let error = load(&binary).unwrap_err();
+    assert_eq!(error.exit_code(), 64);
+    assert!(error.to_string().ends_with("has 1 mistake:\n  line 2: the text is not UTF-8"), "{error}");
+    assert!(load(Path::new("/dev/zero")).unwrap_err().to_string().contains("longer than"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_reload_knows_which_keys_are_fixed() {
+    let running = good(&with("host", r#""127.0.0.1""#)).config;
+    let same = good(&with("host", r#""::ffff:127.0.0.1""#)).config;
+    assert_eq!(running.changed_keys(&same), Vec::<&str>::new());
+    let new = good(
+        r#"{"host": "127.0.0.1", "port": 9125, "nodes": [{"host": "192.0.2.2", "port": 1}], "workers": 3,
+            "flushInterval": 1, "checkRise": 9, "logFormat": "json", "onNodeDown": "drop"}"#,
+    )
+    .config;
+    assert_eq!(
+        running.changed_keys(&new),
+        ["port", "nodes", "onNodeDown", "checkRise", "workers", "flushInterval", "logFormat"]
+    );
+    assert_eq!(running.changed_fixed_keys(&new), ["port", "workers", "logFormat"]);
+    assert_eq!(running.changed_fixed_keys(&running), Vec::<&str>::new());
+}
+
+/// Every key that the config has, for the properties below.
+const KEYS: [&str; 27] = [
+    "host",
+    "port",
+    "managementHost",
+    "managementPort",
+    "managementAllowChanges",
+    "nodes",
+    "hashing",
+    "onNodeDown",
+    "checkInterval",
+    "checkTimeout",
+    "checkFast",
+    "checkFall",
+    "checkRise",
+    "workers",
+    "flushInterval",
+    "maxPacketSize",
+    "maxDatagramSize",
+    "receiveBuffer",
+    "sendBuffer",
+    "queue",
+    "cacheSize",
+    "malformed",
+    "gso",
+    "timestamps",
+    "shutdownDelay",
+    "shutdownTimeout",
+    "logFormat",
+];
+
+fn any_host() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just("*"),
+        Just("localhost"),
+        Just("127.0.0.1"),
+        Just("::1"),
+        Just("[::]"),
+        Just(""),
+        Just("10.1.2.3"),
+    ]
+    .prop_map(|host| json!(host))
+}
+
+fn any_node() -> impl Strategy<Value = Value> {
+    let host = prop_oneof!["[a-z][a-z0-9-]{0,8}\\.example", "192\\.0\\.2\\.[1-9]", "2001:db8::[1-9a-f]{1,3}"];
+    (host, 1..=u16::MAX, proptest::option::of(1..=u16::MAX), any::<bool>(), any::<bool>()).prop_map(
+        |(host, port, adminport, disabled, off)| {
+            json!({"host": host, "port": port, "adminport": adminport, "disabled": disabled,
+                   "gso": if off { "off" } else { "auto" }})
+        },
+    )
+}
+
+/// A right value for a key.
+fn any_value(key: &'static str) -> BoxedStrategy<Value> {
+    let ms = |min: u64, max: u64| (min..=max).prop_map(|ms| json!(ms)).boxed();
+    match key {
+        "host" | "managementHost" => any_host().boxed(),
+        "port" | "managementPort" => ms(1, 65_535),
+        "managementAllowChanges" | "timestamps" => any::<bool>().prop_map(|flag| json!(flag)).boxed(),
+        "nodes" => proptest::collection::vec(any_node(), 1..8)
+            .prop_filter("no backend twice", |nodes| {
+                let keys: std::collections::HashSet<String> =
+                    nodes.iter().map(|node| format!("{} {}", node["host"], node["port"])).collect();
+                keys.len() == nodes.len()
+            })
+            .prop_map(|nodes| json!(nodes))
+            .boxed(),
+        "hashing" => Just(json!("jump")).boxed(),
+        "onNodeDown" => prop_oneof![Just(json!("divert")), Just(json!("drop"))].boxed(),
+        "checkInterval" => ms(5_000, 86_400_000),
+        "checkTimeout" | "checkFast" => ms(10, 5_000),
+        "checkFall" | "checkRise" => ms(1, 100),
+        "workers" => prop_oneof![ms(1, 64), Just(json!("auto"))].boxed(),
+        "flushInterval" => (0..=1_000_000u32).prop_map(|us| json!(f64::from(us) / 1_000.0)).boxed(),
+        "maxPacketSize" => prop_oneof![ms(64, 65_507), Just(json!("auto"))].boxed(),
+        "maxDatagramSize" => ms(64, 65_507),
+        "receiveBuffer" | "sendBuffer" => ms(4_096, 1_073_741_823),
+        "queue" => ms(65_507, 4 << 20),
+        "cacheSize" => ms(0, 1 << 24),
+        "malformed" => prop_oneof![Just(json!("drop")), Just(json!("forward"))].boxed(),
+        "gso" => prop_oneof![Just(json!("auto")), Just(json!("off"))].boxed(),
+        "shutdownDelay" => ms(0, 3_600_000),
+        "shutdownTimeout" => ms(1, 3_600_000),
+        "logFormat" => prop_oneof![Just(json!("text")), Just(json!("json"))].boxed(),
+        other => panic!("{other} has no values"),
+    }
+}
+
+/// A right file: nodes, and any of the other keys.
+fn any_file() -> impl Strategy<Value = serde_json::Map<String, Value>> {
+    let values: Vec<_> =
+        KEYS.into_iter().map(|key| (Just(key), any_value(key), any::<bool>()).boxed()).collect();
+    values.prop_map(|entries| {
+        let present = entries.into_iter().filter(|(key, _, present)| *present || *key == "nodes");
+        present.map(|(key, value, _)| (key.to_owned(), value)).collect()
+    })
+}
+
+/// Any JSON, small.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z*:.\\[\\]\\x00-\\x1f\u{202e}é]{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::hash_map("(host|port|adminport|[a-z\\n]{0,6})", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_effective_config_reads_back_to_itself(file in any_file()) {
+        let first = good(&Value::Object(file).to_string()).config;
+        let shown = first.to_json();
+        let keys: Vec<&str> = shown.as_object().unwrap().keys().map(String::as_str).collect();
+        prop_assert_eq!(keys, KEYS);
+        let second = good(&format!("{shown:#}")).config;
+        prop_assert_eq!(&first, &second);
+        prop_assert!(first.changed_keys(&second).is_empty());
+    }
+
+    #[test]
+    fn every_given_value_is_taken(file in any_file()) {
+        let shown = good(&Value::Object(file.clone()).to_string()).config.to_json();
+        for (key, value) in &file {
+            let same = match (key.as_str(), value) {
+                ("maxPacketSize", Value::String(_)) => shown[key] == 1_432,
+                ("cacheSize", entries) => shown[key].as_u64() >= entries.as_u64(),
+                ("host" | "managementHost", _) => continue,
+                ("flushInterval", ms) => shown[key].as_f64() == ms.as_f64(),
+                _ => shown[key] == *value,
+            };
+            prop_assert!(same, "{}: {} became {}", key, value, shown[key]);
+        }
+    }
+
+    #[test]
+    fn each_planted_mistake_is_reported_and_nothing_else(
+        file in any_file(),
+        wrong in proptest::sample::subsequence(&KEYS[..], 0..12),
+    ) {
+        let mut file = file;
+        for key in &wrong {
+            // No key may be an object.
+            file.insert((*key).to_owned(), json!({"planted": true}));
+        }
+        match parse(&Value::Object(file).to_string()) {
+            Ok(_) => prop_assert!(wrong.is_empty()),
+            Err(ConfigError::Invalid { mistakes, .. }) => {
+                let mut reported: Vec<&str> = mistakes.iter().filter_map(|text| text.split(':').next()).collect();
+                let mut planted = wrong.clone();
+                reported.sort_unstable();
+                planted.sort_unstable();
+                prop_assert_eq!(reported, planted, "{:?}", mistakes);
+            }
+            Err(other) => prop_assert!(false, "{}", other),
+        }
+    }
+
+    #[test]
+    fn no_json_makes_it_panic_and_no_message_has_control_characters(
+        mut file in any_file(),
+        key in proptest::sample::select(&KEYS[..]),
+        value in any_json(),
+        other in "[a-zA-Z\\x00-\\x1f]{0,10}",
+    ) {
+        // Names as listening hosts would be asked of the resolver, which is no work for a generated test.
+        prop_assume!(!key.ends_with("ost") || !value.is_string());
+        file.insert(key.to_owned(), value);
+        file.insert(other, Value::Null);
+        if let Err(error) = parse(&Value::Object(file).to_string()) {
+            let text = error.to_string();
+            prop_assert!(text.lines().count() > 1);
+            prop_assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{:?}", text);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[\\[\\]{}\":,0-9a-z \\n\\\\.-]{0,60}") {
+        let _ = parse(&text);
+    }
+}
+
+#[test]
+fn the_rules_of_the_data_plane_come_from_the_config() {
+    let config: Config = good(&with("flushInterval", "1.5")).config;
+    let rules = config.rules();
+    assert_eq!((rules.flush_us, rules.packet_bytes_max, rules.queue_bytes_max), (1_500, 1_432, 262_144));
+}
