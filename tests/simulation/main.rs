@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds in a run of the tests.
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 40_000;
 
 /// What many runs came to.
 #[derive(Default)]
@@ -75,8 +75,11 @@ impl Total {
 
 /// Runs one seed; a panic is a failure like any other.
 fn run_seed(seed: u64) -> Result<Verdict, String> {
-    let scenario = Scenario::new(seed);
-    match catch_unwind(AssertUnwindSafe(|| run(&scenario))) {
+    run_scenario(&Scenario::new(seed), false)
+}
+
+fn run_scenario(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
+    match catch_unwind(AssertUnwindSafe(|| run(scenario, is_traced))) {
         Ok(result) => result,
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
@@ -124,12 +127,11 @@ fn from_environment(name: &str) -> Option<u64> {
 #[test]
 fn every_metric_is_accounted_for_whatever_the_kernel_does() {
     if let Some(seed) = from_environment("STATSRING_SEED") {
-        match run_seed(seed) {
+        let scenario = Scenario::new(seed);
+        scenario.print();
+        match run_scenario(&scenario, true) {
             Ok(verdict) => println!("seed {seed}: {:?} after {} steps", verdict.ended, verdict.steps),
-            Err(error) => {
-                Scenario::new(seed).print();
-                panic!("seed {seed}: {error}");
-            }
+            Err(error) => panic!("seed {seed}: {error}"),
         }
         return;
     }

@@ -45,6 +45,19 @@ impl Scenario {
                 as usize,
             faults,
         };
+        let setup = if is_good_day {
+            let SimSetup { listeners, payload_bytes_max, .. } = setup;
+            let buffers = setup.buffers.max(16);
+            SimSetup {
+                listeners,
+                buffers,
+                payload_bytes_max,
+                completions_max: 1_024,
+                ..SimSetup::roomy(seed)
+            }
+        } else {
+            setup
+        };
         let limits = Limits {
             datagram_bytes_max: payload_bytes_max,
             buffers: setup.buffers,
@@ -120,7 +133,7 @@ fn any_malformed(random: &mut Random) -> Malformed {
 
 /// Mostly all live; what has no address does not.
 fn any_live(random: &mut Random, nodes: &[RouteNode]) -> LiveSet {
-    let dying = [0, 0, 3_000, 9_900][random.below(4) as usize];
+    let dying = [0, 0, 0, 0, 0, 2_000, 4_000, 9_900][random.below(8) as usize];
     LiveSet::new(nodes.iter().map(|node| node.address.is_some() && !random.strikes(dying)))
 }
 
@@ -217,7 +230,11 @@ fn any_traffic(random: &mut Random, setup: &SimSetup, span_us: u64) -> Vec<(u64,
     let is_bursty = random.below(2) == 0;
     while datagrams.len() < wanted {
         let at_us = START_US + random.below(span_us);
-        let burst = if is_bursty { random.between(1, 45) } else { 1 };
+        let burst = match (is_bursty, random.below(12)) {
+            (true, 0) => random.between(45, 140),
+            (true, _) => random.between(1, 45),
+            (false, _) => 1,
+        };
         for _ in 0..burst {
             let listener = random.below(setup.listeners as u64) as usize;
             datagrams.push((at_us, listener, any_datagram(random, setup.payload_bytes_max, &mut id)));

@@ -111,6 +111,16 @@ impl Kernel {
         self.script.push(Reverse((at_us, self.scripted, happening)));
     }
 
+    /// Queues a receive, for which a buffer should be free: with a datagram waiting it would fail at once, again and
+    /// again. Those of completions that overflowed cannot be seen.
+    pub fn submit_receive(&mut self, listener: usize, token: Token) -> bool {
+        if self.buffers.is_empty() && self.overflowed.is_empty() {
+            self.violations
+                .push(format!("a receive was queued on listener {listener} while no buffer was free"));
+        }
+        self.submit(Submission::Receive { listener, token })
+    }
+
     /// Queues a submission, or says that there is no room.
     pub fn submit(&mut self, submission: Submission) -> bool {
         let has_room = self.submissions.len() < self.submissions_max;
@@ -286,11 +296,6 @@ impl Kernel {
             return;
         }
         if self.buffers.is_empty() {
-            // With a datagram waiting it fails at once, and would again: whoever arms has to see that buffers are free.
-            // Those of completions that overflowed cannot be seen.
-            if self.overflowed.is_empty() {
-                self.violations.push(format!("a receive was armed on listener {index} while no buffer was free"));
-            }
             self.faults.count(Fault::NoBuffers);
             self.post(token, -libc::ENOBUFS, 0);
             return;

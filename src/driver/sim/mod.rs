@@ -143,8 +143,7 @@ impl Ring for SimRing {
     }
 
     fn receive(&mut self, listener: usize, token: Token) -> bool {
-        listener < self.sizes.listeners
-            && self.kernel.borrow_mut().submit(Submission::Receive { listener, token })
+        listener < self.sizes.listeners && self.kernel.borrow_mut().submit_receive(listener, token)
     }
 
     fn read_wake(&mut self, token: Token) -> bool {
