@@ -10,7 +10,7 @@ pub mod engine;
 pub mod header;
 mod kernel;
 mod mapping;
-mod refusal;
+pub mod refusal;
 pub mod ring;
 mod standing;
 

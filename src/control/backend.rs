@@ -1,0 +1,224 @@
+//! One backend as the control thread knows it, from the moment the config names it until a reload takes it away.
+//!
+//! In: the config's node, checks, refusals, name look-ups. Out: its standing for the route table, its state for the
+//! admin port. Next: `watch.rs` keeps it up to date, `table.rs` makes the route table of all of them.
+
+use super::health::{Health, Transition};
+use super::resolve::literal;
+use super::table::Standing;
+use crate::admin::BackendState;
+use crate::config::{Check, Node};
+use crate::stats::NodeCounters;
+use std::cell::{Cell, Ref, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// One backend; it lives on the control thread.
+pub struct Backend {
+    /// Its identity.
+    pub name: Arc<str>,
+    /// Its figures, which the workers count.
+    pub counters: Arc<NodeCounters>,
+    /// Tells the task that checks it to look again: a refusal, a change, its removal.
+    pub nudge: Notify,
+    /// Tells the task that looks its name up not to wait any longer.
+    pub look_up: Notify,
+    node: RefCell<Node>,
+    health: RefCell<Health>,
+    address: Cell<Option<SocketAddr>>,
+    state: Cell<BackendState>,
+    since: Cell<Instant>,
+    refused: Cell<bool>,
+    removed: Cell<bool>,
+}
+
+impl Backend {
+    /// A backend of the config that was not there before; its address is known at once if the config gives one.
+    pub fn new(node: Node, check: Check) -> Backend {
+        let address = literal(&node.host).map(|ip| SocketAddr::new(ip, node.port));
+        let backend = Backend {
+            name: node.name.clone(),
+            counters: Arc::default(),
+            nudge: Notify::new(),
+            look_up: Notify::new(),
+            health: RefCell::new(Health::new(check, node.adminport.is_some())),
+            node: RefCell::new(node),
+            address: Cell::new(address),
+            state: Cell::new(BackendState::Up),
+            since: Cell::new(Instant::now()),
+            refused: Cell::new(false),
+            removed: Cell::new(false),
+        };
+        backend.note_state();
+        backend
+    }
+
+    /// Its part of the config.
+    pub fn node(&self) -> Ref<'_, Node> {
+        self.node.borrow()
+    }
+
+    /// Where it is, if that is known.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address.get()
+    }
+
+    /// Whether its host is a name, which has to be looked up.
+    pub fn is_named(&self) -> bool {
+        literal(&self.node.borrow().host).is_none()
+    }
+
+    /// Where its health is asked, if it can be asked now.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        let node = self.node.borrow();
+        let (address, port) = (self.address.get()?, node.adminport?);
+        (!node.disabled).then(|| SocketAddr::new(address.ip(), port))
+    }
+
+    /// For the route table.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            name: self.name.clone(),
+            address: self.address.get(),
+            counters: self.counters.clone(),
+            disabled: self.node.borrow().disabled,
+            up: self.health.borrow().is_up(),
+        }
+    }
+
+    /// Whether it gets metrics and why not, and since when that is so.
+    pub fn state(&self) -> (BackendState, Instant) {
+        (self.state.get(), self.since.get())
+    }
+
+    /// Reads or changes its health.
+    pub fn with_health<T>(&self, act: impl FnOnce(&mut Health) -> T) -> T {
+        let result = act(&mut self.health.borrow_mut());
+        self.note_state();
+        result
+    }
+
+    /// Its name leads elsewhere, or to an address at last. True if that changed anything.
+    pub fn set_address(&self, address: SocketAddr) -> bool {
+        if self.address.replace(Some(address)) == Some(address) {
+            return false;
+        }
+        // Another server may answer there.
+        self.with_health(Health::doubt);
+        self.nudge.notify_one();
+        true
+    }
+
+    /// A reload's node of the same identity.
+    pub fn update(&self, node: Node, check: Check) {
+        let old = self.node.replace(node);
+        let (adminport, disabled) = {
+            let new = self.node.borrow();
+            (new.adminport, new.disabled)
+        };
+        self.with_health(|health| {
+            health.set_rules(check, adminport.is_some());
+            if old.disabled && !disabled {
+                // It was not checked meanwhile: nothing is known of it.
+                *health = Health::new(check, adminport.is_some());
+            } else if old.adminport != adminport {
+                health.doubt();
+            }
+        });
+        self.nudge.notify_one();
+    }
+
+    /// A worker saw it refuse.
+    pub fn note_refusal(&self) {
+        self.refused.set(true);
+        self.nudge.notify_one();
+    }
+
+    /// Whether it refused since the last call.
+    pub fn take_refusal(&self) -> bool {
+        self.refused.replace(false)
+    }
+
+    /// A reload took it away: its tasks end.
+    pub fn remove(&self) {
+        self.removed.set(true);
+        self.nudge.notify_one();
+        self.look_up.notify_one();
+    }
+
+    /// Whether a reload took it away.
+    pub fn is_removed(&self) -> bool {
+        self.removed.get()
+    }
+
+    fn note_state(&self) {
+        let state = match () {
+            _ if self.node.borrow().disabled => BackendState::Disabled,
+            _ if self.address.get().is_none() => BackendState::Unresolved,
+            _ if self.health.borrow().is_up() => BackendState::Up,
+            _ => BackendState::Down,
+        };
+        if self.state.replace(state) != state {
+            self.since.set(Instant::now());
+        }
+    }
+}
+
+/// A transition in words, for the log.
+pub fn describe(transition: Transition, last_failure: Option<&str>) -> String {
+    use super::health::Cause;
+    let failure = last_failure.unwrap_or("no cause known");
+    match (transition.up, transition.cause) {
+        (true, Cause::HoldOver) => "is tried again: only traffic can tell, it has no adminport".to_owned(),
+        (true, _) => "is up".to_owned(),
+        (false, Cause::Refused) => "is down: its port for metrics refuses".to_owned(),
+        (false, _) => format!("is down: {failure}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::health::Outcome;
+    use super::super::reload::tests::config;
+    use super::*;
+
+    fn backend(name: &str) -> Backend {
+        let config = config(&[name]);
+        Backend::new(config.nodes[0].clone(), config.check)
+    }
+
+    #[test]
+    fn an_address_is_known_at_once_and_a_name_is_not() {
+        assert_eq!(backend("127.0.0.1:9").address(), Some("127.0.0.1:9".parse().unwrap()));
+        assert_eq!(backend("127.0.0.1:9").state().0, BackendState::Up);
+        let named = backend("metrics.example:9");
+        assert!(named.is_named());
+        assert_eq!(named.state().0, BackendState::Unresolved);
+        assert!(!named.standing().is_live());
+        assert!(named.set_address("192.0.2.1:9".parse().unwrap()));
+        assert!(!named.set_address("192.0.2.1:9".parse().unwrap()));
+        assert_eq!(named.state().0, BackendState::Up);
+        assert!(named.standing().is_live());
+    }
+
+    #[test]
+    fn the_state_says_why_it_gets_nothing() {
+        let backend = backend("127.0.0.1:9");
+        let mut node = backend.node().clone();
+        let check = config(&["a:1"]).check;
+        node.adminport = Some(7);
+        backend.update(node.clone(), check);
+        assert_eq!(backend.admin_address(), Some("127.0.0.1:7".parse().unwrap()));
+        backend.with_health(|health| health.observe(0, Outcome::Failed));
+        assert_eq!(backend.state().0, BackendState::Down);
+        node.disabled = true;
+        backend.update(node.clone(), check);
+        assert_eq!(backend.state().0, BackendState::Disabled);
+        assert_eq!(backend.admin_address(), None);
+        node.disabled = false;
+        backend.update(node, check);
+        assert_eq!(backend.state().0, BackendState::Up, "enabled again, nothing is known against it");
+    }
+}

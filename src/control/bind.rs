@@ -1,0 +1,106 @@
+//! The admin port's listening sockets.
+//!
+//! In: addresses from the config. Out: one listening socket each, or the operator's message. Next: `operator.rs`.
+
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// An admin address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminBindError {
+    /// Somebody listens there.
+    #[error("{0} (TCP, the admin port) is taken: end who has it, or set another `managementPort`")]
+    Taken(SocketAddr),
+    /// Anything else.
+    #[error(
+        "cannot listen on {address} (TCP, the admin port): {source}; set `managementHost` to an address of this host, \
+         and a `managementPort` it may use"
+    )]
+    System {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Listens on each address. An IPv6 address on a host without IPv6 is left out if another one is served.
+pub fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, AdminBindError> {
+    let mut listeners: Vec<TcpListener> = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        match listen(same_port(*address, &listeners)) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if addresses.len() > 1 && address.is_ipv6() && lacks_ipv6(&error) => {
+                tracing::warn!("admin port: {address} is left out: {error}");
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(AdminBindError::Taken(*address));
+            }
+            Err(source) => return Err(AdminBindError::System { address: *address, source }),
+        }
+    }
+    Ok(listeners)
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// Where any port will do, both families get the same one.
+fn same_port(asked: SocketAddr, bound: &[TcpListener]) -> SocketAddr {
+    let first = bound.first().and_then(|listener| listener.local_addr().ok());
+    match first {
+        Some(first) if asked.port() == 0 => SocketAddr::new(asked.ip(), first.port()),
+        _ => asked,
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for the last instance's connections to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = held.local_addr().unwrap();
+        let error = bind_admin(&[address]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{address} (TCP, the admin port) is taken: end who has it, or set another `managementPort`"
+            )
+        );
+    }
+
+    #[test]
+    fn a_foreign_address_is_an_error_with_its_cause() {
+        // An address for documentation, which no host has.
+        let error = bind_admin(&["192.0.2.1:8126".parse().unwrap()]).unwrap_err();
+        assert!(matches!(error, AdminBindError::System { .. }), "{error}");
+        assert!(error.to_string().contains("192.0.2.1:8126"));
+    }
+
+    #[test]
+    fn both_families_get_the_same_free_port() {
+        let listeners = bind_admin(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
+        let ports: Vec<u16> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        assert!(ports.iter().all(|port| *port == ports[0] && *port > 0), "{ports:?}");
+    }
+}

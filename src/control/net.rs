@@ -1,0 +1,287 @@
+//! TCP on tokio-uring: the only file that knows its types, so that the same control thread can run on plain tokio.
+//!
+//! In: listeners that the system made, addresses to connect to. Out: streams whose operations take a buffer and give
+//! it back. Next: `probe.rs` and the admin port use them.
+//!
+//! What tokio-uring asks of its users, and who keeps it:
+//! - A dropped operation is neither cancelled nor freed, and its descriptor lives until the kernel ends it. So nothing
+//!   here drops one: at a deadline the socket is shut down, which ends the operation, and then it is awaited. Callers
+//!   do the same: [`Stream::shutdown`], then await.
+//! - Connecting cannot be ended that way (a lost SYN holds its descriptor for two minutes), so connecting is done by
+//!   tokio, whose future may be dropped, and the connected socket is handed over.
+//! - Sockets must block: a nonblocking one makes the ring answer EAGAIN instead of waiting.
+//! - The runtime's drop waits for every operation. [`run_local`] drops it only if none is left, else leaks it: it is
+//!   called once per process, by those who are about to end.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::pin;
+use std::time::Duration;
+use tokio::net::TcpSocket;
+use tokio::time::{Instant, timeout_at};
+
+/// Submissions the ring takes between two trips to the kernel.
+const SUBMISSIONS: u32 = 64;
+/// Completions it has room for: more than admin connections and checks can have in flight together.
+const COMPLETIONS: u32 = 1_024;
+
+/// Locked memory of the ring, about.
+pub const RING_BYTES: usize = 64 * SUBMISSIONS as usize + 16 * COMPLETIONS as usize;
+
+thread_local! {
+    /// Operations that the kernel has not ended.
+    static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts an operation as in flight until it is ended; one that is dropped stays counted.
+async fn tracked<T>(operation: impl Future<Output = T>) -> T {
+    IN_FLIGHT.with(|count| count.set(count.get() + 1));
+    let result = operation.await;
+    IN_FLIGHT.with(|count| count.set(count.get() - 1));
+    result
+}
+
+/// Runs `future` on this thread, with a ring for [`Stream`] and [`Listener`], and tokio's timers and signals.
+///
+/// Fails if io_uring is refused or the system is out of descriptors.
+pub fn run_local<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_cqsize(COMPLETIONS);
+    let runtime =
+        tokio_uring::Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(&ring))?;
+    let result = runtime.block_on(future);
+    if IN_FLIGHT.with(Cell::get) > 0 {
+        std::mem::forget(runtime);
+    }
+    Ok(result)
+}
+
+/// Starts a task on this thread, inside [`run_local`].
+pub fn spawn<T: 'static>(task: impl Future<Output = T> + 'static) -> tokio::task::JoinHandle<T> {
+    tokio_uring::spawn(task)
+}
+
+/// A listening socket.
+pub struct Listener {
+    inner: tokio_uring::net::TcpListener,
+    /// The same socket once more: it can be shut down while an accept is pending.
+    socket: socket2::Socket,
+}
+
+impl Listener {
+    /// Takes over a listening socket.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Listener> {
+        listener.set_nonblocking(false)?;
+        let socket = socket2::Socket::from(listener.try_clone()?);
+        Ok(Listener { inner: tokio_uring::net::TcpListener::from_std(listener), socket })
+    }
+
+    /// The next connection and its peer. Never drop this future: call [`Listener::close`] and await it.
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        let (inner, peer) = tracked(self.inner.accept()).await?;
+        Ok((Stream { inner }, peer))
+    }
+
+    /// Takes no more connections; a pending accept ends with an error.
+    pub fn close(&self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// A connected socket.
+pub struct Stream {
+    inner: tokio_uring::net::TcpStream,
+}
+
+impl Stream {
+    /// Connects, or fails with `TimedOut` at the deadline.
+    pub async fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Stream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let stream = timeout_at(deadline, socket.connect(address)).await.map_err(|_| timed_out())??;
+        let stream = stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(Stream { inner: tokio_uring::net::TcpStream::from_std(stream) })
+    }
+
+    /// Reads behind what `buffer` holds, at most up to its capacity; gives it back with the number of bytes that came,
+    /// 0 at the end of the stream. Never drop this future: call [`Stream::shutdown`] and await it.
+    pub async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        use tokio_uring::buf::BoundedBuf;
+        let held = buffer.len();
+        if held == buffer.capacity() {
+            return (Err(io::Error::other("no room left in the buffer")), buffer);
+        }
+        let (result, slice) = tracked(self.inner.read(buffer.slice(held..))).await;
+        (result, slice.into_inner())
+    }
+
+    /// Like [`Stream::read`]; at the deadline the connection is shut down and the error is `TimedOut`.
+    pub async fn read_until(&self, buffer: Vec<u8>, deadline: Instant) -> (io::Result<usize>, Vec<u8>) {
+        self.ended_at(deadline, self.read(buffer)).await
+    }
+
+    /// Writes all of `bytes` and gives the buffer back. Never drop this future: shut down and await it.
+    pub async fn write_all(&self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        tracked(self.inner.write_all(bytes)).await
+    }
+
+    /// Like [`Stream::write_all`]; at the deadline the connection is shut down and the error is `TimedOut`.
+    pub async fn write_all_until(&self, bytes: Vec<u8>, deadline: Instant) -> (io::Result<()>, Vec<u8>) {
+        self.ended_at(deadline, self.write_all(bytes)).await
+    }
+
+    /// Ends both directions; what is pending on it ends soon after. Repeating it does nothing.
+    pub fn shutdown(&self) {
+        let _ = self.inner.shutdown(Shutdown::Both);
+    }
+
+    /// Answers small replies at once instead of waiting for more.
+    pub fn set_nodelay(&self) {
+        let _ = self.inner.set_nodelay(true);
+    }
+
+    async fn ended_at<T>(
+        &self,
+        deadline: Instant,
+        operation: impl Future<Output = (io::Result<T>, Vec<u8>)>,
+    ) -> (io::Result<T>, Vec<u8>) {
+        let mut operation = pin!(operation);
+        if let Ok(result) = timeout_at(deadline, operation.as_mut()).await {
+            return result;
+        }
+        self.shutdown();
+        let (_, buffer) = operation.await;
+        (Err(timed_out()), buffer)
+    }
+}
+
+/// The error of a deadline that passed.
+fn timed_out() -> io::Error {
+    io::Error::from(io::ErrorKind::TimedOut)
+}
+
+/// A deadline `duration` from now.
+pub fn deadline_in(duration: Duration) -> Instant {
+    Instant::now() + duration
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    /// Runs a test on the real ring; where io_uring is refused it is skipped, and the reason said.
+    pub fn run_or_skip(test: impl Future<Output = ()>) {
+        if let Err(error) = run_local(test) {
+            eprintln!("skipped: io_uring is refused here: {error}");
+        }
+    }
+
+    fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn soon() -> Instant {
+        deadline_in(Duration::from_secs(10))
+    }
+
+    #[test]
+    fn bytes_go_there_and_back() {
+        run_or_skip(async {
+            let (listener, address) = listen();
+            let listener = Listener::from_std(listener).unwrap();
+            let server = spawn(async move {
+                let (stream, peer) = listener.accept().await.unwrap();
+                assert!(peer.ip().is_loopback());
+                let (read, buffer) = stream.read(Vec::with_capacity(64)).await;
+                assert_eq!(read.unwrap(), buffer.len());
+                stream.write_all_until(buffer, soon()).await.0.unwrap();
+            });
+            let stream = Stream::connect(address, soon()).await.unwrap();
+            stream.write_all(b"ping".to_vec()).await.0.unwrap();
+            let mut reply = Vec::with_capacity(64);
+            while reply.len() < 4 {
+                let (read, buffer) = stream.read_until(reply, soon()).await;
+                assert!(read.unwrap() > 0);
+                reply = buffer;
+            }
+            assert_eq!(reply, b"ping");
+            server.await.unwrap();
+        });
+        assert_eq!(IN_FLIGHT.with(Cell::get), 0);
+    }
+
+    #[test]
+    fn reading_goes_on_behind_what_the_buffer_holds() {
+        run_or_skip(async {
+            let (listener, address) = listen();
+            let peer = std::thread::spawn(move || {
+                use std::io::Write;
+                let mut stream = listener.accept().unwrap().0;
+                stream.write_all(b"world").unwrap();
+            });
+            let stream = Stream::connect(address, soon()).await.unwrap();
+            let mut buffer = Vec::with_capacity(16);
+            buffer.extend_from_slice(b"hello ");
+            while buffer.len() < 11 {
+                let (read, filled) = stream.read_until(buffer, soon()).await;
+                assert!(read.unwrap() > 0);
+                buffer = filled;
+            }
+            assert_eq!(buffer, b"hello world");
+            let (read, buffer) = stream.read_until(buffer, soon()).await;
+            assert_eq!((read.unwrap(), buffer.len()), (0, 11), "the end of the stream adds nothing");
+            peer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_deadline_ends_a_read_and_leaves_nothing_in_flight() {
+        run_or_skip(async {
+            let (listener, address) = listen();
+            let stream = Stream::connect(address, soon()).await.unwrap();
+            let silent = listener.accept().unwrap();
+            let (read, _) =
+                stream.read_until(Vec::with_capacity(8), deadline_in(Duration::from_millis(20))).await;
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(IN_FLIGHT.with(Cell::get), 0);
+            drop(silent);
+        });
+    }
+
+    #[test]
+    fn closing_ends_a_pending_accept() {
+        run_or_skip(async {
+            let (listener, address) = listen();
+            let listener = std::rc::Rc::new(Listener::from_std(listener).unwrap());
+            let accepting = spawn({
+                let listener = listener.clone();
+                async move { listener.accept().await.map(|_| ()) }
+            });
+            while IN_FLIGHT.with(Cell::get) == 0 {
+                tokio::task::yield_now().await;
+            }
+            listener.close();
+            assert!(accepting.await.unwrap().is_err());
+            let refused = Stream::connect(address, soon()).await.err().unwrap();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        });
+        assert_eq!(IN_FLIGHT.with(Cell::get), 0);
+    }
+
+    #[test]
+    fn an_end_with_a_pending_operation_does_not_wait_for_it() {
+        run_or_skip(async {
+            let (listener, _) = listen();
+            let listener = Listener::from_std(listener).unwrap();
+            spawn(async move { listener.accept().await.map(|_| ()) });
+            while IN_FLIGHT.with(Cell::get) == 0 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}

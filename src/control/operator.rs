@@ -1,0 +1,241 @@
+//! The operator's side: the admin port's connections, and what its commands do.
+//!
+//! In: connections at the admin listeners. Out: a [`View`] of the proxy, changes of it. Next: `admin/`, which speaks the
+//! protocol.
+
+use super::backend::Backend;
+use super::net::{self, Listener, Stream};
+use super::observe::Tap;
+use super::state::Control;
+use crate::admin::{
+    self, AdminActions, AdminCounter, AdminCounters, BackendView, MemoryView, Tapped, View, WorkerView,
+};
+use crate::driver::clock;
+use crate::placement::LiveSet;
+use crate::stats::{alloc, host};
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Admin connections served at once.
+const CONNECTIONS_MAX: usize = 64;
+/// Connections that are being told so beyond that; further ones are closed without a word.
+const REFUSALS_MAX: usize = 16;
+/// What they are told.
+const TOO_MANY: &[u8] = b"error: too many connections\n";
+/// How long telling them may take.
+const REFUSAL: Duration = Duration::from_secs(1);
+/// After an accept that failed, as for want of descriptors: trying again at once would spin.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Accepts connections until the listener is closed. To be run as a task of its own and never dropped.
+pub async fn accept(operator: Rc<Operator>, listener: Rc<Listener>, open: Rc<Open>) {
+    while !open.closing.get() {
+        match listener.accept().await {
+            Ok((stream, peer)) => greet(&operator, &open, stream, peer),
+            Err(_) if open.closing.get() => return,
+            Err(error) => {
+                tracing::warn!("admin port: a connection was not accepted: {error}");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// The connections that are open, of all listeners.
+#[derive(Default)]
+pub struct Open {
+    served: Cell<usize>,
+    refused: Cell<usize>,
+    /// No more are taken.
+    pub closing: Cell<bool>,
+}
+
+/// Counts a connection as long as it lives.
+struct Place<'o>(&'o Cell<usize>);
+
+impl<'o> Place<'o> {
+    fn take(count: &'o Cell<usize>, most: usize) -> Option<Place<'o>> {
+        (count.get() < most).then(|| {
+            count.set(count.get() + 1);
+            Place(count)
+        })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+fn greet(operator: &Rc<Operator>, open: &Rc<Open>, stream: Stream, peer: SocketAddr) {
+    let (operator, open) = (operator.clone(), open.clone());
+    stream.set_nodelay();
+    net::spawn(async move {
+        if let Some(_place) = Place::take(&open.served, CONNECTIONS_MAX) {
+            let is_loopback = peer.ip().to_canonical().is_loopback();
+            admin::serve(stream, &*operator, is_loopback).await;
+            return;
+        }
+        operator.counters.count(AdminCounter::ConnectionsRefused);
+        if let Some(_place) = Place::take(&open.refused, REFUSALS_MAX) {
+            let deadline = net::deadline_in(REFUSAL);
+            let _ = stream.write_all_until(TOO_MANY.to_vec(), deadline).await;
+        }
+        stream.shutdown();
+    });
+}
+
+impl admin::Connection for Stream {
+    async fn read(&self, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+        buffer.clear();
+        let (read, buffer) = Stream::read(self, buffer).await;
+        read.map(|_| buffer)
+    }
+
+    async fn write_all(&self, bytes: Vec<u8>) -> io::Result<()> {
+        Stream::write_all(self, bytes).await.0
+    }
+
+    fn shutdown(&self) {
+        Stream::shutdown(self);
+    }
+}
+
+/// What the admin commands act on.
+pub struct Operator {
+    control: Rc<Control>,
+    counters: AdminCounters,
+}
+
+impl Operator {
+    /// For a control thread's state.
+    pub fn new(control: Rc<Control>) -> Rc<Operator> {
+        Rc::new(Operator { control, counters: AdminCounters::default() })
+    }
+
+    fn backends(&self) -> Vec<BackendView> {
+        // Read once for all of them.
+        let sockets = host::udp_sockets();
+        self.control.backends().iter().map(|backend| backend_view(backend, &sockets)).collect()
+    }
+
+    fn memory(&self) -> MemoryView {
+        let control = &self.control;
+        // Every worker has a socket of its own for each backend whose address is known.
+        let resolved = control.backends().iter().filter(|backend| backend.address().is_some()).count();
+        MemoryView {
+            heap: alloc::figures(),
+            packet_pool_bytes: control.packet_pool_bytes,
+            send_buffer_bytes: (control.seats.len() * resolved) as u64 * control.send_buffer_granted_bytes,
+            resident_bytes: host::resident_bytes(),
+        }
+    }
+}
+
+fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (state, since) = backend.state();
+    let counters = &backend.counters;
+    let here = backend.address().filter(|address| host::is_on_this_host(address.ip()));
+    BackendView {
+        name: backend.name.clone(),
+        state,
+        since_s: since.elapsed().as_secs(),
+        metrics_sent: counters.metrics_sent.load(Relaxed),
+        datagrams_sent: counters.datagrams_sent.load(Relaxed),
+        bytes_sent: counters.bytes_sent.load(Relaxed),
+        metrics_dropped: counters.metrics_dropped.load(Relaxed),
+        refused: counters.refused.load(Relaxed),
+        kernel_drops: here.and_then(|address| host::drops_at(sockets, address)),
+    }
+}
+
+impl AdminActions for Operator {
+    async fn view(&self) -> View {
+        let control = &self.control;
+        control.collect_latency().await;
+        let config = control.config();
+        let since = |(at, words): &(Instant, String)| (at.elapsed().as_secs(), words.clone());
+        View {
+            uptime_s: control.started.elapsed().as_secs(),
+            now_us: clock::now_us(),
+            ready: control.ready.get(),
+            health_up: control.is_healthy(),
+            workers: control
+                .seats
+                .iter()
+                .map(|seat| WorkerView {
+                    counters: seat.shared.published.read(),
+                    facts: seat.facts.borrow().clone(),
+                })
+                .collect(),
+            latency: control.latency.borrow().clone(),
+            backends: self.backends(),
+            placement: config.hashing.name(),
+            listen: control.listen.clone(),
+            management: control.management.clone(),
+            receive_buffer_asked_bytes: config.receive_buffer_bytes,
+            gso: if config.gso { "auto" } else { "off" }.to_owned(),
+            host_udp: host::udp_errors(),
+            memory: self.memory(),
+            last_reload: control.last_reload.borrow().as_ref().map(since),
+            degraded: control.degraded.borrow().clone(),
+            admin: self.counters.clone(),
+        }
+    }
+
+    fn health(&self) -> bool {
+        self.control.is_healthy()
+    }
+
+    fn set_health(&self, up: bool) {
+        if self.control.health_wanted.replace(up) != up {
+            tracing::info!("health: the operator set it {}", if up { "up" } else { "down" });
+        }
+    }
+
+    async fn reload(&self) -> Result<String, Vec<String>> {
+        self.control.reload().await.map_err(|words| words.lines().map(str::to_owned).collect())
+    }
+
+    fn where_name(&self, name: &[u8]) -> String {
+        let backends = self.control.backends();
+        let live = LiveSet::new(backends.iter().map(|backend| backend.standing().is_live()));
+        let placement = self.control.config().hashing;
+        let owner = match placement.owner(name, &live) {
+            Some(index) => admin::escape(backends[index].name.as_bytes()),
+            None => "no backend is up".to_owned(),
+        };
+        format!("{}\t{owner}", admin::escape(name))
+    }
+
+    fn tap(&self, prefix: &[u8], metrics: usize) -> mpsc::Receiver<Tapped> {
+        let (tap, passed) = Tap::new(prefix.to_vec(), metrics);
+        let control = self.control.clone();
+        control.observers.borrow_mut().taps.push(tap.clone());
+        control.publish();
+        net::spawn(async move {
+            tap.closed().await;
+            control.observers.borrow_mut().remove(&tap);
+            control.publish();
+        });
+        passed
+    }
+
+    fn config_json(&self) -> String {
+        format!("{:#}\n", self.control.config().to_json())
+    }
+
+    fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
+        peer_is_loopback || self.control.config().management_allow_changes
+    }
+
+    fn counters(&self) -> &AdminCounters {
+        &self.counters
+    }
+}

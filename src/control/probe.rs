@@ -1,0 +1,202 @@
+//! One health check: connect to a backend's admin port, ask `health`, read the answer.
+//!
+//! In: an address and a time limit for all of it. Out: good, or the cause in words. Next: `watch.rs` tells `health.rs`.
+
+use super::net::{Stream, deadline_in};
+use memchr::memmem;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The question, as StatsD's proxy.js asks it.
+const QUESTION: &[u8] = b"health\r\n";
+/// The answer holds this if the backend is up.
+const UP: &[u8] = b"up";
+/// Most bytes of an answer that are looked at.
+const ANSWER_BYTES_MAX: usize = 4_096;
+/// Bytes of an answer that an error shows.
+const ANSWER_SHOWN_MAX: usize = 60;
+
+/// Why a check failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// No connection.
+    #[error("connect: {}", cause(.0))]
+    Connect(io::Error),
+    /// Not all said and answered within the time.
+    #[error("no answer that it is up within {0} ms")]
+    TimedOut(u64),
+    /// The connection broke.
+    #[error("{}", cause(.0))]
+    Broken(io::Error),
+    /// It ended the connection first.
+    #[error("closed the connection without an answer")]
+    Closed,
+    /// It answered something else; shown escaped and cut.
+    #[error("answered \"{0}\"")]
+    NotUp(String),
+    /// It went on talking.
+    #[error("answered more than {ANSWER_BYTES_MAX} bytes, none of them `up`")]
+    TooLong,
+}
+
+/// The system's words without Rust's "(os error N)".
+fn cause(error: &io::Error) -> String {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), |errno| nix::errno::Errno::from_raw(errno).desc().to_lowercase())
+}
+
+/// Checks the backend whose admin port is at `address`; connecting, asking and answering share `limit_ms`.
+pub async fn probe(address: SocketAddr, limit_ms: u64) -> Result<(), ProbeError> {
+    let deadline = deadline_in(Duration::from_millis(limit_ms));
+    let in_time = |error: io::Error, other: fn(io::Error) -> ProbeError| match error.kind() {
+        io::ErrorKind::TimedOut if error.raw_os_error().is_none() => ProbeError::TimedOut(limit_ms),
+        _ => other(error),
+    };
+    let stream =
+        Stream::connect(address, deadline).await.map_err(|error| in_time(error, ProbeError::Connect))?;
+    let (written, _) = stream.write_all_until(QUESTION.to_vec(), deadline).await;
+    written.map_err(|error| in_time(error, ProbeError::Broken))?;
+    let mut answer = Vec::with_capacity(ANSWER_BYTES_MAX);
+    loop {
+        let (read, filled) = stream.read_until(answer, deadline).await;
+        answer = filled;
+        let ended = read.map_err(|error| in_time(error, ProbeError::Broken))? == 0;
+        if let Some(verdict) = judge(&answer, ended) {
+            stream.shutdown();
+            return verdict;
+        }
+    }
+}
+
+/// What the bytes so far say; `None` while more may come.
+fn judge(answer: &[u8], ended: bool) -> Option<Result<(), ProbeError>> {
+    if memmem::find(answer, UP).is_some() {
+        return Some(Ok(()));
+    }
+    match () {
+        _ if answer.len() >= ANSWER_BYTES_MAX => Some(Err(ProbeError::TooLong)),
+        _ if ended && answer.is_empty() => Some(Err(ProbeError::Closed)),
+        // A whole line is an answer: no need to wait for the time to pass.
+        _ if ended || answer.ends_with(b"\n") => {
+            let shown = &answer.trim_ascii()[..answer.trim_ascii().len().min(ANSWER_SHOWN_MAX)];
+            Some(Err(ProbeError::NotUp(shown.escape_ascii().to_string())))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::net::tests::run_or_skip;
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::thread::JoinHandle;
+
+    /// A limit that no test should reach.
+    const AMPLE_MS: u64 = 10_000;
+
+    /// A backend that reads the question, then does this.
+    fn backend(act: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut question = [0; QUESTION.len()];
+            stream.read_exact(&mut question).unwrap();
+            assert_eq!(question, QUESTION);
+            act(stream);
+        });
+        (address, thread)
+    }
+
+    fn check(limit_ms: u64, act: impl FnOnce(TcpStream) + Send + 'static, expected: &'static str) {
+        run_or_skip(async move {
+            let (address, thread) = backend(act);
+            let verdict = probe(address, limit_ms).await;
+            thread.join().unwrap();
+            match verdict {
+                Ok(()) => assert_eq!("up", expected),
+                Err(error) => assert_eq!(error.to_string(), expected),
+            }
+        });
+    }
+
+    #[test]
+    fn the_answers_of_statsd() {
+        check(AMPLE_MS, |mut stream| stream.write_all(b"health: up\n").unwrap(), "up");
+        check(
+            AMPLE_MS,
+            |mut stream| stream.write_all(b"health: down\n").unwrap(),
+            r#"answered "health: down""#,
+        );
+    }
+
+    #[test]
+    fn an_answer_in_pieces_is_put_together() {
+        let pieces = |mut stream: TcpStream| {
+            stream.set_nodelay(true).unwrap();
+            for piece in ["health: u", "p"] {
+                stream.write_all(piece.as_bytes()).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        check(AMPLE_MS, pieces, "up");
+    }
+
+    #[test]
+    fn a_silent_backend_and_a_trickling_one_fail_at_the_limit() {
+        let until_closed = |mut stream: TcpStream| {
+            let _ = stream.read(&mut [0; 1]);
+        };
+        check(50, until_closed, "no answer that it is up within 50 ms");
+        let trickle = |mut stream: TcpStream| while stream.write_all(b"x").is_ok() {};
+        run_or_skip(async move {
+            let (address, thread) = backend(trickle);
+            let error = probe(address, 300).await.unwrap_err();
+            thread.join().unwrap();
+            assert!(matches!(error, ProbeError::TooLong | ProbeError::TimedOut(300)), "{error}");
+        });
+    }
+
+    #[test]
+    fn answers_are_bounded_and_shown_escaped() {
+        check(
+            AMPLE_MS,
+            |mut stream| drop(stream.write_all(&[b'x'; 100_000])),
+            "answered more than 4096 bytes, none of them `up`",
+        );
+        check(AMPLE_MS, |mut stream| stream.write_all(b"\x1b[2Jno\r\n").unwrap(), r#"answered "\x1b[2Jno""#);
+    }
+
+    #[test]
+    fn a_closed_and_a_reset_connection_fail() {
+        check(AMPLE_MS, drop, "closed the connection without an answer");
+        let reset = |stream: TcpStream| {
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        };
+        check(AMPLE_MS, reset, "connection reset by peer");
+    }
+
+    #[test]
+    fn a_refused_connection_fails_with_its_cause() {
+        run_or_skip(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = listener.local_addr().unwrap();
+            drop(listener);
+            let error = probe(address, AMPLE_MS).await.unwrap_err();
+            assert_eq!(error.to_string(), "connect: connection refused");
+        });
+    }
+
+    #[test]
+    fn only_a_finished_answer_is_judged() {
+        assert!(judge(b"", false).is_none());
+        assert!(judge(b"health: ", false).is_none());
+        assert!(matches!(judge(b"health: up", false), Some(Ok(()))));
+        assert!(matches!(judge(b"health: ", true), Some(Err(ProbeError::NotUp(_)))));
+        assert!(matches!(judge(b"", true), Some(Err(ProbeError::Closed))));
+    }
+}

@@ -1,0 +1,55 @@
+//! Signals: kept away from every thread but this one, and told as events.
+//!
+//! In: SIGHUP, SIGTERM, SIGINT. Out: [`Signal`]s. SIGPIPE is ignored by the Rust runtime before main, so a client that
+//! goes away is an error of the write and not the end of the process. Next: `process.rs`.
+
+use nix::sys::signal::{SigSet, Signal as Number};
+use std::io;
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+/// What the operator wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGHUP: read the config again.
+    Reload,
+    /// SIGTERM or SIGINT: its number.
+    Stop(u8),
+}
+
+fn handled() -> SigSet {
+    [Number::SIGHUP, Number::SIGTERM, Number::SIGINT].into_iter().collect()
+}
+
+/// Blocks them in this thread, and so in the threads that it starts from here on. What comes meanwhile waits.
+pub fn block() -> io::Result<()> {
+    handled().thread_block().map_err(io::Error::from)
+}
+
+/// The signals, as they come to this thread.
+pub struct Signals {
+    hangup: Stream,
+    terminate: Stream,
+    interrupt: Stream,
+}
+
+impl Signals {
+    /// Handles them from now on, and lets through what waited. Inside a runtime; after the workers were started.
+    pub fn listen() -> io::Result<Signals> {
+        let signals = Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        handled().thread_unblock().map_err(io::Error::from)?;
+        Ok(signals)
+    }
+
+    /// The next one. May be dropped while it waits.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Stop(Number::SIGTERM as u8),
+            _ = self.interrupt.recv() => Signal::Stop(Number::SIGINT as u8),
+            _ = self.hangup.recv() => Signal::Reload,
+        }
+    }
+}

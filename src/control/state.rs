@@ -1,0 +1,311 @@
+//! What the control thread knows, and how a change of it reaches the workers.
+//!
+//! In: the config, the backends' changes, taps, the operator's wishes. Out: a new route table for each change.
+//! Next: `table.rs` builds and hands it over.
+
+use super::Options;
+use super::backend::Backend;
+use super::handle::LATENCY_WAIT;
+use super::observe::Observers;
+use super::offload::offload;
+use super::reload::{self, Changes};
+use super::resolve::{Resolver, choose};
+use super::table::{self, Publisher};
+use super::{net, watch};
+use crate::config::{Check, Config, Node, load};
+use crate::driver::Facts;
+use crate::relay::Phase;
+use crate::stats::{Counters, Latency, WorkerShared};
+use crate::worker::Limits;
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Semaphore};
+
+/// Checks under way at once; each holds a descriptor and up to one operation on the ring.
+const PROBES_MAX: usize = 256;
+/// How long a start or a reload waits for names to resolve before it goes on without them.
+const FIRST_LOOKUP: Duration = Duration::from_secs(2);
+
+/// One worker as control sees it.
+pub struct Seat {
+    /// Where it publishes.
+    pub shared: Arc<WorkerShared>,
+    /// What it was granted, once it is ready.
+    pub facts: RefCell<Option<Facts>>,
+}
+
+/// The control thread's knowledge; shared by its tasks, never leaves the thread.
+pub struct Control {
+    /// How the process was started.
+    pub options: Options,
+    /// The workers, by index.
+    pub seats: Vec<Seat>,
+    /// The way to them.
+    pub publisher: Publisher,
+    /// Where metrics come in, as bound.
+    pub listen: Vec<SocketAddr>,
+    /// Where the admin port listens, as bound.
+    pub management: Vec<SocketAddr>,
+    /// The bounds of each worker, set at start.
+    pub limits: Limits,
+    /// Packets of all workers, used or not, in bytes; set at start.
+    pub packet_pool_bytes: u64,
+    /// Send buffer that the kernel grants one socket to a backend, in bytes.
+    pub send_buffer_granted_bytes: u64,
+    /// Looks names up.
+    pub resolver: Resolver,
+    /// Checks that may still be started.
+    pub probes: Semaphore,
+    /// When the process started.
+    pub started: Instant,
+    /// The histograms of all workers since the start.
+    pub latency: RefCell<Latency>,
+    /// What `health` answers unless a stop is under way; the operator may change it.
+    pub health_wanted: Cell<bool>,
+    /// Whether every worker's receive is armed.
+    pub ready: Cell<bool>,
+    /// Whether a stop is under way.
+    pub stopping: Cell<bool>,
+    /// How the last reload ended, and when.
+    pub last_reload: RefCell<Option<(Instant, String)>>,
+    /// What works less well than asked for, one sentence each.
+    pub degraded: RefCell<Vec<String>>,
+    /// Who looks at passing metrics.
+    pub observers: RefCell<Observers>,
+    config: RefCell<Config>,
+    backends: RefCell<Vec<Rc<Backend>>>,
+    phase: Cell<Phase>,
+    generation: Cell<u64>,
+    reloading: Mutex<()>,
+}
+
+/// What [`Control::new`] is made of.
+pub struct Parts {
+    /// The config to start with.
+    pub config: Config,
+    /// How the process was started.
+    pub options: Options,
+    /// The workers.
+    pub seats: Vec<Seat>,
+    /// The way to them.
+    pub publisher: Publisher,
+    /// Where metrics come in, as bound.
+    pub listen: Vec<SocketAddr>,
+    /// Where the admin port listens, as bound.
+    pub management: Vec<SocketAddr>,
+    /// Send buffer that the kernel grants one socket to a backend, in bytes.
+    pub send_buffer_granted_bytes: u64,
+}
+
+impl Control {
+    /// The state at start; nothing is published yet.
+    pub fn new(parts: Parts) -> Rc<Control> {
+        let Parts { config, options, seats, publisher, listen, management, send_buffer_granted_bytes } =
+            parts;
+        let limits = config.limits();
+        let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
+        let pool_bytes = pool.packets * pool.packet_bytes + pool.oversize * pool.oversize_bytes;
+        let backends = config.nodes.iter().map(|node| Rc::new(Backend::new(node.clone(), config.check)));
+        Rc::new(Control {
+            options,
+            seats,
+            publisher,
+            listen,
+            management,
+            limits,
+            packet_pool_bytes: (config.workers * pool_bytes) as u64,
+            send_buffer_granted_bytes,
+            resolver: Resolver::new(),
+            probes: Semaphore::new(PROBES_MAX),
+            started: Instant::now(),
+            latency: RefCell::default(),
+            health_wanted: Cell::new(true),
+            ready: Cell::new(false),
+            stopping: Cell::new(false),
+            last_reload: RefCell::new(None),
+            degraded: RefCell::default(),
+            observers: RefCell::default(),
+            backends: RefCell::new(backends.collect()),
+            config: RefCell::new(config),
+            phase: Cell::new(Phase::Run),
+            generation: Cell::new(0),
+            reloading: Mutex::new(()),
+        })
+    }
+
+    /// The config that runs.
+    pub fn config(&self) -> Ref<'_, Config> {
+        self.config.borrow()
+    }
+
+    /// The backends, in the config's order.
+    pub fn backends(&self) -> Ref<'_, Vec<Rc<Backend>>> {
+        self.backends.borrow()
+    }
+
+    /// The backend of this identity.
+    pub fn backend(&self, name: &str) -> Option<Rc<Backend>> {
+        self.backends.borrow().iter().find(|backend| &*backend.name == name).cloned()
+    }
+
+    /// Milliseconds since the start: the clock of the health checks.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What `health` answers.
+    pub fn is_healthy(&self) -> bool {
+        self.ready.get() && self.health_wanted.get() && !self.stopping.get()
+    }
+
+    /// The counters of all workers together, each a consistent snapshot.
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::new();
+        for seat in &self.seats {
+            sum.merge(&seat.shared.published.read());
+        }
+        sum
+    }
+
+    /// Takes over what the workers have measured; one that is too busy to answer in time is in the next answer.
+    pub async fn collect_latency(&self) {
+        for seat in &self.seats {
+            seat.shared.latency.request();
+        }
+        self.publisher.wake();
+        let all_done = async {
+            while !self.seats.iter().all(|seat| seat.shared.latency.is_done()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(LATENCY_WAIT, all_done).await;
+        let mut total = self.latency.borrow_mut();
+        for seat in &self.seats {
+            seat.shared.latency.collect(&mut total);
+        }
+    }
+
+    /// Hands the present state to the workers.
+    pub fn publish(&self) {
+        self.generation.set(self.generation.get() + 1);
+        let previous = self.publisher.routes.load();
+        let table = table::build(
+            self.generation.get(),
+            &self.config.borrow(),
+            self.backends.borrow().iter().map(|backend| backend.standing()),
+            Some(&previous.nodes),
+            self.phase.get(),
+            self.observers.borrow().observer(),
+        );
+        self.publisher.publish(table);
+    }
+
+    /// Tells the workers to end, and that whatever is left after `timeout` is to be counted and dropped.
+    pub fn drain(&self, timeout: Duration) {
+        let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
+        self.phase.set(Phase::Drain { timeout_us });
+        self.publish();
+    }
+
+    /// Looks up the names among `backends`, all at once, and waits a short while for the answers.
+    pub async fn look_up(self: &Rc<Self>, backends: &[Rc<Backend>]) {
+        let lookups: Vec<_> = backends
+            .iter()
+            .filter(|backend| backend.is_named())
+            .map(|backend| {
+                let (control, backend) = (self.clone(), backend.clone());
+                net::spawn(async move {
+                    let (host, port) = {
+                        let node = backend.node();
+                        (node.host.clone(), node.port)
+                    };
+                    if let Ok(found) = control.resolver.resolve(&host, port).await {
+                        choose(backend.address(), &found).map(|address| backend.set_address(address));
+                    }
+                })
+            })
+            .collect();
+        let all = async {
+            for lookup in lookups {
+                let _ = lookup.await;
+            }
+        };
+        let _ = tokio::time::timeout(FIRST_LOOKUP, all).await;
+    }
+
+    /// Reads the config file again and applies it, whole or not at all. Either answer is for the operator.
+    pub async fn reload(self: &Rc<Self>) -> Result<String, String> {
+        // One after the other: the second sees what the first left.
+        let _alone = self.reloading.lock().await;
+        let result = self.try_reload().await;
+        let words = match &result {
+            Ok(changes) => changes.to_string(),
+            Err(refusal) => refusal.clone(),
+        };
+        match &result {
+            Ok(_) => tracing::info!("{words}"),
+            Err(_) => tracing::error!("reload: {words}"),
+        }
+        *self.last_reload.borrow_mut() = Some((Instant::now(), words.clone()));
+        result.map(|_| words)
+    }
+
+    async fn try_reload(self: &Rc<Self>) -> Result<Changes, String> {
+        let Some(path) = self.options.config_path.clone() else {
+            return Err("refused: it was started without a config file, so there is none to read".to_owned());
+        };
+        // A name among the listening hosts, or a hung network file system, may block it.
+        let loaded = offload("reload", move || load(&path)).await.map_err(|error| error.to_string())?;
+        let loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
+        let changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
+            .map_err(|refusal| refusal.to_string())?;
+        if self.stopping.get() {
+            return Err("refused: a stop is under way".to_owned());
+        }
+        for notice in &loaded.notices {
+            tracing::warn!("config: {notice}");
+        }
+        self.apply(loaded.config).await;
+        Ok(changes)
+    }
+
+    /// Puts `config` in force: backends of the same identity keep their figures and their health.
+    async fn apply(self: &Rc<Self>, config: Config) {
+        let check = config.check;
+        let new: Vec<Rc<Backend>> = {
+            let old = self.backends.borrow();
+            let old: HashMap<&str, &Rc<Backend>> = old.iter().map(|old| (&*old.name, old)).collect();
+            let known = |node: &Node| old.get(&*node.name).map(|backend| (*backend).clone());
+            let made = |node: &Node| Rc::new(Backend::new(node.clone(), check));
+            config.nodes.iter().map(|node| known(node).unwrap_or_else(|| made(node))).collect()
+        };
+        let is_added = |backend: &Rc<Backend>| self.backend(&backend.name).is_none();
+        let added: Vec<Rc<Backend>> = new.iter().filter(|backend| is_added(backend)).cloned().collect();
+        // Added backends that need a name are not to begin as dead ones.
+        self.look_up(&added).await;
+        self.update_kept(&config.nodes, check);
+        let old = self.backends.replace(new);
+        let backends = self.backends.borrow();
+        for backend in old.iter().filter(|old| !backends.iter().any(|new| Rc::ptr_eq(new, old))) {
+            backend.remove();
+        }
+        drop(backends);
+        *self.config.borrow_mut() = config;
+        self.publish();
+        for backend in added {
+            watch::start(self, backend);
+        }
+    }
+
+    fn update_kept(&self, nodes: &[Node], check: Check) {
+        for node in nodes {
+            if let Some(backend) = self.backend(&node.name) {
+                backend.update(node.clone(), check);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The desired state as the workers see it: building a [`RouteTable`], and handing it over.
+//!
+//! In: the config, and what is known of each backend. Out: a table in the workers' `ArcSwap`, and a wake for each.
+//! Next: `worker/`, which reads it once per batch.
+
+use crate::config::Config;
+use crate::driver::Waker;
+use crate::placement::LiveSet;
+use crate::relay::{Observer, Phase, RouteNode, RouteTable};
+use crate::stats::NodeCounters;
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What is known of one backend, in the config's order.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its identity.
+    pub name: Arc<str>,
+    /// Where it is, if its name resolves.
+    pub address: Option<SocketAddr>,
+    /// Its figures.
+    pub counters: Arc<NodeCounters>,
+    /// Whether the config keeps metrics from it.
+    pub disabled: bool,
+    /// What its health says.
+    pub up: bool,
+}
+
+impl Standing {
+    /// Whether it may get metrics now.
+    pub fn is_live(&self) -> bool {
+        self.up && !self.disabled && self.address.is_some()
+    }
+
+    fn is_node(&self, node: &RouteNode) -> bool {
+        self.name == node.name && self.address == node.address && Arc::ptr_eq(&self.counters, &node.counters)
+    }
+
+    fn into_node(self) -> RouteNode {
+        RouteNode { name: self.name, address: self.address, counters: self.counters }
+    }
+}
+
+/// The table for `config` and `standings`, which stand in the config's order.
+///
+/// `previous` are the nodes of the last table: they are kept if they are the same, so that a worker sees at a glance
+/// that only the living set has changed, and has nothing to hand over.
+pub fn build(
+    generation: u64,
+    config: &Config,
+    standings: impl IntoIterator<Item = Standing>,
+    previous: Option<&Arc<[RouteNode]>>,
+    phase: Phase,
+    observer: Option<Arc<dyn Observer>>,
+) -> RouteTable {
+    let standings: Vec<Standing> = standings.into_iter().collect();
+    let live = LiveSet::new(standings.iter().map(Standing::is_live));
+    let kept = previous.filter(|nodes| {
+        nodes.len() == standings.len() && nodes.iter().zip(&standings).all(|(node, now)| now.is_node(node))
+    });
+    let nodes = kept.cloned().unwrap_or_else(|| standings.into_iter().map(Standing::into_node).collect());
+    RouteTable { generation, nodes, live, placement: config.hashing, rules: config.rules(), phase, observer }
+}
+
+/// The way to the workers.
+#[derive(Clone)]
+pub struct Publisher {
+    /// What the workers read.
+    pub routes: Arc<ArcSwap<RouteTable>>,
+    /// What wakes them.
+    pub wakers: Vec<Arc<Waker>>,
+}
+
+impl Publisher {
+    /// Replaces the table. The store comes first: a wake is only a hint to look.
+    pub fn publish(&self, table: RouteTable) {
+        self.routes.store(Arc::new(table));
+        self.wake();
+    }
+
+    /// Wakes every worker.
+    pub fn wake(&self) {
+        for waker in &self.wakers {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reload::tests::config;
+    use super::*;
+
+    fn standing(name: &str, address: Option<&str>, disabled: bool, up: bool) -> Standing {
+        Standing {
+            name: name.into(),
+            address: address.map(|address| address.parse().unwrap()),
+            counters: Arc::default(),
+            disabled,
+            up,
+        }
+    }
+
+    #[test]
+    fn only_up_enabled_and_resolved_backends_live() {
+        let standings = [
+            standing("a:1", Some("127.0.0.1:1"), false, true),
+            standing("b:1", None, false, true),
+            standing("c:1", Some("127.0.0.1:3"), true, true),
+            standing("d:1", Some("127.0.0.1:4"), false, false),
+            standing("e:1", Some("127.0.0.1:5"), false, true),
+        ];
+        let table =
+            build(7, &config(&["a:1", "b:1", "c:1", "d:1", "e:1"]), standings, None, Phase::Run, None);
+        assert_eq!(table.generation, 7);
+        assert_eq!(table.live.iter().collect::<Vec<_>>(), [0, 4]);
+        assert_eq!(
+            table.nodes.iter().map(|node| &*node.name).collect::<Vec<_>>(),
+            ["a:1", "b:1", "c:1", "d:1", "e:1"]
+        );
+    }
+
+    #[test]
+    fn the_nodes_are_the_same_object_as_long_as_nothing_about_them_changes() {
+        let config = config(&["a:1", "b:1"]);
+        let mut standings =
+            [standing("a:1", Some("127.0.0.1:1"), false, true), standing("b:1", None, false, true)];
+        let first = build(1, &config, standings.clone(), None, Phase::Run, None);
+        standings[0].up = false;
+        let health = build(2, &config, standings.clone(), Some(&first.nodes), Phase::Run, None);
+        assert!(Arc::ptr_eq(&first.nodes, &health.nodes));
+        assert_ne!(first.live, health.live);
+        standings[1].address = Some("127.0.0.1:2".parse().unwrap());
+        let moved = build(3, &config, standings.clone(), Some(&first.nodes), Phase::Run, None);
+        assert!(!Arc::ptr_eq(&first.nodes, &moved.nodes));
+        let fewer = build(4, &config, standings[..1].to_vec(), Some(&moved.nodes), Phase::Run, None);
+        assert_eq!(fewer.nodes.len(), 1);
+    }
+
+    #[test]
+    fn publishing_replaces_the_table_and_wakes_every_worker() {
+        let empty = build(0, &config(&["a:1"]), [], None, Phase::Run, None);
+        let publisher = Publisher {
+            routes: Arc::new(ArcSwap::from_pointee(empty)),
+            wakers: (0..3).map(|_| Arc::new(Waker::new().unwrap())).collect(),
+        };
+        let counters = Arc::new(NodeCounters::default());
+        let one = Standing { counters: counters.clone(), ..standing("a:1", None, false, true) };
+        publisher.publish(build(1, &config(&["a:1"]), [one], None, Phase::Drain { timeout_us: 5 }, None));
+        let table = publisher.routes.load();
+        assert_eq!((table.generation, table.phase), (1, Phase::Drain { timeout_us: 5 }));
+        assert!(Arc::ptr_eq(&table.nodes[0].counters, &counters));
+        for waker in &publisher.wakers {
+            assert_eq!(waker.take().unwrap(), 1);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The tasks that keep one backend up to date: one checks its health, one looks its name up.
+//!
+//! In: time, refusals that workers report, the answers of checks and of the resolver. Out: a published table for each
+//! change. Next: `health.rs` decides, `state.rs` publishes.
+
+use super::backend::{Backend, describe};
+use super::health::{Outcome, Transition};
+use super::net;
+use super::probe::probe;
+use super::resolve::choose;
+use super::state::Control;
+use crate::placement::splitmix64;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Between two look-ups of a name that has an address.
+const LOOKUP_AGAIN: Duration = Duration::from_secs(30);
+/// Between two look-ups of a name that has none, or whose backend just went down.
+const LOOKUP_SOON: Duration = Duration::from_secs(5);
+
+/// Watches `backend` until a reload takes it away.
+pub fn start(control: &Rc<Control>, backend: Rc<Backend>) {
+    if backend.is_named() {
+        net::spawn(look_up(control.clone(), backend.clone()));
+    }
+    net::spawn(check(control.clone(), backend));
+}
+
+/// One backend's checks, and what the workers' refusals say about it.
+async fn check(control: Rc<Control>, backend: Rc<Backend>) {
+    // Another one in every process, so that the proxies of a fleet do not check together.
+    let mut jitter = RandomState::new().hash_one(&backend.name);
+    // When the next refusal may be reported: one hint at a time, no more often than the fast checks.
+    let mut hint_due_ms = None;
+    let mut last_hint_ms = 0;
+    while !backend.is_removed() {
+        let now_ms = control.now_ms();
+        if hint_due_ms.is_some_and(|due| due <= now_ms) {
+            backend.counters.take_hint();
+            hint_due_ms = None;
+        }
+        if backend.take_refusal() {
+            let check = control.config().check;
+            hint_due_ms = Some(now_ms + check.fast_ms);
+            last_hint_ms = now_ms;
+            settle(&control, &backend, backend.with_health(|health| health.refused(now_ms)), None);
+        }
+        settle(&control, &backend, backend.with_health(|health| health.tick(now_ms)), None);
+        let due_ms = due_ms(&backend, jitter);
+        if let (Some(address), true) = (backend.admin_address(), due_ms.is_some_and(|due| due <= now_ms)) {
+            jitter = splitmix64(jitter);
+            // A hint that found no room in the workers' channel is taken here.
+            if hint_due_ms.is_none() && backend.counters.take_hint() {
+                backend.note_refusal();
+            }
+            check_once(&control, &backend, address).await;
+            if now_ms.saturating_sub(last_hint_ms) > control.config().check.interval_ms {
+                backend.counters.refused_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);
+            }
+            continue;
+        }
+        let wake_ms = due_ms.into_iter().chain(hint_due_ms).min();
+        sleep_until(&control, wake_ms, &backend).await;
+    }
+}
+
+/// When to look at the backend again; `None` if only a nudge can change anything.
+fn due_ms(backend: &Backend, jitter: u64) -> Option<u64> {
+    let can_be_checked = backend.admin_address().is_some();
+    let has_adminport = backend.node().adminport.is_some();
+    // Disabled, or without an address: nothing to check, and whoever changes that nudges.
+    (can_be_checked || !has_adminport).then(|| backend.with_health(|health| health.next_check_ms(jitter)))?
+}
+
+async fn sleep_until(control: &Control, wake_ms: Option<u64>, backend: &Backend) {
+    let nudged = backend.nudge.notified();
+    match wake_ms {
+        None => nudged.await,
+        Some(wake_ms) => {
+            let wait = Duration::from_millis(wake_ms.saturating_sub(control.now_ms()).max(1));
+            let _ = tokio::time::timeout(wait, nudged).await;
+        }
+    }
+}
+
+async fn check_once(control: &Rc<Control>, backend: &Backend, address: SocketAddr) {
+    let Ok(_slot) = control.probes.acquire().await else { return };
+    let timeout_ms = control.config().check.timeout_ms;
+    backend.with_health(|health| health.started(control.now_ms()));
+    let verdict = probe(address, timeout_ms).await;
+    // The answer of an address that is no longer the backend's says nothing about it.
+    if backend.is_removed() || backend.admin_address() != Some(address) {
+        return;
+    }
+    let outcome = if verdict.is_ok() { Outcome::Good } else { Outcome::Failed };
+    let failure = verdict.err().map(|error| format!("check of {address}: {error}"));
+    if let Some(failure) = &failure {
+        tracing::debug!("backend {}: {failure}", backend.name.escape_default());
+    }
+    let now_ms = control.now_ms();
+    settle(
+        control,
+        backend,
+        backend.with_health(|health| health.observe(now_ms, outcome)),
+        failure.as_deref(),
+    );
+}
+
+/// Logs and publishes a change of state, if there is one.
+fn settle(control: &Control, backend: &Backend, transition: Option<Transition>, failure: Option<&str>) {
+    let Some(transition) = transition else { return };
+    let words = describe(transition, failure);
+    let name = backend.name.escape_default();
+    backend.counters.refused_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);
+    control.publish();
+    if transition.up {
+        tracing::info!("backend {name} {words}");
+        return;
+    }
+    tracing::warn!("backend {name} {words}");
+    // It may have moved: its name is asked again.
+    backend.look_up.notify_one();
+    if !control.backends().iter().any(|backend| backend.standing().is_live()) {
+        tracing::error!("no backend is up: metrics are dropped and counted until one is");
+    }
+}
+
+/// Keeps the address of a named backend up to date. An answer that fails does not take the last address away: a name
+/// server that is down must not stop metrics.
+async fn look_up(control: Rc<Control>, backend: Rc<Backend>) {
+    let (host, port) = {
+        let node = backend.node();
+        (node.host.clone(), node.port)
+    };
+    let name = backend.name.escape_default().to_string();
+    let mut failing = false;
+    let mut first = backend.address().is_none();
+    while !backend.is_removed() {
+        if !std::mem::take(&mut first) {
+            let wait = if backend.address().is_some() { LOOKUP_AGAIN } else { LOOKUP_SOON };
+            let asked = tokio::time::timeout(wait, backend.look_up.notified()).await.is_ok();
+            if backend.is_removed() {
+                return;
+            }
+            if asked {
+                // Not at once: what just failed may be about to move.
+                tokio::time::sleep(LOOKUP_SOON).await;
+            }
+        }
+        match control.resolver.resolve(&host, port).await {
+            Ok(found) => {
+                failing = false;
+                let before = backend.address();
+                if choose(before, &found).is_some_and(|address| backend.set_address(address)) {
+                    tracing::info!("backend {name} is at {}", found[0]);
+                    control.publish();
+                }
+            }
+            Err(error) if !failing => {
+                failing = true;
+                let kept = if backend.address().is_some() {
+                    "its last address is kept"
+                } else {
+                    "it counts as down"
+                };
+                tracing::warn!("backend {name} does not resolve: {error}; {kept}, and it is tried again");
+            }
+            Err(_) => {}
+        }
+    }
+}
