@@ -429,7 +429,8 @@ fn bad_datagrams_are_counted_and_good_ones_go_on() {
     assert!(proxy.logged("maxDatagramSize"), "{}", proxy.log());
     backends.iter().for_each(Backend::forget);
     proxy.send(datagrams(0..100));
-    let forwarded = || backends.iter().flat_map(Backend::lines).filter(|(line, _)| line.starts_with("service")).count();
+    let forwarded =
+        || backends.iter().flat_map(Backend::lines).filter(|(line, _)| line.starts_with("service")).count();
     wait_until("it goes on forwarding", || forwarded() == 300);
     proxy.settle();
 }
