@@ -4,7 +4,7 @@ use crate::run::{Timeline, Verdict};
 use crate::scenario::Scenario;
 use statsring::driver::sim::{Accepted, Fault, ReceivedDatagram};
 use statsring::relay::{Malformed, OnNodeDown, RouteTable};
-use statsring::stats::{Counter, Counters, DropReason};
+use statsring::stats::{Counter, Counters, DropReason, LatencyKind};
 use statsring::worker::Ended;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -88,6 +88,7 @@ pub fn judge(
     judge.counts(received, accepted, cut)?;
     let matched = judge.match_packets(accepted)?;
     judge.reasons(verdict, cut)?;
+    judge.latency(verdict)?;
     judge.order(accepted, &matched, verdict)
 }
 
@@ -241,6 +242,24 @@ impl Judge<'_> {
             }
             DropReason::Shutdown => matches!(verdict.ended, Ended::CutShort { .. }),
         }
+    }
+
+    /// The histograms hold every metric sent, and on a good day nothing beyond the budget.
+    fn latency(&self, verdict: &Verdict) -> Result<(), String> {
+        let Some(latency) = &verdict.latency else { return Ok(()) };
+        let sent = self.counters.get(Counter::MetricsSent);
+        let [residence, bound, after_idle] = LatencyKind::ALL.map(|kind| latency.get(kind));
+        expect("residences recorded", residence.len(), sent)?;
+        expect("bounds recorded", bound.len() + after_idle.len(), sent)?;
+        let budget_us = self.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
+        for (what, histogram) in [("residence", residence), ("bound", bound), ("after idle", after_idle)] {
+            let longest_us = histogram.max();
+            // Two significant digits: up to 1 % more than was recorded.
+            if longest_us > (budget_us + SLACK_US) * 101 / 100 {
+                return Err(format!("latency: {what} {longest_us} µs, the budget is {budget_us}"));
+            }
+        }
+        Ok(())
     }
 
     /// Where no packet had to be repeated, each backend gets its lines in the order of their arrival.

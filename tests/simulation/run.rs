@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use statsring::driver::Driver;
 use statsring::driver::sim::{Fault, SimDriver, SimHandle, SimRing};
 use statsring::relay::RouteTable;
-use statsring::stats::{Counter, Counters, WorkerShared};
+use statsring::stats::{Counter, Counters, Latency, WorkerShared};
 use statsring::worker::{Ended, Report, Step, Worker, WorkerLinks};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub struct Verdict {
     /// By [`Fault::ALL`].
     pub faults: Vec<u64>,
     pub steps: u64,
+    /// On good days.
+    pub latency: Option<Latency>,
 }
 
 /// Which table may have been in force when.
@@ -91,10 +93,18 @@ struct Run<'a> {
 pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
     let mut run = Run::start(scenario);
     let mut steps = 0;
+    let mut latency = Latency::new();
     let ended = loop {
         run.act();
         steps += 1;
+        let asks_latency = scenario.is_good_day && run.is_draining;
+        if asks_latency {
+            run.shared.latency.request();
+        }
         let step = run.worker.step().map_err(|error| format!("the worker gave up: {error}"))?;
+        if asks_latency {
+            run.shared.latency.collect(&mut latency);
+        }
         if is_traced {
             run.print();
         }
@@ -112,6 +122,7 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
         ended,
         faults: run.handle.fault_counts(),
         steps,
+        latency: scenario.is_good_day.then_some(latency),
     };
     run.check_end(&verdict)?;
     let judged = run.handle.with_received(|received| {
@@ -161,13 +172,15 @@ impl<'a> Run<'a> {
     /// Does what control does now.
     fn act(&mut self) {
         let now_us = self.handle.now_us();
-        while let Some((_, table)) = self.tables.pop_front_if(|(at_us, _)| *at_us <= now_us) {
+        while self.tables.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
+            let Some((_, table)) = self.tables.pop_front() else { break };
             self.is_draining |= table.phase != statsring::relay::Phase::Run;
             self.timeline.publish(&table, now_us);
             self.routes.store(table);
             self.handle.wake();
         }
-        while self.wakes.pop_front_if(|at_us| *at_us <= now_us).is_some() {
+        while self.wakes.front().is_some_and(|at_us| *at_us <= now_us) {
+            self.wakes.pop_front();
             self.handle.wake();
         }
     }
