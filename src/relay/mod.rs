@@ -15,9 +15,10 @@ pub use pool::PoolSize;
 pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Arrival, Packet, SocketSlot};
+use crate::placement::{Destination, HashCache, key_hash};
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters, DropReason};
-use crate::wire;
+use crate::wire::{self, Line};
 use egress::Egress;
 use pool::Pool;
 use std::collections::VecDeque;
@@ -41,6 +42,8 @@ pub struct RelayLimits {
     pub backlog_bytes_max: usize,
     /// Longest datagram, so longest metric.
     pub datagram_bytes_max: usize,
+    /// Entries of the cache from name to backend; 0 = none.
+    pub cache_entries: usize,
 }
 
 impl RelayLimits {
@@ -98,6 +101,27 @@ struct Opened {
     opened: u64,
 }
 
+/// A backend's index, and whether it is not the name's home; small enough for the cache.
+#[derive(Clone, Copy, Debug)]
+struct Decision(u16);
+
+impl Decision {
+    /// The backend that serves the name; if dead backends' names are dropped, the one whose they are.
+    fn new(destination: Destination, on_node_down: OnNodeDown) -> Decision {
+        let Destination { owner, home } = destination;
+        let backend = if on_node_down == OnNodeDown::Drop { home } else { owner };
+        Decision((backend << 1 | usize::from(owner != home)) as u16)
+    }
+
+    fn backend(self) -> usize {
+        usize::from(self.0 >> 1)
+    }
+
+    fn is_away_from_home(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
 /// One worker's relay.
 pub struct Relay {
     table: Arc<RouteTable>,
@@ -115,6 +139,8 @@ pub struct Relay {
     /// Packets and metrics that the driver has.
     handed_over: (usize, u64),
     sequence: u64,
+    /// Decisions by name, right for this table only.
+    cache: HashCache,
     counters: Counters,
 }
 
@@ -136,6 +162,7 @@ impl Relay {
             backlog_bytes: 0,
             handed_over: (0, 0),
             sequence: 0,
+            cache: HashCache::new(limits.cache_entries),
             counters: Counters::new(),
             table,
         }
@@ -149,7 +176,7 @@ impl Relay {
         let whole =
             if datagram_bytes > bytes.len() { self.cut(arrival, bytes, datagram_bytes) } else { bytes };
         let mut metrics = 0;
-        for line in wire::lines(whole) {
+        for line in wire::scan(whole) {
             metrics += 1;
             self.route(arrival, line);
         }
@@ -174,31 +201,43 @@ impl Relay {
 
     /// Finds a line's backend and packs it, or drops it for a reason.
     #[inline]
-    fn route(&mut self, arrival: Arrival, line: &[u8]) {
-        let table = &*self.table;
-        let key = match (wire::routing_key(line), table.rules.malformed) {
+    fn route(&mut self, arrival: Arrival, line: Line<'_>) {
+        let key = match (line.key, self.table.rules.malformed) {
             (Some(key), _) => key,
-            (None, Malformed::Forward) => line,
+            (None, Malformed::Forward) => line.bytes,
             (None, Malformed::Drop) => {
                 return self.counters.drop_metrics(DropReason::Malformed, 1, arrival.taken_us);
             }
         };
-        let Some(backend) = table.placement.owner(key, &table.live) else {
-            return self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us);
+        let hash = key_hash(key);
+        let decision = match self.cache.get(hash) {
+            Some(decision) => Decision(decision),
+            None => match self.decide(hash) {
+                Some(decision) => decision,
+                None => return self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us),
+            },
         };
-        if !table.live.is_full() {
-            let home = table.placement.home(key, table.nodes.len());
-            if home != Some(backend) {
-                if table.rules.on_node_down == OnNodeDown::Drop {
-                    return self.drop_for(home.unwrap_or(backend), DropReason::NodeDown, arrival.taken_us);
-                }
-                self.counters.add(Counter::MetricsDiverted, 1);
+        let backend = decision.backend();
+        if decision.is_away_from_home() {
+            if self.table.rules.on_node_down == OnNodeDown::Drop {
+                return self.drop_for(backend, DropReason::NodeDown, arrival.taken_us);
             }
+            self.counters.add(Counter::MetricsDiverted, 1);
         }
-        if let Some(observer) = &table.observer {
-            observer.routed(line, &table.nodes[backend]);
+        if let Some(observer) = &self.table.observer {
+            observer.routed(line.bytes, &self.table.nodes[backend]);
         }
-        self.pack(arrival, line, backend);
+        self.pack(arrival, line.bytes, backend);
+    }
+
+    /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
+    #[inline(never)]
+    fn decide(&mut self, hash: u64) -> Option<Decision> {
+        let table = &*self.table;
+        let destination = table.placement.destination(hash, &table.live)?;
+        let decision = Decision::new(destination, table.rules.on_node_down);
+        self.cache.put(hash, decision.0);
+        Some(decision)
     }
 
     /// Drops one metric that was for `backend`.

@@ -22,6 +22,13 @@ impl Relay {
         if !same_nodes {
             self.move_backends(&table, sockets, now_us);
         }
+        if !same_nodes
+            || table.live != self.table.live
+            || table.placement != self.table.placement
+            || table.rules.on_node_down != self.table.rules.on_node_down
+        {
+            self.cache.clear();
+        }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
         let grown = table.nodes.len() > self.table.nodes.len();
         self.table = table;
