@@ -172,6 +172,15 @@ impl KernelRing {
     }
 }
 
+impl Drop for KernelRing {
+    /// A ring is taken down in the background, and holds its registered files until then: without this, a listener's port
+    /// stays taken for a while after its process has ended, and a restart finds it so.
+    fn drop(&mut self) {
+        // It fails only if there is no table, and then there is nothing to let go.
+        let _ = self.ring.submitter().unregister_files();
+    }
+}
+
 impl Ring for KernelRing {
     fn now_us(&self) -> u64 {
         clock::now_us()
