@@ -9,7 +9,8 @@ use statsring::packet::{Packet, SendOutcome, SocketSlot};
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::{Arc, OnceLock};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for what has to come; never for what must not.
@@ -55,6 +56,30 @@ pub fn limits() -> DriverLimits {
     }
 }
 
+/// Children are born under the write lock.
+static CHILDREN: RwLock<()> = RwLock::new(());
+
+/// While it lives, no child process is born.
+pub type NoChildren = RwLockReadGuard<'static, ()>;
+
+/// Keeps children away: one that is being born has a copy of every descriptor until it runs its own program, so what is
+/// closed meanwhile is not closed yet, and its port is still taken. A thread asks for this once at a time.
+pub fn no_children() -> NoChildren {
+    CHILDREN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a command to its end.
+pub fn run(command: &str) -> std::io::Result<Output> {
+    let mut words = command.split(' ');
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = {
+        let _birth = CHILDREN.write().unwrap_or_else(PoisonError::into_inner);
+        command.spawn()?
+    };
+    child.wait_with_output()
+}
+
 /// A ring with its listener, and a sender to it.
 pub struct Bed {
     pub ring: KernelRing,
@@ -70,6 +95,15 @@ pub fn bed(limits: &DriverLimits) -> Option<Bed> {
 
 /// A bed whose listener asked for `receive_buffer_bytes`.
 pub fn bed_with(limits: &DriverLimits, receive_buffer_bytes: usize) -> Option<Bed> {
+    bed_without_children(limits, receive_buffer_bytes, &no_children())
+}
+
+/// The same, for a caller that keeps children away for longer.
+pub fn bed_without_children(
+    limits: &DriverLimits,
+    receive_buffer_bytes: usize,
+    _children: &NoChildren,
+) -> Option<Bed> {
     if is_io_uring_refused() {
         return None;
     }
@@ -197,6 +231,7 @@ pub fn backend() -> (UdpSocket, SocketAddr) {
 
 /// An address on loopback where nobody listens.
 pub fn deserted() -> SocketAddr {
+    let _children = no_children();
     backend().1
 }
 

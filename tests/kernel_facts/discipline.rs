@@ -1,7 +1,7 @@
 //! Sends through a queueing discipline that drops: in a network namespace of the test's own, on a device whose other end
 //! nobody reads, so that nothing leaves it.
 
-use super::bed::{Bed, Log, PATIENCE, is_io_uring_refused, limits, packet, skip};
+use super::bed::{Bed, Log, PATIENCE, is_io_uring_refused, limits, no_children, packet, run, skip};
 use arc_swap::ArcSwap;
 use statsring::driver::socket::{bind_listeners, connect_backend};
 use statsring::driver::{Driver, DriverLimits, Wait, Waker};
@@ -11,7 +11,6 @@ use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rule
 use statsring::stats::{Counter, Counters, DropReason, WorkerShared};
 use statsring::worker::{Ended, Limits, Report, WorkerSetup, spawn};
 use std::net::{SocketAddr, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc::channel;
@@ -60,11 +59,7 @@ fn enter_namespace(shape: &str) -> Result<(), String> {
         "ip neighbour add 10.99.0.2 lladdr 02:00:00:00:00:02 dev narrow nud permanent",
         &format!("tc qdisc add dev narrow root tbf {shape}"),
     ] {
-        let mut words = command.split(' ');
-        let output = Command::new(words.next().unwrap_or_default())
-            .args(words)
-            .output()
-            .map_err(|error| format!("`{command}`: {error}"))?;
+        let output = run(command).map_err(|error| format!("`{command}`: {error}"))?;
         if !output.status.success() {
             return Err(format!("`{command}`: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
@@ -74,7 +69,7 @@ fn enter_namespace(shape: &str) -> Result<(), String> {
 
 /// Packets that the discipline dropped.
 fn discipline_drops() -> u64 {
-    let output = Command::new("tc").args("-j -s qdisc show dev narrow".split(' ')).output().unwrap();
+    let output = run("tc -j -s qdisc show dev narrow").unwrap();
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     shown[0]["drops"].as_u64().unwrap()
 }
@@ -173,7 +168,9 @@ fn table(phase: Phase) -> RouteTable {
 }
 
 fn rig(send_buffer_bytes: usize) -> Rig {
+    let children = no_children();
     let mut listeners = bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, 8 << 20).unwrap();
+    drop(children);
     let routes = Arc::new(ArcSwap::from_pointee(table(Phase::Run)));
     let shared = Arc::new(WorkerShared::default());
     let waker = Arc::new(Waker::new().unwrap());

@@ -1,6 +1,8 @@
 //! Waking and ending: the eventfd's read, cancels, what closing does not do, and a port that is free afterwards.
 
-use super::bed::{Bed, CANCEL, Log, RECEIVE, WAKE, bed, goes_on, limits, sender_to};
+use super::bed::{
+    Bed, CANCEL, Log, RECEIVE, WAKE, bed, bed_without_children, goes_on, limits, no_children, sender_to,
+};
 use super::raw::{Raw, complete};
 use io_uring::opcode;
 use statsring::driver::socket::bind_listeners;
@@ -160,7 +162,8 @@ fn come_to_rest(driver: &mut impl Driver) {
 #[test]
 fn the_port_is_free_as_soon_as_a_driver_at_rest_is_dropped() {
     for round in 0..20 {
-        let Some(bed) = bed(&limits()) else { return };
+        let children = no_children();
+        let Some(bed) = bed_without_children(&limits(), 1 << 16, &children) else { return };
         let address = bed.address;
         let (mut driver, sender) = bed.into_driver();
         driver.enter(Wait::Poll).unwrap();
