@@ -55,6 +55,14 @@ pub struct KernelRing {
     not_send: PhantomData<*const ()>,
 }
 
+impl Drop for KernelRing {
+    /// The kernel takes a ring down in its own time, and keeps the registered sockets open until then: the port would
+    /// stay taken for some 40 ms, and a restart at once would be refused.
+    fn drop(&mut self) {
+        let _ = self.ring.submitter().unregister_files();
+    }
+}
+
 /// The places that sends are made from.
 struct SendSlots {
     packets: Vec<Option<Packet>>,
@@ -169,15 +177,6 @@ impl KernelRing {
             // taking datagrams.
             Wait::GatherUntil { deadline_us } => until(deadline_us, self.ring.params().cq_entries() as usize),
         }
-    }
-}
-
-impl Drop for KernelRing {
-    /// A ring is taken down in the background, and holds its registered files until then: without this, a listener's port
-    /// stays taken for a while after its process has ended, and a restart finds it so.
-    fn drop(&mut self) {
-        // It fails only if there is no table, and then there is nothing to let go.
-        let _ = self.ring.submitter().unregister_files();
     }
 }
 
