@@ -1,6 +1,6 @@
 //! A bare ring, for facts that the driver's own ring cannot be made to show.
 
-use super::bed::{PATIENCE, is_io_uring_refused};
+use super::bed::{PATIENCE, is_io_uring_refused, skip};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -29,7 +29,14 @@ pub fn ring(submits_all: bool) -> Option<IoUring> {
     if submits_all {
         builder.setup_submit_all();
     }
-    Some(builder.build(8).unwrap())
+    match builder.build(8) {
+        Ok(ring) => Some(ring),
+        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+            skip("the limit of locked memory is reached");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
 }
 
 impl Raw {
