@@ -2,13 +2,14 @@
 //!
 //! In: `ingest(arrival, bytes)`, and each packet back with its outcome by `sent`. Out: packets by `transmit(now_us)`, and
 //! when to call it next by `next_deadline_us()`. Next: `wire/` finds lines and keys, `placement/` their backends,
-//! `egress.rs` keeps each backend's packets, `pool.rs` all the others.
+//! `egress.rs` keeps each backend's packets (`waiting.rs` those for busy sockets), `pool.rs` all the others.
 
 mod egress;
 mod outcome;
 mod pool;
 mod reroute;
 mod route;
+mod waiting;
 
 pub use outcome::Hint;
 pub use pool::PoolSize;
@@ -23,6 +24,7 @@ use egress::Egress;
 use pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use waiting::Waiting;
 
 /// Repetitions of a packet whose send reported that an earlier datagram was refused.
 pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
@@ -128,6 +130,8 @@ pub struct Relay {
     limits: RelayLimits,
     pool: Pool,
     egress: Vec<Egress>,
+    /// The packets of all egresses that wait for busy sockets.
+    waiting: Waiting,
     /// Closed packets, ready to be handed over, oldest first.
     ready: VecDeque<Packet>,
     /// Open packets in the order of their deadlines; entries of packets closed since are stale.
@@ -156,6 +160,7 @@ impl Relay {
             pool: Pool::new(size),
             busy: Vec::with_capacity(egress.len()),
             egress,
+            waiting: Waiting::new(packets),
             ready: VecDeque::with_capacity(packets),
             opened: VecDeque::with_capacity(packets),
             busy_retry_us: 0,
@@ -306,7 +311,7 @@ impl Relay {
     fn wait(&mut self, packet: Packet) {
         let egress = &mut self.egress[packet.backend];
         let before = egress.backlog_bytes();
-        let absorbed = egress.wait(packet, self.table.rules.packet_bytes_max);
+        let absorbed = egress.wait(&mut self.waiting, packet, self.table.rules.packet_bytes_max);
         self.backlog_bytes += egress.backlog_bytes() - before;
         if let Some(packet) = absorbed {
             self.pool.give(packet);
@@ -380,7 +385,7 @@ impl Relay {
         while let Some(backend) = self.busy.pop() {
             let egress = &mut self.egress[backend];
             egress.busy = false;
-            while let Some(packet) = egress.next_back() {
+            while let Some(packet) = egress.next_back(&mut self.waiting) {
                 self.backlog_bytes -= packet.capacity();
                 self.ready.push_front(packet);
             }
@@ -458,7 +463,8 @@ impl Relay {
     /// Metrics held, counted where they lie.
     pub fn count_pending(&self) -> u64 {
         let ready: u64 = self.ready.iter().map(|packet| u64::from(packet.metrics)).sum();
-        ready + self.handed_over.1 + self.egress.iter().map(Egress::metrics).sum::<u64>()
+        let egress = self.egress.iter().map(|egress| egress.metrics(&self.waiting));
+        ready + self.handed_over.1 + egress.sum::<u64>()
     }
 
     /// A debug build compares the running count with the packets themselves, and the account with itself.

@@ -56,15 +56,16 @@ impl Relay {
             match place_of[old].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
                 Some((new, socket)) => {
                     egress.socket = Some(socket);
-                    for packet in egress.packets_mut() {
+                    egress.change_each(&mut self.waiting, |packet| {
                         (packet.backend, packet.socket) = (new, socket);
-                    }
+                    });
                     kept[new] = egress;
                 }
                 None => {
                     self.backlog_bytes -= egress.backlog_bytes();
                     let open = egress.open.take();
-                    let left = open.into_iter().chain(std::iter::from_fn(|| egress.next_back()));
+                    let left =
+                        open.into_iter().chain(std::iter::from_fn(|| egress.next_back(&mut self.waiting)));
                     gone.extend(left.map(|packet| (packet, reason_of(old))));
                 }
             }
@@ -110,6 +111,7 @@ impl Relay {
         self.pool = Pool::new(size);
         let packets = size.packets + size.oversize;
         self.ready.reserve(packets.saturating_sub(self.ready.len()));
+        self.waiting.grow_to(packets);
         self.opened.reserve(packets.saturating_sub(self.opened.len()));
         self.busy.reserve(self.egress.len());
     }
