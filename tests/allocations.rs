@@ -90,6 +90,7 @@ fn rig() -> Option<Rig> {
         sockets_max: 16,
         backlog_bytes_max: 1 << 20,
         send_buffer_bytes: 1 << 20,
+        cache_entries: 10_000,
     };
     let waker = Arc::new(Waker::new().unwrap());
     let driver = match uring::open(listeners.workers.remove(0), Arc::clone(&waker), &limits.driver()) {

@@ -128,7 +128,12 @@ fn a_relay_with_a_thousand_backends_allocates_nothing_from_its_first_datagram_on
     let addresses: Vec<SocketAddr> =
         (0..1_000).map(|index| SocketAddr::from(([127, 0, 0, 1], 10_000 + index))).collect();
     let sockets: Vec<Option<SocketSlot>> = (0..1_000).map(|index| Some(SocketSlot(index))).collect();
-    let limits = RelayLimits { sends_max: SENDS_MAX, backlog_bytes_max: 4 << 20, datagram_bytes_max: 8_192 };
+    let limits = RelayLimits {
+        sends_max: SENDS_MAX,
+        backlog_bytes_max: 4 << 20,
+        datagram_bytes_max: 8_192,
+        cache_entries: 10_000,
+    };
     let table = Arc::new(table(&addresses, |index| index % 10 != 3));
     let mut edge = Edge {
         relay: Relay::new(limits, table, &sockets),

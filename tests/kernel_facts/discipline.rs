@@ -191,6 +191,7 @@ fn rig(send_buffer_bytes: usize) -> Rig {
             sockets_max: 4,
             backlog_bytes_max: 1 << 20,
             send_buffer_bytes,
+            cache_entries: 10_000,
         },
     })
     .unwrap();
