@@ -92,7 +92,8 @@ JSON
         cat "$work/log" >&2
         die "the proxy ended with exit code $code"
     done
-    die "no free ports after $attempt attempts"
+    cat "$work/log" >&2
+    die "the proxy ended with exit code 71 on each of $attempt pairs of ports; above is what it said last"
 }
 
 # --- what is asked, and what must come back --------------------------------------------------------------------

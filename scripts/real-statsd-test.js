@@ -110,7 +110,7 @@ async function freePort(hosts) {
   throw new Error(`no free port on ${hosts.join(' and ')}`);
 }
 
-// Sends a command to an admin port and reads until `complete` says so, or to the end.
+// Sends a command to an admin port and reads until `complete` says so; without it, closes its side and reads to the end.
 function ask(host, port, command, complete) {
   return new Promise((resolve, reject) => {
     const socket = net.connect(port, host);
@@ -121,7 +121,7 @@ function ask(host, port, command, complete) {
       else resolve(text);
     };
     socket.setTimeout(5000, () => end(new Error(`no answer within 5 s, but ${JSON.stringify(text)}`)));
-    socket.on('connect', () => socket.write(`${command}\n`));
+    socket.on('connect', () => (complete ? socket.write(`${command}\n`) : socket.end(`${command}\n`)));
     socket.on('data', (data) => {
       text += data;
       if (complete && complete(text)) end();
@@ -419,8 +419,7 @@ async function startProxy(servers, hosts) {
   });
 }
 
-// `quit` makes the proxy close, so the whole answer is what came until then.
-const askProxy = (command) => ask('127.0.0.1', proxy.adminport, `${command}\nquit`);
+const askProxy = (command) => ask('127.0.0.1', proxy.adminport, command);
 
 async function proxyStats() {
   const stats = {};

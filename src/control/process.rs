@@ -14,8 +14,9 @@ use super::stop;
 use super::table::{self, Publisher};
 use super::{Options, watch};
 use crate::config::{Config, MemoryBound};
-use crate::driver::uring::refusal;
-use crate::driver::{DriverError, Waker, socket};
+use crate::driver::socket::{self, BindError, Listeners};
+use crate::driver::uring::{KernelRing, refusal};
+use crate::driver::{DriverError, Waker};
 use crate::exit;
 use crate::relay::Phase;
 use crate::stats::WorkerShared;
@@ -28,11 +29,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 /// How long the workers may take to arm their receives.
 const READY: Duration = Duration::from_secs(30);
+/// How long a port may be taken before the start is refused.
+const TAKEN: Duration = Duration::from_millis(500);
 /// Room for reports of each worker, beside one for each of its backends.
 const REPORTS_PER_WORKER: usize = 64;
 
@@ -52,9 +55,10 @@ pub fn run_with(config: Config, options: Options, started: impl FnOnce(ProxyHand
         Ok(sockets) => sockets,
         Err(failure) => return failure.tell(),
     };
+    let rings_bytes = net::RING_BYTES + KernelRing::bytes(&config.limits().driver(), config.listen.len());
     match net::run_local(live(config, options, sockets, started)) {
         Ok(code) => code,
-        Err(error) => refused(error).tell(),
+        Err(error) => refused(error, rings_bytes).tell(),
     }
 }
 
@@ -95,8 +99,8 @@ impl Failure {
     }
 }
 
-/// The control thread's own ring could not be made.
-fn refused(error: io::Error) -> Failure {
+/// The control thread's own ring could not be made. `rings_bytes` is what it and a worker's need of locked memory.
+fn refused(error: io::Error, rings_bytes: usize) -> Failure {
     let is_refusal = matches!(
         error.raw_os_error(),
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::ENOMEM)
@@ -104,7 +108,7 @@ fn refused(error: io::Error) -> Failure {
     if !is_refusal {
         return Failure::system(format!("the control thread cannot start: {error}"));
     }
-    let error = refusal::refusal("io_uring_setup", error, net::RING_BYTES, &refusal::Host::read());
+    let error = refusal::refusal("io_uring_setup", error, rings_bytes, &refusal::Host::read());
     Failure { words: error.to_string(), code: exit::NO_ENGINE }
 }
 
@@ -123,8 +127,7 @@ struct Sockets {
 /// waits in them.
 fn bind(config: &Config) -> Result<Sockets, Failure> {
     signals::block().map_err(|error| Failure::system(format!("signals cannot be blocked: {error}")))?;
-    let listeners = socket::bind_listeners(&config.listen, config.workers, config.receive_buffer_bytes)
-        .map_err(Failure::system)?;
+    let listeners = bind_data(config).map_err(Failure::system)?;
     let admin = bind_admin(&config.management).map_err(Failure::system)?;
     let management: io::Result<_> = admin.iter().map(TcpListener::local_addr).collect();
     let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} is left out: {error}");
@@ -136,6 +139,18 @@ fn bind(config: &Config) -> Result<Sockets, Failure> {
         degraded: listeners.skipped.iter().map(skipped).collect(),
         send_buffer_granted_bytes: send_buffer_granted(config.send_buffer_bytes),
     })
+}
+
+/// Binds the sockets for metrics. A process that was killed keeps its port for some 40 ms, until the kernel has taken its
+/// ring down: whoever starts the next one at once need not know that.
+fn bind_data(config: &Config) -> Result<Listeners, BindError> {
+    let deadline = Instant::now() + TAKEN;
+    loop {
+        match socket::bind_listeners(&config.listen, config.workers, config.receive_buffer_bytes) {
+            Err(BindError::Taken { .. }) if Instant::now() < deadline => std::thread::sleep(TAKEN / 10),
+            result => return result,
+        }
+    }
 }
 
 /// What the kernel grants one socket to a backend that asks for so much, in bytes; tried out on a socket that sends
@@ -436,5 +451,97 @@ impl Doors {
         for task in self.accepting {
             let _ = task.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reload::tests::config;
+    use super::*;
+    use crate::stats::Counter;
+    use std::net::TcpStream;
+    use std::sync::mpsc as std_mpsc;
+
+    fn anywhere() -> Vec<SocketAddr> {
+        vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]
+    }
+
+    fn options() -> Options {
+        Options { config_path: None, debug: false }
+    }
+
+    /// A proxy in this process, its handle, and the thread that ends with its exit code; `None` where io_uring is
+    /// refused.
+    fn start(config: Config) -> Option<(ProxyHandle, JoinHandle<u8>)> {
+        let (give, take) = std_mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            run_with(config, options(), |handle| {
+                let _ = give.send(handle);
+            })
+        });
+        if let Ok(handle) = take.recv_timeout(Duration::from_secs(60)) {
+            return Some((handle, thread));
+        }
+        assert_eq!(thread.join().unwrap(), exit::NO_ENGINE, "only a refusal may keep it from starting");
+        eprintln!("skipped: io_uring is refused here");
+        None
+    }
+
+    #[test]
+    fn a_proxy_in_process_is_fed_read_stopped_and_leaves_nothing_behind() {
+        let backend = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut config = config(&[&backend.local_addr().unwrap().to_string()]);
+        (config.listen, config.management, config.workers) = (anywhere(), anywhere(), 2);
+        let Some((proxy, thread)) = start(config.clone()) else { return };
+        assert_eq!((proxy.workers().len(), proxy.routes().live.alive()), (2, 1));
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        sender.send_to(b"gorets:1|c", proxy.listen()[0]).unwrap();
+        backend.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut line = [0; 64];
+        let length = backend.recv(&mut line).unwrap();
+        assert_eq!(&line[..length], b"gorets:1|c");
+        let mut latency = crate::stats::Latency::new();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while latency.get(crate::stats::LatencyKind::Residence).is_empty() {
+            proxy.collect_latency(&mut latency);
+            assert!(Instant::now() < deadline, "the metric's latency was not recorded");
+        }
+        // Two askings are one stop, and an idle client of the admin port does not hold it up.
+        let _idle = TcpStream::connect(proxy.management()[0]).unwrap();
+        proxy.stop();
+        proxy.stop();
+        assert_eq!(thread.join().unwrap(), exit::OK);
+        assert_eq!(proxy.counters().get(Counter::MetricsSent), 1);
+        assert_eq!(proxy.counters().imbalance(), 0);
+        // The same ports can be had again.
+        config.listen = proxy.listen().to_vec();
+        config.management = proxy.management().to_vec();
+        let Some((again, thread)) = start(config) else { return };
+        again.stop();
+        assert_eq!(thread.join().unwrap(), exit::OK);
+    }
+
+    #[test]
+    fn a_taken_port_ends_the_start_with_its_exit_code() {
+        let held = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut config = config(&["127.0.0.1:9"]);
+        (config.listen, config.management) = (vec![held.local_addr().unwrap()], anywhere());
+        let code = run_with(config, options(), |_| panic!("it is not ready"));
+        assert_eq!(code, exit::SYSTEM);
+    }
+
+    #[test]
+    fn what_ended_a_worker_has_its_own_code() {
+        let codes = [
+            (Err(DriverError::Refused("no".to_owned())), exit::NO_ENGINE),
+            (Err(DriverError::System { operation: "enter", source: io::Error::other("x") }), exit::SYSTEM),
+            (Ok(Ended::Panicked), exit::INTERNAL),
+            (Ok(Ended::Drained), exit::INTERNAL),
+        ];
+        for (end, code) in codes {
+            assert_eq!(Failure::of_worker(0, &end).code, code, "{end:?}");
+        }
+        assert_eq!(refused(io::Error::from_raw_os_error(libc::EPERM), 1).code, exit::NO_ENGINE);
+        assert_eq!(refused(io::Error::from_raw_os_error(libc::EMFILE), 1).code, exit::SYSTEM);
     }
 }

@@ -117,10 +117,10 @@ fn cut_off(process: &Process, signal: u8) -> u8 {
     SIGNALLED + signal
 }
 
-/// The exit code of how the workers ended.
+/// The exit code of how the workers ended: the gravest counts.
 fn conclude(process: &Process) -> u8 {
     account(process);
-    let mut code = exit::OK;
+    let (mut cut_short, mut failed, mut panicked) = (false, false, false);
     for (worker, end) in process.ended.iter().enumerate() {
         match end {
             Some(Ok(Ended::Drained)) => {}
@@ -128,13 +128,18 @@ fn conclude(process: &Process) -> u8 {
                 tracing::warn!(
                     "worker {worker}: the time ran out; {metrics_dropped} metrics were dropped and counted as shutdown"
                 );
-                code = code.max(exit::CUT_SHORT);
+                cut_short = true;
             }
-            Some(Ok(Ended::Panicked)) => code = exit::INTERNAL,
-            Some(Err(_)) | None => code = exit::SYSTEM,
+            Some(Ok(Ended::Panicked)) => panicked = true,
+            Some(Err(_)) | None => failed = true,
         }
     }
-    code
+    match () {
+        _ if panicked => exit::INTERNAL,
+        _ if failed => exit::SYSTEM,
+        _ if cut_short => exit::CUT_SHORT,
+        _ => exit::OK,
+    }
 }
 
 fn account(process: &Process) {

@@ -250,6 +250,8 @@ impl<D: Driver> Worker<D> {
         {
             // The oldest datagram that this sleep can contain arrived when the socket was last known empty.
             let budget_us = self.known_empty_us + self.relay.table().rules.flush_us;
+            // A receive that ended, for want of buffers as a rule, left datagrams in the socket: take them now.
+            let sleep_us = if self.driver.is_armed() { sleep_us } else { 0 };
             let deadline_us = (now_us + sleep_us).min(budget_us).min(due_us.unwrap_or(u64::MAX)).max(now_us);
             return Wait::GatherUntil { deadline_us };
         }

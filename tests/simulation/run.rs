@@ -172,13 +172,15 @@ impl<'a> Run<'a> {
     /// Does what control does now.
     fn act(&mut self) {
         let now_us = self.handle.now_us();
-        while let Some((_, table)) = self.tables.pop_front_if(|(at_us, _)| *at_us <= now_us) {
+        while self.tables.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
+            let Some((_, table)) = self.tables.pop_front() else { break };
             self.is_draining |= table.phase != statsring::relay::Phase::Run;
             self.timeline.publish(&table, now_us);
             self.routes.store(table);
             self.handle.wake();
         }
-        while self.wakes.pop_front_if(|at_us| *at_us <= now_us).is_some() {
+        while self.wakes.front().is_some_and(|at_us| *at_us <= now_us) {
+            self.wakes.pop_front();
             self.handle.wake();
         }
     }

@@ -1,0 +1,163 @@
+//! What a metric costs in process, each part beside its plain version, in ns per metric: scanning, hashing, placing,
+//! packing, and the relay end to end.
+//!
+//! `cargo bench` prints the time for 30 metrics of 40 bytes (one datagram); the throughput line gives metrics a second.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
+use statsring::placement::{LiveSet, Placement, jump};
+use statsring::relay::{
+    Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
+};
+use statsring::wire;
+use std::hint::black_box;
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
+
+const METRICS: usize = 30;
+const DATAGRAMS: usize = 64;
+
+/// Datagrams of 30 metrics, 40 bytes each with the newline, 1,920 names.
+fn datagrams() -> Vec<Vec<u8>> {
+    (0..DATAGRAMS)
+        .map(|datagram| {
+            let mut bytes = Vec::new();
+            for metric in 0..METRICS {
+                let name = datagram * METRICS + metric;
+                let line = format!("service.region{:02}.requests.{name:06}:{:03}|c", name % 7, metric);
+                bytes.extend_from_slice(format!("{line:x<39}\n").as_bytes());
+            }
+            bytes
+        })
+        .collect()
+}
+
+fn table(nodes: usize) -> Arc<RouteTable> {
+    let nodes: Vec<RouteNode> = (0..nodes)
+        .map(|index| RouteNode {
+            name: format!("10.0.0.{index}:8125").into(),
+            address: "127.0.0.1:9".parse().ok(),
+            counters: Arc::default(),
+        })
+        .collect();
+    Arc::new(RouteTable {
+        generation: 1,
+        live: LiveSet::all(nodes.len()),
+        nodes: nodes.into(),
+        placement: Placement::Jump,
+        rules: Rules {
+            flush_us: 5_000,
+            packet_bytes_max: 1432,
+            queue_bytes_max: 262_144,
+            malformed: Malformed::Drop,
+            on_node_down: OnNodeDown::Divert,
+        },
+        phase: Phase::Run,
+        observer: None,
+    })
+}
+
+fn relay(nodes: usize) -> Relay {
+    let limits = RelayLimits { sends_max: 512, backlog_bytes_max: 1 << 20, datagram_bytes_max: 8192 };
+    let sockets: Vec<_> = (0..nodes).map(|index| Some(SocketSlot(index as u32))).collect();
+    Relay::new(limits, table(nodes), &sockets)
+}
+
+/// The plain way: search, hash, jump, copy, one metric after the other.
+struct Plain {
+    nodes: usize,
+    packets: Vec<Vec<u8>>,
+    full: usize,
+}
+
+impl Plain {
+    fn new(nodes: usize) -> Plain {
+        Plain { nodes, packets: vec![Vec::with_capacity(1432); nodes], full: 0 }
+    }
+
+    fn ingest(&mut self, datagram: &[u8]) {
+        let mut rest = datagram;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let line = &rest[..end];
+            rest = &rest[end + 1..];
+            let Some(colon) = memchr::memchr(b':', line) else { continue };
+            let packet = &mut self.packets[jump(xxh3_64(&line[..colon]), self.nodes)];
+            if packet.len() + 1 + line.len() > 1432 {
+                self.full += 1;
+                packet.clear();
+            }
+            if !packet.is_empty() {
+                packet.push(b'\n');
+            }
+            packet.extend_from_slice(line);
+        }
+    }
+}
+
+fn parts(criterion: &mut Criterion) {
+    let datagrams = datagrams();
+    let names: Vec<Vec<u8>> = datagrams
+        .iter()
+        .flat_map(|datagram| wire::lines(datagram))
+        .filter_map(wire::routing_key)
+        .map(<[u8]>::to_vec)
+        .collect();
+    let hashes: Vec<u64> = names.iter().map(|name| xxh3_64(name)).collect();
+    let mut group = criterion.benchmark_group("parts");
+    group.throughput(Throughput::Elements((METRICS * DATAGRAMS) as u64));
+    group.bench_function("scan", |bencher| {
+        bencher.iter(|| {
+            datagrams
+                .iter()
+                .flat_map(|datagram| wire::lines(datagram))
+                .filter_map(wire::routing_key)
+                .map(<[u8]>::len)
+                .sum::<usize>()
+        });
+    });
+    group.bench_function("hash", |bencher| {
+        bencher.iter(|| names.iter().map(|name| xxh3_64(name)).fold(0, u64::wrapping_add));
+    });
+    for nodes in [3, 16, 1000] {
+        group.bench_with_input(BenchmarkId::new("jump", nodes), &nodes, |bencher, nodes| {
+            bencher.iter(|| hashes.iter().map(|hash| jump(*hash, *nodes)).sum::<usize>());
+        });
+    }
+    group.finish();
+}
+
+fn end_to_end(criterion: &mut Criterion) {
+    let datagrams = datagrams();
+    let mut group = criterion.benchmark_group("relay");
+    group.throughput(Throughput::Elements((METRICS * DATAGRAMS) as u64));
+    for nodes in [3, 16, 1000] {
+        group.bench_with_input(BenchmarkId::new("plain", nodes), &nodes, |bencher, nodes| {
+            let mut plain = Plain::new(*nodes);
+            bencher.iter(|| datagrams.iter().for_each(|datagram| plain.ingest(black_box(datagram))));
+        });
+        group.bench_with_input(BenchmarkId::new("statsring", nodes), &nodes, |bencher, nodes| {
+            let mut relay = relay(*nodes);
+            let mut out: Vec<Packet> = Vec::with_capacity(1024);
+            let mut now_us = 0;
+            bencher.iter(|| {
+                for datagram in &datagrams {
+                    let arrival = Arrival { bound_us: now_us, taken_us: now_us, after_idle: false };
+                    relay.ingest(arrival, black_box(datagram), datagram.len());
+                }
+                // As the worker does it: what is full or due leaves after each batch.
+                now_us += 1_000;
+                relay.transmit(now_us, Flush::Due, |packet| {
+                    out.push(packet);
+                    Ok(())
+                });
+                for packet in out.drain(..) {
+                    relay.sent(packet, SendOutcome::Sent, now_us);
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parts, end_to_end);
+criterion_main!(benches);
