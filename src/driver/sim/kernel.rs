@@ -268,12 +268,12 @@ impl Kernel {
     fn arrive(&mut self) -> bool {
         let mut is_interrupted = false;
         while self.script.peek().is_some_and(|Reverse((at_us, ..))| *at_us <= self.clock_us) {
-            let Some(Reverse((_, _, happening))) = self.script.pop() else { break };
+            let Some(Reverse((arrived_us, _, happening))) = self.script.pop() else { break };
             match happening {
                 Happening::Interrupt => is_interrupted = true,
                 Happening::Datagram { listener, bytes } => {
                     let Some(listener) = self.listeners.get_mut(listener) else { continue };
-                    let datagram = Queued { arrived_us: self.clock_us, bytes };
+                    let datagram = Queued { arrived_us, bytes };
                     if !listener.is_fenced && !listener.arrive(datagram) {
                         self.faults.count(Fault::KernelDrop);
                     }
