@@ -58,7 +58,12 @@ fn table(nodes: usize) -> Arc<RouteTable> {
 }
 
 fn relay(nodes: usize) -> Relay {
-    let limits = RelayLimits { sends_max: 512, backlog_bytes_max: 1 << 20, datagram_bytes_max: 8192 };
+    let limits = RelayLimits {
+        sends_max: 512,
+        backlog_bytes_max: 1 << 20,
+        datagram_bytes_max: 8192,
+        cache_entries: 10_000,
+    };
     let sockets: Vec<_> = (0..nodes).map(|index| Some(SocketSlot(index as u32))).collect();
     Relay::new(limits, table(nodes), &sockets)
 }
@@ -105,12 +110,22 @@ fn parts(criterion: &mut Criterion) {
     let hashes: Vec<u64> = names.iter().map(|name| xxh3_64(name)).collect();
     let mut group = criterion.benchmark_group("parts");
     group.throughput(Throughput::Elements((METRICS * DATAGRAMS) as u64));
-    group.bench_function("scan", |bencher| {
+    group.bench_function("scan plain", |bencher| {
         bencher.iter(|| {
             datagrams
                 .iter()
                 .flat_map(|datagram| wire::lines(datagram))
                 .filter_map(wire::routing_key)
+                .map(<[u8]>::len)
+                .sum::<usize>()
+        });
+    });
+    group.bench_function("scan", |bencher| {
+        bencher.iter(|| {
+            datagrams
+                .iter()
+                .flat_map(|datagram| wire::scan(datagram))
+                .filter_map(|line| line.key)
                 .map(<[u8]>::len)
                 .sum::<usize>()
         });

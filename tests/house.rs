@@ -89,7 +89,8 @@ fn modules_import_in_one_direction() {
 #[test]
 fn unsafe_stands_at_the_edge_only_and_every_block_says_why_it_is_sound() {
     for (module, path, code) in house() {
-        let at_the_edge = module == "driver" || path == Path::new("stats/alloc.rs");
+        let at_the_edge = module == "driver"
+            || ["stats/alloc.rs", "wire/window.rs"].iter().any(|edge| path == Path::new(edge));
         let lines: Vec<&str> = code.lines().collect();
         for (number, line) in lines.iter().enumerate() {
             let text = line.split("//").next().unwrap();

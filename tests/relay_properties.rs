@@ -263,8 +263,12 @@ struct World {
 
 impl World {
     fn new(spec: TableSpec) -> World {
-        let limits =
-            RelayLimits { sends_max: 8, backlog_bytes_max: 1_500, datagram_bytes_max: DATAGRAM_BYTES_MAX };
+        let limits = RelayLimits {
+            sends_max: 8,
+            backlog_bytes_max: 1_500,
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            cache_entries: 10_000,
+        };
         World {
             relay: Relay::new(limits, table(&spec, 1), &sockets(&spec)),
             spec,

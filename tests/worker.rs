@@ -33,6 +33,7 @@ fn limits() -> Limits {
         sockets_max: 16,
         backlog_bytes_max: 1 << 20,
         send_buffer_bytes: 1 << 20,
+        cache_entries: 10_000,
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::Config;
 use crate::driver::uring::KernelRing;
+use crate::placement::HashCache;
 use crate::stats::{LatencyKind, new_histogram};
 use crate::worker::Limits;
 use std::fmt;
@@ -36,7 +37,7 @@ pub struct MemoryBound {
 impl Config {
     /// The bounds of one worker.
     pub fn limits(&self) -> Limits {
-        Limits::new(self.nodes.len(), self.datagram_bytes_max, self.send_buffer_bytes)
+        Limits::new(self.nodes.len(), self.datagram_bytes_max, self.send_buffer_bytes, self.cache_entries)
     }
 }
 
@@ -54,6 +55,7 @@ impl MemoryBound {
                 ("receive buffers", limits.buffers * limits.buffer_bytes.next_multiple_of(64)),
                 ("packets", pool.packets * pool.packet_bytes),
                 ("packets for metrics longer than one", pool.oversize * pool.oversize_bytes),
+                ("cache of names", HashCache::bytes(limits.cache_entries)),
                 ("backends", limits.sockets_max * BACKEND_BYTES),
                 ("rings", rings + limits.sends_max * SEND_SLOT_BYTES),
                 // One set with the worker, one to swap with.

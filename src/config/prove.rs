@@ -95,11 +95,6 @@ impl RawConfig {
         if let Slot::Given(_, true) = self.timestamps {
             report.notice("timestamps: has no effect in this version; latencies are upper bounds".to_owned());
         }
-        if let Slot::Given(_, entries) = self.cache_entries
-            && cache_entries(entries) != cache_entries(CACHE_ENTRIES_DEFAULT)
-        {
-            report.notice("cacheSize: has no effect in this version, which needs no cache".to_owned());
-        }
     }
 }
 

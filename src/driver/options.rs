@@ -68,13 +68,14 @@ pub fn drops(socket: &impl AsRawFd) -> io::Result<u32> {
     if result == 0 { Ok(words[MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether any of these sockets has something to read, or an error, without waiting.
-pub fn is_any_readable(sockets: impl Iterator<Item = RawFd>) -> bool {
-    let mut polls: Vec<libc::pollfd> =
-        sockets.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
-    // SAFETY: (O); the length is that of the vector.
-    let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) };
-    ready > 0 && polls.iter().any(|poll| poll.revents & libc::POLLIN != 0)
+/// Whether any of these sockets has something to read, without waiting.
+pub fn is_any_readable(mut sockets: impl Iterator<Item = RawFd>) -> bool {
+    sockets.any(|fd| {
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: (O); it is one pollfd.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        ready > 0 && poll.revents & libc::POLLIN != 0
+    })
 }
 
 /// Takes one entry out of a socket's error queue; false if it was empty.

@@ -2,6 +2,7 @@
 //!
 //! In: lines from `mod.rs`. Out: closed packets. Order is kept: while packets wait here, newer ones queue behind them.
 
+use super::waiting::{List, Waiting};
 use crate::packet::{Packet, SocketSlot};
 use std::collections::VecDeque;
 
@@ -14,8 +15,8 @@ pub struct Egress {
     pub open: Option<Packet>,
     /// Counts the packets opened, so that a remembered deadline can tell whether it still stands.
     pub opened: u64,
-    /// Packets that wait for a busy socket, oldest first.
-    backlog: VecDeque<Packet>,
+    /// Packets that wait for a busy socket.
+    backlog: List,
     backlog_bytes: usize,
     /// Whether its socket was busy at the last send.
     pub busy: bool,
@@ -34,33 +35,34 @@ impl Egress {
 
     /// Queues a packet at its place; the caller has checked the bounds. If it fits into the newest one waiting, its
     /// lines go there and it comes back, free: a trickle for a busy backend would else fill the queue with near-empty packets.
-    pub fn wait(&mut self, packet: Packet, packet_bytes_max: usize) -> Option<Packet> {
-        if let Some(newest) = self.backlog.back_mut()
+    pub fn wait(&mut self, waiting: &mut Waiting, packet: Packet, packet_bytes_max: usize) -> Option<Packet> {
+        if let Some(newest) = waiting.newest_mut(&self.backlog)
             && newest.sequence < packet.sequence
             && newest.absorb(&packet, packet_bytes_max)
         {
             return Some(packet);
         }
         self.backlog_bytes += packet.capacity();
-        insert_by_sequence(&mut self.backlog, packet);
+        waiting.insert(&mut self.backlog, packet);
         None
     }
 
     /// The newest waiting packet.
-    pub fn next_back(&mut self) -> Option<Packet> {
-        let packet = self.backlog.pop_back()?;
+    pub fn next_back(&mut self, waiting: &mut Waiting) -> Option<Packet> {
+        let packet = waiting.take_newest(&mut self.backlog)?;
         self.backlog_bytes -= packet.capacity();
         Some(packet)
     }
 
     /// Metrics here.
-    pub fn metrics(&self) -> u64 {
-        self.backlog.iter().chain(&self.open).map(|packet| u64::from(packet.metrics)).sum()
+    pub fn metrics(&self, waiting: &Waiting) -> u64 {
+        waiting.packets(&self.backlog).chain(&self.open).map(|packet| u64::from(packet.metrics)).sum()
     }
 
-    /// Every packet here, for a change of the backend list.
-    pub fn packets_mut(&mut self) -> impl Iterator<Item = &mut Packet> {
-        self.backlog.iter_mut().chain(&mut self.open)
+    /// Calls `change` with every packet here, for a change of the backend list.
+    pub fn change_each(&mut self, waiting: &mut Waiting, mut change: impl FnMut(&mut Packet)) {
+        waiting.change_each(&self.backlog, &mut change);
+        self.open.iter_mut().for_each(change);
     }
 }
 

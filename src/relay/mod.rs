@@ -2,26 +2,29 @@
 //!
 //! In: `ingest(arrival, bytes)`, and each packet back with its outcome by `sent`. Out: packets by `transmit(now_us)`, and
 //! when to call it next by `next_deadline_us()`. Next: `wire/` finds lines and keys, `placement/` their backends,
-//! `egress.rs` keeps each backend's packets, `pool.rs` all the others.
+//! `egress.rs` keeps each backend's packets (`waiting.rs` those for busy sockets), `pool.rs` all the others.
 
 mod egress;
 mod outcome;
 mod pool;
 mod reroute;
 mod route;
+mod waiting;
 
 pub use outcome::Hint;
 pub use pool::PoolSize;
 pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Arrival, Packet, SocketSlot};
+use crate::placement::{Destination, HashCache, key_hash};
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters, DropReason};
-use crate::wire;
+use crate::wire::{self, Line};
 use egress::Egress;
 use pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use waiting::Waiting;
 
 /// Repetitions of a packet whose send reported that an earlier datagram was refused.
 pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
@@ -41,6 +44,8 @@ pub struct RelayLimits {
     pub backlog_bytes_max: usize,
     /// Longest datagram, so longest metric.
     pub datagram_bytes_max: usize,
+    /// Entries of the cache from name to backend; 0 = none.
+    pub cache_entries: usize,
 }
 
 impl RelayLimits {
@@ -98,12 +103,35 @@ struct Opened {
     opened: u64,
 }
 
+/// A backend's index, and whether it is not the name's home; small enough for the cache.
+#[derive(Clone, Copy, Debug)]
+struct Decision(u16);
+
+impl Decision {
+    /// The backend that serves the name; if dead backends' names are dropped, the one whose they are.
+    fn new(destination: Destination, on_node_down: OnNodeDown) -> Decision {
+        let Destination { owner, home } = destination;
+        let backend = if on_node_down == OnNodeDown::Drop { home } else { owner };
+        Decision((backend << 1 | usize::from(owner != home)) as u16)
+    }
+
+    fn backend(self) -> usize {
+        usize::from(self.0 >> 1)
+    }
+
+    fn is_away_from_home(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
 /// One worker's relay.
 pub struct Relay {
     table: Arc<RouteTable>,
     limits: RelayLimits,
     pool: Pool,
     egress: Vec<Egress>,
+    /// The packets of all egresses that wait for busy sockets.
+    waiting: Waiting,
     /// Closed packets, ready to be handed over, oldest first.
     ready: VecDeque<Packet>,
     /// Open packets in the order of their deadlines; entries of packets closed since are stale.
@@ -115,6 +143,8 @@ pub struct Relay {
     /// Packets and metrics that the driver has.
     handed_over: (usize, u64),
     sequence: u64,
+    /// Decisions by name, right for this table only.
+    cache: HashCache,
     counters: Counters,
 }
 
@@ -130,12 +160,14 @@ impl Relay {
             pool: Pool::new(size),
             busy: Vec::with_capacity(egress.len()),
             egress,
+            waiting: Waiting::new(packets),
             ready: VecDeque::with_capacity(packets),
             opened: VecDeque::with_capacity(packets),
             busy_retry_us: 0,
             backlog_bytes: 0,
             handed_over: (0, 0),
             sequence: 0,
+            cache: HashCache::new(limits.cache_entries),
             counters: Counters::new(),
             table,
         }
@@ -149,7 +181,7 @@ impl Relay {
         let whole =
             if datagram_bytes > bytes.len() { self.cut(arrival, bytes, datagram_bytes) } else { bytes };
         let mut metrics = 0;
-        for line in wire::lines(whole) {
+        for line in wire::scan(whole) {
             metrics += 1;
             self.route(arrival, line);
         }
@@ -174,31 +206,43 @@ impl Relay {
 
     /// Finds a line's backend and packs it, or drops it for a reason.
     #[inline]
-    fn route(&mut self, arrival: Arrival, line: &[u8]) {
-        let table = &*self.table;
-        let key = match (wire::routing_key(line), table.rules.malformed) {
+    fn route(&mut self, arrival: Arrival, line: Line<'_>) {
+        let key = match (line.key, self.table.rules.malformed) {
             (Some(key), _) => key,
-            (None, Malformed::Forward) => line,
+            (None, Malformed::Forward) => line.bytes,
             (None, Malformed::Drop) => {
                 return self.counters.drop_metrics(DropReason::Malformed, 1, arrival.taken_us);
             }
         };
-        let Some(backend) = table.placement.owner(key, &table.live) else {
-            return self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us);
+        let hash = key_hash(key);
+        let decision = match self.cache.get(hash) {
+            Some(decision) => Decision(decision),
+            None => match self.decide(hash) {
+                Some(decision) => decision,
+                None => return self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us),
+            },
         };
-        if !table.live.is_full() {
-            let home = table.placement.home(key, table.nodes.len());
-            if home != Some(backend) {
-                if table.rules.on_node_down == OnNodeDown::Drop {
-                    return self.drop_for(home.unwrap_or(backend), DropReason::NodeDown, arrival.taken_us);
-                }
-                self.counters.add(Counter::MetricsDiverted, 1);
+        let backend = decision.backend();
+        if decision.is_away_from_home() {
+            if self.table.rules.on_node_down == OnNodeDown::Drop {
+                return self.drop_for(backend, DropReason::NodeDown, arrival.taken_us);
             }
+            self.counters.add(Counter::MetricsDiverted, 1);
         }
-        if let Some(observer) = &table.observer {
-            observer.routed(line, &table.nodes[backend]);
+        if let Some(observer) = &self.table.observer {
+            observer.routed(line.bytes, &self.table.nodes[backend]);
         }
-        self.pack(arrival, line, backend);
+        self.pack(arrival, line.bytes, backend);
+    }
+
+    /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
+    #[inline(never)]
+    fn decide(&mut self, hash: u64) -> Option<Decision> {
+        let table = &*self.table;
+        let destination = table.placement.destination(hash, &table.live)?;
+        let decision = Decision::new(destination, table.rules.on_node_down);
+        self.cache.put(hash, decision.0);
+        Some(decision)
     }
 
     /// Drops one metric that was for `backend`.
@@ -267,7 +311,7 @@ impl Relay {
     fn wait(&mut self, packet: Packet) {
         let egress = &mut self.egress[packet.backend];
         let before = egress.backlog_bytes();
-        let absorbed = egress.wait(packet, self.table.rules.packet_bytes_max);
+        let absorbed = egress.wait(&mut self.waiting, packet, self.table.rules.packet_bytes_max);
         self.backlog_bytes += egress.backlog_bytes() - before;
         if let Some(packet) = absorbed {
             self.pool.give(packet);
@@ -341,7 +385,7 @@ impl Relay {
         while let Some(backend) = self.busy.pop() {
             let egress = &mut self.egress[backend];
             egress.busy = false;
-            while let Some(packet) = egress.next_back() {
+            while let Some(packet) = egress.next_back(&mut self.waiting) {
                 self.backlog_bytes -= packet.capacity();
                 self.ready.push_front(packet);
             }
@@ -419,7 +463,8 @@ impl Relay {
     /// Metrics held, counted where they lie.
     pub fn count_pending(&self) -> u64 {
         let ready: u64 = self.ready.iter().map(|packet| u64::from(packet.metrics)).sum();
-        ready + self.handed_over.1 + self.egress.iter().map(Egress::metrics).sum::<u64>()
+        let egress = self.egress.iter().map(|egress| egress.metrics(&self.waiting));
+        ready + self.handed_over.1 + egress.sum::<u64>()
     }
 
     /// A debug build compares the running count with the packets themselves, and the account with itself.

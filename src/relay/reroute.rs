@@ -22,6 +22,13 @@ impl Relay {
         if !same_nodes {
             self.move_backends(&table, sockets, now_us);
         }
+        if !same_nodes
+            || table.live != self.table.live
+            || table.placement != self.table.placement
+            || table.rules.on_node_down != self.table.rules.on_node_down
+        {
+            self.cache.clear();
+        }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
         let grown = table.nodes.len() > self.table.nodes.len();
         self.table = table;
@@ -49,15 +56,16 @@ impl Relay {
             match place_of[old].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
                 Some((new, socket)) => {
                     egress.socket = Some(socket);
-                    for packet in egress.packets_mut() {
+                    egress.change_each(&mut self.waiting, |packet| {
                         (packet.backend, packet.socket) = (new, socket);
-                    }
+                    });
                     kept[new] = egress;
                 }
                 None => {
                     self.backlog_bytes -= egress.backlog_bytes();
                     let open = egress.open.take();
-                    let left = open.into_iter().chain(std::iter::from_fn(|| egress.next_back()));
+                    let left =
+                        open.into_iter().chain(std::iter::from_fn(|| egress.next_back(&mut self.waiting)));
                     gone.extend(left.map(|packet| (packet, reason_of(old))));
                 }
             }
@@ -103,6 +111,7 @@ impl Relay {
         self.pool = Pool::new(size);
         let packets = size.packets + size.oversize;
         self.ready.reserve(packets.saturating_sub(self.ready.len()));
+        self.waiting.grow_to(packets);
         self.opened.reserve(packets.saturating_sub(self.opened.len()));
         self.busy.reserve(self.egress.len());
     }

@@ -41,7 +41,7 @@ fn sockets(count: u32) -> Vec<Option<SocketSlot>> {
 }
 
 fn limits() -> RelayLimits {
-    RelayLimits { sends_max: 16, backlog_bytes_max: 2_000, datagram_bytes_max: 1_000 }
+    RelayLimits { sends_max: 16, backlog_bytes_max: 2_000, datagram_bytes_max: 1_000, cache_entries: 10_000 }
 }
 
 fn relay_of(nodes: &[&str], rules: Rules) -> Relay {

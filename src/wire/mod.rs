@@ -1,10 +1,14 @@
 //! Datagram → lines → routing key. Borrows, never copies, never fails, and alters nothing.
 //!
 //! In: a datagram's bytes. Out: its lines without their ends, and of each line the key that decides its backend.
-//! What is not needed for routing is not looked at. Next: `placement/`.
+//! What is not needed for routing is not looked at. `lines.rs` and `key.rs` are the rules in their plain form; `scan.rs`
+//! and `window.rs` do the same in one pass. Next: `placement/`.
 
 mod key;
 mod lines;
+mod scan;
+mod window;
 
 pub use key::routing_key;
 pub use lines::{Lines, lines, split_cut_line};
+pub use scan::{Line, Scan, scan};

@@ -4,10 +4,13 @@
 //! operator, `worker/mod.rs` lives within them.
 
 use crate::driver::DriverLimits;
+use crate::placement::VALUE_MAX;
 use crate::relay::RelayLimits;
 
 /// Most backends a config may list.
 pub const NODES_MAX: usize = 2_000;
+// A decision of the relay is a backend's index and one bit, and has to fit an entry of its cache.
+const _: () = assert!(2 * NODES_MAX <= VALUE_MAX as usize);
 /// Longest payload a UDP datagram over IPv4 can carry.
 pub const DATAGRAM_BYTES_LIMIT: usize = 65_507;
 /// Bytes of receive buffers per worker, aimed at.
@@ -39,12 +42,19 @@ pub struct Limits {
     pub backlog_bytes_max: usize,
     /// Send buffer to ask for at each backend's socket.
     pub send_buffer_bytes: usize,
+    /// Entries of the cache from name to backend; 0 = none.
+    pub cache_entries: usize,
 }
 
 impl Limits {
-    /// The bounds for `nodes` backends, datagrams of at most `datagram_bytes_max`, and sockets to backends with
-    /// `send_buffer_bytes`.
-    pub fn new(nodes: usize, datagram_bytes_max: usize, send_buffer_bytes: usize) -> Limits {
+    /// The bounds for `nodes` backends, datagrams of at most `datagram_bytes_max`, sockets to backends with
+    /// `send_buffer_bytes`, and a cache of `cache_entries` names.
+    pub fn new(
+        nodes: usize,
+        datagram_bytes_max: usize,
+        send_buffer_bytes: usize,
+        cache_entries: usize,
+    ) -> Limits {
         let buffer_bytes = datagram_bytes_max + BUFFER_HEADER_BYTES;
         Limits {
             datagram_bytes_max,
@@ -54,6 +64,7 @@ impl Limits {
             sockets_max: (nodes * 2 + 64).min(2 * NODES_MAX),
             backlog_bytes_max: BACKLOG_BYTES_MAX,
             send_buffer_bytes,
+            cache_entries,
         }
     }
 
@@ -74,6 +85,7 @@ impl Limits {
             sends_max: self.sends_max,
             backlog_bytes_max: self.backlog_bytes_max,
             datagram_bytes_max: self.datagram_bytes_max,
+            cache_entries: self.cache_entries,
         }
     }
 }

@@ -66,6 +66,7 @@ impl Scenario {
             sockets_max: 64,
             backlog_bytes_max: random.between(0, 20_000) as usize,
             send_buffer_bytes: 1 << 20,
+            cache_entries: if seed.is_multiple_of(3) { 0 } else { 4_096 },
         };
         let drain_timeout_us = [0, 1_000, 5_000_000, 5_000_000][random.below(4) as usize];
         let rules = any_rules(&mut random, Malformed::Drop);

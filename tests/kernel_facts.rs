@@ -1,0 +1,20 @@
+//! The facts of the kernel that the data path rests on, each tried on the real ring over loopback, so that a kernel that
+//! differs is noticed. Where io_uring is refused, each test says so and is skipped.
+
+#[path = "kernel_facts/bed.rs"]
+mod bed;
+#[path = "kernel_facts/raw.rs"]
+mod raw;
+
+#[path = "kernel_facts/receive.rs"]
+mod receive;
+#[path = "kernel_facts/wait.rs"]
+mod wait;
+#[path = "kernel_facts/send.rs"]
+mod send;
+#[path = "kernel_facts/sockets.rs"]
+mod sockets;
+#[path = "kernel_facts/ending.rs"]
+mod ending;
+#[path = "kernel_facts/discipline.rs"]
+mod discipline;

@@ -1,0 +1,305 @@
+//! The test bed: one listening socket on loopback with its ring, a sender, and what the tests ask of them.
+
+use io_uring::IoUring;
+use statsring::driver::uring::KernelRing;
+use statsring::driver::uring::engine::RingDriver;
+use statsring::driver::uring::ring::{Completion, Operation, Ring, Token};
+use statsring::driver::{Driver, DriverLimits, Events, Flow, Wait, Waker, clock, socket};
+use statsring::packet::{Packet, SendOutcome, SocketSlot};
+use std::io::Write;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what has to come; never for what must not.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test looks for what must not come.
+pub const A_WHILE_US: u64 = 30_000;
+/// The receive on the one listener.
+pub const RECEIVE: Token = Token::new(Operation::Receive, 0, 1);
+/// A cancel.
+pub const CANCEL: Token = Token::new(Operation::Cancel, 0, 1);
+/// The read of the wake.
+pub const WAKE: Token = Token::new(Operation::Wake, 0, 1);
+
+/// Says why a test did nothing, past the test runner's capture.
+pub fn skip(reason: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_string();
+    let _ = writeln!(std::io::stderr(), "skipped {test}: {reason}");
+}
+
+/// Whether io_uring is refused here; then it says so. Only the making of a bare ring decides, so that a mistake in the
+/// driver's own ring fails the tests instead of skipping them.
+pub fn is_io_uring_refused() -> bool {
+    static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
+    let refusal = REFUSAL.get_or_init(|| {
+        let made: std::io::Result<IoUring> =
+            IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().build(8);
+        made.err().map(|error| format!("io_uring is refused: {error}"))
+    });
+    if let Some(reason) = refusal {
+        skip(reason);
+    }
+    refusal.is_some()
+}
+
+/// Small bounds; buffers with room for 240 bytes.
+pub fn limits() -> DriverLimits {
+    DriverLimits {
+        buffers: 64,
+        buffer_bytes: 16 + 240,
+        sends_max: 64,
+        sockets_max: 8,
+        send_buffer_bytes: 1 << 20,
+    }
+}
+
+/// Children are born under the write lock.
+static CHILDREN: RwLock<()> = RwLock::new(());
+
+/// While it lives, no child process is born.
+pub type NoChildren = RwLockReadGuard<'static, ()>;
+
+/// Keeps children away: one that is being born has a copy of every descriptor until it runs its own program, so what is
+/// closed meanwhile is not closed yet, and its port is still taken. A thread asks for this once at a time.
+pub fn no_children() -> NoChildren {
+    CHILDREN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a command to its end.
+pub fn run(command: &str) -> std::io::Result<Output> {
+    let mut words = command.split(' ');
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = {
+        let _birth = CHILDREN.write().unwrap_or_else(PoisonError::into_inner);
+        command.spawn()?
+    };
+    child.wait_with_output()
+}
+
+/// A ring with its listener, and a sender to it.
+pub struct Bed {
+    pub ring: KernelRing,
+    pub waker: Arc<Waker>,
+    pub address: SocketAddr,
+    pub sender: UdpSocket,
+}
+
+/// A bed with a large receive buffer; `None` where io_uring is refused.
+pub fn bed(limits: &DriverLimits) -> Option<Bed> {
+    bed_with(limits, 8 << 20)
+}
+
+/// A bed whose listener asked for `receive_buffer_bytes`.
+pub fn bed_with(limits: &DriverLimits, receive_buffer_bytes: usize) -> Option<Bed> {
+    bed_without_children(limits, receive_buffer_bytes, &no_children())
+}
+
+/// The same, for a caller that keeps children away for longer.
+pub fn bed_without_children(
+    limits: &DriverLimits,
+    receive_buffer_bytes: usize,
+    _children: &NoChildren,
+) -> Option<Bed> {
+    if is_io_uring_refused() {
+        return None;
+    }
+    let mut listeners =
+        socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, receive_buffer_bytes).unwrap();
+    let address = listeners.addresses[0];
+    let waker = Arc::new(Waker::new().unwrap());
+    let ring = match KernelRing::new(listeners.workers.remove(0), Arc::clone(&waker), limits) {
+        Ok(ring) => ring,
+        // The host's limit of locked memory is for all of a user's rings at once.
+        Err(error) if error.to_string().contains("locked memory") => {
+            skip(&error.to_string());
+            return None;
+        }
+        Err(error) => panic!("a bare ring can be made, the driver's cannot: {error}"),
+    };
+    Some(Bed { ring, waker, address, sender: sender_to(address) })
+}
+
+/// A socket that sends to `address` over loopback.
+pub fn sender_to(address: SocketAddr) -> UdpSocket {
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.connect(address).unwrap();
+    sender
+}
+
+impl Bed {
+    /// Arms the receive; it stands in the kernel when this returns.
+    pub fn arm(&mut self) {
+        assert!(self.ring.receive(0, RECEIVE));
+        assert_eq!(self.ring.enter(Wait::Poll).consumed, 1);
+    }
+
+    /// Sends a datagram to the listener and waits until its queue shows it.
+    pub fn send_and_see(&mut self, bytes: &[u8]) {
+        self.sender.send(bytes).unwrap();
+        wait_until("the datagram is queued", || !self.ring.is_queue_empty());
+    }
+
+    /// The next `count` completions, in order.
+    pub fn complete(&mut self, count: usize) -> Vec<Completion> {
+        let start = Instant::now();
+        let mut completions = Vec::new();
+        while completions.len() < count {
+            completions.extend(std::iter::from_fn(|| self.ring.next_completion()));
+            if completions.len() >= count {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "waited in vain for {count} completions: {completions:?}");
+            let deadline_us = clock::now_us() + 100_000;
+            self.ring.enter(Wait::EventUntil { deadline_us });
+        }
+        assert_eq!(completions.len(), count, "more than expected: {completions:?}");
+        completions
+    }
+
+    /// The next completion.
+    pub fn complete_one(&mut self) -> Completion {
+        self.complete(1)[0]
+    }
+
+    /// Everything that completes within a while.
+    pub fn linger(&mut self) -> Vec<Completion> {
+        let deadline_us = clock::now_us() + A_WHILE_US;
+        let mut completions = Vec::new();
+        while clock::now_us() < deadline_us {
+            self.ring.enter(Wait::EventUntil { deadline_us });
+            completions.extend(std::iter::from_fn(|| self.ring.next_completion()));
+        }
+        completions
+    }
+
+    /// What a completion brought, up to its result.
+    pub fn received(&self, completion: Completion) -> &[u8] {
+        &self.ring.buffer(buffer_id(completion))[..usize::try_from(completion.res).unwrap()]
+    }
+
+    /// Gives a completion's buffer back.
+    pub fn give_back(&mut self, completion: Completion) {
+        assert!(self.ring.give_back(buffer_id(completion)));
+        self.ring.publish_buffers();
+    }
+
+    /// Queues the send of `bytes` by socket 0 in `slot`.
+    pub fn send(&mut self, slot: usize, bytes: &[u8]) {
+        assert!(self.ring.send(slot, packet(bytes, 0), send_token(slot)).is_ok());
+    }
+
+    /// The engine on this ring.
+    pub fn into_driver(self) -> (RingDriver<KernelRing>, UdpSocket) {
+        (RingDriver::new(self.ring), self.sender)
+    }
+}
+
+/// The token of the send in `slot`.
+pub fn send_token(slot: usize) -> Token {
+    Token::new(Operation::Send, slot, 0)
+}
+
+/// The buffer that came with a completion.
+pub fn buffer_id(completion: Completion) -> u16 {
+    io_uring::cqueue::buffer_select(completion.flags).expect("a completion with a buffer")
+}
+
+/// Whether the multishot goes on.
+pub fn goes_on(completion: Completion) -> bool {
+    io_uring::cqueue::more(completion.flags)
+}
+
+/// The header's numbers: namelen, controllen, payloadlen, flags.
+pub fn header(received: &[u8]) -> [u32; 4] {
+    std::array::from_fn(|index| u32::from_ne_bytes(received[index * 4..][..4].try_into().unwrap()))
+}
+
+/// A packet of these bytes for a socket slot.
+pub fn packet(bytes: &[u8], slot: u32) -> Packet {
+    let mut packet = Packet::with_capacity(bytes.len());
+    assert!(packet.append(bytes));
+    packet.socket = SocketSlot(slot);
+    packet
+}
+
+/// A backend's socket, with a read timeout.
+pub fn backend() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// An address on loopback where nobody listens.
+pub fn deserted() -> SocketAddr {
+    let _children = no_children();
+    backend().1
+}
+
+/// Waits for what has to come.
+pub fn wait_until(what: &str, mut met: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !met() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// The descriptor in this process of the socket that is connected to `address`.
+pub fn descriptor_connected_to(address: SocketAddr) -> RawFd {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    let is_it = |fd: &RawFd| {
+        // SAFETY: borrowed for one call; a number that is no longer open, or is something else, answers with an error.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
+        let peer = socket2::SockRef::from(&borrowed).peer_addr();
+        peer.is_ok_and(|peer| peer.as_socket() == Some(address))
+    };
+    numbers.find(is_it).expect("a socket connected there")
+}
+
+/// Whether a socket has an error to tell, or an error queue that is not empty.
+pub fn has_error(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: one pollfd, which outlives the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready > 0 && poll.revents & libc::POLLERR != 0
+}
+
+/// The number of a socket's descriptor.
+pub fn number(socket: &UdpSocket) -> RawFd {
+    socket.as_raw_fd()
+}
+
+/// Remembers what a driver tells.
+#[derive(Default)]
+pub struct Log {
+    pub datagrams: Vec<(Vec<u8>, usize)>,
+    pub sent: Vec<(Vec<u8>, SendOutcome)>,
+}
+
+impl Events for Log {
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow {
+        self.datagrams.push((bytes.to_vec(), datagram_bytes));
+        Flow::More
+    }
+
+    fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
+        self.sent.push((packet.bytes().to_vec(), outcome));
+    }
+}
+
+/// Steps a driver until `met`; it wakes at least every 100 ms to look.
+pub fn drive(driver: &mut impl Driver, log: &mut Log, what: &str, met: impl Fn(&Log) -> bool) {
+    let start = Instant::now();
+    while !met(log) {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        let deadline_us = driver.now_us() + 100_000;
+        driver.enter(Wait::EventUntil { deadline_us }).unwrap();
+        driver.deliver(log);
+    }
+}

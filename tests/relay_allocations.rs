@@ -1,0 +1,167 @@
+//! A relay allocates nothing from its first datagram on, whatever the kernel answers: counted by the allocator itself.
+
+use statsring::driver::sim::Random;
+use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
+use statsring::placement::{LiveSet, Placement};
+use statsring::relay::{
+    Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules, Transmitted,
+};
+use statsring::stats::alloc::thread_allocations;
+use statsring::stats::{Counter, DropReason};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A table of these backends, and who of them lives.
+fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable {
+    let nodes: Vec<RouteNode> = backends
+        .iter()
+        .enumerate()
+        .map(|(index, address)| RouteNode {
+            name: format!("{address}, number {index}").into(),
+            address: Some(*address),
+            counters: Arc::default(),
+        })
+        .collect();
+    RouteTable {
+        generation: 1,
+        live: LiveSet::new((0..nodes.len()).map(is_live)),
+        nodes: nodes.into(),
+        placement: Placement::Jump,
+        rules: Rules {
+            flush_us: 1_000,
+            packet_bytes_max: 1_432,
+            queue_bytes_max: 16 << 10,
+            malformed: Malformed::Drop,
+            on_node_down: OnNodeDown::Divert,
+        },
+        phase: Phase::Run,
+        observer: None,
+    }
+}
+
+/// A datagram of each sort, different for each `number`.
+fn datagrams(number: u64) -> [Vec<u8>; 9] {
+    let several: String = (0..40).map(|i| format!("name.{}.{i}:{number}|ms\r\n", number % 97)).collect();
+    [
+        format!("name.{}:{number}|c", number % 301).into_bytes(),
+        several.clone().into_bytes(),
+        b"no colon\n:1|c\nno.bar:1".to_vec(),
+        Vec::new(),
+        b"\n\n\r\n".to_vec(),
+        format!("long.{}{}:1|g", number % 13, "x".repeat(3_000)).into_bytes(),
+        several.repeat(8).into_bytes(),
+        format!("_e{{5,4}}:ti:{:02}|text\n_sc|check {}|0", number % 100, number % 7).into_bytes(),
+        vec![0xFF; 300],
+    ]
+}
+
+/// A relay, and the driver's part played by the test: it keeps what was handed over, and answers as it likes.
+struct Edge {
+    relay: Relay,
+    handed_over: VecDeque<Packet>,
+    random: Random,
+    now_us: u64,
+}
+
+const SENDS_MAX: usize = 512;
+
+impl Edge {
+    /// Hands over what is ready and answers everything, until nothing is left. Of 100 answers `odd` are not success.
+    fn transmit(&mut self, flush: Flush, odd: u64, answer: impl Fn(u64) -> SendOutcome) {
+        loop {
+            let handed_over = &mut self.handed_over;
+            let transmitted = self.relay.transmit(self.now_us, flush, |packet| {
+                if handed_over.len() == SENDS_MAX {
+                    return Err(packet);
+                }
+                handed_over.push_back(packet);
+                Ok(())
+            });
+            while let Some(packet) = self.handed_over.pop_front() {
+                let draw = self.random.below(100);
+                let outcome = if draw < odd { answer(draw) } else { SendOutcome::Sent };
+                self.relay.sent(packet, outcome, self.now_us);
+            }
+            if transmitted == Transmitted::All && self.relay.next_deadline_us() != Some(0) {
+                return;
+            }
+        }
+    }
+
+    /// Has every backend busy until the queues are full, then lets all of it leave. Returns how many were busy.
+    fn fill_all_queues(&mut self, inputs: &[Vec<u8>]) -> usize {
+        for input in inputs.iter().cycle().take(20_000) {
+            if !self.relay.has_room() {
+                self.transmit(Flush::Due, 100, |_| SendOutcome::Busy);
+            }
+            self.ingest(input);
+        }
+        let busy_backends = self.relay.busy_backends();
+        self.now_us += 1_000_000;
+        self.transmit(Flush::All, 0, odd_answer);
+        busy_backends
+    }
+
+    fn ingest(&mut self, bytes: &[u8]) {
+        let arrival = Arrival { bound_us: self.now_us, taken_us: self.now_us, after_idle: false };
+        self.relay.ingest(arrival, &bytes[..bytes.len().min(8_192)], bytes.len());
+        self.now_us += 10;
+    }
+}
+
+/// Every answer but success, by turns.
+fn odd_answer(draw: u64) -> SendOutcome {
+    match draw % 7 {
+        0 => SendOutcome::Busy,
+        1 => SendOutcome::Refused,
+        2 => SendOutcome::Unreachable,
+        3 => SendOutcome::NoBuffers,
+        4 => SendOutcome::TooLong,
+        5 => SendOutcome::Denied,
+        _ => SendOutcome::Failed(libc::EIO),
+    }
+}
+
+#[test]
+fn a_relay_with_a_thousand_backends_allocates_nothing_from_its_first_datagram_on() {
+    let addresses: Vec<SocketAddr> =
+        (0..1_000).map(|index| SocketAddr::from(([127, 0, 0, 1], 10_000 + index))).collect();
+    let sockets: Vec<Option<SocketSlot>> = (0..1_000).map(|index| Some(SocketSlot(index))).collect();
+    let limits = RelayLimits {
+        sends_max: SENDS_MAX,
+        backlog_bytes_max: 4 << 20,
+        datagram_bytes_max: 8_192,
+        cache_entries: 10_000,
+    };
+    let table = Arc::new(table(&addresses, |index| index % 10 != 3));
+    let mut edge = Edge {
+        relay: Relay::new(limits, table, &sockets),
+        handed_over: VecDeque::with_capacity(SENDS_MAX),
+        random: Random::new(7),
+        now_us: 0,
+    };
+    let mut inputs: Vec<Vec<u8>> = (0..300).flat_map(datagrams).collect();
+    inputs.extend((0..3_000).map(|number| format!("spread.{number}:1|c").into_bytes()));
+    inputs.push(vec![b'x'; 65_507]);
+
+    let before = thread_allocations();
+    for odd in [0, 30, 100] {
+        for (number, input) in inputs.iter().cycle().take(20_000).enumerate() {
+            if !edge.relay.has_room() || number % 64 == 0 {
+                edge.transmit(Flush::Due, odd, odd_answer);
+            }
+            edge.ingest(input);
+        }
+        edge.transmit(Flush::All, odd, odd_answer);
+    }
+    let busy_backends = edge.fill_all_queues(&inputs);
+    assert_eq!(thread_allocations() - before, 0);
+
+    let counters = edge.relay.counters();
+    assert_eq!((counters.imbalance(), counters.get(Counter::MetricsPending)), (0, 0), "{counters:?}");
+    assert!(busy_backends > 800, "{busy_backends} were busy");
+    for reason in [DropReason::QueueFull, DropReason::SendRefused, DropReason::SendFailed] {
+        assert!(counters.dropped(reason) > 0, "{}: {counters:?}", reason.name());
+    }
+}
