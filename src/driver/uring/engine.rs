@@ -268,7 +268,7 @@ impl<R: Ring> RingDriver<R> {
                 return;
             }
         };
-        if is_planted(Defect::BufferLeaked) && bytes == self.sizes.prefix_bytes {
+        if bytes == self.sizes.prefix_bytes && is_planted(Defect::BufferLeaked) {
             return;
         }
         self.received.push_back(ReceivedBuffer { id, bytes });
