@@ -2,7 +2,7 @@
 //!
 //! In: a test calls [`plant`] on its thread. Out: the code at the spot asks [`is_planted`] and misbehaves. Without the
 //! feature `planted` (which only tests switch on) the question is the constant `false`, and nothing is left of it.
-//! Asked once per event that is rare or per packet, never per metric.
+//! Asked once per packet, per datagram or more rarely, never per metric.
 
 /// One defect; each breaks one rule of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

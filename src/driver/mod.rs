@@ -167,7 +167,8 @@ pub trait Driver {
     /// Whether nothing is in flight: no receive armed, no packet on its way, no buffer out.
     fn is_quiet(&self) -> bool;
 
-    /// Whether every listening socket has a receive armed in the kernel.
+    /// Whether every listening socket has a receive armed in the kernel, and the last [`Driver::enter`] let it work: then
+    /// an `enter` that brought no datagram says that there was none.
     fn is_armed(&self) -> bool;
 
     /// Datagrams that the kernel dropped at the listening sockets for want of room, since they were made.

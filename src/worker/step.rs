@@ -278,7 +278,8 @@ impl<D: Driver> Worker<D> {
         let empty_us = match wait {
             // The clock before an enter that delivered nothing: after it, pre-emption would hide the tail.
             _ if took.datagrams == 0 && armed => Some(self.submitted_us),
-            // A gather that lasted to its deadline took everything after it, until the socket said it was empty.
+            // A gather that lasted to its deadline took everything after it, until the socket said it was empty. One that a
+            // signal ended early, before a pause beyond the deadline, looks the same: wrong by its length at most.
             Wait::GatherUntil { deadline_us } if armed && self.woke_us >= deadline_us => Some(deadline_us),
             _ => None,
         };

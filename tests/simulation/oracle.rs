@@ -160,6 +160,17 @@ impl Judge<'_> {
                 shown()
             ));
         }
+        let arrivals = indices.iter().map(|index| &self.lines[*index]).filter(|line| line.is_unique);
+        let first_us = arrivals.map(|line| line.arrived_us).min().unwrap_or(u64::MAX);
+        // A gather that was interrupted and then pre-empted until its deadline cannot be told from a whole one.
+        let tolerance_us = self.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
+        if !packet.arrival.after_idle && packet.arrival.bound_us > first_us.saturating_add(tolerance_us) {
+            let bound_us = packet.arrival.bound_us;
+            return Err(format!(
+                "said not to have arrived before {bound_us}, did at {first_us}: {:?}",
+                shown()
+            ));
+        }
         if self.scenario.is_good_day {
             let budget_us = self.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
             for line in indices.iter().map(|index| &self.lines[*index]).filter(|line| line.is_unique) {

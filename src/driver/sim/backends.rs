@@ -4,7 +4,7 @@
 
 use super::faults::{Fault, Faults};
 use super::random::Random;
-use crate::packet::Packet;
+use crate::packet::{Arrival, Packet};
 use std::net::SocketAddr;
 
 /// Longest time for which a full send buffer stays full, µs.
@@ -17,6 +17,8 @@ pub struct Accepted {
     pub address: SocketAddr,
     /// When, on the fake clock.
     pub at_us: u64,
+    /// What was known of the arrival of its oldest metric.
+    pub arrival: Arrival,
     /// The payload.
     pub bytes: Box<[u8]>,
 }
@@ -66,7 +68,12 @@ impl Backends {
             return -errno;
         }
         self.unfit += u64::from(packet.is_empty() || packet.len() > 65_507);
-        self.accepted.push(Accepted { address: socket.address, at_us: now_us, bytes: packet.bytes().into() });
+        self.accepted.push(Accepted {
+            address: socket.address,
+            at_us: now_us,
+            arrival: packet.arrival,
+            bytes: packet.bytes().into(),
+        });
         packet.len() as i32
     }
 }

@@ -41,6 +41,8 @@ faults! {
     EnterTimeout = "enter: ETIME",
     /// The thread runs again long after its sleep's end.
     Overslept = "overslept",
+    /// The thread loses the processor as `enter` returns: datagrams arrive that it has not seen.
+    Preempted = "pre-empted after enter",
     /// A datagram's completion comes without F_MORE: the receive is over.
     LostMore = "lost F_MORE",
     /// No buffer was free.

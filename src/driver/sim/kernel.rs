@@ -71,6 +71,8 @@ pub(super) struct Kernel {
     pub received: Vec<ReceivedDatagram>,
     /// Rules that the driver broke.
     pub violations: Vec<String>,
+    /// A signal came while the thread was not asleep.
+    was_interrupted: bool,
     /// The next receives to be armed fail with this.
     pub arm_errno: Option<i32>,
     /// The last `enter` was to sleep for ever, and nothing was to come.
@@ -100,6 +102,7 @@ impl Kernel {
             scripted: 0,
             received: Vec::new(),
             violations: Vec::new(),
+            was_interrupted: false,
             arm_errno: None,
             is_stuck: false,
         }
@@ -164,7 +167,7 @@ impl Kernel {
     pub fn enter(&mut self, wait: Wait, memory: &mut [u8]) -> Entered {
         self.is_stuck = false;
         self.clock_us += 1 + self.random.below(ENTER_US_MAX);
-        let is_interrupted = self.arrive();
+        let is_interrupted = self.arrive() | std::mem::take(&mut self.was_interrupted);
         for (fault, errno) in [
             (Fault::EnterBusy, libc::EBUSY),
             (Fault::EnterAgain, libc::EAGAIN),
@@ -188,6 +191,10 @@ impl Kernel {
             (false, true) => libc::EINTR,
             (false, false) => self.sleep(wait, memory),
         };
+        if self.faults.strikes(Fault::Preempted, &mut self.random) {
+            self.clock_us += self.random.below(OVERSLEEP_US_MAX);
+            self.was_interrupted |= self.arrive();
+        }
         // The kernel tells the error only if it took nothing.
         Entered { consumed: taken, errno: if taken > 0 { 0 } else { errno } }
     }
@@ -249,7 +256,7 @@ impl Kernel {
             }
         }
         self.clock_us = self.clock_us.max(deadline_us);
-        self.run(memory);
+        self.run_out(memory);
         if self.completions.is_empty() {
             self.faults.count(Fault::EnterTimeout);
             return libc::ETIME;
@@ -261,12 +268,12 @@ impl Kernel {
     fn arrive(&mut self) -> bool {
         let mut is_interrupted = false;
         while self.script.peek().is_some_and(|Reverse((at_us, ..))| *at_us <= self.clock_us) {
-            let Some(Reverse((_, _, happening))) = self.script.pop() else { break };
+            let Some(Reverse((arrived_us, _, happening))) = self.script.pop() else { break };
             match happening {
                 Happening::Interrupt => is_interrupted = true,
                 Happening::Datagram { listener, bytes } => {
                     let Some(listener) = self.listeners.get_mut(listener) else { continue };
-                    let datagram = Queued { arrived_us: self.clock_us, bytes };
+                    let datagram = Queued { arrived_us, bytes };
                     if !listener.is_fenced && !listener.arrive(datagram) {
                         self.faults.count(Fault::KernelDrop);
                     }
@@ -347,8 +354,18 @@ impl Kernel {
         }
     }
 
-    /// Runs what is ready: overflowed completions, the wake, the receives.
+    /// Runs what is ready, and leaves off after any turn.
     fn run(&mut self, memory: &mut [u8]) {
+        self.run_turns(memory, false);
+    }
+
+    /// Runs until nothing is ready, as the kernel does while more completions are awaited than there are.
+    fn run_out(&mut self, memory: &mut [u8]) {
+        self.run_turns(memory, true);
+    }
+
+    /// Runs what is ready: overflowed completions, the wake, the receives.
+    fn run_turns(&mut self, memory: &mut [u8], takes_all: bool) {
         while self.completions.len() < self.completions_max
             && let Some(completion) = self.overflowed.pop_front()
         {
@@ -360,7 +377,7 @@ impl Kernel {
             let index = (first + step) % self.listeners.len();
             while self.run_turn(index, memory) {
                 self.faults.count(Fault::TurnEnded);
-                if self.random.below(4) == 0 {
+                if !takes_all && self.random.below(4) == 0 {
                     break;
                 }
             }

@@ -49,6 +49,8 @@ pub struct RingDriver<R: Ring> {
     /// A receive was queued for this `enter`: what had gathered while it was not armed is taken without a sleep, or one
     /// datagram without a payload for each sleep would leave the rest in the socket.
     is_arming: bool,
+    /// The last `enter` was refused before the kernel did any work.
+    was_refused: bool,
     wait_errors_in_a_row: u32,
     receive_events: ReceiveEvents,
     stray_completions: u64,
@@ -81,6 +83,7 @@ impl<R: Ring> RingDriver<R> {
             is_cancelling: false,
             is_starved: false,
             is_arming: false,
+            was_refused: false,
             wait_errors_in_a_row: 0,
             receive_events: ReceiveEvents::default(),
             stray_completions: 0,
@@ -265,7 +268,7 @@ impl<R: Ring> RingDriver<R> {
                 return;
             }
         };
-        if is_planted(Defect::BufferLeaked) && bytes == self.sizes.prefix_bytes {
+        if bytes == self.sizes.prefix_bytes && is_planted(Defect::BufferLeaked) {
             return;
         }
         self.received.push_back(ReceivedBuffer { id, bytes });
@@ -439,6 +442,7 @@ impl<R: Ring> Driver for RingDriver<R> {
         let retry_us = self.attend();
         let wait = self.bounded(wait, retry_us);
         let entered = self.ring.enter(wait);
+        self.was_refused = !matches!(entered.errno, 0 | libc::ETIME | libc::EINTR);
         self.consumed += entered.consumed as u64;
         for standing in &mut self.standing {
             standing.consumed(self.consumed);
@@ -488,7 +492,7 @@ impl<R: Ring> Driver for RingDriver<R> {
     }
 
     fn is_armed(&self) -> bool {
-        self.receives().all(Standing::is_armed)
+        !self.was_refused && !self.ring.has_overflowed() && self.receives().all(Standing::is_armed)
     }
 
     fn kernel_drops(&mut self) -> u64 {

@@ -149,7 +149,8 @@ pub trait Ring {
     /// submissions than were queued, it returns without sleeping; the rest stays queued for the next call.
     ///
     /// A send that was consumed is finished when this returns: its error completion is in the queue, or overflowed
-    /// ([`Ring::has_overflowed`]), or there is none.
+    /// ([`Ring::has_overflowed`]), or there is none. A [`Wait::GatherUntil`] that lasted to its deadline has taken all that
+    /// the armed receives' sockets held then; after another wait some may be left there.
     fn enter(&mut self, wait: Wait) -> Entered;
 
     /// Takes the next completion out of the queue, without a system call. A buffer that comes with it belongs to the

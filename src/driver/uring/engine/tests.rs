@@ -106,6 +106,74 @@ fn a_paused_driver_keeps_its_datagrams_and_arms_when_buffers_are_back() {
 }
 
 #[test]
+fn what_queues_behind_an_empty_datagram_does_not_wait_for_the_next_sleep() {
+    let (mut driver, handle) = driver(&SimSetup::roomy(10));
+    driver.enter(Wait::Poll).unwrap();
+    let start_us = handle.now_us();
+    for (at_us, text) in [(10, "one"), (20, ""), (30, ""), (40, "two")] {
+        handle.datagram_at(start_us + at_us, 0, text.as_bytes());
+    }
+    let mut log = Log::default();
+    let mut deadline_us = start_us + 5_000;
+    for _ in 0..3 {
+        driver.enter(Wait::GatherUntil { deadline_us }).unwrap();
+        driver.deliver(&mut log);
+        deadline_us += 5_000;
+    }
+    assert_eq!(log.datagrams.len(), 4);
+    assert!(handle.now_us() < start_us + 5_200, "it slept before everything was taken");
+}
+
+#[test]
+fn what_overflowed_is_not_forgotten() {
+    let (mut driver, handle) = driver(&SimSetup { completions_max: 1, ..SimSetup::roomy(11) });
+    driver.open_backend(SocketSlot(0), backend()).unwrap();
+    handle.datagram_at(0, 0, *b"one");
+    handle.datagram_at(0, 0, *b"two");
+    driver.push(packet("a:1|c", 0)).unwrap();
+    let mut log = Log::default();
+    driver.enter(Wait::Poll).unwrap();
+    assert!(!driver.is_armed());
+    assert_eq!(driver.deliver(&mut log), Delivered::Paused);
+    assert_eq!(
+        (log.datagrams.len(), log.sent.len()),
+        (1, 0),
+        "a send is not told before its error could be seen"
+    );
+    driver.enter(Wait::Event).unwrap();
+    assert_eq!(driver.deliver(&mut log), Delivered::All);
+    assert_eq!((log.datagrams.len(), log.sent.len()), (2, 1));
+    check(&driver, &handle, 11);
+}
+
+#[test]
+fn a_worker_without_room_gets_outcomes_and_no_datagram() {
+    struct Full(Log);
+    impl Events for Full {
+        fn flow(&self) -> Flow {
+            Flow::Pause
+        }
+        fn datagram(&mut self, _bytes: &[u8], _datagram_bytes: usize) -> Flow {
+            panic!("a datagram came without room for it");
+        }
+        fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
+            self.0.sent(packet, outcome);
+        }
+    }
+    let (mut driver, handle) = driver(&SimSetup::roomy(12));
+    driver.open_backend(SocketSlot(0), backend()).unwrap();
+    handle.datagram_at(0, 0, *b"one");
+    driver.push(packet("a:1|c", 0)).unwrap();
+    driver.enter(Wait::Poll).unwrap();
+    let mut full = Full(Log::default());
+    assert_eq!(driver.deliver(&mut full), Delivered::Paused);
+    assert_eq!(full.0.sent.len(), 1);
+    let mut log = Log::default();
+    assert_eq!(driver.deliver(&mut log), Delivered::All);
+    assert_eq!(log.datagrams.len(), 1);
+}
+
+#[test]
 fn each_answer_to_a_send_becomes_its_outcome() {
     let cases = [
         (Fault::SendBusy, SendOutcome::Busy),
