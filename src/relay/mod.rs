@@ -19,7 +19,7 @@ use crate::packet::{Arrival, Packet, SocketSlot};
 use crate::placement::{Destination, HashCache, key_hash};
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters, DropReason};
-use crate::wire::{self, Line};
+use crate::wire::{self, Scanner, Spans};
 use egress::Egress;
 use pool::Pool;
 use std::collections::VecDeque;
@@ -145,6 +145,9 @@ pub struct Relay {
     sequence: u64,
     /// Decisions by name, right for this table only.
     cache: HashCache,
+    scanner: Scanner,
+    /// Where lines are found; always there but while one datagram is taken.
+    spans: Option<Box<Spans>>,
     counters: Counters,
 }
 
@@ -168,6 +171,8 @@ impl Relay {
             handed_over: (0, 0),
             sequence: 0,
             cache: HashCache::new(limits.cache_entries),
+            scanner: Scanner::new(),
+            spans: Some(Box::default()),
             counters: Counters::new(),
             table,
         }
@@ -181,10 +186,19 @@ impl Relay {
         let whole =
             if datagram_bytes > bytes.len() { self.cut(arrival, bytes, datagram_bytes) } else { bytes };
         let mut metrics = 0;
-        for line in wire::scan(whole) {
-            metrics += 1;
-            self.route(arrival, line);
+        // Taken out for the time of the loop, which needs the relay as a whole; a pointer is all that moves.
+        let mut spans = std::mem::take(&mut self.spans);
+        let mut at = 0;
+        while let Some(found) = &mut spans
+            && at < whole.len()
+        {
+            at = self.scanner.scan(whole, at, found);
+            metrics += found.as_slice().len() as u64;
+            for span in found.as_slice() {
+                self.route(arrival, span.line(whole), span.key(whole));
+            }
         }
+        self.spans = spans;
         self.counters.add(Counter::MetricsReceived, metrics);
         if metrics == 0 {
             let blank = if datagram_bytes == 0 { Counter::DatagramsEmpty } else { Counter::DatagramsBlank };
@@ -206,10 +220,10 @@ impl Relay {
 
     /// Finds a line's backend and packs it, or drops it for a reason.
     #[inline]
-    fn route(&mut self, arrival: Arrival, line: Line<'_>) {
-        let key = match (line.key, self.table.rules.malformed) {
+    fn route(&mut self, arrival: Arrival, line: &[u8], key: Option<&[u8]>) {
+        let key = match (key, self.table.rules.malformed) {
             (Some(key), _) => key,
-            (None, Malformed::Forward) => line.bytes,
+            (None, Malformed::Forward) => line,
             (None, Malformed::Drop) => {
                 return self.counters.drop_metrics(DropReason::Malformed, 1, arrival.taken_us);
             }
@@ -230,9 +244,9 @@ impl Relay {
             self.counters.add(Counter::MetricsDiverted, 1);
         }
         if let Some(observer) = &self.table.observer {
-            observer.routed(line.bytes, &self.table.nodes[backend]);
+            observer.routed(line, &self.table.nodes[backend]);
         }
-        self.pack(arrival, line.bytes, backend);
+        self.pack(arrival, line, backend);
     }
 
     /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.

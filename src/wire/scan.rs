@@ -1,89 +1,176 @@
 //! A datagram's lines with their keys, in one pass over the bytes.
 //!
-//! In: a datagram. Out: each line with its routing key. The plain way, [`super::lines`] and [`super::routing_key`], is
-//! its oracle, and serves lines longer than a window and the DogStatsD dialect. Next: `placement/`.
+//! In: a datagram. Out: where its lines and their keys stand, up to [`SPANS_MAX`] at once. The plain way,
+//! [`super::lines`] and [`super::routing_key`], is its oracle, and serves lines longer than a window and the DogStatsD
+//! dialect. Next: `placement/`.
 
-use super::window::{WINDOW_BYTES, masks};
-use super::{lines, routing_key};
+use super::window::{Masks, WINDOW_BYTES};
+use super::{lines, routing_key, window};
 
-/// A line and what decides its backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line<'a> {
+/// Lines that are found at once.
+pub const SPANS_MAX: usize = 64;
+
+/// Where a line stands in its datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Its first byte.
+    start: u32,
+    /// Behind its last byte.
+    end: u32,
+    /// Where its key stands; an empty range if the line is malformed.
+    key_start: u32,
+    key_end: u32,
+}
+
+impl Span {
     /// The line without its end; not empty.
-    pub bytes: &'a [u8],
-    /// Its routing key; `None` if it is malformed.
-    pub key: Option<&'a [u8]>,
-}
-
-/// The lines of a datagram with their keys, in order.
-pub fn scan(datagram: &[u8]) -> Scan<'_> {
-    Scan { rest: datagram }
-}
-
-/// See [`scan`].
-#[derive(Clone, Debug)]
-pub struct Scan<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Scan<'a> {
-    type Item = Line<'a>;
-
     #[inline]
-    fn next(&mut self) -> Option<Line<'a>> {
-        loop {
-            let rest = self.rest;
-            if rest.is_empty() {
-                return None;
-            }
-            let found = match rest.first_chunk::<WINDOW_BYTES>() {
-                Some(window) => masks(window),
-                None => masks(&padded(rest)),
-            };
-            let end = (found.newline.trailing_zeros() as usize).min(rest.len());
-            if end >= WINDOW_BYTES {
-                return self.next_long();
-            }
-            let line = &rest[..end];
-            self.rest = rest.get(end + 1..).unwrap_or(&[]);
-            if line.last() == Some(&b'\r') || line.first() == Some(&b'_') {
-                match plain(line) {
-                    Some(line) => return Some(line),
-                    None => continue,
-                }
-            }
-            if line.is_empty() {
-                continue;
-            }
-            let in_line = (1u64 << end) - 1;
-            let colon = (found.colon & in_line).trailing_zeros() as usize;
-            // Bars behind the colon; without a colon the shift takes all of them away.
-            let bars = (found.bar & in_line).checked_shr(colon as u32).unwrap_or(0);
-            let key = if colon > 0 && bars != 0 { line.get(..colon) } else { None };
-            return Some(Line { bytes: line, key });
+    pub fn line<'a>(&self, datagram: &'a [u8]) -> &'a [u8] {
+        datagram.get(self.start as usize..self.end as usize).unwrap_or(&[])
+    }
+
+    /// Its routing key; `None` if the line is malformed.
+    #[inline]
+    pub fn key<'a>(&self, datagram: &'a [u8]) -> Option<&'a [u8]> {
+        let key = datagram.get(self.key_start as usize..self.key_end as usize)?;
+        (!key.is_empty()).then_some(key)
+    }
+}
+
+/// Some lines of a datagram.
+#[derive(Debug)]
+pub struct Spans {
+    spans: [Span; SPANS_MAX],
+    len: usize,
+}
+
+impl Spans {
+    /// None yet.
+    pub fn new() -> Spans {
+        Spans { spans: [Span::default(); SPANS_MAX], len: 0 }
+    }
+
+    /// The lines found, in order.
+    #[inline]
+    pub fn as_slice(&self) -> &[Span] {
+        &self.spans[..self.len]
+    }
+
+    #[inline(always)]
+    fn push(&mut self, span: Span) {
+        if let Some(place) = self.spans.get_mut(self.len) {
+            *place = span;
+            self.len += 1;
         }
     }
 }
 
-impl<'a> Scan<'a> {
-    /// A line that goes beyond the window.
-    #[cold]
-    fn next_long(&mut self) -> Option<Line<'a>> {
-        let end = memchr::memchr(b'\n', self.rest).unwrap_or(self.rest.len());
-        let (line, rest) = self.rest.split_at(end);
-        self.rest = rest.get(1..).unwrap_or(&[]);
-        plain(line)
+impl Default for Spans {
+    fn default() -> Self {
+        Spans::new()
     }
 }
 
-/// One line by the plain way; `None` if it is empty.
-fn plain(line: &[u8]) -> Option<Line<'_>> {
-    let bytes = lines(line).next()?;
-    Some(Line { bytes, key: routing_key(bytes) })
+/// Finds lines by the fastest way that this processor has.
+#[derive(Clone, Copy, Debug)]
+pub struct Scanner {
+    find: window::Find,
+}
+
+impl Scanner {
+    /// Looks at the processor.
+    pub fn new() -> Scanner {
+        Scanner { find: window::fastest() }
+    }
+
+    /// Finds the next lines of `datagram` from `from` on, at most [`SPANS_MAX`]; returns where to go on, which is the
+    /// datagram's length at its end.
+    #[inline]
+    pub fn scan(&self, datagram: &[u8], from: usize, spans: &mut Spans) -> usize {
+        (self.find)(datagram, from, spans)
+    }
+}
+
+impl Default for Scanner {
+    fn default() -> Self {
+        Scanner::new()
+    }
+}
+
+/// The one pass, over any way to make masks; it is compiled into each of them.
+#[inline(always)]
+pub(super) fn find(
+    datagram: &[u8],
+    from: usize,
+    spans: &mut Spans,
+    masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks,
+) -> usize {
+    spans.len = 0;
+    let mut at = from;
+    while spans.len < SPANS_MAX {
+        let rest = datagram.get(at..).unwrap_or(&[]);
+        if rest.is_empty() {
+            return datagram.len();
+        }
+        let found = match rest.first_chunk::<WINDOW_BYTES>() {
+            Some(window) => masks(window),
+            None => masks(&padded(rest)),
+        };
+        let length = (found.newline.trailing_zeros() as usize).min(rest.len());
+        if length >= WINDOW_BYTES {
+            at = find_long(datagram, at, spans);
+            continue;
+        }
+        let line = &rest[..length];
+        if line.last() == Some(&b'\r') || line.first() == Some(&b'_') {
+            find_plain(datagram, at, at + length, spans);
+        } else if length > 0 {
+            let in_line = (1u64 << length) - 1;
+            let colon = (found.colon & in_line).trailing_zeros();
+            // Bars behind the colon; without a colon the shift takes all of them away.
+            let bars = (found.bar & in_line).checked_shr(colon).unwrap_or(0);
+            let key_length = if bars != 0 { colon } else { 0 };
+            let start = at as u32;
+            spans.push(Span {
+                start,
+                end: start + length as u32,
+                key_start: start,
+                key_end: start + key_length,
+            });
+        }
+        at += length + 1;
+    }
+    at.min(datagram.len())
+}
+
+/// A line that goes beyond the window.
+#[cold]
+fn find_long(datagram: &[u8], at: usize, spans: &mut Spans) -> usize {
+    let rest = datagram.get(at..).unwrap_or(&[]);
+    let end = at + memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+    find_plain(datagram, at, end, spans);
+    end + 1
+}
+
+/// One line by the plain way.
+#[cold]
+fn find_plain(datagram: &[u8], start: usize, end: usize, spans: &mut Spans) {
+    let Some(line) = datagram.get(start..end).and_then(|line| lines(line).next()) else { return };
+    // A key is a piece of its line: its place is the distance between the two.
+    let (key_start, key_length) = match routing_key(line) {
+        Some(key) => (start + (key.as_ptr().addr() - line.as_ptr().addr()), key.len()),
+        None => (start, 0),
+    };
+    spans.push(Span {
+        start: start as u32,
+        end: (start + line.len()) as u32,
+        key_start: key_start as u32,
+        key_end: (key_start + key_length) as u32,
+    });
 }
 
 /// The last bytes of a datagram, with zeroes behind them.
-#[inline]
+#[inline(always)]
 fn padded(rest: &[u8]) -> [u8; WINDOW_BYTES] {
     let mut window = [0; WINDOW_BYTES];
     window[..rest.len()].copy_from_slice(rest);
@@ -95,8 +182,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn naive(datagram: &[u8]) -> Vec<Line<'_>> {
-        lines(datagram).map(|bytes| Line { bytes, key: routing_key(bytes) }).collect()
+    type Found = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+    fn naive(datagram: &[u8]) -> Found {
+        lines(datagram).map(|line| (line.to_vec(), routing_key(line).map(<[u8]>::to_vec))).collect()
+    }
+
+    /// What each way finds; all of them have to agree.
+    fn found(datagram: &[u8]) -> Found {
+        let mut answers: Vec<Found> = window::all().map(|find| found_by(find, datagram)).collect();
+        assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
+        answers.swap_remove(0)
+    }
+
+    fn found_by(find: window::Find, datagram: &[u8]) -> Found {
+        let mut all = Vec::new();
+        let mut spans = Spans::new();
+        let mut at = 0;
+        while at < datagram.len() {
+            let next = find(datagram, at, &mut spans);
+            assert!(next > at);
+            at = next;
+            let span = |span: &Span| (span.line(datagram).to_vec(), span.key(datagram).map(<[u8]>::to_vec));
+            all.extend(spans.as_slice().iter().map(span));
+        }
+        all
     }
 
     #[test]
@@ -111,10 +221,16 @@ mod tests {
                     *byte = b'|';
                 }
                 let datagram = [b"first:1|c\n", &line[..], b"\n", &line[..], b"\r\nlast:1|c"].concat();
-                assert_eq!(scan(&datagram).collect::<Vec<_>>(), naive(&datagram), "{length}, {colon}");
-                assert_eq!(scan(&line).collect::<Vec<_>>(), naive(&line), "{length}, {colon} alone");
+                assert_eq!(found(&datagram), naive(&datagram), "{length}, {colon}");
+                assert_eq!(found(&line), naive(&line), "{length}, {colon} alone");
             }
         }
+    }
+
+    #[test]
+    fn more_lines_than_are_found_at_once() {
+        let datagram = b"a:1|c\n\n_sc|name|0\n".repeat(3 * SPANS_MAX);
+        assert_eq!(found(&datagram), naive(&datagram));
     }
 
     proptest! {
@@ -128,7 +244,7 @@ mod tests {
                 0..400,
             )
         ) {
-            prop_assert_eq!(scan(&datagram).collect::<Vec<_>>(), naive(&datagram));
+            prop_assert_eq!(found(&datagram), naive(&datagram));
         }
 
         #[test]
@@ -143,8 +259,7 @@ mod tests {
             crlf in any::<bool>(),
         ) {
             let datagram = pieces.join(if crlf { "\r\n" } else { "\n" });
-            let datagram = datagram.as_bytes();
-            prop_assert_eq!(scan(datagram).collect::<Vec<_>>(), naive(datagram));
+            prop_assert_eq!(found(datagram.as_bytes()), naive(datagram.as_bytes()));
         }
     }
 }
