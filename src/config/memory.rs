@@ -157,6 +157,6 @@ mod tests {
             r#"{{"nodes": [{}], "workers": 64, "maxPacketSize": 65507, "maxDatagramSize": 65507}}"#,
             nodes.join(",")
         ));
-        assert!(bound.total_bytes() < 16 << 30, "{bound}");
+        assert!(bound.total_bytes() < 32 << 30, "{bound}");
     }
 }

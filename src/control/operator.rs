@@ -125,7 +125,15 @@ impl Operator {
     }
 
     fn memory(&self) -> MemoryView {
-        MemoryView { heap: alloc::figures(), resident_bytes: host::resident_bytes(), ..MemoryView::default() }
+        let control = &self.control;
+        // Every worker has a socket of its own for each backend whose address is known.
+        let resolved = control.backends().iter().filter(|backend| backend.address().is_some()).count();
+        MemoryView {
+            heap: alloc::figures(),
+            packet_pool_bytes: control.packet_pool_bytes,
+            send_buffer_bytes: (control.seats.len() * resolved) as u64 * control.send_buffer_granted_bytes,
+            resident_bytes: host::resident_bytes(),
+        }
     }
 }
 

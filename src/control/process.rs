@@ -14,17 +14,17 @@ use super::stop;
 use super::table::{self, Publisher};
 use super::{Options, watch};
 use crate::config::{Config, MemoryBound};
-use crate::driver::uring::refusal;
+use crate::driver::uring::{KernelRing, refusal};
 use crate::driver::{DriverError, Waker, socket};
 use crate::exit;
 use crate::relay::Phase;
 use crate::stats::WorkerShared;
-use crate::worker::{self, Ended, Limits, Report, WorkerSetup};
+use crate::worker::{self, Ended, Report, WorkerSetup};
 use arc_swap::ArcSwap;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -52,9 +52,10 @@ pub fn run_with(config: Config, options: Options, started: impl FnOnce(ProxyHand
         Ok(sockets) => sockets,
         Err(failure) => return failure.tell(),
     };
+    let rings_bytes = net::RING_BYTES + KernelRing::bytes(&config.limits().driver(), config.listen.len());
     match net::run_local(live(config, options, sockets, started)) {
         Ok(code) => code,
-        Err(error) => refused(error).tell(),
+        Err(error) => refused(error, rings_bytes).tell(),
     }
 }
 
@@ -95,8 +96,8 @@ impl Failure {
     }
 }
 
-/// The control thread's own ring could not be made.
-fn refused(error: io::Error) -> Failure {
+/// The control thread's own ring could not be made. `rings_bytes` is what it and a worker's need of locked memory.
+fn refused(error: io::Error, rings_bytes: usize) -> Failure {
     let is_refusal = matches!(
         error.raw_os_error(),
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::ENOMEM)
@@ -104,7 +105,7 @@ fn refused(error: io::Error) -> Failure {
     if !is_refusal {
         return Failure::system(format!("the control thread cannot start: {error}"));
     }
-    let error = refusal::refusal("io_uring_setup", error, net::RING_BYTES, &refusal::Host::read());
+    let error = refusal::refusal("io_uring_setup", error, rings_bytes, &refusal::Host::read());
     Failure { words: error.to_string(), code: exit::NO_ENGINE }
 }
 
@@ -116,6 +117,7 @@ struct Sockets {
     admin: Vec<TcpListener>,
     management: Vec<SocketAddr>,
     degraded: Vec<String>,
+    send_buffer_granted_bytes: u64,
 }
 
 /// Keeps signals away from every thread that starts from here on, and binds the sockets. What arrives from now on
@@ -133,12 +135,21 @@ fn bind(config: &Config) -> Result<Sockets, Failure> {
         management: management.map_err(|error| Failure::system(format!("the admin port: {error}")))?,
         admin,
         degraded: listeners.skipped.iter().map(skipped).collect(),
+        send_buffer_granted_bytes: send_buffer_granted(config.send_buffer_bytes),
     })
+}
+
+/// What the kernel grants one socket to a backend that asks for so much, in bytes; tried out on a socket that sends
+/// nothing. 0 if it cannot be told.
+fn send_buffer_granted(asked_bytes: usize) -> u64 {
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let granted = socket::connect_backend(nobody, asked_bytes)
+        .and_then(|socket| socket2::SockRef::from(&socket).send_buffer_size());
+    granted.map_or(0, |bytes| bytes as u64)
 }
 
 /// The proxy's life on the control thread's runtime.
 async fn live(config: Config, options: Options, sockets: Sockets, started: impl FnOnce(ProxyHandle)) -> u8 {
-    let limits = config.limits();
     let memory = MemoryBound::new(&config).to_string();
     let (publisher, seats) = match seats(&config) {
         Ok(seats) => seats,
@@ -146,7 +157,7 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
     };
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
-    let Sockets { workers, listen, admin, management, degraded } = sockets;
+    let Sockets { workers, listen, admin, management, degraded, send_buffer_granted_bytes } = sockets;
     let control = Control::new(Parts {
         config,
         options,
@@ -154,7 +165,7 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
         publisher,
         listen,
         management,
-        sockets_max: limits.sockets_max,
+        send_buffer_granted_bytes,
     });
     control.degraded.borrow_mut().extend(degraded);
     if control.options.debug {
@@ -164,7 +175,7 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
     control.look_up(&backends).await;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
-    let mut process = match Process::start(control, workers, limits, report, reports) {
+    let mut process = match Process::start(control, workers, report, reports) {
         Ok(process) => process,
         Err(failure) => return failure.tell(),
     };
@@ -200,9 +211,16 @@ fn start_debug_log(control: &Rc<Control>) {
     control.observers.borrow_mut().debug = Some(log);
 }
 
+/// A number of things, in words.
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// What happens to a running process.
 #[derive(Debug)]
 pub enum Event {
+    /// A worker reported something that needs no decision.
+    Noted,
     /// SIGHUP.
     Reload,
     /// A stop is wanted: the signal's number, or `None` if a [`ProxyHandle`] asked.
@@ -233,7 +251,6 @@ impl Process {
     fn start(
         control: Rc<Control>,
         listeners: Vec<Vec<UdpSocket>>,
-        limits: Limits,
         report: mpsc::Sender<Report>,
         reports: mpsc::Receiver<Report>,
     ) -> Result<Process, Failure> {
@@ -246,7 +263,7 @@ impl Process {
                 shared: control.seats[index].shared.clone(),
                 waker: control.publisher.wakers[index].clone(),
                 reports: report.clone(),
-                limits,
+                limits: control.limits,
             };
             let thread = worker::spawn(setup)
                 .map_err(|error| Failure::system(format!("no thread for worker {index}: {error}")))?;
@@ -268,7 +285,7 @@ impl Process {
                     return Err(Failure { words: "stopped before it was ready".to_owned(), code: exit::OK });
                 }
                 // The config was read a moment ago.
-                Ok(Event::Reload) => {}
+                Ok(Event::Reload | Event::Noted) => {}
                 Err(_) => return Err(Failure::system("the workers did not arm their receives in time")),
             }
         }
@@ -296,11 +313,11 @@ impl Process {
             control.degraded.borrow_mut().push(words);
         }
         tracing::info!(
-            "ready: metrics at {}, admin port at {}, {} backends, {} workers on {}, receive buffer {} bytes each, {}",
+            "ready: metrics at {}, admin port at {}, {}, {} on {}, receive buffer {} bytes each, {}",
             list(&control.listen),
             list(&control.management),
-            config.nodes.len(),
-            control.seats.len(),
+            count(config.nodes.len(), "backend"),
+            count(control.seats.len(), "worker"),
             facts.engine,
             facts.receive_buffer_bytes,
             memory.lines().next().unwrap_or_default(),
@@ -330,6 +347,7 @@ impl Process {
                     // Both outcomes go to the log there.
                     net::spawn(async move { drop(control.reload().await) });
                 }
+                Event::Noted => {}
                 Event::Stop(signal) => return stop::stop(self, signal).await,
                 Event::Ended { worker, end } => {
                     return stop::fail(self, Failure::of_worker(worker, &end)).await;
@@ -338,31 +356,21 @@ impl Process {
         }
     }
 
-    /// The next event; what needs no decision is dealt with here. May be dropped while it waits.
+    /// The next event. May be dropped while it waits.
     pub async fn event(&mut self) -> Event {
-        loop {
-            let report = tokio::select! {
-                biased;
-                report = self.reports.recv() => report,
-                signal = self.signals.next() => return match signal {
-                    Signal::Reload => Event::Reload,
-                    Signal::Stop(number) => Event::Stop(Some(number)),
-                },
-                () = self.stop.notified() => return Event::Stop(None),
-            };
-            if let Some(Report::Ended { worker, end }) = report {
-                if let (Some(seat), Ok(end)) = (self.ended.get_mut(worker), &end) {
-                    *seat = Some(Ok(*end));
-                }
-                return Event::Ended { worker, end };
-            }
-            if let Some(report) = report {
-                self.note(report);
-            }
+        tokio::select! {
+            biased;
+            // `None` after the last worker is gone: then only the other branches count.
+            Some(report) = self.reports.recv() => self.note(report),
+            signal = self.signals.next() => match signal {
+                Signal::Reload => Event::Reload,
+                Signal::Stop(number) => Event::Stop(Some(number)),
+            },
+            () = self.stop.notified() => Event::Stop(None),
         }
     }
 
-    fn note(&self, report: Report) {
+    fn note(&self, report: Report) -> Event {
         match report {
             Report::Ready { worker, facts } => {
                 if let Some(seat) = self.control.seats.get(worker) {
@@ -393,8 +401,9 @@ impl Process {
                     "the sockets could not be fenced: {error}; what arrives during the stop may be lost"
                 );
             }
-            Report::Ended { .. } => {}
+            Report::Ended { worker, end } => return Event::Ended { worker, end },
         }
+        Event::Noted
     }
 }
 
@@ -428,5 +437,102 @@ impl Doors {
         for task in self.accepting {
             let _ = task.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reload::tests::config;
+    use super::*;
+    use crate::stats::Counter;
+    use std::net::TcpStream;
+    use std::sync::mpsc as std_mpsc;
+
+    fn anywhere() -> Vec<SocketAddr> {
+        vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]
+    }
+
+    fn options() -> Options {
+        Options { config_path: None, debug: false }
+    }
+
+    /// A proxy in this process, its handle, and the thread that ends with its exit code; `None` where io_uring is
+    /// refused.
+    fn start(config: Config) -> Option<(ProxyHandle, JoinHandle<u8>)> {
+        let (give, take) = std_mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            run_with(config, options(), |handle| {
+                let _ = give.send(handle);
+            })
+        });
+        if let Ok(handle) = take.recv_timeout(Duration::from_secs(60)) {
+            return Some((handle, thread));
+        }
+        assert_eq!(thread.join().unwrap(), exit::NO_ENGINE, "only a refusal may keep it from starting");
+        eprintln!("skipped: io_uring is refused here");
+        None
+    }
+
+    #[test]
+    fn a_proxy_in_process_is_fed_read_stopped_and_leaves_nothing_behind() {
+        let backend = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut config = config(&[&backend.local_addr().unwrap().to_string()]);
+        (config.listen, config.management, config.workers) = (anywhere(), anywhere(), 2);
+        let Some((proxy, thread)) = start(config.clone()) else { return };
+        assert_eq!((proxy.workers().len(), proxy.routes().live.alive()), (2, 1));
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        sender.send_to(b"gorets:1|c", proxy.listen()[0]).unwrap();
+        backend.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut line = [0; 64];
+        let length = backend.recv(&mut line).unwrap();
+        assert_eq!(&line[..length], b"gorets:1|c");
+        let mut latency = crate::stats::Latency::new();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while latency.get(crate::stats::LatencyKind::Residence).is_empty() {
+            proxy.collect_latency(&mut latency);
+            assert!(std::time::Instant::now() < deadline, "the metric's latency was not recorded");
+        }
+        // Two askings are one stop, and an idle client of the admin port does not hold it up.
+        let _idle = TcpStream::connect(proxy.management()[0]).unwrap();
+        proxy.stop();
+        proxy.stop();
+        assert_eq!(thread.join().unwrap(), exit::OK);
+        assert_eq!(proxy.counters().get(Counter::MetricsSent), 1);
+        assert_eq!(proxy.counters().imbalance(), 0);
+        // The kernel takes a ring down in its own time, and only then lets its sockets go.
+        while UdpSocket::bind(proxy.listen()[0]).is_err() {
+            assert!(std::time::Instant::now() < deadline, "the port was not given back");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // The same ports can be had again.
+        config.listen = proxy.listen().to_vec();
+        config.management = proxy.management().to_vec();
+        let Some((again, thread)) = start(config) else { return };
+        again.stop();
+        assert_eq!(thread.join().unwrap(), exit::OK);
+    }
+
+    #[test]
+    fn a_taken_port_ends_the_start_with_its_exit_code() {
+        let held = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut config = config(&["127.0.0.1:9"]);
+        (config.listen, config.management) = (vec![held.local_addr().unwrap()], anywhere());
+        let code = run_with(config, options(), |_| panic!("it is not ready"));
+        assert_eq!(code, exit::SYSTEM);
+    }
+
+    #[test]
+    fn what_ended_a_worker_has_its_own_code() {
+        let codes = [
+            (Err(DriverError::Refused("no".to_owned())), exit::NO_ENGINE),
+            (Err(DriverError::System { operation: "enter", source: io::Error::other("x") }), exit::SYSTEM),
+            (Ok(Ended::Panicked), exit::INTERNAL),
+            (Ok(Ended::Drained), exit::INTERNAL),
+        ];
+        for (end, code) in codes {
+            assert_eq!(Failure::of_worker(0, &end).code, code, "{end:?}");
+        }
+        assert_eq!(refused(io::Error::from_raw_os_error(libc::EPERM), 1).code, exit::NO_ENGINE);
+        assert_eq!(refused(io::Error::from_raw_os_error(libc::EMFILE), 1).code, exit::SYSTEM);
     }
 }

@@ -16,6 +16,7 @@ use crate::config::{Check, Config, Node, load};
 use crate::driver::Facts;
 use crate::relay::Phase;
 use crate::stats::{Counters, Latency, WorkerShared};
+use crate::worker::Limits;
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -49,8 +50,12 @@ pub struct Control {
     pub listen: Vec<SocketAddr>,
     /// Where the admin port listens, as bound.
     pub management: Vec<SocketAddr>,
-    /// Sockets for backends that a worker can hold.
-    pub sockets_max: usize,
+    /// The bounds of each worker, set at start.
+    pub limits: Limits,
+    /// Packets of all workers, used or not, in bytes; set at start.
+    pub packet_pool_bytes: u64,
+    /// Send buffer that the kernel grants one socket to a backend, in bytes.
+    pub send_buffer_granted_bytes: u64,
     /// Looks names up.
     pub resolver: Resolver,
     /// Checks that may still be started.
@@ -92,14 +97,18 @@ pub struct Parts {
     pub listen: Vec<SocketAddr>,
     /// Where the admin port listens, as bound.
     pub management: Vec<SocketAddr>,
-    /// Sockets for backends that a worker can hold.
-    pub sockets_max: usize,
+    /// Send buffer that the kernel grants one socket to a backend, in bytes.
+    pub send_buffer_granted_bytes: u64,
 }
 
 impl Control {
     /// The state at start; nothing is published yet.
     pub fn new(parts: Parts) -> Rc<Control> {
-        let Parts { config, options, seats, publisher, listen, management, sockets_max } = parts;
+        let Parts { config, options, seats, publisher, listen, management, send_buffer_granted_bytes } =
+            parts;
+        let limits = config.limits();
+        let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
+        let pool_bytes = pool.packets * pool.packet_bytes + pool.oversize * pool.oversize_bytes;
         let backends = config.nodes.iter().map(|node| Rc::new(Backend::new(node.clone(), config.check)));
         Rc::new(Control {
             options,
@@ -107,7 +116,9 @@ impl Control {
             publisher,
             listen,
             management,
-            sockets_max,
+            limits,
+            packet_pool_bytes: (config.workers * pool_bytes) as u64,
+            send_buffer_granted_bytes,
             resolver: Resolver::new(),
             probes: Semaphore::new(PROBES_MAX),
             started: Instant::now(),
@@ -250,7 +261,7 @@ impl Control {
         // A name among the listening hosts, or a hung network file system, may block it.
         let loaded = offload("reload", move || load(&path)).await.map_err(|error| error.to_string())?;
         let loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
-        let changes = reload::compare(&self.config(), &loaded.config, self.sockets_max)
+        let changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
             .map_err(|refusal| refusal.to_string())?;
         if self.stopping.get() {
             return Err("refused: a stop is under way".to_owned());

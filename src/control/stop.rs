@@ -68,7 +68,7 @@ async fn go_on(process: &mut Process, deadline: Instant) -> Result<(), u8> {
             Ok(Event::Ended { worker, end }) => {
                 return Err(Box::pin(fail(process, Failure::of_worker(worker, &end))).await);
             }
-            Ok(Event::Stop(None) | Event::Reload) => {}
+            Ok(Event::Stop(None) | Event::Reload | Event::Noted) => {}
         }
     }
 }
@@ -100,7 +100,7 @@ async fn workers_ended(process: &mut Process, deadline: Instant) -> Result<(), O
                 }
                 process.ended[worker] = Some(end);
             }
-            Ok(Event::Stop(None) | Event::Reload) => {}
+            Ok(Event::Stop(None) | Event::Reload | Event::Noted) => {}
         }
     }
     // They have said their last words: this takes no time.
@@ -117,10 +117,10 @@ fn cut_off(process: &Process, signal: u8) -> u8 {
     SIGNALLED + signal
 }
 
-/// The exit code of how the workers ended.
+/// The exit code of how the workers ended: the gravest counts.
 fn conclude(process: &Process) -> u8 {
     account(process);
-    let mut code = exit::OK;
+    let (mut cut_short, mut failed, mut panicked) = (false, false, false);
     for (worker, end) in process.ended.iter().enumerate() {
         match end {
             Some(Ok(Ended::Drained)) => {}
@@ -128,13 +128,18 @@ fn conclude(process: &Process) -> u8 {
                 tracing::warn!(
                     "worker {worker}: the time ran out; {metrics_dropped} metrics were dropped and counted as shutdown"
                 );
-                code = code.max(exit::CUT_SHORT);
+                cut_short = true;
             }
-            Some(Ok(Ended::Panicked)) => code = exit::INTERNAL,
-            Some(Err(_)) | None => code = exit::SYSTEM,
+            Some(Ok(Ended::Panicked)) => panicked = true,
+            Some(Err(_)) | None => failed = true,
         }
     }
-    code
+    match () {
+        _ if panicked => exit::INTERNAL,
+        _ if failed => exit::SYSTEM,
+        _ if cut_short => exit::CUT_SHORT,
+        _ => exit::OK,
+    }
 }
 
 fn account(process: &Process) {

@@ -49,6 +49,10 @@ pub enum Flow {
 
 /// What happened, told to the worker one by one, in order.
 pub trait Events {
+    /// Whether a datagram is wanted now; asked once per [`Driver::deliver`], before the first.
+    fn flow(&self) -> Flow {
+        Flow::More
+    }
     /// A datagram arrived. `bytes` is what there was room for, `datagram_bytes` its true length.
     fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow;
     /// A pushed packet comes back with what the kernel said to it. Every pushed packet comes back exactly once.

@@ -15,7 +15,7 @@ impl LiveSet {
     pub fn new(flags: impl IntoIterator<Item = bool>) -> LiveSet {
         let mut set = LiveSet { words: Vec::new(), len: 0, alive: 0 };
         for flag in flags {
-            if set.len % 64 == 0 {
+            if set.len.is_multiple_of(64) {
                 set.words.push(0);
             }
             if flag {

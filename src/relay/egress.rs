@@ -35,10 +35,11 @@ impl Egress {
     /// Queues a packet at its place; the caller has checked the bounds. If it fits into the newest one waiting, its
     /// lines go there and it comes back, free: a trickle for a busy backend would else fill the queue with near-empty packets.
     pub fn wait(&mut self, packet: Packet, packet_bytes_max: usize) -> Option<Packet> {
-        if let Some(newest) = self.backlog.back_mut() {
-            if newest.sequence < packet.sequence && newest.absorb(&packet, packet_bytes_max) {
-                return Some(packet);
-            }
+        if let Some(newest) = self.backlog.back_mut()
+            && newest.sequence < packet.sequence
+            && newest.absorb(&packet, packet_bytes_max)
+        {
+            return Some(packet);
         }
         self.backlog_bytes += packet.capacity();
         insert_by_sequence(&mut self.backlog, packet);

@@ -15,6 +15,7 @@ pub use pool::PoolSize;
 pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Arrival, Packet, SocketSlot};
+use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters, DropReason};
 use crate::wire;
 use egress::Egress;
@@ -48,11 +49,11 @@ impl RelayLimits {
         PoolSize {
             packets: nodes
                 + self.sends_max
-                + self.packets_per_datagram(packet_bytes)
+                + self.packets_per_datagram(nodes, packet_bytes)
                 + self.backlog_bytes_max / packet_bytes,
             packet_bytes,
             oversize: if self.datagram_bytes_max > packet_bytes {
-                2 * (self.datagram_bytes_max / packet_bytes + 1)
+                2 * self.oversize_per_datagram(packet_bytes)
             } else {
                 0
             },
@@ -60,9 +61,15 @@ impl RelayLimits {
         }
     }
 
-    /// Most packets that the lines of one datagram can close.
-    fn packets_per_datagram(&self, packet_bytes: usize) -> usize {
-        2 * (self.datagram_bytes_max / packet_bytes + 1)
+    /// Most packets that the lines of one datagram can open: one for each backend that it has a line for (two bytes
+    /// with its newline at least), whose open packet may be full already, and those that they then fill.
+    fn packets_per_datagram(&self, nodes: usize, packet_bytes: usize) -> usize {
+        nodes.min(self.datagram_bytes_max / 2 + 1) + 2 * (self.datagram_bytes_max / packet_bytes + 1)
+    }
+
+    /// Most metrics of one datagram that go alone, in packets of their own size.
+    fn oversize_per_datagram(&self, packet_bytes: usize) -> usize {
+        self.datagram_bytes_max / packet_bytes + 1
     }
 }
 
@@ -101,7 +108,6 @@ pub struct Relay {
     ready: VecDeque<Packet>,
     /// Open packets in the order of their deadlines; entries of packets closed since are stale.
     opened: VecDeque<Opened>,
-    open_count: usize,
     /// Backends whose socket was busy, and when they are tried again.
     busy: Vec<usize>,
     busy_retry_us: u64,
@@ -126,7 +132,6 @@ impl Relay {
             egress,
             ready: VecDeque::with_capacity(packets),
             opened: VecDeque::with_capacity(packets),
-            open_count: 0,
             busy_retry_us: 0,
             backlog_bytes: 0,
             handed_over: (0, 0),
@@ -240,7 +245,6 @@ impl Relay {
         let egress = &mut self.egress[backend];
         egress.opened += 1;
         egress.open = Some(packet);
-        self.open_count += 1;
         if alone {
             self.close(backend);
         } else {
@@ -271,6 +275,9 @@ impl Relay {
     }
 
     fn remember_deadline(&mut self, backend: usize) {
+        if is_planted(Defect::DeadlineIgnored) {
+            return;
+        }
         if self.opened.len() == self.opened.capacity() {
             let egress = &self.egress;
             self.opened.retain(|entry| is_current(egress, *entry));
@@ -281,7 +288,6 @@ impl Relay {
     /// Closes the open packet of a backend: it is ready, or waits behind others if the socket is busy.
     fn close(&mut self, backend: usize) {
         let Some(mut packet) = self.egress[backend].open.take() else { return };
-        self.open_count -= 1;
         self.sequence += 1;
         packet.sequence = self.sequence;
         if self.egress[backend].busy {
@@ -293,11 +299,10 @@ impl Relay {
 
     /// Whether the lines of one more datagram will find packets.
     pub fn has_room(&self) -> bool {
-        let per_datagram = self.limits.packets_per_datagram(self.table.rules.packet_bytes_max);
-        let opens = self.egress.len() - self.open_count;
-        let oversize = self.limits.datagram_bytes_max > self.table.rules.packet_bytes_max;
-        let enough = self.pool.free() >= opens + per_datagram
-            && (!oversize || 2 * self.pool.free_oversize() >= per_datagram)
+        let packet_bytes = self.table.rules.packet_bytes_max;
+        let oversize = self.limits.datagram_bytes_max > packet_bytes;
+        let enough = self.pool.free() >= self.limits.packets_per_datagram(self.egress.len(), packet_bytes)
+            && (!oversize || self.pool.free_oversize() >= self.limits.oversize_per_datagram(packet_bytes))
             && self.ready.len() < self.limits.sends_max;
         // With nothing to hand over, transmitting would free nothing: go on, and count what finds no packet.
         enough || (self.ready.is_empty() && self.handed_over.0 == 0)

@@ -5,6 +5,7 @@
 use super::egress::insert_by_sequence;
 use super::{BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, REFUSED_ATTEMPTS_MAX, Relay, UNREACHABLE_ATTEMPTS_MAX};
 use crate::packet::{Packet, SendOutcome};
+use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, DropReason};
 
 /// What the worker should tell control after an outcome.
@@ -59,7 +60,9 @@ impl Relay {
         let backend = packet.backend;
         if !self.egress[backend].busy {
             self.egress[backend].busy = true;
-            self.busy.push(backend);
+            if !is_planted(Defect::BusyPacketLost) {
+                self.busy.push(backend);
+            }
             let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
             self.busy_retry_us = now_us + pause_us;
         }
@@ -80,7 +83,9 @@ impl Relay {
         let backend = packet.backend;
         let hint = self.table.nodes[backend].counters.refused();
         packet.attempts += 1;
-        if packet.attempts > attempts_max {
+        if is_planted(Defect::RefusedPacketLost) {
+            self.accepted(packet);
+        } else if packet.attempts > attempts_max {
             self.discard(packet, reason, now_us);
         } else if self.egress[backend].busy {
             self.wait_or_drop(packet, now_us);
@@ -94,7 +99,9 @@ impl Relay {
     pub(super) fn discard(&mut self, packet: Packet, reason: DropReason, now_us: u64) {
         let metrics = u64::from(packet.metrics);
         self.counters.settle(metrics);
-        self.counters.drop_metrics(reason, metrics, now_us);
+        if !is_planted(Defect::DropUncounted) {
+            self.counters.drop_metrics(reason, metrics, now_us);
+        }
         if let Some(node) = self.table.nodes.get(packet.backend) {
             node.counters.dropped(metrics);
         }

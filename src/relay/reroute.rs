@@ -38,7 +38,11 @@ impl Relay {
             self.table.nodes.iter().map(|node| places.get(&*node.name).copied()).collect();
         let socket_of = |index: usize| sockets.get(index).copied().flatten();
 
-        let mut gone: Vec<Packet> = Vec::new();
+        let mut gone: Vec<(Packet, DropReason)> = Vec::new();
+        // One that is listed but has no socket could not be given one.
+        let reason_of = |old: usize| {
+            if place_of[old].is_some() { DropReason::SendFailed } else { DropReason::NodeRemoved }
+        };
         let mut kept: Vec<Egress> =
             (0..table.nodes.len()).map(|index| Egress::new(socket_of(index))).collect();
         for (old, mut egress) in std::mem::take(&mut self.egress).into_iter().enumerate() {
@@ -52,9 +56,9 @@ impl Relay {
                 }
                 None => {
                     self.backlog_bytes -= egress.backlog_bytes();
-                    self.open_count -= usize::from(egress.open.is_some());
-                    gone.extend(egress.open.take());
-                    gone.extend(std::iter::from_fn(|| egress.next_back()));
+                    let open = egress.open.take();
+                    let left = open.into_iter().chain(std::iter::from_fn(|| egress.next_back()));
+                    gone.extend(left.map(|packet| (packet, reason_of(old))));
                 }
             }
         }
@@ -64,12 +68,15 @@ impl Relay {
                     (packet.backend, packet.socket) = (new, socket);
                     self.ready.push_back(packet);
                 }
-                None => gone.push(packet),
+                None => {
+                    let reason = reason_of(packet.backend);
+                    gone.push((packet, reason));
+                }
             }
         }
-        for packet in gone {
+        for (packet, reason) in gone {
             // The old table still stands here, so the drop is counted at the backend that is gone.
-            self.discard(packet, DropReason::NodeRemoved, now_us);
+            self.discard(packet, reason, now_us);
         }
         self.egress = kept;
         self.renew_lists();

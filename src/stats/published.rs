@@ -40,7 +40,7 @@ impl Published {
                 *value = word.load(Ordering::Relaxed);
             }
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.sequence.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.sequence.load(Ordering::Relaxed) == before {
                 return Counters::from_words(&copy);
             }
             // The writer may have been pre-empted in the middle: let it run.

@@ -14,10 +14,10 @@ use memchr::memchr;
 /// An event whose length field makes no sense, or says more than there is, is keyed like a metric.
 #[inline]
 pub fn routing_key(line: &[u8]) -> Option<&[u8]> {
-    if line.first() == Some(&b'_') {
-        if let Some(key) = event_title(line).or_else(|| service_check_name(line)) {
-            return Some(key);
-        }
+    if line.first() == Some(&b'_')
+        && let Some(key) = event_title(line).or_else(|| service_check_name(line))
+    {
+        return Some(key);
     }
     let end = memchr(b':', line)?;
     if end == 0 {

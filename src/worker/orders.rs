@@ -46,7 +46,7 @@ impl<D: Driver> Worker<D> {
             return Ok(());
         }
         let same_nodes = Arc::ptr_eq(&table.nodes, &self.relay.table().nodes);
-        if !same_nodes {
+        if !same_nodes || !self.sockets.has_all(&table) {
             // Everything that can leave leaves by the old table; only what busy sockets hold back stays.
             self.hand_over(Flush::All)?;
             self.settle()?;

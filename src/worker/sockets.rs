@@ -27,8 +27,20 @@ impl Sockets {
         Sockets { slots: std::iter::repeat_with(|| None).take(sockets_max).collect() }
     }
 
+    /// Whether every backend of a table has its socket already.
+    pub fn has_all(&self, table: &RouteTable) -> bool {
+        table.nodes.iter().all(|node| {
+            node.address.is_none_or(|address| {
+                self.find(&node.name).is_some_and(|index| {
+                    self.slots[index].as_ref().is_some_and(|open| open.address == address)
+                })
+            })
+        })
+    }
+
     /// The slots for a table: those it has are kept, missing ones are made. A backend that moved keeps its slot and
-    /// gets a socket to its new address. Sockets that are no longer needed stay until [`Sockets::release`].
+    /// gets a socket to its new address; if that fails it has none, rather than one to where it no longer is, until
+    /// the next table. Sockets that are no longer needed stay until [`Sockets::release`].
     pub fn follow(
         &mut self,
         table: &RouteTable,
@@ -57,7 +69,7 @@ impl Sockets {
                     }
                     Err(error) => {
                         reporter.tell(Report::SocketFailed { node: Arc::clone(&node.name), error });
-                        known.map(slot)
+                        None
                     }
                 }
             })

@@ -59,8 +59,14 @@ pub struct Worker<D: Driver> {
     batch: Batch,
     /// Whether the last wake-up brought datagrams.
     flowing: bool,
-    /// Nothing that comes from now on arrived before this; `None` after an idle sleep.
-    known_empty_us: Option<u64>,
+    /// Nothing that comes from now on arrived before this, as far as is known.
+    known_empty_us: u64,
+    /// That moment is only the end of an idle sleep.
+    after_idle: bool,
+    /// Whether the last batch took everything that there was.
+    took_all: bool,
+    /// When the wait that began this batch returned.
+    taken_us: u64,
     /// The clock before the last enter, which submitted what was pushed, and after it.
     submitted_us: u64,
     woke_us: u64,
@@ -97,7 +103,10 @@ impl<D: Driver> Worker<D> {
             is_ready: false,
             batch: Batch::default(),
             flowing: false,
-            known_empty_us: None,
+            known_empty_us: now_us,
+            after_idle: true,
+            took_all: true,
+            taken_us: now_us,
             submitted_us: now_us,
             woke_us: now_us,
             drops_read_us: now_us,
@@ -112,6 +121,11 @@ impl<D: Driver> Worker<D> {
         let was_armed = self.driver.is_armed();
         let woke_before_us = self.woke_us;
         self.enter(wait)?;
+        self.taken_us = self.woke_us;
+        if wait == Wait::Event && self.took_all {
+            // How long the sleep was says nothing about when the datagram that ended it arrived.
+            (self.known_empty_us, self.after_idle) = (self.woke_us, true);
+        }
         let whole = self.take()?;
         self.learn(wait, was_armed && whole, woke_before_us);
         if !self.is_ready && self.driver.is_armed() {
@@ -177,7 +191,8 @@ impl<D: Driver> Worker<D> {
     fn take(&mut self) -> Result<bool, DriverError> {
         self.batch = Batch::default();
         for round in 0..ROUNDS_MAX {
-            if self.deliver() == Delivered::All {
+            self.took_all = self.deliver() == Delivered::All;
+            if self.took_all {
                 return Ok(round == 0);
             }
             self.hand_over(Flush::Due)?;
@@ -187,11 +202,8 @@ impl<D: Driver> Worker<D> {
     }
 
     fn deliver(&mut self) -> Delivered {
-        let arrival = Arrival {
-            bound_us: self.known_empty_us.unwrap_or(self.woke_us),
-            taken_us: self.woke_us,
-            after_idle: self.known_empty_us.is_none(),
-        };
+        let arrival =
+            Arrival { bound_us: self.known_empty_us, taken_us: self.taken_us, after_idle: self.after_idle };
         self.driver.deliver(&mut Sink {
             relay: &mut self.relay,
             latency: &mut self.latency,
@@ -199,6 +211,7 @@ impl<D: Driver> Worker<D> {
             batch: &mut self.batch,
             arrival,
             submitted_us: self.submitted_us,
+            woke_us: self.woke_us,
         })
     }
 
@@ -236,8 +249,9 @@ impl<D: Driver> Worker<D> {
             && let Some(sleep_us) = self.coalescing.sleep_us(now_us)
         {
             // The oldest datagram that this sleep can contain arrived when the socket was last known empty.
-            let oldest_us = self.known_empty_us.unwrap_or(now_us);
-            let budget_us = oldest_us + self.relay.table().rules.flush_us;
+            let budget_us = self.known_empty_us + self.relay.table().rules.flush_us;
+            // A receive that ended, for want of buffers as a rule, left datagrams in the socket: take them now.
+            let sleep_us = if self.driver.is_armed() { sleep_us } else { 0 };
             let deadline_us = (now_us + sleep_us).min(budget_us).min(due_us.unwrap_or(u64::MAX)).max(now_us);
             return Wait::GatherUntil { deadline_us };
         }
@@ -261,14 +275,16 @@ impl<D: Driver> Worker<D> {
         } else if self.flowing {
             self.coalescing.silence();
         }
-        self.known_empty_us = match wait {
+        let empty_us = match wait {
             // The clock before an enter that delivered nothing: after it, pre-emption would hide the tail.
             _ if took.datagrams == 0 && armed => Some(self.submitted_us),
             // A gather that lasted to its deadline took everything after it, until the socket said it was empty.
             Wait::GatherUntil { deadline_us } if armed && self.woke_us >= deadline_us => Some(deadline_us),
-            Wait::Event => None,
-            _ => self.known_empty_us,
+            _ => None,
         };
+        if let Some(empty_us) = empty_us {
+            (self.known_empty_us, self.after_idle) = (empty_us, false);
+        }
         let was_flowing = self.flowing;
         self.flowing = took.datagrams > 0;
         if (was_flowing && !self.flowing) || self.woke_us >= self.drops_read_us + DROPS_INTERVAL_US {
@@ -307,9 +323,14 @@ struct Sink<'a> {
     batch: &'a mut Batch,
     arrival: Arrival,
     submitted_us: u64,
+    woke_us: u64,
 }
 
 impl Events for Sink<'_> {
+    fn flow(&self) -> Flow {
+        if self.relay.has_room() { Flow::More } else { Flow::Pause }
+    }
+
     fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow {
         self.batch.datagrams += 1;
         self.batch.bytes += datagram_bytes as u64;
@@ -317,7 +338,7 @@ impl Events for Sink<'_> {
             self.reporter.truncated(datagram_bytes);
         }
         self.relay.ingest(self.arrival, bytes, datagram_bytes);
-        if self.relay.has_room() { Flow::More } else { Flow::Pause }
+        self.flow()
     }
 
     fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
@@ -335,7 +356,7 @@ impl Events for Sink<'_> {
         if let SendOutcome::Failed(errno) = outcome {
             self.reporter.send_failed(&self.relay.table().nodes[packet.backend].name, errno);
         }
-        if let Hint::Check { backend } = self.relay.sent(packet, outcome, self.arrival.taken_us) {
+        if let Hint::Check { backend } = self.relay.sent(packet, outcome, self.woke_us) {
             let node = Arc::clone(&self.relay.table().nodes[backend].name);
             self.reporter.tell(Report::Refused { node });
         }

@@ -45,8 +45,6 @@ faults! {
     LostMore = "lost F_MORE",
     /// No buffer was free.
     NoBuffers = "receive: ENOBUFS",
-    /// The receive was armed while no buffer was free.
-    ArmedWithoutBuffers = "armed on an empty buffer ring",
     /// ENOBUFS though buffers are free (another receive gave its own back meanwhile).
     NoBuffersSpurious = "receive: ENOBUFS, spurious",
     /// A datagram without a payload ends the receive.

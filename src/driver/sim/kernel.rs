@@ -6,7 +6,7 @@
 use super::backends::Backends;
 use super::buffers::Buffers;
 use super::faults::{Fault, Faults};
-use super::listener::Listener;
+use super::listener::{Listener, Queued};
 use super::random::Random;
 use super::{ReceivedDatagram, SimSetup};
 use crate::driver::Wait;
@@ -111,6 +111,16 @@ impl Kernel {
         self.script.push(Reverse((at_us, self.scripted, happening)));
     }
 
+    /// Queues a receive, for which a buffer should be free: with a datagram waiting it would fail at once, again and
+    /// again. Those of completions that overflowed cannot be seen.
+    pub fn submit_receive(&mut self, listener: usize, token: Token) -> bool {
+        if self.buffers.is_empty() && self.overflowed.is_empty() {
+            self.violations
+                .push(format!("a receive was queued on listener {listener} while no buffer was free"));
+        }
+        self.submit(Submission::Receive { listener, token })
+    }
+
     /// Queues a submission, or says that there is no room.
     pub fn submit(&mut self, submission: Submission) -> bool {
         let has_room = self.submissions.len() < self.submissions_max;
@@ -154,7 +164,7 @@ impl Kernel {
     pub fn enter(&mut self, wait: Wait, memory: &mut [u8]) -> Entered {
         self.is_stuck = false;
         self.clock_us += 1 + self.random.below(ENTER_US_MAX);
-        self.arrive();
+        let is_interrupted = self.arrive();
         for (fault, errno) in [
             (Fault::EnterBusy, libc::EBUSY),
             (Fault::EnterAgain, libc::EAGAIN),
@@ -173,7 +183,11 @@ impl Kernel {
             }
         }
         self.run(memory);
-        let errno = if taken < queued { 0 } else { self.sleep(wait, memory) };
+        let errno = match (taken < queued, is_interrupted) {
+            (true, _) => 0,
+            (false, true) => libc::EINTR,
+            (false, false) => self.sleep(wait, memory),
+        };
         // The kernel tells the error only if it took nothing.
         Entered { consumed: taken, errno: if taken > 0 { 0 } else { errno } }
     }
@@ -252,7 +266,8 @@ impl Kernel {
                 Happening::Interrupt => is_interrupted = true,
                 Happening::Datagram { listener, bytes } => {
                     let Some(listener) = self.listeners.get_mut(listener) else { continue };
-                    if !listener.is_fenced && !listener.arrive(bytes) {
+                    let datagram = Queued { arrived_us: self.clock_us, bytes };
+                    if !listener.is_fenced && !listener.arrive(datagram) {
                         self.faults.count(Fault::KernelDrop);
                     }
                 }
@@ -281,8 +296,7 @@ impl Kernel {
             return;
         }
         if self.buffers.is_empty() {
-            // As it is with a datagram waiting; without one the real receive would stand until one comes.
-            self.faults.count(Fault::ArmedWithoutBuffers);
+            self.faults.count(Fault::NoBuffers);
             self.post(token, -libc::ENOBUFS, 0);
             return;
         }
@@ -416,7 +430,7 @@ impl Kernel {
     /// Moves one datagram into a buffer and posts its completion.
     fn receive_one(&mut self, index: usize, token: Token, memory: &mut [u8]) {
         let Some(id) = self.buffers.take() else { return };
-        let Some(datagram) = self.listeners[index].take() else { return };
+        let Some(Queued { arrived_us, bytes: datagram }) = self.listeners[index].take() else { return };
         let room = self.buffer_bytes - self.prefix_bytes;
         let copied = datagram.len().min(room);
         let is_cut = copied < datagram.len();
@@ -442,6 +456,7 @@ impl Kernel {
         }
         self.received.push(ReceivedDatagram {
             listener: index,
+            arrived_us,
             at_us: self.clock_us,
             bytes_received: copied,
             bytes: datagram,

@@ -8,10 +8,19 @@ use std::collections::VecDeque;
 /// What the kernel charges for a queued datagram beside its payload, about.
 const OVERHEAD_BYTES: usize = 256;
 
+/// A datagram in the queue.
+#[derive(Debug)]
+pub(super) struct Queued {
+    /// When it arrived.
+    pub arrived_us: u64,
+    /// Its payload.
+    pub bytes: Box<[u8]>,
+}
+
 /// One listening socket.
 #[derive(Debug)]
 pub(super) struct Listener {
-    queue: VecDeque<Box<[u8]>>,
+    queue: VecDeque<Queued>,
     queued_bytes: usize,
     bytes_max: usize,
     /// Datagrams dropped for want of room.
@@ -39,21 +48,21 @@ impl Listener {
     }
 
     /// A datagram arrives; `false` if it was dropped for want of room.
-    pub fn arrive(&mut self, datagram: Box<[u8]>) -> bool {
-        let bytes = datagram.len() + OVERHEAD_BYTES;
-        if self.queued_bytes + bytes > self.bytes_max {
+    pub fn arrive(&mut self, datagram: Queued) -> bool {
+        let charge = datagram.bytes.len() + OVERHEAD_BYTES;
+        if self.queued_bytes + charge > self.bytes_max {
             self.drops += 1;
             return false;
         }
-        self.queued_bytes += bytes;
+        self.queued_bytes += charge;
         self.queue.push_back(datagram);
         true
     }
 
     /// Takes the oldest datagram.
-    pub fn take(&mut self) -> Option<Box<[u8]>> {
+    pub fn take(&mut self) -> Option<Queued> {
         let datagram = self.queue.pop_front()?;
-        self.queued_bytes -= datagram.len() + OVERHEAD_BYTES;
+        self.queued_bytes -= datagram.bytes.len() + OVERHEAD_BYTES;
         Some(datagram)
     }
 
@@ -67,15 +76,18 @@ impl Listener {
 mod tests {
     use super::*;
 
+    fn datagram(bytes: &[u8]) -> Queued {
+        Queued { arrived_us: 0, bytes: bytes.into() }
+    }
+
     #[test]
     fn a_full_queue_drops_and_counts() {
         let mut listener = Listener::new(2 * OVERHEAD_BYTES + 10);
-        assert!(listener.arrive(Box::from(*b"12345")) && listener.arrive(Box::from(*b"67890")));
-        assert!(!listener.arrive(Box::from(*b"")));
+        assert!(listener.arrive(datagram(b"12345")) && listener.arrive(datagram(b"67890")));
+        assert!(!listener.arrive(datagram(b"")));
         assert_eq!(listener.drops, 1);
-        assert_eq!(listener.take().as_deref(), Some(&b"12345"[..]));
-        assert!(listener.arrive(Box::from(*b"")));
-        assert_eq!((listener.take().map(|d| d.len()), listener.take().map(|d| d.len())), (Some(5), Some(0)));
-        assert!(listener.is_empty() && listener.take().is_none());
+        let mut take = || listener.take().map(|taken| taken.bytes.to_vec());
+        assert_eq!((take(), take(), take()), (Some(b"12345".to_vec()), Some(b"67890".to_vec()), None));
+        assert!(listener.is_empty() && listener.arrive(datagram(b"")) && !listener.is_empty());
     }
 }

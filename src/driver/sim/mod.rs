@@ -76,7 +76,9 @@ impl SimSetup {
 pub struct ReceivedDatagram {
     /// Whose queue.
     pub listener: usize,
-    /// When.
+    /// When it arrived in the queue.
+    pub arrived_us: u64,
+    /// When it left the queue.
     pub at_us: u64,
     /// Bytes there was room for.
     pub bytes_received: usize,
@@ -141,8 +143,7 @@ impl Ring for SimRing {
     }
 
     fn receive(&mut self, listener: usize, token: Token) -> bool {
-        listener < self.sizes.listeners
-            && self.kernel.borrow_mut().submit(Submission::Receive { listener, token })
+        listener < self.sizes.listeners && self.kernel.borrow_mut().submit_receive(listener, token)
     }
 
     fn read_wake(&mut self, token: Token) -> bool {

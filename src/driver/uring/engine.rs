@@ -46,6 +46,9 @@ pub struct RingDriver<R: Ring> {
     is_cancelling: bool,
     /// Something could not be queued for want of room: it goes before further packets.
     is_starved: bool,
+    /// A receive was queued for this `enter`: what had gathered while it was not armed is taken without a sleep, or one
+    /// datagram without a payload for each sleep would leave the rest in the socket.
+    is_arming: bool,
     wait_errors_in_a_row: u32,
     receive_events: ReceiveEvents,
     stray_completions: u64,
@@ -77,6 +80,7 @@ impl<R: Ring> RingDriver<R> {
             outcomes: vec![SendOutcome::Sent; sizes.sends_max].into_boxed_slice(),
             is_cancelling: false,
             is_starved: false,
+            is_arming: false,
             wait_errors_in_a_row: 0,
             receive_events: ReceiveEvents::default(),
             stray_completions: 0,
@@ -116,7 +120,7 @@ impl<R: Ring> RingDriver<R> {
 
     /// Queues what has to stand (or its cancel). Returns when to try again what failed too often, if anything did.
     fn attend(&mut self) -> Option<u64> {
-        self.is_starved = false;
+        (self.is_starved, self.is_arming) = (false, false);
         let now_us = self.ring.now_us();
         let free = self.sizes.buffers - self.received.len().min(self.sizes.buffers);
         let has_buffers = free >= (self.sizes.buffers / REARM_FREE_FRACTION).max(1);
@@ -145,6 +149,7 @@ impl<R: Ring> RingDriver<R> {
         if is_queued {
             self.standing[index].queued(self.queued, generation);
             self.queued += 1;
+            self.is_arming |= !is_wake;
             self.receive_events.armed += u64::from(!is_wake);
         } else {
             self.is_starved = true;
@@ -172,7 +177,7 @@ impl<R: Ring> RingDriver<R> {
     /// The wait, shortened where sleeping would hold up something known.
     fn bounded(&self, wait: Wait, retry_us: Option<u64>) -> Wait {
         let has_news = !self.received.is_empty() || self.sends_settled > 0;
-        if has_news || self.is_starved || self.ring.has_overflowed() {
+        if has_news || self.is_starved || self.is_arming || self.ring.has_overflowed() {
             return Wait::Poll;
         }
         match (wait, retry_us) {
@@ -444,6 +449,9 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn deliver(&mut self, events: &mut impl Events) -> Delivered {
         self.tell_sends(events);
+        if !self.received.is_empty() && events.flow() == Flow::Pause {
+            return Delivered::Paused;
+        }
         while let Some(buffer) = self.received.pop_front() {
             let flow = self.deliver_one(buffer, events);
             if flow == Flow::Pause && !self.received.is_empty() {
@@ -455,7 +463,8 @@ impl<R: Ring> Driver for RingDriver<R> {
                 return Delivered::Paused;
             }
         }
-        Delivered::All
+        // What overflowed has happened too; the next `enter` brings it.
+        if self.ring.has_overflowed() { Delivered::Paused } else { Delivered::All }
     }
 
     fn fence(&mut self) -> std::io::Result<()> {

@@ -1,0 +1,170 @@
+//! A stand-in for a StatsD server: takes metrics over UDP, answers `health` over TCP, and can be killed and restored.
+
+use crate::patience::wait_until;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What a backend has received: each line with how often.
+type Received = Arc<Mutex<HashMap<String, u64>>>;
+
+pub struct Backend {
+    pub port: u16,
+    pub adminport: u16,
+    received: Received,
+    data: Option<Service>,
+    admin: Option<Service>,
+}
+
+/// A thread that serves until it is told to stop.
+struct Service {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Service {
+    fn start(serve: impl FnOnce(Arc<AtomicBool>) + Send + 'static) -> Service {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let stop = stop.clone();
+            move || serve(stop)
+        });
+        Service { stop, thread }
+    }
+
+    /// Returns when its socket is closed.
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+impl Backend {
+    pub fn start() -> Backend {
+        let data = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut backend = Backend {
+            port: data.local_addr().unwrap().port(),
+            adminport: admin.local_addr().unwrap().port(),
+            received: Received::default(),
+            data: None,
+            admin: None,
+        };
+        backend.serve_data(data);
+        backend.serve_admin(admin);
+        backend
+    }
+
+    pub fn name(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Lines received, with repetitions.
+    pub fn total(&self) -> u64 {
+        self.received.lock().unwrap().values().sum()
+    }
+
+    /// Each line received, with how often.
+    pub fn lines(&self) -> HashMap<String, u64> {
+        self.received.lock().unwrap().clone()
+    }
+
+    pub fn forget(&self) {
+        self.received.lock().unwrap().clear();
+    }
+
+    /// Both ports refuse from now on.
+    pub fn kill(&mut self) {
+        self.kill_data();
+        if let Some(admin) = self.admin.take() {
+            admin.stop.store(true, Ordering::Relaxed);
+            // Ends the accept.
+            drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.adminport)));
+            admin.end();
+        }
+    }
+
+    /// Only the port for metrics refuses from now on.
+    pub fn kill_data(&mut self) {
+        if let Some(data) = self.data.take() {
+            data.end();
+        }
+    }
+
+    pub fn restore(&mut self) {
+        if self.data.is_none() {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+            self.serve_data(retry(|| UdpSocket::bind(address)));
+        }
+        if self.admin.is_none() {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.adminport));
+            self.serve_admin(retry(|| TcpListener::bind(address)));
+        }
+    }
+
+    fn serve_data(&mut self, socket: UdpSocket) {
+        // As much as the system gives: this is not the socket under test.
+        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let received = self.received.clone();
+        self.data = Some(Service::start(move |stop| {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                match socket.recv(&mut buffer) {
+                    Ok(length) => count(&received, &buffer[..length]),
+                    // Only when nothing is left to read.
+                    Err(_) if stop.load(Ordering::Relaxed) => return,
+                    Err(_) => {}
+                }
+            }
+        }));
+    }
+
+    fn serve_admin(&mut self, listener: TcpListener) {
+        self.admin = Some(Service::start(move |stop| {
+            while let Ok((stream, _)) = listener.accept() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let _ = answer(stream);
+            }
+        }));
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn count(received: &Received, datagram: &[u8]) {
+    let mut received = received.lock().unwrap();
+    for line in datagram.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        *received.entry(String::from_utf8_lossy(line).into_owned()).or_default() += 1;
+    }
+}
+
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut question = [0; 64];
+    let length = stream.read(&mut question)?;
+    if question[..length].starts_with(b"health") {
+        stream.write_all(b"health: up\n")?;
+    }
+    Ok(())
+}
+
+/// Somebody else's short-lived connection may hold the port for a moment.
+fn retry<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let mut bound = None;
+    wait_until("the backend's port is free again", || {
+        bound = bind().ok();
+        bound.is_some()
+    });
+    bound.unwrap()
+}

@@ -1,0 +1,292 @@
+//! The program under test, as its own process: its config, its log, its admin port, its exit code.
+
+use crate::backend::Backend;
+use crate::patience::{PATIENCE, wait_until};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_statsring");
+/// The exit code of a host that refuses io_uring.
+const NO_ENGINE: i32 = 69;
+/// Starts that may find a chosen port taken meanwhile.
+const STARTS: usize = 5;
+/// Datagrams that may be on their way into the proxy at once: fewer than the smallest receive buffer holds.
+const WINDOW: u64 = 64;
+
+pub struct Proxy {
+    child: Child,
+    pub config: ConfigFile,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    /// Reads the log until the process has closed it.
+    log_reader: Option<JoinHandle<()>>,
+    sender: UdpSocket,
+    /// Datagrams sent by [`Proxy::send`].
+    sent: u64,
+}
+
+/// A config file in a folder of its own, removed in the end.
+pub struct ConfigFile {
+    folder: PathBuf,
+    pub path: PathBuf,
+    pub json: Value,
+}
+
+impl ConfigFile {
+    pub fn new(json: Value) -> ConfigFile {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("statsring-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = ConfigFile { path: folder.join("config.json"), folder, json };
+        file.write();
+        file
+    }
+
+    pub fn write(&self) {
+        self.write_text(&self.json.to_string());
+    }
+
+    pub fn write_text(&self, text: &str) {
+        std::fs::write(&self.path, text).unwrap();
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The nodes of a config for these backends.
+pub fn nodes(backends: &[&Backend]) -> Value {
+    backends
+        .iter()
+        .map(|backend| json!({"host": "127.0.0.1", "port": backend.port, "adminport": backend.adminport}))
+        .collect()
+}
+
+/// A config for these backends, with quick checks, and with `extra` keys.
+pub fn config(backends: &[&Backend], extra: Value) -> Value {
+    let mut config = json!({
+        "host": "127.0.0.1",
+        "managementHost": "127.0.0.1",
+        "nodes": nodes(backends),
+        "workers": 1,
+        "checkInterval": 2000,
+        "checkTimeout": 2000,
+        "checkFast": 100,
+    });
+    for (key, value) in extra.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn free_ports() -> (u16, u16) {
+    let data = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    (data.local_addr().unwrap().port(), admin.local_addr().unwrap().port())
+}
+
+/// Runs the program to its end.
+pub fn run(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+impl Proxy {
+    /// Starts the proxy and waits until it is ready; `None` where io_uring is refused, which is said.
+    pub fn start(config: Value) -> Option<Proxy> {
+        Proxy::start_with(config, &[])
+    }
+
+    pub fn start_with(config: Value, arguments: &[&str]) -> Option<Proxy> {
+        for _ in 0..STARTS {
+            let (port, admin_port) = free_ports();
+            let mut config = config.clone();
+            config["port"] = port.into();
+            config["managementPort"] = admin_port.into();
+            let mut proxy = Proxy::spawn(ConfigFile::new(config), port, admin_port, arguments);
+            let mut ended = None;
+            wait_until("it is ready or has ended", || {
+                ended = proxy.child.try_wait().unwrap();
+                ended.is_some() || proxy.logged("ready: ")
+            });
+            match ended.and_then(|status| status.code()) {
+                None => return Some(proxy),
+                Some(NO_ENGINE) => {
+                    eprintln!("skipped: io_uring is refused here: {}", proxy.log());
+                    return None;
+                }
+                // Somebody took a port between its choice and the start.
+                Some(71) if proxy.log().contains("is taken") => {}
+                Some(code) => panic!("the start failed with exit code {code}: {}", proxy.log()),
+            }
+        }
+        panic!("no free ports in {STARTS} starts");
+    }
+
+    fn spawn(config: ConfigFile, port: u16, admin_port: u16, arguments: &[&str]) -> Proxy {
+        let mut child = Command::new(PROGRAM)
+            .arg("-f")
+            .arg(&config.path)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log_reader = std::thread::spawn({
+            let log = log.clone();
+            move || stderr.lines().map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
+        });
+        Proxy {
+            child,
+            config,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
+            log,
+            log_reader: Some(log_reader),
+            sender: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+            sent: 0,
+        }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    pub fn logged(&self, text: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
+    /// The answer to one admin command.
+    pub fn ask(&self, command: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(format!("{command}\n").as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// All figures of `stats`, of one moment.
+    pub fn stats(&self) -> HashMap<String, u64> {
+        let parse = |line: &str| {
+            let (name, value) = line.split_once(": ")?;
+            Some((name.to_owned(), value.parse::<f64>().ok()? as u64))
+        };
+        self.ask("stats").lines().filter_map(parse).collect()
+    }
+
+    pub fn stat(&self, name: &str) -> u64 {
+        *self.stats().get(name).unwrap_or_else(|| panic!("stats has no {name}"))
+    }
+
+    /// A backend's state in `backends`.
+    pub fn state(&self, backend: &str) -> String {
+        let table = self.ask("backends");
+        let row = table.lines().find(|row| row.split('\t').next() == Some(backend));
+        row.unwrap_or_else(|| panic!("no {backend} in {table}")).split('\t').nth(1).unwrap().to_owned()
+    }
+
+    #[track_caller]
+    pub fn wait_for_state(&self, backend: &str, state: &str) {
+        wait_until(&format!("{backend} is {state}"), || self.state(backend) == state);
+    }
+
+    /// Sends datagrams, never more at once than every receive buffer holds, so that the kernel has no reason to drop
+    /// one; returns when the proxy has received them all.
+    pub fn send(&mut self, datagrams: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+        for datagram in datagrams {
+            self.sender.send_to(datagram.as_ref(), self.address).unwrap();
+            self.sent += 1;
+            if self.sent.is_multiple_of(WINDOW) {
+                self.wait_until_received();
+            }
+        }
+        self.wait_until_received();
+    }
+
+    /// Sends datagrams and does not look whether they arrive; at most as many as every receive buffer holds.
+    pub fn send_burst(&mut self, datagrams: &[String]) {
+        assert!(datagrams.len() as u64 <= WINDOW);
+        for datagram in datagrams {
+            self.sender.send_to(datagram.as_bytes(), self.address).unwrap();
+            self.sent += 1;
+        }
+    }
+
+    #[track_caller]
+    fn wait_until_received(&self) {
+        let sent = self.sent;
+        wait_until("every datagram is received", || self.stat("datagrams_received") >= sent);
+    }
+
+    /// Waits until nothing is on its way, and checks the account then.
+    #[track_caller]
+    pub fn settle(&self) -> HashMap<String, u64> {
+        wait_until("nothing is pending", || self.stat("metrics_pending") == 0);
+        let stats = self.stats();
+        assert_balanced(&stats);
+        stats
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// Waits for its end; the exit code.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> i32 {
+        let mut status = None;
+        wait_until("it has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().unwrap();
+        }
+        status.unwrap().code().unwrap_or_else(|| panic!("ended by {:?}", status.unwrap()))
+    }
+
+    pub fn config_path(&self) -> &Path {
+        &self.config.path
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the proxy's log:\n{}", self.log());
+        }
+    }
+}
+
+/// `metrics_received = metrics_sent + Σ metrics_dropped_<reason> + metrics_pending`, in one reply.
+#[track_caller]
+pub fn assert_balanced(stats: &HashMap<String, u64>) {
+    let dropped: u64 =
+        stats.iter().filter(|(name, _)| name.starts_with("metrics_dropped_")).map(|(_, value)| value).sum();
+    assert_eq!(
+        stats["metrics_received"],
+        stats["metrics_sent"] + dropped + stats["metrics_pending"],
+        "the account does not balance: {stats:?}"
+    );
+}

@@ -1,0 +1,297 @@
+//! What should have become of every line, found out the plain way, and compared with what the fake kernel saw.
+
+use crate::run::{Timeline, Verdict};
+use crate::scenario::Scenario;
+use statsring::driver::sim::{Accepted, Fault, ReceivedDatagram};
+use statsring::relay::{Malformed, OnNodeDown, RouteTable};
+use statsring::stats::{Counter, Counters, DropReason, LatencyKind};
+use statsring::worker::Ended;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How late a line may leave on a good day beyond its budget, µs: the time of a few calls.
+const SLACK_US: u64 = 1_000;
+
+/// A line as it was received.
+struct Line<'a> {
+    text: &'a [u8],
+    arrived_us: u64,
+    at_us: u64,
+    key: Option<&'a [u8]>,
+    /// No other line has this text, so that what is sent can be told to be this one.
+    is_unique: bool,
+}
+
+/// What one datagram holds, the plain way.
+pub struct Reading<'a> {
+    pub lines: Vec<&'a [u8]>,
+    pub has_cut_line: bool,
+}
+
+pub fn read(datagram: &ReceivedDatagram) -> Reading<'_> {
+    let received = &datagram.bytes[..datagram.bytes_received];
+    let is_cut = datagram.bytes_received < datagram.bytes.len();
+    let mut pieces: Vec<&[u8]> = received.split(|byte| *byte == b'\n').collect();
+    let last = if is_cut { pieces.pop() } else { None };
+    let lines = pieces
+        .into_iter()
+        .map(|line| if line.ends_with(b"\r") { &line[..line.len() - 1] } else { line })
+        .filter(|line| !line.is_empty())
+        .collect();
+    Reading { lines, has_cut_line: last.is_some_and(|line| !line.is_empty()) }
+}
+
+/// The routing key, the plain way.
+fn key(line: &[u8]) -> Option<&[u8]> {
+    let find = |from: usize, byte: u8| line.iter().skip(from).position(|b| *b == byte).map(|at| at + from);
+    if line.starts_with(b"_sc|") {
+        return find(4, b'|').filter(|end| *end > 4).map(|end| &line[4..end]).or_else(|| plain_key(line));
+    }
+    if line.starts_with(b"_e{3,9}:") && line.get(11) == Some(&b'|') {
+        return Some(&line[8..11]);
+    }
+    plain_key(line)
+}
+
+fn plain_key(line: &[u8]) -> Option<&[u8]> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    (colon > 0 && line[colon..].contains(&b'|')).then(|| &line[..colon])
+}
+
+/// Compares a finished run with what should have been.
+pub fn judge(
+    scenario: &Scenario,
+    timeline: &Timeline,
+    received: &[ReceivedDatagram],
+    accepted: &[Accepted],
+    verdict: &Verdict,
+) -> Result<(), String> {
+    let readings: Vec<(Reading, &ReceivedDatagram)> = received.iter().map(|one| (read(one), one)).collect();
+    let cut = readings.iter().filter(|(reading, _)| reading.has_cut_line).count() as u64;
+    let mut times: HashMap<&[u8], u64> = HashMap::new();
+    for text in readings.iter().flat_map(|(reading, _)| &reading.lines) {
+        *times.entry(text).or_default() += 1;
+    }
+    let lines: Vec<Line> = readings
+        .iter()
+        .flat_map(|(reading, one)| {
+            reading.lines.iter().map(|text| Line {
+                text,
+                arrived_us: one.arrived_us,
+                at_us: one.at_us,
+                key: key(text),
+                is_unique: times[text] == 1,
+            })
+        })
+        .collect();
+    let judge = Judge { scenario, timeline, lines: &lines, counters: &verdict.counters };
+    judge.counts(received, accepted, cut)?;
+    let matched = judge.match_packets(accepted)?;
+    judge.reasons(verdict, cut)?;
+    judge.latency(verdict)?;
+    judge.order(accepted, &matched, verdict)
+}
+
+struct Judge<'a> {
+    scenario: &'a Scenario,
+    timeline: &'a Timeline,
+    lines: &'a [Line<'a>],
+    counters: &'a Counters,
+}
+
+fn expect(what: &str, got: u64, expected: u64) -> Result<(), String> {
+    if got == expected { Ok(()) } else { Err(format!("{what}: {got}, expected {expected}")) }
+}
+
+impl Judge<'_> {
+    fn counts(&self, received: &[ReceivedDatagram], accepted: &[Accepted], cut: u64) -> Result<(), String> {
+        let get = |counter| self.counters.get(counter);
+        expect("datagrams_received", get(Counter::DatagramsReceived), received.len() as u64)?;
+        expect("metrics_received", get(Counter::MetricsReceived), self.lines.len() as u64 + cut)?;
+        let empty = received.iter().filter(|one| one.bytes.is_empty()).count() as u64;
+        expect("datagrams_empty", get(Counter::DatagramsEmpty), empty)?;
+        let truncated = received.iter().filter(|one| one.bytes_received < one.bytes.len());
+        let (count, bytes) = truncated.fold((0, 0), |(count, bytes), one| {
+            (count + 1, bytes + (one.bytes.len() - one.bytes_received) as u64)
+        });
+        expect("datagrams_truncated", get(Counter::DatagramsTruncated), count)?;
+        expect("bytes_truncated", get(Counter::BytesTruncated), bytes)?;
+        expect("datagrams_sent", get(Counter::DatagramsSent), accepted.len() as u64)?;
+        let bytes = accepted.iter().map(|packet| packet.bytes.len() as u64).sum();
+        expect("bytes_sent", get(Counter::BytesSent), bytes)?;
+        expect("metrics_pending", get(Counter::MetricsPending), 0)?;
+        let sent =
+            accepted.iter().flat_map(|packet| packet.bytes.split(|byte| *byte == b'\n')).count() as u64;
+        expect("metrics_sent", get(Counter::MetricsSent), sent)?;
+        expect("metrics dropped", self.counters.dropped_total(), self.lines.len() as u64 + cut - sent)
+    }
+
+    /// Finds the received line of every line sent; none may be sent twice, altered, invented, or to a backend that never
+    /// was its own. Returns the index of each sent line.
+    fn match_packets(&self, accepted: &[Accepted]) -> Result<Vec<Vec<usize>>, String> {
+        let mut unsent: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for (index, line) in self.lines.iter().enumerate().rev() {
+            unsent.entry(line.text).or_default().push(index);
+        }
+        accepted.iter().map(|packet| self.match_packet(packet, &mut unsent)).collect()
+    }
+
+    fn match_packet(
+        &self,
+        packet: &Accepted,
+        unsent: &mut HashMap<&[u8], Vec<usize>>,
+    ) -> Result<Vec<usize>, String> {
+        let shown = || String::from_utf8_lossy(&packet.bytes).into_owned();
+        let mut indices = Vec::new();
+        for text in packet.bytes.split(|byte| *byte == b'\n') {
+            let index = unsent.get_mut(text).and_then(Vec::pop).ok_or_else(|| {
+                format!("sent, but not received (so often): {:?}", String::from_utf8_lossy(text))
+            })?;
+            if self.lines[index].is_unique {
+                self.backend(packet, &self.lines[index])?;
+            }
+            indices.push(index);
+        }
+        let limit = self.timeline.tables().map(|table| table.rules.packet_bytes_max).max().unwrap_or(0);
+        if packet.bytes.len() > limit && indices.len() > 1 {
+            return Err(format!(
+                "a packet of {} bytes, the limit is {limit}: {:?}",
+                packet.bytes.len(),
+                shown()
+            ));
+        }
+        if self.scenario.is_good_day {
+            let budget_us = self.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
+            for line in indices.iter().map(|index| &self.lines[*index]).filter(|line| line.is_unique) {
+                let late_us = packet.at_us.saturating_sub(line.arrived_us);
+                if late_us > budget_us + SLACK_US {
+                    return Err(format!(
+                        "arrived at {}, taken at {}, sent at {}, the budget is {budget_us} µs: {:?}",
+                        line.arrived_us,
+                        line.at_us,
+                        packet.at_us,
+                        shown()
+                    ));
+                }
+            }
+        }
+        Ok(indices)
+    }
+
+    /// Whether the packet's backend owned the line, and had that address, under some table that may have been in force.
+    fn backend(&self, packet: &Accepted, line: &Line) -> Result<(), String> {
+        let tables: Vec<&RouteTable> = self.timeline.in_force(line.at_us, packet.at_us).collect();
+        let is_named = |name: &str, table: &RouteTable| {
+            table.nodes.iter().any(|node| &*node.name == name && node.address == Some(packet.address))
+        };
+        let is_right = tables.iter().any(|table| {
+            owner(table, line).is_some_and(|name| tables.iter().any(|other| is_named(name, other)))
+        });
+        let text = || String::from_utf8_lossy(line.text).into_owned();
+        if is_right {
+            Ok(())
+        } else {
+            Err(format!(
+                "{:?}, taken at {}, went to {} at {}",
+                text(),
+                line.at_us,
+                packet.address,
+                packet.at_us
+            ))
+        }
+    }
+
+    /// Every reason that was counted has a cause in the scenario, and those that can be known are exact.
+    fn reasons(&self, verdict: &Verdict, cut: u64) -> Result<(), String> {
+        let keyless = self.lines.iter().filter(|line| line.key.is_none()).count() as u64;
+        let drops_malformed = self.scenario.first.rules.malformed == Malformed::Drop;
+        expect("truncated", self.counters.dropped(DropReason::Truncated), cut)?;
+        let malformed = if drops_malformed { keyless } else { 0 };
+        expect("malformed", self.counters.dropped(DropReason::Malformed), malformed)?;
+        for reason in DropReason::ALL {
+            if self.counters.dropped(*reason) > 0 && !self.may_happen(*reason, verdict) {
+                return Err(format!("{} without a cause", reason.name()));
+            }
+        }
+        if let Ended::CutShort { metrics_dropped } = verdict.ended {
+            expect("shutdown", self.counters.dropped(DropReason::Shutdown), metrics_dropped)?;
+        }
+        Ok(())
+    }
+
+    fn may_happen(&self, reason: DropReason, verdict: &Verdict) -> bool {
+        let struck = |fault: Fault| verdict.faults[fault as usize] > 0;
+        let any_table = |holds: &dyn Fn(&RouteTable) -> bool| self.timeline.tables().any(holds);
+        match reason {
+            DropReason::Malformed | DropReason::Truncated => true,
+            DropReason::NoBackend => any_table(&|table| table.live.alive() == 0),
+            DropReason::NodeDown => {
+                any_table(&|table| table.rules.on_node_down == OnNodeDown::Drop && !table.live.is_full())
+            }
+            DropReason::QueueFull => struck(Fault::SendBusy),
+            DropReason::SendNoBuffers => struck(Fault::SendNoBuffers),
+            DropReason::SendTooLong => struck(Fault::SendTooLong),
+            DropReason::SendUnreachable => struck(Fault::SendUnreachable),
+            DropReason::SendRefused => struck(Fault::SendRefused),
+            DropReason::SendDenied => struck(Fault::SendDenied),
+            DropReason::SendFailed => {
+                struck(Fault::SendInvalid) || struck(Fault::SendInputOutput) || struck(Fault::OpenFailed)
+            }
+            DropReason::NodeRemoved => {
+                any_table(&|table| !Arc::ptr_eq(&table.nodes, &self.scenario.first.nodes))
+            }
+            DropReason::Shutdown => matches!(verdict.ended, Ended::CutShort { .. }),
+        }
+    }
+
+    /// The histograms hold every metric sent, and on a good day nothing beyond the budget.
+    fn latency(&self, verdict: &Verdict) -> Result<(), String> {
+        let Some(latency) = &verdict.latency else { return Ok(()) };
+        let sent = self.counters.get(Counter::MetricsSent);
+        let [residence, bound, after_idle] = LatencyKind::ALL.map(|kind| latency.get(kind));
+        expect("residences recorded", residence.len(), sent)?;
+        expect("bounds recorded", bound.len() + after_idle.len(), sent)?;
+        let budget_us = self.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
+        for (what, histogram) in [("residence", residence), ("bound", bound), ("after idle", after_idle)] {
+            let longest_us = histogram.max();
+            // Two significant digits: up to 1 % more than was recorded.
+            if longest_us > (budget_us + SLACK_US) * 101 / 100 {
+                return Err(format!("latency: {what} {longest_us} µs, the budget is {budget_us}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where no packet had to be repeated, each backend gets its lines in the order of their arrival.
+    fn order(&self, accepted: &[Accepted], matched: &[Vec<usize>], verdict: &Verdict) -> Result<(), String> {
+        let repeating = [Fault::SendBusy, Fault::SendRefused, Fault::SendUnreachable];
+        if repeating.iter().any(|fault| verdict.faults[*fault as usize] > 0) {
+            return Ok(());
+        }
+        let mut last: HashMap<std::net::SocketAddr, usize> = HashMap::new();
+        for (packet, indices) in accepted.iter().zip(matched) {
+            for index in indices.iter().filter(|index| self.lines[**index].is_unique) {
+                if let Some(before) = last.insert(packet.address, *index)
+                    && before > *index
+                {
+                    let text = String::from_utf8_lossy(self.lines[*index].text);
+                    return Err(format!("{text:?} overtaken on the way to {}", packet.address));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of the backend that a line belongs to under a table; `None` if it is dropped.
+fn owner<'a>(table: &'a RouteTable, line: &Line) -> Option<&'a str> {
+    let key = match (line.key, table.rules.malformed) {
+        (Some(key), _) => key,
+        (None, Malformed::Forward) => line.text,
+        (None, Malformed::Drop) => return None,
+    };
+    let index = table.placement.owner(key, &table.live)?;
+    let is_home = table.placement.home(key, table.nodes.len()) == Some(index);
+    let is_served = is_home || table.rules.on_node_down == OnNodeDown::Divert;
+    is_served.then(|| &*table.nodes[index].name)
+}

@@ -1,0 +1,295 @@
+//! One run of a worker on the fake kernel, with its invariants looked at after every step.
+
+use crate::oracle;
+use crate::scenario::Scenario;
+use arc_swap::ArcSwap;
+use statsring::driver::Driver;
+use statsring::driver::sim::{Fault, SimDriver, SimHandle, SimRing};
+use statsring::relay::RouteTable;
+use statsring::stats::{Counter, Counters, Latency, WorkerShared};
+use statsring::worker::{Ended, Report, Step, Worker, WorkerLinks};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::mpsc::{Receiver, channel};
+
+/// More steps than any run needs.
+const STEPS_MAX: u64 = 60_000;
+/// Drains with this much time must never be cut short.
+const AMPLE_TIMEOUT_US: u64 = 1_000_000;
+
+/// How a run ended.
+pub struct Verdict {
+    pub counters: Counters,
+    pub ended: Ended,
+    /// By [`Fault::ALL`].
+    pub faults: Vec<u64>,
+    pub steps: u64,
+    /// On good days.
+    pub latency: Option<Latency>,
+}
+
+/// Which table may have been in force when.
+pub struct Timeline {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    table: Arc<RouteTable>,
+    published_us: u64,
+    /// When the worker was first seen to follow it, or a later one.
+    adopted_us: Option<u64>,
+}
+
+impl Timeline {
+    fn new(first: &Arc<RouteTable>) -> Timeline {
+        let table = Arc::clone(first);
+        Timeline { entries: vec![Entry { table, published_us: 0, adopted_us: Some(0) }] }
+    }
+
+    fn publish(&mut self, table: &Arc<RouteTable>, published_us: u64) {
+        self.entries.push(Entry { table: Arc::clone(table), published_us, adopted_us: None });
+    }
+
+    fn adopt(&mut self, generation: u64, now_us: u64) {
+        for entry in &mut self.entries {
+            if entry.table.generation <= generation && entry.adopted_us.is_none() {
+                entry.adopted_us = Some(now_us);
+            }
+        }
+    }
+
+    pub fn tables(&self) -> impl Iterator<Item = &RouteTable> {
+        self.entries.iter().map(|entry| &*entry.table)
+    }
+
+    /// Tables that may have been in force between two moments.
+    pub fn in_force(&self, from_us: u64, to_us: u64) -> impl Iterator<Item = &RouteTable> {
+        self.entries.iter().enumerate().filter_map(move |(index, entry)| {
+            let next = self.entries.get(index + 1);
+            let until_us = next.and_then(|next| next.adopted_us).unwrap_or(u64::MAX);
+            (entry.published_us <= to_us && until_us >= from_us).then_some(&*entry.table)
+        })
+    }
+}
+
+/// A run under way.
+struct Run<'a> {
+    scenario: &'a Scenario,
+    handle: SimHandle,
+    worker: Worker<SimDriver>,
+    routes: Arc<ArcSwap<RouteTable>>,
+    shared: Arc<WorkerShared>,
+    reports: Receiver<Report>,
+    timeline: Timeline,
+    tables: VecDeque<(u64, Arc<RouteTable>)>,
+    wakes: VecDeque<u64>,
+    is_draining: bool,
+    /// Lines in the first datagrams received, cut ones included, and how many datagrams those are.
+    lines_read: (u64, u64),
+    ready_reports: u64,
+}
+
+/// Runs a scenario to its end; an error says which invariant broke. A traced run prints each step.
+pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
+    let mut run = Run::start(scenario);
+    let mut steps = 0;
+    let mut latency = Latency::new();
+    let ended = loop {
+        run.act();
+        steps += 1;
+        let asks_latency = scenario.is_good_day && run.is_draining;
+        if asks_latency {
+            run.shared.latency.request();
+        }
+        let step = run.worker.step().map_err(|error| format!("the worker gave up: {error}"))?;
+        if asks_latency {
+            run.shared.latency.collect(&mut latency);
+        }
+        if is_traced {
+            run.print();
+        }
+        run.check()?;
+        if let Step::Ended(ended) = step {
+            break ended;
+        }
+        run.check_sleep()?;
+        if steps >= STEPS_MAX {
+            return Err(format!("no end after {steps} steps"));
+        }
+    };
+    let verdict = Verdict {
+        counters: run.worker.relay().counters().clone(),
+        ended,
+        faults: run.handle.fault_counts(),
+        steps,
+        latency: scenario.is_good_day.then_some(latency),
+    };
+    run.check_end(&verdict)?;
+    let judged = run.handle.with_received(|received| {
+        run.handle
+            .with_accepted(|accepted| oracle::judge(scenario, &run.timeline, received, accepted, &verdict))
+    });
+    judged.map(|()| verdict)
+}
+
+impl<'a> Run<'a> {
+    fn start(scenario: &'a Scenario) -> Run<'a> {
+        let (ring, handle) = SimRing::new(&scenario.setup);
+        let routes = Arc::new(ArcSwap::new(Arc::clone(&scenario.first)));
+        let shared = Arc::new(WorkerShared::default());
+        let (sender, reports) = channel(256);
+        for (at_us, listener, bytes) in &scenario.datagrams {
+            handle.datagram_at(*at_us, *listener, bytes.as_slice());
+        }
+        for at_us in scenario.tables.iter().map(|(at_us, _)| at_us).chain(&scenario.wakes) {
+            handle.interrupt_at(*at_us);
+        }
+        let mut wakes = scenario.wakes.clone();
+        wakes.sort_unstable();
+        let links = WorkerLinks {
+            index: 0,
+            routes: Arc::clone(&routes),
+            shared: Arc::clone(&shared),
+            reports: sender,
+            limits: scenario.limits,
+        };
+        Run {
+            scenario,
+            handle,
+            worker: Worker::new(SimDriver::new(ring), links),
+            routes,
+            shared,
+            reports,
+            timeline: Timeline::new(&scenario.first),
+            tables: scenario.tables.iter().cloned().collect(),
+            wakes: wakes.into(),
+            is_draining: false,
+            lines_read: (0, 0),
+            ready_reports: 0,
+        }
+    }
+
+    /// Does what control does now.
+    fn act(&mut self) {
+        let now_us = self.handle.now_us();
+        while self.tables.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
+            let Some((_, table)) = self.tables.pop_front() else { break };
+            self.is_draining |= table.phase != statsring::relay::Phase::Run;
+            self.timeline.publish(&table, now_us);
+            self.routes.store(table);
+            self.handle.wake();
+        }
+        while self.wakes.front().is_some_and(|at_us| *at_us <= now_us) {
+            self.wakes.pop_front();
+            self.handle.wake();
+        }
+    }
+
+    fn print(&self) {
+        let counters = self.worker.relay().counters();
+        println!(
+            "{}: table {}, received {}, sent {}, pending {}, dropped {}, {:?}",
+            self.handle.now_us(),
+            self.worker.relay().table().generation,
+            counters.get(Counter::DatagramsReceived),
+            counters.get(Counter::MetricsSent),
+            counters.get(Counter::MetricsPending),
+            counters.dropped_total(),
+            self.handle.census(),
+        );
+    }
+
+    /// What holds after every step.
+    fn check(&mut self) -> Result<(), String> {
+        let relay = self.worker.relay();
+        self.timeline.adopt(relay.table().generation, self.handle.now_us());
+        if self.handle.has_violations() {
+            return Err(self.handle.violations().join("; "));
+        }
+        let driver = self.worker.driver();
+        let census = self.handle.census();
+        let all = census.free + census.posted + census.held + census.returned;
+        if all != self.scenario.setup.buffers || census.held != driver.buffers_held() {
+            return Err(format!("buffers astray: {census:?}, the driver knows of {}", driver.buffers_held()));
+        }
+        if driver.stray_completions() > 0 {
+            return Err(format!("{} stray completions", driver.stray_completions()));
+        }
+        for listener in 0..self.scenario.setup.listeners {
+            if driver.is_receive_standing(listener) && !self.handle.is_receive_standing(listener) {
+                return Err(format!("listener {listener} is deaf"));
+            }
+        }
+        self.check_account()?;
+        while let Ok(report) = self.reports.try_recv() {
+            self.ready_reports += u64::from(matches!(report, Report::Ready { .. }));
+        }
+        Ok(())
+    }
+
+    fn check_account(&mut self) -> Result<(), String> {
+        let counters = self.worker.relay().counters();
+        if counters.imbalance() != 0 {
+            return Err(format!("the account is off by {}", counters.imbalance()));
+        }
+        let (lain, counted) = (self.worker.relay().count_pending(), counters.get(Counter::MetricsPending));
+        if lain != counted {
+            return Err(format!("{lain} metrics lie pending, {counted} are counted"));
+        }
+        if self.shared.published.read() != *counters {
+            return Err("the published snapshot is not the step's account".into());
+        }
+        let delivered = counters.get(Counter::DatagramsReceived);
+        let (read, lines) = &mut self.lines_read;
+        self.handle.with_received(|received| {
+            for datagram in received.iter().take(delivered as usize).skip(*read as usize) {
+                let reading = oracle::read(datagram);
+                *lines += reading.lines.len() as u64 + u64::from(reading.has_cut_line);
+                *read += 1;
+            }
+        });
+        let counted = counters.get(Counter::MetricsReceived);
+        if *lines == counted { Ok(()) } else { Err(format!("{lines} lines delivered, {counted} counted")) }
+    }
+
+    /// A sleep without an end is right only if nothing waits for anything.
+    fn check_sleep(&mut self) -> Result<(), String> {
+        // Control acts between steps only: what became due within this one, wakes the next.
+        let is_control_due = self.tables.front().is_some_and(|(at_us, _)| *at_us <= self.handle.now_us());
+        if !self.handle.is_stuck() || is_control_due {
+            return Ok(());
+        }
+        let pending = self.worker.relay().counters().get(Counter::MetricsPending);
+        let queued = if self.handle.is_queue_empty() { "empty" } else { "not empty" };
+        Err(format!("asleep for ever; {pending} metrics pending, socket queues {queued}"))
+    }
+
+    fn check_end(&mut self, verdict: &Verdict) -> Result<(), String> {
+        if !self.worker.driver().is_quiet() || !self.handle.is_quiet() {
+            return Err("something is still in flight at the end".into());
+        }
+        let census = self.handle.census();
+        if census.free + census.returned != self.scenario.setup.buffers {
+            return Err(format!("buffers out at the end: {census:?}"));
+        }
+        if !self.tables.is_empty() && !self.is_draining {
+            return Err("it ended before it was told to".into());
+        }
+        if !self.handle.is_queue_empty() {
+            return Err("datagrams from before the fence are left in the sockets' queues".into());
+        }
+        let is_cut_short = verdict.ended != Ended::Drained;
+        if is_cut_short && self.scenario.drain_timeout_us >= AMPLE_TIMEOUT_US {
+            return Err(format!("a drain with ample time ended as {:?}", verdict.ended));
+        }
+        // On a bad day the end may come before every receive has once been armed.
+        if self.ready_reports > 1 || (self.ready_reports == 0 && self.scenario.is_good_day) {
+            return Err(format!("ready was reported {} times", self.ready_reports));
+        }
+        let drops = verdict.counters.get(Counter::KernelDrops);
+        if drops > verdict.faults[Fault::KernelDrop as usize] {
+            return Err(format!("{drops} kernel drops counted, more than there were"));
+        }
+        Ok(())
+    }
+}

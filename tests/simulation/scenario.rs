@@ -1,0 +1,289 @@
+//! A seed → everything that will happen in one run: the fake kernel's nature, the traffic, what control does and when.
+
+use statsring::driver::sim::{Faults, Random, SimSetup};
+use statsring::placement::{LiveSet, Placement};
+use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+use statsring::worker::Limits;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The fake clock's first moment, about.
+pub const START_US: u64 = 1_000_000;
+
+/// One run, fully decided.
+pub struct Scenario {
+    pub setup: SimSetup,
+    pub limits: Limits,
+    pub first: Arc<RouteTable>,
+    /// New tables with their times, ascending; the last ones drain.
+    pub tables: Vec<(u64, Arc<RouteTable>)>,
+    /// Wakes without a reason.
+    pub wakes: Vec<u64>,
+    /// Arrival, listener, payload.
+    pub datagrams: Vec<(u64, usize, Vec<u8>)>,
+    /// Nothing goes wrong by chance.
+    pub is_good_day: bool,
+    pub drain_timeout_us: u64,
+}
+
+impl Scenario {
+    pub fn new(seed: u64) -> Scenario {
+        let mut random = Random::new(seed ^ 0x5CE4_A210);
+        let is_good_day = random.below(8) == 0;
+        let faults = if is_good_day { Faults::none() } else { Faults::mixed(&mut random) };
+        let payload_bytes_max = random.between(48, 600) as usize;
+        let setup = SimSetup {
+            seed,
+            listeners: random.between(1, 2) as usize,
+            buffers: if random.below(3) == 0 { random.between(1, 6) } else { random.between(7, 64) } as usize,
+            prefix_bytes: 16,
+            payload_bytes_max,
+            sends_max: random.between(1, 32) as usize,
+            submissions_max: random.between(1, 48) as usize,
+            completions_max: if random.below(2) == 0 { random.between(1, 24) } else { 256 } as usize,
+            queue_bytes_max: if random.below(4) == 0 { random.between(2_000, 9_000) } else { 1 << 20 }
+                as usize,
+            faults,
+        };
+        let setup = if is_good_day {
+            let SimSetup { listeners, payload_bytes_max, .. } = setup;
+            let buffers = setup.buffers.max(16);
+            SimSetup {
+                listeners,
+                buffers,
+                payload_bytes_max,
+                completions_max: 1_024,
+                ..SimSetup::roomy(seed)
+            }
+        } else {
+            setup
+        };
+        let limits = Limits {
+            datagram_bytes_max: payload_bytes_max,
+            buffers: setup.buffers,
+            buffer_bytes: payload_bytes_max + setup.prefix_bytes,
+            sends_max: setup.sends_max,
+            sockets_max: 64,
+            backlog_bytes_max: random.between(0, 20_000) as usize,
+            send_buffer_bytes: 1 << 20,
+        };
+        let drain_timeout_us = [0, 1_000, 5_000_000, 5_000_000][random.below(4) as usize];
+        let rules = any_rules(&mut random, Malformed::Drop);
+        let rules = Rules { malformed: any_malformed(&mut random), ..rules };
+        let nodes: Vec<RouteNode> =
+            (0..random.between(1, 5)).map(|number| node(number, random.below(3))).collect();
+        let live = any_live(&mut random, &nodes);
+        let first = Arc::new(RouteTable {
+            generation: 1,
+            nodes: nodes.into(),
+            live,
+            placement: Placement::Jump,
+            rules,
+            phase: Phase::Run,
+            observer: None,
+        });
+        let span_us = random.between(1_000, 60_000);
+        let tables = any_tables(&mut random, &first, span_us, drain_timeout_us);
+        let wakes = (0..random.below(4)).map(|_| START_US + random.below(span_us)).collect();
+        let datagrams = any_traffic(&mut random, &setup, span_us);
+        Scenario { setup, limits, first, tables, wakes, datagrams, is_good_day, drain_timeout_us }
+    }
+}
+
+impl Scenario {
+    /// For whoever looks into a failure.
+    pub fn print(&self) {
+        println!("{:?}\n{:?}", self.setup, self.limits);
+        let first = (0, Arc::clone(&self.first));
+        for (at_us, table) in std::iter::once(&first).chain(&self.tables) {
+            println!("{at_us}: table {} {:?} {:?}", table.generation, table.phase, table.rules);
+            for (index, node) in table.nodes.iter().enumerate() {
+                println!("    {} {:?} live {}", node.name, node.address, table.live.contains(index));
+            }
+        }
+        for (at_us, listener, bytes) in &self.datagrams {
+            println!("{at_us}: listener {listener}: {:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+}
+
+fn node(number: u64, version: u64) -> RouteNode {
+    let address = format!("10.0.{version}.{}:8125", number + 1);
+    RouteNode {
+        name: format!("node{number}:8125").into(),
+        address: address.parse::<SocketAddr>().ok(),
+        counters: Arc::default(),
+    }
+}
+
+fn any_rules(random: &mut Random, malformed: Malformed) -> Rules {
+    let packet_bytes_max = random.between(32, 300) as usize;
+    Rules {
+        flush_us: [0, 300, 2_000, 5_000, 20_000][random.below(5) as usize],
+        packet_bytes_max,
+        queue_bytes_max: [packet_bytes_max, 4 * packet_bytes_max, 1 << 16][random.below(3) as usize],
+        malformed,
+        on_node_down: if random.below(3) == 0 { OnNodeDown::Drop } else { OnNodeDown::Divert },
+    }
+}
+
+fn any_malformed(random: &mut Random) -> Malformed {
+    if random.below(4) == 0 { Malformed::Forward } else { Malformed::Drop }
+}
+
+/// Mostly all live; what has no address does not.
+fn any_live(random: &mut Random, nodes: &[RouteNode]) -> LiveSet {
+    let dying = [0, 0, 0, 0, 0, 2_000, 4_000, 9_900][random.below(8) as usize];
+    LiveSet::new(nodes.iter().map(|node| node.address.is_some() && !random.strikes(dying)))
+}
+
+fn any_tables(
+    random: &mut Random,
+    first: &Arc<RouteTable>,
+    span_us: u64,
+    timeout_us: u64,
+) -> Vec<(u64, Arc<RouteTable>)> {
+    let mut times: Vec<u64> = (0..random.below(4)).map(|_| START_US + random.below(span_us)).collect();
+    times.sort_unstable();
+    let drain_us = START_US + random.below(span_us + span_us / 2);
+    times.retain(|at_us| *at_us < drain_us);
+    let mut tables: Vec<(u64, Arc<RouteTable>)> = Vec::new();
+    let mut last = Arc::clone(first);
+    for at_us in times {
+        last = Arc::new(changed(random, &last));
+        tables.push((at_us, Arc::clone(&last)));
+    }
+    let phase = Phase::Drain { timeout_us };
+    let mut drain = copy(&last);
+    drain.phase = phase;
+    last = Arc::new(drain);
+    tables.push((drain_us, Arc::clone(&last)));
+    if random.below(3) == 0 {
+        // Health goes on while the workers drain.
+        let mut late = copy(&last);
+        late.live = any_live(random, &late.nodes);
+        tables.push((drain_us + random.below(5_000), Arc::new(late)));
+    }
+    tables
+}
+
+/// The same table, one generation on.
+fn copy(table: &RouteTable) -> RouteTable {
+    RouteTable {
+        generation: table.generation + 1,
+        nodes: Arc::clone(&table.nodes),
+        live: table.live.clone(),
+        placement: table.placement,
+        rules: table.rules,
+        phase: table.phase,
+        observer: None,
+    }
+}
+
+/// One change, as a reload or a health check makes it.
+fn changed(random: &mut Random, table: &RouteTable) -> RouteTable {
+    let mut next = copy(table);
+    match random.below(4) {
+        0 => {}
+        1 => next.rules = any_rules(random, table.rules.malformed),
+        _ => {
+            let mut nodes: Vec<RouteNode> = table.nodes.to_vec();
+            for _ in 0..random.between(1, 3) {
+                change_nodes(random, &mut nodes);
+            }
+            next.nodes = nodes.into();
+        }
+    }
+    next.live = any_live(random, &next.nodes);
+    next
+}
+
+fn change_nodes(random: &mut Random, nodes: &mut Vec<RouteNode>) {
+    let place = random.below(nodes.len() as u64) as usize;
+    match random.below(5) {
+        0 if nodes.len() > 1 => {
+            nodes.remove(place);
+        }
+        1 => {
+            let other = random.below(nodes.len() as u64) as usize;
+            nodes.swap(place, other);
+        }
+        2 => {
+            // It moves to another address, or its name does not resolve for now.
+            let number = nodes[place].name.bytes().nth(4).map_or(0, |digit| u64::from(digit - b'0'));
+            nodes[place].address =
+                if random.below(4) == 0 { None } else { node(number, random.below(3)).address };
+        }
+        _ => {
+            let added = node(random.below(8), random.below(3));
+            if nodes.iter().all(|other| other.name != added.name) {
+                nodes.insert(place, added);
+            }
+        }
+    }
+}
+
+fn any_traffic(random: &mut Random, setup: &SimSetup, span_us: u64) -> Vec<(u64, usize, Vec<u8>)> {
+    let mut datagrams = Vec::new();
+    let mut id = 0;
+    let wanted = random.between(3, 70) as usize;
+    let is_bursty = random.below(2) == 0;
+    while datagrams.len() < wanted {
+        let at_us = START_US + random.below(span_us);
+        let burst = match (is_bursty, random.below(12)) {
+            (true, 0) => random.between(45, 140),
+            (true, _) => random.between(1, 45),
+            (false, _) => 1,
+        };
+        for _ in 0..burst {
+            let listener = random.below(setup.listeners as u64) as usize;
+            datagrams.push((at_us, listener, any_datagram(random, setup.payload_bytes_max, &mut id)));
+        }
+    }
+    datagrams.sort_by_key(|(at_us, ..)| *at_us);
+    datagrams
+}
+
+fn any_datagram(random: &mut Random, room: usize, id: &mut u64) -> Vec<u8> {
+    let target = match random.below(20) {
+        0 => return Vec::new(),
+        1 => return (0..random.below(40)).map(|_| random.below(256) as u8).collect(),
+        2 => room + random.between(1, 200) as usize,
+        3 => room,
+        4..8 => random.between(1, room as u64) as usize,
+        _ => 1,
+    };
+    let mut datagram = Vec::new();
+    loop {
+        *id += 1;
+        push_line(random, &mut datagram, *id);
+        if datagram.len() >= target {
+            break;
+        }
+        datagram.extend_from_slice(if random.below(5) == 0 { b"\r\n" } else { b"\n" });
+    }
+    if random.below(3) == 0 {
+        datagram.push(b'\n');
+    }
+    if target <= 1 && datagram.len() > room {
+        datagram.truncate(room);
+    }
+    datagram
+}
+
+/// A line that carries its id, so that no two are the same.
+fn push_line(random: &mut Random, datagram: &mut Vec<u8>, id: u64) {
+    let name = random.below(12);
+    let line = match random.below(24) {
+        0 => format!("junk{id}"),
+        1 => format!(":{id}|c"),
+        2 => format!("half{id}:1"),
+        3 => String::new(),
+        4 => format!("_sc|check{name}|{id}"),
+        5 => format!("_e{{3,9}}:t{name:02}|{id}"),
+        6 => format!("{}.m{name}:{id}|c", "long".repeat(random.below(80) as usize)),
+        7 => format!("m{name}:{id}|g|@0.1|#tag:x,y:|z"),
+        _ => format!("m{name}:{id}|c"),
+    };
+    datagram.extend_from_slice(line.as_bytes());
+}
