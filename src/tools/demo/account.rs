@@ -177,7 +177,7 @@ impl Account {
         if let Some(latency) = self.latency {
             let _ = writeln!(
                 text,
-                "  latency     p50 {}   p99 {}   max {}   from arrival to sending, at most",
+                "  latency     p50 ≤ {}  p99 ≤ {}  max ≤ {}  from arrival to sending",
                 micros(latency.p50_us),
                 micros(latency.p99_us),
                 micros(latency.max_us)
@@ -283,7 +283,7 @@ mod tests {
             "received by the backends          1,000 metrics in 30 datagrams",
             "lost of the traffic                   0 metrics",
             "c:3                                 400    40.0 %",
-            "p50 2.5 ms   p99 5.1 ms   max 6.0 ms",
+            "p50 ≤ 2.5 ms  p99 ≤ 5.1 ms  max ≤ 6.0 ms",
             "Every metric arrived, each at the backend that owns its name (494 names).",
         ] {
             assert!(text.contains(part), "{part}\n{text}");

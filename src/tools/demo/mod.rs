@@ -127,34 +127,33 @@ impl Demo {
             return code;
         }
         let Demo { config, events, backends, names, setting, outages, ending, .. } = self;
-        let (proxy_runs, proxy_ended) = oneshot::channel::<()>();
-        let mut show: Option<io::Result<JoinHandle<io::Result<Ran>>>> = None;
-        let mut proxy = None;
-        let (shared_backends, name_count) = (backends.clone(), names.len());
-        let code =
-            control::run_with(config, control::Options { config_path: None, debug: false }, |handle| {
-                events.hold();
-                proxy = Some(handle.clone());
-                let stopper = handle.clone();
-                let stage = Stage {
-                    proxy: handle,
-                    backends: shared_backends,
-                    names,
-                    events,
-                    setting,
-                    outages,
-                    ending,
-                    proxy_ended,
-                };
-                let started = thread::spawn("demo-show", move || stage.run());
-                if started.is_err() {
-                    stopper.stop();
-                }
-                show = Some(started);
-            });
+        let (name_count, (proxy_runs, proxy_ended)) = (names.len(), oneshot::channel::<()>());
+        // Taken when the proxy is ready; if it never is, the runtime inside must end here and not inside the proxy's.
+        let mut props = Some((names, setting, ending, proxy_ended));
+        let mut show = None;
+        let code = control::run_with(config, control::Options { config_path: None, debug: false }, |proxy| {
+            let Some((names, setting, ending, proxy_ended)) = props.take() else { return };
+            events.hold();
+            let (backends, events) = (backends.clone(), events.clone());
+            let stage = Stage {
+                proxy: proxy.clone(),
+                backends,
+                names,
+                events,
+                setting,
+                outages,
+                ending,
+                proxy_ended,
+            };
+            let thread = thread::spawn("demo-show", move || stage.run());
+            if thread.is_err() {
+                proxy.stop();
+            }
+            show = Some((proxy, thread));
+        });
         drop(proxy_runs);
-        let (Some(show), Some(proxy)) = (show, proxy) else { return code };
-        let ran = match show.map(JoinHandle::join) {
+        let Some((proxy, thread)) = show else { return code };
+        let ran = match thread.map(JoinHandle::join) {
             Ok(Ok(Ok(ran))) => ran,
             Ok(Ok(Err(error))) | Err(error) => return refused(&error),
             // A panic there has ended the process already.

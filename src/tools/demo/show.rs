@@ -214,7 +214,7 @@ impl Act {
             self.moments.pop_front();
         }
         for words in stage.events.take() {
-            self.event(elapsed, words);
+            self.event(elapsed, shortened(words));
         }
     }
 
@@ -264,5 +264,27 @@ impl Act {
             outages: self.outages,
             written: self.written,
         }
+    }
+}
+
+/// An event without its cause where that is what the demo played, and said, a moment before.
+fn shortened(words: String) -> String {
+    match words.split_once(": check of ") {
+        Some((what, cause)) if cause.ends_with(r#": answered "health: down""#) => what.to_owned(),
+        _ => words,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_played_cause_is_left_out() {
+        let played = r#"backend 127.0.0.1:1 is down: check of 127.0.0.1:2: answered "health: down""#;
+        assert_eq!(shortened(played.to_owned()), "backend 127.0.0.1:1 is down");
+        let other =
+            "backend 127.0.0.1:1 is down: check of 127.0.0.1:2: no answer that it is up within 1000 ms";
+        assert_eq!(shortened(other.to_owned()), other);
     }
 }

@@ -109,7 +109,7 @@ fn title(scene: &Scene<'_>) -> Row {
         Some(end) => format!("{elapsed} of {}   Ctrl-C ends it", clock(end)),
         None => format!("{elapsed}   Ctrl-C ends it"),
     };
-    let left = "statsring demo: traffic, the proxy, three backends";
+    let left = "statsring demo";
     let debug = if cfg!(debug_assertions) { " (debug build)" } else { "" };
     let room = COLUMNS_MAX.saturating_sub(2 + left.len() + debug.len());
     Row::new(Tone::Heading, format!("  {left}{debug}{right:>room$}"))
@@ -130,7 +130,7 @@ fn flow(scene: &Scene<'_>) -> [Row; 3] {
             Tone::Note,
             format!(
                 "  {:<18}{:>12}{:>14}{:>19}{:>14}",
-                "proxy", "metrics/s", "datagrams/s", "metrics/datagram", "metrics"
+                "proxy", "metrics/s", "datagrams/s", "metrics/datagram", "total"
             ),
         ),
         row("in", rates.metrics_in, rates.datagrams_in, Counter::MetricsReceived),
@@ -142,7 +142,7 @@ fn backends(scene: &Scene<'_>) -> Vec<Row> {
     let sum: f64 = scene.rates.arrived.iter().sum();
     let heading = format!(
         "  {:<18}{:>12}{:>9}  {:<6}  {:<14}{:>14}",
-        "backend", "metrics/s", "share", "state", "", "metrics"
+        "backend", "metrics/s", "share", "state", "", "total"
     );
     let mut rows = vec![Row::new(Tone::Note, heading)];
     for (index, name) in scene.setting.backends.iter().enumerate() {
@@ -183,7 +183,7 @@ fn health(scene: &Scene<'_>) -> [Row; 3] {
     );
     let latency = scene.latency.map_or("-".to_owned(), |latency| {
         format!(
-            "p50 {}   p99 {}   max {}   from arrival to sending, at most",
+            "p50 ≤ {}  p99 ≤ {}  max ≤ {}  from arrival to sending",
             micros(latency.p50_us),
             micros(latency.p99_us),
             micros(latency.max_us)
@@ -238,7 +238,7 @@ pub fn line(scene: &Scene<'_>) -> String {
     });
     format!(
         "{:>7}   in {} metrics/s in {} datagrams, out {} in {}; shares {}; dropped {}, by the kernel {}; \
-         latency p50/p99/max {latency}",
+         latency p50/p99/max ≤ {latency}",
         clock(scene.now.elapsed),
         rate(rates.metrics_in),
         rate(rates.datagrams_in),
@@ -312,7 +312,7 @@ mod tests {
             "out                     20,000           600               33.3       100,000",
             "127.0.0.1:40002          8,000   40.0 %  down",
             "dropped   0 by the proxy, 0 datagrams by the kernel; diverted 0",
-            "p50 2.5 ms   p99 5.1 ms   max 1.2 s",
+            "p50 ≤ 2.5 ms  p99 ≤ 5.1 ms  max ≤ 1.2 s",
             "2.0 % of a core, 4.0 µs per datagram in",
             "nc -u -w1 127.0.0.1 48125",
             "echo stats  | nc -w1 localhost 48126",
