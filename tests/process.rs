@@ -371,6 +371,22 @@ fn an_interrupt_stops_it_in_order() {
 }
 
 #[test]
+fn it_can_be_started_again_at_once() {
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    // In order, and killed, when the kernel cleans up in its own time.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        proxy.send(datagrams(0..10));
+        proxy.signal(signal);
+        proxy.wait_for_end();
+        proxy = proxy.start_again();
+    }
+    backends.iter().for_each(Backend::forget);
+    proxy.send(datagrams(0..10));
+    wait_until("it forwards", || total(&backends) == 30);
+}
+
+#[test]
 fn a_second_instance_is_refused_and_told_who_is_there() {
     let backends = three();
     let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };

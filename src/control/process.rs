@@ -14,8 +14,9 @@ use super::stop;
 use super::table::{self, Publisher};
 use super::{Options, watch};
 use crate::config::{Config, MemoryBound};
+use crate::driver::socket::{self, BindError, Listeners};
 use crate::driver::uring::{KernelRing, refusal};
-use crate::driver::{DriverError, Waker, socket};
+use crate::driver::{DriverError, Waker};
 use crate::exit;
 use crate::relay::Phase;
 use crate::stats::WorkerShared;
@@ -28,11 +29,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 /// How long the workers may take to arm their receives.
 const READY: Duration = Duration::from_secs(30);
+/// How long a port may be taken before the start is refused.
+const TAKEN: Duration = Duration::from_millis(500);
 /// Room for reports of each worker, beside one for each of its backends.
 const REPORTS_PER_WORKER: usize = 64;
 
@@ -124,8 +127,7 @@ struct Sockets {
 /// waits in them.
 fn bind(config: &Config) -> Result<Sockets, Failure> {
     signals::block().map_err(|error| Failure::system(format!("signals cannot be blocked: {error}")))?;
-    let listeners = socket::bind_listeners(&config.listen, config.workers, config.receive_buffer_bytes)
-        .map_err(Failure::system)?;
+    let listeners = bind_data(config).map_err(Failure::system)?;
     let admin = bind_admin(&config.management).map_err(Failure::system)?;
     let management: io::Result<_> = admin.iter().map(TcpListener::local_addr).collect();
     let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} is left out: {error}");
@@ -137,6 +139,18 @@ fn bind(config: &Config) -> Result<Sockets, Failure> {
         degraded: listeners.skipped.iter().map(skipped).collect(),
         send_buffer_granted_bytes: send_buffer_granted(config.send_buffer_bytes),
     })
+}
+
+/// Binds the sockets for metrics. A process that was killed keeps its port for some 40 ms, until the kernel has taken its
+/// ring down: whoever starts the next one at once need not know that.
+fn bind_data(config: &Config) -> Result<Listeners, BindError> {
+    let deadline = Instant::now() + TAKEN;
+    loop {
+        match socket::bind_listeners(&config.listen, config.workers, config.receive_buffer_bytes) {
+            Err(BindError::Taken { .. }) if Instant::now() < deadline => std::thread::sleep(TAKEN / 10),
+            result => return result,
+        }
+    }
 }
 
 /// What the kernel grants one socket to a backend that asks for so much, in bytes; tried out on a socket that sends
@@ -487,10 +501,10 @@ mod tests {
         let length = backend.recv(&mut line).unwrap();
         assert_eq!(&line[..length], b"gorets:1|c");
         let mut latency = crate::stats::Latency::new();
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while latency.get(crate::stats::LatencyKind::Residence).is_empty() {
             proxy.collect_latency(&mut latency);
-            assert!(std::time::Instant::now() < deadline, "the metric's latency was not recorded");
+            assert!(Instant::now() < deadline, "the metric's latency was not recorded");
         }
         // Two askings are one stop, and an idle client of the admin port does not hold it up.
         let _idle = TcpStream::connect(proxy.management()[0]).unwrap();
@@ -499,11 +513,6 @@ mod tests {
         assert_eq!(thread.join().unwrap(), exit::OK);
         assert_eq!(proxy.counters().get(Counter::MetricsSent), 1);
         assert_eq!(proxy.counters().imbalance(), 0);
-        // The kernel takes a ring down in its own time, and only then lets its sockets go.
-        while UdpSocket::bind(proxy.listen()[0]).is_err() {
-            assert!(std::time::Instant::now() < deadline, "the port was not given back");
-            std::thread::sleep(Duration::from_millis(5));
-        }
         // The same ports can be had again.
         config.listen = proxy.listen().to_vec();
         config.management = proxy.management().to_vec();

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -250,9 +250,9 @@ impl Proxy {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    /// Waits for its end; the exit code.
+    /// Waits for its end, however it comes.
     #[track_caller]
-    pub fn exit_code(&mut self) -> i32 {
+    pub fn wait_for_end(&mut self) -> ExitStatus {
         let mut status = None;
         wait_until("it has ended", || {
             status = self.child.try_wait().unwrap();
@@ -261,7 +261,27 @@ impl Proxy {
         if let Some(reader) = self.log_reader.take() {
             reader.join().unwrap();
         }
-        status.unwrap().code().unwrap_or_else(|| panic!("ended by {:?}", status.unwrap()))
+        status.unwrap()
+    }
+
+    /// Waits for its end; the exit code.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> i32 {
+        let status = self.wait_for_end();
+        status.code().unwrap_or_else(|| panic!("ended by {status:?}"))
+    }
+
+    /// Starts the program again with the same config, after it has ended; waits until it is ready.
+    #[track_caller]
+    pub fn start_again(self) -> Proxy {
+        let config = ConfigFile::new(self.config.json.clone());
+        let mut again = Proxy::spawn(config, self.address.port(), self.admin.port(), &[]);
+        wait_until("it is ready again", || {
+            let ended = again.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the start after the end failed: {}", again.log());
+            again.logged("ready: ")
+        });
+        again
     }
 
     pub fn config_path(&self) -> &Path {
