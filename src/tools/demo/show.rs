@@ -129,9 +129,8 @@ struct Act {
     screen: Screen,
     moments: VecDeque<Moment>,
     first: Moment,
-    /// Latency of the last ticks, newest last, and of all.
+    /// Latency of the last ticks, newest last.
     recent: VecDeque<Latency>,
-    total: Latency,
     events: Vec<Event>,
     shown: usize,
     down: Option<usize>,
@@ -148,7 +147,6 @@ impl Act {
             moments: VecDeque::from([first.clone()]),
             first,
             recent: VecDeque::new(),
-            total: Latency::new(),
             events: Vec::new(),
             shown: 0,
             down: None,
@@ -203,7 +201,6 @@ impl Act {
     fn look(&mut self, stage: &Stage) {
         let mut latency = Latency::new();
         stage.proxy.collect_latency(&mut latency);
-        self.total.merge(&latency);
         self.recent.push_back(latency);
         let elapsed = self.start.elapsed();
         self.moments.push_back(Moment::read(elapsed, &stage.proxy, &stage.backends));
@@ -259,7 +256,7 @@ impl Act {
             sent,
             elapsed,
             moments: (self.first, last),
-            latency: self.total,
+            latency: stage.proxy.latency(),
             events: self.events,
             outages: self.outages,
             written: self.written,
