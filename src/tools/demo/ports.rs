@@ -141,18 +141,13 @@ mod tests {
     const HERE: [IpAddr; 1] = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
     #[test]
-    fn a_taken_port_gives_way_to_a_free_one_and_a_free_one_is_kept() {
+    fn a_taken_port_gives_way_to_a_free_one() {
         let held = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let taken = held.local_addr().unwrap().port();
         let found = free_port(&HERE, taken, UdpSocket::bind::<SocketAddr>).unwrap();
         assert_ne!(found, taken);
         let other = bind_or_any(taken, UdpSocket::bind).unwrap();
         assert_ne!(other.local_port().unwrap(), taken);
-        // A UDP port does not stand in the way of the TCP port of the same number.
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let number = listener.local_addr().unwrap().port();
-        drop(listener);
-        assert_eq!(free_port(&HERE, number, TcpListener::bind::<SocketAddr>).unwrap(), number);
     }
 
     #[test]

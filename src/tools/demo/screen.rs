@@ -3,7 +3,7 @@
 //! In: scenes. Out: stdout. The cursor is never hidden and wrapping is only off within one write, so there is nothing
 //! to restore, however the process ends. Next: nobody; a person looks at it.
 
-use super::table::{Event, Row, Scene, Tone, line, table};
+use super::table::{Event, Row, Scene, Setting, Tone, line, opening, table};
 use std::io::{self, IsTerminal, Write};
 
 /// The way to the person who looks on.
@@ -33,6 +33,11 @@ impl Screen {
         self.kind != Kind::Lines
     }
 
+    /// Says what a line of figures has no room for; the table has it in every frame.
+    pub fn open(&self, setting: &Setting) -> io::Result<()> {
+        if self.is_terminal() { Ok(()) } else { write(&opening(setting)) }
+    }
+
     /// Shows the scene; `news` are the events that were not shown before.
     pub fn show(&mut self, scene: &Scene<'_>, news: &[Event]) -> io::Result<()> {
         let text = match &mut self.kind {
@@ -52,7 +57,7 @@ impl Screen {
 }
 
 /// Writes to stdout at once.
-pub fn write(text: &str) -> io::Result<()> {
+fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()

@@ -132,6 +132,7 @@ struct Act {
     /// Latency of the last ticks, newest last.
     recent: VecDeque<Latency>,
     events: Vec<Event>,
+    /// Of these, how many were shown as news.
     shown: usize,
     down: Option<usize>,
     outages: usize,
@@ -140,10 +141,10 @@ struct Act {
 
 impl Act {
     fn new(stage: &Stage) -> Act {
+        let screen = Screen::of_stdout();
         let first = Moment::read(Duration::ZERO, &stage.proxy, &stage.backends);
         Act {
             start: Instant::now(),
-            screen: Screen::of_stdout(),
             moments: VecDeque::from([first.clone()]),
             first,
             recent: VecDeque::new(),
@@ -151,11 +152,15 @@ impl Act {
             shown: 0,
             down: None,
             outages: 0,
-            written: Ok(()),
+            written: screen.open(&stage.setting),
+            screen,
         }
     }
 
     fn play(&mut self, stage: &mut Stage) {
+        if self.written.is_err() {
+            return;
+        }
         let end = stage.setting.end;
         for tick in 1u32.. {
             let at = (TICK * tick).min(end.unwrap_or(Duration::MAX));

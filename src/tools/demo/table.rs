@@ -222,7 +222,22 @@ fn invitation(setting: &Setting) -> [Row; 4] {
     ]
 }
 
-/// The same for whom no terminal can be drawn on, on one line.
+/// What is said first where no terminal can be drawn on.
+pub fn opening(setting: &Setting) -> String {
+    let mut text = format!(
+        "statsring demo: metrics at 127.0.0.1:{}, admin port {}, backends {}\n",
+        setting.proxy_port,
+        setting.admin_port,
+        setting.backends.join(", ")
+    );
+    for row in invitation(setting) {
+        text.push_str(&row.text);
+        text.push('\n');
+    }
+    text
+}
+
+/// The scene where no terminal can be drawn on, on one line.
 pub fn line(scene: &Scene<'_>) -> String {
     let rates = scene.rates;
     let sum: f64 = rates.arrived.iter().sum();
@@ -320,6 +335,15 @@ mod tests {
         ] {
             assert!(rows.contains(part), "{part}\n{rows}");
         }
+    }
+
+    #[test]
+    fn the_opening_names_every_port() {
+        let text = opening(&setting());
+        assert!(text.starts_with(
+            "statsring demo: metrics at 127.0.0.1:48125, admin port 48126, backends 127.0.0.1:40001, 127.0.0.1:40002, "
+        ));
+        assert!(text.contains("\n    echo stats  | nc -w1 localhost 48126"), "{text}");
     }
 
     #[test]

@@ -158,6 +158,7 @@ impl Sender {
 mod tests {
     use super::super::names;
     use super::*;
+    use crate::stats::host;
 
     #[test]
     fn the_average_datagram_has_four_metrics() {
@@ -170,24 +171,23 @@ mod tests {
     #[test]
     fn what_arrives_is_what_was_counted() {
         let listener = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
         listener.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let traffic = Traffic::start(Arc::new(names::sample()), listener.local_addr().unwrap()).unwrap();
+        let traffic = Traffic::start(Arc::new(names::sample()), address).unwrap();
         let mut buffer = [0; 4_096];
-        let (mut datagrams, mut metrics) = (0, 0);
         let mut take = || {
             let bytes = listener.recv(&mut buffer).unwrap();
             buffer[..bytes].split(|byte| *byte == b'\n').count() as u64
         };
-        while datagrams < 50 {
-            metrics += take();
-            datagrams += 1;
-        }
+        let mut metrics = take();
         let sent = traffic.stop();
-        while datagrams < sent.datagrams {
+        // Only if this thread was kept from the CPU for long.
+        let drops = host::drops_at(&host::udp_sockets(), address).unwrap_or(0);
+        for _ in 1..sent.datagrams - drops {
             metrics += take();
-            datagrams += 1;
         }
-        assert_eq!((sent.metrics, sent.refused), (metrics, false));
+        assert!(metrics == sent.metrics || (drops > 0 && metrics < sent.metrics), "{metrics} of {sent:?}");
+        assert!(!sent.refused);
     }
 
     #[test]
