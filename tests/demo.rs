@@ -184,7 +184,7 @@ fn names_move_while_a_backend_is_down_and_a_visitor_is_served() {
         return;
     };
     let proxy = port_behind(&opening, "metrics at 127.0.0.1:");
-    let admin = port_behind(&opening, "admin port ");
+    let admin = port_behind(&opening, ", admin port ");
     let visitor = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     visitor.send_to(b"foo:1|c\nfoo:2|c\njunk", (Ipv4Addr::LOCALHOST, proxy)).unwrap();
     // Its latencies stay visible at the admin port, though the table shows them too.

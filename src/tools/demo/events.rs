@@ -19,7 +19,7 @@ const BACKENDS: &str = "statsring::control::watch";
 #[derive(Default)]
 pub struct Events {
     /// `None` while lines go to stderr.
-    waiting: Mutex<Option<VecDeque<String>>>,
+    waiting: Mutex<Option<VecDeque<Vec<u8>>>>,
 }
 
 impl Events {
@@ -39,7 +39,7 @@ impl Events {
         events
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<String>>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<Vec<u8>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -50,18 +50,20 @@ impl Events {
 
     /// The lines since the last call, without their level.
     pub fn take(&self) -> Vec<String> {
-        self.waiting().as_mut().map(|lines| lines.drain(..).collect()).unwrap_or_default()
+        let mut waiting = self.waiting();
+        waiting.as_mut().map(|lines| lines.drain(..).map(|line| plain(&line)).collect()).unwrap_or_default()
     }
 
-    /// From now on lines go to stderr.
+    /// From now on lines go to stderr, and those that wait before them.
     pub fn release(&self) {
-        *self.waiting() = None;
+        let waiting = self.waiting().take();
+        waiting.into_iter().flatten().for_each(|line| self.write(&line));
     }
 
     fn write(&self, bytes: &[u8]) {
         match self.waiting().as_mut() {
             Some(lines) => {
-                lines.push_back(plain(&String::from_utf8_lossy(bytes)));
+                lines.push_back(bytes.to_vec());
                 if lines.len() > WAITING_MAX {
                     lines.pop_front();
                 }
@@ -73,7 +75,8 @@ impl Events {
 }
 
 /// A log line as an event: on one line, without its level, with nothing that a terminal obeys.
-fn plain(line: &str) -> String {
+fn plain(line: &[u8]) -> String {
+    let line = String::from_utf8_lossy(line);
     let line = line.trim();
     let words = ["ERROR ", "WARN ", "INFO "].iter().find_map(|level| line.strip_prefix(level));
     words.unwrap_or(line).trim().replace(char::is_control, " ")

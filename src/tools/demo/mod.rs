@@ -25,8 +25,10 @@ mod table;
 mod thread;
 mod traffic;
 
-use crate::config::{self, Config};
-use crate::{cli, control, exit};
+use crate::control::{self, ProxyHandle};
+use crate::placement::Placement;
+use crate::stats::Counter;
+use crate::{cli, config, exit};
 use account::{Account, Verdict};
 use argh::FromArgs;
 use backends::Backends;
@@ -47,6 +49,12 @@ use tokio::sync::oneshot;
 
 /// The longest demo, a day.
 const SECONDS_MAX: u32 = 86_400;
+/// How often other ports are tried.
+const ATTEMPTS_MAX: usize = 3;
+/// How the names are spread.
+const PLACEMENT: Placement = Placement::Jump;
+/// Exit codes above this say that a signal ended the proxy at once.
+const SIGNALLED: u8 = 128;
 /// After a signal the proxy goes on for so long: the traffic ends within it, so that nothing is sent to a closed port.
 const SHUTDOWN_DELAY_MS: u64 = 250;
 /// Receive buffer of the proxy, unless this host grants less: hundreds of ms of the traffic.
@@ -91,57 +99,86 @@ fn refused(error: &io::Error) -> u8 {
 
 /// Everything but the proxy, ready.
 struct Demo {
-    config: Config,
     events: Arc<Events>,
     backends: Arc<Backends>,
     names: Arc<Names>,
-    setting: Setting,
+    /// The backends as the config has them.
+    nodes: Vec<Value>,
     outages: Outages,
-    ending: Ending,
+    end: Option<Duration>,
+    /// Left to the show when the proxy is ready. If it never is, the runtime inside must not end inside the proxy's.
+    ending: Option<Ending>,
+    /// What is to be said about the backends' ports.
     notes: Vec<String>,
 }
+
+/// The thread of a show.
+type ShowThread = io::Result<JoinHandle<io::Result<Ran>>>;
 
 impl Demo {
     fn prepare(seconds: Option<u32>) -> io::Result<Demo> {
         let events = Events::install();
-        let ending = Ending::listen()?;
+        let ending = Some(Ending::listen()?);
+        let (sockets, notes) = ports::bind_backends()?;
+        let nodes = nodes(&sockets)?;
+        let names = Arc::new(Names::new(PLACEMENT, nodes.len()));
+        Ok(Demo {
+            events,
+            backends: Arc::new(Backends::start(sockets, &names)?),
+            names,
+            nodes,
+            outages: Outages::new(seconds),
+            end: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            ending,
+            notes,
+        })
+    }
+
+    fn run(mut self) -> u8 {
+        for attempt in 1.. {
+            match self.attempt() {
+                Ok((Some((proxy, thread)), code)) => return self.conclude(&proxy, thread, code),
+                // Another process was quicker to take the port that was free a moment ago: then another one is.
+                Ok((None, exit::SYSTEM)) if attempt < ATTEMPTS_MAX => drop(self.events.take()),
+                Ok((None, code)) => {
+                    self.events.release();
+                    return code;
+                }
+                Err(error) => return refused(&error),
+            }
+        }
+        exit::SYSTEM
+    }
+
+    /// Runs proxy and show once, on ports that are free now. No show, if the proxy did not get ready.
+    fn attempt(&mut self) -> io::Result<(Option<(ProxyHandle, ShowThread)>, u8)> {
         let ports = ports::choose()?;
-        let text = config_text(&ports)?;
-        let config = config::parse(&text).map_err(io::Error::other)?.config;
-        let names = Arc::new(Names::new(&config));
+        let notes = self.notes.drain(..).chain(ports.notes());
+        let text: String = notes.map(|note| format!("statsring demo: {note}\n")).collect();
+        if cli::print(&text) != exit::OK {
+            return Ok((None, exit::OK));
+        }
+        let config = config::parse(&config_text(&self.nodes, &ports)).map_err(io::Error::other)?.config;
         let setting = Setting {
             proxy_port: ports.proxy,
             admin_port: ports.admin,
             backends: config.nodes.iter().map(|node| node.name.to_string()).collect(),
-            end: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            end: self.end,
         };
-        let backends = Arc::new(Backends::start(ports.backends, &names)?);
-        let outages = Outages::new(seconds);
-        Ok(Demo { config, events, backends, names, setting, outages, ending, notes: ports.notes })
-    }
-
-    fn run(self) -> u8 {
-        let notes: String = self.notes.iter().map(|note| format!("statsring demo: {note}\n")).collect();
-        let code = cli::print(&notes);
-        if code != exit::OK {
-            return code;
-        }
-        let Demo { config, events, backends, names, setting, outages, ending, .. } = self;
-        let (name_count, (proxy_runs, proxy_ended)) = (names.len(), oneshot::channel::<()>());
-        // Taken when the proxy is ready; if it never is, the runtime inside must end here and not inside the proxy's.
-        let mut props = Some((names, setting, ending, proxy_ended));
         let mut show = None;
-        let code = control::run_with(config, control::Options { config_path: None, debug: false }, |proxy| {
-            let Some((names, setting, ending, proxy_ended)) = props.take() else { return };
-            events.hold();
-            let (backends, events) = (backends.clone(), events.clone());
+        // Ends the show if the proxy ends first.
+        let (proxy_runs, proxy_ended) = oneshot::channel::<()>();
+        self.events.hold();
+        let options = control::Options { config_path: None, debug: false };
+        let code = control::run_with(config, options, |proxy| {
+            let Some(ending) = self.ending.take() else { return };
             let stage = Stage {
                 proxy: proxy.clone(),
-                backends,
-                names,
-                events,
+                backends: self.backends.clone(),
+                names: self.names.clone(),
+                events: self.events.clone(),
                 setting,
-                outages,
+                outages: self.outages,
                 ending,
                 proxy_ended,
             };
@@ -152,8 +189,12 @@ impl Demo {
             show = Some((proxy, thread));
         });
         drop(proxy_runs);
-        let Some((proxy, thread)) = show else { return code };
-        let ran = match thread.map(JoinHandle::join) {
+        Ok((show, code))
+    }
+
+    /// After the proxy's end: the account, told; the exit code.
+    fn conclude(&self, proxy: &ProxyHandle, show: ShowThread, proxy_code: u8) -> u8 {
+        let ran = match show.map(JoinHandle::join) {
             Ok(Ok(Ok(ran))) => ran,
             Ok(Ok(Err(error))) | Err(error) => return refused(&error),
             // A panic there has ended the process already.
@@ -162,70 +203,65 @@ impl Demo {
         if ran.written.is_err() {
             return cli::written(ran.written);
         }
-        let account = settle(ran, &proxy, &backends, name_count, outages);
-        conclude(&account, code)
+        if proxy_code > SIGNALLED {
+            // A second signal: whoever sent it does not want to wait, and there is no final account.
+            return proxy_code;
+        }
+        let account = self.account(ran, proxy);
+        let printed = cli::print(&account.text());
+        match account.verdict() {
+            _ if proxy_code != exit::OK => proxy_code,
+            Verdict::Wrong(_) => exit::BAD_VERDICT,
+            Verdict::Complete | Verdict::Counted { .. } => printed,
+        }
+    }
+
+    /// Waits until the backends have what the proxy sent, and takes the account.
+    fn account(&self, ran: Ran, proxy: &ProxyHandle) -> Account {
+        let (counters, backends) = (proxy.counters(), &self.backends);
+        backends.wait_for(counters.get(Counter::MetricsSent));
+        let (first, last) = &ran.moments;
+        let arrived = backends.list.iter().map(|backend| (backend.address.to_string(), backend.arrived()));
+        Account {
+            elapsed: ran.elapsed,
+            sent: ran.sent,
+            counters,
+            backends: arrived.collect(),
+            backend_drops: backends.kernel_drops(),
+            names: self.names.len(),
+            outages: (ran.outages, self.outages.length()),
+            latency: Quantiles::of(&ran.latency),
+            cpu: Rates::between(first, last).cpu,
+            events: ran.events,
+        }
     }
 }
 
-/// Waits until the backends have what the proxy sent, and takes the account.
-fn settle(
-    ran: Ran,
-    proxy: &control::ProxyHandle,
-    backends: &Backends,
-    names: usize,
-    outages: Outages,
-) -> Account {
-    let counters = proxy.counters();
-    backends.wait_for(counters.get(crate::stats::Counter::MetricsSent));
-    let (first, last) = &ran.moments;
-    let arrived = backends.list.iter().map(|backend| (backend.address.to_string(), backend.arrived()));
-    Account {
-        elapsed: ran.elapsed,
-        sent: ran.sent,
-        counters,
-        backends: arrived.collect(),
-        backend_drops: backends.kernel_drops(),
-        names,
-        outages: (ran.outages, outages.length()),
-        latency: Quantiles::of(&ran.latency),
-        cpu: Rates::between(first, last).cpu,
-        events: ran.events,
-    }
-}
-
-/// Prints the summary; the exit code: the proxy's own if it did not end well.
-fn conclude(account: &Account, proxy_code: u8) -> u8 {
-    let printed = cli::print(&account.text());
-    match account.verdict() {
-        _ if proxy_code != exit::OK => proxy_code,
-        Verdict::Wrong(_) => exit::BAD_VERDICT,
-        Verdict::Complete | Verdict::Counted { .. } => printed,
-    }
+/// The backends as a config file has them.
+fn nodes(sockets: &[BackendSockets]) -> io::Result<Vec<Value>> {
+    let node = |BackendSockets { metrics, health }: &BackendSockets| {
+        let (metrics, health) = (metrics.local_addr()?, health.local_addr()?);
+        Ok(json!({"host": metrics.ip(), "port": metrics.port(), "adminport": health.port()}))
+    };
+    sockets.iter().map(node).collect()
 }
 
 /// The demo's config, as a file would have it.
-fn config_text(ports: &Ports) -> io::Result<String> {
-    let nodes: io::Result<Vec<Value>> = ports
-        .backends
-        .iter()
-        .map(|BackendSockets { metrics, health }| {
-            let (metrics, health) = (metrics.local_addr()?, health.local_addr()?);
-            Ok(json!({"host": metrics.ip(), "port": metrics.port(), "adminport": health.port()}))
-        })
-        .collect();
+fn config_text(nodes: &[Value], ports: &Ports) -> String {
     let config = json!({
         "host": ports.host,
         "port": ports.proxy,
         "managementHost": ports.host,
         "managementPort": ports.admin,
-        "nodes": nodes?,
+        "nodes": nodes,
+        "hashing": PLACEMENT.name(),
         "checkInterval": 1_000,
         "checkFast": 200,
         "workers": 1,
         "receiveBuffer": receive_buffer_bytes(),
         "shutdownDelay": SHUTDOWN_DELAY_MS,
     });
-    Ok(config.to_string())
+    config.to_string()
 }
 
 /// As much as this host grants without a warning that would be of no use here.
@@ -241,8 +277,9 @@ mod tests {
 
     #[test]
     fn the_demos_config_is_a_normal_one() {
+        let nodes = nodes(&ports::bind_backends().unwrap().0).unwrap();
         let ports = ports::choose().unwrap();
-        let loaded = config::parse(&config_text(&ports).unwrap()).unwrap();
+        let loaded = config::parse(&config_text(&nodes, &ports)).unwrap();
         assert_eq!(loaded.notices, Vec::<String>::new());
         let config = loaded.config;
         assert_eq!((config.nodes.len(), config.workers, config.check.fast_ms), (3, 1, 200));

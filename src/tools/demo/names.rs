@@ -3,7 +3,7 @@
 //! In: the placement. Out: ready lines for `traffic.rs`, and for `backends.rs` which names there are and where each of
 //! them belongs. Next: both.
 
-use crate::config::Config;
+use crate::placement::Placement;
 use crate::wire;
 use std::collections::HashMap;
 
@@ -27,7 +27,8 @@ pub struct Names {
     pub lines: Vec<String>,
     /// Each name's backend while all are up.
     homes: HashMap<Box<[u8]>, usize>,
-    config: Config,
+    placement: Placement,
+    nodes: usize,
 }
 
 /// What a backend sees in a line.
@@ -40,9 +41,9 @@ pub struct Seen {
 }
 
 impl Names {
-    /// All names, placed as `config` says.
-    pub fn new(config: &Config) -> Names {
-        let mut names = Names { lines: Vec::new(), homes: HashMap::new(), config: config.clone() };
+    /// All names, spread over so many backends.
+    pub fn new(placement: Placement, nodes: usize) -> Names {
+        let mut names = Names { lines: Vec::new(), homes: HashMap::new(), placement, nodes };
         for (index, service) in SERVICES.into_iter().enumerate() {
             for endpoint in ENDPOINTS {
                 names.add(&format!("{service}.requests.{endpoint}"), |_| "1|c".to_owned());
@@ -69,7 +70,7 @@ impl Names {
 
     fn add(&mut self, name: &str, value: impl Fn(usize) -> String) {
         self.lines.extend((0..VARIANTS).map(|variant| format!("{name}:{}", value(variant))));
-        if let Some(home) = self.config.hashing.home(name.as_bytes(), self.config.nodes.len()) {
+        if let Some(home) = self.placement.home(name.as_bytes(), self.nodes) {
             self.homes.insert(name.as_bytes().into(), home);
         }
     }
@@ -84,16 +85,15 @@ impl Names {
         let Some(key) = wire::routing_key(line) else { return Seen { is_own: false, home: None } };
         match self.homes.get(key) {
             Some(home) => Seen { is_own: true, home: Some(*home) },
-            None => Seen { is_own: false, home: self.config.hashing.home(key, self.config.nodes.len()) },
+            None => Seen { is_own: false, home: self.placement.home(key, self.nodes) },
         }
     }
 }
 
-/// The names of a config with three backends.
+/// The names as the demo has them.
 #[cfg(test)]
 pub(super) fn sample() -> Names {
-    let nodes = r#"{"host": "127.0.0.1", "port": 1}, {"host": "127.0.0.1", "port": 2}, {"host": "127.0.0.1", "port": 3}"#;
-    Names::new(&crate::config::parse(&format!(r#"{{"nodes": [{nodes}]}}"#)).unwrap().config)
+    Names::new(Placement::Jump, 3)
 }
 
 #[cfg(test)]

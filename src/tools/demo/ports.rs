@@ -1,7 +1,6 @@
 //! The ports of the demo: the usual ones, or free ones where those are taken.
 //!
-//! In: nothing. Out: bound sockets of the backends, ports for the proxy, a note for each port that is not the usual
-//! one. Everything is on loopback: the demo serves nobody else. Next: `backends.rs`, and the config in `mod.rs`.
+//! In: nothing. Out: bound sockets of the backends, ports for the proxy, a note for each that is not the usual one. Everything is on loopback: the demo serves nobody else. Next: `backends.rs`, and the config in `mod.rs`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -23,54 +22,55 @@ pub struct BackendSockets {
     pub health: TcpListener,
 }
 
-/// The ports of one run.
+/// The ports of the proxy. Free a moment ago: the proxy binds them itself.
 pub struct Ports {
-    /// The host of the proxy's ports as the config has it.
+    /// The host of both as the config has it.
     pub host: &'static str,
     /// Where the proxy takes metrics.
     pub proxy: u16,
     /// Its admin port.
     pub admin: u16,
-    /// The backends, bound.
-    pub backends: Vec<BackendSockets>,
-    /// One sentence for each port that is not the usual one.
-    pub notes: Vec<String>,
 }
 
-/// Finds the ports. Fails only if loopback has none left.
-pub fn choose() -> io::Result<Ports> {
-    let mut notes = Vec::new();
-    let mut backends = Vec::with_capacity(BACKEND_PORTS.len());
-    for (index, (metrics_port, health_port)) in BACKEND_PORTS.into_iter().enumerate() {
-        let sockets = BackendSockets {
-            metrics: bind_or_any(metrics_port, UdpSocket::bind)?,
-            health: bind_or_any(health_port, TcpListener::bind)?,
-        };
-        let number = index + 1;
-        note(&mut notes, metrics_port, sockets.metrics.local_addr()?.port(), &format!("backend {number}"));
-        note(
-            &mut notes,
-            health_port,
-            sockets.health.local_addr()?.port(),
-            &format!("the health of backend {number}"),
-        );
-        backends.push(sockets);
+impl Ports {
+    /// One sentence for each port that is not the usual one.
+    pub fn notes(&self) -> Vec<String> {
+        [note(PROXY_PORT, self.proxy, "the proxy"), note(ADMIN_PORT, self.admin, "the admin port")]
+            .into_iter()
+            .flatten()
+            .collect()
     }
+}
+
+fn note(usual: u16, found: u16, who: &str) -> Option<String> {
+    (usual != found).then(|| format!("port {usual} is taken: {who} is at {found}"))
+}
+
+/// Binds the backends' ports; one sentence for each that is not the usual one. Fails only if loopback has none left.
+pub fn bind_backends() -> io::Result<(Vec<BackendSockets>, Vec<String>)> {
+    let (mut backends, mut notes) = (Vec::with_capacity(BACKEND_PORTS.len()), Vec::new());
+    for (index, (metrics_port, health_port)) in BACKEND_PORTS.into_iter().enumerate() {
+        let metrics = bind_or_any(metrics_port, UdpSocket::bind)?;
+        let health = bind_or_any(health_port, TcpListener::bind)?;
+        let number = index + 1;
+        notes.extend(note(metrics_port, metrics.local_port()?, &format!("backend {number}")));
+        notes.extend(note(health_port, health.local_port()?, &format!("the health of backend {number}")));
+        backends.push(BackendSockets { metrics, health });
+    }
+    Ok((backends, notes))
+}
+
+/// Finds ports for the proxy. Fails only if loopback has none left.
+pub fn choose() -> io::Result<Ports> {
     // "localhost" may mean either family to a client, so both are served where there are two.
     let has_ipv6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     let both: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let (host, addresses) = if has_ipv6 { ("localhost", &both[..]) } else { ("127.0.0.1", &both[..1]) };
-    let proxy = free_port(addresses, PROXY_PORT, UdpSocket::bind::<SocketAddr>)?;
-    note(&mut notes, PROXY_PORT, proxy, "the proxy");
-    let admin = free_port(addresses, ADMIN_PORT, TcpListener::bind::<SocketAddr>)?;
-    note(&mut notes, ADMIN_PORT, admin, "the admin port");
-    Ok(Ports { host, proxy, admin, backends, notes })
-}
-
-fn note(notes: &mut Vec<String>, usual: u16, found: u16, who: &str) {
-    if usual != found {
-        notes.push(format!("port {usual} is taken: {who} is at {found}"));
-    }
+    Ok(Ports {
+        host,
+        proxy: free_port(addresses, PROXY_PORT, UdpSocket::bind::<SocketAddr>)?,
+        admin: free_port(addresses, ADMIN_PORT, TcpListener::bind::<SocketAddr>)?,
+    })
 }
 
 /// Binds the usual port, or a free one.
@@ -79,7 +79,7 @@ fn bind_or_any<S>(usual: u16, bind: impl Fn(SocketAddr) -> io::Result<S>) -> io:
     bind(at(usual)).or_else(|_| bind(at(0)))
 }
 
-/// The usual port if it is free at every address, else one that is. Free a moment ago: the proxy binds it itself.
+/// The usual port if it is free at every address, else one that is.
 fn free_port<S>(
     addresses: &[IpAddr],
     usual: u16,
@@ -152,16 +152,13 @@ mod tests {
 
     #[test]
     fn every_port_that_is_not_the_usual_one_is_noted() {
-        let ports = choose().unwrap();
-        let mut moved = usize::from(ports.proxy != PROXY_PORT) + usize::from(ports.admin != ADMIN_PORT);
-        for (sockets, (metrics, health)) in ports.backends.iter().zip(BACKEND_PORTS) {
-            moved += usize::from(sockets.metrics.local_port().unwrap() != metrics);
-            moved += usize::from(sockets.health.local_port().unwrap() != health);
-        }
-        assert_eq!(ports.notes.len(), moved, "{:?}", ports.notes);
-        let mut notes = Vec::new();
-        note(&mut notes, 8126, 8126, "the admin port");
-        note(&mut notes, 8125, 40_000, "the proxy");
-        assert_eq!(notes, ["port 8125 is taken: the proxy is at 40000"]);
+        let (backends, notes) = bind_backends().unwrap();
+        let moved = backends.iter().zip(BACKEND_PORTS).map(|(sockets, (metrics, health))| {
+            usize::from(sockets.metrics.local_port().unwrap() != metrics)
+                + usize::from(sockets.health.local_port().unwrap() != health)
+        });
+        assert_eq!(notes.len(), moved.sum::<usize>(), "{notes:?}");
+        let ports = Ports { host: "localhost", proxy: 40_000, admin: ADMIN_PORT };
+        assert_eq!(ports.notes(), ["port 8125 is taken: the proxy is at 40000"]);
     }
 }
