@@ -4,7 +4,7 @@
 
 use super::backends::Arrived;
 use super::figures::{Cpu, Quantiles};
-use super::numbers::{clock, count, grouped, micros, percent};
+use super::numbers::{clock, count, grouped, micros, percent, plural};
 use super::table::{Event, reasons};
 use super::traffic::{DATAGRAM_METRICS_MAX, SentFigures};
 use crate::stats::{Counter, Counters};
@@ -124,42 +124,44 @@ impl Account {
     fn write_path(&self, text: &mut String) {
         let (counters, arrived) = (&self.counters, self.arrived());
         let get = |counter| counters.get(counter);
-        let mut row = |name: &str, metrics: u64, datagrams: u64| {
-            let metrics = grouped(metrics);
-            let _ = writeln!(text, "  {name:<26}{metrics:>13} metrics in {} datagrams", grouped(datagrams));
+        let mut row = |name: &str, number: u64, words: String| {
+            let _ = writeln!(text, "  {name:<26}{:>13} {words}", grouped(number));
         };
-        row("sent by the traffic", self.sent.metrics, self.sent.datagrams);
-        row("received by the proxy", get(Counter::MetricsReceived), get(Counter::DatagramsReceived));
-        row("sent by the proxy", get(Counter::MetricsSent), get(Counter::DatagramsSent));
-        row("received by the backends", arrived.total(), arrived.datagrams);
+        let metrics_in =
+            |metrics, datagrams| format!("{} in {}", plural(metrics, "metric"), count(datagrams, "datagram"));
+        for (name, metrics, datagrams) in [
+            ("sent by the traffic", self.sent.metrics, self.sent.datagrams),
+            ("received by the proxy", get(Counter::MetricsReceived), get(Counter::DatagramsReceived)),
+            ("sent by the proxy", get(Counter::MetricsSent), get(Counter::DatagramsSent)),
+            ("received by the backends", arrived.total(), arrived.datagrams),
+        ] {
+            row(name, metrics, metrics_in(metrics, datagrams));
+        }
+        if arrived.others > 0 {
+            row("of these, yours", arrived.others, plural(arrived.others, "metric"));
+        }
         let lost = self.sent.metrics.saturating_sub(arrived.metrics);
-        let _ = writeln!(text, "  {:<26}{:>13} metrics", "lost of the traffic", grouped(lost));
-        if counters.dropped_total() > 0 {
-            let dropped = grouped(counters.dropped_total());
-            let _ = writeln!(
-                text,
-                "  {:<26}{dropped:>13} metrics: {}",
+        row("lost of the traffic", lost, plural(lost, "metric"));
+        let dropped = counters.dropped_total();
+        if dropped > 0 {
+            row(
                 "dropped by the proxy",
-                reasons(counters)
+                dropped,
+                format!("{}: {}", plural(dropped, "metric"), reasons(counters)),
             );
         }
         for (drops, whose) in
             [(get(Counter::KernelDrops), "the proxy's"), (self.backend_drops, "the backends'")]
         {
             if drops > 0 {
-                let (name, drops) = ("dropped by the kernel", grouped(drops));
-                let _ =
-                    writeln!(text, "  {name:<26}{drops:>13} datagrams at {whose} sockets, which were full");
+                let words = format!("{} at {whose} sockets, which were full", plural(drops, "datagram"));
+                row("dropped by the kernel", drops, words);
             }
         }
         if self.sent.refused {
             text.push_str(
                 "  The proxy's port was closed while traffic was still sent: its last part was refused.\n",
             );
-        }
-        if arrived.others > 0 {
-            let others = grouped(arrived.others);
-            let _ = writeln!(text, "  {:<26}{others:>13} metrics, received by the backends", "of them yours");
         }
     }
 
@@ -328,11 +330,7 @@ mod tests {
         at_the_proxy.sent.metrics += DATAGRAM_METRICS_MAX;
         at_the_proxy.counters.add(Counter::KernelDrops, 1);
         assert_eq!(at_the_proxy.verdict(), Verdict::Counted { metrics: DATAGRAM_METRICS_MAX });
-        assert!(
-            at_the_proxy.text().contains("1 datagrams at the proxy's sockets"),
-            "{}",
-            at_the_proxy.text()
-        );
+        assert!(at_the_proxy.text().contains("1 datagram at the proxy's sockets"), "{}", at_the_proxy.text());
         at_the_proxy.sent.metrics += 1;
         assert_eq!(wrong(&at_the_proxy).len(), 1);
         let mut at_a_backend = complete();
@@ -359,7 +357,7 @@ mod tests {
         assert_eq!(account.verdict(), Verdict::Complete);
         let text = account.text();
         for part in [
-            "of them yours                         3 metrics",
+            "of these, yours                       3 metrics",
             "4 metrics: malformed 4",
             "but for 120 that other backends took",
             "outages     1, played: for 5 s",

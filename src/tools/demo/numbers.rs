@@ -54,7 +54,12 @@ pub fn clock(elapsed: Duration) -> String {
 
 /// `1 metric`, `2 metrics`, `1,234 metrics`.
 pub fn count(number: u64, noun: &str) -> String {
-    format!("{} {noun}{}", grouped(number), if number == 1 { "" } else { "s" })
+    format!("{} {}", grouped(number), plural(number, noun))
+}
+
+/// `metric` for one, else `metrics`.
+pub fn plural(number: u64, noun: &str) -> String {
+    format!("{noun}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

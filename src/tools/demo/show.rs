@@ -129,6 +129,8 @@ struct Act {
     screen: Screen,
     moments: VecDeque<Moment>,
     first: Moment,
+    /// While the traffic is on; what comes after it would distort them.
+    rates: Rates,
     /// Latency of the last ticks, newest last.
     recent: VecDeque<Latency>,
     events: Vec<Event>,
@@ -147,6 +149,7 @@ impl Act {
             start: Instant::now(),
             moments: VecDeque::from([first.clone()]),
             first,
+            rates: Rates::default(),
             recent: VecDeque::new(),
             events: Vec::new(),
             shown: 0,
@@ -167,6 +170,9 @@ impl Act {
             let goes_on = stage.ending.wait(self.start + at, &mut stage.proxy_ended);
             self.play_outage(stage);
             self.look(stage);
+            if let (Some(before), Some(now)) = (self.moments.front(), self.moments.back()) {
+                self.rates = Rates::between(before, now);
+            }
             if self.screen.is_terminal() || tick % 2 == 0 {
                 self.show(stage);
             }
@@ -221,14 +227,13 @@ impl Act {
     }
 
     fn show(&mut self, stage: &Stage) {
-        let (Some(before), Some(now)) = (self.moments.front(), self.moments.back()) else { return };
+        let Some(now) = self.moments.back() else { return };
         let mut latency = Latency::new();
         self.recent.iter().for_each(|recent| latency.merge(recent));
-        let rates = Rates::between(before, now);
         let scene = Scene {
             setting: &stage.setting,
             now,
-            rates: &rates,
+            rates: &self.rates,
             latency: Quantiles::of(&latency),
             events: &self.events[self.events.len().saturating_sub(EVENTS_SHOWN)..],
         };
