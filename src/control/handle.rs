@@ -6,7 +6,7 @@ use super::table::Publisher;
 use crate::relay::RouteTable;
 use crate::stats::{Counters, Latency, WorkerShared};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -20,6 +20,7 @@ pub struct ProxyHandle {
     pub(super) publisher: Publisher,
     pub(super) listen: Arc<[SocketAddr]>,
     pub(super) management: Arc<[SocketAddr]>,
+    pub(super) latency: Arc<Mutex<Latency>>,
     pub(super) stop: Arc<Notify>,
 }
 
@@ -53,9 +54,9 @@ impl ProxyHandle {
         sum
     }
 
-    /// Adds what the workers measured since the last call, of whomever, to `total`. Waits up to 100 ms for them. What
-    /// is taken here is not in what the admin port shows.
-    pub fn collect_latency(&self, total: &mut Latency) {
+    /// Adds what the workers measured since it was last taken, here or by the admin port, to `recent` and to what the
+    /// admin port shows. Waits up to 100 ms for them.
+    pub fn collect_latency(&self, recent: &mut Latency) {
         for worker in self.workers.iter() {
             worker.latency.request();
         }
@@ -64,9 +65,17 @@ impl ProxyHandle {
         while !self.workers.iter().all(|worker| worker.latency.is_done()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
+        let mut taken = Latency::new();
         for worker in self.workers.iter() {
-            worker.latency.collect(total);
+            worker.latency.collect(&mut taken);
         }
+        recent.merge(&taken);
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner).merge(&taken);
+    }
+
+    /// Everything measured since the start, as far as it was taken from the workers.
+    pub fn latency(&self) -> Latency {
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Stops it as SIGTERM does. Repeating it does nothing.

@@ -17,6 +17,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -174,7 +175,7 @@ impl AdminActions for Operator {
                     facts: seat.facts.borrow().clone(),
                 })
                 .collect(),
-            latency: control.latency.borrow().clone(),
+            latency: control.latency.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             backends: self.backends(),
             placement: config.hashing.name(),
             listen: control.listen.clone(),

@@ -348,6 +348,7 @@ impl Process {
             publisher: control.publisher.clone(),
             listen: control.listen.as_slice().into(),
             management: control.management.as_slice().into(),
+            latency: control.latency.clone(),
             stop: self.stop.clone(),
         }
     }

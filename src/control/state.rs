@@ -21,7 +21,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -62,8 +62,9 @@ pub struct Control {
     pub probes: Semaphore,
     /// When the process started.
     pub started: Instant,
-    /// The histograms of all workers since the start.
-    pub latency: RefCell<Latency>,
+    /// The histograms of all workers since the start. Whoever takes figures from the workers adds them here: this
+    /// thread, or another one by a `ProxyHandle`.
+    pub latency: Arc<std::sync::Mutex<Latency>>,
     /// What `health` answers unless a stop is under way; the operator may change it.
     pub health_wanted: Cell<bool>,
     /// Whether every worker's receive is armed.
@@ -122,7 +123,7 @@ impl Control {
             resolver: Resolver::new(),
             probes: Semaphore::new(PROBES_MAX),
             started: Instant::now(),
-            latency: RefCell::default(),
+            latency: Arc::default(),
             health_wanted: Cell::new(true),
             ready: Cell::new(false),
             stopping: Cell::new(false),
@@ -183,7 +184,7 @@ impl Control {
             }
         };
         let _ = tokio::time::timeout(LATENCY_WAIT, all_done).await;
-        let mut total = self.latency.borrow_mut();
+        let mut total = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
         for seat in &self.seats {
             seat.shared.latency.collect(&mut total);
         }

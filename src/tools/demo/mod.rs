@@ -1,0 +1,291 @@
+//! `statsring demo`: the proxy at work in one process, with three built-in backends and built-in traffic.
+//!
+//! In: `--seconds`. Out: a live table, a summary, an exit code that says whether the account adds up. The proxy is the
+//! same as always, from a config text on; everything else here is only there to be seen.
+//!
+//! ```text
+//! traffic.rs ──▶ the proxy ──▶ backends.rs        names.rs: what is sent, and where it belongs
+//!    show.rs: figures.rs ─▶ table.rs ─▶ screen.rs         outages.rs: backends go and return
+//!    account.rs: the summary                              ports.rs, events.rs, numbers.rs, thread.rs
+//! ```
+//!
+//! Next: nobody; the process ends with it.
+
+mod account;
+mod backends;
+mod events;
+mod figures;
+mod names;
+mod numbers;
+mod outages;
+mod ports;
+mod screen;
+mod show;
+mod table;
+mod thread;
+mod traffic;
+
+use crate::control::{self, ProxyHandle};
+use crate::placement::Placement;
+use crate::stats::Counter;
+use crate::{cli, config, exit};
+use account::{Account, Verdict};
+use argh::FromArgs;
+use backends::Backends;
+use events::Events;
+use figures::{Quantiles, Rates};
+use names::Names;
+use outages::Outages;
+use ports::{BackendSockets, Ports};
+use serde_json::{Value, json};
+use show::{Ending, Ran, Stage};
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use table::Setting;
+use tokio::sync::oneshot;
+
+/// The longest demo, a day.
+const SECONDS_MAX: u32 = 86_400;
+/// How often other ports are tried.
+const ATTEMPTS_MAX: usize = 3;
+/// How the names are spread.
+const PLACEMENT: Placement = Placement::Jump;
+/// Exit codes above this say that a signal ended the proxy at once.
+const SIGNALLED: u8 = 128;
+/// After a signal the proxy goes on for so long: the traffic ends within it, so that nothing is sent to a closed port.
+const SHUTDOWN_DELAY_MS: u64 = 250;
+/// Receive buffer of the proxy, unless this host grants less: hundreds of ms of the traffic.
+const RECEIVE_BUFFER_BYTES: u64 = 4 << 20;
+const RECEIVE_BUFFER_BYTES_MIN: u64 = 4_096;
+
+/// Shows the proxy at work: three built-in backends, built-in traffic, a live table.
+#[derive(FromArgs, Clone, Debug, PartialEq, Eq)]
+#[argh(
+    subcommand,
+    name = "demo",
+    help_triggers("-h", "--help"),
+    note = "Everything is on this host's loopback. The usual ports are 8125 (metrics), 8126 (admin port) and 8127 to \
+            8132 (backends); where one is taken, a free one is found and shown. From time to time a backend answers \
+            that it is down, and its names move to the others until it is back. Ctrl-C ends it with a summary.",
+    error_code(1, "the account does not add up")
+)]
+pub struct Options {
+    /// end after so many seconds with a summary (1 to 86400)
+    #[argh(option, arg_name = "N")]
+    pub seconds: Option<u32>,
+}
+
+/// Runs the demonstration; the exit code.
+pub fn run(options: Options) -> u8 {
+    if let Some(seconds) = options.seconds
+        && !(1..=SECONDS_MAX).contains(&seconds)
+    {
+        return cli::refuse(&format!("--seconds {seconds} is not in range (1 to {SECONDS_MAX})"));
+    }
+    match Demo::prepare(options.seconds) {
+        Ok(demo) => demo.run(),
+        Err(error) => refused(&error),
+    }
+}
+
+/// Tells that the host refused something that the demo needs; the exit code.
+fn refused(error: &io::Error) -> u8 {
+    cli::complain(&format!("the demo cannot start: {error}"));
+    exit::SYSTEM
+}
+
+/// Everything but the proxy, ready.
+struct Demo {
+    events: Arc<Events>,
+    backends: Arc<Backends>,
+    names: Arc<Names>,
+    /// The backends as the config has them.
+    nodes: Vec<Value>,
+    outages: Outages,
+    end: Option<Duration>,
+    /// Left to the show when the proxy is ready. If it never is, the runtime inside must not end inside the proxy's.
+    ending: Option<Ending>,
+    /// What is to be said about the backends' ports.
+    notes: Vec<String>,
+}
+
+/// The thread of a show.
+type ShowThread = io::Result<JoinHandle<io::Result<Ran>>>;
+
+impl Demo {
+    fn prepare(seconds: Option<u32>) -> io::Result<Demo> {
+        let events = Events::install();
+        let ending = Some(Ending::listen()?);
+        let (sockets, notes) = ports::bind_backends()?;
+        let nodes = nodes(&sockets)?;
+        let names = Arc::new(Names::new(PLACEMENT, nodes.len()));
+        Ok(Demo {
+            events,
+            backends: Arc::new(Backends::start(sockets, &names)?),
+            names,
+            nodes,
+            outages: Outages::new(seconds),
+            end: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            ending,
+            notes,
+        })
+    }
+
+    fn run(mut self) -> u8 {
+        for attempt in 1.. {
+            match self.attempt() {
+                Ok((Some((proxy, thread)), code)) => return self.conclude(&proxy, thread, code),
+                // Another process was quicker to take the port that was free a moment ago: then another one is.
+                Ok((None, exit::SYSTEM)) if attempt < ATTEMPTS_MAX => drop(self.events.take()),
+                Ok((None, code)) => {
+                    self.events.release();
+                    return code;
+                }
+                Err(error) => return refused(&error),
+            }
+        }
+        exit::SYSTEM
+    }
+
+    /// Runs proxy and show once, on ports that are free now. No show, if the proxy did not get ready.
+    fn attempt(&mut self) -> io::Result<(Option<(ProxyHandle, ShowThread)>, u8)> {
+        let ports = ports::choose()?;
+        let notes = self.notes.drain(..).chain(ports.notes());
+        let text: String = notes.map(|note| format!("statsring demo: {note}\n")).collect();
+        if cli::print(&text) != exit::OK {
+            return Ok((None, exit::OK));
+        }
+        let config = config::parse(&config_text(&self.nodes, &ports)).map_err(io::Error::other)?.config;
+        let setting = Setting {
+            proxy_port: ports.proxy,
+            admin_port: ports.admin,
+            backends: config.nodes.iter().map(|node| node.name.to_string()).collect(),
+            end: self.end,
+        };
+        let mut show = None;
+        // Ends the show if the proxy ends first.
+        let (proxy_runs, proxy_ended) = oneshot::channel::<()>();
+        self.events.hold();
+        let options = control::Options { config_path: None, debug: false };
+        let code = control::run_with(config, options, |proxy| {
+            let Some(ending) = self.ending.take() else { return };
+            let stage = Stage {
+                proxy: proxy.clone(),
+                backends: self.backends.clone(),
+                names: self.names.clone(),
+                events: self.events.clone(),
+                setting,
+                outages: self.outages,
+                ending,
+                proxy_ended,
+            };
+            let thread = thread::spawn("demo-show", move || stage.run());
+            if thread.is_err() {
+                proxy.stop();
+            }
+            show = Some((proxy, thread));
+        });
+        drop(proxy_runs);
+        Ok((show, code))
+    }
+
+    /// After the proxy's end: the account, told; the exit code.
+    fn conclude(&self, proxy: &ProxyHandle, show: ShowThread, proxy_code: u8) -> u8 {
+        let ran = match show.map(JoinHandle::join) {
+            Ok(Ok(Ok(ran))) => ran,
+            Ok(Ok(Err(error))) | Err(error) => return refused(&error),
+            // A panic there has ended the process already.
+            Ok(Err(_)) => return exit::INTERNAL,
+        };
+        if ran.written.is_err() {
+            return cli::written(ran.written);
+        }
+        if proxy_code > SIGNALLED {
+            // A second signal: whoever sent it does not want to wait, and there is no final account.
+            return proxy_code;
+        }
+        let account = self.account(ran, proxy);
+        let printed = cli::print(&account.text());
+        match account.verdict() {
+            _ if proxy_code != exit::OK => proxy_code,
+            Verdict::Wrong(_) => exit::BAD_VERDICT,
+            Verdict::Complete | Verdict::Counted { .. } => printed,
+        }
+    }
+
+    /// Waits until the backends have what the proxy sent, and takes the account.
+    fn account(&self, ran: Ran, proxy: &ProxyHandle) -> Account {
+        let (counters, backends) = (proxy.counters(), &self.backends);
+        backends.wait_for(counters.get(Counter::MetricsSent));
+        let (first, last) = &ran.moments;
+        let arrived = backends.list.iter().map(|backend| (backend.address.to_string(), backend.arrived()));
+        Account {
+            elapsed: ran.elapsed,
+            sent: ran.sent,
+            counters,
+            backends: arrived.collect(),
+            backend_drops: backends.kernel_drops(),
+            names: self.names.len(),
+            outages: (ran.outages, self.outages.length()),
+            latency: Quantiles::of(&ran.latency),
+            cpu: Rates::between(first, last).cpu,
+            events: ran.events,
+        }
+    }
+}
+
+/// The backends as a config file has them.
+fn nodes(sockets: &[BackendSockets]) -> io::Result<Vec<Value>> {
+    let node = |BackendSockets { metrics, health }: &BackendSockets| {
+        let (metrics, health) = (metrics.local_addr()?, health.local_addr()?);
+        Ok(json!({"host": metrics.ip(), "port": metrics.port(), "adminport": health.port()}))
+    };
+    sockets.iter().map(node).collect()
+}
+
+/// The demo's config, as a file would have it.
+fn config_text(nodes: &[Value], ports: &Ports) -> String {
+    let config = json!({
+        "host": ports.host,
+        "port": ports.proxy,
+        "managementHost": ports.host,
+        "managementPort": ports.admin,
+        "nodes": nodes,
+        "hashing": PLACEMENT.name(),
+        "checkInterval": 1_000,
+        "checkFast": 200,
+        "workers": 1,
+        "receiveBuffer": receive_buffer_bytes(),
+        "shutdownDelay": SHUTDOWN_DELAY_MS,
+    });
+    config.to_string()
+}
+
+/// As much as this host grants without a warning that would be of no use here.
+fn receive_buffer_bytes() -> u64 {
+    let limit = fs::read_to_string("/proc/sys/net/core/rmem_max").ok();
+    let limit = limit.and_then(|text| text.trim().parse().ok()).unwrap_or(RECEIVE_BUFFER_BYTES);
+    RECEIVE_BUFFER_BYTES.min(limit).max(RECEIVE_BUFFER_BYTES_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demos_config_is_a_normal_one() {
+        let nodes = nodes(&ports::bind_backends().unwrap().0).unwrap();
+        let ports = ports::choose().unwrap();
+        let loaded = config::parse(&config_text(&nodes, &ports)).unwrap();
+        assert_eq!(loaded.notices, Vec::<String>::new());
+        let config = loaded.config;
+        assert_eq!((config.nodes.len(), config.workers, config.check.fast_ms), (3, 1, 200));
+        assert!(config.listen.iter().chain(&config.management).all(|address| address.ip().is_loopback()));
+        assert_eq!(config.listen[0].port(), ports.proxy);
+        // It is what the admin port's `config` gives away for a file.
+        assert_eq!(config::parse(&config.to_json().to_string()).unwrap().config, config);
+    }
+}
