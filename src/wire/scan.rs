@@ -10,6 +10,9 @@ use super::{lines, routing_key, window};
 /// Lines that are found at once.
 pub const SPANS_MAX: usize = 64;
 
+/// Bytes that are looked at by one call at most; a multiple of the window.
+const SEGMENT_BYTES: usize = 32 * WINDOW_BYTES;
+
 /// Where a line stands in its datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -37,23 +40,84 @@ impl Span {
     }
 }
 
-/// Some lines of a datagram.
+/// Some lines of a datagram, and the masks of the segment that they stand in.
 #[derive(Debug)]
 pub struct Spans {
     spans: [Span; SPANS_MAX],
     len: usize,
+    /// One for each block of the segment, and one behind them.
+    blocks: [Masks; SEGMENT_BYTES / WINDOW_BYTES + 1],
 }
 
 impl Spans {
     /// None yet.
     pub fn new() -> Spans {
-        Spans { spans: [Span::default(); SPANS_MAX], len: 0 }
+        Spans {
+            spans: [Span::default(); SPANS_MAX],
+            len: 0,
+            blocks: [Masks::default(); SEGMENT_BYTES / WINDOW_BYTES + 1],
+        }
     }
 
     /// The lines found, in order.
     #[inline]
     pub fn as_slice(&self) -> &[Span] {
         &self.spans[..self.len]
+    }
+
+    /// Makes the masks of a segment of at most [`SEGMENT_BYTES`].
+    #[inline(always)]
+    fn fill(&mut self, segment: &[u8], masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks) {
+        let (whole, tail) = segment.as_chunks::<WINDOW_BYTES>();
+        for (block, window) in self.blocks.iter_mut().zip(whole) {
+            *block = masks(window);
+        }
+        if let Some(block) = self.blocks.get_mut(whole.len()) {
+            *block = if tail.is_empty() { Masks::default() } else { masks(&padded(tail)) };
+        }
+        if let Some(block) = self.blocks.get_mut(whole.len() + 1) {
+            *block = Masks::default();
+        }
+    }
+
+    /// Adds the line from `start` to `end`, both counted from `from`; false if there is no room.
+    #[inline(always)]
+    fn add(&mut self, datagram: &[u8], from: usize, start: usize, end: usize) -> bool {
+        let Some(line) = datagram.get(from + start..from + end) else { return true };
+        let (Some(first), Some(last)) = (line.first(), line.last()) else { return true };
+        if self.len == SPANS_MAX {
+            return false;
+        }
+        let (colons, bars) = self.window(start);
+        let in_line = if line.len() < WINDOW_BYTES { (1 << line.len()) - 1 } else { u64::MAX };
+        let colon = (colons & in_line).trailing_zeros();
+        // Bars behind the colon; without a colon the shift takes all of them away.
+        let has_bar = (bars & in_line).checked_shr(colon).unwrap_or(0) != 0;
+        let is_plain = *last == b'\r' || *first == b'_' || (!has_bar && line.len() >= WINDOW_BYTES);
+        if is_plain {
+            find_plain(datagram, from + start, from + end, self);
+            return true;
+        }
+        let start = (from + start) as u32;
+        self.push(Span {
+            start,
+            end: (from + end) as u32,
+            key_start: start,
+            key_end: start + if has_bar { colon } else { 0 },
+        });
+        true
+    }
+
+    /// The masks of colons and bars of the 64 bytes from `start` on.
+    #[inline(always)]
+    fn window(&self, start: usize) -> (u64, u64) {
+        let (block, bit) = (start / WINDOW_BYTES, (start % WINDOW_BYTES) as u32);
+        let (Some(here), Some(next)) = (self.blocks.get(block), self.blocks.get(block + 1)) else {
+            return (0, 0);
+        };
+        // Two shifts for the next block's part: one of 64 bits would be none at all.
+        let join = |here: u64, next: u64| (here >> bit) | ((next << 1) << (63 - bit));
+        (join(here.colon, next.colon), join(here.bar, next.bar))
     }
 
     #[inline(always)]
@@ -98,6 +162,9 @@ impl Default for Scanner {
 }
 
 /// The one pass, over any way to make masks; it is compiled into each of them.
+///
+/// First the masks of a segment, block by block, then its lines by the bits: no step waits for where the line before it
+/// ended, as it would if each line were searched from its start.
 #[inline(always)]
 pub(super) fn find(
     datagram: &[u8],
@@ -106,50 +173,38 @@ pub(super) fn find(
     masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks,
 ) -> usize {
     spans.len = 0;
-    let mut at = from;
-    while spans.len < SPANS_MAX {
-        let rest = datagram.get(at..).unwrap_or(&[]);
-        if rest.is_empty() {
-            return datagram.len();
+    let rest = datagram.get(from..).unwrap_or(&[]);
+    let segment = &rest[..rest.len().min(SEGMENT_BYTES)];
+    spans.fill(segment, masks);
+    let mut start = 0;
+    for block in 0..segment.len().div_ceil(WINDOW_BYTES) {
+        let mut newlines = spans.blocks[block].newline;
+        while newlines != 0 {
+            let end = block * WINDOW_BYTES + newlines.trailing_zeros() as usize;
+            newlines &= newlines - 1;
+            if !spans.add(datagram, from, start, end) {
+                return from + start;
+            }
+            start = end + 1;
         }
-        let found = match rest.first_chunk::<WINDOW_BYTES>() {
-            Some(window) => masks(window),
-            None => masks(&padded(rest)),
-        };
-        let length = (found.newline.trailing_zeros() as usize).min(rest.len());
-        if length >= WINDOW_BYTES {
-            at = find_long(datagram, at, spans);
-            continue;
-        }
-        let line = &rest[..length];
-        if line.last() == Some(&b'\r') || line.first() == Some(&b'_') {
-            find_plain(datagram, at, at + length, spans);
-        } else if length > 0 {
-            let in_line = (1u64 << length) - 1;
-            let colon = (found.colon & in_line).trailing_zeros();
-            // Bars behind the colon; without a colon the shift takes all of them away.
-            let bars = (found.bar & in_line).checked_shr(colon).unwrap_or(0);
-            let key_length = if bars != 0 { colon } else { 0 };
-            let start = at as u32;
-            spans.push(Span {
-                start,
-                end: start + length as u32,
-                key_start: start,
-                key_end: start + key_length,
-            });
-        }
-        at += length + 1;
     }
-    at.min(datagram.len())
+    if segment.len() < rest.len() {
+        // The last line goes on behind the segment: the next call begins with it, unless it is the only one.
+        return if start > 0 { from + start } else { find_long(datagram, from, spans) };
+    }
+    if start < segment.len() && !spans.add(datagram, from, start, segment.len()) {
+        return from + start;
+    }
+    datagram.len()
 }
 
-/// A line that goes beyond the window.
+/// A line that goes beyond a segment.
 #[cold]
 fn find_long(datagram: &[u8], at: usize, spans: &mut Spans) -> usize {
     let rest = datagram.get(at..).unwrap_or(&[]);
     let end = at + memchr::memchr(b'\n', rest).unwrap_or(rest.len());
     find_plain(datagram, at, end, spans);
-    end + 1
+    (end + 1).min(datagram.len())
 }
 
 /// One line by the plain way.

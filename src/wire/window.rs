@@ -14,7 +14,7 @@ use super::scan::{Spans, find};
 pub const WINDOW_BYTES: usize = 64;
 
 /// Bit i is set where byte i is that character.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Masks {
     /// `\n`
     pub newline: u64,
@@ -108,8 +108,7 @@ mod x86_64 {
 
     #[target_feature(enable = "avx2")]
     fn find_avx2_inner(datagram: &[u8], from: usize, spans: &mut Spans) -> usize {
-        // SAFETY: this function needs AVX2 itself.
-        find(datagram, from, spans, |window| unsafe { masks_avx2(window) })
+        find(datagram, from, spans, |window| masks_avx2(window))
     }
 
     #[inline]
