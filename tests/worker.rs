@@ -83,6 +83,7 @@ fn rig(listen: &str) -> Option<Rig> {
         waker: Arc::clone(&waker),
         reports: sender,
         limits: limits(),
+        cpu: None,
     })
     .unwrap();
     match reports.blocking_recv().unwrap() {
