@@ -171,8 +171,8 @@ pub fn connect_backend(address: SocketAddr, send_buffer_bytes: usize) -> io::Res
 /// Fences a listening socket: connected to an address that nobody sends from, nothing new arrives, and its queue stays
 /// readable. The returned socket holds that address; keep it as long as the fence.
 pub fn fence(listener: &UdpSocket) -> io::Result<UdpSocket> {
-    // A program that spreads datagrams at random would go on choosing this socket for some. By sender the kernel chooses
-    // among those that are not connected. Where there is no program this fails, and nothing is to be done.
+    // By sender the kernel chooses among the sockets that are not connected, in every version; of a program that spreads at
+    // random nobody promises that. Where there is none this fails, and nothing is to be done.
     let _ = options::spread_by_flow(listener);
     let local = listener.local_addr()?.ip();
     let unused = match local {
