@@ -147,6 +147,11 @@ impl Scanner {
         Scanner { find: window::fastest() }
     }
 
+    /// The way that every processor has, whatever this one could do; for measuring it.
+    pub fn portable() -> Scanner {
+        Scanner { find: window::portable() }
+    }
+
     /// Finds the next lines of `datagram` from `from` on, at most [`SPANS_MAX`]; returns where to go on, which is the
     /// datagram's length at its end.
     #[inline]

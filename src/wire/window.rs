@@ -41,6 +41,11 @@ pub fn all() -> impl Iterator<Item = Find> {
     special.into_iter().flatten().chain([find_portable as Find])
 }
 
+/// The way that every processor has.
+pub fn portable() -> Find {
+    find_portable
+}
+
 fn find_portable(datagram: &[u8], from: usize, spans: &mut Spans) -> usize {
     find(datagram, from, spans, masks_portable)
 }
