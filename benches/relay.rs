@@ -44,6 +44,7 @@ fn table(nodes: usize) -> Arc<RouteTable> {
         .map(|index| RouteNode {
             name: format!("10.0.0.{index}:8125").into(),
             address: "127.0.0.1:9".parse().ok(),
+            gso: true,
             counters: Arc::default(),
         })
         .collect();

@@ -86,12 +86,6 @@ impl RawConfig {
                 "maxPacketSize: \"auto\" is not in this version; packets have {PACKET_BYTES_DEFAULT} bytes at most"
             ));
         }
-        let nodes: &[RawNode] = if let Slot::Given(_, nodes) = &self.nodes { nodes } else { &[] };
-        let off = |slot: &Slot<bool>| matches!(slot, Slot::Given(_, false));
-        if off(&self.gso) || nodes.iter().any(|node| off(&node.gso)) {
-            report
-                .notice("gso: has no effect in this version, which sends every packet by itself".to_owned());
-        }
         if let Slot::Given(_, true) = self.timestamps {
             report.notice("timestamps: has no effect in this version; latencies are upper bounds".to_owned());
         }

@@ -30,6 +30,8 @@ use waiting::Waiting;
 pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
 /// Repetitions of a packet whose backend was unreachable.
 pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
+/// The share of a packet that is filled up with newlines at most, to let others follow it in a train: one eighth.
+const PADDING_SHARE: usize = 8;
 /// Pause before a busy socket is tried again, when the flush budget is shorter.
 pub const BUSY_RETRY_US_MIN: u64 = 1_000;
 /// Pause before a busy socket is tried again, when the flush budget is longer.
@@ -156,8 +158,9 @@ impl Relay {
     pub fn new(limits: RelayLimits, table: Arc<RouteTable>, sockets: &[Option<SocketSlot>]) -> Relay {
         let size = limits.pool_size(table.nodes.len(), table.rules.packet_bytes_max);
         let packets = size.packets + size.oversize;
-        let egress: Vec<Egress> =
-            (0..table.nodes.len()).map(|index| Egress::new(sockets.get(index).copied().flatten())).collect();
+        let egress: Vec<Egress> = (0..table.nodes.len())
+            .map(|index| Egress::new(sockets.get(index).copied().flatten(), table.nodes[index].gso))
+            .collect();
         Relay {
             limits,
             pool: Pool::new(size),
@@ -377,11 +380,15 @@ impl Relay {
             self.retry_busy();
         }
         self.close_due(now_us, flush);
-        while let Some(packet) = self.ready.pop_front() {
+        self.order_ready();
+        let mut may_join = false;
+        while let Some(mut packet) = self.ready.pop_front() {
             if self.egress[packet.backend].busy {
                 self.wait_or_drop(packet, now_us);
                 continue;
             }
+            packet.may_join = may_join;
+            may_join = self.may_be_followed(&mut packet);
             let metrics = u64::from(packet.metrics);
             if let Err(packet) = push(packet) {
                 self.ready.push_front(packet);
@@ -392,6 +399,27 @@ impl Relay {
         }
         self.check_pending();
         Transmitted::All
+    }
+
+    /// Puts the packets of one backend next to each other, so that they can go in trains; in their order.
+    fn order_ready(&mut self) {
+        if self.ready.len() > 1 {
+            self.ready.make_contiguous().sort_unstable_by_key(|packet| (packet.backend, packet.sequence));
+        }
+    }
+
+    /// Whether the packet that is handed over next may go in one train with this one, which is then lengthened to the
+    /// size of a train's segments if little is missing.
+    fn may_be_followed(&self, packet: &mut Packet) -> bool {
+        let is_followed = self.ready.front().is_some_and(|next| next.backend == packet.backend);
+        if !is_followed || !self.egress[packet.backend].takes_trains {
+            return false;
+        }
+        let segment_bytes = self.table.rules.packet_bytes_max;
+        if packet.len() < segment_bytes && segment_bytes - packet.len() <= segment_bytes / PADDING_SHARE {
+            packet.pad(segment_bytes);
+        }
+        packet.len() == segment_bytes
     }
 
     /// Makes everything that waits for busy sockets ready again, before what was ready, in order.

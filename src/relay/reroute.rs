@@ -50,8 +50,9 @@ impl Relay {
         let reason_of = |old: usize| {
             if place_of[old].is_some() { DropReason::SendFailed } else { DropReason::NodeRemoved }
         };
-        let mut kept: Vec<Egress> =
-            (0..table.nodes.len()).map(|index| Egress::new(socket_of(index))).collect();
+        let mut kept: Vec<Egress> = (0..table.nodes.len())
+            .map(|index| Egress::new(socket_of(index), table.nodes[index].gso))
+            .collect();
         for (old, mut egress) in std::mem::take(&mut self.egress).into_iter().enumerate() {
             match place_of[old].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
                 Some((new, socket)) => {

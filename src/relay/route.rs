@@ -33,6 +33,8 @@ pub struct RouteNode {
     pub name: Arc<str>,
     /// Where it is; `None` while its name does not resolve (it is then not in the live set).
     pub address: Option<SocketAddr>,
+    /// Whether several packets may go to it in one send (UDP_SEGMENT).
+    pub gso: bool,
     /// Its figures, kept across reloads.
     pub counters: Arc<NodeCounters>,
 }

@@ -357,9 +357,15 @@ impl Events for Sink<'_> {
         if let SendOutcome::Failed(errno) = outcome {
             self.reporter.send_failed(&self.relay.table().nodes[packet.backend].name, errno);
         }
-        if let Hint::Check { backend } = self.relay.sent(packet, outcome, self.woke_us) {
-            let node = Arc::clone(&self.relay.table().nodes[backend].name);
-            self.reporter.tell(Report::Refused { node });
+        let hint = self.relay.sent(packet, outcome, self.woke_us);
+        let node = |backend: usize| Arc::clone(&self.relay.table().nodes[backend].name);
+        match hint {
+            Hint::None => {}
+            Hint::Check { backend } => self.reporter.tell(Report::Refused { node: node(backend) }),
+            Hint::TrainsRefused { backend, errno } => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                self.reporter.tell(Report::TrainsRefused { node: node(backend), error });
+            }
         }
     }
 }

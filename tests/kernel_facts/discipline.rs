@@ -149,7 +149,8 @@ struct Rig {
 }
 
 fn table(phase: Phase) -> RouteTable {
-    let node = RouteNode { name: BACKEND.into(), address: Some(backend()), counters: Arc::default() };
+    let node =
+        RouteNode { name: BACKEND.into(), address: Some(backend()), gso: true, counters: Arc::default() };
     RouteTable {
         generation: 1,
         nodes: Arc::new([node]),

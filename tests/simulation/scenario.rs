@@ -113,6 +113,7 @@ fn node(number: u64, version: u64) -> RouteNode {
     RouteNode {
         name: format!("node{number}:8125").into(),
         address: address.parse::<SocketAddr>().ok(),
+        gso: version != 1,
         counters: Arc::default(),
     }
 }
