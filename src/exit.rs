@@ -4,6 +4,8 @@
 
 /// As asked.
 pub const OK: u8 = 0;
+/// A bad verdict: what `load` or `sink` measured is not what was asked for.
+pub const BAD_VERDICT: u8 = 1;
 /// Wrong usage, or a config with mistakes.
 pub const USAGE: u8 = 64;
 /// The config cannot be read.
