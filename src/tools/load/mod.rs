@@ -95,8 +95,10 @@ fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Repor
     let sinks = start_sinks(plan, options.receive_buffer)?;
     let before = Outside::read(plan.to, plan.admin)?;
     let live = Arc::new(SendLive::default());
+    let sink_live = sinks.as_ref().map(|sinks| Arc::clone(&sinks.live));
+    let mut watch = Watch::new(interrupt, Arc::clone(&live), sink_live, meter, plan.warm_up_us);
     let sender = {
-        let (live, run) = (Arc::clone(&live), plan.run.clone());
+        let run = plan.run.clone();
         let (rate, burst, extent) = (plan.rate, plan.burst, plan.extent);
         let with_markers = sinks.is_none();
         thread::Builder::new()
@@ -110,8 +112,7 @@ fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Repor
             })
             .map_err(|error| system("no thread to send", error))?
     };
-    let mut watch = Watch::new(interrupt, live, sinks.as_ref().map(|sinks| Arc::clone(&sinks.live)), meter);
-    watch.until_sent(&sender, plan.warm_up_us, options.quiet);
+    watch.until_sent(&sender, options.quiet);
     let sent = sender.join().map_err(|_| "the sending thread ended in a panic".to_owned())?;
     watch.until_settled(sent.metrics, plan.settle_us);
     let cost = watch.cost(options.pid);
@@ -159,12 +160,13 @@ fn report(
     };
     let (host_rcvbuf_errors, host_sndbuf_errors) = Report::host_growth(before.udp, after.udp);
     let target_drops = before.target_drops.zip(after.target_drops);
+    let dropped_before_proxy = target_drops.map(|(before, after)| after.saturating_sub(before));
     Report {
-        verdict: Report::judge(verdict, sent),
+        verdict: Report::judge(verdict, sent, dropped_before_proxy),
         measured: arrived.is_some(),
         sent: sent_figures(plan, sent),
         arrived,
-        dropped_before_proxy: target_drops.map(|(before, after)| after.saturating_sub(before)),
+        dropped_before_proxy,
         host_rcvbuf_errors,
         host_sndbuf_errors,
         stages,

@@ -180,6 +180,13 @@ impl Plan {
         in_range("--flows", options.flows, 1, FLOWS_MAX)?;
         in_range("--datagrams", options.datagrams.unwrap_or(1), 1, u64::MAX)?;
         let seconds_us = seconds_to_us("--seconds", options.seconds)?;
+        let warm_up_us = seconds_to_us("--warm-up", options.warm_up)?;
+        if warm_up_us > 0 && warm_up_us >= seconds_us {
+            return Err(format!(
+                "--warm-up {}: nothing is left of --seconds {}",
+                options.warm_up, options.seconds
+            ));
+        }
         let source = match &replay {
             Some(replay) => Source::replayed(Arc::clone(replay), options.metrics),
             None => sequenced(options, &run)?,
@@ -203,7 +210,7 @@ impl Plan {
             admin: options.admin.as_deref().map(|admin| resolve("--admin", admin)).transpose()?,
             tolerance: tolerance(options.allow_loss, options.in_order)?,
             settle_us: seconds_to_us("--settle", options.settle)?,
-            warm_up_us: seconds_to_us("--warm-up", options.warm_up)?,
+            warm_up_us,
         };
         Ok((plan, source))
     }
@@ -321,12 +328,12 @@ mod tests {
             "0.01",
             "--in-order",
             "--warm-up",
-            "1",
+            "0.1",
         ])
         .unwrap();
         assert_eq!((plan.rate, plan.flows, plan.extent.datagrams, plan.sinks.len()), (None, 4, 7, 2));
         assert_eq!((plan.tolerance.loss_share, plan.tolerance.in_order), (0.01, true));
-        assert_eq!((plan.warm_up_us, plan.settle_us), (1_000_000, 2_000_000));
+        assert_eq!((plan.warm_up_us, plan.settle_us), (100_000, 2_000_000));
     }
 
     #[test]
@@ -350,6 +357,7 @@ mod tests {
             (["--allow-loss", "2"], "--allow-loss"),
             (["--seconds", "-1"], "--seconds"),
             (["--settle", "inf"], "--settle"),
+            (["--warm-up", "10"], "--warm-up 10: nothing is left"),
             (["--burst", "0"], "--burst"),
             (["--datagrams", "0"], "--datagrams"),
             (["--replay", "/nowhere/x"], "/nowhere/x"),

@@ -8,6 +8,10 @@ use super::send::Sent;
 use crate::tools::sink::figures::Arrived;
 use serde::Serialize;
 
+const TO_PROXY: &str = "load to proxy";
+const INSIDE: &str = "in the proxy";
+const TO_SINKS: &str = "proxy to sinks";
+
 /// One step on a metric's way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
@@ -59,12 +63,13 @@ pub fn stages(sent: &Sent, before: &ProxyStats, after: &ProxyStats, arrived: Opt
     let mut stages = Vec::new();
     if let Some(received) = growth("datagrams_received") {
         let drops = explained(&[("kernel_drops", growth("kernel_drops"))]);
-        stages.push(Stage::new("load to proxy", "datagrams", sent.all_datagrams(), received, drops));
+        stages.push(Stage::new(TO_PROXY, "datagrams", sent.all_datagrams(), received, drops));
     }
     // go-statsd-proxy's name for the metrics that it received.
     let received = growth("metrics_received").or_else(|| growth("packets_received"));
     if let Some(received) = received {
-        stages.push(Stage::new("load to proxy", "metrics", sent.all_metrics(), received, Vec::new()));
+        let inside = inside_dropped(stages.last(), sent.all_metrics(), received);
+        stages.push(Stage::new(TO_PROXY, "metrics", sent.all_metrics(), received, inside));
     }
     let proxied = growth("metrics_sent");
     if let (Some(received), Some(proxied)) = (received, proxied) {
@@ -72,17 +77,25 @@ pub fn stages(sent: &Sent, before: &ProxyStats, after: &ProxyStats, arrived: Opt
             after.names("metrics_dropped_").into_iter().map(|name| (name, growth(name))).collect();
         // Pending is no sum: what waits now counts.
         reasons.push(("metrics_pending", after.get("metrics_pending")));
-        stages.push(Stage::new("in the proxy", "metrics", received, proxied, explained(&reasons)));
+        stages.push(Stage::new(INSIDE, "metrics", received, proxied, explained(&reasons)));
     }
     let Some(arrived) = arrived else { return stages };
     if let Some(proxied) = growth("datagrams_sent") {
         let drops = explained(&[("dropped_at_sinks", Some(arrived.dropped_at_sinks))]);
-        stages.push(Stage::new("proxy to sinks", "datagrams", proxied, arrived.datagrams, drops));
+        stages.push(Stage::new(TO_SINKS, "datagrams", proxied, arrived.datagrams, drops));
     }
     if let Some(proxied) = proxied {
-        stages.push(Stage::new("proxy to sinks", "metrics", proxied, arrived.metrics, Vec::new()));
+        let inside =
+            inside_dropped(stages.last().filter(|stage| stage.name == TO_SINKS), proxied, arrived.metrics);
+        stages.push(Stage::new(TO_SINKS, "metrics", proxied, arrived.metrics, inside));
     }
     stages
+}
+
+/// The metrics that are missing at a step whose missing datagrams are all accounted for were inside these.
+fn inside_dropped(datagrams: Option<&Stage>, entered: u64, left: u64) -> Vec<Explained> {
+    let is_explained = datagrams.is_some_and(|stage| stage.missing == 0 && !stage.explained.is_empty());
+    explained(&[("inside_dropped_datagrams", entered.checked_sub(left).filter(|_| is_explained))])
 }
 
 fn explained(reasons: &[(&str, Option<u64>)]) -> Vec<Explained> {
@@ -131,7 +144,7 @@ mod tests {
             found,
             [
                 ("load to proxy", "datagrams", 100, 98, 0, text("kernel_drops 2")),
-                ("load to proxy", "metrics", 1000, 980, 20, text("")),
+                ("load to proxy", "metrics", 1000, 980, 0, text("inside_dropped_datagrams 20")),
                 (
                     "in the proxy",
                     "metrics",

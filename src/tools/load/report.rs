@@ -90,7 +90,7 @@ pub struct ProcessFigures {
 
 impl Report {
     /// A verdict on all of it: what arrived, if there are sinks, and what could not be sent.
-    pub fn judge(verdict: Option<Verdict>, sent: &Sent) -> Verdict {
+    pub fn judge(verdict: Option<Verdict>, sent: &Sent, dropped_before_proxy: Option<u64>) -> Verdict {
         let mut verdict = verdict.unwrap_or(Verdict { good: true, ..Verdict::default() });
         if sent.datagrams == 0 && verdict.good {
             verdict.blame("nothing was sent".into());
@@ -98,6 +98,13 @@ impl Report {
         if sent.failed_datagrams > 0 {
             let error = sent.last_error.as_deref().unwrap_or("no reason given");
             verdict.blame(format!("{} datagrams could not be sent: {error}", grouped(sent.failed_datagrams)));
+        }
+        if let Some(dropped) = dropped_before_proxy.filter(|dropped| *dropped > 0) {
+            verdict.notes.push(format!(
+                "{} datagrams were dropped by the kernel at the proxy's socket, before the proxy could read them: give \
+                 the proxy a larger receive buffer, or more CPU",
+                grouped(dropped)
+            ));
         }
         if sent.refused > 0 {
             verdict.notes.push(format!(
@@ -183,13 +190,6 @@ impl Report {
 
     fn loss_lines(&self) -> String {
         let mut text = String::new();
-        if let Some(dropped) = self.dropped_before_proxy.filter(|dropped| *dropped > 0) {
-            let _ = writeln!(
-                text,
-                "            {} datagrams were dropped by the kernel at the proxy's socket, before the proxy could read them",
-                grouped(dropped)
-            );
-        }
         for stage in &self.stages {
             let known: String = stage
                 .explained
@@ -226,12 +226,12 @@ mod tests {
     fn a_load_that_could_not_be_sent_is_bad() {
         let good = || Some(Verdict { good: true, ..Verdict::default() });
         let sent = Sent { datagrams: 1, ..Sent::default() };
-        assert!(Report::judge(good(), &sent).good && Report::judge(None, &sent).good);
-        assert!(!Report::judge(None, &Sent::default()).good);
+        assert!(Report::judge(good(), &sent, None).good && Report::judge(None, &sent, Some(0)).good);
+        assert!(!Report::judge(None, &Sent::default(), None).good);
         let failed = Sent { failed_datagrams: 2, last_error: Some("no".into()), ..sent.clone() };
-        assert_eq!(Report::judge(good(), &failed).reasons, ["2 datagrams could not be sent: no"]);
-        let noted = Report::judge(good(), &Sent { refused: 1, given_up: 1, ..sent });
-        assert_eq!((noted.good, noted.notes.len()), (true, 2));
+        assert_eq!(Report::judge(good(), &failed, None).reasons, ["2 datagrams could not be sent: no"]);
+        let noted = Report::judge(good(), &Sent { refused: 1, given_up: 1, ..sent }, Some(7));
+        assert_eq!((noted.good, noted.notes.len()), (true, 3));
     }
 
     #[test]
@@ -263,7 +263,6 @@ mod tests {
         };
         let text = report.text();
         for part in [
-            "3 datagrams were dropped by the kernel",
             "all there",
             "metrics_dropped_queue_full 7: all accounted for",
             "10 missing",

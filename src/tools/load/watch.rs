@@ -25,6 +25,7 @@ pub struct Watch {
     load: Arc<SendLive>,
     sink: Option<Arc<SinkLive>>,
     meter: Option<ProcessMeter>,
+    warm_up_us: u64,
     /// CPU time and datagrams when the warm-up was over.
     base: Option<(u64, u64)>,
     begin_us: u64,
@@ -38,23 +39,38 @@ fn get(figure: &AtomicU64) -> u64 {
 }
 
 impl Watch {
-    /// The load begins now.
+    /// The load begins now; what it costs counts after `warm_up_us`.
     pub fn new(
         interrupt: Interrupt,
         load: Arc<SendLive>,
         sink: Option<Arc<SinkLive>>,
         meter: Option<ProcessMeter>,
+        warm_up_us: u64,
     ) -> Watch {
         let begin_us = host_now_us();
-        let next_us = begin_us + PROGRESS_US;
-        Watch { interrupt, load, sink, meter, base: None, begin_us, next_us, last_sent: 0, last_arrived: 0 }
+        let mut watch = Watch {
+            interrupt,
+            load,
+            sink,
+            meter,
+            warm_up_us,
+            base: None,
+            begin_us,
+            next_us: begin_us + PROGRESS_US,
+            last_sent: 0,
+            last_arrived: 0,
+        };
+        if warm_up_us == 0 {
+            watch.base = watch.look();
+        }
+        watch
     }
 
     /// Until everything was sent; the operator may end it early.
-    pub fn until_sent(&mut self, sender: &JoinHandle<Sent>, warm_up_us: u64, quiet: bool) {
+    pub fn until_sent(&mut self, sender: &JoinHandle<Sent>, quiet: bool) {
         loop {
             let elapsed_us = host_now_us() - self.begin_us;
-            if self.base.is_none() && elapsed_us >= warm_up_us {
+            if self.base.is_none() && elapsed_us >= self.warm_up_us {
                 self.base = self.look();
             }
             if sender.is_finished() {
