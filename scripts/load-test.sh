@@ -6,8 +6,8 @@
 #        scripts/load-test.sh --rate 50000 --metrics 10 --seconds 5
 #        scripts/load-test.sh --rate max --names 100000 --skew 1.1
 #        scripts/load-test.sh --replay capture.txt
-#        scripts/load-test.sh --to 127.0.0.1:8125     through a proxy that runs already, any StatsD proxy, whose backends
-#                                                     are 127.0.0.1:8127, 8129 and 8131, or those of --sink
+#        scripts/load-test.sh --to 127.0.0.1:8125     through a proxy that runs already, any StatsD proxy; its backends are
+#                                                     those of exampleConfig.json, or those of --sink and --health
 #        STATSRING=path scripts/load-test.sh          with that program
 #        CONFIG='"flushInterval": 2' ...              more keys for the config of the proxy that it starts, as JSON
 #
@@ -52,10 +52,12 @@ program=$(readlink -f "$program")
 # What of the load's options the script has to know.
 has_target=
 has_sinks=
+has_delay=
 for argument in "$@"; do
     case $argument in
         --to) has_target=yes ;;
         --sink) has_sinks=yes ;;
+        --delay) has_delay=yes ;;
         -h | --help) exec "$program" load --help ;;
     esac
 done
@@ -78,7 +80,11 @@ run_load() {
 }
 
 if [ -n "$has_target" ]; then
-    [ -n "$has_sinks" ] || set -- --sink 8127,8129,8131 "$@"
+    if [ -z "$has_sinks" ]; then
+        # The proxy's backends were dead until now: its next health checks, every 10 s by default, find them up.
+        [ -n "$has_delay" ] || { echo "load-test: waiting 15 s for the proxy's health checks (--delay)" >&2; set -- --delay 15 "$@"; }
+        set -- --sink 8127,8129,8131 --health 8128,8130,8132 "$@"
+    fi
     code=0
     run_load "$@" || code=$?
     exit "$code"

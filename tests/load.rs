@@ -281,14 +281,12 @@ fn each_harm_is_counted_and_bad() {
 #[test]
 fn order_is_told_and_judged_if_asked() {
     // One name, so that two neighbours are of the same name.
-    let harm = || Harm { swap_every: Some(10), ..Harm::default() };
-    let (result, done) = through(harm, "--names 1", 1);
-    // The last line of all was held back and never sent: it is lost.
-    assert_eq!((done.swapped, &result["arrived"]["reordered"]), (59, &59.into()));
-    assert_eq!(result["arrived"]["lost"], 1);
-    let (result, _) = through(harm, "--names 1 --allow-loss 0.01", 0);
-    assert_eq!(result["arrived"]["reordered"], 59);
-    through(harm, "--names 1 --allow-loss 0.01 --in-order", 1);
+    let harm = || Harm { swap_every: Some(7), ..Harm::default() };
+    let (result, done) = through(harm, "--names 1", 0);
+    assert_eq!((done.swapped, &result["arrived"]["reordered"]), (85, &85.into()));
+    assert_eq!(result["arrived"]["lost"], 0);
+    let (result, _) = through(harm, "--names 1 --in-order", 1);
+    assert_eq!(result["verdict"]["reasons"][0], "85 metrics arrived after a later one of their name");
 }
 
 /// A file that is removed at the end of its test.
@@ -379,10 +377,12 @@ fn a_sink_of_another_process_learns_how_much_was_sent() {
 
 #[test]
 fn a_sink_of_another_process_notices_a_loss_with_and_without_the_end() {
-    for options in [&["--listen", "0"][..], &["--listen", "0", "--expect", "201", "--idle", "1"]] {
+    for options in
+        [&["--listen", "0", "--idle", "2"][..], &["--listen", "0", "--expect", "201", "--idle", "1"]]
+    {
         let (sink, addresses, reader) = start_sink(options, 1);
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let drop_every = options.len() == 2;
+        let drop_every = options.len() == 4;
         let harm = Harm { drop_every: drop_every.then_some(100), ..Harm::default() };
         let forwarder = Forwarder::start(addresses, harm, socket);
         let to = forwarder.address.to_string();
@@ -402,6 +402,33 @@ fn a_sink_ends_when_told_to() {
     let (sink, _, reader) = start_sink(&["--listen", "0"], 1);
     kill(Pid::from_raw(sink.id() as i32), Signal::SIGTERM).unwrap();
     json(&end(sink, reader), 1);
+}
+
+#[test]
+fn the_sinks_of_a_load_answer_health_checks_before_it_begins() {
+    let [port, health] = free_ports();
+    let (to, sink, health_list) = (format!("127.0.0.1:{port}"), port.to_string(), health.to_string());
+    let arguments = ["--health", &health_list, "--delay", "600", "--datagrams", "5", "--json"];
+    let load = program(&[&["load", "--to", &to, "--sink", &sink][..], &arguments].concat()).spawn().unwrap();
+    let begin = Instant::now();
+    let answer = loop {
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", health)) {
+            let mut answer = String::new();
+            stream.write_all(b"health\r\nquit\r\n").unwrap();
+            stream.read_to_string(&mut answer).unwrap();
+            break answer;
+        }
+        assert!(begin.elapsed() < PATIENCE, "nobody answers");
+        thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(answer, "health: up\n");
+    // It still waits; a signal ends that, and nothing was sent.
+    kill(Pid::from_raw(load.id() as i32), Signal::SIGINT).unwrap();
+    let result = json(&load.wait_with_output().unwrap(), 1);
+    assert_eq!(
+        (&result["sent"]["datagrams"], &result["verdict"]["reasons"][0]),
+        (&0.into(), &"nothing was sent".into())
+    );
 }
 
 #[test]

@@ -19,13 +19,15 @@ mod watch;
 pub use options::Options;
 
 use super::sink::account::{Account, Expected};
+use super::sink::clock::host_now_us;
 use super::sink::figures::Arrived;
+use super::sink::health;
 use super::sink::interrupt::Interrupt;
 use super::sink::receive::{Received, SinkLive, Sinks};
 use super::sink::replayed::Replayed;
 use super::sink::sequenced::Sequenced;
 use super::sink::verdict::Verdict;
-use super::sink::{as_json, finish, tell};
+use super::sink::{LOOK_MS, as_json, finish, tell};
 use crate::cli::refuse;
 use crate::stats::host::{self, HostUdp};
 use admin::ProxyStats;
@@ -85,7 +87,7 @@ impl Outside {
 
 fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Report, String> {
     let system = |what: &str, error: io::Error| format!("{what}: {error}");
-    let interrupt = Interrupt::new().map_err(|error| system("signals cannot be taken", error))?;
+    let mut interrupt = Interrupt::new().map_err(|error| system("signals cannot be taken", error))?;
     let meter = options
         .pid
         .map(|pid| ProcessMeter::new(pid).map_err(|error| system(&format!("--pid {pid}"), error)))
@@ -93,8 +95,10 @@ fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Repor
     let flows = connect(plan.to, plan.flows)
         .map_err(|error| system(&format!("cannot send to {} from {} sockets", plan.to, plan.flows), error))?;
     let sinks = start_sinks(plan, options.receive_buffer)?;
-    let before = Outside::read(plan.to, plan.admin)?;
+    health::spawn(health::bind(&plan.health)?).map_err(|error| system("no thread for --health", error))?;
     let live = Arc::new(SendLive::default());
+    live.stop.store(pause(&mut interrupt, plan.delay_us), Ordering::Relaxed);
+    let before = Outside::read(plan.to, plan.admin)?;
     let sink_live = sinks.as_ref().map(|sinks| Arc::clone(&sinks.live));
     let mut watch = Watch::new(interrupt, Arc::clone(&live), sink_live, meter, plan.warm_up_us);
     let sender = {
@@ -119,6 +123,17 @@ fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Repor
     let arrived = sinks.map(|sinks| stop_sinks(sinks, plan, &sent)).transpose()?;
     let after = Outside::read(plan.to, plan.admin)?;
     Ok(report(plan, &sent, arrived, (&before, &after), cost))
+}
+
+/// Sleeps; whether a signal has ended that, and so the load.
+fn pause(interrupt: &mut Interrupt, delay_us: u64) -> bool {
+    let end_us = host_now_us() + delay_us;
+    while host_now_us() < end_us {
+        if interrupt.sleep(LOOK_MS) {
+            return true;
+        }
+    }
+    false
 }
 
 fn start_sinks(plan: &Plan, receive_buffer_bytes: usize) -> Result<Option<OwnSinks>, String> {

@@ -9,7 +9,7 @@ use super::replay::{REPLAY_DATAGRAM_BYTES, Replay};
 use super::send::Extent;
 use crate::tools::sink::receive::{RECEIVE_BUFFER_BYTES, parse_addresses};
 use crate::tools::sink::verdict::Tolerance;
-use crate::tools::sink::{seconds_to_us, tolerance};
+use crate::tools::sink::{health_addresses, seconds_to_us, tolerance};
 use argh::FromArgs;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -45,6 +45,14 @@ pub struct Options {
     /// be the backends: ports of 127.0.0.1 or ADDRESS:PORT, with commas between
     #[argh(option, arg_name = "LIST")]
     pub sink: Option<String>,
+
+    /// answer health checks as the backends' admin ports do: TCP ports or ADDRESS:PORT, with commas between
+    #[argh(option, arg_name = "LIST")]
+    pub health: Option<String>,
+
+    /// seconds to wait before sending, for the proxy's health checks to find the sinks up (default 0)
+    #[argh(option, arg_name = "S", default = "0.0")]
+    pub delay: f64,
 
     /// datagrams a second, or max for as many as one core can (default 10000)
     #[argh(option, arg_name = "N", default = "String::from(\"10000\")")]
@@ -142,6 +150,10 @@ pub struct Plan {
     pub to: SocketAddr,
     /// Sinks of this process; empty if it only sends.
     pub sinks: Vec<SocketAddr>,
+    /// Where health checks are answered.
+    pub health: Vec<SocketAddr>,
+    /// Pause before the first datagram, µs.
+    pub delay_us: u64,
     /// Datagrams a second; `None` for as many as can be.
     pub rate: Option<u64>,
     /// Datagrams that leave together.
@@ -197,6 +209,8 @@ impl Plan {
                 Some(list) => parse_addresses(list).map_err(|error| format!("--sink: {error}"))?,
                 None => Vec::new(),
             },
+            health: health_addresses(options.health.as_deref())?,
+            delay_us: seconds_to_us("--delay", options.delay)?,
             rate: rate(&options.rate)?,
             burst: options.burst,
             flows: options.flows as usize,
@@ -352,6 +366,8 @@ mod tests {
             (["--tags", "a|b"], "--tags"),
             (["--to", "nowhere"], "--to"),
             (["--sink", "x"], "--sink"),
+            (["--delay", "-1"], "--delay"),
+            (["--health", "x"], "--health"),
             (["--admin", "1"], "--admin"),
             (["--run", "A"], "--run"),
             (["--allow-loss", "2"], "--allow-loss"),

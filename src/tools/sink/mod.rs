@@ -6,6 +6,7 @@
 pub mod account;
 pub mod clock;
 pub mod figures;
+pub mod health;
 pub mod interrupt;
 pub mod receive;
 pub mod replayed;
@@ -28,6 +29,8 @@ use receive::{RECEIVE_BUFFER_BYTES, SinkLive, Sinks, parse_addresses};
 use sequenced::Sequenced;
 use serde::Serialize;
 use settle::{Standing, is_over};
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,6 +56,11 @@ pub struct Options {
     /// where to listen: ports of 127.0.0.1 or ADDRESS:PORT, with commas between; 0 takes a free port
     #[argh(option, arg_name = "LIST")]
     pub listen: String,
+
+    /// answer health checks as a StatsD server's admin port does: TCP ports of 127.0.0.1 or ADDRESS:PORT, with commas
+    /// between
+    #[argh(option, arg_name = "LIST")]
+    pub health: Option<String>,
 
     /// metrics that will have been sent, if no marker tells
     #[argh(option, arg_name = "N")]
@@ -108,17 +116,13 @@ pub fn run(options: Options) -> u8 {
         Ok(tolerance) => tolerance,
         Err(text) => return refuse(&text),
     };
-    let prepared = prove(&options).map_err(|text| refuse(&text)).and_then(|(addresses, account)| {
-        let sinks = Sinks::bind(&addresses, options.receive_buffer).map_err(|text| tell(&text))?;
-        Ok((sinks, account))
-    });
-    let (sinks, account) = match prepared {
-        Ok(prepared) => prepared,
-        Err(code) => return code,
+    let proven = match prove(&options) {
+        Ok(proven) => proven,
+        Err(text) => return refuse(&text),
     };
-    let arrived = match receive(sinks, account, &options) {
+    let arrived = match receive(proven, &options) {
         Ok(arrived) => arrived,
-        Err(error) => return tell(&format!("the sink cannot work: {error}")),
+        Err(text) => return tell(&text),
     };
     let verdict = Verdict::on(&arrived, &tolerance);
     let good = format!("{} metrics arrived, each once and each name at one sink", grouped(arrived.unique));
@@ -161,6 +165,15 @@ pub fn tolerance(loss_share: f64, in_order: bool) -> Result<Tolerance, String> {
     Ok(Tolerance { loss_share, in_order })
 }
 
+/// The addresses of `--health`.
+///
+/// # Errors
+/// A part is no address.
+pub fn health_addresses(list: Option<&str>) -> Result<Vec<SocketAddr>, String> {
+    let addresses = list.map(|list| parse_addresses(list).map_err(|error| format!("--health: {error}")));
+    Ok(addresses.transpose()?.unwrap_or_default())
+}
+
 /// µs of a number of seconds.
 ///
 /// # Errors
@@ -172,8 +185,15 @@ pub fn seconds_to_us(option: &str, seconds: f64) -> Result<u64, String> {
     Ok((seconds * 1e6) as u64)
 }
 
-fn prove(options: &Options) -> Result<(Vec<std::net::SocketAddr>, Account), String> {
-    let addresses = parse_addresses(&options.listen).map_err(|error| format!("--listen: {error}"))?;
+/// What the options mean.
+struct Proven {
+    listen: Vec<SocketAddr>,
+    health: Vec<SocketAddr>,
+    account: Account,
+}
+
+fn prove(options: &Options) -> Result<Proven, String> {
+    let listen = parse_addresses(&options.listen).map_err(|error| format!("--listen: {error}"))?;
     seconds_to_us("--idle", options.idle)?;
     options.seconds.map(|seconds| seconds_to_us("--seconds", seconds)).transpose()?;
     if options.names == 0 || options.names > NAMES_MAX {
@@ -183,20 +203,23 @@ fn prove(options: &Options) -> Result<(Vec<std::net::SocketAddr>, Account), Stri
         Some(path) => Account::Replayed(Box::new(replayed::Replayed::new(Arc::new(Replay::load(path)?)))),
         None => Account::Sequenced(Box::new(Sequenced::new(options.names, None))),
     };
-    Ok((addresses, account))
+    Ok(Proven { listen, health: health_addresses(options.health.as_deref())?, account })
 }
 
-fn receive(sinks: Sinks, account: Account, options: &Options) -> Result<Arrived, String> {
-    let mut interrupt = Interrupt::new().map_err(|error| error.to_string())?;
+fn receive(proven: Proven, options: &Options) -> Result<Arrived, String> {
+    let cannot = |error: io::Error| format!("the sink cannot work: {error}");
+    let mut interrupt = Interrupt::new().map_err(cannot)?;
+    let sinks = Sinks::bind(&proven.listen, options.receive_buffer)?;
+    health::spawn(health::bind(&proven.health)?).map_err(cannot)?;
     for address in sinks.addresses() {
         // Also with --quiet: with port 0 there is no other way to know.
         complain(&format!("listening on {address}"));
     }
     let live = Arc::new(SinkLive::default());
-    let thread = sinks.spawn(account, Arc::clone(&live)).map_err(|error| error.to_string())?;
+    let thread = sinks.spawn(proven.account, Arc::clone(&live)).map_err(cannot)?;
     wait(&mut interrupt, &live, options);
     live.stop.store(true, Ordering::Release);
-    let received = thread.join().map_err(|_| "its thread ended in a panic".to_owned())?;
+    let received = thread.join().map_err(|_| "the receiving thread ended in a panic".to_owned())?;
     Ok(received.figures(&options.expect.map_or(Expected::Unknown, Expected::Total)))
 }
 
