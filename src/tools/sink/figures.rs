@@ -31,7 +31,8 @@ pub struct Arrived {
     pub reordered: Option<u64>,
     /// Metrics so late that they cannot be told from duplicates; if one was lost before, it may be that one.
     pub undecided: u64,
-    /// Metrics at another sink than the first one of their name.
+    /// Metrics at another sink than the one where their name was read first. After a stall the sinks are read one after
+    /// the other, so the number may differ from run to run; `names_misplaced` does not.
     pub misplaced: u64,
     /// Names seen.
     pub names: u64,
