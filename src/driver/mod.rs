@@ -8,7 +8,7 @@
 
 pub mod clock;
 mod holder;
-mod options;
+pub(crate) mod options;
 pub mod sim;
 pub mod socket;
 pub mod uring;
