@@ -84,6 +84,7 @@ fn rig(listen: &str) -> Option<Rig> {
         waker: Arc::clone(&waker),
         reports: sender,
         limits: limits(),
+        cpu: None,
     })
     .unwrap();
     match reports.blocking_recv().unwrap() {

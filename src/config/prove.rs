@@ -4,9 +4,11 @@
 
 use super::fields::Slot;
 use super::host;
+use super::pin;
 use super::raw::{RawConfig, RawNode};
 use super::report::{PLACE_END, Report};
 use super::{Check, Config, LogFormat, Node};
+use crate::driver::socket::Spread;
 use crate::placement::Placement;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT};
@@ -38,7 +40,16 @@ impl RawConfig {
             report,
         );
         let gso = self.gso.or(true);
+        let workers_are_known = !self.workers.is_wrong();
         let workers = self.workers.or(None);
+        let workers_auto = workers.is_none();
+        let workers = workers.map_or_else(workers_of_this_host, |count| count as usize);
+        let (pin_workers, worker_cpus) =
+            pin::prove(self.pin_workers, workers_are_known.then_some(workers), report);
+        let spread = self.spread.or(Spread::Flow);
+        if spread == Spread::Datagram && workers == 1 && workers_are_known {
+            report.notice("spread: has no effect with one worker, which gets every datagram".to_owned());
+        }
         let packet_is_known = !self.packet_bytes_max.is_wrong();
         let packet_bytes_max =
             self.packet_bytes_max.or(None).map_or(PACKET_BYTES_DEFAULT, |bytes| bytes as usize);
@@ -57,8 +68,11 @@ impl RawConfig {
                 rise: self.check_rise.or(2) as u32,
                 ..prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report)
             },
-            workers_auto: workers.is_none(),
-            workers: workers.map_or_else(workers_auto, |count| count as usize),
+            workers_auto,
+            workers,
+            pin_workers,
+            worker_cpus,
+            spread,
             flush_us: self.flush_us.or(5_000),
             packet_bytes_max,
             datagram_bytes_max: self.datagram_bytes_max.or(8_192) as usize,
@@ -113,7 +127,7 @@ fn listening(
 }
 
 /// `auto` workers: half of the CPUs that this process may use, at least 1, at most 4. Affinity and cgroup quota count.
-pub(super) fn workers_auto() -> usize {
+fn workers_of_this_host() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
     (cpus / 2).clamp(1, WORKERS_AUTO_MAX)
 }

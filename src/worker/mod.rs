@@ -61,6 +61,15 @@ pub enum Report {
         /// Its true length.
         datagram_bytes: usize,
     },
+    /// The worker could not be kept to its CPU; it runs all the same.
+    PinFailed {
+        /// Which worker.
+        worker: usize,
+        /// The CPU.
+        cpu: usize,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
     /// The listening sockets could not be fenced at the stop: new datagrams may still come while it drains.
     FenceFailed {
         /// What the kernel said.

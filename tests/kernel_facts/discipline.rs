@@ -194,6 +194,7 @@ fn rig(send_buffer_bytes: usize) -> Rig {
             send_buffer_bytes,
             cache_entries: 10_000,
         },
+        cpu: None,
     })
     .unwrap();
     assert!(matches!(reports.blocking_recv(), Some(Report::Ready { .. })));
