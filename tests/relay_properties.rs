@@ -74,6 +74,7 @@ fn rules() -> impl Strategy<Value = Rules> {
         |(flush, packet_bytes_max, queue, forward, divert)| Rules {
             flush_us: [0, 100, 5_000, 50_000][flush as usize],
             packet_bytes_max,
+            packet_auto: false,
             queue_bytes_max: queue * packet_bytes_max,
             malformed: if forward { Malformed::Forward } else { Malformed::Drop },
             on_node_down: if divert { OnNodeDown::Divert } else { OnNodeDown::Drop },

@@ -55,6 +55,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
         rules: Rules {
             flush_us: 5_000,
             packet_bytes_max: 1432,
+            packet_auto: false,
             queue_bytes_max: 262_144,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,

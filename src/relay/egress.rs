@@ -19,6 +19,8 @@ pub struct Egress {
     backlog_bytes: usize,
     /// Whether its socket was busy at the last send.
     pub busy: bool,
+    /// The largest packet that metrics for it are gathered into.
+    pub packet_bytes_max: usize,
     /// Whether its packets may go in trains.
     pub takes_trains: bool,
 }
@@ -36,10 +38,10 @@ impl Egress {
 
     /// Queues a packet at its place; the caller has checked the bounds. If it fits into the newest one waiting, its
     /// lines go there and it comes back, free: a trickle for a busy backend would else fill the queue with near-empty packets.
-    pub fn wait(&mut self, waiting: &mut Waiting, packet: Packet, packet_bytes_max: usize) -> Option<Packet> {
+    pub fn wait(&mut self, waiting: &mut Waiting, packet: Packet) -> Option<Packet> {
         if let Some(newest) = waiting.newest_mut(&self.backlog)
             && newest.sequence < packet.sequence
-            && newest.absorb(&packet, packet_bytes_max)
+            && newest.absorb(&packet, self.packet_bytes_max)
         {
             return Some(packet);
         }

@@ -30,6 +30,8 @@ use waiting::Waiting;
 pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
 /// Repetitions of a packet whose backend was unreachable.
 pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
+/// A path narrower than this does not make packets smaller; every IPv4 host takes datagrams of 576 bytes (RFC 791).
+const PATH_BYTES_MIN: usize = 512;
 /// The share of a packet that is filled up with newlines at most, to let others follow it in a train: one eighth.
 const PADDING_SHARE: usize = 8;
 /// Pause before a busy socket is tried again, when the flush budget is shorter.
@@ -71,7 +73,8 @@ impl RelayLimits {
     /// Most packets that the lines of one datagram can open: one for each backend that it has a line for (two bytes
     /// with its newline at least), whose open packet may be full already, and those that they then fill.
     fn packets_per_datagram(&self, nodes: usize, packet_bytes: usize) -> usize {
-        nodes.min(self.datagram_bytes_max / 2 + 1) + 2 * (self.datagram_bytes_max / packet_bytes + 1)
+        let narrowest = packet_bytes.min(PATH_BYTES_MIN);
+        nodes.min(self.datagram_bytes_max / 2 + 1) + 2 * (self.datagram_bytes_max / narrowest + 1)
     }
 
     /// Most metrics of one datagram that go alone, in packets of their own size.
@@ -161,7 +164,7 @@ impl Relay {
         let egress: Vec<Egress> = (0..table.nodes.len())
             .map(|index| Egress::new(sockets.get(index).copied().flatten(), table.nodes[index].gso))
             .collect();
-        Relay {
+        let mut relay = Relay {
             limits,
             pool: Pool::new(size),
             busy: Vec::with_capacity(egress.len()),
@@ -178,7 +181,9 @@ impl Relay {
             spans: Some(Box::default()),
             counters: Counters::new(),
             table,
-        }
+        };
+        relay.limit_packets(std::iter::repeat(None));
+        relay
     }
 
     /// Takes a datagram: its lines are routed and packed. `datagram_bytes` is its true length, of which `bytes` is what
@@ -271,7 +276,7 @@ impl Relay {
     /// Puts a line into its backend's open packet, or into a fresh one.
     #[inline]
     fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) {
-        let limit = self.table.rules.packet_bytes_max;
+        let limit = self.egress[backend].packet_bytes_max;
         if let Some(open) = &mut self.egress[backend].open {
             if open.fits(line, limit) && open.append(line) {
                 self.counters.add(Counter::MetricsPending, 1);
@@ -302,7 +307,7 @@ impl Relay {
         packet.backend = backend;
         packet.socket = socket;
         packet.arrival = arrival;
-        let alone = packet.len() > self.table.rules.packet_bytes_max;
+        let alone = packet.len() > self.egress[backend].packet_bytes_max;
         let egress = &mut self.egress[backend];
         egress.opened += 1;
         egress.open = Some(packet);
@@ -328,7 +333,7 @@ impl Relay {
     fn wait(&mut self, packet: Packet) {
         let egress = &mut self.egress[packet.backend];
         let before = egress.backlog_bytes();
-        let absorbed = egress.wait(&mut self.waiting, packet, self.table.rules.packet_bytes_max);
+        let absorbed = egress.wait(&mut self.waiting, packet);
         self.backlog_bytes += egress.backlog_bytes() - before;
         if let Some(packet) = absorbed {
             self.pool.give(packet);
@@ -415,7 +420,7 @@ impl Relay {
         if !is_followed || !self.egress[packet.backend].takes_trains {
             return false;
         }
-        let segment_bytes = self.table.rules.packet_bytes_max;
+        let segment_bytes = self.egress[packet.backend].packet_bytes_max;
         if packet.len() < segment_bytes && segment_bytes - packet.len() <= segment_bytes / PADDING_SHARE {
             packet.pad(segment_bytes);
         }
@@ -470,6 +475,17 @@ impl Relay {
         let open = self.opened.front().and_then(|entry| self.deadline_us(entry.backend));
         let busy = (!self.busy.is_empty()).then_some(self.busy_retry_us);
         open.into_iter().chain(busy).min()
+    }
+
+    /// Sets the largest packet of each backend, in the table's order: what the rules say, or, where they say `auto`, what
+    /// its path takes in one piece if that is less. To be called after each new table.
+    pub fn limit_packets(&mut self, path_payload_bytes: impl IntoIterator<Item = Option<usize>>) {
+        let rules = self.table.rules;
+        for (egress, path) in self.egress.iter_mut().zip(path_payload_bytes) {
+            let path = path.filter(|_| rules.packet_auto);
+            egress.packet_bytes_max = path
+                .map_or(rules.packet_bytes_max, |path| path.max(PATH_BYTES_MIN).min(rules.packet_bytes_max));
+        }
     }
 
     /// Whether the driver has none of this relay's packets.

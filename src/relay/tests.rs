@@ -10,6 +10,7 @@ fn rules() -> Rules {
     Rules {
         flush_us: FLUSH_US,
         packet_bytes_max: 100,
+        packet_auto: false,
         queue_bytes_max: 400,
         malformed: Malformed::Drop,
         on_node_down: OnNodeDown::Divert,
@@ -285,4 +286,28 @@ fn full_packets_of_one_backend_follow_each_other_with_one_length() {
     settle(&mut relay, packets, SendOutcome::Sent, 0);
     assert_eq!(relay.counters().get(Counter::MetricsSent), 80);
     assert_eq!(relay.counters().imbalance(), 0);
+}
+
+#[test]
+fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
+    let rules = Rules { packet_bytes_max: 2_000, ..rules() };
+    let line = format!("foo.bar:{}|c\n", "1".repeat(88));
+    for (packet_auto, path, expected) in [
+        (true, Some(700), 700),
+        (true, Some(9_000), 2_000),
+        (true, Some(1), 512),
+        (true, None, 2_000),
+        (false, Some(700), 2_000),
+    ] {
+        let mut relay = relay_of(&["a:1"], Rules { packet_auto, ..rules });
+        relay.limit_packets([path]);
+        for _ in 0..4 {
+            feed(&mut relay, 0, &line.repeat(9));
+        }
+        let longest = out(&mut relay, 0, Flush::All).iter().map(Packet::len).max();
+        assert!(
+            longest.is_some_and(|longest| longest <= expected && longest + line.len() > expected),
+            "{longest:?}"
+        );
+    }
 }

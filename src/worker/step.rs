@@ -89,9 +89,12 @@ impl<D: Driver> Worker<D> {
         let mut reporter = Reporter::new(links.reports);
         let slots = sockets.follow(&table, &mut driver, &mut reporter);
         let now_us = driver.now_us();
+        let flush_us = table.rules.flush_us;
+        let mut relay = Relay::new(links.limits.relay(), table, &slots);
+        relay.limit_packets(Sockets::path_payload_bytes(&slots, &driver));
         Worker {
-            coalescing: Coalescing::new(driver.facts().receive_buffer_bytes, table.rules.flush_us),
-            relay: Relay::new(links.limits.relay(), table, &slots),
+            coalescing: Coalescing::new(driver.facts().receive_buffer_bytes, flush_us),
+            relay,
             driver,
             sockets,
             routes,

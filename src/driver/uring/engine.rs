@@ -500,6 +500,10 @@ impl<R: Ring> Driver for RingDriver<R> {
         Ok(())
     }
 
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
+        self.ring.path_payload_bytes(slot)
+    }
+
     fn close_backend(&mut self, slot: SocketSlot) {
         self.ring.close_backend(slot);
     }

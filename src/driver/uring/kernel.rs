@@ -318,6 +318,12 @@ impl Ring for KernelRing {
         Ok(())
     }
 
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
+        let socket = self.backends.get(slot.0 as usize)?.as_ref()?;
+        let is_ipv6 = socket.peer_addr().ok()?.is_ipv6();
+        options::path_payload_bytes(socket, is_ipv6).ok()
+    }
+
     fn close_backend(&mut self, slot: SocketSlot) {
         let index = self.file_index(slot);
         if let Some(place) = self.backends.get_mut(slot.0 as usize)

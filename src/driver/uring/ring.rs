@@ -179,6 +179,9 @@ pub trait Ring {
     /// Connects socket `slot` to a backend, replacing what was there.
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()>;
 
+    /// The longest datagram that goes to socket `slot` in one piece; `None` if that is unknown.
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;
+
     /// Closes socket `slot`; sends that follow complete with -EBADF.
     fn close_backend(&mut self, slot: SocketSlot);
 
