@@ -3,14 +3,18 @@
 //! In: the relay fills packets with whole lines. Out: the driver owns a packet from the moment it is pushed until
 //! its outcome is known, then hands it back. Next: `relay/` fills them, `driver/` sends them; neither knows the other.
 
+use bytes::BytesMut;
+
 /// One datagram on its way to a backend: whole metrics, separated by newlines.
 ///
 /// The bytes live on the heap and never move while a packet is handed around, so that the kernel may read them
 /// until the packet comes back. Fixed capacity: filling a packet never allocates.
 #[derive(Debug)]
 pub struct Packet {
-    bytes: Box<[u8]>,
+    bytes: BytesMut,
     len: usize,
+    /// Which pool of its relay it belongs to.
+    pub pool: u32,
     /// Metrics (lines) inside.
     pub metrics: u32,
     /// The socket slot of the backend this packet is for (see `Driver::open_backend`).
@@ -71,11 +75,17 @@ pub struct Arrival {
 pub struct SocketSlot(pub u32);
 
 impl Packet {
-    /// An empty packet that can hold `capacity_bytes`.
+    /// An empty packet that can hold `capacity_bytes`, with memory of its own.
     pub fn with_capacity(capacity_bytes: usize) -> Packet {
+        Packet::over(BytesMut::zeroed(capacity_bytes), u32::MAX)
+    }
+
+    /// An empty packet of `pool` that can hold as much as `bytes` is long.
+    pub fn over(bytes: BytesMut, pool: u32) -> Packet {
         Packet {
-            bytes: vec![0; capacity_bytes].into_boxed_slice(),
+            bytes,
             len: 0,
+            pool,
             metrics: 0,
             socket: SocketSlot(u32::MAX),
             backend: usize::MAX,

@@ -4,7 +4,7 @@
 //! exit code in the end. No data goes through here, and nothing here can hold the data path up.
 //!
 //! ```text
-//! process.rs   start → ready → events → exit code                  bind.rs, signals.rs, stop.rs
+//! process.rs   start → ready → events → exit code                  bind.rs, descriptors.rs, signals.rs, stop.rs
 //!   watch.rs     one backend's checks and look-ups                 health.rs, probe.rs, resolve.rs, backend.rs
 //!   operator.rs  the admin port's connections and actions          observe.rs, reload.rs
 //!   state.rs     what is known, and its way to the workers         table.rs
@@ -15,6 +15,7 @@
 
 mod backend;
 mod bind;
+mod descriptors;
 mod handle;
 mod health;
 mod net;

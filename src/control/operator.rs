@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Admin connections served at once.
-const CONNECTIONS_MAX: usize = 64;
+pub(super) const CONNECTIONS_MAX: usize = 64;
 /// Connections that are being told so beyond that; further ones are closed without a word.
 const REFUSALS_MAX: usize = 16;
 /// What they are told.

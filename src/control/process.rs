@@ -12,7 +12,7 @@ use super::signals::{self, Signal, Signals};
 use super::state::{Control, Parts, Seat};
 use super::stop;
 use super::table::{self, Publisher};
-use super::{Options, watch};
+use super::{Options, descriptors, watch};
 use crate::config::{Config, MemoryBound};
 use crate::driver::socket::{self, BindError, Listeners, Spread};
 use crate::driver::uring::{KernelRing, refusal};
@@ -128,11 +128,12 @@ struct Sockets {
 /// waits in them.
 fn bind(config: &Config) -> Result<Sockets, Failure> {
     signals::block().map_err(|error| Failure::system(format!("signals cannot be blocked: {error}")))?;
+    let few_descriptors = descriptors::raise(config).map_err(Failure::system)?;
     let listeners = bind_data(config).map_err(Failure::system)?;
     let admin = bind_admin(&config.management).map_err(Failure::system)?;
     let management: io::Result<_> = admin.iter().map(TcpListener::local_addr).collect();
     let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} is left out: {error}");
-    let mut degraded: Vec<String> = listeners.skipped.iter().map(skipped).collect();
+    let mut degraded: Vec<String> = listeners.skipped.iter().map(skipped).chain(few_descriptors).collect();
     Ok(Sockets {
         spread: spread(config, &listeners, &mut degraded),
         workers: listeners.workers,
@@ -247,7 +248,7 @@ fn start_debug_log(control: &Rc<Control>) {
 }
 
 /// A number of things, in words.
-fn count(number: usize, thing: &str) -> String {
+pub(super) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore};
 
 /// Checks under way at once; each holds a descriptor and up to one operation on the ring.
-const PROBES_MAX: usize = 256;
+pub(super) const PROBES_MAX: usize = 256;
 /// How long a start or a reload waits for names to resolve before it goes on without them.
 const FIRST_LOOKUP: Duration = Duration::from_secs(2);
 

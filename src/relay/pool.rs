@@ -3,13 +3,18 @@
 //! In: packets whose outcome is known. Out: empty packets for `egress.rs`. Nothing is allocated in between.
 
 use crate::packet::Packet;
+use bytes::BytesMut;
 
 /// Free packets of two sizes: those that metrics are gathered into, and a few for metrics longer than that.
+///
+/// The packets of one size lie in one piece of memory, and the last one given back is the first one taken: so most of it,
+/// which waits for backends to become busy, is never touched and takes no place.
 pub struct Pool {
+    /// What its packets are known by.
+    number: u32,
     free: Vec<Packet>,
     packet_bytes: usize,
     oversize: Vec<Packet>,
-    oversize_bytes: usize,
 }
 
 /// How many packets of which size.
@@ -35,16 +40,26 @@ impl PoolSize {
 impl Pool {
     /// All packets, allocated now.
     pub fn new(size: PoolSize) -> Pool {
-        let make = |count, bytes| {
+        Pool::with_number(size, 0)
+    }
+
+    /// Packets of another size or number; this pool's are freed, those in use as they come back.
+    pub fn renew(&mut self, size: PoolSize) {
+        *self = Pool::with_number(size, self.number.wrapping_add(1));
+    }
+
+    fn with_number(size: PoolSize, number: u32) -> Pool {
+        let make = |count: usize, bytes: usize| {
+            let mut memory = BytesMut::zeroed(count * bytes);
             let mut packets = Vec::with_capacity(count);
-            packets.extend((0..count).map(|_| Packet::with_capacity(bytes)));
+            packets.extend((0..count).map(|_| Packet::over(memory.split_to(bytes), number)));
             packets
         };
         Pool {
+            number,
             free: make(size.packets, size.packet_bytes),
             packet_bytes: size.packet_bytes,
             oversize: make(size.oversize, size.oversize_bytes),
-            oversize_bytes: size.oversize_bytes,
         }
     }
 
@@ -53,15 +68,11 @@ impl Pool {
         if line_bytes <= self.packet_bytes { self.free.pop() } else { self.oversize.pop() }
     }
 
-    /// Takes a packet back. One of a size that an earlier config asked for is freed.
+    /// Takes a packet back. One of an earlier pool is freed: kept, it would hold on to that pool's memory as a whole.
     pub fn give(&mut self, mut packet: Packet) {
         packet.clear();
-        let (list, bytes) = if packet.capacity() == self.packet_bytes {
-            (&mut self.free, self.packet_bytes)
-        } else {
-            (&mut self.oversize, self.oversize_bytes)
-        };
-        if packet.capacity() == bytes && list.len() < list.capacity() {
+        let list = if packet.capacity() == self.packet_bytes { &mut self.free } else { &mut self.oversize };
+        if packet.pool == self.number && list.len() < list.capacity() {
             list.push(packet);
         }
     }
@@ -93,5 +104,14 @@ mod tests {
         pool.give(Packet::with_capacity(15));
         pool.give(Packet::with_capacity(10));
         assert_eq!((pool.free(), pool.free_oversize()), (2, 1));
+        let (old, old_long) = (pool.take(10).unwrap(), pool.take(20).unwrap());
+        pool.renew(PoolSize { packets: 3, packet_bytes: 10, oversize: 1, oversize_bytes: 20 });
+        let taken = (pool.take(10).unwrap(), pool.take(20).unwrap());
+        pool.give(old);
+        pool.give(old_long);
+        assert_eq!((pool.free(), pool.free_oversize()), (2, 0));
+        pool.give(taken.0);
+        pool.give(taken.1);
+        assert_eq!((pool.free(), pool.free_oversize()), (3, 1));
     }
 }

@@ -3,7 +3,6 @@
 //! In: the table that control published, between two batches. Out: every backend that stays keeps its packets.
 
 use super::egress::Egress;
-use super::pool::Pool;
 use super::{Opened, Relay, RouteTable};
 use crate::packet::{Packet, SocketSlot};
 use crate::stats::DropReason;
@@ -110,7 +109,7 @@ impl Relay {
     /// Packets for the new count of backends and size of packet. Those still in use are freed as they come back.
     fn renew_pool(&mut self) {
         let size = self.limits.pool_size(self.table.nodes.len(), self.table.rules.packet_bytes_max);
-        self.pool = Pool::new(size);
+        self.pool.renew(size);
         let packets = size.packets + size.oversize;
         self.ready.reserve(packets.saturating_sub(self.ready.len()));
         self.waiting.grow_to(packets);
