@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use statsring::config::{Check, Config, ConfigError, Loaded, LogFormat, Node, load, parse};
+use statsring::config::{Check, Config, ConfigError, Loaded, LogFormat, Node, PinWorkers, load, parse};
+use statsring::driver::socket::Spread;
 use statsring::placement::Placement;
 use statsring::relay::{Malformed, OnNodeDown};
 use statsring::worker::NODES_MAX;
@@ -45,6 +46,8 @@ fn the_shortest_file_gets_the_documented_defaults() {
     assert_eq!(config.check, check);
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
     assert_eq!((config.workers, config.workers_auto), ((cpus / 2).clamp(1, 4), true));
+    assert_eq!((config.pin_workers, config.worker_cpus), (PinWorkers::Off, vec![]));
+    assert_eq!(config.spread, Spread::Flow);
     assert_eq!(config.flush_us, 5_000);
     assert_eq!((config.packet_bytes_max, config.datagram_bytes_max), (1_432, 8_192));
     assert_eq!((config.receive_buffer_bytes, config.send_buffer_bytes), (8_388_608, 1_048_576));
@@ -144,6 +147,9 @@ fn wrong_types_say_what_was_found_and_what_is_wanted() {
         ("host", "127", "host: 127 is a number; wanted is a text in double quotes"),
         ("timestamps", "1", "timestamps: 1 is a number; wanted is true or false, without quotes"),
         ("malformed", "[1]", "malformed: […] is a list; wanted is \"drop\" or \"forward\""),
+        ("spread", r#""random""#, "spread: \"random\" is not \"flow\" or \"datagram\""),
+        ("pinWorkers", "2", "pinWorkers: 2 is a number; wanted is true, false, or a list of CPUs, [2, 3]"),
+        ("pinWorkers", "[-1]", "pinWorkers[0]: -1 is not a CPU (0 to 1023)"),
         ("gso", "true", "gso: true is a truth value; wanted is \"auto\" or \"off\""),
         ("flushInterval", "-0.5", "flushInterval: -0.5 is not in range (0 to 1000 ms, fractions allowed)"),
         (
@@ -314,8 +320,8 @@ fn keys_without_effect_yet_are_accepted_with_one_notice_each() {
         "nodes": [{"host": "192.0.2.1", "port": 1, "gso": "off"}, {"host": "192.0.2.2", "port": 1}]}"#;
     let Loaded { config, notices } = good(asking);
     let keys: Vec<&str> = notices.iter().filter_map(|notice| notice.split(':').next()).collect();
-    assert_eq!(keys, ["maxPacketSize", "gso", "timestamps"]);
-    assert_eq!((config.packet_bytes_max, config.cache_entries), (1_432, 0));
+    assert_eq!(keys, ["timestamps"]);
+    assert_eq!((config.packet_auto, config.packet_bytes_max, config.cache_entries), (true, 8_192, 0));
     assert_eq!((config.gso, config.nodes[1].gso, config.timestamps), (false, false, true));
     assert_eq!(good(&with("cacheSize", "1025")).config.cache_entries, 2_048);
 }
@@ -371,6 +377,52 @@ fn a_file_that_cannot_be_read_is_another_error() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// The CPUs that this process may use.
+fn allowed_cpus() -> Vec<usize> {
+    let cpus = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+    (0..nix::sched::CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap()).collect()
+}
+
+#[test]
+fn workers_are_pinned_to_cpus_that_there_are() {
+    let allowed = allowed_cpus();
+    let (first, last) = (allowed[0], allowed[allowed.len() - 1]);
+    let pinned = |workers: usize, pin: Value| {
+        parse(
+            &json!({"nodes": [{"host": "192.0.2.1", "port": 1}], "workers": workers, "pinWorkers": pin})
+                .to_string(),
+        )
+    };
+    let config = pinned(allowed.len().min(64), json!(true)).unwrap().config;
+    assert_eq!(config.worker_cpus, allowed[..allowed.len().min(64)]);
+    assert_eq!((&config.pin_workers, &config.to_json()["pinWorkers"]), (&PinWorkers::Auto, &json!(true)));
+    let config = pinned(1, json!([last])).unwrap().config;
+    assert_eq!((&config.worker_cpus, &config.to_json()["pinWorkers"]), (&vec![last], &json!([last])));
+    let error = pinned(2, json!([first, first])).unwrap_err().to_string();
+    assert!(error.contains(&format!("pinWorkers: CPU {first} is listed twice")), "{error}");
+    if let Some(missing) = (0..1_024).find(|cpu| !allowed.contains(cpu)) {
+        let error = pinned(1, json!([missing])).unwrap_err().to_string();
+        assert!(error.contains(&format!("pinWorkers: this process may not use CPU {missing} (")), "{error}");
+    }
+    // A mistake in the number of workers is told once, at its own key.
+    let both = json!({"nodes": [{"host": "192.0.2.1", "port": 1}], "workers": 0, "pinWorkers": [first]});
+    assert_eq!(mistakes(&both.to_string()), ["workers: 0 is not in range (1 to 64, or \"auto\")"]);
+    let running = good(&with("pinWorkers", "false")).config;
+    let spread = good(&with("spread", r#""datagram""#)).config;
+    assert_eq!(running.changed_fixed_keys(&config), ["workers", "pinWorkers"]);
+    assert_eq!(running.changed_fixed_keys(&spread), ["spread"]);
+}
+
+#[test]
+fn spreading_over_one_worker_is_noticed() {
+    let file = |workers: usize| {
+        json!({"nodes": [{"host": "192.0.2.1", "port": 1}], "workers": workers, "spread": "datagram"})
+            .to_string()
+    };
+    assert_eq!(good(&file(1)).notices, ["spread: has no effect with one worker, which gets every datagram"]);
+    assert_eq!(good(&file(2)).notices, Vec::<String>::new());
+}
+
 #[test]
 fn a_reload_knows_which_keys_are_fixed() {
     let running = good(&with("host", r#""127.0.0.1""#)).config;
@@ -390,7 +442,7 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 29] = [
     "host",
     "port",
     "managementHost",
@@ -405,6 +457,8 @@ const KEYS: [&str; 27] = [
     "checkFall",
     "checkRise",
     "workers",
+    "pinWorkers",
+    "spread",
     "flushInterval",
     "maxPacketSize",
     "maxDatagramSize",
@@ -464,6 +518,9 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "checkTimeout" | "checkFast" => ms(10, 5_000),
         "checkFall" | "checkRise" => ms(1, 100),
         "workers" => prop_oneof![ms(1, 64), Just(json!("auto"))].boxed(),
+        // What true and lists mean depends on this host's CPUs and on the number of workers.
+        "pinWorkers" => Just(json!(false)).boxed(),
+        "spread" => prop_oneof![Just(json!("flow")), Just(json!("datagram"))].boxed(),
         "flushInterval" => (0..=1_000_000u32).prop_map(|us| json!(f64::from(us) / 1_000.0)).boxed(),
         "maxPacketSize" => prop_oneof![ms(64, 65_507), Just(json!("auto"))].boxed(),
         "maxDatagramSize" => ms(64, 65_507),
@@ -524,7 +581,7 @@ proptest! {
         let shown = good(&Value::Object(file.clone()).to_string()).config.to_json();
         for (key, value) in &file {
             let same = match (key.as_str(), value) {
-                ("maxPacketSize", Value::String(_)) => shown[key] == 1_432,
+                ("maxPacketSize", Value::String(_)) => shown[key] == "auto",
                 ("cacheSize", entries) => shown[key].as_u64() >= entries.as_u64(),
                 ("host" | "managementHost", _) => continue,
                 ("flushInterval", ms) => shown[key].as_f64() == ms.as_f64(),

@@ -4,7 +4,7 @@
 
 use super::counters::AdminCounter;
 use super::latency;
-use super::view::View;
+use super::view::{View, WorkerView};
 use crate::stats::{Counter, DropReason};
 use std::fmt::Write;
 
@@ -36,11 +36,34 @@ pub fn render(view: &View) -> String {
         add(counter.name(), view.admin.get(counter));
     }
     add("workers", view.workers.len() as u64);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "worker_skew: {:.6}", view.worker_skew());
     for (index, worker) in view.workers.iter().enumerate() {
-        let received = worker.counters.get(Counter::MetricsReceived);
-        add(&format!("worker_{index}_metrics_received"), received);
+        add_worker(&mut text, index, worker);
     }
     text
+}
+
+/// What tells one worker from the others.
+const OF_EACH_WORKER: [Counter; 5] = [
+    Counter::MetricsReceived,
+    Counter::DatagramsReceived,
+    Counter::KernelDrops,
+    Counter::Wakeups,
+    Counter::Gathers,
+];
+
+fn add_worker(text: &mut String, index: usize, worker: &WorkerView) {
+    let mut add = |name: &str, number: u64| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "worker_{index}_{name}: {number}.000000");
+    };
+    for counter in OF_EACH_WORKER {
+        add(counter.name(), worker.counters.get(counter));
+    }
+    if let Some(cpu_us) = worker.cpu_us {
+        add("cpu_us", cpu_us);
+    }
 }
 
 #[cfg(test)]
@@ -57,9 +80,17 @@ mod tests {
     fn it_begins_as_the_original_does() {
         let text = render(&sample());
         assert!(text.starts_with("time running in seconds: 51\npackets_received: 30.000000\n"), "{text}");
-        assert!(text.ends_with(
-            "workers: 2.000000\nworker_0_metrics_received: 10.000000\nworker_1_metrics_received: 20.000000\n"
-        ));
+        let per_worker = text.split_once("\nworkers: ").unwrap().1;
+        assert_eq!(
+            per_worker,
+            "2.000000\nworker_skew: 1.333333\n\
+            worker_0_metrics_received: 10.000000\nworker_0_datagrams_received: 2.000000\n\
+            worker_0_kernel_drops: 0.000000\nworker_0_wakeups: 0.000000\nworker_0_gathers: 0.000000\n\
+            worker_0_cpu_us: 30.000000\n\
+            worker_1_metrics_received: 20.000000\nworker_1_datagrams_received: 4.000000\n\
+            worker_1_kernel_drops: 0.000000\nworker_1_wakeups: 0.000000\nworker_1_gathers: 0.000000\n\
+            worker_1_cpu_us: 60.000000\n"
+        );
     }
 
     #[test]
@@ -108,12 +139,26 @@ mod tests {
     }
 
     #[test]
+    fn the_skew_is_1_when_even_and_the_number_of_workers_when_one_has_all() {
+        let mut view = sample();
+        for (counts, skew) in [([7, 7], 1.0), ([0, 8], 2.0), ([3, 1], 1.5), ([0, 0], 1.0)] {
+            for (worker, count) in view.workers.iter_mut().zip(counts) {
+                worker.counters.set(Counter::DatagramsReceived, count);
+            }
+            assert_eq!(view.worker_skew(), skew, "{counts:?}");
+        }
+        view.workers.clear();
+        assert_eq!(view.worker_skew(), 1.0);
+    }
+
+    #[test]
     fn what_cannot_be_read_is_left_out_and_large_numbers_are_exact() {
         let mut view = sample();
         view.host_udp = None;
+        view.workers[1].cpu_us = None;
         view.workers[0].counters.set(Counter::BytesReceived, (1 << 53) + 1);
         let text = render(&view);
-        assert!(!text.contains("host_udp"));
+        assert!(!text.contains("host_udp") && !text.contains("worker_1_cpu_us"));
         assert!(text.contains("bytes_received: 9007199254740993.000000\n"));
     }
 }

@@ -18,6 +18,8 @@ pub fn render(view: &View) -> String {
         format!("placement: {}", view.placement),
         format!("fingerprint: {:016x}", fingerprint(view.placement, &view.backends)),
         format!("workers: {}", view.workers.len()),
+        format!("spread: {}", view.spread),
+        format!("pinned: {}", pinned(view)),
         format!("listen: {}", addresses(&view.listen)),
         format!("management: {}", addresses(&view.management)),
         format!("health: {}", up_or_down(view.health_up)),
@@ -54,6 +56,15 @@ fn engine(view: &View) -> String {
     engines.sort_unstable();
     engines.dedup();
     if engines.is_empty() { "starting".to_string() } else { engines.join(" ") }
+}
+
+/// Which worker keeps to which CPU.
+fn pinned(view: &View) -> String {
+    let workers = view.workers.iter().enumerate();
+    let texts: Vec<String> = workers
+        .filter_map(|(index, worker)| Some(format!("worker {index} on CPU {}", worker.pinned_to?)))
+        .collect();
+    if texts.is_empty() { "no".to_string() } else { texts.join(", ") }
 }
 
 fn addresses(addresses: &[SocketAddr]) -> String {
@@ -115,6 +126,8 @@ mod tests {
             placement: jump\n\
             fingerprint: {:016x}\n\
             workers: 2\n\
+            spread: flow\n\
+            pinned: no\n\
             listen: 0.0.0.0:8125 [::]:8125\n\
             management: 127.0.0.1:8126\n\
             health: up\n\
@@ -134,6 +147,7 @@ mod tests {
         view.health_up = false;
         view.ready = false;
         view.workers[0].counters.add(Counter::MetricsReceived, 3);
+        view.workers[1].pinned_to = Some(3);
         view.degraded.push("receive buffer: raise net.core.rmem_max".to_string());
         view.last_reload = Some((7, "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string()));
         for backend in &mut view.backends {
@@ -144,6 +158,7 @@ mod tests {
             "health: down\n",
             "ready: no\n",
             "nodes: none is up\n",
+            "pinned: worker 1 on CPU 3\n",
             "account: 3 metrics are missing: received 33, sent 24, dropped 4, pending 2\n",
             "last_reload: 7 s ago: nodes[1].port: 99999 is not a port; bad\\x1bkey\n",
             "degraded: receive buffer: raise net.core.rmem_max\n",

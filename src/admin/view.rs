@@ -6,7 +6,7 @@ use super::counters::AdminCounters;
 use crate::driver::Facts;
 use crate::stats::alloc::HeapFigures;
 use crate::stats::host::HostUdp;
-use crate::stats::{Counters, Latency};
+use crate::stats::{Counter, Counters, Latency};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
@@ -31,6 +31,8 @@ pub struct View {
     pub latency: Latency,
     /// The backends, in the config's order.
     pub backends: Vec<BackendView>,
+    /// Which worker gets a datagram: `flow` or `datagram`, as it really is.
+    pub spread: &'static str,
     /// The value of `hashing`.
     pub placement: &'static str,
     /// Where metrics come in.
@@ -60,6 +62,10 @@ pub struct WorkerView {
     pub counters: Counters,
     /// What its driver was granted; `None` until it has started.
     pub facts: Option<Facts>,
+    /// CPU time of its thread, in µs, if it can be read.
+    pub cpu_us: Option<u64>,
+    /// The CPU that it keeps to, if it is pinned.
+    pub pinned_to: Option<usize>,
 }
 
 /// One backend, over all workers.
@@ -133,6 +139,14 @@ impl View {
         sum
     }
 
+    /// How unevenly the datagrams are spread over the workers: the busiest worker's number of them, divided by the mean.
+    /// 1 is even, the number of workers is all at one; 1 as long as nothing has come.
+    pub fn worker_skew(&self) -> f64 {
+        let counts = self.workers.iter().map(|worker| worker.counters.get(Counter::DatagramsReceived));
+        let (busiest, sum) = counts.fold((0, 0), |(busiest, sum), count| (count.max(busiest), sum + count));
+        if sum == 0 { 1.0 } else { busiest as f64 * self.workers.len() as f64 / sum as f64 }
+    }
+
     /// What the workers were granted, as far as they have started.
     pub fn facts(&self) -> impl Iterator<Item = &Facts> {
         self.workers.iter().filter_map(|worker| worker.facts.as_ref())
@@ -161,7 +175,7 @@ pub fn fingerprint(placement: &str, backends: &[BackendView]) -> u64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::stats::{Counter, DropReason, LatencyKind};
+    use crate::stats::{DropReason, LatencyKind};
 
     pub(in crate::admin) fn backend(name: &str, state: BackendState, metrics_sent: u64) -> BackendView {
         BackendView {
@@ -183,6 +197,7 @@ pub(super) mod tests {
             now_us: 60_000_000,
             ready: true,
             health_up: true,
+            spread: "flow",
             placement: "jump",
             listen: vec!["0.0.0.0:8125".parse().unwrap(), "[::]:8125".parse().unwrap()],
             management: vec!["127.0.0.1:8126".parse().unwrap()],
@@ -193,6 +208,7 @@ pub(super) mod tests {
         };
         for (received, granted) in [(10, 425_984), (20, 16 << 20)] {
             let mut counters = Counters::new();
+            counters.add(Counter::DatagramsReceived, received / 5);
             counters.add(Counter::MetricsReceived, received);
             counters.add(Counter::MetricsSent, received - 3);
             counters.add(Counter::MetricsPending, 1);
@@ -204,7 +220,12 @@ pub(super) mod tests {
                 ring_bytes: 200,
                 ..Facts::default()
             };
-            view.workers.push(WorkerView { counters, facts: Some(facts) });
+            view.workers.push(WorkerView {
+                counters,
+                facts: Some(facts),
+                cpu_us: Some(received * 3),
+                pinned_to: None,
+            });
         }
         view.latency.record(LatencyKind::Bound, 100, 98);
         view.latency.record(LatencyKind::AfterIdle, 5_000, 2);

@@ -198,6 +198,25 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A list of whole numbers; `None` if any is wrong, which has been reported.
+    pub(super) fn whole_list(
+        &mut self,
+        place: Place,
+        key: &str,
+        list: &[Json],
+        range: Range,
+    ) -> Option<Vec<usize>> {
+        let numbers = list.iter().enumerate().map(|(index, value)| {
+            match self.whole_of(place, &format!("{key}[{index}]"), value, range, "") {
+                Slot::Given(_, number) => Some(number as usize),
+                Slot::Absent | Slot::Wrong => None,
+            }
+        });
+        // All of them are looked at, also behind a wrong one.
+        let numbers: Vec<Option<usize>> = numbers.collect();
+        numbers.into_iter().collect()
+    }
+
     fn whole_of(&mut self, place: Place, key: &str, value: &Json, range: Range, or: &str) -> Slot<u64> {
         let allowed = format!("({}{or})", range.shown());
         let Json::Number(number) = value else {

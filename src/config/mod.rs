@@ -1,13 +1,15 @@
 //! The config file: text → `RawConfig` (serde) → [`Config`] (proven); every mistake of a file in one run.
 //!
 //! In: a JSON file. Out: a `Config` whose addresses and ranges hold. Next: `control/`, which makes it run.
-//! Inside: `json.rs` reads the text, `fields.rs` and `raw.rs` its keys, `prove.rs` proves how they go together.
+//! Inside: `json.rs` reads the text, `fields.rs` and `raw.rs` its keys, `prove.rs`, `host.rs` and `pin.rs` prove how
+//! they go together.
 
 mod fields;
 mod host;
 mod json;
 mod load;
 mod memory;
+mod pin;
 mod prove;
 mod raw;
 mod report;
@@ -16,6 +18,7 @@ mod show;
 pub use load::{ConfigError, Loaded, load, parse};
 pub use memory::MemoryBound;
 
+use crate::driver::socket::Spread;
 use crate::placement::Placement;
 use crate::relay::{Malformed, OnNodeDown, Rules};
 use std::net::SocketAddr;
@@ -46,10 +49,18 @@ pub struct Config {
     pub workers: usize,
     /// Whether their number was left to the program.
     pub workers_auto: bool,
+    /// Whether workers keep to a CPU each, as in the file.
+    pub pin_workers: PinWorkers,
+    /// The CPU of each worker, by index; empty if they are not pinned.
+    pub worker_cpus: Vec<usize>,
+    /// Which worker gets a datagram.
+    pub spread: Spread,
     /// Budget between arrival and sending, µs.
     pub flush_us: u64,
     /// Largest packet that metrics are gathered into, bytes.
     pub packet_bytes_max: usize,
+    /// Whether a backend's path may make that less (`maxPacketSize: "auto"`).
+    pub packet_auto: bool,
     /// Largest datagram taken whole, bytes.
     pub datagram_bytes_max: usize,
     /// Receive buffer to ask the kernel for, bytes.
@@ -91,6 +102,17 @@ pub struct Node {
     pub gso: bool,
 }
 
+/// Whether workers keep to a CPU each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinWorkers {
+    /// No: the kernel places them.
+    Off,
+    /// Worker i on the i-th CPU that this process may use.
+    Auto,
+    /// Worker i on the i-th of these.
+    Cpus(Vec<usize>),
+}
+
 /// How health is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Check {
@@ -121,6 +143,7 @@ impl Config {
         Rules {
             flush_us: self.flush_us,
             packet_bytes_max: self.packet_bytes_max,
+            packet_auto: self.packet_auto,
             queue_bytes_max: self.queue_bytes_max,
             malformed: self.malformed,
             on_node_down: self.on_node_down,

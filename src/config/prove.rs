@@ -4,9 +4,11 @@
 
 use super::fields::Slot;
 use super::host;
+use super::pin;
 use super::raw::{RawConfig, RawNode};
 use super::report::{PLACE_END, Report};
 use super::{Check, Config, LogFormat, Node};
+use crate::driver::socket::Spread;
 use crate::placement::Placement;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT};
@@ -15,6 +17,8 @@ use std::net::SocketAddr;
 
 /// Fits every Ethernet path, tunnels included.
 const PACKET_BYTES_DEFAULT: usize = 1_432;
+/// The most that `auto` makes of a wide path: what servers read at once as a rule (DogStatsD's buffer has 8 KiB).
+const PACKET_BYTES_AUTO: usize = 8_192;
 const CACHE_ENTRIES_DEFAULT: u64 = 10_000;
 /// More than any packet has.
 const QUEUE_BYTES_DEFAULT: usize = 256 << 10;
@@ -38,10 +42,22 @@ impl RawConfig {
             report,
         );
         let gso = self.gso.or(true);
+        let workers_are_known = !self.workers.is_wrong();
         let workers = self.workers.or(None);
+        let workers_auto = workers.is_none();
+        let workers = workers.map_or_else(workers_of_this_host, |count| count as usize);
+        let (pin_workers, worker_cpus) =
+            pin::prove(self.pin_workers, workers_are_known.then_some(workers), report);
+        let spread = self.spread.or(Spread::Flow);
+        if spread == Spread::Datagram && workers == 1 && workers_are_known {
+            report.notice("spread: has no effect with one worker, which gets every datagram".to_owned());
+        }
         let packet_is_known = !self.packet_bytes_max.is_wrong();
-        let packet_bytes_max =
-            self.packet_bytes_max.or(None).map_or(PACKET_BYTES_DEFAULT, |bytes| bytes as usize);
+        let (packet_auto, packet_bytes_max) =
+            match self.packet_bytes_max.or(Some(PACKET_BYTES_DEFAULT as u64)) {
+                Some(bytes) => (false, bytes as usize),
+                None => (true, PACKET_BYTES_AUTO),
+            };
         let loop_ends: &[SocketAddr] = if port_is_known { &listen } else { &[] };
         Config {
             nodes: prove_nodes(self.nodes, gso, loop_ends, report),
@@ -57,10 +73,14 @@ impl RawConfig {
                 rise: self.check_rise.or(2) as u32,
                 ..prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report)
             },
-            workers_auto: workers.is_none(),
-            workers: workers.map_or_else(workers_auto, |count| count as usize),
+            workers_auto,
+            workers,
+            pin_workers,
+            worker_cpus,
+            spread,
             flush_us: self.flush_us.or(5_000),
             packet_bytes_max,
+            packet_auto,
             datagram_bytes_max: self.datagram_bytes_max.or(8_192) as usize,
             receive_buffer_bytes: self.receive_buffer_bytes.or(8 << 20) as usize,
             send_buffer_bytes: self.send_buffer_bytes.or(1 << 20) as usize,
@@ -81,17 +101,6 @@ impl RawConfig {
 
     /// Says which keys ask for something that this version does not do yet.
     fn note_idle_keys(&self, report: &mut Report) {
-        if let Slot::Given(_, None) = self.packet_bytes_max {
-            report.notice(format!(
-                "maxPacketSize: \"auto\" is not in this version; packets have {PACKET_BYTES_DEFAULT} bytes at most"
-            ));
-        }
-        let nodes: &[RawNode] = if let Slot::Given(_, nodes) = &self.nodes { nodes } else { &[] };
-        let off = |slot: &Slot<bool>| matches!(slot, Slot::Given(_, false));
-        if off(&self.gso) || nodes.iter().any(|node| off(&node.gso)) {
-            report
-                .notice("gso: has no effect in this version, which sends every packet by itself".to_owned());
-        }
         if let Slot::Given(_, true) = self.timestamps {
             report.notice("timestamps: has no effect in this version; latencies are upper bounds".to_owned());
         }
@@ -119,7 +128,7 @@ fn listening(
 }
 
 /// `auto` workers: half of the CPUs that this process may use, at least 1, at most 4. Affinity and cgroup quota count.
-pub(super) fn workers_auto() -> usize {
+fn workers_of_this_host() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
     (cpus / 2).clamp(1, WORKERS_AUTO_MAX)
 }

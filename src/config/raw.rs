@@ -3,16 +3,17 @@
 //! In: a [`Json`] tree. Out: [`RawConfig`], whose slots say what was given, absent, or wrong (and reported).
 //! Next: `prove.rs`, which makes a `Config` of it.
 
-use super::LogFormat;
 use super::fields::{Fields, Range, Slot};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
+use super::{LogFormat, PinWorkers};
+use crate::driver::socket::Spread;
 use crate::placement::Placement;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 27] = [
+pub(super) const KEYS: [&str; 29] = [
     "host",
     "port",
     "managementHost",
@@ -27,6 +28,8 @@ pub(super) const KEYS: [&str; 27] = [
     "checkFall",
     "checkRise",
     "workers",
+    "pinWorkers",
+    "spread",
     "flushInterval",
     "maxPacketSize",
     "maxDatagramSize",
@@ -64,6 +67,8 @@ const SHUTDOWN_MS_MAX: u64 = 3_600_000;
 /// Longer, and metrics would fall into the backend's next flush.
 const FLUSH_MS_MAX: u64 = 1_000;
 const WORKERS: Range = Range::plain(1, 64);
+/// As many CPUs as a set of them can name.
+const CPU: Range = Range { min: 0, max: 1_023, noun: "a CPU", unit: "" };
 
 const GSO: [(&str, bool); 2] = [("auto", true), ("off", false)];
 
@@ -84,6 +89,8 @@ pub(super) struct RawConfig {
     pub(super) check_fall: Slot<u64>,
     pub(super) check_rise: Slot<u64>,
     pub(super) workers: Slot<Option<u64>>,
+    pub(super) pin_workers: Slot<PinWorkers>,
+    pub(super) spread: Slot<Spread>,
     pub(super) flush_us: Slot<u64>,
     pub(super) packet_bytes_max: Slot<Option<u64>>,
     pub(super) datagram_bytes_max: Slot<u64>,
@@ -133,6 +140,8 @@ impl RawConfig {
             check_fall: fields.whole("checkFall", CHECK_COUNT),
             check_rise: fields.whole("checkRise", CHECK_COUNT),
             workers: fields.whole_or_auto("workers", WORKERS),
+            pin_workers: read_pin_workers(&mut fields),
+            spread: fields.word("spread", &[Spread::Flow, Spread::Datagram].map(|way| (way.name(), way))),
             flush_us: fields.ms_as_us("flushInterval", FLUSH_MS_MAX),
             packet_bytes_max: fields.whole_or_auto("maxPacketSize", PACKET_BYTES),
             datagram_bytes_max: fields.whole("maxDatagramSize", PACKET_BYTES),
@@ -166,6 +175,23 @@ fn read_hashing(fields: &mut Fields<'_>) -> Slot<Placement> {
         }
         Slot::Absent => Slot::Absent,
         Slot::Wrong => Slot::Wrong,
+    }
+}
+
+fn read_pin_workers(fields: &mut Fields<'_>) -> Slot<PinWorkers> {
+    match fields.take("pinWorkers") {
+        None => Slot::Absent,
+        Some((place, Json::Flag(false))) => Slot::Given(place, PinWorkers::Off),
+        Some((place, Json::Flag(true))) => Slot::Given(place, PinWorkers::Auto),
+        Some((place, Json::List(list))) => match fields.whole_list(place, "pinWorkers", &list, CPU) {
+            Some(cpus) => Slot::Given(place, PinWorkers::Cpus(cpus)),
+            None => Slot::Wrong,
+        },
+        Some((place, value)) => {
+            let text =
+                format!("{value} is {}; wanted is true, false, or a list of CPUs, [2, 3]", value.kind());
+            fields.wrong(place, "pinWorkers", text)
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! Next: `--check`, the admin command `config`, and reload.
 
 use super::raw::KEYS;
-use super::{Config, LogFormat, Node};
+use super::{Config, LogFormat, Node, PinWorkers};
 use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
@@ -48,8 +48,14 @@ impl Config {
             "checkFall": self.check.fall,
             "checkRise": self.check.rise,
             "workers": if self.workers_auto { json!("auto") } else { json!(self.workers) },
+            "pinWorkers": match &self.pin_workers {
+                PinWorkers::Off => json!(false),
+                PinWorkers::Auto => json!(true),
+                PinWorkers::Cpus(cpus) => json!(cpus),
+            },
+            "spread": self.spread.name(),
             "flushInterval": us_to_ms(self.flush_us),
-            "maxPacketSize": self.packet_bytes_max,
+            "maxPacketSize": if self.packet_auto { json!("auto") } else { json!(self.packet_bytes_max) },
             "maxDatagramSize": self.datagram_bytes_max,
             "receiveBuffer": self.receive_buffer_bytes,
             "sendBuffer": self.send_buffer_bytes,

@@ -173,10 +173,13 @@ impl AdminActions for Operator {
                 .map(|seat| WorkerView {
                     counters: seat.shared.published.read(),
                     facts: seat.facts.borrow().clone(),
+                    cpu_us: seat.shared.cpu_us(),
+                    pinned_to: seat.cpu.get(),
                 })
                 .collect(),
             latency: control.latency.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             backends: self.backends(),
+            spread: control.spread.name(),
             placement: config.hashing.name(),
             listen: control.listen.clone(),
             management: control.management.clone(),

@@ -14,7 +14,7 @@ use super::stop;
 use super::table::{self, Publisher};
 use super::{Options, watch};
 use crate::config::{Config, MemoryBound};
-use crate::driver::socket::{self, BindError, Listeners};
+use crate::driver::socket::{self, BindError, Listeners, Spread};
 use crate::driver::uring::{KernelRing, refusal};
 use crate::driver::{DriverError, Waker};
 use crate::exit;
@@ -22,7 +22,7 @@ use crate::relay::Phase;
 use crate::stats::WorkerShared;
 use crate::worker::{self, Ended, Report, WorkerSetup};
 use arc_swap::ArcSwap;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -121,6 +121,7 @@ struct Sockets {
     management: Vec<SocketAddr>,
     degraded: Vec<String>,
     send_buffer_granted_bytes: u64,
+    spread: Spread,
 }
 
 /// Keeps signals away from every thread that starts from here on, and binds the sockets. What arrives from now on
@@ -131,12 +132,14 @@ fn bind(config: &Config) -> Result<Sockets, Failure> {
     let admin = bind_admin(&config.management).map_err(Failure::system)?;
     let management: io::Result<_> = admin.iter().map(TcpListener::local_addr).collect();
     let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} is left out: {error}");
+    let mut degraded: Vec<String> = listeners.skipped.iter().map(skipped).collect();
     Ok(Sockets {
+        spread: spread(config, &listeners, &mut degraded),
         workers: listeners.workers,
         listen: listeners.addresses,
         management: management.map_err(|error| Failure::system(format!("the admin port: {error}")))?,
         admin,
-        degraded: listeners.skipped.iter().map(skipped).collect(),
+        degraded,
         send_buffer_granted_bytes: send_buffer_granted(config.send_buffer_bytes),
     })
 }
@@ -151,6 +154,19 @@ fn bind_data(config: &Config) -> Result<Listeners, BindError> {
             result => return result,
         }
     }
+}
+
+/// Spreads datagrams over the workers as the config says, if the kernel lets it; what is really done.
+fn spread(config: &Config, listeners: &Listeners, degraded: &mut Vec<String>) -> Spread {
+    if config.spread == Spread::Datagram {
+        match socket::spread_by_datagram(listeners) {
+            Ok(()) => return Spread::Datagram,
+            Err(error) => degraded.push(format!(
+                "spread: datagram was refused by the kernel ({error}); each sender is served by one worker, as with flow"
+            )),
+        }
+    }
+    Spread::Flow
 }
 
 /// What the kernel grants one socket to a backend that asks for so much, in bytes; tried out on a socket that sends
@@ -171,7 +187,7 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
     };
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
-    let Sockets { workers, listen, admin, management, degraded, send_buffer_granted_bytes } = sockets;
+    let Sockets { workers, listen, admin, management, degraded, send_buffer_granted_bytes, spread } = sockets;
     let control = Control::new(Parts {
         config,
         options,
@@ -180,6 +196,7 @@ async fn live(config: Config, options: Options, sockets: Sockets, started: impl 
         listen,
         management,
         send_buffer_granted_bytes,
+        spread,
     });
     control.degraded.borrow_mut().extend(degraded);
     if control.options.debug {
@@ -214,7 +231,11 @@ fn seats(config: &Config) -> Result<(Publisher, Vec<Seat>), Failure> {
     let nothing = table::build(0, config, [], None, Phase::Run, None);
     let wakers: io::Result<Vec<_>> = (0..config.workers).map(|_| Waker::new().map(Arc::new)).collect();
     let wakers = wakers.map_err(|error| Failure::system(format!("no eventfd to wake a worker: {error}")))?;
-    let seat = |_| Seat { shared: Arc::new(WorkerShared::default()), facts: RefCell::new(None) };
+    let seat = |index| Seat {
+        shared: Arc::new(WorkerShared::default()),
+        facts: RefCell::new(None),
+        cpu: Cell::new(config.worker_cpus.get(index).copied()),
+    };
     let publisher = Publisher { routes: Arc::new(ArcSwap::from_pointee(nothing)), wakers };
     Ok((publisher, (0..config.workers).map(seat).collect()))
 }
@@ -278,6 +299,7 @@ impl Process {
                 waker: control.publisher.wakers[index].clone(),
                 reports: report.clone(),
                 limits: control.limits,
+                cpu: control.seats[index].cpu.get(),
             };
             let thread = worker::spawn(setup)
                 .map_err(|error| Failure::system(format!("no thread for worker {index}: {error}")))?;
@@ -407,10 +429,24 @@ impl Process {
                     node.escape_default()
                 );
             }
+            Report::TrainsRefused { node, error } => tracing::info!(
+                "{}: several packets in one send (gso) are refused: {error}; they go one by one from now on",
+                node.escape_default()
+            ),
             Report::Truncated { datagram_bytes } => tracing::warn!(
                 "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its whole lines are relayed, the \
                  rest is counted as truncated; raise maxDatagramSize"
             ),
+            Report::PinFailed { worker, cpu, error } => {
+                if let Some(seat) = self.control.seats.get(worker) {
+                    seat.cpu.set(None);
+                }
+                // It comes before the worker is ready, so it is told with everything else that is degraded.
+                let words = format!(
+                    "pinWorkers: worker {worker} cannot be kept to CPU {cpu}: {error}; it runs where the kernel puts it"
+                );
+                self.control.degraded.borrow_mut().push(words);
+            }
             Report::FenceFailed { error } => {
                 tracing::warn!(
                     "the sockets could not be fenced: {error}; what arrives during the stop may be lost"

@@ -14,6 +14,7 @@ use super::table::{self, Publisher};
 use super::{net, watch};
 use crate::config::{Check, Config, Node, load};
 use crate::driver::Facts;
+use crate::driver::socket::Spread;
 use crate::relay::Phase;
 use crate::stats::{Counters, Latency, WorkerShared};
 use crate::worker::Limits;
@@ -36,6 +37,8 @@ pub struct Seat {
     pub shared: Arc<WorkerShared>,
     /// What it was granted, once it is ready.
     pub facts: RefCell<Option<Facts>>,
+    /// The CPU that it keeps to, if it is pinned.
+    pub cpu: Cell<Option<usize>>,
 }
 
 /// The control thread's knowledge; shared by its tasks, never leaves the thread.
@@ -56,6 +59,8 @@ pub struct Control {
     pub packet_pool_bytes: u64,
     /// Send buffer that the kernel grants one socket to a backend, in bytes.
     pub send_buffer_granted_bytes: u64,
+    /// Which worker gets a datagram, as it really is.
+    pub spread: Spread,
     /// Looks names up.
     pub resolver: Resolver,
     /// Checks that may still be started.
@@ -100,13 +105,23 @@ pub struct Parts {
     pub management: Vec<SocketAddr>,
     /// Send buffer that the kernel grants one socket to a backend, in bytes.
     pub send_buffer_granted_bytes: u64,
+    /// Which worker gets a datagram, as it really is.
+    pub spread: Spread,
 }
 
 impl Control {
     /// The state at start; nothing is published yet.
     pub fn new(parts: Parts) -> Rc<Control> {
-        let Parts { config, options, seats, publisher, listen, management, send_buffer_granted_bytes } =
-            parts;
+        let Parts {
+            config,
+            options,
+            seats,
+            publisher,
+            listen,
+            management,
+            send_buffer_granted_bytes,
+            spread,
+        } = parts;
         let limits = config.limits();
         let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
         let pool_bytes = pool.packets * pool.packet_bytes + pool.oversize * pool.oversize_bytes;
@@ -120,6 +135,7 @@ impl Control {
             limits,
             packet_pool_bytes: (config.workers * pool_bytes) as u64,
             send_buffer_granted_bytes,
+            spread,
             resolver: Resolver::new(),
             probes: Semaphore::new(PROBES_MAX),
             started: Instant::now(),

@@ -2,7 +2,8 @@
 //!
 //! In: descriptors of sockets that the caller owns. Out: numbers. Next: `socket.rs`, `uring/kernel.rs`.
 //!
-//! Invariant of this file: (O) every pointer handed to the kernel points to a local of the length handed with it.
+//! Invariant of this file: (O) every pointer handed to the kernel points to a local of the length handed with it, and so
+//! does every pointer within such a local.
 
 #![allow(unsafe_code)]
 
@@ -12,16 +13,19 @@ use std::os::fd::{AsRawFd, RawFd};
 /// Index of the drop count in SO_MEMINFO's numbers (linux/sock_diag.h).
 const MEMINFO_DROPS: usize = 8;
 const MEMINFO_WORDS: usize = 9;
+/// From asm-generic/socket.h; the safe crates have them for Android only.
+const SO_ATTACH_REUSEPORT_CBPF: i32 = 51;
+const SO_DETACH_REUSEPORT_BPF: i32 = 68;
 
-fn set(socket: &impl AsRawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    // SAFETY: (O).
+fn set<T>(socket: &impl AsRawFd, level: i32, option: i32, value: T) -> io::Result<()> {
+    // SAFETY: (O); the kernel only reads the value.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             option,
             (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
+            size_of::<T>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -48,6 +52,48 @@ pub fn report_errors(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
         set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
     } else {
         set(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
+    }
+}
+
+/// Has the kernel give each datagram to one of the first `sockets` (more than 0) of this socket's SO_REUSEPORT group at
+/// random, whoever sent it.
+///
+/// The program is classic BPF: load a random number, take it modulo `sockets`, return it.
+pub fn spread_by_datagram(socket: &impl AsRawFd, sockets: u32) -> io::Result<()> {
+    let step = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random),
+        step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, sockets),
+        step(libc::BPF_RET | libc::BPF_A, 0),
+    ];
+    let described = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    set(socket, libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, described)
+}
+
+/// Has the kernel choose among this socket's SO_REUSEPORT group by sender again; an error if it did already.
+pub fn spread_by_flow(socket: &impl AsRawFd) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0i32)
+}
+
+/// The longest payload that a connected UDP socket's path takes in one piece: the path's MTU, as far as the kernel knows
+/// it, without the headers of IP and UDP, and no more than a datagram can carry.
+pub fn path_payload_bytes(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<usize> {
+    const DATAGRAM_BYTES_LIMIT: usize = 65_507;
+    let (level, option, headers) = if is_ipv6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU, 40 + 8)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU, 20 + 8)
+    };
+    let mut mtu: i32 = 0;
+    let mut length = size_of_val(&mtu) as libc::socklen_t;
+    // SAFETY: (O).
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut length)
+    };
+    match usize::try_from(mtu).ok().and_then(|mtu| mtu.checked_sub(headers)) {
+        Some(payload) if result == 0 => Ok(payload.min(DATAGRAM_BYTES_LIMIT)),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -99,6 +99,41 @@ fn listener(address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<UdpS
     Ok(socket.into())
 }
 
+/// Which worker gets a datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// One for all of a sender's: their order is kept, and one busy sender has one worker.
+    #[default]
+    Flow,
+    /// Any, at random: one busy sender is shared by all workers, and its order is lost.
+    Datagram,
+}
+
+impl Spread {
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Spread::Flow => "flow",
+            Spread::Datagram => "datagram",
+        }
+    }
+}
+
+/// Spreads datagrams over the workers as [`Spread::Datagram`] says, at every address. If the kernel refuses, the sockets
+/// go on as [`Spread::Flow`] says.
+pub fn spread_by_datagram(listeners: &Listeners) -> io::Result<()> {
+    let workers = u32::try_from(listeners.workers.len()).map_err(io::Error::other)?;
+    // One socket stands for its address's whole group.
+    let of_each_address = listeners.workers.first().map_or(&[][..], Vec::as_slice);
+    for socket in of_each_address {
+        if let Err(error) = options::spread_by_datagram(socket, workers) {
+            of_each_address.iter().for_each(|socket| drop(options::spread_by_flow(socket)));
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
@@ -136,6 +171,9 @@ pub fn connect_backend(address: SocketAddr, send_buffer_bytes: usize) -> io::Res
 /// Fences a listening socket: connected to an address that nobody sends from, nothing new arrives, and its queue stays
 /// readable. The returned socket holds that address; keep it as long as the fence.
 pub fn fence(listener: &UdpSocket) -> io::Result<UdpSocket> {
+    // By sender the kernel chooses among the sockets that are not connected, in every version; of a program that spreads at
+    // random nobody promises that. Where there is none this fails, and nothing is to be done.
+    let _ = options::spread_by_flow(listener);
     let local = listener.local_addr()?.ip();
     let unused = match local {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -190,5 +228,39 @@ mod tests {
         let length = listener.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..length], b"before");
         assert!(listener.recv(&mut buffer).is_err());
+    }
+
+    /// What waits in a socket, read to its end.
+    fn received(socket: &UdpSocket) -> usize {
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut buffer = [0; 16];
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok()).count()
+    }
+
+    #[test]
+    fn one_sender_is_spread_over_all_workers_only_if_wanted() {
+        for listen in [ANY, "[::1]:0"] {
+            let listeners = bind_listeners(&[listen.parse().unwrap()], 3, 1 << 20).unwrap();
+            let of_worker = |worker: usize| &listeners.workers[worker][0];
+            let sender = UdpSocket::bind(listen).unwrap();
+            let send = || {
+                (0..300).for_each(|_| assert_eq!(sender.send_to(b"x", listeners.addresses[0]).unwrap(), 1));
+                [0, 1, 2].map(|worker| received(of_worker(worker)))
+            };
+            let mut by_flow = send();
+            by_flow.sort_unstable();
+            assert_eq!(by_flow, [0, 0, 300]);
+            spread_by_datagram(&listeners).unwrap();
+            // 100 each are expected; 40 are seven standard deviations away.
+            let by_datagram = send();
+            assert!(by_datagram.iter().all(|count| *count > 40), "{by_datagram:?}");
+            assert_eq!(by_datagram.iter().sum::<usize>(), 300);
+            // Workers stop one after the other: the ones that do not yet get everything.
+            let mut holders = vec![fence(of_worker(1)).unwrap()];
+            let [first, fenced, last] = send();
+            assert_eq!((first + last, fenced), (300, 0));
+            holders.push(fence(of_worker(0)).unwrap());
+            assert_eq!(send(), [0, 0, 300]);
+        }
     }
 }

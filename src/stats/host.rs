@@ -46,6 +46,11 @@ pub fn resident_bytes() -> Option<u64> {
     parse_resident_bytes(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
+/// CPU time that a thread of this process has used, in ns; `None` if it has ended, or if the kernel does not show it.
+pub fn thread_cpu_ns(thread: i32) -> Option<u64> {
+    parse_schedstat(&fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?)
+}
+
 /// Whether `address` is one of this host's, so that [`drops_at`] can tell of a server behind it.
 pub fn is_on_this_host(address: IpAddr) -> bool {
     let address = address.to_canonical();
@@ -120,6 +125,11 @@ pub fn drops_at(sockets: &[HostSocket], server: SocketAddr) -> Option<u64> {
     sockets.iter().filter(serves).map(|socket| socket.drops).reduce(u64::saturating_add)
 }
 
+/// Reads the first of `schedstat`'s three numbers: ns on a CPU.
+fn parse_schedstat(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
 /// Reads `VmRSS` of `/proc/self/status`, which is in KiB.
 pub fn parse_resident_bytes(status: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -154,6 +164,8 @@ mod tests {
         ] {
             assert_eq!(parse_udp_errors(snmp, SNMP6), None, "{snmp}");
         }
+        assert_eq!((parse_schedstat(""), parse_schedstat("x 1 2")), (None, None));
+        assert_eq!(parse_schedstat("1234 5 6\n"), Some(1234));
         assert_eq!(parse_resident_bytes("VmSize: 10 kB\n"), None);
         assert_eq!(parse_resident_bytes("VmRSS: much\n"), None);
         for row in [

@@ -2,7 +2,8 @@
 //!
 //! In: written by the worker. Out: read by `admin/` and `control/`. Next: `admin/`.
 
-use super::{LatencyExchange, Published};
+use super::{LatencyExchange, Published, host};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// One worker's figures.
 #[derive(Default)]
@@ -11,4 +12,40 @@ pub struct WorkerShared {
     pub published: Published,
     /// Its latency histograms, on request.
     pub latency: LatencyExchange,
+    /// Its thread as the kernel names it; 0 until it has started.
+    thread: AtomicI32,
+}
+
+impl WorkerShared {
+    /// Says which thread is the worker's; told by that thread at its start.
+    pub fn set_thread(&self, thread: i32) {
+        self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// CPU time of the worker's thread so far, in µs; `None` before its start, after its end, and where the kernel does not
+    /// show it. Reading it costs the worker nothing.
+    pub fn cpu_us(&self) -> Option<u64> {
+        match self.thread.load(Ordering::Relaxed) {
+            0 => None,
+            thread => host::thread_cpu_ns(thread).map(|ns| ns / 1_000),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threads_cpu_time_can_be_read_by_others() {
+        let shared = WorkerShared::default();
+        assert_eq!(shared.cpu_us(), None);
+        shared.set_thread(nix::unistd::gettid().as_raw());
+        let before = shared.cpu_us().unwrap();
+        let (mut now, mut work) = (before, 0u64);
+        while now < before + 2_000 {
+            work = std::hint::black_box((0..100_000u64).fold(work, u64::wrapping_add));
+            now = std::thread::scope(|scope| scope.spawn(|| shared.cpu_us()).join()).unwrap().unwrap();
+        }
+    }
 }

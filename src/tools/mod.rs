@@ -3,4 +3,6 @@
 //! In: parsed arguments. Out: an exit code. Next: nobody; the process ends with it.
 
 pub mod demo;
+pub mod load;
+pub mod sink;
 pub mod where_name;

@@ -49,10 +49,26 @@ pub enum Report {
         /// What the kernel said.
         error: std::io::Error,
     },
+    /// Trains (UDP_SEGMENT) to a backend are refused; its packets go one by one from now on.
+    TrainsRefused {
+        /// The backend's identity.
+        node: Arc<str>,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
     /// A datagram was longer than `maxDatagramSize`; told once.
     Truncated {
         /// Its true length.
         datagram_bytes: usize,
+    },
+    /// The worker could not be kept to its CPU; it runs all the same.
+    PinFailed {
+        /// Which worker.
+        worker: usize,
+        /// The CPU.
+        cpu: usize,
+        /// What the kernel said.
+        error: std::io::Error,
     },
     /// The listening sockets could not be fenced at the stop: new datagrams may still come while it drains.
     FenceFailed {

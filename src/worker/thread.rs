@@ -9,6 +9,8 @@ use crate::driver::{DriverError, Waker, uring};
 use crate::relay::RouteTable;
 use crate::stats::WorkerShared;
 use arc_swap::ArcSwap;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -30,6 +32,8 @@ pub struct WorkerSetup {
     pub reports: Sender<Report>,
     /// Its bounds.
     pub limits: Limits,
+    /// The CPU that it is to keep to; `None` = where the kernel puts it.
+    pub cpu: Option<usize>,
 }
 
 /// Starts a worker's thread. How it ended comes as [`Report::Ended`], also after a panic.
@@ -42,7 +46,15 @@ pub fn spawn(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
 }
 
 fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
-    let WorkerSetup { index, listeners, routes, shared, waker, reports, limits } = setup;
+    let WorkerSetup { index, listeners, routes, shared, waker, reports, limits, cpu } = setup;
+    shared.set_thread(nix::unistd::gettid().as_raw());
+    // Before the ring: its memory then lies near that CPU.
+    if let Some(cpu) = cpu
+        && let Err(error) = keep_to(cpu)
+    {
+        let error = error.into();
+        let _ = reports.try_send(Report::PinFailed { worker: index, cpu, error });
+    }
     let driver = uring::open(listeners, waker, &limits.driver())?;
     let mut worker = Worker::new(driver, WorkerLinks { index, routes, shared, reports, limits });
     loop {
@@ -50,6 +62,13 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
             return Ok(end);
         }
     }
+}
+
+/// Keeps this thread to one CPU.
+fn keep_to(cpu: usize) -> nix::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)
 }
 
 /// Tells control how the thread ended when it is dropped, which a panic does too.

@@ -20,6 +20,10 @@ use std::net::SocketAddr;
 
 /// A receive is armed again when one in so many buffers is free: with fewer it would end at once.
 const REARM_FREE_FRACTION: usize = 8;
+/// Packets in one train: a train is also a burst into the backend's receive buffer.
+const TRAIN_PACKETS_MAX: usize = 16;
+/// Bytes of one train: those of the longest datagram.
+const TRAIN_BYTES_MAX: usize = 65_507;
 /// So many odd errors of the wait in a row are fatal: the ring does not recover.
 const WAIT_ERRORS_IN_A_ROW_MAX: u32 = 100;
 
@@ -40,8 +44,14 @@ pub struct RingDriver<R: Ring> {
     sends_pushed: u64,
     /// How many at the front of `sends` have their outcome.
     sends_settled: usize,
-    /// Outcomes by slot.
+    /// Outcomes by slot; a train's stands at its head.
     outcomes: Box<[SendOutcome]>,
+    /// Each packet's head: the slot whose send it is part of; its own if it goes alone.
+    heads: Box<[usize]>,
+    /// The train that the next packet may join, queued since the last enter.
+    train: Option<Train>,
+    /// Sockets, by slot, to which no trains go since one was refused.
+    trains_refused: Vec<bool>,
     /// Whether what stands is to be cancelled rather than armed.
     is_cancelling: bool,
     /// Something could not be queued for want of room: it goes before further packets.
@@ -56,6 +66,20 @@ pub struct RingDriver<R: Ring> {
     stray_completions: u64,
     /// What to report as fatal at the end of this batch.
     broken: Option<(&'static str, i32)>,
+}
+
+/// Packets that follow each other in one send.
+#[derive(Clone, Copy, Debug)]
+struct Train {
+    head: usize,
+    /// The submission's number.
+    number: u64,
+    socket: SocketSlot,
+    packets: usize,
+    /// The length of the head's packet, which all but the last have.
+    segment_bytes: usize,
+    /// Whether the last one has it too, so that another may follow.
+    is_open: bool,
 }
 
 /// A buffer with a datagram in its first `bytes`.
@@ -80,6 +104,9 @@ impl<R: Ring> RingDriver<R> {
             sends_pushed: 0,
             sends_settled: 0,
             outcomes: vec![SendOutcome::Sent; sizes.sends_max].into_boxed_slice(),
+            heads: (0..sizes.sends_max).collect(),
+            train: None,
+            trains_refused: Vec::new(),
             is_cancelling: false,
             is_starved: false,
             is_arming: false,
@@ -330,14 +357,16 @@ impl<R: Ring> RingDriver<R> {
             let oldest = self.sends_pushed - self.sends.len() as u64;
             let slot = (oldest % self.sizes.sends_max as u64) as usize;
             self.sends_settled -= 1;
-            let Some(packet) = self.ring.take_packet(slot) else {
+            let Some(mut packet) = self.ring.take_packet(slot) else {
                 // The ring refuses only what it has not consumed: it is told later.
                 self.stray_completions += 1;
                 self.sends_settled = 0;
                 return;
             };
-            self.sends.pop_front();
-            let outcome = std::mem::replace(&mut self.outcomes[slot], SendOutcome::Sent);
+            let Some(number) = self.sends.pop_front() else { return };
+            // The head of a train does not know of those that joined it; that the next one has its number tells.
+            packet.in_train |= self.sends.front() == Some(&number);
+            let outcome = self.outcome_of(&packet, self.heads[slot]);
             let is_answered = !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy);
             if is_answered && cleared != Some(packet.socket) {
                 self.ring.clear_errors(packet.socket);
@@ -345,6 +374,53 @@ impl<R: Ring> RingDriver<R> {
             }
             events.sent(packet, outcome);
         }
+    }
+
+    /// What to tell of a packet: its send's outcome; a train that the host does not take at all is to be taken apart.
+    fn outcome_of(&mut self, packet: &Packet, head: usize) -> SendOutcome {
+        let errno = match self.outcomes[head] {
+            SendOutcome::TooLong => libc::EMSGSIZE,
+            SendOutcome::Failed(errno) => errno,
+            other => return other,
+        };
+        if !packet.in_train || !classify::is_train_refusal(errno) {
+            return self.outcomes[head];
+        }
+        if let Some(refused) = self.trains_refused.get_mut(packet.socket.0 as usize) {
+            *refused = true;
+        }
+        SendOutcome::TrainRefused(errno)
+    }
+
+    /// Lets a packet join the train before it, if it may and fits.
+    fn join(&mut self, mut packet: Packet, slot: usize) -> Result<(), Packet> {
+        let Some(train) = self.train.filter(|train| {
+            packet.may_join
+                && train.is_open
+                && train.socket == packet.socket
+                && train.packets < TRAIN_PACKETS_MAX
+                && packet.len() <= train.segment_bytes
+                && (train.packets + 1) * train.segment_bytes <= TRAIN_BYTES_MAX
+                && slot == train.head + train.packets
+        }) else {
+            return Err(packet);
+        };
+        let is_open = packet.len() == train.segment_bytes;
+        packet.in_train = true;
+        if let Err(mut packet) = self.ring.join(train.head, slot, packet) {
+            packet.in_train = false;
+            return Err(packet);
+        }
+        self.train = Some(Train { packets: train.packets + 1, is_open, ..train });
+        self.heads[slot] = train.head;
+        self.sends.push_back(train.number);
+        self.sends_pushed += 1;
+        Ok(())
+    }
+
+    /// Whether a packet to this socket may be followed by others in its send.
+    fn takes_trains(&self, socket: SocketSlot) -> bool {
+        !self.trains_refused.get(socket.0 as usize).copied().unwrap_or(true)
     }
 
     /// Hands one received buffer to the worker and gives it back: the only place where buffers leave this driver.
@@ -415,7 +491,17 @@ impl<R: Ring> Driver for RingDriver<R> {
     }
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
-        self.ring.open_backend(slot, address)
+        self.ring.open_backend(slot, address)?;
+        let index = slot.0 as usize;
+        if self.trains_refused.len() <= index {
+            self.trains_refused.resize(index + 1, false);
+        }
+        self.trains_refused[index] = false;
+        Ok(())
+    }
+
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
+        self.ring.path_payload_bytes(slot)
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
@@ -429,8 +515,18 @@ impl<R: Ring> Driver for RingDriver<R> {
         let slots = self.sizes.sends_max as u64;
         let slot = (self.sends_pushed % slots) as usize;
         let generation = (self.sends_pushed / slots) as u32;
+        let mut packet = match self.join(packet, slot) {
+            Ok(()) => return Ok(()),
+            Err(packet) => packet,
+        };
+        packet.in_train = false;
+        let (socket, segment_bytes) = (packet.socket, packet.len());
         self.ring.send(slot, packet, Token::new(Operation::Send, slot, generation))?;
         self.outcomes[slot] = SendOutcome::Sent;
+        self.heads[slot] = slot;
+        let is_open = self.takes_trains(socket);
+        self.train =
+            Some(Train { head: slot, number: self.queued, socket, packets: 1, segment_bytes, is_open });
         self.sends.push_back(self.queued);
         self.queued += 1;
         self.sends_pushed += 1;
@@ -439,6 +535,7 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn enter(&mut self, wait: Wait) -> Result<(), DriverError> {
         self.ring.publish_buffers();
+        self.train = None;
         let retry_us = self.attend();
         let wait = self.bounded(wait, retry_us);
         let entered = self.ring.enter(wait);
