@@ -4,5 +4,6 @@
 
 pub mod demo;
 pub mod load;
+mod numbers;
 pub mod sink;
 pub mod where_name;

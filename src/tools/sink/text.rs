@@ -4,20 +4,8 @@
 
 use super::figures::{Arrived, LatencyFigures, SinkFigures};
 use super::verdict::Verdict;
+pub use crate::tools::numbers::grouped;
 use std::fmt::Write;
-
-/// 1234567 as 1,234,567.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
 
 /// 0.0123 as `1.2300 %`.
 pub fn percent(share: f64) -> String {
