@@ -44,6 +44,7 @@ fn table(nodes: usize) -> Arc<RouteTable> {
         .map(|index| RouteNode {
             name: format!("10.0.0.{index}:8125").into(),
             address: "127.0.0.1:9".parse().ok(),
+            gso: true,
             counters: Arc::default(),
         })
         .collect();
@@ -55,6 +56,7 @@ fn table(nodes: usize) -> Arc<RouteTable> {
         rules: Rules {
             flush_us: 5_000,
             packet_bytes_max: 1432,
+            packet_auto: false,
             queue_bytes_max: 262_144,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,

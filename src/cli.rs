@@ -4,7 +4,7 @@
 
 use crate::config::MemoryBound;
 use crate::config::{self, ConfigError, Loaded};
-use crate::tools::{demo, where_name};
+use crate::tools::{demo, load, sink, where_name};
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
 use std::ffi::OsString;
@@ -20,6 +20,7 @@ const NAME: &str = "statsring";
 #[argh(
     help_triggers("-h", "--help"),
     note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again.",
+    error_code(1, "a bad verdict of load or sink"),
     error_code(64, "wrong usage, or a config with mistakes"),
     error_code(66, "the config cannot be read"),
     error_code(69, "io_uring is refused"),
@@ -53,6 +54,8 @@ struct Arguments {
 enum Command {
     Demo(demo::Options),
     Where(where_name::Options),
+    Load(load::Options),
+    Sink(sink::Options),
 }
 
 /// Runs the program with the process's arguments, its name first; the exit code.
@@ -73,6 +76,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             options.file = options.file.or(file);
             where_name::run(&options)
         }
+        Some(Command::Load(_) | Command::Sink(_)) if file.is_some() => {
+            refuse("load and sink read no config: leave -f out")
+        }
+        Some(Command::Load(options)) => load::run(options),
+        Some(Command::Sink(options)) => sink::run(options),
         None => {
             let path = file.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
             match load(&path) {

@@ -27,6 +27,10 @@ pub struct Packet {
     pub sequence: u64,
     /// How often this packet was refused and sent again.
     pub attempts: u8,
+    /// The relay's wish: it may go in one train with the packet handed over just before it.
+    pub may_join: bool,
+    /// The driver's word: it went, or was to go, in a train with others.
+    pub in_train: bool,
 }
 
 /// Copies a line; both have the same length.
@@ -88,6 +92,8 @@ impl Packet {
             arrival: Arrival::default(),
             sequence: 0,
             attempts: 0,
+            may_join: false,
+            in_train: false,
         }
     }
 
@@ -147,11 +153,22 @@ impl Packet {
         true
     }
 
+    /// Lengthens it to `bytes` (at most its capacity) with newlines, which are empty lines and skipped by servers: the
+    /// packets of a train, but the last, have one length.
+    pub fn pad(&mut self, bytes: usize) {
+        if let Some(padding) = self.bytes.get_mut(self.len..bytes) {
+            padding.fill(b'\n');
+            self.len = bytes;
+        }
+    }
+
     /// Empties it for its next use.
     pub fn clear(&mut self) {
         self.len = 0;
         self.metrics = 0;
         self.attempts = 0;
+        self.may_join = false;
+        self.in_train = false;
     }
 }
 
@@ -172,6 +189,9 @@ pub enum SendOutcome {
     TooLong,
     /// EPERM, EACCES: a firewall rule on this host.
     Denied,
+    /// This host or its device does not take trains to this backend (EIO, EINVAL, EMSGSIZE, …, the errno). None of the
+    /// train was sent, and no more trains are made for it: send it again at once.
+    TrainRefused(i32),
     /// Anything else, with its errno.
     Failed(i32),
 }

@@ -24,6 +24,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
         .map(|(index, address)| RouteNode {
             name: format!("{address}, number {index}").into(),
             address: Some(*address),
+            gso: true,
             counters: Arc::default(),
         })
         .collect();
@@ -35,6 +36,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
         rules: Rules {
             flush_us: 1_000,
             packet_bytes_max: 1_432,
+            packet_auto: false,
             queue_bytes_max: 16 << 10,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,

@@ -320,8 +320,8 @@ fn keys_without_effect_yet_are_accepted_with_one_notice_each() {
         "nodes": [{"host": "192.0.2.1", "port": 1, "gso": "off"}, {"host": "192.0.2.2", "port": 1}]}"#;
     let Loaded { config, notices } = good(asking);
     let keys: Vec<&str> = notices.iter().filter_map(|notice| notice.split(':').next()).collect();
-    assert_eq!(keys, ["maxPacketSize", "gso", "timestamps"]);
-    assert_eq!((config.packet_bytes_max, config.cache_entries), (1_432, 0));
+    assert_eq!(keys, ["timestamps"]);
+    assert_eq!((config.packet_auto, config.packet_bytes_max, config.cache_entries), (true, 8_192, 0));
     assert_eq!((config.gso, config.nodes[1].gso, config.timestamps), (false, false, true));
     assert_eq!(good(&with("cacheSize", "1025")).config.cache_entries, 2_048);
 }
@@ -581,7 +581,7 @@ proptest! {
         let shown = good(&Value::Object(file.clone()).to_string()).config.to_json();
         for (key, value) in &file {
             let same = match (key.as_str(), value) {
-                ("maxPacketSize", Value::String(_)) => shown[key] == 1_432,
+                ("maxPacketSize", Value::String(_)) => shown[key] == "auto",
                 ("cacheSize", entries) => shown[key].as_u64() >= entries.as_u64(),
                 ("host" | "managementHost", _) => continue,
                 ("flushInterval", ms) => shown[key].as_f64() == ms.as_f64(),

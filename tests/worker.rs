@@ -43,6 +43,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
         .map(|address| RouteNode {
             name: address.to_string().into(),
             address: Some(*address),
+            gso: true,
             counters: Arc::default(),
         })
         .collect();
@@ -54,6 +55,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
         rules: Rules {
             flush_us: 5_000,
             packet_bytes_max: 1432,
+            packet_auto: false,
             queue_bytes_max: 262_144,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,
@@ -158,7 +160,7 @@ fn lines_at(backend: &UdpSocket) -> Vec<String> {
     while let Ok(length) = backend.recv(&mut buffer) {
         assert!(length > 0, "an empty packet");
         let text = std::str::from_utf8(&buffer[..length]).unwrap();
-        lines.extend(text.split('\n').map(String::from));
+        lines.extend(text.split('\n').filter(|line| !line.is_empty()).map(String::from));
     }
     lines
 }

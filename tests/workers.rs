@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A config with one backend that is only a socket: its lines can be read in their order.
@@ -128,7 +128,7 @@ fn threads(proxy: &Proxy) -> Vec<(PathBuf, String)> {
 }
 
 /// A value of `/proc/PID/task/TID/status`.
-fn status_of(thread: &PathBuf, key: &str) -> String {
+fn status_of(thread: &Path, key: &str) -> String {
     let status = fs::read_to_string(thread.join("status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(&format!("{key}:")));
     line.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()

@@ -59,6 +59,8 @@ pub struct Config {
     pub flush_us: u64,
     /// Largest packet that metrics are gathered into, bytes.
     pub packet_bytes_max: usize,
+    /// Whether a backend's path may make that less (`maxPacketSize: "auto"`).
+    pub packet_auto: bool,
     /// Largest datagram taken whole, bytes.
     pub datagram_bytes_max: usize,
     /// Receive buffer to ask the kernel for, bytes.
@@ -141,6 +143,7 @@ impl Config {
         Rules {
             flush_us: self.flush_us,
             packet_bytes_max: self.packet_bytes_max,
+            packet_auto: self.packet_auto,
             queue_bytes_max: self.queue_bytes_max,
             malformed: self.malformed,
             on_node_down: self.on_node_down,

@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 
 /// Fits every Ethernet path, tunnels included.
 const PACKET_BYTES_DEFAULT: usize = 1_432;
+/// The most that `auto` makes of a wide path: what servers read at once as a rule (DogStatsD's buffer has 8 KiB).
+const PACKET_BYTES_AUTO: usize = 8_192;
 const CACHE_ENTRIES_DEFAULT: u64 = 10_000;
 /// More than any packet has.
 const QUEUE_BYTES_DEFAULT: usize = 256 << 10;
@@ -51,8 +53,11 @@ impl RawConfig {
             report.notice("spread: has no effect with one worker, which gets every datagram".to_owned());
         }
         let packet_is_known = !self.packet_bytes_max.is_wrong();
-        let packet_bytes_max =
-            self.packet_bytes_max.or(None).map_or(PACKET_BYTES_DEFAULT, |bytes| bytes as usize);
+        let (packet_auto, packet_bytes_max) =
+            match self.packet_bytes_max.or(Some(PACKET_BYTES_DEFAULT as u64)) {
+                Some(bytes) => (false, bytes as usize),
+                None => (true, PACKET_BYTES_AUTO),
+            };
         let loop_ends: &[SocketAddr] = if port_is_known { &listen } else { &[] };
         Config {
             nodes: prove_nodes(self.nodes, gso, loop_ends, report),
@@ -75,6 +80,7 @@ impl RawConfig {
             spread,
             flush_us: self.flush_us.or(5_000),
             packet_bytes_max,
+            packet_auto,
             datagram_bytes_max: self.datagram_bytes_max.or(8_192) as usize,
             receive_buffer_bytes: self.receive_buffer_bytes.or(8 << 20) as usize,
             send_buffer_bytes: self.send_buffer_bytes.or(1 << 20) as usize,
@@ -95,17 +101,6 @@ impl RawConfig {
 
     /// Says which keys ask for something that this version does not do yet.
     fn note_idle_keys(&self, report: &mut Report) {
-        if let Slot::Given(_, None) = self.packet_bytes_max {
-            report.notice(format!(
-                "maxPacketSize: \"auto\" is not in this version; packets have {PACKET_BYTES_DEFAULT} bytes at most"
-            ));
-        }
-        let nodes: &[RawNode] = if let Slot::Given(_, nodes) = &self.nodes { nodes } else { &[] };
-        let off = |slot: &Slot<bool>| matches!(slot, Slot::Given(_, false));
-        if off(&self.gso) || nodes.iter().any(|node| off(&node.gso)) {
-            report
-                .notice("gso: has no effect in this version, which sends every packet by itself".to_owned());
-        }
         if let Slot::Given(_, true) = self.timestamps {
             report.notice("timestamps: has no effect in this version; latencies are upper bounds".to_owned());
         }

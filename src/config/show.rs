@@ -55,7 +55,7 @@ impl Config {
             },
             "spread": self.spread.name(),
             "flushInterval": us_to_ms(self.flush_us),
-            "maxPacketSize": self.packet_bytes_max,
+            "maxPacketSize": if self.packet_auto { json!("auto") } else { json!(self.packet_bytes_max) },
             "maxDatagramSize": self.datagram_bytes_max,
             "receiveBuffer": self.receive_buffer_bytes,
             "sendBuffer": self.send_buffer_bytes,

@@ -83,6 +83,7 @@ impl Backend {
             name: self.name.clone(),
             address: self.address.get(),
             counters: self.counters.clone(),
+            gso: self.node.borrow().gso,
             disabled: self.node.borrow().disabled,
             up: self.health.borrow().is_up(),
         }

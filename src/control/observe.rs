@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     fn node(name: &str) -> RouteNode {
-        RouteNode { name: name.into(), address: None, counters: Arc::default() }
+        RouteNode { name: name.into(), address: None, gso: true, counters: Arc::default() }
     }
 
     #[test]

@@ -430,6 +430,10 @@ impl Process {
                     node.escape_default()
                 );
             }
+            Report::TrainsRefused { node, error } => tracing::info!(
+                "{}: several packets in one send (gso) are refused: {error}; they go one by one from now on",
+                node.escape_default()
+            ),
             Report::Truncated { datagram_bytes } => tracing::warn!(
                 "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its whole lines are relayed, the \
                  rest is counted as truncated; raise maxDatagramSize"

@@ -21,6 +21,8 @@ pub struct Standing {
     pub address: Option<SocketAddr>,
     /// Its figures.
     pub counters: Arc<NodeCounters>,
+    /// Whether several packets may go to it in one send.
+    pub gso: bool,
     /// Whether the config keeps metrics from it.
     pub disabled: bool,
     /// What its health says.
@@ -34,11 +36,14 @@ impl Standing {
     }
 
     fn is_node(&self, node: &RouteNode) -> bool {
-        self.name == node.name && self.address == node.address && Arc::ptr_eq(&self.counters, &node.counters)
+        self.name == node.name
+            && self.address == node.address
+            && self.gso == node.gso
+            && Arc::ptr_eq(&self.counters, &node.counters)
     }
 
     fn into_node(self) -> RouteNode {
-        RouteNode { name: self.name, address: self.address, counters: self.counters }
+        RouteNode { name: self.name, address: self.address, gso: self.gso, counters: self.counters }
     }
 }
 
@@ -97,6 +102,7 @@ mod tests {
             name: name.into(),
             address: address.map(|address| address.parse().unwrap()),
             counters: Arc::default(),
+            gso: true,
             disabled,
             up,
         }

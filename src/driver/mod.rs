@@ -8,7 +8,7 @@
 
 pub mod clock;
 mod holder;
-mod options;
+pub(crate) mod options;
 pub mod sim;
 pub mod socket;
 pub mod uring;
@@ -142,6 +142,9 @@ pub trait Driver {
 
     /// Connects socket `slot` to a backend, replacing what was there.
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()>;
+
+    /// The longest datagram that goes to socket `slot` in one piece, as its path's MTU says; `None` if that is unknown.
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;
 
     /// Closes socket `slot`; no packet for it may be in flight.
     fn close_backend(&mut self, slot: SocketSlot);

@@ -76,6 +76,27 @@ pub fn spread_by_flow(socket: &impl AsRawFd) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0i32)
 }
 
+/// The longest payload that a connected UDP socket's path takes in one piece: the path's MTU, as far as the kernel knows
+/// it, without the headers of IP and UDP, and no more than a datagram can carry.
+pub fn path_payload_bytes(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<usize> {
+    const DATAGRAM_BYTES_LIMIT: usize = 65_507;
+    let (level, option, headers) = if is_ipv6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU, 40 + 8)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU, 20 + 8)
+    };
+    let mut mtu: i32 = 0;
+    let mut length = size_of_val(&mtu) as libc::socklen_t;
+    // SAFETY: (O).
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut length)
+    };
+    match usize::try_from(mtu).ok().and_then(|mtu| mtu.checked_sub(headers)) {
+        Some(payload) if result == 0 => Ok(payload.min(DATAGRAM_BYTES_LIMIT)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Datagrams that the kernel dropped at this socket, modulo 2^32.
 pub fn drops(socket: &impl AsRawFd) -> io::Result<u32> {
     let mut words = [0u32; MEMINFO_WORDS];

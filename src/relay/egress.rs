@@ -4,7 +4,6 @@
 
 use super::waiting::{List, Waiting};
 use crate::packet::{Packet, SocketSlot};
-use std::collections::VecDeque;
 
 /// One backend's way out.
 #[derive(Debug, Default)]
@@ -20,12 +19,16 @@ pub struct Egress {
     backlog_bytes: usize,
     /// Whether its socket was busy at the last send.
     pub busy: bool,
+    /// The largest packet that metrics for it are gathered into.
+    pub packet_bytes_max: usize,
+    /// Whether its packets may go in trains.
+    pub takes_trains: bool,
 }
 
 impl Egress {
     /// Nothing there yet.
-    pub fn new(socket: Option<SocketSlot>) -> Egress {
-        Egress { socket, ..Egress::default() }
+    pub fn new(socket: Option<SocketSlot>, takes_trains: bool) -> Egress {
+        Egress { socket, takes_trains, ..Egress::default() }
     }
 
     /// Memory of the packets that wait for the busy socket.
@@ -35,10 +38,10 @@ impl Egress {
 
     /// Queues a packet at its place; the caller has checked the bounds. If it fits into the newest one waiting, its
     /// lines go there and it comes back, free: a trickle for a busy backend would else fill the queue with near-empty packets.
-    pub fn wait(&mut self, waiting: &mut Waiting, packet: Packet, packet_bytes_max: usize) -> Option<Packet> {
+    pub fn wait(&mut self, waiting: &mut Waiting, packet: Packet) -> Option<Packet> {
         if let Some(newest) = waiting.newest_mut(&self.backlog)
             && newest.sequence < packet.sequence
-            && newest.absorb(&packet, packet_bytes_max)
+            && newest.absorb(&packet, self.packet_bytes_max)
         {
             return Some(packet);
         }
@@ -64,10 +67,4 @@ impl Egress {
         waiting.change_each(&self.backlog, &mut change);
         self.open.iter_mut().for_each(change);
     }
-}
-
-/// Puts a packet back where it was before it was handed out: behind older, before newer ones.
-pub fn insert_by_sequence(queue: &mut VecDeque<Packet>, packet: Packet) {
-    let place = queue.partition_point(|other| other.sequence < packet.sequence);
-    queue.insert(place, packet);
 }

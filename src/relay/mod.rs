@@ -30,6 +30,10 @@ use waiting::Waiting;
 pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
 /// Repetitions of a packet whose backend was unreachable.
 pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
+/// A path narrower than this does not make packets smaller; every IPv4 host takes datagrams of 576 bytes (RFC 791).
+const PATH_BYTES_MIN: usize = 512;
+/// The share of a packet that is filled up with newlines at most, to let others follow it in a train: one eighth.
+const PADDING_SHARE: usize = 8;
 /// Pause before a busy socket is tried again, when the flush budget is shorter.
 pub const BUSY_RETRY_US_MIN: u64 = 1_000;
 /// Pause before a busy socket is tried again, when the flush budget is longer.
@@ -69,7 +73,8 @@ impl RelayLimits {
     /// Most packets that the lines of one datagram can open: one for each backend that it has a line for (two bytes
     /// with its newline at least), whose open packet may be full already, and those that they then fill.
     fn packets_per_datagram(&self, nodes: usize, packet_bytes: usize) -> usize {
-        nodes.min(self.datagram_bytes_max / 2 + 1) + 2 * (self.datagram_bytes_max / packet_bytes + 1)
+        let narrowest = packet_bytes.min(PATH_BYTES_MIN);
+        nodes.min(self.datagram_bytes_max / 2 + 1) + 2 * (self.datagram_bytes_max / narrowest + 1)
     }
 
     /// Most metrics of one datagram that go alone, in packets of their own size.
@@ -156,9 +161,10 @@ impl Relay {
     pub fn new(limits: RelayLimits, table: Arc<RouteTable>, sockets: &[Option<SocketSlot>]) -> Relay {
         let size = limits.pool_size(table.nodes.len(), table.rules.packet_bytes_max);
         let packets = size.packets + size.oversize;
-        let egress: Vec<Egress> =
-            (0..table.nodes.len()).map(|index| Egress::new(sockets.get(index).copied().flatten())).collect();
-        Relay {
+        let egress: Vec<Egress> = (0..table.nodes.len())
+            .map(|index| Egress::new(sockets.get(index).copied().flatten(), table.nodes[index].gso))
+            .collect();
+        let mut relay = Relay {
             limits,
             pool: Pool::new(size),
             busy: Vec::with_capacity(egress.len()),
@@ -175,7 +181,9 @@ impl Relay {
             spans: Some(Box::default()),
             counters: Counters::new(),
             table,
-        }
+        };
+        relay.limit_packets(std::iter::repeat(None));
+        relay
     }
 
     /// Finds lines by `scanner` from now on; for measuring one that is not the fastest here.
@@ -273,7 +281,7 @@ impl Relay {
     /// Puts a line into its backend's open packet, or into a fresh one.
     #[inline]
     fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) {
-        let limit = self.table.rules.packet_bytes_max;
+        let limit = self.egress[backend].packet_bytes_max;
         if let Some(open) = &mut self.egress[backend].open {
             if open.fits(line, limit) && open.append(line) {
                 self.counters.add(Counter::MetricsPending, 1);
@@ -304,7 +312,7 @@ impl Relay {
         packet.backend = backend;
         packet.socket = socket;
         packet.arrival = arrival;
-        let alone = packet.len() > self.table.rules.packet_bytes_max;
+        let alone = packet.len() > self.egress[backend].packet_bytes_max;
         let egress = &mut self.egress[backend];
         egress.opened += 1;
         egress.open = Some(packet);
@@ -330,7 +338,7 @@ impl Relay {
     fn wait(&mut self, packet: Packet) {
         let egress = &mut self.egress[packet.backend];
         let before = egress.backlog_bytes();
-        let absorbed = egress.wait(&mut self.waiting, packet, self.table.rules.packet_bytes_max);
+        let absorbed = egress.wait(&mut self.waiting, packet);
         self.backlog_bytes += egress.backlog_bytes() - before;
         if let Some(packet) = absorbed {
             self.pool.give(packet);
@@ -382,11 +390,15 @@ impl Relay {
             self.retry_busy();
         }
         self.close_due(now_us, flush);
-        while let Some(packet) = self.ready.pop_front() {
+        self.order_ready();
+        let mut may_join = false;
+        while let Some(mut packet) = self.ready.pop_front() {
             if self.egress[packet.backend].busy {
                 self.wait_or_drop(packet, now_us);
                 continue;
             }
+            packet.may_join = may_join;
+            may_join = self.may_be_followed(&mut packet);
             let metrics = u64::from(packet.metrics);
             if let Err(packet) = push(packet) {
                 self.ready.push_front(packet);
@@ -397,6 +409,27 @@ impl Relay {
         }
         self.check_pending();
         Transmitted::All
+    }
+
+    /// Puts the packets of one backend next to each other, so that they can go in trains; in their order.
+    fn order_ready(&mut self) {
+        if self.ready.len() > 1 {
+            self.ready.make_contiguous().sort_unstable_by_key(|packet| (packet.backend, packet.sequence));
+        }
+    }
+
+    /// Whether the packet that is handed over next may go in one train with this one, which is then lengthened to the
+    /// size of a train's segments if little is missing.
+    fn may_be_followed(&self, packet: &mut Packet) -> bool {
+        let is_followed = self.ready.front().is_some_and(|next| next.backend == packet.backend);
+        if !is_followed || !self.egress[packet.backend].takes_trains {
+            return false;
+        }
+        let segment_bytes = self.egress[packet.backend].packet_bytes_max;
+        if packet.len() < segment_bytes && segment_bytes - packet.len() <= segment_bytes / PADDING_SHARE {
+            packet.pad(segment_bytes);
+        }
+        packet.len() == segment_bytes
     }
 
     /// Makes everything that waits for busy sockets ready again, before what was ready, in order.
@@ -447,6 +480,17 @@ impl Relay {
         let open = self.opened.front().and_then(|entry| self.deadline_us(entry.backend));
         let busy = (!self.busy.is_empty()).then_some(self.busy_retry_us);
         open.into_iter().chain(busy).min()
+    }
+
+    /// Sets the largest packet of each backend, in the table's order: what the rules say, or, where they say `auto`, what
+    /// its path takes in one piece if that is less. To be called after each new table.
+    pub fn limit_packets(&mut self, path_payload_bytes: impl IntoIterator<Item = Option<usize>>) {
+        let rules = self.table.rules;
+        for (egress, path) in self.egress.iter_mut().zip(path_payload_bytes) {
+            let path = path.filter(|_| rules.packet_auto);
+            egress.packet_bytes_max = path
+                .map_or(rules.packet_bytes_max, |path| path.max(PATH_BYTES_MIN).min(rules.packet_bytes_max));
+        }
     }
 
     /// Whether the driver has none of this relay's packets.

@@ -2,7 +2,6 @@
 //!
 //! In: each packet exactly once, from the driver through the worker. Out: the packet to the pool, or back to a queue.
 
-use super::egress::insert_by_sequence;
 use super::{BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, REFUSED_ATTEMPTS_MAX, Relay, UNREACHABLE_ATTEMPTS_MAX};
 use crate::packet::{Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
@@ -13,6 +12,13 @@ use crate::stats::{Counter, DropReason};
 pub enum Hint {
     /// Nothing.
     None,
+    /// Trains to this backend are refused, and not made any more.
+    TrainsRefused {
+        /// Its index in the table.
+        backend: usize,
+        /// What the kernel said.
+        errno: i32,
+    },
     /// This backend refused or was not reachable: check it early.
     Check {
         /// Its index in the table.
@@ -39,13 +45,25 @@ impl Relay {
             SendOutcome::NoBuffers => self.discard(packet, DropReason::SendNoBuffers, now_us),
             SendOutcome::TooLong => self.discard(packet, DropReason::SendTooLong, now_us),
             SendOutcome::Denied => self.discard(packet, DropReason::SendDenied, now_us),
+            SendOutcome::TrainRefused(errno) => return self.take_train_apart(packet, errno),
             SendOutcome::Failed(_) => self.discard(packet, DropReason::SendFailed, now_us),
         }
         Hint::None
     }
 
+    /// The train was not sent: its packets go again at once, each by itself, and so do all later ones.
+    fn take_train_apart(&mut self, packet: Packet, errno: i32) -> Hint {
+        let backend = packet.backend;
+        self.ready.push_back(packet);
+        match std::mem::replace(&mut self.egress[backend].takes_trains, false) {
+            true => Hint::TrainsRefused { backend, errno },
+            false => Hint::None,
+        }
+    }
+
     fn accepted(&mut self, packet: Packet) {
         let metrics = u64::from(packet.metrics);
+        self.counters.add(Counter::DatagramsInTrains, u64::from(packet.in_train));
         self.counters.settle(metrics);
         self.counters.add(Counter::MetricsSent, metrics);
         self.counters.add(Counter::DatagramsSent, 1);
@@ -90,7 +108,7 @@ impl Relay {
         } else if self.egress[backend].busy {
             self.wait_or_drop(packet, now_us);
         } else {
-            insert_by_sequence(&mut self.ready, packet);
+            self.ready.push_back(packet);
         }
         if hint { Hint::Check { backend } } else { Hint::None }
     }

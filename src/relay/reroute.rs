@@ -34,6 +34,7 @@ impl Relay {
         if resized || grown {
             self.renew_pool();
         }
+        self.limit_packets(std::iter::repeat(None));
     }
 
     fn move_backends(&mut self, table: &Arc<RouteTable>, sockets: &[Option<SocketSlot>], now_us: u64) {
@@ -49,8 +50,9 @@ impl Relay {
         let reason_of = |old: usize| {
             if place_of[old].is_some() { DropReason::SendFailed } else { DropReason::NodeRemoved }
         };
-        let mut kept: Vec<Egress> =
-            (0..table.nodes.len()).map(|index| Egress::new(socket_of(index))).collect();
+        let mut kept: Vec<Egress> = (0..table.nodes.len())
+            .map(|index| Egress::new(socket_of(index), table.nodes[index].gso))
+            .collect();
         for (old, mut egress) in std::mem::take(&mut self.egress).into_iter().enumerate() {
             match place_of[old].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
                 Some((new, socket)) => {

@@ -33,6 +33,8 @@ pub struct RouteNode {
     pub name: Arc<str>,
     /// Where it is; `None` while its name does not resolve (it is then not in the live set).
     pub address: Option<SocketAddr>,
+    /// Whether several packets may go to it in one send (UDP_SEGMENT).
+    pub gso: bool,
     /// Its figures, kept across reloads.
     pub counters: Arc<NodeCounters>,
 }
@@ -44,6 +46,8 @@ pub struct Rules {
     pub flush_us: u64,
     /// Largest packet that metrics are gathered into.
     pub packet_bytes_max: usize,
+    /// Whether the path to a backend may make that less: its MTU, as the kernel knows it when the socket is made.
+    pub packet_auto: bool,
     /// Bytes one backend may have waiting, per worker.
     pub queue_bytes_max: usize,
     /// What to do with a line that has no key or no `|`.

@@ -10,6 +10,7 @@ fn rules() -> Rules {
     Rules {
         flush_us: FLUSH_US,
         packet_bytes_max: 100,
+        packet_auto: false,
         queue_bytes_max: 400,
         malformed: Malformed::Drop,
         on_node_down: OnNodeDown::Divert,
@@ -22,6 +23,7 @@ fn table(names: &[&str], live: LiveSet, rules: Rules) -> Arc<RouteTable> {
         .map(|name| RouteNode {
             name: (*name).into(),
             address: "127.0.0.1:9".parse().ok(),
+            gso: true,
             counters: Arc::default(),
         })
         .collect();
@@ -138,7 +140,8 @@ fn dead_backends_divert_or_drop() {
     let mut relay = Relay::new(limits(), table(&names, live.clone(), rules()), &sockets(3));
     feed(&mut relay, 0, "foo:1|c\nglork:1|c");
     let packets = out(&mut relay, 0, Flush::All);
-    assert_eq!(packets.iter().map(|packet| packet.backend).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(texts(&packets), ["glork:1|c", "foo:1|c"]);
+    assert_eq!(packets.iter().map(|packet| packet.backend).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(relay.counters().get(Counter::MetricsDiverted), 1);
 
     let rules = Rules { on_node_down: OnNodeDown::Drop, ..rules() };
@@ -255,4 +258,56 @@ fn what_is_left_at_the_end_is_counted() {
     assert_eq!(relay.drop_all(DropReason::Shutdown, 1), 2);
     assert!(relay.is_empty());
     assert_eq!(relay.counters().imbalance(), 0);
+}
+
+#[test]
+fn full_packets_of_one_backend_follow_each_other_with_one_length() {
+    let mut relay = relay_of(&["a:1", "b:1"], rules());
+    for round in 0..40 {
+        // 12 bytes with the newline: 8 of them fill 95 of 100 bytes. Homes among two: glork 0, foo 1.
+        feed(&mut relay, 0, &format!("glork:{round:02}|ms\nfoo.bar:{round:02}|c"));
+    }
+    let packets = out(&mut relay, 0, Flush::All);
+    assert!(packets.is_sorted_by_key(|packet| (packet.backend, packet.sequence)));
+    for pair in packets.windows(2) {
+        let joins = pair[0].backend == pair[1].backend;
+        assert_eq!(pair[1].may_join, joins);
+        assert_eq!(pair[0].len() == 100, joins, "{:?}", pair[0]);
+    }
+    assert_eq!(packets.iter().map(|packet| packet.metrics).sum::<u32>(), 80);
+    // Refused as a train: each goes again by itself, and later ones too.
+    let mut hints = Vec::new();
+    for packet in packets {
+        hints.push(relay.sent(packet, SendOutcome::TrainRefused(5), 0));
+    }
+    assert_eq!(hints.iter().filter(|hint| **hint == Hint::TrainsRefused { backend: 0, errno: 5 }).count(), 1);
+    let packets = out(&mut relay, 0, Flush::Due);
+    assert!(packets.iter().all(|packet| !packet.may_join));
+    settle(&mut relay, packets, SendOutcome::Sent, 0);
+    assert_eq!(relay.counters().get(Counter::MetricsSent), 80);
+    assert_eq!(relay.counters().imbalance(), 0);
+}
+
+#[test]
+fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
+    let rules = Rules { packet_bytes_max: 2_000, ..rules() };
+    let line = format!("foo.bar:{}|c\n", "1".repeat(88));
+    for (packet_auto, path, expected) in [
+        (true, Some(700), 700),
+        (true, Some(9_000), 2_000),
+        (true, Some(1), 512),
+        (true, None, 2_000),
+        (false, Some(700), 2_000),
+    ] {
+        let mut relay = relay_of(&["a:1"], Rules { packet_auto, ..rules });
+        relay.limit_packets([path]);
+        for _ in 0..4 {
+            feed(&mut relay, 0, &line.repeat(9));
+        }
+        let longest = out(&mut relay, 0, Flush::All).iter().map(Packet::len).max();
+        assert!(
+            longest.is_some_and(|longest| longest <= expected && longest + line.len() > expected),
+            "{longest:?}"
+        );
+    }
 }

@@ -40,6 +40,8 @@ named! {
         DatagramsSent = "datagrams_sent",
         /// Their payload.
         BytesSent = "bytes_sent",
+        /// Of the packets accepted, those that went with others in one send (UDP_SEGMENT).
+        DatagramsInTrains = "datagrams_in_trains",
         /// Datagrams without a payload.
         DatagramsEmpty = "datagrams_empty",
         /// Datagrams with a payload but no line in it (newlines only).

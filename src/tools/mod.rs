@@ -3,4 +3,7 @@
 //! In: parsed arguments. Out: an exit code. Next: nobody; the process ends with it.
 
 pub mod demo;
+pub mod load;
+mod numbers;
+pub mod sink;
 pub mod where_name;

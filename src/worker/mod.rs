@@ -49,6 +49,13 @@ pub enum Report {
         /// What the kernel said.
         error: std::io::Error,
     },
+    /// Trains (UDP_SEGMENT) to a backend are refused; its packets go one by one from now on.
+    TrainsRefused {
+        /// The backend's identity.
+        node: Arc<str>,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
     /// A datagram was longer than `maxDatagramSize`; told once.
     Truncated {
         /// Its true length.

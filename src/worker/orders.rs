@@ -3,6 +3,7 @@
 //! In: the route table, looked at once per batch. Out: the relay rerouted between two batches; the drain, step by step:
 //! fence the sockets, read their now finite queues, flush, cancel, end. Next: `step.rs`.
 
+use super::sockets::Sockets;
 use super::step::{Step, Worker};
 use super::{Ended, Report};
 use crate::driver::{Driver, DriverError, Wait};
@@ -57,6 +58,7 @@ impl<D: Driver> Worker<D> {
         let sockets = self.sockets.follow(&table, &mut self.driver, &mut self.reporter);
         let now_us = self.driver.now_us();
         self.relay.reroute(Arc::clone(&table), &sockets, now_us);
+        self.relay.limit_packets(Sockets::path_payload_bytes(&sockets, &self.driver));
         self.sockets.release(&table, &mut self.driver);
         self.coalescing.set_flush_us(table.rules.flush_us);
         if let (Phase::Drain { timeout_us }, Stage::Running) = (table.phase, self.stage) {

@@ -76,6 +76,14 @@ impl Sockets {
             .collect()
     }
 
+    /// For each of these slots the longest datagram that its path takes in one piece, if that is known.
+    pub fn path_payload_bytes<'a>(
+        slots: &'a [Option<SocketSlot>],
+        driver: &'a impl Driver,
+    ) -> impl Iterator<Item = Option<usize>> + 'a {
+        slots.iter().map(|slot| slot.and_then(|slot| driver.path_payload_bytes(slot)))
+    }
+
     /// Closes the sockets of backends that the table does not list.
     pub fn release(&mut self, table: &RouteTable, driver: &mut impl Driver) {
         for (index, entry) in self.slots.iter_mut().enumerate() {

@@ -89,9 +89,12 @@ impl<D: Driver> Worker<D> {
         let mut reporter = Reporter::new(links.reports);
         let slots = sockets.follow(&table, &mut driver, &mut reporter);
         let now_us = driver.now_us();
+        let flush_us = table.rules.flush_us;
+        let mut relay = Relay::new(links.limits.relay(), table, &slots);
+        relay.limit_packets(Sockets::path_payload_bytes(&slots, &driver));
         Worker {
-            coalescing: Coalescing::new(driver.facts().receive_buffer_bytes, table.rules.flush_us),
-            relay: Relay::new(links.limits.relay(), table, &slots),
+            coalescing: Coalescing::new(driver.facts().receive_buffer_bytes, flush_us),
+            relay,
             driver,
             sockets,
             routes,
@@ -357,9 +360,15 @@ impl Events for Sink<'_> {
         if let SendOutcome::Failed(errno) = outcome {
             self.reporter.send_failed(&self.relay.table().nodes[packet.backend].name, errno);
         }
-        if let Hint::Check { backend } = self.relay.sent(packet, outcome, self.woke_us) {
-            let node = Arc::clone(&self.relay.table().nodes[backend].name);
-            self.reporter.tell(Report::Refused { node });
+        let hint = self.relay.sent(packet, outcome, self.woke_us);
+        let node = |backend: usize| Arc::clone(&self.relay.table().nodes[backend].name);
+        match hint {
+            Hint::None => {}
+            Hint::Check { backend } => self.reporter.tell(Report::Refused { node: node(backend) }),
+            Hint::TrainsRefused { backend, errno } => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                self.reporter.tell(Report::TrainsRefused { node: node(backend), error });
+            }
         }
     }
 }

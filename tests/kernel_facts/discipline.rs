@@ -149,7 +149,8 @@ struct Rig {
 }
 
 fn table(phase: Phase) -> RouteTable {
-    let node = RouteNode { name: BACKEND.into(), address: Some(backend()), counters: Arc::default() };
+    let node =
+        RouteNode { name: BACKEND.into(), address: Some(backend()), gso: true, counters: Arc::default() };
     RouteTable {
         generation: 1,
         nodes: Arc::new([node]),
@@ -158,6 +159,7 @@ fn table(phase: Phase) -> RouteTable {
         rules: Rules {
             flush_us: 1_000,
             packet_bytes_max: 1_432,
+            packet_auto: false,
             queue_bytes_max: 16 << 10,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,

@@ -120,8 +120,7 @@ impl Judge<'_> {
         let bytes = accepted.iter().map(|packet| packet.bytes.len() as u64).sum();
         expect("bytes_sent", get(Counter::BytesSent), bytes)?;
         expect("metrics_pending", get(Counter::MetricsPending), 0)?;
-        let sent =
-            accepted.iter().flat_map(|packet| packet.bytes.split(|byte| *byte == b'\n')).count() as u64;
+        let sent = accepted.iter().flat_map(|packet| lines_of(&packet.bytes)).count() as u64;
         expect("metrics_sent", get(Counter::MetricsSent), sent)?;
         expect("metrics dropped", self.counters.dropped_total(), self.lines.len() as u64 + cut - sent)
     }
@@ -143,7 +142,7 @@ impl Judge<'_> {
     ) -> Result<Vec<usize>, String> {
         let shown = || String::from_utf8_lossy(&packet.bytes).into_owned();
         let mut indices = Vec::new();
-        for text in packet.bytes.split(|byte| *byte == b'\n') {
+        for text in lines_of(&packet.bytes) {
             let index = unsent.get_mut(text).and_then(Vec::pop).ok_or_else(|| {
                 format!("sent, but not received (so often): {:?}", String::from_utf8_lossy(text))
             })?;
@@ -275,7 +274,16 @@ impl Judge<'_> {
 
     /// Where no packet had to be repeated, each backend gets its lines in the order of their arrival.
     fn order(&self, accepted: &[Accepted], matched: &[Vec<usize>], verdict: &Verdict) -> Result<(), String> {
-        let repeating = [Fault::SendBusy, Fault::SendRefused, Fault::SendUnreachable];
+        let repeating = [
+            Fault::SendBusy,
+            Fault::SendRefused,
+            Fault::SendUnreachable,
+            // A train that meets one of these is taken apart and repeated.
+            Fault::TrainRefused,
+            Fault::SendInvalid,
+            Fault::SendInputOutput,
+            Fault::SendTooLong,
+        ];
         if repeating.iter().any(|fault| verdict.faults[*fault as usize] > 0) {
             return Ok(());
         }
@@ -305,4 +313,9 @@ fn owner<'a>(table: &'a RouteTable, line: &Line) -> Option<&'a str> {
     let is_home = table.placement.home(key, table.nodes.len()) == Some(index);
     let is_served = is_home || table.rules.on_node_down == OnNodeDown::Divert;
     is_served.then(|| &*table.nodes[index].name)
+}
+
+/// The lines of a packet; the newlines that fill it up for a train are none.
+fn lines_of(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }

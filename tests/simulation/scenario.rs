@@ -113,6 +113,7 @@ fn node(number: u64, version: u64) -> RouteNode {
     RouteNode {
         name: format!("node{number}:8125").into(),
         address: address.parse::<SocketAddr>().ok(),
+        gso: version != 1,
         counters: Arc::default(),
     }
 }
@@ -122,6 +123,7 @@ fn any_rules(random: &mut Random, malformed: Malformed) -> Rules {
     Rules {
         flush_us: [0, 300, 2_000, 5_000, 20_000][random.below(5) as usize],
         packet_bytes_max,
+        packet_auto: false,
         queue_bytes_max: [packet_bytes_max, 4 * packet_bytes_max, 1 << 16][random.below(3) as usize],
         malformed,
         on_node_down: if random.below(3) == 0 { OnNodeDown::Drop } else { OnNodeDown::Divert },

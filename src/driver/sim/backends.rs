@@ -59,22 +59,26 @@ impl Backends {
         }
     }
 
-    /// Executes a send: the number of bytes, or a negated errno.
-    pub fn send(&mut self, packet: &Packet, now_us: u64, faults: &mut Faults, random: &mut Random) -> i32 {
-        let Some(Some(socket)) = self.sockets.get_mut(packet.socket.0 as usize) else {
+    /// Executes a send of one packet or of a train to one socket: the number of bytes, or a negated errno.
+    pub fn send(&mut self, train: &[&Packet], now_us: u64, faults: &mut Faults, random: &mut Random) -> i32 {
+        let slot = train.first().map_or(usize::MAX, |packet| packet.socket.0 as usize);
+        self.unfit += u64::from(train.iter().any(|packet| packet.socket.0 as usize != slot));
+        let Some(Some(socket)) = self.sockets.get_mut(slot) else {
             return -libc::EBADF;
         };
         if let Some(errno) = socket.refuse(now_us, faults, random) {
             return -errno;
         }
-        self.unfit += u64::from(packet.is_empty() || packet.len() > 65_507);
-        self.accepted.push(Accepted {
-            address: socket.address,
-            at_us: now_us,
-            arrival: packet.arrival,
-            bytes: packet.bytes().into(),
-        });
-        packet.len() as i32
+        for packet in train {
+            self.unfit += u64::from(packet.is_empty() || packet.len() > 65_507);
+            self.accepted.push(Accepted {
+                address: socket.address,
+                at_us: now_us,
+                arrival: packet.arrival,
+                bytes: packet.bytes().into(),
+            });
+        }
+        train.iter().map(|packet| packet.len() as i32).sum()
     }
 }
 

@@ -91,6 +91,8 @@ faults! {
     SendInvalid = "send: EINVAL",
     /// The device failed.
     SendInputOutput = "send: EIO",
+    /// A train is refused (EIO).
+    TrainRefused = "send: train refused",
     /// A success is told though it was asked not to.
     SendSuccessTold = "send: success told",
     /// A backend's socket cannot be made.

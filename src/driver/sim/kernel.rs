@@ -30,7 +30,7 @@ pub(super) enum Submission {
     Receive { listener: usize, token: Token },
     ReadWake { token: Token },
     Cancel { target: Token, token: Token },
-    Send { slot: usize, token: Token },
+    Send { head: usize, packets: usize, token: Token },
 }
 
 /// A packet in its slot.
@@ -293,7 +293,7 @@ impl Kernel {
                 }
             }
             Submission::Cancel { target, token } => self.cancel(target, token),
-            Submission::Send { slot, token } => self.send(slot, token),
+            Submission::Send { head, packets, token } => self.send(head, packets, token),
         }
     }
 
@@ -342,13 +342,30 @@ impl Kernel {
         }
     }
 
-    fn send(&mut self, slot: usize, token: Token) {
-        let Some(Some(slotted)) = self.slots.get_mut(slot) else {
-            self.violations.push(format!("the send of slot {slot} lost its packet"));
-            return;
+    /// Executes a send of one packet, or of a train, which goes or fails as a whole.
+    fn send(&mut self, head: usize, packets: usize, token: Token) {
+        for slot in head..head + packets {
+            match self.slots.get_mut(slot) {
+                Some(Some(slotted)) => slotted.is_consumed = true,
+                _ => {
+                    self.violations.push(format!("the send of slot {slot} lost its packet"));
+                    return;
+                }
+            }
+        }
+        let train: Vec<&Packet> =
+            self.slots[head..head + packets].iter().flatten().map(|slotted| &slotted.packet).collect();
+        let lengths: Vec<usize> = train.iter().map(|packet| packet.len()).collect();
+        if lengths.split_last().is_some_and(|(last, others)| {
+            others.iter().any(|length| *length != lengths[0]) || *last > lengths[0] || packets > 64
+        }) {
+            self.violations.push(format!("no kernel takes a train of packets of {lengths:?} bytes"));
+        }
+        let res = if packets > 1 && self.faults.strikes(Fault::TrainRefused, &mut self.random) {
+            -libc::EIO
+        } else {
+            self.backends.send(&train, self.clock_us, &mut self.faults, &mut self.random)
         };
-        slotted.is_consumed = true;
-        let res = self.backends.send(&slotted.packet, self.clock_us, &mut self.faults, &mut self.random);
         if res < 0 || self.faults.strikes(Fault::SendSuccessTold, &mut self.random) {
             self.post(token, res, 0);
         }

@@ -160,8 +160,29 @@ impl Ring for SimRing {
             kernel.violations.push(format!("slot {slot} for a packet is taken, or does not exist"));
             return Err(packet);
         }
-        if !kernel.submit(Submission::Send { slot, token }) {
+        if !kernel.submit(Submission::Send { head: slot, packets: 1, token }) {
             return Err(packet);
+        }
+        kernel.slots[slot] = Some(SlottedPacket { packet, is_consumed: false });
+        Ok(())
+    }
+
+    fn join(&mut self, head: usize, slot: usize, packet: Packet) -> Result<(), Packet> {
+        let mut kernel = self.kernel.borrow_mut();
+        if !matches!(kernel.slots.get(slot), Some(None)) {
+            kernel.violations.push(format!("slot {slot} for a packet is taken, or does not exist"));
+            return Err(packet);
+        }
+        match kernel.submissions.back_mut() {
+            Some(Submission::Send { head: queued, packets, .. })
+                if *queued == head && slot == head + *packets =>
+            {
+                *packets += 1;
+            }
+            _ => {
+                kernel.violations.push(format!("slot {slot} cannot join the send of slot {head}"));
+                return Err(packet);
+            }
         }
         kernel.slots[slot] = Some(SlottedPacket { packet, is_consumed: false });
         Ok(())
@@ -230,6 +251,11 @@ impl Ring for SimRing {
         }
         backends.open(slot.0 as usize, address);
         Ok(())
+    }
+
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
+        // Paths of several widths, and one that is not known.
+        [None, Some(0), Some(600), Some(1_472)][slot.0 as usize % 4]
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {

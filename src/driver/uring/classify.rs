@@ -80,6 +80,12 @@ pub fn send_outcome(res: i32) -> SendOutcome {
     }
 }
 
+/// Whether the error of a train's send means that this host, route or device takes no trains. Single packets go on.
+/// Sources: udp(7) on UDP_SEGMENT; devices that pass the probe may answer EIO at run time.
+pub fn is_train_refusal(errno: i32) -> bool {
+    matches!(errno, libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
+}
+
 /// What the end of a wait means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitResult {

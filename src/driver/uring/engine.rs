@@ -8,6 +8,8 @@
 //! batch finds, not an action that could be missed; a buffer is handed over and given back in one place; a send is told
 //! as sent only if the kernel took its submission and every completion has been looked at.
 
+mod sends;
+
 use super::classify::{self, ReceiveResult, Received, WaitResult};
 use super::header;
 use super::ring::{Completion, Operation, Ring, RingSizes, Token};
@@ -15,6 +17,7 @@ use super::standing::Standing;
 use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
+use sends::Train;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -40,8 +43,14 @@ pub struct RingDriver<R: Ring> {
     sends_pushed: u64,
     /// How many at the front of `sends` have their outcome.
     sends_settled: usize,
-    /// Outcomes by slot.
+    /// Outcomes by slot; a train's stands at its head.
     outcomes: Box<[SendOutcome]>,
+    /// Each packet's head: the slot whose send it is part of; its own if it goes alone.
+    heads: Box<[usize]>,
+    /// The train that the next packet may join, queued since the last enter.
+    train: Option<Train>,
+    /// Sockets, by slot, to which no trains go since one was refused.
+    trains_refused: Vec<bool>,
     /// Whether what stands is to be cancelled rather than armed.
     is_cancelling: bool,
     /// Something could not be queued for want of room: it goes before further packets.
@@ -80,6 +89,9 @@ impl<R: Ring> RingDriver<R> {
             sends_pushed: 0,
             sends_settled: 0,
             outcomes: vec![SendOutcome::Sent; sizes.sends_max].into_boxed_slice(),
+            heads: (0..sizes.sends_max).collect(),
+            train: None,
+            trains_refused: Vec::new(),
             is_cancelling: false,
             is_starved: false,
             is_arming: false,
@@ -299,54 +311,6 @@ impl<R: Ring> RingDriver<R> {
         }
     }
 
-    fn reap_send(&mut self, completion: Completion) {
-        let token = completion.token;
-        // The pushes since the one that this token names; it is current while its packet has not been told.
-        let oldest = self.sends_pushed - self.sends.len() as u64;
-        let is_current = (oldest..self.sends_pushed).contains(&self.push_of(token));
-        match self.outcomes.get_mut(token.index()) {
-            Some(outcome) if is_current => {
-                if !is_planted(Defect::SendErrorOverlooked) {
-                    *outcome = classify::send_outcome(completion.res);
-                }
-            }
-            _ => self.stray_completions += 1,
-        }
-    }
-
-    /// Which push, counted from the start, made a send's token; as far as its generation tells.
-    fn push_of(&self, token: Token) -> u64 {
-        let slots = self.sizes.sends_max as u64;
-        let round = (self.sends_pushed.saturating_sub(1)) / slots.max(1);
-        // Tokens live for less than one round: theirs is the current one or the one before.
-        let back = u64::from((round as u32).wrapping_sub(token.generation()));
-        round.saturating_sub(back) * slots + token.index() as u64
-    }
-
-    /// Tells the settled sends, oldest first.
-    fn tell_sends(&mut self, events: &mut impl Events) {
-        let mut cleared: Option<SocketSlot> = None;
-        while self.sends_settled > 0 {
-            let oldest = self.sends_pushed - self.sends.len() as u64;
-            let slot = (oldest % self.sizes.sends_max as u64) as usize;
-            self.sends_settled -= 1;
-            let Some(packet) = self.ring.take_packet(slot) else {
-                // The ring refuses only what it has not consumed: it is told later.
-                self.stray_completions += 1;
-                self.sends_settled = 0;
-                return;
-            };
-            self.sends.pop_front();
-            let outcome = std::mem::replace(&mut self.outcomes[slot], SendOutcome::Sent);
-            let is_answered = !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy);
-            if is_answered && cleared != Some(packet.socket) {
-                self.ring.clear_errors(packet.socket);
-                cleared = Some(packet.socket);
-            }
-            events.sent(packet, outcome);
-        }
-    }
-
     /// Hands one received buffer to the worker and gives it back: the only place where buffers leave this driver.
     fn deliver_one(&mut self, buffer: ReceivedBuffer, events: &mut impl Events) -> Flow {
         let received = self.ring.buffer(buffer.id).get(..buffer.bytes).unwrap_or(&[]);
@@ -415,7 +379,17 @@ impl<R: Ring> Driver for RingDriver<R> {
     }
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
-        self.ring.open_backend(slot, address)
+        self.ring.open_backend(slot, address)?;
+        let index = slot.0 as usize;
+        if self.trains_refused.len() <= index {
+            self.trains_refused.resize(index + 1, false);
+        }
+        self.trains_refused[index] = false;
+        Ok(())
+    }
+
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
+        self.ring.path_payload_bytes(slot)
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
@@ -429,8 +403,18 @@ impl<R: Ring> Driver for RingDriver<R> {
         let slots = self.sizes.sends_max as u64;
         let slot = (self.sends_pushed % slots) as usize;
         let generation = (self.sends_pushed / slots) as u32;
+        let mut packet = match self.join(packet, slot) {
+            Ok(()) => return Ok(()),
+            Err(packet) => packet,
+        };
+        packet.in_train = false;
+        let (socket, segment_bytes) = (packet.socket, packet.len());
         self.ring.send(slot, packet, Token::new(Operation::Send, slot, generation))?;
         self.outcomes[slot] = SendOutcome::Sent;
+        self.heads[slot] = slot;
+        let is_open = self.takes_trains(socket);
+        self.train =
+            Some(Train { head: slot, number: self.queued, socket, packets: 1, segment_bytes, is_open });
         self.sends.push_back(self.queued);
         self.queued += 1;
         self.sends_pushed += 1;
@@ -439,6 +423,7 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn enter(&mut self, wait: Wait) -> Result<(), DriverError> {
         self.ring.publish_buffers();
+        self.train = None;
         let retry_us = self.attend();
         let wait = self.bounded(wait, retry_us);
         let entered = self.ring.enter(wait);

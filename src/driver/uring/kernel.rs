@@ -4,8 +4,8 @@
 //!
 //! Invariants that the unsafe blocks rest on:
 //! (A) what a submission points to stays at its address until its completion: the receive's msghdr and the wake's
-//!     counter are boxed and never replaced; each send slot's msghdr and iovec are boxed and written only while the slot is
-//!     free; a packet's bytes are on the heap, do not move with the packet, and the packet stays in its slot until an
+//!     counter are boxed and never replaced; each send slot's msghdr, iovec and control message are boxed and written only
+//!     while the slot is free, or while its send is queued and the kernel has not seen it; a packet's bytes are on the heap, do not move with the packet, and the packet stays in its slot until an
 //!     `enter` has consumed the send (`take_packet` checks it), by which time a send with MSG_DONTWAIT is finished.
 //! (B) the ring is dropped first (see the order of the fields), which ends all requests; only then what they point to.
 //! (C) the ring is used by one thread: `KernelRing` is made inside the worker's thread and is not `Send`.
@@ -69,7 +69,20 @@ struct SendSlots {
     consumed: Vec<bool>,
     messages: Box<[libc::msghdr]>,
     iovecs: Box<[libc::iovec]>,
+    segments: Box<[SegmentBytes]>,
 }
+
+/// The control message that tells the kernel how long a train's segments are.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct SegmentBytes {
+    header: libc::cmsghdr,
+    bytes: u16,
+    padding: [u8; 6],
+}
+
+/// CMSG_LEN of a `u16`.
+const SEGMENT_BYTES_LEN: usize = size_of::<libc::cmsghdr>() + size_of::<u16>();
 
 /// A socket's drop count, beyond the kernel's 32 bits.
 #[derive(Clone, Copy, Default)]
@@ -235,6 +248,15 @@ impl Ring for KernelRing {
         Ok(())
     }
 
+    fn join(&mut self, head: usize, slot: usize, packet: Packet) -> Result<(), Packet> {
+        if !self.sends.join(head, slot, &packet) {
+            return Err(packet);
+        }
+        self.sends.packets[slot] = Some(packet);
+        self.sends.consumed[slot] = false;
+        Ok(())
+    }
+
     fn take_packet(&mut self, slot: usize) -> Option<Packet> {
         if !self.sends.consumed.get(slot).copied().unwrap_or(false) {
             return None;
@@ -249,8 +271,9 @@ impl Ring for KernelRing {
         };
         let left = self.ring.submission().len();
         let consumed = self.queued.len().saturating_sub(left);
-        for slot in self.queued.drain(..consumed).flatten() {
-            self.sends.consumed[slot] = true;
+        for head in self.queued.drain(..consumed).flatten() {
+            let train = self.sends.messages[head].msg_iovlen;
+            self.sends.consumed[head..head + train].fill(true);
         }
         Entered { consumed, errno }
     }
@@ -293,6 +316,12 @@ impl Ring for KernelRing {
         self.ring.submitter().register_files_update(index, &[socket.as_raw_fd()])?;
         *place = Some(socket);
         Ok(())
+    }
+
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
+        let socket = self.backends.get(slot.0 as usize)?.as_ref()?;
+        let is_ipv6 = socket.peer_addr().ok()?.is_ipv6();
+        options::path_payload_bytes(socket, is_ipv6).ok()
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
@@ -341,7 +370,43 @@ impl SendSlots {
             messages: vec![empty_message(); count].into_boxed_slice(),
             iovecs: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; count]
                 .into_boxed_slice(),
+            segments: vec![
+                SegmentBytes {
+                    header: libc::cmsghdr {
+                        cmsg_len: SEGMENT_BYTES_LEN as _,
+                        cmsg_level: libc::SOL_UDP,
+                        cmsg_type: libc::UDP_SEGMENT,
+                    },
+                    bytes: 0,
+                    padding: [0; 6],
+                };
+                count
+            ]
+            .into_boxed_slice(),
         }
+    }
+
+    /// Lets the packet of `slot` join the send from `head`; false, and nothing changed, if that cannot be.
+    fn join(&mut self, head: usize, slot: usize, packet: &Packet) -> bool {
+        let is_queued = self.packets.get(head).is_some_and(Option::is_some) && !self.consumed[head];
+        if !is_queued || !self.packets.get(slot).is_some_and(Option::is_none) {
+            return false;
+        }
+        let count = self.messages[head].msg_iovlen;
+        let segment_bytes = self.iovecs[head].iov_len;
+        let is_next = slot == head + count && self.iovecs[slot - 1].iov_len == segment_bytes;
+        let Ok(bytes) = u16::try_from(segment_bytes) else { return false };
+        if !is_next || packet.len() > segment_bytes {
+            return false;
+        }
+        self.iovecs[slot] =
+            libc::iovec { iov_base: packet.bytes().as_ptr().cast_mut().cast(), iov_len: packet.len() };
+        self.segments[head].bytes = bytes;
+        let message = &mut self.messages[head];
+        message.msg_iovlen = count + 1;
+        message.msg_control = (&raw mut self.segments[head]).cast();
+        message.msg_controllen = size_of::<SegmentBytes>() as _;
+        true
     }
 
     /// Writes the header of a send from a free slot; `None` if there is no such slot or it is taken.
@@ -356,6 +421,8 @@ impl SendSlots {
         let message = &mut self.messages[slot];
         message.msg_iov = iovec;
         message.msg_iovlen = 1;
+        message.msg_control = std::ptr::null_mut();
+        message.msg_controllen = 0;
         Some(message)
     }
 }

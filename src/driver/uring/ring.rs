@@ -141,6 +141,12 @@ pub trait Ring {
     /// taken or does not exist, the packet comes back and nothing was queued.
     fn send(&mut self, slot: usize, packet: Packet, token: Token) -> Result<(), Packet>;
 
+    /// Adds a packet to the send that [`Ring::send`] queued from slot `head` and that no [`Ring::enter`] has consumed: the
+    /// kernel takes them as one piece of data and cuts it into segments of the length of the head's packet (UDP_SEGMENT),
+    /// so every packet but the last has that length. `slot` is the one behind the last that joined. The packet is kept as
+    /// by `send`. Where any of this does not hold, the packet comes back and nothing changed.
+    fn join(&mut self, head: usize, slot: usize, packet: Packet) -> Result<(), Packet>;
+
     /// Gives the packet of `slot` back; only after an [`Ring::enter`] consumed its send, before that it is refused
     /// (`None`), because the kernel may still read it.
     fn take_packet(&mut self, slot: usize) -> Option<Packet>;
@@ -172,6 +178,9 @@ pub trait Ring {
 
     /// Connects socket `slot` to a backend, replacing what was there.
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()>;
+
+    /// The longest datagram that goes to socket `slot` in one piece; `None` if that is unknown.
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;
 
     /// Closes socket `slot`; sends that follow complete with -EBADF.
     fn close_backend(&mut self, slot: SocketSlot);

@@ -16,7 +16,6 @@ mod backends;
 mod events;
 mod figures;
 mod names;
-mod numbers;
 mod outages;
 mod ports;
 mod screen;

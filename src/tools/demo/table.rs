@@ -3,8 +3,8 @@
 //! In: a [`Scene`]. Out: lines. Next: `screen.rs`, which puts them on the terminal.
 
 use super::figures::{Moment, Quantiles, Rates};
-use super::numbers::{clock, grouped, micros, percent, quotient, rate};
 use crate::stats::{Counter, Counters, DropReason};
+use crate::tools::numbers::{clock, grouped, micros, percent, quotient, rate};
 use std::time::Duration;
 
 /// Columns that a line takes at most: one less than 80, so that no terminal wraps it.

@@ -1,6 +1,6 @@
-//! Numbers as the demo shows them. Pure.
+//! Numbers as people read them. Pure.
 //!
-//! In: plain numbers. Out: texts for people. Next: `table.rs`, `account.rs`.
+//! In: plain numbers. Out: texts for people. Next: `demo/`, `sink/`.
 
 use std::time::Duration;
 

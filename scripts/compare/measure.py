@@ -1,0 +1,240 @@
+"""One program under one load, once.
+
+In: a program, a load. Out: a dict of what it cost and what arrived. Next: compare.py, curve.py and burst.py do it often.
+
+The generator and the sinks (`statsring load`) run on one core, the program on the other. Each measurement starts the
+program anew and warms it up with the same load, which does not count.
+"""
+
+import contextlib
+import json
+import os
+import socketserver
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import machine
+from machine import Failure
+from programs import Ports, release
+
+NODES = 3
+START_S = 10
+STOP_S = 6
+# A line is then 39 bytes long, 40 with its newline.
+NAME_BYTES = 28
+# statsdproxy keeps its last packet for up to two seconds.
+SETTLE_S = 3
+SAMPLE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Load:
+    """`rate` in datagrams a second, nothing for as many as one core can send, one by one."""
+
+    name: str
+    rate: int
+    metrics: int
+
+
+@dataclass
+class Bench:
+    """What all measurements share."""
+
+    seconds: float
+    warm_up: float
+    load_core: int
+    program_core: int
+    load_program: Path
+
+    @staticmethod
+    def of(options):
+        load_core, program_core = (int(core) for core in options.cores.split(","))
+        path = Path(os.environ.get("LOAD") or os.environ.get("STATSRING") or release("statsring")).absolute()
+        if not os.access(path, os.X_OK):
+            raise Failure(f"no program at {path}")
+        allowed = os.sched_getaffinity(0)
+        if load_core == program_core or not {load_core, program_core} <= allowed:
+            raise Failure(f"--cores {options.cores}: two different cores are needed, of {sorted(allowed)}")
+        # What this script itself does shall not disturb the program under test.
+        os.sched_setaffinity(0, {load_core})
+        return Bench(options.seconds, options.warm_up, load_core, program_core, path)
+
+    def start_load(self, ports, load, seconds, run, sinks, more=()):
+        command = [
+            str(self.load_program), "load", "--to", f"127.0.0.1:{ports.listen}",
+            "--rate", str(load.rate or "max"), "--metrics", str(load.metrics), "--seconds", str(seconds),
+            "--name-length", str(NAME_BYTES), "--run", run, "--settle", str(SETTLE_S), "--json", "--quiet", *more,
+        ]
+        if sinks:
+            command += ["--sink", ",".join(str(port) for port in sinks)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def result_of(self, process):
+        out, error = process.communicate()
+        # 1 is a verdict on what arrived, which is what is measured here.
+        if process.returncode not in (0, 1) or not out:
+            raise Failure(f"{self.load_program} load ended with {process.returncode}: {error or out}")
+        return json.loads(out)
+
+
+class Health(socketserver.BaseRequestHandler):
+    """What a StatsD server answers on its admin port."""
+
+    def handle(self):
+        with contextlib.suppress(OSError):
+            while self.request.recv(1024):
+                self.request.sendall(b"health: up\n")
+
+
+class HealthServer(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+@contextlib.contextmanager
+def healthy_ports():
+    """Ports for one run; the backends' admin ports answer while the block lasts."""
+    numbers = machine.free_ports(2 + 2 * NODES)
+    ports = Ports(numbers[0], numbers[1], numbers[2:2 + NODES], numbers[2 + NODES:])
+    with contextlib.ExitStack() as stack:
+        for port in ports.health:
+            server = stack.enter_context(HealthServer(("127.0.0.1", port), Health))
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            stack.callback(server.shutdown)
+        yield ports
+
+
+@contextlib.contextmanager
+def running(program, ports, core, granted):
+    """The program, started and listening."""
+    with tempfile.TemporaryDirectory(prefix="statsring-compare-") as folder:
+        log = Path(folder) / "log"
+        with open(log, "w", encoding="utf-8") as out:
+            command = ["taskset", "-c", str(core), *program.command(ports, Path(folder), granted)]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            wait_for(process, ports.listen, program.name, log)
+            yield process.pid
+            if process.poll() is not None:
+                raise Failure(f"{program.name} did not survive: {log.read_text()[-2000:]}")
+        finally:
+            end(process)
+
+
+def wait_for(process, port, name, log):
+    for _ in range(START_S * 20):
+        if machine.is_bound(port):
+            # The socket is there a moment before the program reads from it.
+            time.sleep(0.3)
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise Failure(f"{name} did not start: {log.read_text()[-2000:]}")
+
+
+def end(process):
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Sampler(threading.Thread):
+    """The most kernel memory that lay in a process's UDP sockets."""
+
+    def __init__(self, owned):
+        super().__init__(daemon=True)
+        self.owned, self.peak, self.ended = owned, 0, threading.Event()
+
+    def run(self):
+        while not self.ended.wait(SAMPLE_S):
+            self.peak = max(self.peak, machine.queued_bytes(self.owned))
+
+    def stop(self):
+        self.ended.set()
+        self.join()
+        return self.peak
+
+
+def measure(bench, program, load, granted=None):
+    """What `program` made of `load`."""
+    with healthy_ports() as ports, running(program, ports, bench.program_core, granted) as pid:
+        sinks = [] if program.is_floor else ports.nodes
+        bench.result_of(bench.start_load(ports, load, bench.warm_up, "w", sinks))
+        owned = machine.inodes(pid)
+        sampler = Sampler(owned)
+        before = cost(bench, pid)
+        sampler.start()
+        result = bench.result_of(bench.start_load(ports, load, bench.seconds, "m", sinks))
+        after = cost(bench, pid)
+        row = figures(result, {key: after[key] - before[key] for key in before})
+        row["socket_bytes_peak"] = sampler.stop()
+        row["receive_buffer_bytes"], row["socket_bytes_granted"] = machine.granted_bytes(ports.listen, owned)
+        row["resident_kib"] = machine.resident_kib(pid)
+        return row
+
+
+def cost(bench, pid):
+    return {
+        "cpu_ns": machine.cpu_ns(pid),
+        "core_ns": machine.core_busy_ns(bench.program_core),
+        "wall_ns": time.monotonic_ns(),
+    }
+
+
+def figures(result, spent):
+    sent, arrived = result["sent"], result["arrived"]
+    received = sent["datagrams"] - (result["dropped_before_proxy"] or 0)
+    row = {
+        "rate": sent["datagrams"] / sent["seconds"],
+        "sent_datagrams": sent["datagrams"],
+        "sent_metrics": sent["metrics"],
+        "given_up_datagrams": sent["given_up"],
+        "received_datagrams": received,
+        "cpu_ns": spent["cpu_ns"],
+        "us_per_sent": spent["cpu_ns"] / sent["datagrams"] / 1e3,
+        "us_per_received": spent["cpu_ns"] / max(received, 1) / 1e3,
+        "cores": spent["cpu_ns"] / 1e9 / sent["seconds"],
+        # What others used of the program's core: the measurement is good while this is small.
+        "foreign_share": max(spent["core_ns"] - spent["cpu_ns"], 0) / spent["wall_ns"],
+    }
+    if arrived:
+        latency = arrived["latency_us"] or {}
+        row |= {
+            "delivered": arrived["unique"] / sent["metrics"],
+            "dropped_at_sinks": arrived["dropped_at_sinks"],
+            "misplaced": arrived["misplaced"],
+            "packets": arrived["datagrams"],
+            "p50_us": latency.get("p50"),
+            "p99_us": latency.get("p99"),
+        }
+    return row
+
+
+def direct(bench, load):
+    """The load straight to a sink: what generator, kernel and sink take by themselves."""
+    with healthy_ports() as ports:
+        ports.listen = ports.nodes[0]
+        arrived = bench.result_of(bench.start_load(ports, load, bench.seconds, "m", ports.nodes))["arrived"]
+        return {"p50_us": arrived["latency_us"]["p50"], "p99_us": arrived["latency_us"]["p99"]}
+
+
+def idle(bench, program):
+    """Wake-ups and CPU of a program that has carried traffic and now has none."""
+    with healthy_ports() as ports, running(program, ports, bench.program_core, None) as pid:
+        bench.result_of(bench.start_load(ports, Load("", 1_000, 1), 1, "w", [] if program.is_floor else ports.nodes))
+        time.sleep(2)
+        before = machine.switches(pid), machine.cpu_ns(pid), time.monotonic()
+        time.sleep(max(bench.seconds, 10))
+        took = time.monotonic() - before[2]
+        return {
+            "wake_ups_per_second": (machine.switches(pid) - before[0]) / took,
+            "cpu_us_per_second": (machine.cpu_ns(pid) - before[1]) / 1e3 / took,
+        }

@@ -1,0 +1,253 @@
+"""The tables of a comparison.
+
+In: the runs that compare.py collected. Out: medians and ratios as dicts, Markdown. Pure. Next: stdout, the README.
+
+Ratios come from pairs: two programs are divided within each round, and the median of the rounds is given.
+"""
+
+from statistics import median
+
+DIRECT = "no proxy"
+OURS, FLOOR = "statsring", "discard floor"
+TITLES = {
+    "default": "Each program with its defaults",
+    "equal": "Every receive buffer the same",
+}
+# Load, against whom, the most that statsring may take of it.
+TARGETS = [
+    ("20,000/s, 1 metric each", "proxy.js", 1 / 15),
+    ("20,000/s, 1 metric each", "statsdproxy", 1 / 5),
+    ("20,000/s, 1 metric each", FLOOR, 1.4),
+    ("100,000/s, 1 metric each", FLOOR, 1.25),
+    ("flat out, 1 metric each", FLOOR, 1.25),
+    ("20,000/s, 30 metrics each", "proxy.js", 1 / 10),
+    ("20,000/s, 30 metrics each", "statsdproxy", 1 / 5),
+]
+FOREIGN_SHARE_MAX = 0.03
+
+
+def spread(values):
+    values = [value for value in values if value is not None]
+    return {"median": median(values), "least": min(values), "most": max(values)} if values else None
+
+
+def rows_of(rows, load, program):
+    return [row for row in rows if row["load"] == load and row["program"] == program]
+
+
+def names_of(rows, key):
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def ratio(rows, load, program, other, key="us_per_received"):
+    """`program` divided by `other`, round by round."""
+    others = {row["round"]: row[key] for row in rows_of(rows, load, other)}
+    return spread(
+        row[key] / others[row["round"]]
+        for row in rows_of(rows, load, program)
+        if others.get(row["round"])
+    )
+
+
+def summarize(rows):
+    """For each load and program the spread of every figure, and the ratios."""
+    found = []
+    for load in names_of(rows, "load"):
+        for program in names_of(rows, "program"):
+            own = rows_of(rows, load, program)
+            if not own:
+                continue
+            figures = {
+                key: spread(row.get(key) for row in own)
+                for key in own[0] if key not in ("load", "program", "round")
+            }
+            entry = {"load": load, "program": program, "figures": figures}
+            if program != DIRECT:
+                entry["ratio_to_statsring"] = ratio(rows, load, program, OURS)
+                entry["ratio_to_floor"] = ratio(rows, load, program, FLOOR)
+            found.append(entry)
+    return found
+
+
+def summary(run):
+    return {
+        "tables": {name: summarize(rows) for name, rows in run["tables"].items()},
+        "targets": targets(run),
+    }
+
+
+def targets(run):
+    rows = run["tables"].get("default") or run["tables"].get("equal") or []
+    found = []
+    for load, other, most in TARGETS:
+        reached = ratio(rows, load, OURS, other)
+        if reached:
+            found.append({"load": load, "against": other, "most": most, "reached": reached,
+                          "met": reached["median"] <= most})
+    return found
+
+
+def number(value, digits=2):
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}"
+
+
+def ranged(figures, digits=2):
+    if figures is None:
+        return "–"
+    return (f"{number(figures['median'], digits)} ({number(figures['least'], digits)} to "
+            f"{number(figures['most'], digits)})")
+
+
+def middle(figures, scale=1.0, digits=2):
+    return number(figures["median"] / scale, digits) if figures else "–"
+
+
+def worst(figures):
+    """The least share that arrived; never rounded up to all."""
+    if figures is None:
+        return "–"
+    least = figures["least"]
+    return "all" if least >= 1 else f"{int(least * 1e6) / 1e6:.6f}".rstrip("0")
+
+
+def as_fraction(value):
+    return f"1/{1 / value:.1f}".replace(".0", "") if value < 0.67 else number(value)
+
+
+def table(head, body):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in body])
+
+
+def ratio_table(entries):
+    """One line a load: CPU per datagram, statsring = 1."""
+    programs = [name for name in names_of(entries, "program") if name not in (DIRECT, OURS, FLOOR)]
+    has_floor = any(entry["program"] == FLOOR for entry in entries)
+    body = []
+    for load in names_of(entries, "load"):
+        own = {entry["program"]: entry for entry in entries if entry["load"] == load}
+        if OURS not in own:
+            continue
+        cells = [load, f"1 ({middle(own[OURS]['figures']['us_per_received'])} µs)"]
+        if has_floor:
+            cells.append(ranged(own[OURS]["ratio_to_floor"]))
+        cells += [ranged(own[name]["ratio_to_statsring"], 1) if name in own else "–" for name in programs]
+        body.append(cells)
+    head = ["load", "statsring"] + (["statsring / floor"] if has_floor else []) + programs
+    return table(head, body)
+
+
+def detail_table(entries):
+    head = ["load", "program", "datagrams/s", "µs CPU per datagram sent", "per datagram received", "cores used",
+            "not received", "delivered, least", "latency p50, ms", "p99, ms", "MiB resident",
+            "receive buffer, KiB", "socket memory at most, KiB"]
+    body = []
+    for entry in entries:
+        figures = entry["figures"]
+        sent, received = figures.get("sent_datagrams"), figures.get("received_datagrams")
+        lost = f"{1 - received['median'] / sent['median']:.4f}" if sent else "–"
+        body.append([
+            entry["load"], entry["program"],
+            middle(figures.get("rate"), digits=0),
+            ranged(figures.get("us_per_sent")), ranged(figures.get("us_per_received")),
+            middle(figures.get("cores")),
+            lost, worst(figures.get("delivered")),
+            middle(figures.get("p50_us"), 1e3), middle(figures.get("p99_us"), 1e3),
+            middle(figures.get("resident_kib"), 1 << 10, 1),
+            middle(figures.get("receive_buffer_bytes"), 1 << 10, 0),
+            middle(figures.get("socket_bytes_peak"), 1 << 10, 0),
+        ])
+    return table(head, body)
+
+
+def target_table(found):
+    body = [
+        [entry["load"], entry["against"], as_fraction(entry["most"]),
+         as_fraction(entry["reached"]["median"]),
+         f"{as_fraction(entry['reached']['least'])} to {as_fraction(entry['reached']['most'])}",
+         "yes" if entry["met"] else "**no**"]
+        for entry in found
+    ]
+    return table(["load", "against", "at most", "reached, median", "least to most", "met"], body)
+
+
+def foreign(run):
+    """How much of the program's core others used, at worst."""
+    shares = [row["foreign_share"] for rows in run["tables"].values() for row in rows if "foreign_share" in row]
+    return max(shares, default=0), sum(share > FOREIGN_SHARE_MAX for share in shares), len(shares)
+
+
+def conditions(run):
+    worst_share, many, all_ = foreign(run)
+    lines = [
+        f"{run['machine']}; {run['date']}; {run['runs']} rounds of {run['seconds']:g} s after {run['warm_up']:g} s of the "
+        f"same load; load and sinks on core {run['cores'].split(',')[0]}, the program on core "
+        f"{run['cores'].split(',')[1]}; 3 backends, 1 worker; made by `{run['command']}`.",
+    ]
+    if many:
+        lines.append(
+            f"**The machine was not idle**: in {many} of {all_} runs others used more than {FOREIGN_SHARE_MAX:.0%} of the "
+            f"program's core, {worst_share:.0%} at worst. Take the ratios as rough, and latencies and losses not at all.")
+    return "\n\n".join(lines)
+
+
+def programs_list(run):
+    lines = [f"- {entry['name']}: {entry['version']}" + (f"; {entry['note']}" if entry["note"] else "")
+             for entry in run["programs"]]
+    lines += [f"- not measured: {entry['name']}: {entry['why']}" for entry in run["missing"]]
+    return "\n".join(lines)
+
+
+def how_equal(run):
+    return (f"The kernel granted each listening socket {run['equal_bytes']:,} bytes: statsring and the floor asked for it, "
+            "the others got it by `net.core.rmem_default`. Only here do losses compare.")
+
+
+def how_default(run):
+    return ("The receive buffers differ, so losses do not compare here: a program that asks for none has "
+            f"{run['receive_default']:,} bytes on this machine. What a program did not receive cost it nothing: compare the "
+            "CPU per datagram received.")
+
+
+def idle_table(run):
+    body = [[name, number(entry["wake_ups_per_second"]), number(entry["cpu_us_per_second"], 0)]
+            for name, entry in run["idle"].items()]
+    return table(["idle", "wake-ups a second", "µs CPU a second"], body)
+
+
+def section(run):
+    """What the README shows."""
+    name = "default" if "default" in run["tables"] else "equal"
+    parts = [
+        "CPU of the process per datagram that it received, kernel and user; each program with its defaults, statsring = 1 "
+        "(median of the rounds' ratios, least to most):",
+        ratio_table(run["summary"]["tables"][name]),
+        "The floor receives with the same io_uring and the same sleeps, and discards: what statsring costs beyond it is "
+        "all its work with metrics, and the sending.",
+        conditions(run), programs_list(run),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(run):
+    parts = ["## statsring beside other StatsD proxies", conditions(run), programs_list(run)]
+    found = run["summary"]["targets"]
+    for name, entries in run["summary"]["tables"].items():
+        parts += [
+            f"### {TITLES[name]}: CPU per datagram received, statsring = 1",
+            "Median of the rounds' ratios, least to most.",
+            ratio_table(entries),
+        ]
+        if name == "default" and found:
+            parts += ["### What it must reach", target_table(found)]
+    for name, entries in run["summary"]["tables"].items():
+        parts += [
+            f"### {TITLES[name]}: all figures",
+            how_equal(run) if name == "equal" else how_default(run),
+            detail_table(entries),
+        ]
+    if "idle" in run:
+        parts += ["### Idle", idle_table(run)]
+    return "\n\n".join(parts) + "\n"

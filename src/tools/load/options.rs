@@ -1,0 +1,385 @@
+//! The options of `statsring load`, and what they mean once proven.
+//!
+//! In: arguments. Out: a [`Plan`], or what is wrong with them. Next: `mod.rs` carries the plan out.
+
+use super::generate::Source;
+use super::line::{LineForm, NAMES_MAX, Run};
+use super::names::Names;
+use super::replay::{REPLAY_DATAGRAM_BYTES, Replay};
+use super::send::Extent;
+use crate::tools::sink::receive::{RECEIVE_BUFFER_BYTES, parse_addresses};
+use crate::tools::sink::verdict::Tolerance;
+use crate::tools::sink::{health_addresses, seconds_to_us, tolerance};
+use argh::FromArgs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Metrics of a datagram at most.
+const METRICS_MAX: u32 = 1000;
+const FLOWS_MAX: u32 = 10_000;
+/// Entries of the type mix once its weights are written out.
+const TYPES_MAX: usize = 1000;
+const TYPES: [&str; 5] = ["c", "g", "ms", "s", "h"];
+
+/// Sends numbered metrics to a proxy; with --sink it also takes the place of the backends and tells what arrived.
+#[derive(FromArgs, Clone, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "load",
+    help_triggers("-h", "--help"),
+    note = "A metric is load.RUN.NAME:VALUE|TYPE: the value is its number among those of its name, and behind the last\n  \
+            8 digits the moment it was sent, in µs. It needs no tags, so every StatsD proxy carries it.",
+    note = "Captured lines are sent as they are; they are compared byte for byte, and have neither order nor latency.",
+    note = "Without --sink it ends with markers that tell statsring sink how many metrics were sent.",
+    error_code(1, "metrics lost, duplicated or misplaced, or not all could be sent"),
+    error_code(64, "wrong usage"),
+    error_code(71, "the system refused something, as a port that is taken")
+)]
+pub struct Options {
+    /// the proxy, HOST:PORT (default 127.0.0.1:8125)
+    #[argh(option, arg_name = "HOST:PORT", default = "String::from(\"127.0.0.1:8125\")")]
+    pub to: String,
+
+    /// be the backends: ports of 127.0.0.1 or ADDRESS:PORT, with commas between
+    #[argh(option, arg_name = "LIST")]
+    pub sink: Option<String>,
+
+    /// answer health checks as the backends' admin ports do: TCP ports or ADDRESS:PORT, with commas between
+    #[argh(option, arg_name = "LIST")]
+    pub health: Option<String>,
+
+    /// seconds to wait before sending, for the proxy's health checks to find the sinks up (default 0)
+    #[argh(option, arg_name = "S", default = "0.0")]
+    pub delay: f64,
+
+    /// datagrams a second, or max for as many as one core can (default 10000)
+    #[argh(option, arg_name = "N", default = "String::from(\"10000\")")]
+    pub rate: String,
+
+    /// metrics in each datagram (default 1)
+    #[argh(option, arg_name = "N", default = "1")]
+    pub metrics: u32,
+
+    /// datagrams that leave together; the rate is kept (default 1)
+    #[argh(option, arg_name = "N", default = "1")]
+    pub burst: u64,
+
+    /// different names, up to 10 million (default 1000)
+    #[argh(option, arg_name = "N", default = "1000")]
+    pub names: u32,
+
+    /// how much busier some names are than others: Zipf's exponent; 0 = all alike, in turn (default 0)
+    #[argh(option, arg_name = "S", default = "0.0")]
+    pub skew: f64,
+
+    /// pad names with zeroes to so many bytes
+    #[argh(option, arg_name = "BYTES", default = "0")]
+    pub name_length: usize,
+
+    /// types of metrics: of c, g, ms, s, h, with commas between and weights if wanted, as c=8,ms=2 (default c)
+    #[argh(option, arg_name = "LIST", default = "String::from(\"c\")")]
+    pub types: String,
+
+    /// tags in DogStatsD's form, for every metric, as env:prod,host:a
+    #[argh(option, arg_name = "TAGS")]
+    pub tags: Option<String>,
+
+    /// sending sockets; a name always comes from the same one (default 1)
+    #[argh(option, arg_name = "N", default = "1")]
+    pub flows: u32,
+
+    /// how long to send (default 10)
+    #[argh(option, arg_name = "S", default = "10.0")]
+    pub seconds: f64,
+
+    /// end after so many datagrams
+    #[argh(option, arg_name = "N")]
+    pub datagrams: Option<u64>,
+
+    /// send the lines of this file instead, again and again
+    #[argh(option, arg_name = "FILE")]
+    pub replay: Option<PathBuf>,
+
+    /// name of this run in the metrics' names, a to z and digits; the same name gives the same placement
+    #[argh(option, arg_name = "RUN")]
+    pub run: Option<String>,
+
+    /// the proxy's admin port, HOST:PORT: its stats tell where a loss was
+    #[argh(option, arg_name = "HOST:PORT")]
+    pub admin: Option<String>,
+
+    /// the proxy's process on this host: its CPU time and memory are told
+    #[argh(option, arg_name = "PID")]
+    pub pid: Option<u32>,
+
+    /// seconds at the start that do not count for the CPU time (default 0)
+    #[argh(option, arg_name = "S", default = "0.0")]
+    pub warm_up: f64,
+
+    /// share of the metrics that may be lost (default 0)
+    #[argh(option, arg_name = "SHARE", default = "0.0")]
+    pub allow_loss: f64,
+
+    /// a metric that comes after a later one of its name is bad too
+    #[argh(switch)]
+    pub in_order: bool,
+
+    /// what has not come after so many seconds of silence is lost (default 2)
+    #[argh(option, arg_name = "S", default = "2.0")]
+    pub settle: f64,
+
+    /// receive buffer to ask for at each sink, bytes (default 33554432)
+    #[argh(option, arg_name = "BYTES", default = "RECEIVE_BUFFER_BYTES")]
+    pub receive_buffer: usize,
+
+    /// the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+
+    /// no progress on stderr
+    #[argh(switch)]
+    pub quiet: bool,
+}
+
+/// A load that can be carried out.
+#[derive(Debug)]
+pub struct Plan {
+    /// The proxy.
+    pub to: SocketAddr,
+    /// Sinks of this process; empty if it only sends.
+    pub sinks: Vec<SocketAddr>,
+    /// Where health checks are answered.
+    pub health: Vec<SocketAddr>,
+    /// Pause before the first datagram, µs.
+    pub delay_us: u64,
+    /// Datagrams a second; `None` for as many as can be.
+    pub rate: Option<u64>,
+    /// Datagrams that leave together.
+    pub burst: u64,
+    /// Sending sockets.
+    pub flows: usize,
+    /// Names.
+    pub names: usize,
+    /// When to end.
+    pub extent: Extent,
+    /// The run's identity.
+    pub run: Run,
+    /// Captured lines, if they are sent.
+    pub replay: Option<Arc<Replay>>,
+    /// The proxy's admin port.
+    pub admin: Option<SocketAddr>,
+    /// What is tolerated.
+    pub tolerance: Tolerance,
+    /// Silence after which nothing more is expected, µs.
+    pub settle_us: u64,
+    /// Start that does not count for CPU time, µs.
+    pub warm_up_us: u64,
+}
+
+impl Plan {
+    /// Proves the options; the plan, and the datagrams for the sending thread.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with them, worded for the operator.
+    pub fn new(options: &Options) -> Result<(Plan, Source), String> {
+        let run = Run::new(options.run.as_deref())?;
+        let replay = options.replay.as_deref().map(Replay::load).transpose()?.map(Arc::new);
+        in_range("--metrics", options.metrics, 1, METRICS_MAX)?;
+        in_range("--burst", options.burst, 1, u64::from(u32::MAX))?;
+        in_range("--names", options.names, 1, NAMES_MAX as u32)?;
+        in_range("--flows", options.flows, 1, FLOWS_MAX)?;
+        in_range("--datagrams", options.datagrams.unwrap_or(1), 1, u64::MAX)?;
+        let seconds_us = seconds_to_us("--seconds", options.seconds)?;
+        let warm_up_us = seconds_to_us("--warm-up", options.warm_up)?;
+        if warm_up_us > 0 && warm_up_us >= seconds_us {
+            return Err(format!(
+                "--warm-up {}: nothing is left of --seconds {}",
+                options.warm_up, options.seconds
+            ));
+        }
+        let source = match &replay {
+            Some(replay) => Source::replayed(Arc::clone(replay), options.metrics),
+            None => sequenced(options, &run)?,
+        };
+        let plan = Plan {
+            to: resolve("--to", &options.to)?,
+            sinks: match &options.sink {
+                Some(list) => parse_addresses(list).map_err(|error| format!("--sink: {error}"))?,
+                None => Vec::new(),
+            },
+            health: health_addresses(options.health.as_deref())?,
+            delay_us: seconds_to_us("--delay", options.delay)?,
+            rate: rate(&options.rate)?,
+            burst: options.burst,
+            flows: options.flows as usize,
+            names: options.names as usize,
+            extent: Extent {
+                time: Duration::from_micros(seconds_us),
+                datagrams: options.datagrams.unwrap_or(u64::MAX),
+            },
+            run,
+            replay,
+            admin: options.admin.as_deref().map(|admin| resolve("--admin", admin)).transpose()?,
+            tolerance: tolerance(options.allow_loss, options.in_order)?,
+            settle_us: seconds_to_us("--settle", options.settle)?,
+            warm_up_us,
+        };
+        Ok((plan, source))
+    }
+}
+
+fn sequenced(options: &Options, run: &Run) -> Result<Source, String> {
+    let types = types(&options.types)?;
+    let is_wrong = |tags: &String| tags.is_empty() || tags.bytes().any(|byte| byte < b' ' || byte == b'|');
+    if let Some(tags) = options.tags.as_ref().filter(|tags| is_wrong(tags)) {
+        return Err(format!("--tags {tags:?}: give tags as env:prod,host:a, without | and line ends"));
+    }
+    let form = LineForm::new(run, options.name_length, &types, options.tags.as_deref());
+    let bytes = (form.line_bytes_max(options.names as usize) + 1).saturating_mul(options.metrics as usize);
+    if bytes > REPLAY_DATAGRAM_BYTES {
+        return Err(format!(
+            "a datagram could become {bytes} bytes long, and proxies commonly take {REPLAY_DATAGRAM_BYTES}: give less \
+             --metrics, a shorter --name-length or shorter --tags"
+        ));
+    }
+    let names = Names::new(options.names, options.flows, options.skew)?;
+    Ok(Source::sequenced(form, names, options.names as usize, options.metrics))
+}
+
+fn in_range<N: PartialOrd + std::fmt::Display>(
+    option: &str,
+    value: N,
+    low: N,
+    high: N,
+) -> Result<(), String> {
+    if value < low || value > high {
+        return Err(format!("{option} {value}: give {low} to {high}"));
+    }
+    Ok(())
+}
+
+fn rate(text: &str) -> Result<Option<u64>, String> {
+    if text == "max" {
+        return Ok(None);
+    }
+    match text.parse::<u64>() {
+        Ok(rate @ 1..=1_000_000_000) => Ok(Some(rate)),
+        _ => Err(format!("--rate {text:?}: give datagrams a second, or max")),
+    }
+}
+
+fn resolve(option: &str, text: &str) -> Result<SocketAddr, String> {
+    let mut addresses = text.to_socket_addrs().map_err(|error| format!("{option} {text:?}: {error}"))?;
+    addresses.next().ok_or_else(|| format!("{option} {text:?} has no address"))
+}
+
+/// Each type as often as its weight says.
+fn types(list: &str) -> Result<Vec<&'static str>, String> {
+    let mut types = Vec::new();
+    for part in list.split(',') {
+        let (name, weight) = part.split_once('=').unwrap_or((part, "1"));
+        let known = TYPES.iter().find(|known| **known == name);
+        let weight = weight.parse::<usize>().ok().filter(|weight| *weight <= TYPES_MAX);
+        let (Some(known), Some(weight)) = (known, weight) else {
+            return Err(format!("--types {part:?}: give types of c, g, ms, s, h with weights, as c=8,ms=2"));
+        };
+        types.extend(std::iter::repeat_n(*known, weight));
+        if types.len() > TYPES_MAX {
+            return Err(format!("--types {list:?}: the weights add up to more than {TYPES_MAX}"));
+        }
+    }
+    if types.is_empty() {
+        return Err(format!("--types {list:?}: every weight is 0"));
+    }
+    Ok(types)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(arguments: &[&str]) -> Result<Plan, String> {
+        let options = Options::from_args(&["load"], arguments).map_err(|exit| exit.output)?;
+        Plan::new(&options).map(|(plan, _)| plan)
+    }
+
+    #[test]
+    fn the_defaults_are_a_plan() {
+        let plan = plan(&[]).unwrap();
+        assert_eq!((plan.to.to_string().as_str(), plan.rate), ("127.0.0.1:8125", Some(10_000)));
+        assert_eq!((plan.flows, plan.names, plan.sinks.len()), (1, 1000, 0));
+        assert_eq!(plan.extent.time, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn all_options_are_understood() {
+        let plan = plan(&[
+            "--to",
+            "[::1]:9",
+            "--sink",
+            "1,2",
+            "--rate",
+            "max",
+            "--metrics",
+            "30",
+            "--names",
+            "10000000",
+            "--skew",
+            "1.1",
+            "--types",
+            "c=8,ms=2,s=0",
+            "--tags",
+            "env:prod",
+            "--flows",
+            "4",
+            "--seconds",
+            "0.5",
+            "--datagrams",
+            "7",
+            "--allow-loss",
+            "0.01",
+            "--in-order",
+            "--warm-up",
+            "0.1",
+        ])
+        .unwrap();
+        assert_eq!((plan.rate, plan.flows, plan.extent.datagrams, plan.sinks.len()), (None, 4, 7, 2));
+        assert_eq!((plan.tolerance.loss_share, plan.tolerance.in_order), (0.01, true));
+        assert_eq!((plan.warm_up_us, plan.settle_us), (100_000, 2_000_000));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (arguments, part) in [
+            (["--rate", "0"], "--rate \"0\""),
+            (["--rate", "fast"], "--rate \"fast\""),
+            (["--metrics", "0"], "--metrics 0: give 1 to 1000"),
+            (["--metrics", "1000"], "bytes long"),
+            (["--names", "10000001"], "--names"),
+            (["--flows", "1001"], "--flows 1001"),
+            (["--skew", "-1"], "--skew"),
+            (["--types", "c=8,x"], "--types \"x\""),
+            (["--types", "c=0"], "every weight is 0"),
+            (["--types", "c=999,g=999"], "add up"),
+            (["--tags", "a|b"], "--tags"),
+            (["--to", "nowhere"], "--to"),
+            (["--sink", "x"], "--sink"),
+            (["--delay", "-1"], "--delay"),
+            (["--health", "x"], "--health"),
+            (["--admin", "1"], "--admin"),
+            (["--run", "A"], "--run"),
+            (["--allow-loss", "2"], "--allow-loss"),
+            (["--seconds", "-1"], "--seconds"),
+            (["--settle", "inf"], "--settle"),
+            (["--warm-up", "10"], "--warm-up 10: nothing is left"),
+            (["--burst", "0"], "--burst"),
+            (["--datagrams", "0"], "--datagrams"),
+            (["--replay", "/nowhere/x"], "/nowhere/x"),
+        ] {
+            let error = plan(&arguments).unwrap_err();
+            assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+}

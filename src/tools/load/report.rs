@@ -1,0 +1,275 @@
+//! The result of a load, as people and programs get it.
+//!
+//! In: what was sent, what arrived, the proxy's and the host's figures. Out: JSON fields and text. Next: stdout.
+
+use super::reconcile::Stage;
+use super::send::Sent;
+use crate::stats::host::HostUdp;
+use crate::tools::sink::figures::Arrived;
+use crate::tools::sink::text::{self, grouped, rate};
+use crate::tools::sink::verdict::Verdict;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// The result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Good or bad, and why.
+    pub verdict: Verdict,
+    /// Whether anything was measured behind the proxy: without sinks the verdict is on the sending alone.
+    pub measured: bool,
+    /// What was sent.
+    pub sent: SentFigures,
+    /// What arrived; nothing without sinks.
+    pub arrived: Option<Arrived>,
+    /// Datagrams that the kernel dropped at the proxy's sockets; nothing if the proxy is on another host.
+    pub dropped_before_proxy: Option<u64>,
+    /// This host's UDP errors while the load ran, of all sockets.
+    pub host_rcvbuf_errors: Option<u64>,
+    /// The same for sending.
+    pub host_sndbuf_errors: Option<u64>,
+    /// Where losses were; empty without an admin port.
+    pub stages: Vec<Stage>,
+    /// What the proxy's process cost; nothing without its id.
+    pub process: Option<ProcessFigures>,
+}
+
+/// What was sent.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SentFigures {
+    /// The run's identity, as in the metrics' names.
+    pub run: String,
+    /// Where to.
+    pub to: String,
+    /// From the first to the last datagram.
+    pub seconds: f64,
+    /// Datagrams that the kernel took.
+    pub datagrams: u64,
+    /// Their metrics.
+    pub metrics: u64,
+    /// Their payload.
+    pub bytes: u64,
+    /// Datagrams a second.
+    pub datagrams_per_second: u64,
+    /// Datagrams a second that were asked for; nothing for as many as can be.
+    pub rate: Option<u64>,
+    /// Sending sockets.
+    pub flows: usize,
+    /// Names, or different captured ones.
+    pub names: usize,
+    /// Datagrams that the kernel did not take.
+    pub failed_datagrams: u64,
+    /// Their metrics; they count as neither sent nor lost.
+    pub failed_metrics: u64,
+    /// The last reason for that.
+    pub last_error: Option<String>,
+    /// Times the kernel reported that nobody took an earlier datagram.
+    pub refused: u64,
+    /// Datagrams that the rate asked for, and that this host was too busy to send.
+    pub given_up: u64,
+    /// How late a datagram was at most.
+    pub behind_us_max: u64,
+    /// Lines of the captured file that are no metrics, and were left out.
+    pub lines_skipped: u64,
+}
+
+/// What a process cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProcessFigures {
+    /// Its id.
+    pub pid: u32,
+    /// CPU time of all its threads, kernel and user, after the warm-up.
+    pub cpu_ns: u64,
+    /// Datagrams sent in that time.
+    pub datagrams: u64,
+    /// CPU time for each.
+    pub cpu_us_per_datagram: f64,
+    /// The most resident memory that was seen, looking once a second.
+    pub resident_bytes_max: u64,
+}
+
+impl Report {
+    /// A verdict on all of it: what arrived, if there are sinks, and what could not be sent.
+    pub fn judge(verdict: Option<Verdict>, sent: &Sent, dropped_before_proxy: Option<u64>) -> Verdict {
+        let mut verdict = verdict.unwrap_or(Verdict { good: true, ..Verdict::default() });
+        if sent.datagrams == 0 && verdict.good {
+            verdict.blame("nothing was sent".into());
+        }
+        if sent.failed_datagrams > 0 {
+            let error = sent.last_error.as_deref().unwrap_or("no reason given");
+            verdict.blame(format!("{} datagrams could not be sent: {error}", grouped(sent.failed_datagrams)));
+        }
+        if let Some(dropped) = dropped_before_proxy.filter(|dropped| *dropped > 0) {
+            verdict.notes.push(format!(
+                "{} datagrams were dropped by the kernel at the proxy's socket, before the proxy could read them: give \
+                 the proxy a larger receive buffer, or more CPU",
+                grouped(dropped)
+            ));
+        }
+        if sent.refused > 0 {
+            verdict.notes.push(format!(
+                "{} times the kernel said that nobody took an earlier datagram: does the proxy listen there?",
+                grouped(sent.refused)
+            ));
+        }
+        if sent.given_up > 0 {
+            verdict.notes.push(format!(
+                "this host was too busy for the rate: {} datagrams were not even tried",
+                grouped(sent.given_up)
+            ));
+        }
+        verdict
+    }
+
+    /// Takes over the host's figures, as they have grown.
+    pub fn host_growth(before: Option<HostUdp>, after: Option<HostUdp>) -> (Option<u64>, Option<u64>) {
+        let growth = |figure: fn(&HostUdp) -> u64| {
+            Some(figure(&after.as_ref().copied()?).saturating_sub(figure(&before.as_ref().copied()?)))
+        };
+        (growth(|host| host.rcvbuf_errors), growth(|host| host.sndbuf_errors))
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = self.sent_lines();
+        if let Some(arrived) = &self.arrived {
+            text.push_str(&text::arrived(arrived));
+        }
+        text.push_str(&self.loss_lines());
+        if let Some(process) = &self.process {
+            let _ = writeln!(
+                text,
+                "process     {}: {:.2} µs CPU per datagram, {:.1} MiB resident",
+                process.pid,
+                process.cpu_us_per_datagram,
+                process.resident_bytes_max as f64 / f64::from(1 << 20)
+            );
+        }
+        text + &text::verdict(&self.verdict, &self.good())
+    }
+
+    fn good(&self) -> String {
+        match &self.arrived {
+            Some(arrived) if arrived.lost == 0 => {
+                format!(
+                    "all {} metrics arrived, each once and each name at one sink",
+                    grouped(arrived.unique)
+                )
+            }
+            Some(arrived) => {
+                format!("{} metrics arrived, each once and each name at one sink", grouped(arrived.unique))
+            }
+            None => {
+                format!("all {} metrics were sent; what arrived was not measured", grouped(self.sent.metrics))
+            }
+        }
+    }
+
+    fn sent_lines(&self) -> String {
+        let sent = &self.sent;
+        let mut text = String::new();
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(
+            text,
+            "sent        {} metrics in {} datagrams to {}, {:.3} s: {} metrics/s, {} datagrams/s; run {}",
+            grouped(sent.metrics),
+            grouped(sent.datagrams),
+            sent.to,
+            sent.seconds,
+            grouped(rate(sent.metrics, sent.seconds)),
+            grouped(sent.datagrams_per_second),
+            sent.run,
+        );
+        if sent.lines_skipped > 0 {
+            let skipped = grouped(sent.lines_skipped);
+            let _ =
+                writeln!(text, "            {skipped} lines of the file are no metrics and were left out");
+        }
+        text
+    }
+
+    fn loss_lines(&self) -> String {
+        let mut text = String::new();
+        for stage in &self.stages {
+            let known: String = stage
+                .explained
+                .iter()
+                .map(|known| format!(", {} {}", known.reason, grouped(known.count)))
+                .collect();
+            let missing = match stage.missing {
+                0 if stage.is_whole() => "all there".to_owned(),
+                0 => "all accounted for".to_owned(),
+                missing if missing < 0 => format!("{} more, from elsewhere", grouped(magnitude(missing))),
+                missing => format!("{} missing", grouped(magnitude(missing))),
+            };
+            let (entered, left) = (grouped(stage.entered), grouped(stage.left));
+            let _ = writeln!(
+                text,
+                "{:<16}{:<11}{entered:>14} to {left:>14}{known}: {missing}",
+                stage.name, stage.unit
+            );
+        }
+        text
+    }
+}
+
+fn magnitude(number: i128) -> u64 {
+    u64::try_from(number.unsigned_abs()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reconcile::Explained;
+    use super::*;
+
+    #[test]
+    fn a_load_that_could_not_be_sent_is_bad() {
+        let good = || Some(Verdict { good: true, ..Verdict::default() });
+        let sent = Sent { datagrams: 1, ..Sent::default() };
+        assert!(Report::judge(good(), &sent, None).good && Report::judge(None, &sent, Some(0)).good);
+        assert!(!Report::judge(None, &Sent::default(), None).good);
+        let failed = Sent { failed_datagrams: 2, last_error: Some("no".into()), ..sent.clone() };
+        assert_eq!(Report::judge(good(), &failed, None).reasons, ["2 datagrams could not be sent: no"]);
+        let noted = Report::judge(good(), &Sent { refused: 1, given_up: 1, ..sent }, Some(7));
+        assert_eq!((noted.good, noted.notes.len()), (true, 3));
+    }
+
+    #[test]
+    fn the_text_tells_every_stage() {
+        let stage = |left, missing, explained| Stage {
+            name: "in the proxy",
+            unit: "metrics",
+            entered: 100,
+            left,
+            explained,
+            missing,
+        };
+        let known = vec![Explained { reason: "metrics_dropped_queue_full".into(), count: 7 }];
+        let report = Report {
+            verdict: Verdict { good: true, ..Verdict::default() },
+            measured: false,
+            sent: SentFigures { metrics: 1000, ..SentFigures::default() },
+            arrived: None,
+            dropped_before_proxy: Some(3),
+            host_rcvbuf_errors: None,
+            host_sndbuf_errors: None,
+            stages: vec![
+                stage(100, 0, vec![]),
+                stage(93, 0, known),
+                stage(90, 10, vec![]),
+                stage(101, -1, vec![]),
+            ],
+            process: None,
+        };
+        let text = report.text();
+        for part in [
+            "all there",
+            "metrics_dropped_queue_full 7: all accounted for",
+            "10 missing",
+            "1 more, from elsewhere",
+            "GOOD: all 1,000 metrics were sent; what arrived was not measured",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The admin port of a StatsD server, as far as a proxy asks for it: a proxy that checks its backends' health would
+//! take sinks without one for dead.
+//!
+//! In: TCP connections. Out: `health: up` to every `health`. Next: nobody; the threads end with the process.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Connections at a time; more are closed at once.
+const CONNECTIONS_MAX: usize = 256;
+/// A client that says nothing for so long is let go.
+const IDLE: Duration = Duration::from_secs(60);
+/// Bytes of a command at most.
+const LINE_BYTES_MAX: u64 = 1024;
+
+/// Binds a listener to each address.
+///
+/// # Errors
+/// Worded for the operator: an address is taken, or not of this host.
+pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, String> {
+    let listen = |address: &SocketAddr| {
+        TcpListener::bind(address).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("--health cannot have {address}: it is taken; end what has it, or give another port")
+            }
+            _ => format!("--health cannot have {address}: {error}"),
+        })
+    };
+    addresses.iter().map(listen).collect()
+}
+
+/// Answers at all of them from threads of their own, until the process ends.
+///
+/// # Errors
+/// The system has no thread.
+pub fn spawn(listeners: Vec<TcpListener>) -> io::Result<()> {
+    let open = Arc::new(AtomicUsize::new(0));
+    for listener in listeners {
+        let open = Arc::clone(&open);
+        thread::Builder::new().name("health".into()).spawn(move || accept(&listener, &open))?;
+    }
+    Ok(())
+}
+
+fn accept(listener: &TcpListener, open: &Arc<AtomicUsize>) {
+    loop {
+        let Ok((stream, _)) = listener.accept() else {
+            // Out of descriptors, say: it must not spin.
+            thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let counted = Arc::clone(open);
+        let answering = thread::Builder::new().name("health".into()).spawn(move || {
+            // A client that goes away is no matter here.
+            let _ = answer(&stream);
+            counted.fetch_sub(1, Ordering::Relaxed);
+        });
+        if answering.is_err() {
+            open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn answer(mut stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(IDLE))?;
+    stream.set_write_timeout(Some(IDLE))?;
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        if length == 0 || length as u64 == LINE_BYTES_MAX {
+            return Ok(());
+        }
+        match line.trim_ascii() {
+            b"health" => stream.write_all(b"health: up\n")?,
+            b"quit" => return Ok(()),
+            _ => stream.write_all(b"ERROR\n")?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_answers_as_a_healthy_server_does() {
+        let listeners = bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        spawn(listeners).unwrap();
+        // One that stays does not keep others from their answer.
+        let _silent = TcpStream::connect(address).unwrap();
+        for (command, expected) in [
+            (&b"health\r\n"[..], "health: up\n"),
+            (b"health\nhealth\nquit\n", "health: up\nhealth: up\n"),
+            (b"stats\n", "ERROR\n"),
+            (&[b'x'; 5000], ""),
+        ] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let _ = stream.write_all(command);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            // An answer that is cut short by a reset is as good as none.
+            let _ = stream.read_to_end(&mut answer);
+            assert_eq!(String::from_utf8(answer).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_taken_address_is_told() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = bind(&[taken.local_addr().unwrap()]).unwrap_err();
+        assert!(error.contains("taken"), "{error}");
+    }
+}

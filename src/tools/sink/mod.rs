@@ -1,0 +1,274 @@
+//! `statsring sink`: what a load's backends got, measured by itself; `statsring load --sink` does the same in one process.
+//!
+//! In: where to listen. Out: on stderr a line a second, on stdout the figures and the verdict. Next: `receive.rs`
+//! receives, `sequence.rs` tells loss, duplicates and changes of order apart, `verdict.rs` judges.
+
+pub mod account;
+pub mod clock;
+pub mod figures;
+pub mod health;
+pub mod interrupt;
+pub mod receive;
+pub mod replayed;
+pub mod sequence;
+pub mod sequenced;
+pub mod settle;
+pub mod text;
+pub mod verdict;
+
+use super::load::line::NAMES_MAX;
+use super::load::replay::Replay;
+use crate::cli::{complain, print, refuse};
+use crate::exit;
+use account::{Account, Expected};
+use argh::FromArgs;
+use clock::host_now_us;
+use figures::Arrived;
+use interrupt::Interrupt;
+use receive::{RECEIVE_BUFFER_BYTES, SinkLive, Sinks, parse_addresses};
+use sequenced::Sequenced;
+use serde::Serialize;
+use settle::{Standing, is_over};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use text::grouped;
+use verdict::{Tolerance, Verdict};
+
+/// How often the main thread looks whether the end has come, ms.
+pub const LOOK_MS: u16 = 20;
+const PROGRESS_US: u64 = 1_000_000;
+
+/// Takes the place of the backends of a proxy, and tells what arrived of a load: lost, duplicated, reordered, misplaced metrics, latency.
+#[derive(FromArgs, Clone, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "sink",
+    help_triggers("-h", "--help"),
+    note = "The load ends with markers that tell how many metrics it has sent. If the backends are on several hosts,\n  \
+            each sink sees its share only: give --expect with that share, or add up the sinks' figures.",
+    note = "Latency needs the load on the same host: it is told by the clock that its processes share.",
+    error_code(1, "metrics lost, duplicated or misplaced")
+)]
+pub struct Options {
+    /// where to listen: ports of 127.0.0.1 or ADDRESS:PORT, with commas between; 0 takes a free port
+    #[argh(option, arg_name = "LIST")]
+    pub listen: String,
+
+    /// answer health checks as a StatsD server's admin port does: TCP ports of 127.0.0.1 or ADDRESS:PORT, with commas
+    /// between
+    #[argh(option, arg_name = "LIST")]
+    pub health: Option<String>,
+
+    /// metrics that will have been sent, if no marker tells
+    #[argh(option, arg_name = "N")]
+    pub expect: Option<u64>,
+
+    /// names that the load may have (default 1000000)
+    #[argh(option, arg_name = "N", default = "1_000_000")]
+    pub names: usize,
+
+    /// the captured lines that the load replays
+    #[argh(option, arg_name = "FILE")]
+    pub replay: Option<PathBuf>,
+
+    /// end after so many seconds
+    #[argh(option, arg_name = "S")]
+    pub seconds: Option<f64>,
+
+    /// end when nothing has come for so many seconds after the first metric (default 5)
+    #[argh(option, arg_name = "S", default = "5.0")]
+    pub idle: f64,
+
+    /// share of the metrics that may be lost (default 0)
+    #[argh(option, arg_name = "SHARE", default = "0.0")]
+    pub allow_loss: f64,
+
+    /// a metric that comes after a later one of its name is bad too
+    #[argh(switch)]
+    pub in_order: bool,
+
+    /// receive buffer to ask for, bytes (default 33554432)
+    #[argh(option, arg_name = "BYTES", default = "RECEIVE_BUFFER_BYTES")]
+    pub receive_buffer: usize,
+
+    /// the result as JSON
+    #[argh(switch)]
+    pub json: bool,
+
+    /// no progress on stderr
+    #[argh(switch)]
+    pub quiet: bool,
+}
+
+/// The result as JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    verdict: &'a Verdict,
+    arrived: &'a Arrived,
+}
+
+/// Receives until the load has ended; the exit code.
+pub fn run(options: Options) -> u8 {
+    let tolerance = match tolerance(options.allow_loss, options.in_order) {
+        Ok(tolerance) => tolerance,
+        Err(text) => return refuse(&text),
+    };
+    let proven = match prove(&options) {
+        Ok(proven) => proven,
+        Err(text) => return refuse(&text),
+    };
+    let arrived = match receive(proven, &options) {
+        Ok(arrived) => arrived,
+        Err(text) => return tell(&text),
+    };
+    let verdict = Verdict::on(&arrived, &tolerance);
+    let good = format!("{} metrics arrived, each once and each name at one sink", grouped(arrived.unique));
+    let text = if options.json {
+        as_json(&Report { verdict: &verdict, arrived: &arrived })
+    } else {
+        text::arrived(&arrived) + &text::verdict(&verdict, &good)
+    };
+    finish(&text, &verdict)
+}
+
+/// Prints the result; the exit code is the verdict's if it could be printed.
+pub fn finish(text: &str, verdict: &Verdict) -> u8 {
+    match print(text) {
+        exit::OK => verdict.exit_code(),
+        code => code,
+    }
+}
+
+/// A result as JSON, with a newline.
+pub fn as_json(report: &impl Serialize) -> String {
+    // Structs of numbers, texts and lists are always JSON.
+    serde_json::to_string_pretty(report).map_or_else(|error| format!("{error}\n"), |text| text + "\n")
+}
+
+/// Tells the operator of something that the system refused; the exit code.
+pub fn tell(text: &str) -> u8 {
+    complain(text);
+    exit::SYSTEM
+}
+
+/// What is tolerated, proven.
+///
+/// # Errors
+/// The share is none.
+pub fn tolerance(loss_share: f64, in_order: bool) -> Result<Tolerance, String> {
+    if !(0.0..=1.0).contains(&loss_share) {
+        return Err(format!("--allow-loss {loss_share}: give a share from 0 to 1, as 0.001"));
+    }
+    Ok(Tolerance { loss_share, in_order })
+}
+
+/// The addresses of `--health`.
+///
+/// # Errors
+/// A part is no address.
+pub fn health_addresses(list: Option<&str>) -> Result<Vec<SocketAddr>, String> {
+    let addresses = list.map(|list| parse_addresses(list).map_err(|error| format!("--health: {error}")));
+    Ok(addresses.transpose()?.unwrap_or_default())
+}
+
+/// µs of a number of seconds.
+///
+/// # Errors
+/// It is negative, no number, or more than about 30 years.
+pub fn seconds_to_us(option: &str, seconds: f64) -> Result<u64, String> {
+    if !(0.0..=1e9).contains(&seconds) {
+        return Err(format!("{option} {seconds}: give a number of seconds"));
+    }
+    Ok((seconds * 1e6) as u64)
+}
+
+/// What the options mean.
+struct Proven {
+    listen: Vec<SocketAddr>,
+    health: Vec<SocketAddr>,
+    account: Account,
+}
+
+fn prove(options: &Options) -> Result<Proven, String> {
+    let listen = parse_addresses(&options.listen).map_err(|error| format!("--listen: {error}"))?;
+    seconds_to_us("--idle", options.idle)?;
+    options.seconds.map(|seconds| seconds_to_us("--seconds", seconds)).transpose()?;
+    if options.names == 0 || options.names > NAMES_MAX {
+        return Err(format!("--names {}: give 1 to {NAMES_MAX}", options.names));
+    }
+    let account = match &options.replay {
+        Some(path) => Account::Replayed(Box::new(replayed::Replayed::new(Arc::new(Replay::load(path)?)))),
+        None => Account::Sequenced(Box::new(Sequenced::new(options.names, None))),
+    };
+    Ok(Proven { listen, health: health_addresses(options.health.as_deref())?, account })
+}
+
+fn receive(proven: Proven, options: &Options) -> Result<Arrived, String> {
+    let cannot = |error: io::Error| format!("the sink cannot work: {error}");
+    let mut interrupt = Interrupt::new().map_err(cannot)?;
+    let sinks = Sinks::bind(&proven.listen, options.receive_buffer)?;
+    health::spawn(health::bind(&proven.health)?).map_err(cannot)?;
+    for address in sinks.addresses() {
+        // Also with --quiet: with port 0 there is no other way to know.
+        complain(&format!("listening on {address}"));
+    }
+    let live = Arc::new(SinkLive::default());
+    let thread = sinks.spawn(proven.account, Arc::clone(&live)).map_err(cannot)?;
+    wait(&mut interrupt, &live, options);
+    live.stop.store(true, Ordering::Release);
+    let received = thread.join().map_err(|_| "the receiving thread ended in a panic".to_owned())?;
+    Ok(received.figures(&options.expect.map_or(Expected::Unknown, Expected::Total)))
+}
+
+/// Until the load is over, or the operator has seen enough.
+fn wait(interrupt: &mut Interrupt, live: &SinkLive, options: &Options) {
+    let begin_us = host_now_us();
+    let end_us = options.seconds.map(|seconds| begin_us + (seconds * 1e6) as u64);
+    let idle_us = (options.idle * 1e6) as u64;
+    let (mut marked_us, mut next_us, mut last) = (None, begin_us + PROGRESS_US, 0);
+    loop {
+        let asked = interrupt.sleep(LOOK_MS);
+        let now_us = host_now_us();
+        if asked || end_us.is_some_and(|end_us| now_us >= end_us) {
+            return;
+        }
+        let sent = options.expect.or(live.total());
+        let last_us = live.last_arrival_us.load(Ordering::Relaxed);
+        let quiet_us = now_us.saturating_sub(last_us);
+        let unique = live.unique.load(Ordering::Relaxed);
+        if marked_us.is_none() && live.total().is_some() {
+            marked_us = Some(now_us);
+        }
+        let standing = Standing {
+            sent: sent.unwrap_or(u64::MAX),
+            arrived: unique,
+            quiet_us,
+            waited_us: marked_us.map_or(0, |marked_us| now_us - marked_us),
+        };
+        if last_us > 0 && is_over(&standing, idle_us) {
+            return;
+        }
+        if now_us >= next_us && !options.quiet {
+            progress(now_us - begin_us, live, &mut last);
+            next_us = now_us + PROGRESS_US;
+        }
+    }
+}
+
+fn progress(elapsed_us: u64, live: &SinkLive, last: &mut u64) {
+    let get = |figure: &std::sync::atomic::AtomicU64| figure.load(Ordering::Relaxed);
+    let metrics = get(&live.metrics);
+    complain(&format!(
+        "{:>4} s  arrived {} metrics/s, {} in all  duplicated {}  misplaced {}  dropped at the sinks {}",
+        elapsed_us / 1_000_000,
+        grouped(metrics - *last),
+        grouped(metrics),
+        grouped(get(&live.duplicated)),
+        grouped(get(&live.misplaced)),
+        grouped(get(&live.dropped)),
+    ));
+    *last = metrics;
+}

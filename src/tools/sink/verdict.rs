@@ -1,0 +1,175 @@
+//! Good or bad, and why. Pure.
+//!
+//! In: what arrived, what is tolerated. Out: a [`Verdict`], and with it the exit code. Next: `text.rs` shows it.
+
+use super::figures::Arrived;
+use super::text::{grouped, percent};
+use crate::exit;
+use serde::Serialize;
+
+/// What is tolerated.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tolerance {
+    /// Share of the metrics sent that may be lost, 0 to 1.
+    pub loss_share: f64,
+    /// Whether metrics that changed their order are bad.
+    pub in_order: bool,
+}
+
+/// The end of a measurement.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Whether all is as it should be.
+    pub good: bool,
+    /// What is not; empty if it is good.
+    pub reasons: Vec<String>,
+    /// What else should be known about the measurement.
+    pub notes: Vec<String>,
+}
+
+impl Verdict {
+    /// A verdict on what arrived.
+    pub fn on(arrived: &Arrived, tolerance: &Tolerance) -> Verdict {
+        let mut verdict = Verdict::default();
+        verdict.weigh_loss(arrived, tolerance);
+        verdict.weigh_the_rest(arrived, tolerance);
+        verdict.note(arrived);
+        verdict.good = verdict.reasons.is_empty();
+        verdict
+    }
+
+    /// Adds a reason why it is bad.
+    pub fn blame(&mut self, reason: String) {
+        self.reasons.push(reason);
+        self.good = false;
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        if self.good { exit::OK } else { exit::BAD_VERDICT }
+    }
+
+    fn weigh_loss(&mut self, arrived: &Arrived, tolerance: &Tolerance) {
+        let expected = arrived.expected.unwrap_or(arrived.unique + arrived.lost);
+        if arrived.unique == 0 {
+            self.reasons.push(match arrived.expected {
+                Some(0) => "nothing was sent".into(),
+                _ => "nothing arrived".into(),
+            });
+            return;
+        }
+        if arrived.unique > expected {
+            let more = grouped(arrived.unique - expected);
+            self.reasons
+                .push(format!("{more} metrics more arrived than were sent: is another load on its way?"));
+        }
+        let share = arrived.lost as f64 / expected.max(1) as f64;
+        if share > tolerance.loss_share {
+            let lost = grouped(arrived.lost);
+            self.reasons.push(format!("{lost} metrics lost ({} of {})", percent(share), grouped(expected)));
+        } else if arrived.lost > 0 {
+            self.notes.push(format!("{} metrics lost, as was allowed", grouped(arrived.lost)));
+        }
+    }
+
+    fn weigh_the_rest(&mut self, arrived: &Arrived, tolerance: &Tolerance) {
+        let mut blame = |count: u64, what: &str| {
+            if count > 0 {
+                self.reasons.push(format!("{} metrics {what}", grouped(count)));
+            }
+        };
+        blame(arrived.duplicated, "duplicated");
+        let names = grouped(arrived.names_misplaced);
+        blame(arrived.misplaced, &format!("misplaced: {names} names were seen at two sinks"));
+        blame(arrived.undecided, "came so late that they cannot be told from duplicates");
+        blame(arrived.names_beyond, "are of names beyond what the sink has room for: give a larger --names");
+        if tolerance.in_order {
+            blame(arrived.reordered.unwrap_or(0), "arrived after a later one of their name");
+        }
+    }
+
+    fn note(&mut self, arrived: &Arrived) {
+        if arrived.dropped_at_sinks > 0 {
+            self.notes.push(format!(
+                "of the loss, {} datagrams were dropped at the sinks' own sockets, not by the proxy: give a larger \
+                 --receive-buffer, raise net.core.rmem_max, or lower the rate",
+                grouped(arrived.dropped_at_sinks)
+            ));
+        }
+        if arrived.expected.is_none() {
+            self.notes.push(
+                "how many metrics were sent is not known: what is missing at the end of a name goes unnoticed"
+                    .into(),
+            );
+        }
+        if arrived.foreign > 0 {
+            self.notes.push(format!("{} lines arrived that are not of this load", grouped(arrived.foreign)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrived() -> Arrived {
+        Arrived { expected: Some(1000), unique: 1000, reordered: Some(0), ..Arrived::default() }
+    }
+
+    #[test]
+    fn all_there_is_good() {
+        let verdict = Verdict::on(&arrived(), &Tolerance::default());
+        assert_eq!((verdict.good, verdict.exit_code()), (true, 0));
+        assert!(verdict.reasons.is_empty() && verdict.notes.is_empty(), "{verdict:?}");
+    }
+
+    #[test]
+    fn each_defect_is_bad_and_named() {
+        for (change, reason) in [
+            (Arrived { unique: 990, lost: 10, ..arrived() }, "10 metrics lost (1.0000 % of 1,000)"),
+            (Arrived { duplicated: 1, ..arrived() }, "1 metrics duplicated"),
+            (Arrived { misplaced: 4, names_misplaced: 2, ..arrived() }, "4 metrics misplaced: 2 names"),
+            (Arrived { undecided: 3, ..arrived() }, "3 metrics came so late"),
+            (Arrived { names_beyond: 3, ..arrived() }, "--names"),
+            (Arrived { unique: 1001, ..arrived() }, "1 metrics more arrived than were sent"),
+            (Arrived { unique: 0, lost: 1000, ..arrived() }, "nothing arrived"),
+            (Arrived { unique: 0, expected: Some(0), ..arrived() }, "nothing was sent"),
+            (Arrived { unique: 0, expected: None, ..arrived() }, "nothing arrived"),
+        ] {
+            let verdict = Verdict::on(&change, &Tolerance::default());
+            assert_eq!(verdict.exit_code(), 1, "{change:?}");
+            assert!(verdict.reasons.len() == 1 && verdict.reasons[0].contains(reason), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn tolerance_is_for_loss_and_order_is_judged_if_asked() {
+        let lossy = Arrived { unique: 990, lost: 10, ..arrived() };
+        let tolerance = |loss_share| Tolerance { loss_share, in_order: false };
+        assert!(Verdict::on(&lossy, &tolerance(0.01)).good);
+        assert!(!Verdict::on(&lossy, &tolerance(0.009)).good);
+        let duplicated = Arrived { duplicated: 1, ..lossy };
+        assert!(!Verdict::on(&duplicated, &tolerance(0.5)).good);
+        let reordered = Arrived { reordered: Some(1), ..arrived() };
+        assert!(Verdict::on(&reordered, &Tolerance::default()).good);
+        assert!(!Verdict::on(&reordered, &Tolerance { loss_share: 0.0, in_order: true }).good);
+    }
+
+    #[test]
+    fn without_a_total_gaps_count() {
+        let gaps = Arrived { expected: None, unique: 990, lost: 10, ..arrived() };
+        let verdict = Verdict::on(&gaps, &Tolerance::default());
+        assert_eq!(verdict.reasons, ["10 metrics lost (1.0000 % of 1,000)"]);
+        assert!(verdict.notes[0].contains("not known"));
+    }
+
+    #[test]
+    fn the_sinks_own_loss_is_told_apart() {
+        let arrived = Arrived { unique: 990, lost: 10, dropped_at_sinks: 2, ..arrived() };
+        let verdict = Verdict::on(&arrived, &Tolerance::default());
+        assert!(
+            verdict.notes[0].contains("2 datagrams were dropped at the sinks' own sockets"),
+            "{verdict:?}"
+        );
+    }
+}
