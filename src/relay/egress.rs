@@ -21,6 +21,8 @@ pub struct Egress {
     pub busy: bool,
     /// The largest packet that metrics for it are gathered into.
     pub packet_bytes_max: usize,
+    /// The last look through the ready packets that found one of its own.
+    pub seen_at: u64,
     /// Whether its packets may go in trains.
     pub takes_trains: bool,
 }

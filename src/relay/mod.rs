@@ -148,6 +148,8 @@ pub struct Relay {
     /// Packets and metrics that the driver has.
     handed_over: (usize, u64),
     sequence: u64,
+    /// Looks through `ready` so far.
+    look: u64,
     /// Decisions by name, right for this table only.
     cache: HashCache,
     scanner: Scanner,
@@ -176,6 +178,7 @@ impl Relay {
             backlog_bytes: 0,
             handed_over: (0, 0),
             sequence: 0,
+            look: 0,
             cache: HashCache::new(limits.cache_entries),
             scanner: Scanner::new(),
             spans: Some(Box::default()),
@@ -413,9 +416,16 @@ impl Relay {
 
     /// Puts the packets of one backend next to each other, so that they can go in trains; in their order.
     fn order_ready(&mut self) {
-        if self.ready.len() > 1 {
+        // With many backends each has one packet as a rule, and there is nothing to put together.
+        if self.has_several_of_one_backend() {
             self.ready.make_contiguous().sort_unstable_by_key(|packet| (packet.backend, packet.sequence));
         }
+    }
+
+    fn has_several_of_one_backend(&mut self) -> bool {
+        self.look += 1;
+        let (look, egress) = (self.look, &mut self.egress);
+        self.ready.iter().any(|packet| std::mem::replace(&mut egress[packet.backend].seen_at, look) == look)
     }
 
     /// Whether the packet that is handed over next may go in one train with this one, which is then lengthened to the

@@ -140,8 +140,8 @@ fn dead_backends_divert_or_drop() {
     let mut relay = Relay::new(limits(), table(&names, live.clone(), rules()), &sockets(3));
     feed(&mut relay, 0, "foo:1|c\nglork:1|c");
     let packets = out(&mut relay, 0, Flush::All);
-    assert_eq!(texts(&packets), ["glork:1|c", "foo:1|c"]);
-    assert_eq!(packets.iter().map(|packet| packet.backend).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(texts(&packets), ["foo:1|c", "glork:1|c"]);
+    assert_eq!(packets.iter().map(|packet| packet.backend).collect::<Vec<_>>(), [1, 0]);
     assert_eq!(relay.counters().get(Counter::MetricsDiverted), 1);
 
     let rules = Rules { on_node_down: OnNodeDown::Drop, ..rules() };
