@@ -95,6 +95,7 @@ fn relay(scenario: &Scenario) -> Relay {
     let node = |index: usize| RouteNode {
         name: format!("10.0.0.{index}:8125").into(),
         address: "127.0.0.1:9".parse().ok(),
+        gso: true,
         counters: Arc::default(),
     };
     let table = RouteTable {
@@ -105,6 +106,7 @@ fn relay(scenario: &Scenario) -> Relay {
         rules: Rules {
             flush_us: 5_000,
             packet_bytes_max: 1_432,
+            packet_auto: false,
             queue_bytes_max: 262_144,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,
