@@ -240,3 +240,76 @@ fn the_driver_gives_each_packet_of_a_mixed_batch_its_own_outcome() {
     }
     assert_eq!((driver.sends_in_flight(), driver.stray_completions()), (0, 0));
 }
+
+fn joining(bytes: &[u8]) -> statsring::packet::Packet {
+    let mut packet = packet(bytes, 0);
+    packet.may_join = true;
+    packet
+}
+
+#[test]
+fn a_train_is_one_send_and_arrives_as_the_packets_it_was_made_of() {
+    let Some(bed) = bed(&DriverLimits { sends_max: 40, ..limits() }) else { return };
+    let (backend, address) = backend();
+    let (mut driver, _sender) = bed.into_driver();
+    driver.open_backend(SLOT, address).unwrap();
+    let mut log = Log::default();
+    let mut buffer = [0; 2_048];
+    for round in 0..20u8 {
+        // 19 of one length, 3 more than one train takes; then a shorter one, which ends its train; then one that is alone.
+        let mut texts: Vec<Vec<u8>> = (0..19).map(|number| vec![number; 1_432]).collect();
+        texts.push(vec![round; 7]);
+        texts.push(vec![round; 1_432]);
+        for text in &texts {
+            driver.push(joining(text)).unwrap();
+        }
+        let told = log.sent.len() + texts.len();
+        drive(&mut driver, &mut log, "all outcomes", |log| log.sent.len() == told);
+        for text in &texts {
+            let length = backend.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], text);
+        }
+    }
+    assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Sent));
+    assert_eq!(driver.stray_completions(), 0);
+}
+
+#[test]
+fn a_refused_train_comes_back_whole_and_no_more_are_made() {
+    let Some(bed) = bed(&limits()) else { return };
+    let (backend, address) = backend();
+    let (mut driver, _sender) = bed.into_driver();
+    driver.open_backend(SLOT, address).unwrap();
+    let mut log = Log::default();
+    let fd = descriptor_connected_to(address);
+    let value: i32 = 1;
+    // The kernel refuses trains (EINVAL) on a socket without checksums.
+    let set =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, (&raw const value).cast(), 4) };
+    assert_eq!(set, 0);
+    for _ in 0..2 {
+        driver.push(joining(b"same length")).unwrap();
+    }
+    drive(&mut driver, &mut log, "the refusal", |log| log.sent.len() == 2);
+    let refused = |outcome: &SendOutcome| *outcome == SendOutcome::TrainRefused(libc::EINVAL);
+    assert!(log.sent.iter().all(|(_, outcome)| refused(outcome)), "{:?}", log.sent);
+    for _ in 0..2 {
+        driver.push(joining(b"same length")).unwrap();
+    }
+    drive(&mut driver, &mut log, "single sends", |log| log.sent.len() == 4);
+    assert!(log.sent[2..].iter().all(|(_, outcome)| *outcome == SendOutcome::Sent), "{:?}", log.sent);
+    let mut buffer = [0; 64];
+    for _ in 0..2 {
+        assert_eq!(backend.recv(&mut buffer).unwrap(), 11);
+    }
+}
+
+#[test]
+fn the_path_of_loopback_takes_the_longest_datagram() {
+    let Some(bed) = bed(&limits()) else { return };
+    let (_backend, address) = backend();
+    let (mut driver, _sender) = bed.into_driver();
+    assert_eq!(driver.path_payload_bytes(SLOT), None);
+    driver.open_backend(SLOT, address).unwrap();
+    assert_eq!(driver.path_payload_bytes(SLOT), Some(65_507));
+}
