@@ -7,11 +7,11 @@
 #
 # Beside statsring it runs StatsD's proxy.js (npm), statsdproxy (crates.io) and a floor that receives and discards.
 # The peers are installed once, below ${XDG_CACHE_HOME:-~/.cache}/statsring-compare; what cannot be installed is named and
-# left out. Needs two cores, python3, taskset, cargo; node and npm for proxy.js; ss for the buffers that were granted.
+# left out. Needs two cores, python3 (3.9 or later), taskset, cargo; node and npm for proxy.js; ss for the buffers that were granted.
 # As root it sets net.core.rmem_default for the table with equal buffers, and puts it back.
 set -euo pipefail
-cd "$(dirname "$0")"
-# shellcheck source=scripts/compare/prepare.sh
-. compare/prepare.sh
+folder=$(dirname "$0")/compare
+# shellcheck source-path=SCRIPTDIR source=compare/prepare.sh
+. "$folder/prepare.sh"
 prepare "$@"
-exec python3 compare/compare.py "$@"
+exec python3 "$folder/compare.py" "$@"

@@ -4,10 +4,10 @@
 In: options. Out: Markdown on stdout, JSON in a file. Next: report.py writes the tables.
 """
 
-import argparse
 import datetime
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -30,7 +30,7 @@ EQUAL_BYTES = 16 << 20
 
 
 def parse():
-    parser = argparse.ArgumentParser(
+    parser = machine.Parser(
         prog="compare.sh", description="statsring beside other StatsD proxies.",
         epilog="Run it on an idle machine. Figures of different machines or hours do not compare; ratios of one run do. "
                "STATSRING=path measures that program, LOAD=path generates the load with that one.")
@@ -61,14 +61,17 @@ def parse():
 
 
 def in_turn(members, round_):
-    """Another one begins in each round, so that none always follows the same one."""
-    shift = round_ % len(members)
-    order = members[shift:] + members[:shift]
-    # The floor is offered what statsring was offered.
-    return sorted(order, key=lambda program: program.is_floor)
+    """Another one begins in each round, so that none always follows the same one; the floor comes right after statsring,
+    whose load it is offered and with which it is paired."""
+    floors = [program for program in members if program.is_floor]
+    others = [program for program in members if not program.is_floor]
+    shift = round_ % max(len(others), 1)
+    order = others[shift:] + others[:shift]
+    place = next((index + 1 for index, program in enumerate(order) if program.name == report.OURS), len(order))
+    return order[:place] + floors + order[place:]
 
 
-def measure_load(bench, members, load, runs, granted):
+def measure_load(bench, members, load, runs, granted, failed):
     rows = []
     for round_ in range(runs):
         offered = None
@@ -76,8 +79,18 @@ def measure_load(bench, members, load, runs, granted):
             asked = load
             if program.is_floor and load.rate is None and offered:
                 asked = Load(load.name, int(offered), load.metrics)
-            row = measure(bench, program, asked, granted)
-            if program.name == "statsring":
+            if (load.name, program.name) in failed:
+                continue
+            try:
+                row = measure(bench, program, asked, granted)
+            except Failure as failure:
+                # A peer that does not survive a load is a result; statsring has to.
+                if isinstance(program, (programs.Statsring, programs.Floor)):
+                    raise
+                say(f"  {failure}")
+                failed[load.name, program.name] = str(failure)
+                continue
+            if program.name == report.OURS:
                 offered = row["rate"]
             rows.append({"program": program.name, "load": load.name, "round": round_} | row)
             delivered = f", {row['delivered']:.4f} delivered" if "delivered" in row else ""
@@ -88,11 +101,11 @@ def measure_load(bench, members, load, runs, granted):
     return rows
 
 
-def measure_table(bench, members, loads, runs, granted):
+def measure_table(bench, members, loads, runs, granted, failed):
     rows = []
     for load in loads:
         say(f"{load.name}, {runs} rounds:")
-        rows += measure_load(bench, members, load, runs, granted)
+        rows += measure_load(bench, members, load, runs, granted, failed)
     return rows
 
 
@@ -100,12 +113,11 @@ def collect(options):
     bench = Bench.of(options)
     members, missing = programs.chosen(options.programs, options.variant, options.build)
     loads = [LOADS[name] for name in options.loads.split(",")]
-    if options.programs is None:
-        say(f"programs: {', '.join(program.name for program in members)}")
+    failed = {}
     run = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine.describe(),
-        "command": "scripts/compare.sh" + "".join(f" {word}" for word in sys.argv[1:]),
+        "command": shlex.join(["scripts/compare.sh", *sys.argv[1:]]),
         "runs": options.runs, "seconds": options.seconds, "warm_up": options.warm_up, "cores": options.cores,
         "receive_default": machine.host_receive_default(),
         "load_average": os.getloadavg(),
@@ -117,13 +129,14 @@ def collect(options):
         say("idle:")
         run["idle"] = {program.name: idle(bench, program) for program in members}
     if options.buffers != "equal":
-        run["tables"]["default"] = measure_table(bench, members, loads, options.runs, None)
+        run["tables"]["default"] = measure_table(bench, members, loads, options.runs, None, failed)
     if options.buffers != "default":
         allowed = EQUAL_BYTES if machine.may_set_receive_default() else run["receive_default"]
         equal = options.equal or allowed
         with machine.receive_default(equal):
             run["equal_bytes"] = equal
-            run["tables"]["equal"] = measure_table(bench, members, loads, options.runs, equal)
+            run["tables"]["equal"] = measure_table(bench, members, loads, options.runs, equal, failed)
+    run["failed"] = [{"load": load, "name": name, "why": why} for (load, name), why in failed.items()]
     return run
 
 
@@ -148,4 +161,4 @@ def main():
 
 
 if __name__ == "__main__":
-    machine.main_with_signals(main)
+    machine.main_with_signals("compare.sh", main)

@@ -3,6 +3,7 @@
 In: process ids, ports. Out: numbers from /proc and from ss. Next: measure.py reads them before, while and after a load.
 """
 
+import argparse
 import contextlib
 import os
 import random
@@ -18,15 +19,34 @@ RMEM_DEFAULT = Path("/proc/sys/net/core/rmem_default")
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
+EXIT_USAGE, EXIT_SYSTEM = 64, 71
+
+
 class Failure(Exception):
     """Ends the script with its text."""
+
+    code = EXIT_SYSTEM
+
+
+class Usage(Failure):
+    """What was asked for makes no sense."""
+
+    code = EXIT_USAGE
+
+
+class Parser(argparse.ArgumentParser):
+    """With the exit code that all of this project's programs have for wrong usage."""
+
+    def error(self, message):
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
 
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def main_with_signals(main):
+def main_with_signals(name, main):
     """Runs `main`; a signal ends it as an exception, so that what was started is ended and what was set is put back."""
 
     def stop(number, _frame):
@@ -37,8 +57,8 @@ def main_with_signals(main):
     try:
         sys.exit(main())
     except Failure as failure:
-        say(f"{Path(sys.argv[0]).name}: {failure}")
-        sys.exit(71)
+        say(f"{name}: {failure}")
+        sys.exit(failure.code)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -6,6 +6,7 @@ The generator and the sinks (`statsring load`) run on one core, the program on t
 program anew and warms it up with the same load, which does not count.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import machine
-from machine import Failure
+from machine import Failure, Usage
 from programs import Ports, release
 
 NODES = 3
@@ -52,13 +53,16 @@ class Bench:
 
     @staticmethod
     def of(options):
-        load_core, program_core = (int(core) for core in options.cores.split(","))
+        try:
+            load_core, program_core = (int(core) for core in options.cores.split(","))
+        except ValueError as error:
+            raise Usage(f"--cores {options.cores}: give two, as 0,1") from error
         path = Path(os.environ.get("LOAD") or os.environ.get("STATSRING") or release("statsring")).absolute()
         if not os.access(path, os.X_OK):
             raise Failure(f"no program at {path}")
         allowed = os.sched_getaffinity(0)
         if load_core == program_core or not {load_core, program_core} <= allowed:
-            raise Failure(f"--cores {options.cores}: two different cores are needed, of {sorted(allowed)}")
+            raise Usage(f"--cores {options.cores}: two different cores are needed, of {sorted(allowed)}")
         # What this script itself does shall not disturb the program under test.
         os.sched_setaffinity(0, {load_core})
         return Bench(options.seconds, options.warm_up, load_core, program_core, path)
@@ -71,10 +75,14 @@ class Bench:
         ]
         if sinks:
             command += ["--sink", ",".join(str(port) for port in sinks)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # However this script ends, its load ends too.
+        atexit.register(process.kill)
+        return process
 
     def result_of(self, process):
         out, error = process.communicate()
+        atexit.unregister(process.kill)
         # 1 is a verdict on what arrived, which is what is measured here.
         if process.returncode not in (0, 1) or not out:
             raise Failure(f"{self.load_program} load ended with {process.returncode}: {error or out}")
@@ -120,7 +128,7 @@ def running(program, ports, core, granted):
             wait_for(process, ports.listen, program.name, log)
             yield process.pid
             if process.poll() is not None:
-                raise Failure(f"{program.name} did not survive: {log.read_text()[-2000:]}")
+                raise Failure(f"{program.name} did not survive:\n{log.read_text()[-2000:]}")
         finally:
             end(process)
 
@@ -134,7 +142,7 @@ def wait_for(process, port, name, log):
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    raise Failure(f"{name} did not start: {log.read_text()[-2000:]}")
+    raise Failure(f"{name} did not start:\n{log.read_text()[-2000:]}")
 
 
 def end(process):
@@ -184,6 +192,7 @@ def measure(bench, program, load, granted=None):
 def cost(bench, pid):
     return {
         "cpu_ns": machine.cpu_ns(pid),
+        "switches": machine.switches(pid),
         "core_ns": machine.core_busy_ns(bench.program_core),
         "wall_ns": time.monotonic_ns(),
     }
@@ -202,6 +211,7 @@ def figures(result, spent):
         "us_per_sent": spent["cpu_ns"] / sent["datagrams"] / 1e3,
         "us_per_received": spent["cpu_ns"] / max(received, 1) / 1e3,
         "cores": spent["cpu_ns"] / 1e9 / sent["seconds"],
+        "switches_per_second": spent["switches"] / sent["seconds"],
         # What others used of the program's core: the measurement is good while this is small.
         "foreign_share": max(spent["core_ns"] - spent["cpu_ns"], 0) / spent["wall_ns"],
     }

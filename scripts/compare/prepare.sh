@@ -6,9 +6,10 @@ missing() {
     exit 71
 }
 
-# prepare ARGUMENTS: builds, unless only help is asked for.
+# prepare ARGUMENTS: builds, unless nothing is to be measured.
 prepare() {
-    local argument
+    local argument manifest
+    manifest=$(dirname "${BASH_SOURCE[0]}")/../../Cargo.toml
     command -v python3 >/dev/null || missing python3 python3
     command -v taskset >/dev/null || missing taskset util-linux
     for argument in "$@"; do
@@ -19,7 +20,7 @@ prepare() {
     command -v cargo >/dev/null || missing cargo "from https://rustup.rs"
     export PYTHONDONTWRITEBYTECODE=1
     if [ -z "${STATSRING:-}" ]; then
-        cargo build --quiet --release
+        cargo build --quiet --release --manifest-path "$manifest"
     fi
-    cargo build --quiet --release --example discard
+    cargo build --quiet --release --manifest-path "$manifest" --example discard
 }

@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine import Failure, say
+from machine import Failure, Usage, say
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -209,15 +209,16 @@ def chosen(names, variants=(), builds=()):
         try:
             config = json.loads("{" + keys + "}")
         except ValueError as error:
-            raise Failure(f"--variant {text!r}: give NAME=\"key\": value, ... ({error})") from error
+            raise Usage(f"--variant {text!r}: give NAME=\"key\": value, ... ({error})") from error
         every[name] = Statsring(name, config=config)
     for text in builds:
         name, _, path = text.partition("=")
         every[name] = Statsring(name, path=Path(path).absolute())
-    wanted = list(every) if names is None else names.split(",")
+    # A variant and a build are wanted, or they would not have been given.
+    wanted = list(every) if names is None else [*names.split(","), *(name for name in every if name not in known())]
     unknown = [name for name in wanted if name not in every]
     if unknown:
-        raise Failure(f"unknown program {unknown[0]!r}: give some of {', '.join(every)}")
+        raise Usage(f"unknown program {unknown[0]!r}: give some of {', '.join(every)}")
     cache_folder().mkdir(parents=True, exist_ok=True)
     programs, missing = [], []
     for name in wanted:

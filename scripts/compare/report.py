@@ -88,8 +88,11 @@ def targets(run):
 
 
 def number(value, digits=2):
+    """With so many digits behind the point; `None` = as many as its size deserves."""
     if value is None:
         return "–"
+    if digits is None:
+        digits = 1 if value >= 3 else 2
     return f"{value:,.{digits}f}"
 
 
@@ -133,7 +136,7 @@ def ratio_table(entries):
         cells = [load, f"1 ({middle(own[OURS]['figures']['us_per_received'])} µs)"]
         if has_floor:
             cells.append(ranged(own[OURS]["ratio_to_floor"]))
-        cells += [ranged(own[name]["ratio_to_statsring"], 1) if name in own else "–" for name in programs]
+        cells += [ranged(own[name]["ratio_to_statsring"], None) if name in own else "–" for name in programs]
         body.append(cells)
     head = ["load", "statsring"] + (["statsring / floor"] if has_floor else []) + programs
     return table(head, body)
@@ -141,7 +144,7 @@ def ratio_table(entries):
 
 def detail_table(entries):
     head = ["load", "program", "datagrams/s", "µs CPU per datagram sent", "per datagram received", "cores used",
-            "not received", "delivered, least", "latency p50, ms", "p99, ms", "MiB resident",
+            "wake-ups/s", "not received", "delivered, least", "latency p50, ms", "p99, ms", "MiB resident",
             "receive buffer, KiB", "socket memory at most, KiB"]
     body = []
     for entry in entries:
@@ -152,7 +155,7 @@ def detail_table(entries):
             entry["load"], entry["program"],
             middle(figures.get("rate"), digits=0),
             ranged(figures.get("us_per_sent")), ranged(figures.get("us_per_received")),
-            middle(figures.get("cores")),
+            middle(figures.get("cores")), middle(figures.get("switches_per_second"), digits=0),
             lost, worst(figures.get("delivered")),
             middle(figures.get("p50_us"), 1e3), middle(figures.get("p99_us"), 1e3),
             middle(figures.get("resident_kib"), 1 << 10, 1),
@@ -197,6 +200,7 @@ def programs_list(run):
     lines = [f"- {entry['name']}: {entry['version']}" + (f"; {entry['note']}" if entry["note"] else "")
              for entry in run["programs"]]
     lines += [f"- not measured: {entry['name']}: {entry['why']}" for entry in run["missing"]]
+    lines += [f"- left out under {entry['load']}: {entry['why'].splitlines()[0].rstrip(":")}" for entry in run.get("failed", [])]
     return "\n".join(lines)
 
 

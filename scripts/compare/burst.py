@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Bursts into a small receive buffer: what statsring loses beside a reader that is woken for each datagram.
+
+In: options. Out: a Markdown table, JSON in a file.
+
+While statsring sleeps, the socket's receive buffer is the only buffer. So this is what its sleeps could cost: datagrams
+that the kernel dropped at the program's socket. Nobody reads at the backends' ports: they only have to be there.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from statistics import median
+
+import machine
+import programs
+import report
+from machine import say
+from measure import Bench, Load, cost, healthy_ports, running
+from programs import Floor, Statsring
+
+# Asked of the kernel, which grants twice as much: 256 small datagrams.
+RECEIVE_BUFFER = 106_496
+BURSTS = [200, 600, 2_000]
+# Datagrams a second beside the bursts, and seconds between two bursts: after a silence nothing is known of the traffic.
+CASES = {"after silence": (0, 2.0), "on 1,000/s": (1_000, 0.5)}
+READER = "a reader woken per datagram"
+
+
+def parse():
+    parser = machine.Parser(
+        prog="burst.sh", description="Datagrams lost of bursts into a small receive buffer.",
+        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that one.")
+    add = parser.add_argument
+    add("--runs", type=int, default=5, help="of each program and case (%(default)s)")
+    add("--bursts", type=int, default=5, help="in a run (%(default)s)")
+    add("--sizes", default=",".join(map(str, BURSTS)), help="datagrams of a burst (%(default)s)")
+    add("--receive-buffer", type=int, default=RECEIVE_BUFFER, help="bytes, as asked (%(default)s)")
+    add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
+    add("--json", type=Path, metavar="FILE", help="every run")
+    options = parser.parse_args()
+    try:
+        options.sizes = [int(size) for size in options.sizes.split(",")]
+    except ValueError:
+        parser.error(f"--sizes {options.sizes}: give numbers with commas between")
+    # Unused here; a bench has them.
+    options.seconds, options.warm_up = 0, 0
+    return options
+
+
+def members():
+    found = [
+        Statsring("statsring"),
+        Floor(READER, each=True),
+        Statsring("statsring that never sleeps", config={"flushInterval": 0}),
+        Floor("the floor that sleeps as statsring"),
+    ]
+    for program in found:
+        program.install()
+    return found
+
+
+@contextlib.contextmanager
+def deaf_backends(ports):
+    """Sockets that take what comes and never read it."""
+    with contextlib.ExitStack() as stack:
+        for port in ports.nodes:
+            backend = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            backend.bind(("127.0.0.1", port))
+        yield
+
+
+def measure(bench, program, size, bursts, case, granted):
+    """Datagrams sent and lost; none but the kernel loses any, or the account says so."""
+    beside, pause_s = CASES[case]
+    with healthy_ports() as ports, deaf_backends(ports), running(program, ports, bench.program_core, granted) as pid:
+        time.sleep(1.5)
+        before, start = machine.drops_at(ports.listen), cost(bench, pid)
+        seconds = bursts * pause_s
+        background = None
+        if beside:
+            background = bench.start_load(ports, Load("", beside, 1), seconds + 1, "b", [])
+            time.sleep(0.7)
+        more = ["--burst", str(size), "--datagrams", str(size * bursts)]
+        rate = max(round(size / pause_s), 1)
+        result = bench.result_of(bench.start_load(ports, Load("", rate, 1), seconds + 5, "m", [], more))
+        sent = result["sent"]["datagrams"]
+        if background:
+            sent += bench.result_of(background)["sent"]["datagrams"]
+        spent = {key: value - start[key] for key, value in cost(bench, pid).items()}
+        return {
+            "sent": sent, "lost": machine.drops_at(ports.listen) - before,
+            "foreign_share": max(spent["core_ns"] - spent["cpu_ns"], 0) / spent["wall_ns"],
+        }
+
+
+def collect(options):
+    bench = Bench.of(options)
+    rows = []
+    programs_ = members()
+    for case in CASES:
+        for size in options.sizes:
+            say(f"bursts of {size} {case}:")
+            for round_ in range(options.runs):
+                shift = round_ % len(programs_)
+                for program in programs_[shift:] + programs_[:shift]:
+                    row = measure(bench, program, size, options.bursts, case, 2 * options.receive_buffer)
+                    rows.append({"case": case, "size": size, "round": round_, "program": program.name} | row)
+                    say(f"  {program.name}: {row['lost']} of {row['sent']} lost, "
+                        f"{row['foreign_share']:.0%} of the core used by others")
+    return rows, programs_
+
+
+def body_of(rows, names):
+    """One line for each case: losses of each program, and the rounds in which statsring lost more than the reader."""
+    for case, size in dict.fromkeys((row["case"], row["size"]) for row in rows):
+        own = [row for row in rows if (row["case"], row["size"]) == (case, size)]
+        lost = {name: [row["lost"] for row in own if row["program"] == name] for name in names}
+        sent = [row["sent"] for row in own if row["program"] == names[0]]
+        cells = [f"{size} {case}", f"{median(sent):,.0f}"]
+        cells += [f"{median(lost[name]):,.0f} ({min(lost[name]):,} to {max(lost[name]):,})" for name in names]
+        more = sum(ours > others for ours, others in zip(lost[report.OURS], lost[READER]))
+        yield cells + [f"{more} of {len(sent)}"]
+
+
+def markdown(options, rows, names):
+    foreign = max(row["foreign_share"] for row in rows)
+    parts = [
+        f"{machine.describe()}; `receiveBuffer` {options.receive_buffer:,} of every program; {options.runs} rounds of "
+        f"{options.bursts} bursts. Datagrams lost in a round: median (least to most).",
+        report.table(["bursts of", "sent in a round", *names, "rounds in which statsring lost more than the reader"],
+                     list(body_of(rows, names))),
+    ]
+    if foreign > report.FOREIGN_SHARE_MAX:
+        parts.insert(1, f"**The machine was not idle**: others used up to {foreign:.0%} of the program's core. Whoever waits "
+                        "for the core loses what comes meanwhile: these losses say little.")
+    return "\n\n".join(parts) + "\n"
+
+
+def main():
+    options = parse()
+    programs.cache_folder().mkdir(parents=True, exist_ok=True)
+    rows, measured = collect(options)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine.describe(), "rows": rows}, indent=1) + os.linesep)
+    print(markdown(options, rows, [program.name for program in measured]))
+    return 0
+
+
+if __name__ == "__main__":
+    machine.main_with_signals("burst.sh", main)
