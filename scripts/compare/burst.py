@@ -8,6 +8,7 @@ that the kernel dropped at the program's socket. Nobody reads at the backends' p
 """
 
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -19,7 +20,17 @@ import machine
 import programs
 import report
 from machine import say
-from measure import Bench, Load, cost, healthy_ports, running
+from measure import (
+    FOREIGN_SHARE_MAX,
+    Bench,
+    Load,
+    add_bench_options,
+    foreign_share,
+    healthy_ports,
+    running,
+    spent_by,
+    undisturbed,
+)
 from programs import Floor, Statsring
 
 # Asked of the kernel, which grants twice as much: 256 small datagrams.
@@ -33,13 +44,14 @@ READER = "a reader woken per datagram"
 def parse():
     parser = machine.Parser(
         prog="burst.sh", description="Datagrams lost of bursts into a small receive buffer.",
-        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that one.")
+        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
+               "one.")
     add = parser.add_argument
     add("--runs", type=int, default=5, help="of each program and case (%(default)s)")
     add("--bursts", type=int, default=5, help="in a run (%(default)s)")
     add("--sizes", default=",".join(map(str, BURSTS)), help="datagrams of a burst (%(default)s)")
     add("--receive-buffer", type=int, default=RECEIVE_BUFFER, help="bytes, as asked (%(default)s)")
-    add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
+    add_bench_options(parser)
     add("--json", type=Path, metavar="FILE", help="every run")
     options = parser.parse_args()
     try:
@@ -78,7 +90,7 @@ def measure(bench, program, size, bursts, case, granted):
     beside, pause_s = CASES[case]
     with healthy_ports() as ports, deaf_backends(ports), running(program, ports, bench.program_core, granted) as pid:
         time.sleep(1.5)
-        before, start = machine.drops_at(ports.listen), cost(bench, pid)
+        before, spent = machine.drops_at(ports.listen), spent_by(bench, pid)
         seconds = bursts * pause_s
         background = None
         if beside:
@@ -90,11 +102,8 @@ def measure(bench, program, size, bursts, case, granted):
         sent = result["sent"]["datagrams"]
         if background:
             sent += bench.result_of(background)["sent"]["datagrams"]
-        spent = {key: value - start[key] for key, value in cost(bench, pid).items()}
-        return {
-            "sent": sent, "lost": machine.drops_at(ports.listen) - before,
-            "foreign_share": max(spent["core_ns"] - spent["cpu_ns"], 0) / spent["wall_ns"],
-        }
+        lost = machine.drops_at(ports.listen) - before
+        return {"sent": sent, "lost": lost, "foreign_share": foreign_share(spent())}
 
 
 def collect(options):
@@ -107,10 +116,11 @@ def collect(options):
             for round_ in range(options.runs):
                 shift = round_ % len(programs_)
                 for program in programs_[shift:] + programs_[:shift]:
-                    row = measure(bench, program, size, options.bursts, case, 2 * options.receive_buffer)
+                    row = undisturbed(bench, functools.partial(
+                        measure, bench, program, size, options.bursts, case, 2 * options.receive_buffer))
                     rows.append({"case": case, "size": size, "round": round_, "program": program.name} | row)
                     say(f"  {program.name}: {row['lost']} of {row['sent']} lost, "
-                        f"{row['foreign_share']:.0%} of the core used by others")
+                        f"{row['foreign_share']:.0%} of a core used by others")
     return rows, programs_
 
 
@@ -134,9 +144,9 @@ def markdown(options, rows, names):
         report.table(["bursts of", "sent in a round", *names, "rounds in which statsring lost more than the reader"],
                      list(body_of(rows, names))),
     ]
-    if foreign > report.FOREIGN_SHARE_MAX:
-        parts.insert(1, f"**The machine was not idle**: others used up to {foreign:.0%} of the program's core. Whoever waits "
-                        "for the core loses what comes meanwhile: these losses say little.")
+    if foreign > FOREIGN_SHARE_MAX:
+        parts.insert(1, f"**The machine was not idle**: others used up to {foreign:.0%} of one of the two cores. Whoever "
+                        "waits for the core loses what comes meanwhile: these losses say little.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,7 +15,7 @@ import machine
 import programs
 import report
 from machine import Failure, say
-from measure import Bench, Load, direct, idle, measure
+from measure import Bench, Load, add_bench_options, direct, idle, measure
 
 LOADS = {
     "20k": Load("20,000/s, 1 metric each", 20_000, 1),
@@ -46,7 +46,7 @@ def parse():
     add("--buffers", choices=["default", "equal", "both"], default="both", help="receive buffers (%(default)s)")
     add("--equal", type=int, metavar="BYTES",
         help=f"the equal receive buffer, as granted ({EQUAL_BYTES} as root, who may set net.core.rmem_default; else that)")
-    add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
+    add_bench_options(parser)
     add("--no-idle", action="store_true", help="leave out the idle wake-ups")
     add("--json", type=Path, metavar="FILE", help="every run, and the summary")
     add("--from-json", type=Path, metavar="FILE", help="measure nothing, write the tables of an earlier run")
@@ -95,7 +95,7 @@ def measure_load(bench, members, load, runs, granted, failed):
             rows.append({"program": program.name, "load": load.name, "round": round_} | row)
             delivered = f", {row['delivered']:.4f} delivered" if "delivered" in row else ""
             say(f"  {program.name}: {row['us_per_received']:.2f} µs per datagram{delivered}, "
-                f"{row['foreign_share']:.0%} of the core used by others")
+                f"{row['foreign_share']:.0%} of a core used by others")
         if load.rate:
             rows.append({"program": report.DIRECT, "load": load.name, "round": round_} | direct(bench, load))
     return rows

@@ -13,9 +13,9 @@ import machine
 import programs
 from compare import EQUAL_BYTES, in_turn
 from machine import Failure, say
-from measure import Bench, Load, measure
+from measure import FOREIGN_SHARE_MAX, Bench, Load, add_bench_options, measure
 from plot import Point, svg
-from report import FOREIGN_SHARE_MAX, spread
+from report import spread
 
 RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 150_000, 200_000, 250_000, 300_000, 400_000]
 DOCS = programs.ROOT / "docs"
@@ -29,7 +29,8 @@ COLUMNS = ["program", "rate_asked", "rate", *(f"{name}_{part}" for name in SPREA
 def parse():
     parser = machine.Parser(
         prog="load-curve.sh", description="Loss and CPU against the rate, as CSV and SVG.",
-        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that one.")
+        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
+               "one.")
     add = parser.add_argument
     add("--rates", default=",".join(map(str, RATES)), help="datagrams a second (%(default)s)")
     add("--metrics", type=int, default=1, help="in each datagram (%(default)s)")
@@ -39,7 +40,7 @@ def parse():
     add("--programs", help="some of " + ", ".join(programs.known()))
     add("--buffers", choices=["default", "equal"], default="equal" if machine.may_set_receive_default() else "default",
         help="receive buffers: each program's default, or the same for all, which needs root (%(default)s)")
-    add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
+    add_bench_options(parser)
     add("--csv", type=Path, default=DOCS / "load-curve.csv", metavar="FILE")
     add("--svg", type=Path, default=DOCS / "load-curve.svg", metavar="FILE")
     add("--from-csv", action="store_true", help="measure nothing, draw the CSV that is there")
@@ -96,12 +97,13 @@ def notes(options, members, lines, granted):
     found = [
         f"{machine.describe()}; {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}; load and backends on one core, "
         "the program on another.",
-        f"{metrics_each(options.metrics)} in each datagram; 3 backends, 1 worker; {buffers}; median of {options.runs} runs of {options.seconds:g} s, bars from least to most.",
+        f"{metrics_each(options.metrics)} in each datagram; 3 backends, 1 worker; {buffers}; median of {options.runs} runs "
+        f"of {options.seconds:g} s, bars from least to most.",
         f"{versions}. The floor receives as statsring does and discards.",
     ]
     foreign = max(line["foreign_share"] for line in lines)
     if foreign > FOREIGN_SHARE_MAX:
-        found.append(f"The machine was not idle: others used up to {foreign:.0%} of the program's core.")
+        found.append(f"The machine was not idle: others used up to {foreign:.0%} of one of the two cores.")
     return found
 
 

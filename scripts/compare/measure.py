@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import json
 import os
+import resource
 import socketserver
 import subprocess
 import tempfile
@@ -30,6 +31,9 @@ NAME_BYTES = 28
 # statsdproxy keeps its last packet for up to two seconds.
 SETTLE_S = 3
 SAMPLE_S = 0.05
+# A measurement is good while others use no more of either core.
+FOREIGN_SHARE_MAX = 0.03
+QUIET_PROBE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Bench:
     load_core: int
     program_core: int
     load_program: Path
+    retries: int
+    patience_s: float
 
     @staticmethod
     def of(options):
@@ -65,7 +71,21 @@ class Bench:
             raise Usage(f"--cores {options.cores}: two different cores are needed, of {sorted(allowed)}")
         # What this script itself does shall not disturb the program under test.
         os.sched_setaffinity(0, {load_core})
-        return Bench(options.seconds, options.warm_up, load_core, program_core, path)
+        return Bench(options.seconds, options.warm_up, load_core, program_core, path, options.retries, options.patience)
+
+    def cores_busy_ns(self):
+        return [machine.core_busy_ns(core) for core in (self.load_core, self.program_core)]
+
+    def wait_for_quiet(self):
+        """Until nobody else works on the cores, or the patience is at its end."""
+        end = time.monotonic() + self.patience_s
+        while True:
+            before, began = self.cores_busy_ns(), time.monotonic_ns()
+            time.sleep(QUIET_PROBE_S)
+            took = time.monotonic_ns() - began
+            busy = max(now - then for now, then in zip(self.cores_busy_ns(), before)) / took
+            if busy <= FOREIGN_SHARE_MAX or time.monotonic() > end:
+                return
 
     def start_load(self, ports, load, seconds, run, sinks, more=()):
         command = [
@@ -87,6 +107,27 @@ class Bench:
         if process.returncode not in (0, 1) or not out:
             raise Failure(f"{self.load_program} load ended with {process.returncode}: {error or out}")
         return json.loads(out)
+
+
+def add_bench_options(parser):
+    add = parser.add_argument
+    add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
+    add("--retries", type=int, default=3,
+        help="of a run in which others used more than 3 %% of a core; the least disturbed one counts (%(default)s)")
+    add("--patience", type=float, default=30, metavar="S", help="to wait for quiet cores before a run (%(default)s)")
+
+
+def undisturbed(bench, measure_once):
+    """The first run that others did not disturb, else the one that they disturbed least."""
+    best = None
+    for attempt in range(1 + bench.retries):
+        bench.wait_for_quiet()
+        row = measure_once() | {"attempts": attempt + 1}
+        if best is None or row["foreign_share"] < best["foreign_share"]:
+            best = row
+        if best["foreign_share"] <= FOREIGN_SHARE_MAX:
+            break
+    return best
 
 
 class Health(socketserver.BaseRequestHandler):
@@ -173,29 +214,48 @@ class Sampler(threading.Thread):
 
 def measure(bench, program, load, granted=None):
     """What `program` made of `load`."""
+    return undisturbed(bench, lambda: measure_once(bench, program, load, granted))
+
+
+def measure_once(bench, program, load, granted):
     with healthy_ports() as ports, running(program, ports, bench.program_core, granted) as pid:
         sinks = [] if program.is_floor else ports.nodes
         bench.result_of(bench.start_load(ports, load, bench.warm_up, "w", sinks))
         owned = machine.inodes(pid)
         sampler = Sampler(owned)
-        before = cost(bench, pid)
+        spent = spent_by(bench, pid)
         sampler.start()
         result = bench.result_of(bench.start_load(ports, load, bench.seconds, "m", sinks))
-        after = cost(bench, pid)
-        row = figures(result, {key: after[key] - before[key] for key in before})
+        row = figures(result, spent())
         row["socket_bytes_peak"] = sampler.stop()
         row["receive_buffer_bytes"], row["socket_bytes_granted"] = machine.granted_bytes(ports.listen, owned)
         row["resident_kib"] = machine.resident_kib(pid)
         return row
 
 
-def cost(bench, pid):
-    return {
-        "cpu_ns": machine.cpu_ns(pid),
-        "switches": machine.switches(pid),
-        "core_ns": machine.core_busy_ns(bench.program_core),
-        "wall_ns": time.monotonic_ns(),
-    }
+def spent_by(bench, pid):
+    """Call the result to learn what was spent since."""
+
+    def now():
+        load_core_ns, program_core_ns = bench.cores_busy_ns()
+        # This script and the loads that have ended.
+        own = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        return {
+            "cpu_ns": machine.cpu_ns(pid),
+            "load_ns": int(1e9 * sum(usage.ru_utime + usage.ru_stime for usage in own)),
+            "switches": machine.switches(pid),
+            "program_core_ns": program_core_ns, "load_core_ns": load_core_ns,
+            "wall_ns": time.monotonic_ns(),
+        }
+
+    before = now()
+    return lambda: {key: value - before[key] for key, value in now().items()}
+
+
+def foreign_share(spent):
+    """What others used of the core where they used more of it."""
+    foreign_ns = max(spent["program_core_ns"] - spent["cpu_ns"], spent["load_core_ns"] - spent["load_ns"], 0)
+    return foreign_ns / spent["wall_ns"]
 
 
 def figures(result, spent):
@@ -212,8 +272,7 @@ def figures(result, spent):
         "us_per_received": spent["cpu_ns"] / max(received, 1) / 1e3,
         "cores": spent["cpu_ns"] / 1e9 / sent["seconds"],
         "switches_per_second": spent["switches"] / sent["seconds"],
-        # What others used of the program's core: the measurement is good while this is small.
-        "foreign_share": max(spent["core_ns"] - spent["cpu_ns"], 0) / spent["wall_ns"],
+        "foreign_share": foreign_share(spent),
     }
     if arrived:
         latency = arrived["latency_us"] or {}
@@ -230,10 +289,17 @@ def figures(result, spent):
 
 def direct(bench, load):
     """The load straight to a sink: what generator, kernel and sink take by themselves."""
+    return undisturbed(bench, lambda: direct_once(bench, load))
+
+
+def direct_once(bench, load):
     with healthy_ports() as ports:
         ports.listen = ports.nodes[0]
+        # No program is under test: whatever runs on its core is foreign, and disturbs nothing.
+        spent = spent_by(bench, os.getpid())
         arrived = bench.result_of(bench.start_load(ports, load, bench.seconds, "m", ports.nodes))["arrived"]
-        return {"p50_us": arrived["latency_us"]["p50"], "p99_us": arrived["latency_us"]["p99"]}
+        share = foreign_share(spent() | {"program_core_ns": 0, "cpu_ns": 0})
+        return {"p50_us": arrived["latency_us"]["p50"], "p99_us": arrived["latency_us"]["p99"], "foreign_share": share}
 
 
 def idle(bench, program):

@@ -7,6 +7,8 @@ Ratios come from pairs: two programs are divided within each round, and the medi
 
 from statistics import median
 
+from measure import FOREIGN_SHARE_MAX
+
 DIRECT = "no proxy"
 OURS, FLOOR = "statsring", "discard floor"
 TITLES = {
@@ -23,7 +25,6 @@ TARGETS = [
     ("20,000/s, 30 metrics each", "proxy.js", 1 / 10),
     ("20,000/s, 30 metrics each", "statsdproxy", 1 / 5),
 ]
-FOREIGN_SHARE_MAX = 0.03
 
 
 def spread(values):
@@ -177,8 +178,8 @@ def target_table(found):
 
 
 def foreign(run):
-    """How much of the program's core others used, at worst."""
-    shares = [row["foreign_share"] for rows in run["tables"].values() for row in rows if "foreign_share" in row]
+    """How much of the two cores others used, at worst."""
+    shares = [row["foreign_share"] for rows in run["tables"].values() for row in rows]
     return max(shares, default=0), sum(share > FOREIGN_SHARE_MAX for share in shares), len(shares)
 
 
@@ -191,8 +192,8 @@ def conditions(run):
     ]
     if many:
         lines.append(
-            f"**The machine was not idle**: in {many} of {all_} runs others used more than {FOREIGN_SHARE_MAX:.0%} of the "
-            f"program's core, {worst_share:.0%} at worst. Take the ratios as rough, and latencies and losses not at all.")
+            f"**The machine was not idle**: in {many} of {all_} runs others used more than {FOREIGN_SHARE_MAX:.0%} of one "
+            f"of the two cores, {worst_share:.0%} at worst. Take the ratios as rough, and latencies and losses not at all.")
     return "\n\n".join(lines)
 
 
@@ -200,7 +201,8 @@ def programs_list(run):
     lines = [f"- {entry['name']}: {entry['version']}" + (f"; {entry['note']}" if entry["note"] else "")
              for entry in run["programs"]]
     lines += [f"- not measured: {entry['name']}: {entry['why']}" for entry in run["missing"]]
-    lines += [f"- left out under {entry['load']}: {entry['why'].splitlines()[0].rstrip(":")}" for entry in run.get("failed", [])]
+    lines += [f"- left out under {entry['load']}: {entry['why'].splitlines()[0].rstrip(':')}"
+              for entry in run.get("failed", [])]
     return "\n".join(lines)
 
 
