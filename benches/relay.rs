@@ -165,25 +165,20 @@ fn parts(criterion: &mut Criterion<CpuTime>) {
                 .sum::<usize>()
         });
     });
-    let (scanner, mut spans) = (wire::Scanner::new(), wire::Spans::new());
-    group.bench_function("scan", |bencher| {
-        bencher.iter(|| {
-            let mut bytes = 0;
-            for datagram in &datagrams {
-                let mut at = 0;
-                while at < datagram.len() {
-                    at = scanner.scan(datagram, at, &mut spans);
-                    bytes += spans
-                        .as_slice()
-                        .iter()
-                        .filter_map(|span| span.key(datagram))
-                        .map(<[u8]>::len)
-                        .sum::<usize>();
+    let mut marks = wire::Marks::new();
+    for scanner in wire::Scanner::all() {
+        group.bench_function(BenchmarkId::new("scan", scanner.name()), |bencher| {
+            bencher.iter(|| {
+                let mut bytes = 0;
+                for datagram in &datagrams {
+                    scanner.each_line(datagram, &mut marks, |_: &[u8], key: Option<&[u8]>| {
+                        bytes += key.map_or(0, <[u8]>::len);
+                    });
                 }
-            }
-            bytes
+                bytes
+            });
         });
-    });
+    }
     group.bench_function("hash", |bencher| {
         bencher.iter(|| names.iter().map(|name| xxh3_64(name)).fold(0, u64::wrapping_add));
     });

@@ -3,7 +3,7 @@
 //! In: the table that control published, between two batches. Out: every backend that stays keeps its packets.
 
 use super::egress::Egress;
-use super::{Opened, Relay, RouteTable};
+use super::{Opened, Relay, RouteTable, few_buckets};
 use crate::packet::{Packet, SocketSlot};
 use crate::stats::DropReason;
 use std::collections::HashMap;
@@ -30,6 +30,7 @@ impl Relay {
         }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
         let grown = table.nodes.len() > self.table.nodes.len();
+        self.few = few_buckets(&table);
         self.table = table;
         if resized || grown {
             self.renew_pool();

@@ -304,7 +304,7 @@ fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
         for _ in 0..4 {
             feed(&mut relay, 0, &line.repeat(9));
         }
-        let longest = out(&mut relay, 0, Flush::All).iter().map(Packet::len).max();
+        let longest = out(&mut relay, 0, Flush::All).iter().map(|packet| packet.len()).max();
         assert!(
             longest.is_some_and(|longest| longest <= expected && longest + line.len() > expected),
             "{longest:?}"
