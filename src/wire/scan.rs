@@ -138,25 +138,35 @@ impl Default for Spans {
 /// Finds lines by the fastest way that this processor has.
 #[derive(Clone, Copy, Debug)]
 pub struct Scanner {
-    find: window::Find,
+    way: window::Way,
 }
 
 impl Scanner {
     /// Looks at the processor.
     pub fn new() -> Scanner {
-        Scanner { find: window::fastest() }
+        Scanner { way: window::fastest() }
     }
 
     /// The way that every processor has, whatever this one could do; for measuring it.
     pub fn portable() -> Scanner {
-        Scanner { find: window::portable() }
+        Scanner { way: window::PORTABLE }
+    }
+
+    /// Every way that this processor has, the fastest first; for measuring them.
+    pub fn all() -> impl Iterator<Item = Scanner> {
+        window::all().map(|way| Scanner { way })
+    }
+
+    /// The way: `AVX2`, `SSE2`, `portable`.
+    pub fn name(&self) -> &'static str {
+        self.way.name
     }
 
     /// Finds the next lines of `datagram` from `from` on, at most [`SPANS_MAX`]; returns where to go on, which is the
     /// datagram's length at its end.
     #[inline]
     pub fn scan(&self, datagram: &[u8], from: usize, spans: &mut Spans) -> usize {
-        (self.find)(datagram, from, spans)
+        (self.way.find)(datagram, from, spans)
     }
 }
 
@@ -250,7 +260,7 @@ mod tests {
 
     /// What each way finds; all of them have to agree.
     fn found(datagram: &[u8]) -> Found {
-        let mut answers: Vec<Found> = window::all().map(|find| found_by(find, datagram)).collect();
+        let mut answers: Vec<Found> = window::all().map(|way| found_by(way.find, datagram)).collect();
         assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
         answers.swap_remove(0)
     }

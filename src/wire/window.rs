@@ -27,23 +27,33 @@ pub struct Masks {
 /// Finds lines of a datagram from an offset on; see `Scanner::scan`.
 pub type Find = fn(&[u8], usize, &mut Spans) -> usize;
 
-/// The fastest way that this processor has.
-pub fn fastest() -> Find {
-    all().next().unwrap_or(find_portable)
-}
-
-/// Every way that this processor has, the fastest first.
-pub fn all() -> impl Iterator<Item = Find> {
-    #[cfg(target_arch = "x86_64")]
-    let special = [is_x86_feature_detected!("avx2").then_some(find_avx2 as Find), Some(find_sse2 as Find)];
-    #[cfg(not(target_arch = "x86_64"))]
-    let special = [];
-    special.into_iter().flatten().chain([find_portable as Find])
+/// One way with its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// As users see it.
+    pub name: &'static str,
+    /// The way itself.
+    pub find: Find,
 }
 
 /// The way that every processor has.
-pub fn portable() -> Find {
-    find_portable
+pub const PORTABLE: Way = Way { name: "portable", find: find_portable };
+
+/// The fastest way that this processor has.
+pub fn fastest() -> Way {
+    all().next().unwrap_or(PORTABLE)
+}
+
+/// Every way that this processor has, the fastest first.
+pub fn all() -> impl Iterator<Item = Way> {
+    #[cfg(target_arch = "x86_64")]
+    let special = [
+        is_x86_feature_detected!("avx2").then_some(Way { name: "AVX2", find: find_avx2 }),
+        Some(Way { name: "SSE2", find: find_sse2 }),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let special: [Option<Way>; 0] = [];
+    special.into_iter().flatten().chain([PORTABLE])
 }
 
 fn find_portable(datagram: &[u8], from: usize, spans: &mut Spans) -> usize {
