@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub struct LeversView {
     /// How lines are found: `AVX2`, `SSE2`, `portable`.
     pub scanner: &'static str,
-    /// `cacheSize`: names that each worker is to remember.
+    /// Names that each worker is to remember: `cacheSize`, rounded up.
     pub cache_names: usize,
     /// Entries of each worker's cache.
     pub cache_entries: usize,
@@ -85,7 +85,7 @@ fn names(backends: &[&BackendView]) -> String {
 fn cache(levers: &LeversView) -> String {
     match levers.cache_entries {
         0 => "off".to_string(),
-        entries => format!("{} names asked, {entries} entries per worker", levers.cache_names),
+        entries => format!("room for {} names in {entries} entries per worker", levers.cache_names),
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
             [
                 "trains: 20 of 40 packets sent with others",
                 "packet_size: 1432 bytes",
-                "cache: 10000 names asked, 32768 entries per worker",
+                "cache: room for 16384 names in 32768 entries per worker",
                 "coalescing: up to 5 ms; now idle",
                 "scanner: SSE2",
             ]

@@ -139,7 +139,7 @@ mod tests {
             gso: auto\n\
             trains: 20 of 40 packets sent with others\n\
             packet_size: 1432 bytes\n\
-            cache: 10000 names asked, 32768 entries per worker\n\
+            cache: room for 16384 names in 32768 entries per worker\n\
             coalescing: up to 5 ms; now idle\n\
             scanner: SSE2\n\
             receive_buffer: 425984 bytes granted of 16777216 (2 × 8388608 asked)\n\

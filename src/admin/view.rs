@@ -222,7 +222,7 @@ pub(super) mod tests {
             gso: "auto".to_string(),
             levers: LeversView {
                 scanner: "SSE2",
-                cache_names: 10_000,
+                cache_names: 16_384,
                 cache_entries: 32_768,
                 flush_us: 5_000,
                 packet_auto: false,
