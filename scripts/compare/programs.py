@@ -39,10 +39,9 @@ class Ports:
     health: list
 
     def node_list(self):
-        return [
-            {"host": "127.0.0.1", "port": port, "adminport": health}
-            for port, health in zip(self.nodes, self.health)
-        ]
+        """Without admin ports if there are none to ask."""
+        nodes = [{"host": "127.0.0.1", "port": port} for port in self.nodes]
+        return [node | {"adminport": health} for node, health in zip(nodes, self.health)] if self.health else nodes
 
 
 @dataclass
@@ -71,7 +70,8 @@ def run_or_missing(command, what, log):
     with open(log, "w", encoding="utf-8") as out:
         code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
     if code != 0:
-        raise Missing(f"{what} could not be installed, see {log}")
+        say(f"{what}: see {log}")
+        raise Missing(f"{what} could not be installed")
 
 
 def output_of(command):
