@@ -3,7 +3,7 @@
 # section on performance.
 #
 # Usage: scripts/performance.sh [--quick]      less than half an hour
-#        scripts/performance.sh --full         about four hours
+#        scripts/performance.sh --full         two to three hours
 #        scripts/performance.sh --help         lists the options
 #
 # Ended in between, it goes on where it was: each finished step is kept, below target/performance, and measured again only

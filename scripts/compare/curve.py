@@ -19,6 +19,8 @@ from report import spread
 
 RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 150_000, 200_000, 250_000, 300_000, 400_000]
 DOCS = programs.ROOT / "docs"
+# Begins the remark that stands in the CSV only.
+MADE_BY = "Made by"
 TITLE = "Loss and CPU against the rate"
 AXIS = "datagrams a second offered"
 SPREADS = ("delivered", "cores")
@@ -108,6 +110,7 @@ def notes(options, members, lines, granted):
         f"{metrics_each(options.metrics)} in each datagram; 3 backends, 1 worker; {buffers}; median of {options.runs} runs "
         f"of {options.seconds:g} s, bars from least to most.",
         f"{versions}. The floor receives as statsring does and discards.",
+        f"{MADE_BY} `{machine.command_line('load-curve.sh')}`.",
     ]
     foreign = max(line["foreign_share"] for line in lines)
     if foreign > FOREIGN_SHARE_MAX:
@@ -162,7 +165,8 @@ def main():
     else:
         lines, remarks = collect(options)
         write_csv(options.csv, lines, remarks)
-    options.svg.write_text(svg(losses(lines), series(lines, "cores"), TITLE, AXIS, remarks))
+    shown = [remark for remark in remarks if not remark.startswith(MADE_BY)]
+    options.svg.write_text(svg(losses(lines), series(lines, "cores"), TITLE, AXIS, shown))
     say(f"written: {options.csv}, {options.svg}")
     return 0
 

@@ -130,8 +130,8 @@ def short_comparison(run):
         "CPU per datagram that a program received, kernel and user, of the whole process; statsring = 1 (the median of the "
         "rounds' ratios):",
         report.table(["load", OURS, *programs], body),
-        f"Each program with its own defaults. The {report.FLOOR} receives as statsring does and does nothing else. A share in "
-        f"brackets is what arrived at the backends, where that is less than all. {run['machine']}; {run['date']}; median of "
+        f"Each program with its own defaults. The {report.FLOOR} receives as statsring does and does nothing else. Where less "
+        f"than all metrics arrived at the backends, the share is in brackets. {run['machine']}; {run['date']}; median of "
         f"{run['runs']} rounds of {run['seconds']:g} s.{disturbed}",
     ]
 
@@ -142,7 +142,7 @@ def short_ratio(entry):
     delivered = entry["figures"].get("delivered")
     text = f"{report.number(entry['ratio_to_statsring']['median'], None)} ×"
     if delivered and delivered["median"] < 0.9995:
-        text += f" ({delivered['median']:.1%})"
+        text += f" ({delivered['median']:.1%} arrived)"
     return text
 
 

@@ -53,10 +53,10 @@ STEPS = [
     Step("burst", "burst.py",
          ["--runs", "1", "--bursts", "3", "--sizes", "600,2000"], ["--runs", "5", "--bursts", "5"], ("burst.json",)),
     Step("costs", "costs.py",
-         ["--runs", "2", "--seconds", "1.5", "--warm-up", "0.5", "--points", "5", "--bench-seconds", "1"],
+         ["--runs", "2", "--seconds", "1.5", "--warm-up", "0.5", "--points", "4", "--bench-seconds", "1"],
          ["--runs", "5", "--seconds", "3", "--warm-up", "1"], ("costs.json",)),
     Step("levers", "levers.py",
-         ["--runs", "3", "--seconds", "1.5", "--warm-up", "0.5", "--bench-seconds", "1"],
+         ["--runs", "2", "--seconds", "1.5", "--warm-up", "0.5", "--bench-seconds", "1"],
          ["--runs", "7", "--seconds", "3", "--warm-up", "1"], ("levers.json",)),
 ]
 
@@ -71,7 +71,7 @@ def parse():
     add = parser.add_argument
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="few and short runs, less than half an hour (default)")
-    size.add_argument("--full", action="store_true", help="many and long ones, about four hours")
+    size.add_argument("--full", action="store_true", help="many and long ones, two to three hours")
     add("--only", default="", metavar="STEPS", help=f"only these, with commas between: {names}")
     add("--again", default="", metavar="STEPS", help="measure these anew, though they have a result; all for every one")
     add("--write-only", action="store_true", help="measure nothing, write what is there")
@@ -80,7 +80,7 @@ def parse():
     add("--readme", type=Path, default=ROOT / "README.md", metavar="FILE", help="(%(default)s)")
     add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
     add("--retries", type=int, help="of a disturbed run (1 with --quick, else 3)")
-    add("--patience", type=float, metavar="S", help="to wait for quiet cores before a run (10 with --quick, else 30)")
+    add("--patience", type=float, metavar="S", help="to wait for quiet cores before a run (5 with --quick, else 30)")
     options = parser.parse_args()
     options.quick = not options.full
     every = [step.name for step in STEPS]
@@ -94,7 +94,7 @@ def parse():
     target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
     options.state = options.state or target / "performance" / ("quick" if options.quick else "full")
     options.retries = options.retries if options.retries is not None else 1 if options.quick else 3
-    options.patience = options.patience if options.patience is not None else 10.0 if options.quick else 30.0
+    options.patience = options.patience if options.patience is not None else 5.0 if options.quick else 30.0
     return options
 
 

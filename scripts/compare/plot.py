@@ -15,9 +15,10 @@ STYLES = {
     "statsring": ("#0b63ce", "circle", ""),
     "proxy.js": ("#c2410c", "square", ""),
     "statsdproxy": ("#0f7b55", "diamond", ""),
+    "statsd-proxy (C)": ("#7c3aed", "circle", ""),
     "discard floor": ("#6b7280", "none", "5 4"),
 }
-SPARE = [("#7c3aed", "circle", ""), ("#a16207", "square", ""), ("#be185d", "diamond", "")]
+SPARE = [("#a16207", "square", ""), ("#be185d", "diamond", "")]
 INK, FAINT, GRID, PAPER, EDGE = "#1f2937", "#5b6472", "#e5e7eb", "#ffffff", "#d1d5db"
 # What each colour becomes where the reader prefers dark pages.
 DARK = {

@@ -19,6 +19,7 @@ TITLES = {
 TARGETS = [
     ("20,000/s, 1 metric each", "proxy.js", 1 / 15),
     ("20,000/s, 1 metric each", "statsdproxy", 1 / 5),
+    ("20,000/s, 1 metric each", "statsd-proxy (C)", 1 / 4),
     ("20,000/s, 1 metric each", FLOOR, 1.4),
     ("100,000/s, 1 metric each", FLOOR, 1.25),
     ("flat out, 1 metric each", FLOOR, 1.25),

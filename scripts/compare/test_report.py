@@ -177,7 +177,7 @@ class Pages(unittest.TestCase):
             pages.put_section(readme, text)
             page = readme.read_text()
             self.assertTrue(page.startswith("before\n") and page.endswith("after\n") and "old" not in page)
-            self.assertIn("| l | 1 (1.00 µs) | 20.0 × (62.0%) |", page)
+            self.assertIn("| l | 1 (1.00 µs) | 20.0 × (62.0% arrived) |", page)
             self.assertIn("(docs/performance.md)", page)
             readme.write_text("no markers")
             with self.assertRaises(machine.Failure):
