@@ -103,8 +103,14 @@ def pair_table(run):
 
 def bench_table(found):
     """The levers of the relay alone; a scanner is chosen by the processor, so only here can it be another."""
-    body = [[case, report.ranged(figures, 1)] for case, figures in sorted(found.items())]
+    body = [[words_of(case), report.ranged(figures, 1)] for case, figures in sorted(found.items())]
     return report.table(["in process", "ns per metric"], body)
+
+
+def words_of(case):
+    """The cache's cases end with their number of nodes."""
+    head, _, last = case.rpartition(" ")
+    return f"{head}, {int(last):,} nodes" if last.isdigit() else case
 
 
 def markdown(run):

@@ -144,10 +144,12 @@ class Levers(unittest.TestCase):
         lever = levers.LEVERS["trains"]
         rows = [case_row(lever.name, case, round_, ns * (1 + round_))
                 for case, ns in ((levers.WITH, 100), (levers.WITHOUT, 160)) for round_ in range(2)]
-        inside = {levers.BENCH: {"scanner AVX2": {"median": 1.5, "least": 1.4, "most": 1.6}}}
+        figures = {"median": 1.5, "least": 1.4, "most": 1.6}
+        inside = {levers.BENCH: {"scanner AVX2": figures, "cacheSize 0 1000": figures}}
         text = levers.markdown(made(rows=rows, in_process=inside))
         self.assertIn("| 1.60 (1.60 to 1.60) |", text)
         self.assertIn("| scanner AVX2 | 1.5 (1.4 to 1.6) |", text)
+        self.assertIn("| cacheSize 0, 1,000 nodes | 1.5 (1.4 to 1.6) |", text)
 
 
 class Promises(unittest.TestCase):
