@@ -24,6 +24,7 @@ use egress::Egress;
 use pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use waiting::Waiting;
 
 /// Repetitions of a packet whose send reported that an earlier datagram was refused.
@@ -307,10 +308,7 @@ impl Relay {
         let is_observed = self.table.observer.is_some();
         let mut packed = 0;
         for Found { start, end, decision, .. } in &found {
-            let (start, end) = (*start as usize, *end as usize);
-            let (Some(line), Some(rest)) = (datagram.get(start..end), datagram.get(start..)) else {
-                continue;
-            };
+            let line = datagram.get(*start as usize..*end as usize).unwrap_or(&[]);
             let Some(decision) = *decision else {
                 self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us);
                 continue;
@@ -579,10 +577,13 @@ impl Relay {
     /// its path takes in one piece if that is less. To be called after each new table.
     pub fn limit_packets(&mut self, path_payload_bytes: impl IntoIterator<Item = Option<usize>>) {
         let rules = self.table.rules;
-        for (egress, path) in self.egress.iter_mut().zip(path_payload_bytes) {
+        for ((egress, node), path) in
+            self.egress.iter_mut().zip(self.table.nodes.iter()).zip(path_payload_bytes)
+        {
             let path = path.filter(|_| rules.packet_auto);
             egress.packet_bytes_max = path
                 .map_or(rules.packet_bytes_max, |path| path.max(PATH_BYTES_MIN).min(rules.packet_bytes_max));
+            node.counters.packet_bytes_max.store(egress.packet_bytes_max, Ordering::Relaxed);
         }
     }
 

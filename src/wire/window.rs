@@ -56,7 +56,7 @@ impl Way {
         #[cfg(target_arch = "x86_64")]
         let special = [x86_64::has_avx2().then_some(Way(Kind::Avx2)), Some(Way(Kind::Sse2))];
         #[cfg(not(target_arch = "x86_64"))]
-        let special = [];
+        let special: [Option<Way>; 0] = [];
         special.into_iter().flatten().chain([Way::PORTABLE])
     }
 
@@ -64,9 +64,9 @@ impl Way {
     pub const fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => "avx2",
+            Kind::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
-            Kind::Sse2 => "sse2",
+            Kind::Sse2 => "SSE2",
             Kind::Portable => "portable",
         }
     }
