@@ -18,7 +18,7 @@ pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, R
 use crate::packet::{Arrival, Packet, SocketSlot};
 use crate::placement::{Destination, HashCache, key_hash};
 use crate::planted::{Defect, is_planted};
-use crate::stats::{Counter, Counters, DropReason};
+use crate::stats::{Counter, Counters, DropReason, Exit};
 use crate::wire::{self, Scanner, Spans};
 use egress::Egress;
 use pool::Pool;
@@ -129,6 +129,15 @@ impl Decision {
     }
 }
 
+/// What became of a line. Whoever has one counts it: a line that is forgotten does not compile.
+#[must_use]
+enum Fate {
+    /// It lies in a packet, and is pending.
+    Held,
+    /// It was dropped, if a backend was found for it, on the way to that one.
+    Dropped(DropReason, Option<usize>),
+}
+
 /// One worker's relay.
 pub struct Relay {
     table: Arc<RouteTable>,
@@ -201,7 +210,7 @@ impl Relay {
         self.counters.add(Counter::BytesReceived, bytes.len() as u64);
         let whole =
             if datagram_bytes > bytes.len() { self.cut(arrival, bytes, datagram_bytes) } else { bytes };
-        let mut metrics = 0;
+        let (mut metrics, mut held) = (0, 0);
         // Taken out for the time of the loop, which needs the relay as a whole; a pointer is all that moves.
         let mut spans = std::mem::take(&mut self.spans);
         let mut at = 0;
@@ -211,10 +220,14 @@ impl Relay {
             at = self.scanner.scan(whole, at, found);
             metrics += found.as_slice().len() as u64;
             for span in found.as_slice() {
-                self.route(arrival, span.line(whole), span.key(whole));
+                match self.route(arrival, span.line(whole), span.key(whole)) {
+                    Fate::Held => held += 1,
+                    Fate::Dropped(reason, backend) => self.drop_line(reason, backend, arrival.taken_us),
+                }
             }
         }
         self.spans = spans;
+        self.counters.add(Counter::MetricsPending, held);
         self.counters.add(Counter::MetricsReceived, metrics);
         if metrics == 0 {
             let blank = if datagram_bytes == 0 { Counter::DatagramsEmpty } else { Counter::DatagramsBlank };
@@ -229,40 +242,39 @@ impl Relay {
         let (whole, cut) = wire::split_cut_line(bytes);
         if !cut.is_empty() {
             self.counters.add(Counter::MetricsReceived, 1);
-            self.counters.drop_metrics(DropReason::Truncated, 1, arrival.taken_us);
+            self.drop_line(DropReason::Truncated, None, arrival.taken_us);
         }
         whole
     }
 
-    /// Finds a line's backend and packs it, or drops it for a reason.
+    /// Finds a line's backend and packs it, or says why not.
     #[inline]
-    fn route(&mut self, arrival: Arrival, line: &[u8], key: Option<&[u8]>) {
+    fn route(&mut self, arrival: Arrival, line: &[u8], key: Option<&[u8]>) -> Fate {
         let key = match (key, self.table.rules.malformed) {
             (Some(key), _) => key,
             (None, Malformed::Forward) => line,
-            (None, Malformed::Drop) => {
-                return self.counters.drop_metrics(DropReason::Malformed, 1, arrival.taken_us);
-            }
+            (None, Malformed::Drop) => return Fate::Dropped(DropReason::Malformed, None),
         };
         let hash = key_hash(key);
         let decision = match self.cache.get(hash) {
             Some(decision) => Decision(decision),
             None => match self.decide(hash) {
                 Some(decision) => decision,
-                None => return self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us),
+                None => return Fate::Dropped(DropReason::NoBackend, None),
             },
         };
         let backend = decision.backend();
         if decision.is_away_from_home() {
-            if self.table.rules.on_node_down == OnNodeDown::Drop {
-                return self.drop_for(backend, DropReason::NodeDown, arrival.taken_us);
+            // The decision stays with a dead backend only if its names are to be dropped.
+            if !self.table.live.contains(backend) {
+                return Fate::Dropped(DropReason::NodeDown, Some(backend));
             }
             self.counters.add(Counter::MetricsDiverted, 1);
         }
         if let Some(observer) = &self.table.observer {
             observer.routed(line, &self.table.nodes[backend]);
         }
-        self.pack(arrival, line, backend);
+        self.pack(arrival, line, backend)
     }
 
     /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
@@ -270,48 +282,51 @@ impl Relay {
     fn decide(&mut self, hash: u64) -> Option<Decision> {
         let table = &*self.table;
         let destination = table.placement.destination(hash, &table.live)?;
-        let decision = Decision::new(destination, table.rules.on_node_down);
+        let is_diverted = table.diverted.contains(destination.home);
+        let rule = if is_diverted { OnNodeDown::Divert } else { table.rules.on_node_down };
+        let decision = Decision::new(destination, rule);
         self.cache.put(hash, decision.0);
         Some(decision)
     }
 
-    /// Drops one metric that was for `backend`.
-    fn drop_for(&mut self, backend: usize, reason: DropReason, now_us: u64) {
-        self.counters.drop_metrics(reason, 1, now_us);
-        self.table.nodes[backend].counters.dropped(1);
+    /// Counts a line that leaves without having been packed, for `backend` if one was found.
+    #[inline(never)]
+    fn drop_line(&mut self, reason: DropReason, backend: Option<usize>, now_us: u64) {
+        self.counters.leave(Exit::Dropped(reason), 1, now_us);
+        if let Some(backend) = backend {
+            self.table.nodes[backend].counters.dropped(1);
+        }
     }
 
     /// Puts a line into its backend's open packet, or into a fresh one.
     #[inline]
-    fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) {
+    fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Fate {
         let limit = self.egress[backend].packet_bytes_max;
         if let Some(open) = &mut self.egress[backend].open {
             if open.fits(line, limit) && open.append(line) {
-                self.counters.add(Counter::MetricsPending, 1);
-                return;
+                return Fate::Held;
             }
             self.close(backend);
         }
-        self.open(arrival, line, backend);
+        self.open(arrival, line, backend)
     }
 
     /// Opens a packet with its first line. One too long to be shared is closed at once.
-    fn open(&mut self, arrival: Arrival, line: &[u8], backend: usize) {
+    fn open(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Fate {
         let Some(socket) = self.egress[backend].socket else {
-            return self.drop_for(backend, DropReason::SendFailed, arrival.taken_us);
+            return Fate::Dropped(DropReason::SendFailed, Some(backend));
         };
         if self.is_queue_full(backend) {
-            return self.drop_for(backend, DropReason::QueueFull, arrival.taken_us);
+            return Fate::Dropped(DropReason::QueueFull, Some(backend));
         }
         let Some(mut packet) = self.pool.take(line.len()) else {
-            return self.drop_for(backend, DropReason::QueueFull, arrival.taken_us);
+            return Fate::Dropped(DropReason::QueueFull, Some(backend));
         };
         if !packet.append(line) {
             // Cannot be: the pool's long packets hold a whole datagram. Counted all the same.
             self.pool.give(packet);
-            return self.drop_for(backend, DropReason::SendTooLong, arrival.taken_us);
+            return Fate::Dropped(DropReason::SendTooLong, Some(backend));
         }
-        self.counters.add(Counter::MetricsPending, 1);
         packet.backend = backend;
         packet.socket = socket;
         packet.arrival = arrival;
@@ -324,6 +339,7 @@ impl Relay {
         } else {
             self.remember_deadline(backend);
         }
+        Fate::Held
     }
 
     /// Whether a busy backend has as much waiting as it may.
@@ -410,7 +426,7 @@ impl Relay {
             self.handed_over.0 += 1;
             self.handed_over.1 += metrics;
         }
-        self.check_pending();
+        self.check_account();
         Transmitted::All
     }
 
@@ -540,14 +556,21 @@ impl Relay {
         ready + self.handed_over.1 + egress.sum::<u64>()
     }
 
-    /// A debug build compares the running count with the packets themselves, and the account with itself.
-    fn check_pending(&self) {
+    /// A debug build compares the running count with the packets themselves, and the account with itself; asked after
+    /// every batch.
+    pub fn check_account(&self) {
         debug_assert_eq!(
             self.count_pending(),
             self.counters.get(Counter::MetricsPending),
-            "pending miscounted"
+            "metrics that lie in packets, and metrics_pending: {}",
+            self.counters.identity()
         );
-        debug_assert_eq!(self.counters.imbalance(), 0, "the account does not balance");
+        debug_assert_eq!(
+            self.counters.imbalance(),
+            0,
+            "the account does not balance: {}",
+            self.counters.identity()
+        );
     }
 }
 

@@ -23,6 +23,7 @@ impl Relay {
         }
         if !same_nodes
             || table.live != self.table.live
+            || table.diverted != self.table.diverted
             || table.placement != self.table.placement
             || table.rules.on_node_down != self.table.rules.on_node_down
         {
@@ -57,6 +58,9 @@ impl Relay {
             match place_of[old].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
                 Some((new, socket)) => {
                     egress.socket = Some(socket);
+                    if table.nodes[new].gso != self.table.nodes[old].gso {
+                        egress.takes_trains = table.nodes[new].gso;
+                    }
                     egress.change_each(&mut self.waiting, |packet| {
                         (packet.backend, packet.socket) = (new, socket);
                     });
