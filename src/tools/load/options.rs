@@ -379,6 +379,8 @@ mod tests {
             (["--tags", "a|b"], "--tags"),
             (["--to", "nowhere"], "--to"),
             (["--sink", "x"], "--sink"),
+            (["--placed-by", "x"], "--placed-by and --down go with --sink"),
+            (["--down", "a:1"], "--placed-by and --down go with --sink"),
             (["--delay", "-1"], "--delay"),
             (["--health", "x"], "--health"),
             (["--admin", "1"], "--admin"),
