@@ -50,6 +50,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
     RouteTable {
         generation,
         live: LiveSet::all(nodes.len()),
+        diverted: LiveSet::nobody(),
         nodes: nodes.into(),
         placement: Placement::Jump,
         rules: Rules {
@@ -128,6 +129,7 @@ impl Rig {
             generation: now.generation + 1,
             nodes: Arc::clone(&now.nodes),
             live: now.live.clone(),
+            diverted: now.diverted.clone(),
             placement: now.placement,
             rules: now.rules,
             phase: now.phase,

@@ -12,9 +12,11 @@ use super::reload::{self, Changes};
 use super::resolve::{Resolver, choose};
 use super::table::{self, Publisher};
 use super::{net, watch};
+use crate::admin::{Wish, escape};
 use crate::config::{Check, Config, Node, load};
 use crate::driver::Facts;
 use crate::driver::socket::Spread;
+use crate::placement::Fingerprint;
 use crate::relay::Phase;
 use crate::stats::{Counters, Latency, WorkerShared};
 use crate::worker::Limits;
@@ -28,8 +30,13 @@ use tokio::sync::{Mutex, Semaphore};
 
 /// Checks under way at once; each holds a descriptor and up to one operation on the ring.
 pub(super) const PROBES_MAX: usize = 256;
+/// How long the answer to a change waits until every worker follows it; a sleeping one wakes within `flushInterval`.
+const IN_FORCE: Duration = Duration::from_secs(3);
 /// How long a start or a reload waits for names to resolve before it goes on without them.
 const FIRST_LOOKUP: Duration = Duration::from_secs(2);
+
+/// What the answer adds if a worker takes longer.
+const NOT_IN_FORCE: &str = "; not every worker follows the change yet";
 
 /// One worker as control sees it.
 pub struct Seat {
@@ -86,6 +93,7 @@ pub struct Control {
     backends: RefCell<Vec<Rc<Backend>>>,
     phase: Cell<Phase>,
     generation: Cell<u64>,
+    fingerprint: Cell<Option<Fingerprint>>,
     reloading: Mutex<()>,
 }
 
@@ -150,6 +158,7 @@ impl Control {
             config: RefCell::new(config),
             phase: Cell::new(Phase::Run),
             generation: Cell::new(0),
+            fingerprint: Cell::new(None),
             reloading: Mutex::new(()),
         })
     }
@@ -218,7 +227,75 @@ impl Control {
             self.phase.get(),
             self.observers.borrow().observer(),
         );
+        let fingerprint = table::fingerprint(&table);
+        let alive = table.live.alive();
         self.publisher.publish(table);
+        if self.fingerprint.replace(Some(fingerprint)) != Some(fingerprint) {
+            let Fingerprint { config, now } = fingerprint;
+            let backends = self.backends.borrow().len();
+            tracing::info!(
+                "placement: {alive} of {backends} backends serve, fingerprint {now:016x} (config {config:016x})"
+            );
+        }
+    }
+
+    /// Waits until every worker follows the last table that was published, so that nothing which arrives after the answer
+    /// to a change goes by the old one. False if one of them does not in time.
+    async fn in_force(&self) -> bool {
+        let generation = self.generation.get();
+        let all_follow = async {
+            while !self.seats.iter().all(|seat| seat.shared.generation() >= generation) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let follow = tokio::time::timeout(IN_FORCE, all_follow).await.is_ok();
+        if !follow {
+            tracing::warn!(
+                "a worker does not yet follow the change: it is busy, or cannot get rid of what it holds"
+            );
+        }
+        follow
+    }
+
+    /// The numbers by which the placement in force can be compared with those of other proxies; `None` before the first
+    /// table.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint.get()
+    }
+
+    /// Whether any backend gets metrics now.
+    pub fn any_lives(&self) -> bool {
+        self.backends.borrow().iter().any(|backend| backend.standing().is_live())
+    }
+
+    /// Logs it if no backend is left.
+    pub fn warn_if_none_lives(&self) {
+        if !self.any_lives() {
+            tracing::error!("no backend is up: metrics are dropped and counted until one is");
+        }
+    }
+
+    /// The operator wants something of the backend of this identity. Either answer is for the operator.
+    pub async fn set_wish(&self, name: &[u8], wish: Wish) -> Result<String, String> {
+        let shown = escape(name);
+        let known = self.backends.borrow().iter().find(|backend| backend.name.as_bytes() == name).cloned();
+        let Some(backend) = known else {
+            return Err(format!("there is no backend {shown}; the command backends lists them as HOST:PORT"));
+        };
+        if backend.set_wish(wish) {
+            tracing::info!("backend {shown}: the operator set it to {}", wish.name());
+            self.publish();
+            self.warn_if_none_lives();
+        }
+        let follow = self.in_force().await;
+        let mut words = format!("backend {shown}: {}", backend.state().0.name());
+        if !follow {
+            words.push_str(NOT_IN_FORCE);
+        }
+        if !self.any_lives() {
+            words.push_str("; no backend is up: metrics are dropped and counted");
+        }
+        Ok(words)
     }
 
     /// Tells the workers to end, and that whatever is left after `timeout` is to be counted and dropped.
@@ -278,7 +355,7 @@ impl Control {
         // A name among the listening hosts, or a hung network file system, may block it.
         let loaded = offload("reload", move || load(&path)).await.map_err(|error| error.to_string())?;
         let loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
-        let changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
+        let mut changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
             .map_err(|refusal| refusal.to_string())?;
         if self.stopping.get() {
             return Err("refused: a stop is under way".to_owned());
@@ -287,6 +364,9 @@ impl Control {
             tracing::warn!("config: {notice}");
         }
         self.apply(loaded.config).await;
+        if !self.in_force().await {
+            changes.words.push(NOT_IN_FORCE.trim_start_matches("; ").to_owned());
+        }
         Ok(changes)
     }
 
@@ -313,6 +393,7 @@ impl Control {
         drop(backends);
         *self.config.borrow_mut() = config;
         self.publish();
+        self.warn_if_none_lives();
         for backend in added {
             watch::start(self, backend);
         }

@@ -171,6 +171,7 @@ fn words(counters: &Counters) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Exit;
 
     #[test]
     fn the_account_names_every_reason_that_occurred() {
@@ -182,8 +183,8 @@ mod tests {
         counters.add(Counter::KernelDrops, 9);
         let tail = "pending 0; datagrams received 5, sent 4, dropped by the kernel before 9";
         assert_eq!(words(&counters), format!("metrics received 10, sent 7, dropped 0, {tail}"));
-        counters.drop_metrics(DropReason::Malformed, 2, 1);
-        counters.drop_metrics(DropReason::Shutdown, 1, 1);
+        counters.leave(Exit::Dropped(DropReason::Malformed), 2, 1);
+        counters.leave(Exit::Dropped(DropReason::Shutdown), 1, 1);
         assert_eq!(
             words(&counters),
             format!("metrics received 10, sent 7, dropped 3 (malformed 2, shutdown 1), {tail}")

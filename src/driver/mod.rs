@@ -174,8 +174,11 @@ pub trait Driver {
     /// an `enter` that brought no datagram says that there was none.
     fn is_armed(&self) -> bool;
 
-    /// Datagrams that the kernel dropped at the listening sockets for want of room, since they were made.
-    fn kernel_drops(&mut self) -> u64;
+    /// Listening sockets.
+    fn listeners(&self) -> usize;
+
+    /// Datagrams that the kernel dropped at a listening socket for want of room, since it was made.
+    fn kernel_drops(&mut self, listener: usize) -> u64;
 
     /// The receive side's events.
     fn receive_events(&self) -> ReceiveEvents;

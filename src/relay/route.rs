@@ -16,6 +16,9 @@ pub struct RouteTable {
     pub nodes: Arc<[RouteNode]>,
     /// Who of them may get metrics now.
     pub live: LiveSet,
+    /// Of the others, those whose names are served elsewhere whatever `on_node_down` says: they are disabled, or drained
+    /// by the operator.
+    pub diverted: LiveSet,
     /// How a name finds its backend.
     pub placement: Placement,
     /// The reloadable rules.
@@ -72,6 +75,16 @@ pub enum OnNodeDown {
     Divert,
     /// They are dropped, and counted.
     Drop,
+}
+
+impl OnNodeDown {
+    /// Its value in the config.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OnNodeDown::Divert => "divert",
+            OnNodeDown::Drop => "drop",
+        }
+    }
 }
 
 /// What the workers are to do.

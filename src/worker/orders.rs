@@ -61,6 +61,7 @@ impl<D: Driver> Worker<D> {
         self.relay.limit_packets(Sockets::path_payload_bytes(&sockets, &self.driver));
         self.sockets.release(&table, &mut self.driver);
         self.coalescing.set_flush_us(table.rules.flush_us);
+        self.shared.set_generation(table.generation);
         if let (Phase::Drain { timeout_us }, Stage::Running) = (table.phase, self.stage) {
             self.start_drain(now_us.saturating_add(timeout_us));
         }

@@ -53,7 +53,7 @@ pub struct Worker<D: Driver> {
     pub(super) coalescing: Coalescing,
     pub(super) reporter: Reporter,
     index: usize,
-    shared: Arc<WorkerShared>,
+    pub(super) shared: Arc<WorkerShared>,
     latency: Latency,
     is_ready: bool,
     batch: Batch,
@@ -88,6 +88,8 @@ impl<D: Driver> Worker<D> {
         let mut sockets = Sockets::new(links.limits.sockets_max);
         let mut reporter = Reporter::new(links.reports);
         let slots = sockets.follow(&table, &mut driver, &mut reporter);
+        links.shared.drops.make_room(driver.listeners());
+        links.shared.set_generation(table.generation);
         let now_us = driver.now_us();
         let flush_us = table.rules.flush_us;
         let mut relay = Relay::new(links.limits.relay(), table, &slots);
@@ -299,7 +301,12 @@ impl<D: Driver> Worker<D> {
     /// Reads what the kernel dropped at the listening sockets; new drops shorten the sleeps.
     fn read_drops(&mut self) {
         self.drops_read_us = self.woke_us;
-        let drops = self.driver.kernel_drops();
+        let mut drops = 0;
+        for listener in 0..self.driver.listeners() {
+            let at_socket = self.driver.kernel_drops(listener);
+            self.shared.drops.set(listener, at_socket, self.woke_us);
+            drops += at_socket;
+        }
         if drops > self.relay.counters().get(Counter::KernelDrops) {
             self.coalescing.pressed(self.woke_us);
         }
@@ -314,6 +321,7 @@ impl<D: Driver> Worker<D> {
         counters.set(Counter::ReceiveErrors, events.errors);
         counters.set(Counter::ReceiveBadHeaders, events.bad_headers);
         counters.set(Counter::WaitErrors, events.wait_errors);
+        self.relay.check_account();
         self.shared.published.publish(self.relay.counters());
         self.shared.sleep.set(self.sleep());
         self.shared.latency.serve(&mut self.latency);

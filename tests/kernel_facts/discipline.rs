@@ -155,6 +155,7 @@ fn table(phase: Phase) -> RouteTable {
         generation: 1,
         nodes: Arc::new([node]),
         live: LiveSet::all(1),
+        diverted: LiveSet::nobody(),
         placement: Placement::Jump,
         rules: Rules {
             flush_us: 1_000,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_statsring");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_statsring");
 /// The exit code of a host that refuses io_uring.
 const NO_ENGINE: i32 = 69;
 /// Starts that may find a chosen port taken meanwhile.
@@ -109,12 +109,18 @@ impl Proxy {
     }
 
     pub fn start_with(config: Value, arguments: &[&str]) -> Option<Proxy> {
+        Proxy::start_by(&[PROGRAM], config, arguments)
+    }
+
+    /// Starts it by another command line, to which its own arguments are added.
+    pub fn start_by(command: &[&str], config: Value, arguments: &[&str]) -> Option<Proxy> {
         for _ in 0..STARTS {
             let (port, admin_port) = free_ports();
             let mut config = config.clone();
             config["port"] = port.into();
             config["managementPort"] = admin_port.into();
-            let mut proxy = Proxy::spawn(ConfigFile::new(config), port, admin_port, arguments);
+            let config = ConfigFile::new(config);
+            let mut proxy = Proxy::spawn(command, config, port, admin_port, arguments);
             let mut ended = None;
             wait_until("it is ready or has ended", || {
                 ended = proxy.child.try_wait().unwrap();
@@ -134,8 +140,9 @@ impl Proxy {
         panic!("no free ports in {STARTS} starts");
     }
 
-    fn spawn(config: ConfigFile, port: u16, admin_port: u16, arguments: &[&str]) -> Proxy {
-        let mut child = Command::new(PROGRAM)
+    fn spawn(command: &[&str], config: ConfigFile, port: u16, admin_port: u16, arguments: &[&str]) -> Proxy {
+        let mut child = Command::new(command[0])
+            .args(&command[1..])
             .arg("-f")
             .arg(&config.path)
             .args(arguments)
@@ -199,9 +206,23 @@ impl Proxy {
 
     /// A backend's state in `backends`.
     pub fn state(&self, backend: &str) -> String {
+        self.column(backend, "state")
+    }
+
+    /// One column of a backend's line in `backends`.
+    pub fn column(&self, backend: &str, column: &str) -> String {
         let table = self.ask("backends");
-        let row = table.lines().find(|row| row.split('\t').next() == Some(backend));
-        row.unwrap_or_else(|| panic!("no {backend} in {table}")).split('\t').nth(1).unwrap().to_owned()
+        let mut rows = table.lines();
+        let index = rows.next().unwrap().split('\t').position(|name| name == column).unwrap();
+        let row = rows.find(|row| row.split('\t').next() == Some(backend));
+        row.unwrap_or_else(|| panic!("no {backend} in {table}")).split('\t').nth(index).unwrap().to_owned()
+    }
+
+    /// A line of `status`.
+    pub fn status(&self, name: &str) -> String {
+        let text = self.ask("status");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
     }
 
     #[track_caller]
@@ -275,7 +296,7 @@ impl Proxy {
     #[track_caller]
     pub fn start_again(self) -> Proxy {
         let config = ConfigFile::new(self.config.json.clone());
-        let mut again = Proxy::spawn(config, self.address.port(), self.admin.port(), &[]);
+        let mut again = Proxy::spawn(&[PROGRAM], config, self.address.port(), self.admin.port(), &[]);
         wait_until("it is ready again", || {
             let ended = again.child.try_wait().unwrap();
             assert!(ended.is_none(), "the start after the end failed: {}", again.log());

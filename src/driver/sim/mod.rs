@@ -281,8 +281,8 @@ impl Ring for SimRing {
         self.kernel.borrow().listeners.iter().all(|listener| listener.is_empty())
     }
 
-    fn kernel_drops(&mut self) -> u64 {
-        self.kernel.borrow().listeners.iter().map(|listener| listener.drops).sum()
+    fn kernel_drops(&mut self, listener: usize) -> u64 {
+        self.kernel.borrow().listeners.get(listener).map_or(0, |listener| listener.drops)
     }
 }
 

@@ -480,8 +480,12 @@ impl<R: Ring> Driver for RingDriver<R> {
         !self.was_refused && !self.ring.has_overflowed() && self.receives().all(Standing::is_armed)
     }
 
-    fn kernel_drops(&mut self) -> u64 {
-        self.ring.kernel_drops()
+    fn listeners(&self) -> usize {
+        self.sizes.listeners
+    }
+
+    fn kernel_drops(&mut self, listener: usize) -> u64 {
+        self.ring.kernel_drops(listener)
     }
 
     fn receive_events(&self) -> ReceiveEvents {

@@ -351,14 +351,15 @@ impl Ring for KernelRing {
         !options::is_any_readable(self.listeners.iter().map(AsRawFd::as_raw_fd))
     }
 
-    fn kernel_drops(&mut self) -> u64 {
-        for (count, listener) in self.drops.iter_mut().zip(&self.listeners) {
-            if let Ok(now) = options::drops(listener) {
-                count.total += u64::from(now.wrapping_sub(count.last));
-                count.last = now;
-            }
+    fn kernel_drops(&mut self, listener: usize) -> u64 {
+        let (Some(count), Some(socket)) = (self.drops.get_mut(listener), self.listeners.get(listener)) else {
+            return 0;
+        };
+        if let Ok(now) = options::drops(socket) {
+            count.total += u64::from(now.wrapping_sub(count.last));
+            count.last = now;
         }
-        self.drops.iter().map(|count| count.total).sum()
+        count.total
     }
 }
 

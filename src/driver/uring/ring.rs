@@ -195,8 +195,8 @@ pub trait Ring {
     /// Whether no listening socket has a datagram queued, one without a payload included (so: poll, not FIONREAD).
     fn is_queue_empty(&mut self) -> bool;
 
-    /// Datagrams that the kernel dropped at the listening sockets for want of room, since they were made.
-    fn kernel_drops(&mut self) -> u64;
+    /// Datagrams that the kernel dropped at a listening socket for want of room, since it was made.
+    fn kernel_drops(&mut self, listener: usize) -> u64;
 }
 
 #[cfg(test)]
