@@ -4,10 +4,14 @@
 
 #[path = "process/backend.rs"]
 mod backend;
+#[path = "process/handover.rs"]
+mod handover;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]
 mod proxy;
+#[path = "process/service.rs"]
+mod service;
 
 use backend::Backend;
 use nix::sys::signal::Signal;

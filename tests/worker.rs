@@ -86,6 +86,7 @@ fn rig(listen: &str) -> Option<Rig> {
         reports: sender,
         limits: limits(),
         cpu: None,
+        has_inherited: false,
     })
     .unwrap();
     match reports.blocking_recv().unwrap() {

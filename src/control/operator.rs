@@ -187,6 +187,13 @@ impl AdminActions for Operator {
             gso: if config.gso { "auto" } else { "off" }.to_owned(),
             host_udp: host::udp_errors(),
             memory: self.memory(),
+            pid: std::process::id(),
+            origin: control.origin.clone(),
+            last_restart: control
+                .last_restart
+                .borrow()
+                .as_ref()
+                .map(|last| (last.at.elapsed().as_secs(), last.words.clone())),
             last_reload: control.last_reload.borrow().as_ref().map(since),
             degraded: control.degraded.borrow().clone(),
             admin: self.counters.clone(),

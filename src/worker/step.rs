@@ -52,7 +52,7 @@ pub struct Worker<D: Driver> {
     pub(super) stage: Stage,
     pub(super) coalescing: Coalescing,
     pub(super) reporter: Reporter,
-    index: usize,
+    pub(super) index: usize,
     shared: Arc<WorkerShared>,
     latency: Latency,
     is_ready: bool,
@@ -71,6 +71,8 @@ pub struct Worker<D: Driver> {
     submitted_us: u64,
     woke_us: u64,
     drops_read_us: u64,
+    /// What the kernel had dropped at the sockets when another process had them.
+    drops_before: u64,
 }
 
 /// What one batch took.
@@ -113,7 +115,13 @@ impl<D: Driver> Worker<D> {
             submitted_us: now_us,
             woke_us: now_us,
             drops_read_us: now_us,
+            drops_before: 0,
         }
+    }
+
+    /// Starts the count of the kernel's drops at zero: so far the sockets were another process's, which counted them.
+    pub fn forget_drops(&mut self) {
+        self.drops_before = self.driver.kernel_drops();
     }
 
     /// One batch.
@@ -299,7 +307,7 @@ impl<D: Driver> Worker<D> {
     /// Reads what the kernel dropped at the listening sockets; new drops shorten the sleeps.
     fn read_drops(&mut self) {
         self.drops_read_us = self.woke_us;
-        let drops = self.driver.kernel_drops();
+        let drops = self.driver.kernel_drops().saturating_sub(self.drops_before);
         if drops > self.relay.counters().get(Counter::KernelDrops) {
             self.coalescing.pressed(self.woke_us);
         }
