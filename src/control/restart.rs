@@ -219,11 +219,20 @@ impl Process {
         }
     }
 
-    /// Says no to a restart at a moment when there can be none; other events need no answer.
+    /// What is said to events that change nothing while this process starts or ends.
     pub(super) fn decline(&self, event: &Event) {
-        if matches!(event, Event::Restart) {
-            let why = if self.control.ready.get() { "a stop is under way" } else { "it is just starting" };
-            note(&self.control, Outcome::Refused, why);
+        match event {
+            Event::Restart if self.giver.is_gone() => {
+                note(&self.control, Outcome::Refused, "another process has taken over");
+            }
+            Event::Restart if self.control.stopping.get() => {
+                note(&self.control, Outcome::Refused, "a stop is under way");
+            }
+            Event::Restart => note(&self.control, Outcome::Refused, "it is just starting"),
+            Event::Successor(GiverEvent::Ended(how)) if self.giver.is_gone() => {
+                tracing::error!("the process that has taken over {how}; nobody is left to go on");
+            }
+            _ => {}
         }
     }
 }

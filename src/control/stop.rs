@@ -61,6 +61,8 @@ pub async fn leave(process: &mut Process, taken: &Taken) -> u8 {
     let pid = process.leave_to(taken);
     tracing::info!("process {pid} has taken over; process {} ends", std::process::id());
     process.control.stopping.set(true);
+    // What the service manager is told from now on, the other process tells.
+    process.control.ready.set(false);
     drain(process, timeout).await
 }
 
