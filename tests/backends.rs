@@ -297,7 +297,12 @@ fn a_name_that_moves_is_followed_and_one_that_stops_resolving_keeps_its_address(
     let node = json!({"host": "moving.statsring.test", "port": here.port, "adminport": here.adminport});
     let mut wanted = config(&[&here], json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
     wanted["nodes"] = json!([node]);
-    let Some(mut proxy) = Proxy::start_by(&command, wanted, &[]) else { return };
+    let started = Proxy::start_by(wanted, |path| {
+        let mut started = Command::new(command[0]);
+        started.args(&command[1..]).arg("-f").arg(path);
+        started
+    });
+    let Some(mut proxy) = started else { return };
     let name = format!("moving.statsring.test:{}", here.port);
     proxy.wait_for_state(&name, "up");
     proxy.send(["first:1|c"]);

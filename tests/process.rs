@@ -5,11 +5,15 @@
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod backend;
+#[path = "process/handover.rs"]
+mod handover;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod proxy;
+#[path = "process/service.rs"]
+mod service;
 
 use backend::Backend;
 use nix::sys::signal::Signal;

@@ -15,6 +15,7 @@ pub fn render(view: &View) -> String {
         format!("uptime: {}", view.uptime_s),
         format!("nodes: {}", living(view)),
         format!("version: {VERSION}"),
+        format!("pid: {}", view.pid),
         format!("engine: {}", engine(view)),
         format!("placement: {}", view.placement),
         format!("fingerprint: {}", hexadecimal(view.fingerprint.map(|fingerprint| fingerprint.now))),
@@ -39,10 +40,13 @@ pub fn render(view: &View) -> String {
     lines.extend(wishes(view));
     lines.extend(dropped(&counters, view));
     lines.extend(kernel_drops(view));
-    if let Some((ago_s, result)) = &view.last_reload {
-        // Several errors stand in one line here.
-        let result: Vec<String> = result.lines().map(|line| escape(line.as_bytes())).collect();
-        lines.push(format!("last_reload: {ago_s} s ago: {}", result.join("; ")));
+    lines.extend(view.origin.iter().map(|words| format!("sockets: {}", escape(words.as_bytes()))));
+    for (name, last) in [("last_restart", &view.last_restart), ("last_reload", &view.last_reload)] {
+        if let Some((ago_s, result)) = last {
+            // Several errors stand in one line here.
+            let result: Vec<String> = result.lines().map(|line| escape(line.as_bytes())).collect();
+            lines.push(format!("{name}: {ago_s} s ago: {}", result.join("; ")));
+        }
     }
     lines.extend(view.degraded.iter().map(|what| format!("degraded: {}", escape(what.as_bytes()))));
     lines.push(String::new());
@@ -161,6 +165,7 @@ mod tests {
             "uptime: 51\n\
             nodes: a:8125\n\
             version: {VERSION}\n\
+            pid: 0\n\
             engine: io_uring\n\
             placement: jump\n\
             fingerprint: fedcba9876543210\n\
@@ -205,6 +210,8 @@ mod tests {
             assert!(text.contains(line), "{line}{text}");
         }
         view.degraded.push("receive buffer: raise net.core.rmem_max".to_string());
+        view.origin = Some("inherited from process 12".to_string());
+        view.last_restart = Some((3, "refused: a stop is under way".to_string()));
         view.last_reload = Some((7, "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string()));
         for backend in &mut view.backends {
             backend.state = BackendState::Down;
@@ -216,6 +223,8 @@ mod tests {
             "nodes: none is up\n",
             "pinned: worker 1 on CPU 3\n",
             "account: 3 metrics are missing: received 33, sent 24, dropped 4, pending 2\n",
+            "sockets: inherited from process 12\n",
+            "last_restart: 3 s ago: refused: a stop is under way\n",
             "last_reload: 7 s ago: nodes[1].port: 99999 is not a port; bad\\x1bkey\n",
             "degraded: receive buffer: raise net.core.rmem_max\n",
         ] {

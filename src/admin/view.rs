@@ -57,6 +57,12 @@ pub struct View {
     pub admin: AdminCounters,
     /// Memory.
     pub memory: MemoryView,
+    /// This process.
+    pub pid: u32,
+    /// Where its sockets come from, if it did not make them.
+    pub origin: Option<String>,
+    /// How the last restart stands, if one was asked for, and how many seconds ago it came to that.
+    pub last_restart: Option<(u64, String)>,
     /// How the last reload ended, if there was one, and how many seconds ago.
     pub last_reload: Option<(u64, String)>,
     /// What works less well than asked for, one sentence each.

@@ -3,6 +3,7 @@
 //! In: the config's node, checks, refusals, name look-ups. Out: its standing for the route table, its state for the
 //! admin port. Next: `watch.rs` keeps it up to date, `table.rs` makes the route table of all of them.
 
+use super::handover::message::CarriedBackend;
 use super::health::{Health, Transition};
 use super::resolve::literal;
 use super::table::Standing;
@@ -12,7 +13,7 @@ use crate::stats::NodeCounters;
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// One backend; it lives on the control thread.
@@ -149,6 +150,33 @@ impl Backend {
                 health.doubt();
             }
         });
+        self.nudge.notify_one();
+    }
+
+    /// What the process that takes over goes on from.
+    pub fn carry(&self, now_ms: u64) -> CarriedBackend {
+        CarriedBackend {
+            name: self.name.to_string(),
+            address: self.address.get(),
+            health: Some(self.health.borrow().carry(now_ms)),
+            wish: self.wish.get(),
+            since_ms: u64::try_from(self.since.get().elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Goes on from what another process knew of it; as far as the config says the same.
+    pub fn resume(&self, carried: &CarriedBackend, check: Check, now_ms: u64) {
+        if let (true, Some(address)) = (self.is_named(), carried.address) {
+            self.address.set(Some(address));
+        }
+        if let Some(health) = &carried.health {
+            let has_adminport = self.node.borrow().adminport.is_some();
+            *self.health.borrow_mut() = Health::resume(check, has_adminport, health, now_ms);
+        }
+        self.wish.set(carried.wish);
+        self.note_state();
+        let since = Instant::now().checked_sub(Duration::from_millis(carried.since_ms));
+        self.since.set(since.unwrap_or_else(Instant::now));
         self.nudge.notify_one();
     }
 

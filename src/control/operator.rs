@@ -213,6 +213,13 @@ impl AdminActions for Operator {
             levers: levers(&config, &control.limits),
             host_udp: host::udp_errors(),
             memory: self.memory(),
+            pid: std::process::id(),
+            origin: control.origin.clone(),
+            last_restart: control
+                .last_restart
+                .borrow()
+                .as_ref()
+                .map(|last| (last.at.elapsed().as_secs(), last.words.clone())),
             last_reload: control.last_reload.borrow().as_ref().map(since),
             degraded: control.degraded.borrow().clone(),
             admin: self.counters.clone(),

@@ -6,10 +6,13 @@
 use super::Options;
 use super::backend::Backend;
 use super::handle::LATENCY_WAIT;
+use super::handover::message::State;
 use super::observe::Observers;
 use super::offload::offload;
+use super::process::count;
 use super::reload::{self, Changes};
 use super::resolve::{Resolver, choose};
+use super::systemd::Notifier;
 use super::table::{self, Publisher};
 use super::{net, watch};
 use crate::admin::{Wish, escape};
@@ -17,7 +20,7 @@ use crate::config::{Check, Config, Node, load};
 use crate::driver::Facts;
 use crate::driver::socket::Spread;
 use crate::placement::Fingerprint;
-use crate::relay::Phase;
+use crate::relay::{Left, Phase};
 use crate::stats::{Counters, Latency, WorkerShared};
 use crate::worker::Limits;
 use std::cell::{Cell, Ref, RefCell};
@@ -83,6 +86,14 @@ pub struct Control {
     pub ready: Cell<bool>,
     /// Whether a stop is under way.
     pub stopping: Cell<bool>,
+    /// Which listening sockets are left to others when the workers end.
+    pub left: Cell<Left>,
+    /// Where the sockets come from, if this process did not make them.
+    pub origin: Option<String>,
+    /// The service manager, if there is one.
+    pub notifier: Notifier,
+    /// How the last restart that was asked for stands.
+    pub last_restart: RefCell<Option<LastRestart>>,
     /// How the last reload ended, and when.
     pub last_reload: RefCell<Option<(Instant, String)>>,
     /// What works less well than asked for, one sentence each.
@@ -115,6 +126,21 @@ pub struct Parts {
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
     pub spread: Spread,
+    /// The service manager, if there is one.
+    pub notifier: Notifier,
+    /// Where the sockets come from, if this process did not make them.
+    pub origin: Option<String>,
+}
+
+/// A restart without loss, as the old process or the new one sees it.
+#[derive(Clone, Debug)]
+pub struct LastRestart {
+    /// When it came to this.
+    pub at: Instant,
+    /// How it stands.
+    pub words: String,
+    /// Whether it goes on.
+    pub is_under_way: bool,
 }
 
 impl Control {
@@ -129,6 +155,8 @@ impl Control {
             management,
             send_buffer_granted_bytes,
             spread,
+            notifier,
+            origin,
         } = parts;
         let limits = config.limits();
         let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
@@ -151,6 +179,10 @@ impl Control {
             health_wanted: Cell::new(true),
             ready: Cell::new(false),
             stopping: Cell::new(false),
+            left: Cell::new(Left::NONE),
+            origin,
+            notifier,
+            last_restart: RefCell::new(None),
             last_reload: RefCell::new(None),
             degraded: RefCell::default(),
             observers: RefCell::default(),
@@ -237,6 +269,9 @@ impl Control {
                 "placement: {alive} of {backends} backends serve, fingerprint {now:016x} (config {config:016x})"
             );
         }
+        if self.ready.get() {
+            self.tell_status();
+        }
     }
 
     /// Waits until every worker follows the last table that was published, so that nothing which arrives after the answer
@@ -301,15 +336,50 @@ impl Control {
     /// Tells the workers to end, and that whatever is left after `timeout` is to be counted and dropped.
     pub fn drain(&self, timeout: Duration) {
         let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
-        self.phase.set(Phase::Drain { timeout_us });
+        let left = self.left.get();
+        let phase =
+            if left.is_none() { Phase::Drain { timeout_us } } else { Phase::Leave { timeout_us, left } };
+        self.phase.set(phase);
         self.publish();
     }
 
-    /// Looks up the names among `backends`, all at once, and waits a short while for the answers.
+    /// Tells the service manager in a line how things stand.
+    pub fn tell_status(&self) {
+        let backends = self.backends.borrow();
+        let live = backends.iter().filter(|backend| backend.standing().is_live()).count();
+        let all = backends.len();
+        let workers = count(self.seats.len(), "worker");
+        let stage = if self.stopping.get() { "stopping" } else { "serving" };
+        self.notifier.status(&format!("{stage}: {live} of {all} backends up, {workers}"));
+    }
+
+    /// What a process that takes over goes on from.
+    pub fn carry(&self) -> State {
+        let now_ms = self.now_ms();
+        State {
+            health_wanted: self.health_wanted.get(),
+            backends: self.backends.borrow().iter().map(|backend| backend.carry(now_ms)).collect(),
+        }
+    }
+
+    /// Goes on from what an old process knew, as far as its backends are this one's.
+    pub fn resume(&self, state: &State) {
+        let (check, now_ms) = (self.config().check, self.now_ms());
+        self.health_wanted.set(state.health_wanted);
+        let carried: HashMap<&str, _> =
+            state.backends.iter().map(|carried| (carried.name.as_str(), carried)).collect();
+        for backend in self.backends.borrow().iter() {
+            if let Some(carried) = carried.get(&*backend.name) {
+                backend.resume(carried, check, now_ms);
+            }
+        }
+    }
+
+    /// Looks up the names among `backends` that have no address yet, all at once, and waits a short while for the answers.
     pub async fn look_up(self: &Rc<Self>, backends: &[Rc<Backend>]) {
         let lookups: Vec<_> = backends
             .iter()
-            .filter(|backend| backend.is_named())
+            .filter(|backend| backend.is_named() && backend.address().is_none())
             .map(|backend| {
                 let (control, backend) = (self.clone(), backend.clone());
                 net::spawn(async move {
@@ -335,7 +405,9 @@ impl Control {
     pub async fn reload(self: &Rc<Self>) -> Result<String, String> {
         // One after the other: the second sees what the first left.
         let _alone = self.reloading.lock().await;
+        self.notifier.reloading();
         let result = self.try_reload().await;
+        self.notifier.ready();
         let words = match &result {
             Ok(changes) => changes.to_string(),
             Err(refusal) => refusal.clone(),

@@ -14,7 +14,7 @@ mod waiting;
 
 pub use outcome::Hint;
 pub use pool::PoolSize;
-pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+pub use route::{Left, Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Packet, SocketSlot};
 use crate::placement::{FewBuckets, HashCache};

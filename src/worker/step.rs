@@ -52,7 +52,7 @@ pub struct Worker<D: Driver> {
     pub(super) stage: Stage,
     pub(super) coalescing: Coalescing,
     pub(super) reporter: Reporter,
-    index: usize,
+    pub(super) index: usize,
     pub(super) shared: Arc<WorkerShared>,
     latency: Latency,
     is_ready: bool,
@@ -71,6 +71,8 @@ pub struct Worker<D: Driver> {
     submitted_us: u64,
     woke_us: u64,
     drops_read_us: u64,
+    /// What the kernel had dropped at each socket when another process had them.
+    drops_before: Vec<u64>,
 }
 
 /// What one batch took.
@@ -115,7 +117,14 @@ impl<D: Driver> Worker<D> {
             submitted_us: now_us,
             woke_us: now_us,
             drops_read_us: now_us,
+            drops_before: Vec::new(),
         }
+    }
+
+    /// Starts the count of the kernel's drops at zero: so far the sockets were another process's, which counted them.
+    pub fn forget_drops(&mut self) {
+        self.drops_before =
+            (0..self.driver.listeners()).map(|listener| self.driver.kernel_drops(listener)).collect();
     }
 
     /// One batch.
@@ -303,7 +312,8 @@ impl<D: Driver> Worker<D> {
         self.drops_read_us = self.woke_us;
         let mut drops = 0;
         for listener in 0..self.driver.listeners() {
-            let at_socket = self.driver.kernel_drops(listener);
+            let before = self.drops_before.get(listener).copied().unwrap_or(0);
+            let at_socket = self.driver.kernel_drops(listener).saturating_sub(before);
             self.shared.drops.set(listener, at_socket, self.woke_us);
             drops += at_socket;
         }
@@ -315,6 +325,10 @@ impl<D: Driver> Worker<D> {
 
     fn publish(&mut self) {
         let events = self.driver.receive_events();
+        if events.no_buffers > self.relay.counters().get(Counter::ReceivesNoBuffers) {
+            // A sleep let more come than there are buffers for: what is left waits in the socket, whose room is limited.
+            self.coalescing.pressed(self.woke_us);
+        }
         let counters = self.relay.counters_mut();
         counters.set(Counter::ReceivesArmed, events.armed);
         counters.set(Counter::ReceivesNoBuffers, events.no_buffers);

@@ -197,6 +197,7 @@ fn rig(send_buffer_bytes: usize) -> Rig {
             cache_entries: 10_000,
         },
         cpu: None,
+        has_inherited: false,
     })
     .unwrap();
     assert!(matches!(reports.blocking_recv(), Some(Report::Ready { .. })));

@@ -189,6 +189,10 @@ pub trait Ring {
     /// send's error.
     fn clear_errors(&mut self, slot: SocketSlot);
 
+    /// Leaves a listening socket to others who receive from it: [`Ring::fence`] and [`Ring::is_queue_empty`] are no longer
+    /// about it. Without such a listener it does nothing.
+    fn leave(&mut self, listener: usize);
+
     /// Makes sure that nothing new arrives at the listening sockets; what is queued there stays readable.
     fn fence(&mut self) -> std::io::Result<()>;
 
