@@ -159,6 +159,7 @@ impl Rig {
             generation: now.generation + 1,
             nodes: Arc::clone(&now.nodes),
             live: now.live.clone(),
+            placement: now.placement.clone(),
             phase: Phase::Drain { timeout_us: 5_000_000 },
             observer: None,
             ..**now

@@ -128,7 +128,7 @@ impl Rig {
             generation: now.generation + 1,
             nodes: Arc::clone(&now.nodes),
             live: now.live.clone(),
-            placement: now.placement,
+            placement: now.placement.clone(),
             rules: now.rules,
             phase: now.phase,
             observer: None,

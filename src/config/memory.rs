@@ -4,7 +4,7 @@
 
 use super::Config;
 use crate::driver::uring::KernelRing;
-use crate::placement::HashCache;
+use crate::placement::{HashCache, Placement};
 use crate::stats::{LatencyKind, new_histogram};
 use crate::worker::Limits;
 use std::fmt;
@@ -61,7 +61,10 @@ impl MemoryBound {
                 // One set with the worker, one to swap with.
                 ("latency histograms", 2 * LatencyKind::ALL.len() * histogram_bytes),
             ],
-            shared: vec![("route tables and health", ROUTE_TABLES * nodes * SHARED_BACKEND_BYTES)],
+            shared: vec![
+                ("route tables and health", ROUTE_TABLES * nodes * SHARED_BACKEND_BYTES),
+                ("placement", Placement::bytes_max(&config.spec())),
+            ],
             kernel: vec![
                 (
                     "receive buffers of sockets",

@@ -5,7 +5,7 @@
 
 use crate::config::Config;
 use crate::driver::Waker;
-use crate::placement::LiveSet;
+use crate::placement::{LiveSet, Placement};
 use crate::relay::{Observer, Phase, RouteNode, RouteTable};
 use crate::stats::NodeCounters;
 use arc_swap::ArcSwap;
@@ -49,23 +49,29 @@ impl Standing {
 
 /// The table for `config` and `standings`, which stand in the config's order.
 ///
-/// `previous` are the nodes of the last table: they are kept if they are the same, so that a worker sees at a glance
-/// that only the living set has changed, and has nothing to hand over.
+/// `previous` is the last table. Its nodes are kept if they are the same, so that a worker sees at a glance that only the
+/// living set has changed, and has nothing to hand over. Its placement is carried on unless the config's is another:
+/// those of proxy.js know in which order backends came back.
 pub fn build(
     generation: u64,
     config: &Config,
     standings: impl IntoIterator<Item = Standing>,
-    previous: Option<&Arc<[RouteNode]>>,
+    previous: Option<&RouteTable>,
     phase: Phase,
     observer: Option<Arc<dyn Observer>>,
 ) -> RouteTable {
     let standings: Vec<Standing> = standings.into_iter().collect();
     let live = LiveSet::new(standings.iter().map(Standing::is_live));
-    let kept = previous.filter(|nodes| {
+    let spec = config.spec();
+    let placement = match previous.map(|table| &table.placement).filter(|placement| placement.is_of(&spec)) {
+        Some(placement) => placement.with_living(&live),
+        None => Placement::new(spec).with_living(&live),
+    };
+    let kept = previous.map(|table| &table.nodes).filter(|nodes| {
         nodes.len() == standings.len() && nodes.iter().zip(&standings).all(|(node, now)| now.is_node(node))
     });
     let nodes = kept.cloned().unwrap_or_else(|| standings.into_iter().map(Standing::into_node).collect());
-    RouteTable { generation, nodes, live, placement: config.hashing, rules: config.rules(), phase, observer }
+    RouteTable { generation, nodes, live, placement, rules: config.rules(), phase, observer }
 }
 
 /// The way to the workers.
@@ -134,13 +140,13 @@ mod tests {
             [standing("a:1", Some("127.0.0.1:1"), false, true), standing("b:1", None, false, true)];
         let first = build(1, &config, standings.clone(), None, Phase::Run, None);
         standings[0].up = false;
-        let health = build(2, &config, standings.clone(), Some(&first.nodes), Phase::Run, None);
+        let health = build(2, &config, standings.clone(), Some(&first), Phase::Run, None);
         assert!(Arc::ptr_eq(&first.nodes, &health.nodes));
         assert_ne!(first.live, health.live);
         standings[1].address = Some("127.0.0.1:2".parse().unwrap());
-        let moved = build(3, &config, standings.clone(), Some(&first.nodes), Phase::Run, None);
+        let moved = build(3, &config, standings.clone(), Some(&first), Phase::Run, None);
         assert!(!Arc::ptr_eq(&first.nodes, &moved.nodes));
-        let fewer = build(4, &config, standings[..1].to_vec(), Some(&moved.nodes), Phase::Run, None);
+        let fewer = build(4, &config, standings[..1].to_vec(), Some(&moved), Phase::Run, None);
         assert_eq!(fewer.nodes.len(), 1);
     }
 

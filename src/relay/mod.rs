@@ -16,7 +16,7 @@ pub use pool::PoolSize;
 pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Arrival, Packet, SocketSlot};
-use crate::placement::{Destination, HashCache, key_hash};
+use crate::placement::{Destination, HashCache, LiveSet, key_hash};
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters, DropReason};
 use crate::wire::{self, Scanner, Spans};
@@ -114,10 +114,14 @@ struct Decision(u16);
 
 impl Decision {
     /// The backend that serves the name; if dead backends' names are dropped, the one whose they are.
-    fn new(destination: Destination, on_node_down: OnNodeDown) -> Decision {
+    fn new(destination: Destination, on_node_down: OnNodeDown, live: &LiveSet) -> Decision {
         let Destination { owner, home } = destination;
-        let backend = if on_node_down == OnNodeDown::Drop { home } else { owner };
-        Decision((backend << 1 | usize::from(owner != home)) as u16)
+        // Some placements also move names whose home lives; where dead backends' names are dropped, they stay there.
+        let (backend, is_away) = match on_node_down {
+            OnNodeDown::Drop => (home, !live.contains(home)),
+            OnNodeDown::Divert => (owner, owner != home),
+        };
+        Decision((backend << 1 | usize::from(is_away)) as u16)
     }
 
     fn backend(self) -> usize {
@@ -237,7 +241,7 @@ impl Relay {
     /// Finds a line's backend and packs it, or drops it for a reason.
     #[inline]
     fn route(&mut self, arrival: Arrival, line: &[u8], key: Option<&[u8]>) {
-        let key = match (key, self.table.rules.malformed) {
+        let key = match (self.table.key(line, key), self.table.rules.malformed) {
             (Some(key), _) => key,
             (None, Malformed::Forward) => line,
             (None, Malformed::Drop) => {
@@ -247,7 +251,7 @@ impl Relay {
         let hash = key_hash(key);
         let decision = match self.cache.get(hash) {
             Some(decision) => Decision(decision),
-            None => match self.decide(hash) {
+            None => match self.decide(hash, key) {
                 Some(decision) => decision,
                 None => return self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us),
             },
@@ -267,10 +271,10 @@ impl Relay {
 
     /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
     #[inline(never)]
-    fn decide(&mut self, hash: u64) -> Option<Decision> {
+    fn decide(&mut self, hash: u64, key: &[u8]) -> Option<Decision> {
         let table = &*self.table;
-        let destination = table.placement.destination(hash, &table.live)?;
-        let decision = Decision::new(destination, table.rules.on_node_down);
+        let destination = table.placement.destination(hash, key, &table.live)?;
+        let decision = Decision::new(destination, table.rules.on_node_down, &table.live);
         self.cache.put(hash, decision.0);
         Some(decision)
     }

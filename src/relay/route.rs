@@ -3,8 +3,9 @@
 //! In: built by `control/` from the config and from health. Out: read by each worker once per batch.
 //! Next: `relay/mod.rs`, which routes by it.
 
-use crate::placement::{LiveSet, Placement};
+use crate::placement::{Hashing, LiveSet, Placement};
 use crate::stats::NodeCounters;
+use crate::wire::KeyRule;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ pub struct RouteTable {
     pub nodes: Arc<[RouteNode]>,
     /// Who of them may get metrics now.
     pub live: LiveSet,
-    /// How a name finds its backend.
+    /// How a name finds its backend, made for those who live.
     pub placement: Placement,
     /// The reloadable rules.
     pub rules: Rules,
@@ -24,6 +25,33 @@ pub struct RouteTable {
     pub phase: Phase,
     /// Told of every metric with its backend: `tap` and `-d`.
     pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl RouteTable {
+    /// The key by which `line` is placed, whose key by statsring's own rule is `own`: the placements of other proxies come
+    /// with their rules. `None` if the line is malformed.
+    #[inline]
+    pub fn key<'l>(&self, line: &'l [u8], own: Option<&'l [u8]>) -> Option<&'l [u8]> {
+        let rule = match self.placement.hashing() {
+            Hashing::Jump => KeyRule::Statsring,
+            Hashing::Hashring3 | Hashing::Hashring1 => KeyRule::ProxyJs,
+            Hashing::Ketama => KeyRule::Hit9,
+            Hashing::Murmur3 => KeyRule::Uber,
+            Hashing::JumpFnv1a => KeyRule::Jjneely,
+        };
+        rule.key(line, own)
+    }
+
+    /// The backend that gets what has this key; `None` if it is dropped.
+    pub fn backend(&self, key: &[u8]) -> Option<&RouteNode> {
+        let index = match self.rules.on_node_down {
+            OnNodeDown::Divert => self.placement.owner(key, &self.live),
+            OnNodeDown::Drop => {
+                self.placement.home(key, self.nodes.len()).filter(|home| self.live.contains(*home))
+            }
+        };
+        self.nodes.get(index?)
+    }
 }
 
 /// One backend as the data plane sees it.

@@ -176,7 +176,7 @@ fn copy(table: &RouteTable) -> RouteTable {
         generation: table.generation + 1,
         nodes: Arc::clone(&table.nodes),
         live: table.live.clone(),
-        placement: table.placement,
+        placement: table.placement.clone(),
         rules: table.rules,
         phase: table.phase,
         observer: None,
