@@ -28,6 +28,10 @@ impl File {
     fn nodes(name: &str) -> File {
         File::new(name, &format!(r#"{{"nodes": {NODES}}}"#))
     }
+
+    fn hashed(hashing: &str, name: &str) -> File {
+        File::new(name, &format!(r#"{{"hashing": "{hashing}", "nodes": {NODES}}}"#))
+    }
 }
 
 impl AsRef<OsStr> for File {
@@ -227,9 +231,7 @@ fn where_answers_by_the_placements_of_other_proxies() {
         ("murmur3", [8131, 8127, 8127, 8129], Some(8131)),
         ("jump-fnv1a", [8129, 8129, 8129, 8127], Some(8129)),
     ] {
-        let file = File::nodes(&format!("placed-{hashing}"));
-        let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, text.replacen('{', &format!(r#"{{"hashing": "{hashing}", "#), 1)).unwrap();
+        let file = File::hashed(hashing, &format!("placed-{hashing}"));
         let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
         let output = run(base.into_iter().chain(args(&["foo", "foo.bar", "gorets", "uniques"])));
         let found: Vec<String> =
@@ -243,9 +245,7 @@ fn where_answers_by_the_placements_of_other_proxies() {
 
 #[test]
 fn plan_tells_what_a_config_moves() {
-    let (old, new) = (File::nodes("plan-old"), File::nodes("plan-new"));
-    let text = std::fs::read_to_string(&new).unwrap();
-    std::fs::write(&new, text.replacen('{', r#"{"hashing": "hashring-3", "#, 1)).unwrap();
+    let (old, new) = (File::nodes("plan-old"), File::hashed("hashring-3", "plan-new"));
     let base = [OsStr::new("plan"), old.as_ref(), new.as_ref()];
     let output = run(base);
     assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));

@@ -105,13 +105,17 @@ impl Ring {
     ///
     /// As `ring.remove` and `ring.add` of hashring, it is built anew: the backends that stay keep their order, those that
     /// came to life stand behind them, in the list's order if several came at once. The order decides where two backends
-    /// have a point of the same value. How many points a backend has depends on how many live.
+    /// have a point of the same value. How many points a backend has depends on how many live. The ring of hit9's ketama is
+    /// never built anew: its points stay as they were, without those of the dead.
     pub fn with_living(&self, live: &LiveSet) -> Ring {
         let mut order: Vec<u16> = self.order.clone();
         order.retain(|node| live.contains(usize::from(*node)));
         let nodes = self.spec.nodes.len();
         let returned = live.iter().filter(|node| *node < nodes && !self.live.contains(*node));
         order.extend(returned.map(|node| node as u16));
+        if self.spec.hashing == Hashing::Ketama {
+            order.sort_unstable();
+        }
         let is_home = order.len() == nodes && order.is_sorted();
         let living =
             if is_home { self.home.clone() } else { Arc::new(table(&self.spec, &self.points, &order)) };
