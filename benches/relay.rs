@@ -7,7 +7,7 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
-use statsring::placement::{LiveSet, Placement, jump, splitmix64};
+use statsring::placement::{Hashing, LiveSet, Placement, Spec, jump, key_hash, splitmix64};
 use statsring::relay::{
     Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
 };
@@ -39,7 +39,7 @@ fn datagrams() -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn table(nodes: usize) -> Arc<RouteTable> {
+fn table(nodes: usize, hashing: Hashing) -> Arc<RouteTable> {
     let nodes: Vec<RouteNode> = (0..nodes)
         .map(|index| RouteNode {
             name: format!("10.0.0.{index}:8125").into(),
@@ -48,11 +48,12 @@ fn table(nodes: usize) -> Arc<RouteTable> {
             counters: Arc::default(),
         })
         .collect();
+    let placement = Placement::new(spec(hashing, nodes.iter().map(|node| node.name.clone())));
     Arc::new(RouteTable {
         generation: 1,
         live: LiveSet::all(nodes.len()),
         nodes: nodes.into(),
-        placement: Placement::Jump,
+        placement,
         rules: Rules {
             flush_us: 5_000,
             packet_bytes_max: 1432,
@@ -66,7 +67,12 @@ fn table(nodes: usize) -> Arc<RouteTable> {
     })
 }
 
-fn relay(nodes: usize) -> Relay {
+fn spec(hashing: Hashing, names: impl Iterator<Item = Arc<str>>) -> Spec {
+    let nodes: Vec<(Arc<str>, u32)> = names.map(|name| (name, 1)).collect();
+    Spec { hashing, shards: (0..nodes.len() as u16).collect(), nodes }
+}
+
+fn relay(nodes: usize, hashing: Hashing) -> Relay {
     let limits = RelayLimits {
         sends_max: 512,
         backlog_bytes_max: 1 << 20,
@@ -74,7 +80,7 @@ fn relay(nodes: usize) -> Relay {
         cache_entries: 10_000,
     };
     let sockets: Vec<_> = (0..nodes).map(|index| Some(SocketSlot(index as u32))).collect();
-    Relay::new(limits, table(nodes), &sockets)
+    Relay::new(limits, table(nodes, hashing), &sockets)
 }
 
 /// The plain way: search, hash, jump, copy, one metric after the other.
@@ -205,34 +211,73 @@ fn end_to_end(criterion: &mut Criterion<CpuTime>) {
             bencher.iter(|| datagrams.iter().for_each(|datagram| plain.ingest(black_box(datagram))));
         });
         group.bench_with_input(BenchmarkId::new("statsring", nodes), &nodes, |bencher, nodes| {
-            let mut relay = relay(*nodes);
-            let mut out: Vec<Packet> = Vec::with_capacity(1024);
-            let mut now_us = 0;
-            bencher.iter(|| {
-                // As the worker does it: what is full or due leaves after each batch.
-                for batch in datagrams.chunks(64) {
-                    for datagram in batch {
-                        let arrival = Arrival { bound_us: now_us, taken_us: now_us, after_idle: false };
-                        relay.ingest(arrival, black_box(datagram), datagram.len());
-                    }
-                    now_us += 1_000;
-                    relay.transmit(now_us, Flush::Due, |packet| {
-                        out.push(packet);
-                        Ok(())
-                    });
-                    for packet in out.drain(..) {
-                        relay.sent(packet, SendOutcome::Sent, now_us);
-                    }
-                }
-            });
+            let mut run = Run::new(*nodes, Hashing::Jump);
+            bencher.iter(|| run.pass(&datagrams));
         });
     }
     group.finish();
 }
 
+/// A relay, and the clock and the driver around it.
+struct Run {
+    relay: Relay,
+    out: Vec<Packet>,
+    now_us: u64,
+}
+
+impl Run {
+    fn new(nodes: usize, hashing: Hashing) -> Run {
+        Run { relay: relay(nodes, hashing), out: Vec::with_capacity(1024), now_us: 0 }
+    }
+
+    /// Sends all datagrams through it, as the worker does it: what is full or due leaves after each batch.
+    fn pass(&mut self, datagrams: &[Vec<u8>]) {
+        let Run { relay, out, now_us } = self;
+        for batch in datagrams.chunks(64) {
+            for datagram in batch {
+                let arrival = Arrival { bound_us: *now_us, taken_us: *now_us, after_idle: false };
+                relay.ingest(arrival, black_box(datagram), datagram.len());
+            }
+            *now_us += 1_000;
+            relay.transmit(*now_us, Flush::Due, |packet| {
+                out.push(packet);
+                Ok(())
+            });
+            for packet in out.drain(..) {
+                relay.sent(packet, SendOutcome::Sent, *now_us);
+            }
+        }
+    }
+}
+
+/// The placements of other proxies beside `jump`: finding one name's backend, and the relay end to end, whose cache makes
+/// them cost the same.
+fn placements(criterion: &mut Criterion<CpuTime>) {
+    let datagrams = datagrams();
+    let names: Vec<&[u8]> =
+        datagrams.iter().flat_map(|datagram| wire::lines(datagram)).filter_map(wire::routing_key).collect();
+    for nodes in [3, 16, 1000] {
+        let mut group = criterion.benchmark_group(format!("placements/{nodes}"));
+        group.throughput(Throughput::Elements((METRICS * DATAGRAMS) as u64));
+        for hashing in Hashing::ALL {
+            let live = LiveSet::all(nodes);
+            let placement = table(nodes, hashing).placement.clone();
+            group.bench_function(BenchmarkId::new("place", hashing.name()), |bencher| {
+                let place = |name: &&[u8]| placement.destination(key_hash(name), name, &live);
+                bencher.iter(|| names.iter().filter_map(place).map(|found| found.owner).sum::<usize>());
+            });
+            group.bench_function(BenchmarkId::new("relay", hashing.name()), |bencher| {
+                let mut run = Run::new(nodes, hashing);
+                bencher.iter(|| run.pass(&datagrams));
+            });
+        }
+        group.finish();
+    }
+}
+
 criterion_group!(
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = parts, end_to_end
+    targets = parts, end_to_end, placements
 );
 criterion_main!(benches);

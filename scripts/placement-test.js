@@ -209,7 +209,7 @@ class Backend {
 }
 
 // Two addresses of this host, each with a point of the same value; found once, checked here.
-const EQUAL = { hosts: ['127.0.2.51', '127.0.12.181'], port: 8125, value: 1785308117 };
+const EQUAL = { hosts: ['127.0.0.32', '127.0.3.15'], port: 28125, value: 2096341158 };
 
 function checkEqualPoints() {
   return EQUAL.hosts.every((host) => Array.from({ length: 39 }, (_, i) => i).some((i) => (

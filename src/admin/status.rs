@@ -16,7 +16,7 @@ pub fn render(view: &View) -> String {
         format!("version: {VERSION}"),
         format!("engine: {}", engine(view)),
         format!("placement: {}", view.placement),
-        format!("fingerprint: {:016x}", fingerprint(view.placement, &view.backends)),
+        format!("fingerprint: {:016x}", fingerprint(view.placement, &view.shares, &view.backends)),
         format!("workers: {}", view.workers.len()),
         format!("spread: {}", view.spread),
         format!("pinned: {}", pinned(view)),
@@ -136,7 +136,7 @@ mod tests {
             receive_buffer: 425984 bytes granted of 16777216 (2 × 8388608 asked)\n\
             account: balanced\n\
             dropped_malformed: 4 metrics, the last 40 s ago\n",
-            fingerprint("jump", &view.backends)
+            fingerprint("jump", &[], &view.backends)
         );
         assert_eq!(render(&view), expected);
     }

@@ -35,6 +35,9 @@ pub struct View {
     pub spread: &'static str,
     /// The value of `hashing`.
     pub placement: &'static str,
+    /// What it goes by beside the backends and their order: their weights, then the shard map. Empty if each backend
+    /// stands once in the list, with weight 1.
+    pub shares: Vec<u32>,
     /// Where metrics come in.
     pub listen: Vec<SocketAddr>,
     /// Where the admin port listens.
@@ -155,8 +158,8 @@ impl View {
 
 /// A number by which the proxies of a fleet can be compared: equal if they place every name alike now.
 ///
-/// xxh3_64 over the placement's name, and each backend's name and whether it is up.
-pub fn fingerprint(placement: &str, backends: &[BackendView]) -> u64 {
+/// xxh3_64 over the placement's name, each backend's name and whether it is up, and the shares where they are not plain.
+pub fn fingerprint(placement: &str, shares: &[u32], backends: &[BackendView]) -> u64 {
     let mut hash = Xxh3::new();
     // A length before each text keeps "a", "bc" apart from "ab", "c".
     let mut add = |text: &str, up: bool| {
@@ -168,6 +171,7 @@ pub fn fingerprint(placement: &str, backends: &[BackendView]) -> u64 {
     for backend in backends {
         add(&backend.name, backend.state == BackendState::Up);
     }
+    shares.iter().for_each(|share| hash.update(&share.to_le_bytes()));
     hash.digest()
 }
 
@@ -199,6 +203,7 @@ pub(super) mod tests {
             health_up: true,
             spread: "flow",
             placement: "jump",
+            shares: Vec::new(),
             listen: vec!["0.0.0.0:8125".parse().unwrap(), "[::]:8125".parse().unwrap()],
             management: vec!["127.0.0.1:8126".parse().unwrap()],
             receive_buffer_asked_bytes: 8 << 20,
@@ -247,20 +252,21 @@ pub(super) mod tests {
                 .collect()
         };
         use BackendState::{Disabled, Down, Up};
-        let all = fingerprint("jump", &nodes([Up, Up, Up]));
-        assert_ne!(all, fingerprint("jump", &nodes([Up, Down, Up])));
-        assert_ne!(all, fingerprint("other", &nodes([Up, Up, Up])));
-        assert_ne!(all, fingerprint("jump", &nodes([Up, Up, Up])[..2]));
+        let all = fingerprint("jump", &[], &nodes([Up, Up, Up]));
+        assert_ne!(all, fingerprint("jump", &[], &nodes([Up, Down, Up])));
+        assert_ne!(all, fingerprint("other", &[], &nodes([Up, Up, Up])));
+        assert_ne!(all, fingerprint("jump", &[], &nodes([Up, Up, Up])[..2]));
+        assert_ne!(all, fingerprint("jump", &[1, 2, 1], &nodes([Up, Up, Up])));
         let mut swapped = nodes([Up, Up, Up]);
         swapped.swap(0, 2);
-        assert_ne!(all, fingerprint("jump", &swapped));
+        assert_ne!(all, fingerprint("jump", &[], &swapped));
         // Why a backend gets nothing, and what it has got, makes no difference.
         assert_eq!(
-            fingerprint("jump", &nodes([Up, Down, Up])),
-            fingerprint("jump", &nodes([Up, Disabled, Up]))
+            fingerprint("jump", &[], &nodes([Up, Down, Up])),
+            fingerprint("jump", &[], &nodes([Up, Disabled, Up]))
         );
         let mut busy = nodes([Up, Up, Up]);
         busy[1].metrics_sent = 7;
-        assert_eq!(all, fingerprint("jump", &busy));
+        assert_eq!(all, fingerprint("jump", &[], &busy));
     }
 }

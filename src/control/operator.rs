@@ -10,6 +10,7 @@ use super::state::Control;
 use crate::admin::{
     self, AdminActions, AdminCounter, AdminCounters, BackendView, MemoryView, Tapped, View, WorkerView,
 };
+use crate::config::Config;
 use crate::driver::clock;
 use crate::stats::{alloc, host};
 use std::cell::Cell;
@@ -137,6 +138,13 @@ impl Operator {
     }
 }
 
+/// The weights and the shard map, unless both are plain.
+fn shares(config: &Config) -> Vec<u32> {
+    let weights = config.nodes.iter().map(|node| node.weight);
+    let is_plain = config.shards.len() == config.nodes.len() && weights.clone().all(|weight| weight == 1);
+    if is_plain { Vec::new() } else { weights.chain(config.shards.iter().copied().map(u32::from)).collect() }
+}
+
 fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView {
     use std::sync::atomic::Ordering::Relaxed;
     let (state, since) = backend.state();
@@ -180,6 +188,7 @@ impl AdminActions for Operator {
             backends: self.backends(),
             spread: control.spread.name(),
             placement: config.hashing.name(),
+            shares: shares(&config),
             listen: control.listen.clone(),
             management: control.management.clone(),
             receive_buffer_asked_bytes: config.receive_buffer_bytes,

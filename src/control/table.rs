@@ -102,6 +102,7 @@ impl Publisher {
 mod tests {
     use super::super::reload::tests::config;
     use super::*;
+    use crate::placement::Hashing;
 
     fn standing(name: &str, address: Option<&str>, disabled: bool, up: bool) -> Standing {
         Standing {
@@ -148,6 +149,31 @@ mod tests {
         assert!(!Arc::ptr_eq(&first.nodes, &moved.nodes));
         let fewer = build(4, &config, standings[..1].to_vec(), Some(&moved), Phase::Run, None);
         assert_eq!(fewer.nodes.len(), 1);
+    }
+
+    #[test]
+    fn a_backend_that_returns_stands_last_until_the_list_is_another() {
+        // Both have a point of the same value, and the hash of the name lies just before it.
+        let names = ["127.0.0.32:28125", "127.0.3.15:28125", "127.0.0.1:28125"];
+        let mut config = config(&names);
+        config.hashing = Hashing::Hashring3;
+        let mut standings = names.map(|name| standing(name, Some(name), false, true));
+        let mut table = build(0, &config, [], None, Phase::Run, None);
+        let mut owners = Vec::new();
+        for up in [[true, true], [false, true], [true, true], [true, true]] {
+            (standings[0].up, standings[1].up) = (up[0], up[1]);
+            table = build(table.generation + 1, &config, standings.clone(), Some(&table), Phase::Run, None);
+            owners.push(table.backend(b"tie.207").map(|node| node.name.to_string()));
+        }
+        assert_eq!(owners, [0, 1, 1, 1].map(|index| Some(names[index].to_owned())));
+        // With another list it is as if it were started with it.
+        config.nodes.pop();
+        config.shards.pop();
+        let fewer = build(9, &config, standings[..2].to_vec(), Some(&table), Phase::Run, None);
+        assert_eq!(fewer.backend(b"tie.207").map(|node| &*node.name), Some(names[0]));
+        config.hashing = Hashing::Jump;
+        let other = build(10, &config, standings[..2].to_vec(), Some(&fewer), Phase::Run, None);
+        assert_eq!(other.placement, Placement::Jump);
     }
 
     #[test]

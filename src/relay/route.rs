@@ -32,6 +32,14 @@ impl RouteTable {
     /// with their rules. `None` if the line is malformed.
     #[inline]
     pub fn key<'l>(&self, line: &'l [u8], own: Option<&'l [u8]>) -> Option<&'l [u8]> {
+        if matches!(self.placement, Placement::Jump) || !KeyRule::may_differ(line, own) {
+            return own;
+        }
+        self.key_by_rule(line, own)
+    }
+
+    #[cold]
+    fn key_by_rule<'l>(&self, line: &'l [u8], own: Option<&'l [u8]>) -> Option<&'l [u8]> {
         let rule = match self.placement.hashing() {
             Hashing::Jump => KeyRule::Statsring,
             Hashing::Hashring3 | Hashing::Hashring1 => KeyRule::ProxyJs,

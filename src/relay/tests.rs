@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::packet::SendOutcome;
-use crate::placement::{LiveSet, Placement};
+use crate::placement::{Hashing, LiveSet, Placement, Spec};
 
 const FLUSH_US: u64 = 5_000;
 
@@ -154,6 +154,61 @@ fn dead_backends_divert_or_drop() {
     feed(&mut relay, 0, "foo:1|c");
     assert_eq!(relay.counters().dropped(DropReason::NoBackend), 1);
     assert_eq!(relay.counters().imbalance(), 0);
+}
+
+/// A relay with another proxy's placement, for eight backends.
+fn relay_placing(hashing: Hashing, live: LiveSet, rules: Rules) -> Relay {
+    let names: Vec<String> = (0..8).map(|node| format!("10.0.0.{node}:8125")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let spec = Spec {
+        hashing,
+        nodes: names.iter().map(|name| (Arc::from(*name), 1)).collect(),
+        shards: (0..8).collect(),
+    };
+    let table = Arc::into_inner(table(&names, live, rules)).unwrap();
+    let placement = Placement::new(spec).with_living(&table.live);
+    Relay::new(limits(), Arc::new(RouteTable { placement, ..table }), &sockets(8))
+}
+
+#[test]
+fn the_placements_of_other_proxies_come_with_their_key_rules() {
+    let text = "foo\nfoo:1\n:1|c\n_e{5,4}:title|text\nfoo:1|c";
+    for (hashing, forwarded) in [
+        (Hashing::Jump, 2),
+        (Hashing::Hashring3, 5),
+        (Hashing::Hashring1, 5),
+        (Hashing::Ketama, 4),
+        (Hashing::Murmur3, 2),
+        (Hashing::JumpFnv1a, 4),
+    ] {
+        let mut relay = relay_placing(hashing, LiveSet::all(8), rules());
+        feed(&mut relay, 0, text);
+        let packets = out(&mut relay, 0, Flush::All);
+        assert_eq!(packets.iter().map(|packet| packet.metrics).sum::<u32>(), forwarded, "{}", hashing.name());
+        assert_eq!(relay.counters().dropped(DropReason::Malformed), 5 - u64::from(forwarded));
+        let placement = relay.table().placement.clone();
+        let event =
+            packets.iter().find(|packet| texts(std::slice::from_ref(packet))[0].contains("_e{")).unwrap();
+        let key: &[u8] = if hashing == Hashing::Jump { b"title" } else { b"_e{5,4}" };
+        assert_eq!(placement.home(key, 8), Some(event.backend), "{}", hashing.name());
+    }
+}
+
+#[test]
+fn where_a_ring_changes_for_the_living_their_names_move_only_if_diverted() {
+    // hashring gives eight nodes 40 points each, and seven 39: with number 5 dead this name of number 3 is number 4's.
+    let live = LiveSet::new((0..8).map(|node| node != 5));
+    let mut relay = relay_placing(Hashing::Hashring3, live.clone(), rules());
+    feed(&mut relay, 0, "app.151.requests:1|c");
+    assert_eq!(out(&mut relay, 0, Flush::All)[0].backend, 4);
+    assert_eq!(relay.counters().get(Counter::MetricsDiverted), 1);
+
+    let rules = Rules { on_node_down: OnNodeDown::Drop, ..rules() };
+    let mut relay = relay_placing(Hashing::Hashring3, live, rules);
+    feed(&mut relay, 0, "app.151.requests:1|c");
+    feed(&mut relay, 0, "app.151.requests:1|c");
+    assert_eq!(out(&mut relay, 0, Flush::All)[0].backend, 3);
+    assert_eq!(relay.counters().dropped(DropReason::NodeDown), 0);
 }
 
 #[test]

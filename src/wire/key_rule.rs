@@ -23,8 +23,13 @@ pub enum KeyRule {
 }
 
 impl KeyRule {
-    /// The key of `line`, whose key by statsring's own rule is `own`.
+    /// Whether another rule may say otherwise than statsring's own. A usual metric has one key for all.
     #[inline]
+    pub fn may_differ(line: &[u8], own: Option<&[u8]>) -> bool {
+        own.is_none() || matches!(line.first(), Some(b'_' | b'\r' | 0))
+    }
+
+    /// The key of `line`, whose key by statsring's own rule is `own`.
     pub fn key<'l>(self, line: &'l [u8], own: Option<&'l [u8]>) -> Option<&'l [u8]> {
         match self {
             KeyRule::Statsring => own,
@@ -50,6 +55,7 @@ fn before_colon(line: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::super::routing_key;
     use super::*;
+    use proptest::prelude::*;
 
     fn keys(line: &str) -> [Option<&str>; 5] {
         [KeyRule::Statsring, KeyRule::ProxyJs, KeyRule::Hit9, KeyRule::Uber, KeyRule::Jjneely].map(|rule| {
@@ -73,6 +79,24 @@ mod tests {
         let cut = Some("_sc|disk|0|m");
         assert_eq!(keys(check), [Some("disk"), cut, cut, None, cut]);
         assert_eq!(keys("_sc|disk|0"), [Some("disk"), Some("_sc|disk|0"), None, None, None]);
+    }
+
+    proptest! {
+        #[test]
+        fn where_rules_differ_is_seen_beforehand(
+            line in proptest::collection::vec(
+                prop_oneof![
+                    3 => Just(b':'), 3 => Just(b'|'), 1 => Just(b'_'), 1 => Just(b'\r'), 1 => Just(0), 6 => b'a'..=b'c',
+                    1 => any::<u8>()
+                ],
+                1..12,
+            )
+        ) {
+            let own = routing_key(&line);
+            for rule in [KeyRule::ProxyJs, KeyRule::Hit9, KeyRule::Uber, KeyRule::Jjneely] {
+                prop_assert!(KeyRule::may_differ(&line, own) || rule.key(&line, own) == own, "{:?}", rule);
+            }
+        }
     }
 
     #[test]
