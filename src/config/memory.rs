@@ -155,6 +155,18 @@ mod tests {
     }
 
     #[test]
+    fn the_points_of_a_ring_are_part_of_it() {
+        let placement = |hashing: &str, weight: &str| {
+            let node = format!(r#"{{"host": "192.0.2.1", "port": 1{weight}}}"#);
+            let bound = bound(&format!(r#"{{"hashing": "{hashing}", "nodes": [{node}]}}"#));
+            bound.shared.iter().find(|(name, _)| *name == "placement").map(|(_, bytes)| *bytes)
+        };
+        assert_eq!(placement("jump", ""), Some(0));
+        assert_eq!(placement("hashring-3", ""), Some(40 * (2 * 12 + 3 * 6)));
+        assert_eq!(placement("ketama", r#", "weight": 3"#), Some(3 * 160 * (2 * 12 + 3 * 6)));
+    }
+
+    #[test]
     fn the_largest_config_has_a_bound_too() {
         let nodes: Vec<String> =
             (0..NODES_MAX).map(|i| format!(r#"{{"host": "n{i}.example", "port": 1}}"#)).collect();

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 
-/// Together the backends of a ring have at most this weight: 3.2 million points, some 100 MiB.
+/// Together the backends of a ring have at most this weight: 3.2 million points, some 130 MiB while they are put in order.
 const WEIGHTS_MAX: u32 = 20_000;
 
 /// What the list is read for.

@@ -35,7 +35,7 @@ pub struct Spec {
 }
 
 /// How the names are spread over a list of backends.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// [`Hashing::Jump`].
     Jump,

@@ -85,10 +85,11 @@ impl Ring {
         weights * DIGESTS * points_per_digest(spec.hashing)
     }
 
-    /// The most memory that a ring takes, in bytes, counting two tables of the living: the old one and the new one.
+    /// The most memory that a ring takes while it is built anew, in bytes: all points, those chosen, and three tables, that
+    /// of all backends and those of the living before and after.
     pub fn bytes_max(spec: &Spec) -> usize {
         let entry = size_of::<u32>() + size_of::<u16>();
-        Ring::points_max(spec) * (size_of::<Point>() + 3 * entry)
+        Ring::points_max(spec) * (2 * size_of::<Point>() + 3 * entry)
     }
 
     /// What it was made of.
@@ -151,6 +152,8 @@ impl Ring {
         self.home.owner(hash, |_| true)
     }
 }
+
+impl Eq for Ring {}
 
 /// Rings are the same if they answer every question in the same way.
 impl PartialEq for Ring {
