@@ -149,7 +149,10 @@ impl Placement {
             }
             Placement::Ring(ring) => {
                 let hash = ring.hash(key);
-                Some(Destination { owner: ring.owner(hash, live)?, home: ring.home(hash)? })
+                let owner = ring.owner(hash, live)?;
+                // A second look into a table that lies in no cache would nearly double the cost.
+                let home = if live.is_full() { owner } else { ring.home(hash)? };
+                Some(Destination { owner, home })
             }
         }
     }
