@@ -5,6 +5,7 @@
 //! Inside: `hashing.rs` names the ways; `jump.rs` is statsring's own, `ring.rs` and `shards.rs` are those of other proxies.
 
 mod cache;
+mod few;
 mod hashing;
 mod jump;
 mod live;
@@ -12,6 +13,7 @@ mod ring;
 mod shards;
 
 pub use cache::{HashCache, VALUE_MAX};
+pub use few::FewBuckets;
 pub use hashing::Hashing;
 pub use jump::{jump, splitmix64};
 pub use live::LiveSet;
