@@ -85,6 +85,7 @@ fn table(nodes: usize, hashing: Hashing) -> Arc<RouteTable> {
     Arc::new(RouteTable {
         generation: 1,
         live: LiveSet::all(nodes.len()),
+        diverted: LiveSet::nobody(),
         nodes: nodes.into(),
         placement,
         rules: Rules {

@@ -257,3 +257,16 @@ fn a_ring_that_is_older_than_the_living_set_answers_no_dead_backend() {
         assert_eq!(all.owner(b"foo", &without(3, &[0, 1, 2])), None);
     }
 }
+
+/// Proxies are compared by these words: all that decides but the backends, their order, and who lives.
+#[test]
+fn words_tell_weights_and_shards_where_they_are_not_plain() {
+    for hashing in Hashing::ALL {
+        assert_eq!(placement(hashing, &THREE).words(), hashing.name());
+    }
+    let weighted = Placement::new(spec(Hashing::Ketama, &[("a:1", 2), ("b:1", 1)]));
+    assert_eq!(weighted.words(), "ketama [2, 1]");
+    let mut sharded = spec(Hashing::Murmur3, &[("a:1", 1), ("b:1", 1)]);
+    sharded.shards = vec![1, 0, 1];
+    assert_eq!(Placement::new(sharded).words(), "murmur3 [1, 0, 1]");
+}

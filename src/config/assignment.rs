@@ -7,35 +7,36 @@ use crate::placement::{LiveSet, Placement, Spec};
 use crate::relay::OnNodeDown;
 
 /// The backends of names under a config.
-pub struct Assignment<'c> {
-    config: &'c Config,
+#[derive(Debug)]
+pub struct Assignment {
     placement: Placement,
     live: LiveSet,
+    /// Backends whose names are served by others whatever becomes of a dead one's.
+    disabled: LiveSet,
+    on_node_down: OnNodeDown,
 }
 
-impl<'c> Assignment<'c> {
+impl Assignment {
     /// What `config` does while the backends for which `is_down` says so do not answer, and the disabled ones get nothing.
     ///
     /// Takes time where the placement is a ring with many points.
-    pub fn new(config: &'c Config, is_down: impl Fn(&Node) -> bool) -> Assignment<'c> {
+    pub fn new(config: &Config, is_down: impl Fn(&Node) -> bool) -> Assignment {
         let live = LiveSet::new(config.nodes.iter().map(|node| !node.disabled && !is_down(node)));
-        Assignment { config, placement: config.placement().with_living(&live), live }
-    }
-
-    /// The index of the backend that gets `name`; `None` if nobody does.
-    pub fn index(&self, name: &[u8]) -> Option<usize> {
-        match self.config.on_node_down {
-            OnNodeDown::Divert => self.placement.owner(name, &self.live),
-            OnNodeDown::Drop => {
-                let home = self.placement.home(name, self.config.nodes.len());
-                home.filter(|home| self.live.contains(*home))
-            }
+        Assignment {
+            placement: config.placement().with_living(&live),
+            live,
+            disabled: LiveSet::new(config.nodes.iter().map(|node| node.disabled)),
+            on_node_down: config.on_node_down,
         }
     }
 
-    /// The backend that gets `name`; `None` if nobody does.
-    pub fn node(&self, name: &[u8]) -> Option<&'c Node> {
-        self.config.nodes.get(self.index(name)?)
+    /// The index in the config of the backend that gets `name`; `None` if nobody does.
+    pub fn index(&self, name: &[u8]) -> Option<usize> {
+        let home = self.placement.home(name, self.live.len())?;
+        if self.on_node_down == OnNodeDown::Divert || self.disabled.contains(home) {
+            return self.placement.owner(name, &self.live);
+        }
+        Some(home).filter(|home| self.live.contains(*home))
     }
 }
 

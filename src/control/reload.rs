@@ -112,12 +112,13 @@ fn node_changes(old: &[Node], new: &[Node]) -> Vec<String> {
 /// The share of names whose backend differs when every enabled backend is up: what the file moves, apart from what
 /// health moves anyway.
 fn names_moved(old: &Config, new: &Config) -> f64 {
-    let (old, new) = (Assignment::new(old, |_| false), Assignment::new(new, |_| false));
+    let (before, after) = (Assignment::new(old, |_| false), Assignment::new(new, |_| false));
     let moved = (0..SAMPLE_NAMES).filter(|number| {
         let name = sample_name(*number);
-        let owner =
-            |assignment: &Assignment<'_>| assignment.node(name.as_bytes()).map(|node| node.name.clone());
-        owner(&old) != owner(&new)
+        let owner = |config: &'_ Config, assignment: &Assignment| {
+            assignment.index(name.as_bytes()).map(|index| config.nodes[index].name.clone())
+        };
+        owner(old, &before) != owner(new, &after)
     });
     moved.count() as f64 / SAMPLE_NAMES as f64
 }

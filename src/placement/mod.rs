@@ -6,6 +6,7 @@
 
 mod cache;
 mod few;
+mod fingerprint;
 mod hashing;
 mod jump;
 mod live;
@@ -14,6 +15,7 @@ mod shards;
 
 pub use cache::{HashCache, VALUE_MAX};
 pub use few::FewBuckets;
+pub use fingerprint::{Fingerprint, Part};
 pub use hashing::Hashing;
 pub use jump::{jump, splitmix64};
 pub use live::LiveSet;
@@ -21,6 +23,7 @@ pub use ring::Ring;
 pub use shards::Shards;
 
 use fnv::FnvHasher;
+use std::borrow::Cow;
 use std::hash::Hasher;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
@@ -123,6 +126,22 @@ impl Placement {
             Placement::Shards(_) => Hashing::Murmur3,
             Placement::Ring(ring) => ring.spec().hashing,
         }
+    }
+
+    /// Everything that it goes by beside the backends and their order: its name, and weights and shards unless each backend
+    /// stands once, with weight 1.
+    pub fn words(&self) -> Cow<'static, str> {
+        let numbers: Vec<u32> = match self {
+            Placement::Jump | Placement::JumpFnv1a => Vec::new(),
+            Placement::Shards(shards) => shards.entries().iter().copied().map(u32::from).collect(),
+            Placement::Ring(ring) => ring.spec().nodes.iter().map(|(_, weight)| *weight).collect(),
+        };
+        let is_plain = match self {
+            Placement::Shards(_) => numbers.iter().copied().eq(0..numbers.len() as u32),
+            _ => numbers.iter().all(|weight| *weight == 1),
+        };
+        let name = self.hashing().name();
+        if is_plain { name.into() } else { format!("{name} {numbers:?}").into() }
     }
 
     /// The living backend that serves `key`; `None` if none lives.

@@ -58,14 +58,15 @@ pub fn run(options: &Options) -> u8 {
         if io::stdin().is_terminal() {
             complain("reading names, one a line, until the end of input (Ctrl-D)");
         }
-        return answer_input(&assignment, io::stdin().lock(), &mut out);
+        return answer_input(&config, &assignment, io::stdin().lock(), &mut out);
     }
-    let answers = options.names.iter().try_for_each(|name| answer(&assignment, name.as_bytes(), &mut out));
+    let answers =
+        options.names.iter().try_for_each(|name| answer(&config, &assignment, name.as_bytes(), &mut out));
     written(answers.and_then(|()| out.flush()))
 }
 
 /// Where names go while the backends among `down` do not answer.
-fn assignment<'c>(config: &'c Config, down: &[String]) -> Result<Assignment<'c>, String> {
+fn assignment(config: &Config, down: &[String]) -> Result<Assignment, String> {
     if let Some(unknown) = down.iter().find(|name| config.nodes.iter().all(|node| *node.name != ***name)) {
         let mut names: Vec<&str> = config.nodes.iter().take(LISTED_MAX).map(|node| &*node.name).collect();
         let more = config.nodes.len().saturating_sub(LISTED_MAX);
@@ -81,14 +82,14 @@ fn assignment<'c>(config: &'c Config, down: &[String]) -> Result<Assignment<'c>,
     Ok(Assignment::new(config, |node| down.iter().any(|name| *node.name == **name)))
 }
 
-fn answer(assignment: &Assignment<'_>, name: &[u8], out: &mut impl Write) -> io::Result<()> {
-    let node = assignment.node(name).map_or("-", |node| &*node.name);
+fn answer(config: &Config, assignment: &Assignment, name: &[u8], out: &mut impl Write) -> io::Result<()> {
+    let node = assignment.index(name).map_or("-", |index| &*config.nodes[index].name);
     writeln!(out, "{}\t{node}", escaped(name))
 }
 
 /// Answers for the names of `input`, as the relay reads lines: one `\r` before the newline does not count, and empty
 /// lines are skipped. An answer is written out as soon as no more input waits.
-fn answer_input(assignment: &Assignment<'_>, input: impl Read, out: &mut impl Write) -> u8 {
+fn answer_input(config: &Config, assignment: &Assignment, input: impl Read, out: &mut impl Write) -> u8 {
     let mut input = BufReader::new(input);
     let mut line = Vec::new();
     for number in 1u64.. {
@@ -115,7 +116,7 @@ fn answer_input(assignment: &Assignment<'_>, input: impl Read, out: &mut impl Wr
         if name.is_empty() {
             continue;
         }
-        let mut result = answer(assignment, name, out);
+        let mut result = answer(config, assignment, name, out);
         if input.buffer().is_empty() {
             result = result.and_then(|()| out.flush());
         }
@@ -159,7 +160,7 @@ mod tests {
         let down: Vec<String> = down.iter().map(|name| (*name).to_owned()).collect();
         let assignment = assignment(config, &down).expect("known backends");
         let mut out = Vec::new();
-        let code = answer_input(&assignment, input, &mut out);
+        let code = answer_input(config, &assignment, input, &mut out);
         (code, String::from_utf8(out).expect("escaped names are text"))
     }
 
