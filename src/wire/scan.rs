@@ -152,6 +152,11 @@ impl Scanner {
         Scanner { find: window::portable() }
     }
 
+    /// Every way that this processor has, the fastest first; for holding them against each other.
+    pub fn all() -> impl Iterator<Item = Scanner> {
+        window::all().map(|find| Scanner { find })
+    }
+
     /// Finds the next lines of `datagram` from `from` on, at most [`SPANS_MAX`]; returns where to go on, which is the
     /// datagram's length at its end.
     #[inline]
