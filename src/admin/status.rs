@@ -4,6 +4,7 @@
 
 use super::escape::escape;
 use super::view::{BackendState, VERSION, View, fingerprint};
+use crate::driver::Restrictions;
 use crate::stats::{Counter, Counters, DropReason};
 use std::net::SocketAddr;
 
@@ -15,6 +16,7 @@ pub fn render(view: &View) -> String {
         format!("nodes: {}", living(view)),
         format!("version: {VERSION}"),
         format!("engine: {}", engine(view)),
+        format!("rings: {}", rings(view)),
         format!("placement: {}", view.placement),
         format!("fingerprint: {:016x}", fingerprint(view.placement, &view.backends)),
         format!("workers: {}", view.workers.len()),
@@ -56,6 +58,20 @@ fn engine(view: &View) -> String {
     engines.sort_unstable();
     engines.dedup();
     if engines.is_empty() { "starting".to_string() } else { engines.join(" ") }
+}
+
+/// Whether the kernel keeps the workers' rings to what they are for.
+fn rings(view: &View) -> String {
+    let refused = view.facts().find_map(|facts| match facts.restrictions {
+        Restrictions::Refused(errno) => Some(errno),
+        Restrictions::None | Restrictions::InForce => None,
+    });
+    let in_force = view.facts().any(|facts| facts.restrictions == Restrictions::InForce);
+    match refused {
+        Some(errno) => format!("not restricted: {}", std::io::Error::from_raw_os_error(errno)),
+        None if in_force => "restricted to receive, send, read and cancel on registered files".to_string(),
+        None => "nothing to restrict".to_string(),
+    }
 }
 
 /// Which worker keeps to which CPU.
@@ -123,6 +139,7 @@ mod tests {
             nodes: a:8125\n\
             version: {VERSION}\n\
             engine: io_uring\n\
+            rings: restricted to receive, send, read and cancel on registered files\n\
             placement: jump\n\
             fingerprint: {:016x}\n\
             workers: 2\n\
@@ -148,6 +165,9 @@ mod tests {
         view.ready = false;
         view.workers[0].counters.add(Counter::MetricsReceived, 3);
         view.workers[1].pinned_to = Some(3);
+        if let Some(facts) = &mut view.workers[1].facts {
+            facts.restrictions = Restrictions::Refused(22);
+        }
         view.degraded.push("receive buffer: raise net.core.rmem_max".to_string());
         view.last_reload = Some((7, "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string()));
         for backend in &mut view.backends {
@@ -159,6 +179,7 @@ mod tests {
             "ready: no\n",
             "nodes: none is up\n",
             "pinned: worker 1 on CPU 3\n",
+            "rings: not restricted: Invalid argument (os error 22)\n",
             "account: 3 metrics are missing: received 33, sent 24, dropped 4, pending 2\n",
             "last_reload: 7 s ago: nodes[1].port: 99999 is not a port; bad\\x1bkey\n",
             "degraded: receive buffer: raise net.core.rmem_max\n",

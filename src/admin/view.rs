@@ -175,6 +175,7 @@ pub fn fingerprint(placement: &str, backends: &[BackendView]) -> u64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::driver::Restrictions;
     use crate::stats::{DropReason, LatencyKind};
 
     pub(in crate::admin) fn backend(name: &str, state: BackendState, metrics_sent: u64) -> BackendView {
@@ -218,6 +219,7 @@ pub(super) mod tests {
                 receive_buffer_bytes: granted,
                 buffer_bytes: 1_000,
                 ring_bytes: 200,
+                restrictions: Restrictions::InForce,
                 ..Facts::default()
             };
             view.workers.push(WorkerView {

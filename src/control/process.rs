@@ -16,7 +16,7 @@ use super::{Options, descriptors, watch};
 use crate::config::{Config, MemoryBound};
 use crate::driver::socket::{self, BindError, Listeners, Spread};
 use crate::driver::uring::{KernelRing, refusal};
-use crate::driver::{DriverError, Waker};
+use crate::driver::{DriverError, Restrictions, Waker};
 use crate::exit;
 use crate::relay::Phase;
 use crate::stats::WorkerShared;
@@ -348,6 +348,12 @@ impl Process {
                 2 * asked,
             );
             control.degraded.borrow_mut().push(words);
+        }
+        if let Restrictions::Refused(errno) = facts.restrictions {
+            control.degraded.borrow_mut().push(format!(
+                "the workers' rings are not restricted to what they need: the kernel refused it ({})",
+                io::Error::from_raw_os_error(errno)
+            ));
         }
         tracing::info!(
             "ready: metrics at {}, admin port at {}, {}, {} on {}, receive buffer {} bytes each, {}",

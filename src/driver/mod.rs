@@ -102,6 +102,20 @@ pub struct Facts {
     pub sends_in_flight_max: usize,
     /// Kernel pages of the rings, as charged to RLIMIT_MEMLOCK.
     pub ring_bytes: usize,
+    /// Whether the kernel keeps the ring to what it is for.
+    pub restrictions: Restrictions,
+}
+
+/// Whether the kernel keeps a driver's ring to the operations and files that it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restrictions {
+    /// There is nothing to restrict.
+    #[default]
+    None,
+    /// Anything else is refused (EACCES).
+    InForce,
+    /// The kernel did not take the restrictions, with its errno: the ring works and may do everything.
+    Refused(i32),
 }
 
 /// The bounds a driver is made with.
