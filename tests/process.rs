@@ -4,6 +4,8 @@
 
 #[path = "process/backend.rs"]
 mod backend;
+#[path = "process/hostile.rs"]
+mod hostile;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]

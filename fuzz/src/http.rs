@@ -4,6 +4,8 @@
 //! The bytes: the first chooses the method and the length of the pieces; the rest is what stands behind the method.
 
 use crate::admin::converse;
+use crate::expand::expand;
+use crate::session::{REPEAT, piece_bytes};
 use statsring::admin::AdminCounter;
 
 const METHODS: [&[u8]; 10] = [
@@ -23,8 +25,8 @@ const METHODS: [&[u8]; 10] = [
 pub fn run(bytes: &[u8]) {
     let Some((way, rest)) = bytes.split_first() else { return };
     let method = METHODS[usize::from(way % 10)];
-    let request = [method, rest].concat();
-    let (proxy, replies) = converse(&request, usize::from(way / 10) + 1, true, false);
+    let request = [method, &expand(rest, REPEAT)].concat();
+    let (proxy, replies) = converse(&request, piece_bytes(way / 10, &request), true, false);
     assert_eq!(proxy.counters.get(AdminCounter::ForeignProtocols), 1);
     assert_eq!(proxy.counters.get(AdminCounter::Commands), 0, "a part of an HTTP request was run");
     assert_eq!(proxy.health_sets.get() + proxy.reloads.get(), 0);

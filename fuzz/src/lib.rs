@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod expand;
 pub mod header;
 pub mod http;
 pub mod naive;

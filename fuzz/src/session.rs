@@ -1,21 +1,25 @@
 //! The admin protocol: the same commands come out however the bytes are cut, and as the plain rules say.
 //!
-//! The bytes: the first is the length of the pieces (1 to 64; the top bit: commands are taken only at the end), the rest is what
-//! the client sends.
+//! The bytes: the first is the length of the pieces (1 to 64, for long texts 64 times that; the top bit: commands are
+//! taken only at the end), the rest is what the client sends.
 
+use crate::expand::expand;
 use statsring::admin::{Command, Foreign, Input, LINE_BYTES_MAX, Session, parse};
 
+/// Two of these are more than a line may have.
+pub const REPEAT: usize = 2_050;
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE", "PRI"];
 
 /// Any bytes are a way to cut and a conversation.
 pub fn run(bytes: &[u8]) {
     let Some((way, text)) = bytes.split_first() else { return };
+    let text = &expand(text, REPEAT);
     let expected = expected(text);
     let is_prompt = way & 0x80 == 0;
     let mut session = Session::new();
     let mut inputs = Vec::new();
-    for piece in text.chunks(usize::from(way & 63) + 1) {
+    for piece in text.chunks(piece_bytes(*way, text)) {
         session.feed(piece);
         if is_prompt {
             inputs.extend(std::iter::from_fn(|| session.next_command()));
@@ -26,7 +30,13 @@ pub fn run(bytes: &[u8]) {
     inputs.extend(std::iter::from_fn(|| session.next_command()));
     assert!(session.is_finished());
     assert_eq!(inputs, expected);
-    with_silences(text, usize::from(way & 63) + 1);
+    with_silences(text, piece_bytes(*way, text));
+}
+
+/// How long the pieces of a text are.
+pub fn piece_bytes(way: u8, text: &[u8]) -> usize {
+    let bytes = usize::from(way & 63) + 1;
+    if text.len() < REPEAT { bytes } else { 64 * bytes }
 }
 
 /// A silence after each piece: each one is a line of its own, whatever it is, and nothing is kept.

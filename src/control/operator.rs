@@ -12,6 +12,7 @@ use crate::admin::{
 };
 use crate::driver::clock;
 use crate::placement::LiveSet;
+use crate::planted::panic_on;
 use crate::stats::{alloc, host};
 use std::cell::Cell;
 use std::io;
@@ -198,6 +199,7 @@ impl AdminActions for Operator {
     }
 
     fn set_health(&self, up: bool) {
+        panic_on("control");
         if self.control.health_wanted.replace(up) != up {
             tracing::info!("health: the operator set it {}", if up { "up" } else { "down" });
         }

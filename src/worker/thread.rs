@@ -6,8 +6,9 @@ use super::limits::Limits;
 use super::step::{Step, Worker, WorkerLinks};
 use super::{Ended, Report};
 use crate::driver::{DriverError, Waker, uring};
+use crate::planted::panic_on;
 use crate::relay::RouteTable;
-use crate::stats::WorkerShared;
+use crate::stats::{Counter, WorkerShared};
 use arc_swap::ArcSwap;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -60,6 +61,9 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
     loop {
         if let Step::Ended(end) = worker.step()? {
             return Ok(end);
+        }
+        if worker.relay().counters().get(Counter::DatagramsReceived) > 0 {
+            panic_on("worker");
         }
     }
 }

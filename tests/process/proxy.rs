@@ -12,13 +12,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_statsring");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_statsring");
 /// The exit code of a host that refuses io_uring.
 const NO_ENGINE: i32 = 69;
 /// Starts that may find a chosen port taken meanwhile.
 const STARTS: usize = 5;
 /// Datagrams that may be on their way into the proxy at once: fewer than the smallest receive buffer holds.
 const WINDOW: u64 = 64;
+
+/// What changes the command that starts the program.
+pub type Prepare<'p> = &'p dyn Fn(&mut Command);
 
 pub struct Proxy {
     child: Child,
@@ -109,12 +112,20 @@ impl Proxy {
     }
 
     pub fn start_with(config: Value, arguments: &[&str]) -> Option<Proxy> {
+        let program = Path::new(PROGRAM);
+        Proxy::start_program(program, config, &|command| {
+            command.args(arguments);
+        })
+    }
+
+    /// Starts a copy of the program, by a command that `prepare` may change.
+    pub fn start_program(program: &Path, config: Value, prepare: Prepare) -> Option<Proxy> {
         for _ in 0..STARTS {
             let (port, admin_port) = free_ports();
             let mut config = config.clone();
             config["port"] = port.into();
             config["managementPort"] = admin_port.into();
-            let mut proxy = Proxy::spawn(ConfigFile::new(config), port, admin_port, arguments);
+            let mut proxy = Proxy::spawn(program, ConfigFile::new(config), port, admin_port, prepare);
             let mut ended = None;
             wait_until("it is ready or has ended", || {
                 ended = proxy.child.try_wait().unwrap();
@@ -134,15 +145,11 @@ impl Proxy {
         panic!("no free ports in {STARTS} starts");
     }
 
-    fn spawn(config: ConfigFile, port: u16, admin_port: u16, arguments: &[&str]) -> Proxy {
-        let mut child = Command::new(PROGRAM)
-            .arg("-f")
-            .arg(&config.path)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    fn spawn(program: &Path, config: ConfigFile, port: u16, admin_port: u16, prepare: Prepare) -> Proxy {
+        let mut command = Command::new(program);
+        command.arg("-f").arg(&config.path).stdin(Stdio::null()).stderr(Stdio::piped());
+        prepare(&mut command);
+        let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log_reader = std::thread::spawn({
@@ -275,7 +282,8 @@ impl Proxy {
     #[track_caller]
     pub fn start_again(self) -> Proxy {
         let config = ConfigFile::new(self.config.json.clone());
-        let mut again = Proxy::spawn(config, self.address.port(), self.admin.port(), &[]);
+        let mut again =
+            Proxy::spawn(Path::new(PROGRAM), config, self.address.port(), self.admin.port(), &|_| ());
         wait_until("it is ready again", || {
             let ended = again.child.try_wait().unwrap();
             assert!(ended.is_none(), "the start after the end failed: {}", again.log());
