@@ -55,7 +55,7 @@ pub fn run_with(config: Config, options: Options, started: impl FnOnce(ProxyHand
         Ok(sockets) => sockets,
         Err(failure) => return failure.tell(),
     };
-    let rings_bytes = net::RING_BYTES + KernelRing::bytes(&config.limits().driver(), config.listen.len());
+    let rings_bytes = rings_bytes(&config);
     match net::run_local(live(config, options, sockets, started)) {
         Ok(code) => code,
         Err(error) => refused(error, rings_bytes).tell(),
@@ -99,7 +99,12 @@ impl Failure {
     }
 }
 
-/// The control thread's own ring could not be made. `rings_bytes` is what it and a worker's need of locked memory.
+/// Locked memory that the rings of the control thread and of all workers need.
+fn rings_bytes(config: &Config) -> usize {
+    net::RING_BYTES + config.workers * KernelRing::bytes(&config.limits().driver(), config.listen.len())
+}
+
+/// The control thread's own ring could not be made. `rings_bytes` is what all rings need of locked memory.
 fn refused(error: io::Error, rings_bytes: usize) -> Failure {
     let is_refusal = matches!(
         error.raw_os_error(),
@@ -300,6 +305,7 @@ impl Process {
                 waker: control.publisher.wakers[index].clone(),
                 reports: report.clone(),
                 limits: control.limits,
+                rings_bytes: rings_bytes(&control.config()),
                 cpu: control.seats[index].cpu.get(),
             };
             let thread = worker::spawn(setup)

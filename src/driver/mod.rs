@@ -131,6 +131,8 @@ pub struct DriverLimits {
     pub sockets_max: usize,
     /// Send buffer to ask for at each backend's socket, bytes.
     pub send_buffer_bytes: usize,
+    /// Locked memory that all rings of this process need, for the operator where there is too little; 0 = not known.
+    pub rings_bytes: usize,
 }
 
 /// A driver can no longer work; the process must end with this message.

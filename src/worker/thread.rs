@@ -5,7 +5,7 @@
 use super::limits::Limits;
 use super::step::{Step, Worker, WorkerLinks};
 use super::{Ended, Report};
-use crate::driver::{DriverError, Waker, uring};
+use crate::driver::{DriverError, DriverLimits, Waker, uring};
 use crate::planted::panic_on;
 use crate::relay::RouteTable;
 use crate::stats::{Counter, WorkerShared};
@@ -33,6 +33,8 @@ pub struct WorkerSetup {
     pub reports: Sender<Report>,
     /// Its bounds.
     pub limits: Limits,
+    /// Locked memory that all rings of this process need.
+    pub rings_bytes: usize,
     /// The CPU that it is to keep to; `None` = where the kernel puts it.
     pub cpu: Option<usize>,
 }
@@ -47,7 +49,7 @@ pub fn spawn(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
 }
 
 fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
-    let WorkerSetup { index, listeners, routes, shared, waker, reports, limits, cpu } = setup;
+    let WorkerSetup { index, listeners, routes, shared, waker, reports, limits, rings_bytes, cpu } = setup;
     shared.set_thread(nix::unistd::gettid().as_raw());
     // Before the ring: its memory then lies near that CPU.
     if let Some(cpu) = cpu
@@ -56,7 +58,7 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
         let error = error.into();
         let _ = reports.try_send(Report::PinFailed { worker: index, cpu, error });
     }
-    let driver = uring::open(listeners, waker, &limits.driver())?;
+    let driver = uring::open(listeners, waker, &DriverLimits { rings_bytes, ..limits.driver() })?;
     let mut worker = Worker::new(driver, WorkerLinks { index, routes, shared, reports, limits });
     loop {
         if let Step::Ended(end) = worker.step()? {

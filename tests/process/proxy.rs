@@ -94,7 +94,7 @@ pub fn config(backends: &[&Backend], extra: Value) -> Value {
     config
 }
 
-fn free_ports() -> (u16, u16) {
+pub fn free_ports() -> (u16, u16) {
     let data = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     (data.local_addr().unwrap().port(), admin.local_addr().unwrap().port())

@@ -101,7 +101,9 @@ impl KernelRing {
     ) -> Result<KernelRing, DriverError> {
         let (sq_entries, cq_entries) = queue_entries(limits, listeners.len());
         let ring_bytes = KernelRing::bytes(limits, listeners.len());
-        let refused = |operation, error: io::Error| refusal(operation, error, ring_bytes, &Host::read());
+        let refused = |operation, error: io::Error| {
+            refusal(operation, error, limits.rings_bytes.max(ring_bytes), &Host::read())
+        };
 
         let ring = IoUring::builder()
             .setup_single_issuer()
