@@ -9,7 +9,10 @@ use std::path::Path;
 /// Changed copies of each seed.
 const COPIES: usize = 300;
 
-const TARGETS: [(&str, fn(&[u8])); 7] = [
+/// A target's name and what it does with its bytes.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 7] = [
     ("scan", fuzz::scan::run),
     ("relay", fuzz::relay::run),
     ("header", fuzz::header::run),
