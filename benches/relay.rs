@@ -1,42 +1,63 @@
 //! What a metric costs in process, each part beside its plain version, in ns per metric: scanning, hashing, placing,
-//! packing, and the relay end to end.
+//! packing, and the relay end to end; the relay against metrics per datagram, names and nodes; and what its levers gain.
 //!
-//! `cargo bench` prints the time for 30 metrics of 40 bytes (one datagram); the throughput line gives metrics a second.
+//! `cargo bench` prints the time for all metrics of a round; the throughput line gives metrics a second. Metrics have 40
+//! bytes. `scripts/cost-curves.sh` takes the curves and levers from here.
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement, jump, splitmix64};
 use statsring::relay::{
     Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
 };
-use statsring::wire;
+use statsring::wire::{self, Scanner};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
-const METRICS: usize = 30;
-const DATAGRAMS: usize = 1_024;
-/// Names in use: more than a branch predictor learns, fewer than the cache holds, as in a usual installation.
-const NAMES: u64 = 10_000;
+/// Metrics of one round at least: 1,024 datagrams of 30.
+const METRICS: usize = 30 * 1_024;
+/// Metrics of one round at most. They are drawn from all names, and are far more than any cache holds.
+const METRICS_MAX: usize = 1 << 20;
 
-/// Datagrams of 30 metrics, 40 bytes each with the newline, names in no order.
-fn datagrams() -> Vec<Vec<u8>> {
+/// What the relay is given, and how it is made.
+#[derive(Clone, Copy)]
+struct Case {
+    metrics_per_datagram: usize,
+    names: u64,
+    nodes: usize,
+    cache_entries: usize,
+    scanner: Option<Scanner>,
+}
+
+/// The usual one. Names: more than a branch predictor learns, fewer than the cache holds, as in a usual installation.
+const USUAL: Case =
+    Case { metrics_per_datagram: 30, names: 10_000, nodes: 3, cache_entries: 10_000, scanner: None };
+
+/// Datagrams of metrics of 40 bytes with the newline, names in no order.
+fn datagrams(case: &Case) -> Vec<Vec<u8>> {
+    let metrics = (2 * case.names as usize).clamp(METRICS, METRICS_MAX);
     let mut random = 0;
-    (0..DATAGRAMS)
+    (0..metrics / case.metrics_per_datagram)
         .map(|_| {
             let mut bytes = Vec::new();
-            for metric in 0..METRICS {
+            for metric in 0..case.metrics_per_datagram {
                 random = splitmix64(random);
-                let name = random % NAMES;
+                let name = random % case.names;
                 let line = format!("service.region{:02}.requests.{name:06}:{metric:03}|c", name % 7);
                 bytes.extend_from_slice(format!("{line:x<39}\n").as_bytes());
             }
             bytes
         })
         .collect()
+}
+
+/// Metrics of a round.
+fn elements(datagrams: &[Vec<u8>]) -> Throughput {
+    Throughput::Elements(datagrams.iter().map(|datagram| datagram.len() as u64 / 40).sum())
 }
 
 fn table(nodes: usize) -> Arc<RouteTable> {
@@ -66,15 +87,19 @@ fn table(nodes: usize) -> Arc<RouteTable> {
     })
 }
 
-fn relay(nodes: usize) -> Relay {
+fn relay(case: &Case) -> Relay {
     let limits = RelayLimits {
         sends_max: 512,
         backlog_bytes_max: 1 << 20,
         datagram_bytes_max: 8192,
-        cache_entries: 10_000,
+        cache_entries: case.cache_entries,
     };
-    let sockets: Vec<_> = (0..nodes).map(|index| Some(SocketSlot(index as u32))).collect();
-    Relay::new(limits, table(nodes), &sockets)
+    let sockets: Vec<_> = (0..case.nodes).map(|index| Some(SocketSlot(index as u32))).collect();
+    let mut relay = Relay::new(limits, table(case.nodes), &sockets);
+    if let Some(scanner) = case.scanner {
+        relay.scan_by(scanner);
+    }
+    relay
 }
 
 /// The plain way: search, hash, jump, copy, one metric after the other.
@@ -145,7 +170,7 @@ fn cpu_time() -> Duration {
 }
 
 fn parts(criterion: &mut Criterion<CpuTime>) {
-    let datagrams = datagrams();
+    let datagrams = datagrams(&USUAL);
     let names: Vec<Vec<u8>> = datagrams
         .iter()
         .flat_map(|datagram| wire::lines(datagram))
@@ -154,7 +179,7 @@ fn parts(criterion: &mut Criterion<CpuTime>) {
         .collect();
     let hashes: Vec<u64> = names.iter().map(|name| xxh3_64(name)).collect();
     let mut group = criterion.benchmark_group("parts");
-    group.throughput(Throughput::Elements((METRICS * DATAGRAMS) as u64));
+    group.throughput(elements(&datagrams));
     group.bench_function("scan plain", |bencher| {
         bencher.iter(|| {
             datagrams
@@ -165,25 +190,14 @@ fn parts(criterion: &mut Criterion<CpuTime>) {
                 .sum::<usize>()
         });
     });
-    let (scanner, mut spans) = (wire::Scanner::new(), wire::Spans::new());
-    group.bench_function("scan", |bencher| {
-        bencher.iter(|| {
-            let mut bytes = 0;
-            for datagram in &datagrams {
-                let mut at = 0;
-                while at < datagram.len() {
-                    at = scanner.scan(datagram, at, &mut spans);
-                    bytes += spans
-                        .as_slice()
-                        .iter()
-                        .filter_map(|span| span.key(datagram))
-                        .map(<[u8]>::len)
-                        .sum::<usize>();
-                }
-            }
-            bytes
+    for scanner in Scanner::all() {
+        let mut marks = wire::Marks::new();
+        group.bench_with_input(BenchmarkId::new("scan", scanner.name()), &scanner, |bencher, scanner| {
+            bencher.iter(|| {
+                datagrams.iter().map(|datagram| key_bytes(scanner, datagram, &mut marks)).sum::<usize>()
+            });
         });
-    });
+    }
     group.bench_function("hash", |bencher| {
         bencher.iter(|| names.iter().map(|name| xxh3_64(name)).fold(0, u64::wrapping_add));
     });
@@ -195,37 +209,90 @@ fn parts(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// Bytes of all keys of a datagram.
+fn key_bytes(scanner: &Scanner, datagram: &[u8], marks: &mut wire::Marks) -> usize {
+    let mut bytes = 0;
+    scanner.each_line(datagram, marks, |_: &[u8], key: Option<&[u8]>| bytes += key.map_or(0, <[u8]>::len));
+    bytes
+}
+
+/// Takes all datagrams as the worker does: what is full or due leaves after each batch.
+fn carry(relay: &mut Relay, datagrams: &[Vec<u8>], out: &mut Vec<Packet>, now_us: &mut u64) {
+    for batch in datagrams.chunks(64) {
+        for datagram in batch {
+            let arrival = Arrival { bound_us: *now_us, taken_us: *now_us, after_idle: false };
+            relay.ingest(arrival, black_box(datagram), datagram.len());
+        }
+        *now_us += 1_000;
+        relay.transmit(*now_us, Flush::Due, |packet| {
+            out.push(packet);
+            Ok(())
+        });
+        for packet in out.drain(..) {
+            relay.sent(packet, SendOutcome::Sent, *now_us);
+        }
+    }
+}
+
+type Group<'a> = BenchmarkGroup<'a, CpuTime>;
+
+fn bench_relay(group: &mut Group<'_>, id: BenchmarkId, case: &Case) {
+    let datagrams = datagrams(case);
+    group.throughput(elements(&datagrams));
+    group.bench_function(id, |bencher| {
+        let mut relay = relay(case);
+        let mut out: Vec<Packet> = Vec::with_capacity(1024);
+        let mut now_us = 0;
+        bencher.iter(|| carry(&mut relay, &datagrams, &mut out, &mut now_us));
+    });
+}
+
 fn end_to_end(criterion: &mut Criterion<CpuTime>) {
-    let datagrams = datagrams();
+    let plain_datagrams = datagrams(&USUAL);
     let mut group = criterion.benchmark_group("relay");
-    group.throughput(Throughput::Elements((METRICS * DATAGRAMS) as u64));
-    for nodes in [3, 16, 1000] {
+    for nodes in [1, 2, 3, 16, 1000] {
+        group.throughput(elements(&plain_datagrams));
         group.bench_with_input(BenchmarkId::new("plain", nodes), &nodes, |bencher, nodes| {
             let mut plain = Plain::new(*nodes);
-            bencher.iter(|| datagrams.iter().for_each(|datagram| plain.ingest(black_box(datagram))));
+            bencher.iter(|| plain_datagrams.iter().for_each(|datagram| plain.ingest(black_box(datagram))));
         });
-        group.bench_with_input(BenchmarkId::new("statsring", nodes), &nodes, |bencher, nodes| {
-            let mut relay = relay(*nodes);
-            let mut out: Vec<Packet> = Vec::with_capacity(1024);
-            let mut now_us = 0;
-            bencher.iter(|| {
-                // As the worker does it: what is full or due leaves after each batch.
-                for batch in datagrams.chunks(64) {
-                    for datagram in batch {
-                        let arrival = Arrival { bound_us: now_us, taken_us: now_us, after_idle: false };
-                        relay.ingest(arrival, black_box(datagram), datagram.len());
-                    }
-                    now_us += 1_000;
-                    relay.transmit(now_us, Flush::Due, |packet| {
-                        out.push(packet);
-                        Ok(())
-                    });
-                    for packet in out.drain(..) {
-                        relay.sent(packet, SendOutcome::Sent, now_us);
-                    }
-                }
-            });
-        });
+        bench_relay(&mut group, BenchmarkId::new("statsring", nodes), &Case { nodes, ..USUAL });
+    }
+    group.finish();
+}
+
+/// The relay as work grows, one thing at a time.
+fn curves(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("curve metrics");
+    for metrics_per_datagram in [1, 2, 5, 10, 20, 30, 50] {
+        let case = Case { metrics_per_datagram, ..USUAL };
+        bench_relay(&mut group, BenchmarkId::from_parameter(metrics_per_datagram), &case);
+    }
+    group.finish();
+    let mut group = criterion.benchmark_group("curve names");
+    for names in (1..=7).map(|power| 10u64.pow(power)) {
+        bench_relay(&mut group, BenchmarkId::from_parameter(names), &Case { names, ..USUAL });
+    }
+    group.finish();
+    let mut group = criterion.benchmark_group("curve nodes");
+    for nodes in [1, 3, 10, 30, 100, 300, 1_000] {
+        bench_relay(&mut group, BenchmarkId::from_parameter(nodes), &Case { nodes, ..USUAL });
+    }
+    group.finish();
+}
+
+/// The relay with each of its levers on and off.
+fn levers(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("levers");
+    for nodes in [3, 1_000] {
+        for cache_entries in [10_000, 0] {
+            let id = BenchmarkId::new(format!("cacheSize {cache_entries}"), nodes);
+            bench_relay(&mut group, id, &Case { nodes, cache_entries, ..USUAL });
+        }
+    }
+    for scanner in Scanner::all() {
+        let id = BenchmarkId::new("scanner", scanner.name());
+        bench_relay(&mut group, id, &Case { scanner: Some(scanner), ..USUAL });
     }
     group.finish();
 }
@@ -233,6 +300,6 @@ fn end_to_end(criterion: &mut Criterion<CpuTime>) {
 criterion_group!(
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = parts, end_to_end
+    targets = parts, end_to_end, curves, levers
 );
 criterion_main!(benches);

@@ -4,33 +4,29 @@
 //! its outcome is known, then hands it back. Next: `relay/` fills them, `driver/` sends them; neither knows the other.
 
 use bytes::BytesMut;
+use std::ops::{Deref, DerefMut};
 
 /// One datagram on its way to a backend: whole metrics, separated by newlines.
 ///
 /// The bytes live on the heap and never move while a packet is handed around, so that the kernel may read them
-/// until the packet comes back. Fixed capacity: filling a packet never allocates.
+/// until the packet comes back. Fixed capacity: filling a packet never allocates. What is handed around is a pointer.
 #[derive(Debug)]
-pub struct Packet {
-    bytes: BytesMut,
-    len: usize,
-    /// Which pool of its relay it belongs to.
-    pub pool: u32,
-    /// Metrics (lines) inside.
-    pub metrics: u32,
-    /// The socket slot of the backend this packet is for (see `Driver::open_backend`).
-    pub socket: SocketSlot,
-    /// Index of the backend in the relay's list at the time of packing; the relay keeps it right across reloads.
-    pub backend: usize,
-    /// When its oldest metric arrived.
-    pub arrival: Arrival,
-    /// Grows with each packet that a relay closes, so that repeated ones find their place again.
-    pub sequence: u64,
-    /// How often this packet was refused and sent again.
-    pub attempts: u8,
-    /// The relay's wish: it may go in one train with the packet handed over just before it.
-    pub may_join: bool,
-    /// The driver's word: it went, or was to go, in a train with others.
-    pub in_train: bool,
+pub struct Packet(Box<Contents>);
+
+impl Deref for Packet {
+    type Target = Contents;
+
+    #[inline(always)]
+    fn deref(&self) -> &Contents {
+        &self.0
+    }
+}
+
+impl DerefMut for Packet {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Contents {
+        &mut self.0
+    }
 }
 
 /// Copies a line; both have the same length.
@@ -59,6 +55,31 @@ fn copy_ends<const N: usize>(to: &mut [u8], line: &[u8]) {
     }
 }
 
+/// What a [`Packet`] holds and what is known of it.
+#[derive(Debug)]
+pub struct Contents {
+    bytes: BytesMut,
+    len: usize,
+    /// Which pool of its relay it belongs to.
+    pub pool: u32,
+    /// Metrics (lines) inside.
+    pub metrics: u32,
+    /// The socket slot of the backend this packet is for (see `Driver::open_backend`).
+    pub socket: SocketSlot,
+    /// Index of the backend in the relay's list at the time of packing; the relay keeps it right across reloads.
+    pub backend: usize,
+    /// When its oldest metric arrived.
+    pub arrival: Arrival,
+    /// Grows with each packet that a relay closes, so that repeated ones find their place again.
+    pub sequence: u64,
+    /// How often this packet was refused and sent again.
+    pub attempts: u8,
+    /// The relay's wish: it may go in one train with the packet handed over just before it.
+    pub may_join: bool,
+    /// The driver's word: it went, or was to go, in a train with others.
+    pub in_train: bool,
+}
+
 /// What is known of the arrival of a batch of datagrams; µs of the driver's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
@@ -82,7 +103,7 @@ impl Packet {
 
     /// An empty packet of `pool` that can hold as much as `bytes` is long.
     pub fn over(bytes: BytesMut, pool: u32) -> Packet {
-        Packet {
+        Packet(Box::new(Contents {
             bytes,
             len: 0,
             pool,
@@ -94,9 +115,11 @@ impl Packet {
             attempts: 0,
             may_join: false,
             in_train: false,
-        }
+        }))
     }
+}
 
+impl Contents {
     /// Bytes it can hold.
     pub fn capacity(&self) -> usize {
         self.bytes.len()
@@ -137,7 +160,27 @@ impl Packet {
         if separator == 1 {
             self.bytes[self.len] = b'\n';
         }
-        copy_short(&mut self.bytes[start..end], line);
+        self.bytes[start..end].copy_from_slice(line);
+        self.len = end;
+        self.metrics += 1;
+        true
+    }
+
+    /// Appends one line behind those that are there, if it fits within `limit_bytes` and the capacity; false and no
+    /// change otherwise. As [`Contents::fits`] and [`Contents::append`], with one look at what there is.
+    #[inline(always)]
+    #[must_use]
+    pub fn append_next(&mut self, line: &[u8], limit_bytes: usize) -> bool {
+        let end = self.len + 1 + line.len();
+        if end > limit_bytes {
+            return false;
+        }
+        let Some((separator, place)) = self.bytes.get_mut(self.len..end).and_then(<[u8]>::split_first_mut)
+        else {
+            return false;
+        };
+        *separator = b'\n';
+        copy_short(place, line);
         self.len = end;
         self.metrics += 1;
         true
@@ -145,7 +188,7 @@ impl Packet {
 
     /// Appends all lines of `other` if they fit within `limit_bytes` and the capacity; false and no change otherwise.
     #[must_use]
-    pub fn absorb(&mut self, other: &Packet, limit_bytes: usize) -> bool {
+    pub fn absorb(&mut self, other: &Contents, limit_bytes: usize) -> bool {
         if !self.fits(other.bytes(), limit_bytes) || !self.append(other.bytes()) {
             return false;
         }

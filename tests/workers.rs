@@ -65,6 +65,15 @@ fn a_busy_sender_is_shared_if_wanted_and_every_metric_still_reaches_its_backend_
     }
     let status = proxy.ask("status");
     assert!(status.contains("\nspread: datagram\n"), "{status}");
+    for lever in [
+        "trains: ",
+        "packet_size: 1432 bytes",
+        "cache: room for 16384 names in 32768 entries",
+        "coalescing: up to 5 ms; ",
+        "scanner: ",
+    ] {
+        assert!(status.contains(&format!("\n{lever}")), "{lever}: {status}");
+    }
     for figure in ["kernel_drops", "wakeups", "gathers", "cpu_us"] {
         let sum: u64 = (0..2).map(|worker| stats[&format!("worker_{worker}_{figure}")]).sum();
         assert!(stats.get(figure).is_none_or(|total| sum == *total), "{figure}: {stats:?}");

@@ -2,7 +2,8 @@
 //!
 //! The bytes are pieces, parted by FF FE. The first two bytes of the first piece are the rules; every other piece is one step,
 //! named by its first byte: `D` a datagram, `C` one that was longer, `T` and `F` transmit what is due and everything, `O`
-//! outcomes, `A` time goes by, `L` other backends live. Any other piece is a datagram.
+//! outcomes, `A` time goes by, `L` other backends live, or there are
+//! others. Any other piece is a datagram.
 //!
 //! What is held: every line leaves once, unchanged, for the backend that owns its name, or is counted under one reason; no
 //! packet is empty, too long, or holds half a line; the account balances; order is kept while every send is good.
@@ -21,7 +22,9 @@ use std::sync::Arc;
 
 /// Room for a datagram.
 const DATAGRAM_BYTES_MAX: usize = 300;
-const NODES: usize = 4;
+/// Backends: few, or more than a walk without the cache takes.
+const NODES_FEW: usize = 4;
+const NODES_MANY: usize = 12;
 
 /// Any bytes are rules and steps.
 pub fn run(bytes: &[u8]) {
@@ -60,7 +63,7 @@ struct Expected {
     /// Lines that have not left, with their backends, by hash.
     waiting: HashMap<u64, u32>,
     /// The same in order, for each backend; only right while every send is good.
-    in_order: [VecDeque<u64>; NODES],
+    in_order: [VecDeque<u64>; NODES_MANY],
 }
 
 struct World {
@@ -91,7 +94,7 @@ impl World {
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
             cache_entries: if flags & 8 == 0 { 0 } else { 64 },
         };
-        let mut relay = Relay::new(limits, table(live, rules, 1), &sockets());
+        let mut relay = Relay::new(limits, table(live, rules, 1), &sockets(live));
         if flags & 16 != 0 {
             relay.scan_by(Scanner::portable());
         }
@@ -161,7 +164,9 @@ impl World {
             expected.no_backend += 1;
             return;
         };
-        if self.rules.on_node_down == OnNodeDown::Drop && Placement::Jump.home(key, NODES) != Some(owner) {
+        if self.rules.on_node_down == OnNodeDown::Drop
+            && Placement::Jump.home(key, nodes(self.live)) != Some(owner)
+        {
             expected.node_down += 1;
             return;
         }
@@ -234,7 +239,7 @@ impl World {
         }
         self.generation += 1;
         self.live = live;
-        self.relay.reroute(table(live, self.rules, self.generation), &sockets(), self.now_us);
+        self.relay.reroute(table(live, self.rules, self.generation), &sockets(live), self.now_us);
     }
 
     fn check(&self) {
@@ -297,31 +302,39 @@ fn outcome(kind: u8) -> SendOutcome {
 }
 
 fn live_set(live: u8) -> LiveSet {
-    LiveSet::new((0..NODES).map(|index| live >> index & 1 == 1))
+    LiveSet::new((0..nodes(live)).map(|index| live >> (index % NODES_FEW) & 1 == 1))
 }
 
-fn sockets() -> Vec<Option<SocketSlot>> {
-    (0..NODES as u32).map(|slot| Some(SocketSlot(slot))).collect()
+/// How many backends there are: bit 4 of who lives.
+fn nodes(live: u8) -> usize {
+    if live & 0x10 == 0 { NODES_FEW } else { NODES_MANY }
+}
+
+fn sockets(live: u8) -> Vec<Option<SocketSlot>> {
+    (0..nodes(live) as u32).map(|slot| Some(SocketSlot(slot))).collect()
 }
 
 fn table(live: u8, rules: Rules, generation: u64) -> Arc<RouteTable> {
     thread_local! {
-        static NODES_OF_ALL: Arc<[RouteNode]> = (0..NODES)
-            .map(|index| RouteNode {
-                name: format!("node{index}:8125").into(),
-                address: "127.0.0.1:9".parse().ok(),
-                gso: index % 2 == 0,
-                counters: Arc::default(),
-            })
-            .collect();
+        static NODES: [Arc<[RouteNode]>; 2] = [NODES_FEW, NODES_MANY].map(route_nodes);
     }
     Arc::new(RouteTable {
         generation,
-        nodes: NODES_OF_ALL.with(Arc::clone),
+        nodes: NODES.with(|lists| lists[usize::from(nodes(live) == NODES_MANY)].clone()),
         live: live_set(live),
         placement: Placement::Jump,
         rules,
         phase: Phase::Run,
         observer: None,
     })
+}
+
+fn route_nodes(count: usize) -> Arc<[RouteNode]> {
+    let node = |index: usize| RouteNode {
+        name: format!("node{index}:8125").into(),
+        address: "127.0.0.1:9".parse().ok(),
+        gso: index.is_multiple_of(2),
+        counters: Arc::default(),
+    };
+    (0..count).map(node).collect()
 }

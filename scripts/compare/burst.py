@@ -8,9 +8,9 @@ that the kernel dropped at the program's socket. Nobody reads at the backends' p
 """
 
 import contextlib
+import datetime
 import functools
 import json
-import os
 import socket
 import time
 from pathlib import Path
@@ -53,6 +53,7 @@ def parse():
     add("--receive-buffer", type=int, default=RECEIVE_BUFFER, help="bytes, as asked (%(default)s)")
     add_bench_options(parser)
     add("--json", type=Path, metavar="FILE", help="every run")
+    add("--from-json", type=Path, metavar="FILE", help="measure nothing, write the table of an earlier run")
     options = parser.parse_args()
     try:
         options.sizes = [int(size) for size in options.sizes.split(",")]
@@ -121,7 +122,14 @@ def collect(options):
                     rows.append({"case": case, "size": size, "round": round_, "program": program.name} | row)
                     say(f"  {program.name}: {row['lost']} of {row['sent']} lost, "
                         f"{row['foreign_share']:.0%} of a core used by others")
-    return rows, programs_
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": machine.describe(),
+        "command": machine.command_line("burst.sh"),
+        "receive_buffer": options.receive_buffer, "runs": options.runs, "bursts": options.bursts,
+        "programs": [program.name for program in programs_],
+        "rows": rows,
+    }
 
 
 def body_of(rows, names):
@@ -136,16 +144,18 @@ def body_of(rows, names):
         yield cells + [f"{more} of {len(sent)}"]
 
 
-def markdown(options, rows, names):
+def markdown(run):
+    rows, names = run["rows"], run["programs"]
     foreign = max(row["foreign_share"] for row in rows)
     parts = [
-        f"{machine.describe()}; `receiveBuffer` {options.receive_buffer:,} of every program; {options.runs} rounds of "
-        f"{options.bursts} bursts. Datagrams lost in a round: median (least to most).",
+        "## Bursts into a small receive buffer",
+        f"{run['machine']}; {run['date']}; `receiveBuffer` {run['receive_buffer']:,} of every program; {run['runs']} rounds "
+        f"of {run['bursts']} bursts; made by `{run['command']}`. Datagrams lost in a round: median (least to most).",
         report.table(["bursts of", "sent in a round", *names, "rounds in which statsring lost more than the reader"],
                      list(body_of(rows, names))),
     ]
     if foreign > FOREIGN_SHARE_MAX:
-        parts.insert(1, f"**The machine was not idle**: others used up to {foreign:.0%} of one of the two cores. Whoever "
+        parts.insert(2, f"**The machine was not idle**: others used up to {foreign:.0%} of one of the two cores. Whoever "
                         "waits for the core loses what comes meanwhile: these losses say little.")
     return "\n\n".join(parts) + "\n"
 
@@ -153,10 +163,10 @@ def markdown(options, rows, names):
 def main():
     options = parse()
     programs.cache_folder().mkdir(parents=True, exist_ok=True)
-    rows, measured = collect(options)
+    run = json.loads(options.from_json.read_text()) if options.from_json else collect(options)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine.describe(), "rows": rows}, indent=1) + os.linesep)
-    print(markdown(options, rows, [program.name for program in measured]))
+        options.json.write_text(json.dumps(run, indent=1) + "\n")
+    print(markdown(run))
     return 0
 
 

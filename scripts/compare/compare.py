@@ -7,8 +7,6 @@ In: options. Out: Markdown on stdout, JSON in a file. Next: report.py writes the
 import datetime
 import json
 import os
-import shlex
-import sys
 from pathlib import Path
 
 import machine
@@ -50,7 +48,6 @@ def parse():
     add("--no-idle", action="store_true", help="leave out the idle wake-ups")
     add("--json", type=Path, metavar="FILE", help="every run, and the summary")
     add("--from-json", type=Path, metavar="FILE", help="measure nothing, write the tables of an earlier run")
-    add("--readme", type=Path, metavar="FILE", help="also put the section between its <!-- performance --> markers")
     options = parser.parse_args()
     unknown = [name for name in options.loads.split(",") if name not in LOADS]
     if unknown:
@@ -117,7 +114,7 @@ def collect(options):
     run = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine.describe(),
-        "command": shlex.join(["scripts/compare.sh", *sys.argv[1:]]),
+        "command": machine.command_line("compare.sh"),
         "runs": options.runs, "seconds": options.seconds, "warm_up": options.warm_up, "cores": options.cores,
         "receive_default": machine.host_receive_default(),
         "load_average": os.getloadavg(),
@@ -150,13 +147,6 @@ def main():
     if options.json:
         options.json.write_text(json.dumps(run, indent=1) + "\n")
     print(report.markdown(run))
-    if options.readme:
-        text = options.readme.read_text()
-        begin, end = "<!-- performance -->\n", "<!-- /performance -->"
-        if begin not in text or end not in text:
-            raise Failure(f"{options.readme} has no {begin.strip()} and {end}")
-        head, tail = text.split(begin, 1)[0], text.split(end, 1)[1]
-        options.readme.write_text(head + begin + report.section(run) + end + tail)
     return 0
 
 

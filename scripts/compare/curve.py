@@ -19,8 +19,10 @@ from report import spread
 
 RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 150_000, 200_000, 250_000, 300_000, 400_000]
 DOCS = programs.ROOT / "docs"
+# Begins the remark that stands in the CSV only.
+MADE_BY = "Made by"
 TITLE = "Loss and CPU against the rate"
-AXIS = "datagrams a second"
+AXIS = "datagrams a second offered"
 SPREADS = ("delivered", "cores")
 COLUMNS = ["program", "rate_asked", "rate", *(f"{name}_{part}" for name in SPREADS for part in ("median", "least", "most")),
            "us_per_received", "received_share", "foreign_share"]
@@ -81,8 +83,16 @@ def collect(options):
             rows = {program.name: [] for program in members}
             for round_ in range(options.runs):
                 for program in in_turn(members, round_):
-                    rows[program.name].append(measure(bench, program, Load("", asked, options.metrics), granted))
-            for name, own in rows.items():
+                    try:
+                        row = measure(bench, program, Load("", asked, options.metrics), granted)
+                    except Failure as failure:
+                        # As in a comparison: a peer may not survive a rate, statsring has to.
+                        if isinstance(program, (programs.Statsring, programs.Floor)):
+                            raise
+                        say(f"  {failure}")
+                        continue
+                    rows[program.name].append(row)
+            for name, own in ((name, own) for name, own in rows.items() if own):
                 lines.append(line_of(name, asked, own))
                 say(f"  {name}: {lines[-1]['rate']:,}/s, {lines[-1]['delivered_median'] or 0:.4f} delivered, "
                     f"{lines[-1]['cores_median']:.3f} cores")
@@ -100,6 +110,7 @@ def notes(options, members, lines, granted):
         f"{metrics_each(options.metrics)} in each datagram; 3 backends, 1 worker; {buffers}; median of {options.runs} runs "
         f"of {options.seconds:g} s, bars from least to most.",
         f"{versions}. The floor receives as statsring does and discards.",
+        f"{MADE_BY} `{machine.command_line('load-curve.sh')}`.",
     ]
     foreign = max(line["foreign_share"] for line in lines)
     if foreign > FOREIGN_SHARE_MAX:
@@ -140,6 +151,13 @@ def series(lines, name):
     return {program: sorted(points, key=lambda point: point.rate) for program, points in found.items()}
 
 
+def losses(lines):
+    """What did not arrive; the most that arrived is the least that was lost."""
+    arrived = series(lines, "delivered")
+    return {program: [Point(p.rate, 1 - p.median, 1 - p.most, 1 - p.least) for p in points]
+            for program, points in arrived.items()}
+
+
 def main():
     options = parse()
     if options.from_csv:
@@ -147,7 +165,8 @@ def main():
     else:
         lines, remarks = collect(options)
         write_csv(options.csv, lines, remarks)
-    options.svg.write_text(svg(series(lines, "delivered"), series(lines, "cores"), TITLE, AXIS, remarks))
+    shown = [remark for remark in remarks if not remark.startswith(MADE_BY)]
+    options.svg.write_text(svg(losses(lines), series(lines, "cores"), TITLE, AXIS, shown))
     say(f"written: {options.csv}, {options.svg}")
     return 0
 

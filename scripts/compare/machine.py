@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 EXIT_USAGE, EXIT_SYSTEM = 64, 71
+# Options that say where results go.
+OUTPUTS = ("--json", "--csv", "--svg", "--from-json")
 
 
 class Failure(Exception):
@@ -40,6 +43,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def command_line(script):
+    """How this run is asked for again: without where its results went."""
+    kept, arguments = [], iter(sys.argv[1:])
+    for argument in arguments:
+        if argument in OUTPUTS:
+            next(arguments, None)
+        elif not argument.startswith(tuple(f"{name}=" for name in OUTPUTS)):
+            kept.append(argument)
+    return shlex.join([f"scripts/{script}", *kept])
 
 
 def say(text):

@@ -1,6 +1,7 @@
 """One program under one load, once.
 
-In: a program, a load. Out: a dict of what it cost and what arrived. Next: compare.py, curve.py and burst.py do it often.
+In: a program, a load. Out: a dict of what it cost and what arrived. Next: compare.py, curve.py, burst.py, costs.py and
+levers.py do it often.
 
 The generator and the sinks (`statsring load`) run on one core, the program on the other. Each measurement starts the
 program anew and warms it up with the same load, which does not count.
@@ -24,6 +25,8 @@ from machine import Failure, Usage
 from programs import Ports, release
 
 NODES = 3
+# With more backends they are not asked for their health: so many answering threads would disturb the load.
+HEALTHY_NODES_MAX = 16
 START_S = 10
 STOP_S = 6
 # A line is then 39 bytes long, 40 with its newline.
@@ -43,6 +46,10 @@ class Load:
     name: str
     rate: int
     metrics: int
+    # Backends that the program has.
+    nodes: int = NODES
+    # Further options of `statsring load`.
+    more: tuple = ()
 
 
 @dataclass
@@ -91,7 +98,8 @@ class Bench:
         command = [
             str(self.load_program), "load", "--to", f"127.0.0.1:{ports.listen}",
             "--rate", str(load.rate or "max"), "--metrics", str(load.metrics), "--seconds", str(seconds),
-            "--name-length", str(NAME_BYTES), "--run", run, "--settle", str(SETTLE_S), "--json", "--quiet", *more,
+            "--name-length", str(NAME_BYTES), "--run", run, "--settle", str(SETTLE_S), "--json", "--quiet",
+            *load.more, *more,
         ]
         if sinks:
             command += ["--sink", ",".join(str(port) for port in sinks)]
@@ -145,10 +153,11 @@ class HealthServer(socketserver.ThreadingTCPServer):
 
 
 @contextlib.contextmanager
-def healthy_ports():
+def healthy_ports(nodes=NODES):
     """Ports for one run; the backends' admin ports answer while the block lasts."""
-    numbers = machine.free_ports(2 + 2 * NODES)
-    ports = Ports(numbers[0], numbers[1], numbers[2:2 + NODES], numbers[2 + NODES:])
+    healthy = nodes if nodes <= HEALTHY_NODES_MAX else 0
+    numbers = machine.free_ports(2 + nodes + healthy)
+    ports = Ports(numbers[0], numbers[1], numbers[2:2 + nodes], numbers[2 + nodes:])
     with contextlib.ExitStack() as stack:
         for port in ports.health:
             server = stack.enter_context(HealthServer(("127.0.0.1", port), Health))
@@ -218,7 +227,7 @@ def measure(bench, program, load, granted=None):
 
 
 def measure_once(bench, program, load, granted):
-    with healthy_ports() as ports, running(program, ports, bench.program_core, granted) as pid:
+    with healthy_ports(load.nodes) as ports, running(program, ports, bench.program_core, granted) as pid:
         sinks = [] if program.is_floor else ports.nodes
         bench.result_of(bench.start_load(ports, load, bench.warm_up, "w", sinks))
         owned = machine.inodes(pid)
@@ -270,6 +279,7 @@ def figures(result, spent):
         "cpu_ns": spent["cpu_ns"],
         "us_per_sent": spent["cpu_ns"] / sent["datagrams"] / 1e3,
         "us_per_received": spent["cpu_ns"] / max(received, 1) / 1e3,
+        "ns_per_metric": spent["cpu_ns"] / max(received * sent["metrics"] / sent["datagrams"], 1),
         "cores": spent["cpu_ns"] / 1e9 / sent["seconds"],
         "switches_per_second": spent["switches"] / sent["seconds"],
         "foreign_share": foreign_share(spent),
@@ -281,6 +291,7 @@ def figures(result, spent):
             "dropped_at_sinks": arrived["dropped_at_sinks"],
             "misplaced": arrived["misplaced"],
             "packets": arrived["datagrams"],
+            "metrics_per_packet": arrived["unique"] / max(arrived["datagrams"], 1),
             "p50_us": latency.get("p50"),
             "p99_us": latency.get("p99"),
         }
@@ -293,7 +304,7 @@ def direct(bench, load):
 
 
 def direct_once(bench, load):
-    with healthy_ports() as ports:
+    with healthy_ports(load.nodes) as ports:
         ports.listen = ports.nodes[0]
         # No program is under test: whatever runs on its core is foreign, and disturbs nothing.
         spent = spent_by(bench, os.getpid())

@@ -1,6 +1,7 @@
-"""Two panels over the rate, as SVG: what arrived, and the CPU it took.
+"""Two panels over the rate, as SVG: what was lost, and the CPU it took.
 
-In: points of each program. Out: SVG text, readable on light and dark pages since it brings its own background. Pure.
+In: points of each program. Out: SVG text. It brings its own background, light or dark as the reader's system prefers, so
+it is readable on either page. Pure.
 """
 
 import math
@@ -8,16 +9,23 @@ import textwrap
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, PANEL, TOP, GAP, LEFT, RIGHT, BOTTOM = 860, 250, 74, 62, 62, 128, 54
+WIDTH, PANEL, TOP, GAP, LEFT, RIGHT, BOTTOM = 860, 230, 96, 78, 66, 132, 54
 # Colours that the colour-blind can tell apart; the marks differ too. The floor is no proxy: grey and dashed.
 STYLES = {
     "statsring": ("#0b63ce", "circle", ""),
     "proxy.js": ("#c2410c", "square", ""),
     "statsdproxy": ("#0f7b55", "diamond", ""),
+    "statsd-proxy (C)": ("#7c3aed", "circle", ""),
     "discard floor": ("#6b7280", "none", "5 4"),
 }
-SPARE = [("#7c3aed", "circle", ""), ("#a16207", "square", ""), ("#be185d", "diamond", "")]
-INK, FAINT, GRID = "#1f2937", "#6b7280", "#e5e7eb"
+SPARE = [("#a16207", "square", ""), ("#be185d", "diamond", "")]
+INK, FAINT, GRID, PAPER, EDGE = "#1f2937", "#5b6472", "#e5e7eb", "#ffffff", "#d1d5db"
+# What each colour becomes where the reader prefers dark pages.
+DARK = {
+    "#0b63ce": "#58a6ff", "#c2410c": "#ff9b5e", "#0f7b55": "#3fcf8e", "#6b7280": "#9aa4b2",
+    "#7c3aed": "#b794f6", "#a16207": "#e3b341", "#be185d": "#ff7eb6",
+    INK: "#e6edf3", FAINT: "#9da7b3", GRID: "#2a313c", PAPER: "#0d1117", EDGE: "#30363d",
+}
 LABEL_GAP = 15
 NOTE_CHARACTERS = 128
 
@@ -55,15 +63,17 @@ class Panel:
             yield text(LEFT - 8, y + 4, label, "end", FAINT)
         for rate in rate_ticks(*self.rates):
             x = self.x(rate)
-            yield line(x, self.top, x, self.top + PANEL, GRID)
-            yield text(x, self.top + PANEL + 18, f"{rate // 1000}k", "middle", FAINT)
+            yield line(x, self.top + PANEL, x, self.top + PANEL + 5, FAINT)
+            yield text(x, self.top + PANEL + 20, f"{rate // 1000}k", "middle", FAINT)
         yield line(LEFT, self.top + PANEL, right, self.top + PANEL, FAINT)
 
     def curve(self, points, style):
         colour, mark, dashes = style
         path = " ".join(f"{self.x(p.rate):.1f},{self.y(p.median):.1f}" for p in points)
         dash = f' stroke-dasharray="{dashes}"' if dashes else ""
-        yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"{dash}/>'
+        width = 3 if colour == STYLES["statsring"][0] else 2
+        yield (f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-linejoin="round" '
+               f'stroke-linecap="round"{dash}/>')
         for p in points:
             x = self.x(p.rate)
             if abs(self.y(p.least) - self.y(p.most)) > 3:
@@ -99,11 +109,11 @@ def text(x, y, words, anchor, colour, size=13, weight="400"):
 
 def marker(x, y, kind, colour):
     if kind == "circle":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="{colour}"/>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="{colour}" stroke="{PAPER}" stroke-width="1.2"/>'
     if kind == "square":
-        return f'<rect x="{x - 3.3:.1f}" y="{y - 3.3:.1f}" width="6.6" height="6.6" fill="{colour}"/>'
+        return f'<rect x="{x - 3.3:.1f}" y="{y - 3.3:.1f}" width="6.6" height="6.6" fill="{colour}" stroke="{PAPER}" stroke-width="1.2"/>'
     if kind == "diamond":
-        return f'<path d="M{x:.1f} {y - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6-4.6z" fill="{colour}"/>'
+        return f'<path d="M{x:.1f} {y - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6-4.6z" fill="{colour}" stroke="{PAPER}" stroke-width="1.2"/>'
     return ""
 
 
@@ -118,26 +128,39 @@ def nice_top(value):
     return top, [(top * i / 4, f"{top * i / 4:g}") for i in range(5)]
 
 
-def svg(delivered, cores, title, axis_title, notes):
-    """`delivered` and `cores`: points by program's name."""
+def share_top(value):
+    """The top of the axis of losses, and its ticks."""
+    top = next((t for t in (0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 1.0) if value <= t), 1.0)
+    return top, [(top * i / 4, f"{top * i * 25:g} %") for i in range(5)]
+
+
+def dark_style():
+    """Attributes are the light colours; a rule for each of them is stronger where dark is preferred."""
+    rules = "".join(f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items())
+    return f"<style>@media (prefers-color-scheme:dark){{{rules}}}</style>"
+
+
+def svg(lost, cores, title, axis_title, notes):
+    """`lost` and `cores`: points by program's name."""
     notes = [part for note in notes for part in textwrap.wrap(note, NOTE_CHARACTERS)]
     names = list(cores)
     styles = styles_of(names)
-    all_points = [p for points in (*delivered.values(), *cores.values()) for p in points]
+    all_points = [p for points in (*lost.values(), *cores.values()) for p in points]
     rates = min(p.rate for p in all_points), max(p.rate for p in all_points)
     top, ticks = nice_top(max(p.most for points in cores.values() for p in points))
-    shares = [(i / 4, f"{i * 25} %") for i in range(5)]
+    most_lost, shares = share_top(max((p.most for points in lost.values() for p in points), default=0))
     panels = [
-        (Panel(TOP, "Metrics that arrived at the backends", 0, 1, shares, rates), delivered),
-        (Panel(TOP + PANEL + GAP, "CPU used, cores", 0, top, ticks, rates), cores),
+        (Panel(TOP, "Metrics lost", 0, most_lost, shares, rates), lost),
+        (Panel(TOP + PANEL + GAP, "CPU used, in cores", 0, top, ticks, rates), cores),
     ]
     height = TOP + 2 * PANEL + GAP + BOTTOM + 18 * len(notes)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         f'role="img" font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif">',
-        f"<title>{escape(title)}</title>",
-        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8" fill="#ffffff" stroke="#d1d5db"/>',
-        text(20, 32, title, "start", INK, size=17, weight="600"),
+        f"<title>{escape(title)}</title>", dark_style(),
+        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8" fill="{PAPER}" stroke="{EDGE}"/>',
+        text(20, 34, title, "start", INK, size=18, weight="600"),
+        text(20, 56, "Lower is better in both.", "start", FAINT),
     ]
     for panel, series in panels:
         parts += panel.axes()
@@ -146,6 +169,7 @@ def svg(delivered, cores, title, axis_title, notes):
                 parts += panel.curve(series[name], styles[name])
         parts += panel.labels(series, styles)
     axis = TOP + 2 * PANEL + GAP
-    parts.append(text((LEFT + WIDTH - RIGHT) / 2, axis + 38, axis_title, "middle", INK))
+    for bottom in (TOP + PANEL, axis):
+        parts.append(text((LEFT + WIDTH - RIGHT) / 2, bottom + 40, axis_title, "middle", INK))
     parts += [text(20, axis + 46 + 18 * (i + 1), note, "start", FAINT, size=11.5) for i, note in enumerate(notes)]
     return "\n".join(parts) + "\n</svg>\n"

@@ -1,4 +1,4 @@
-# What compare.sh, load-curve.sh and burst.sh need before they measure: tools and builds. Sourced by them.
+# What compare.sh and the scripts beside it need before they measure: tools and builds. Sourced by them.
 # shellcheck shell=bash
 
 missing() {
@@ -14,7 +14,7 @@ prepare() {
     command -v taskset >/dev/null || missing taskset util-linux
     for argument in "$@"; do
         case $argument in
-            -h | --help | --from-json | --from-json=* | --from-csv | --from-csv=*) return ;;
+            -h | --help | --from-json | --from-json=* | --from-csv | --from-csv=* | --write-only) return ;;
         esac
     done
     command -v cargo >/dev/null || missing cargo "from https://rustup.rs"

@@ -2,8 +2,9 @@
 
 In: ports, a folder, the receive buffer asked for. Out: a running process. Next: measure.py puts load on it.
 
-Only what a package registry installs by its name is here, in the version written below. Of those that were looked at,
-crates.io's statsrelay 3.0.1 is left out: it reads no byte of what comes to its UDP port.
+They come from package registries in the versions written below, but for the one in C, which is in none and is built from
+its repository. Of those that were looked at, crates.io's statsrelay 3.0.1 is left out: it reads no byte of what comes to
+its UDP port.
 """
 
 import json
@@ -18,6 +19,11 @@ from machine import Failure, Usage, say
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 STATSD, HASHRING, STATSDPROXY = "0.9.0", "3.2.0", "0.4.1"
+HIT9 = "https://github.com/hit9/statsd-proxy"
+HIT9_COMMIT = "f448eaee0ae3d908c59a50db64b3b811d3c975a7"
+# As its Makefile.am has them, optimised as autoconf does.
+HIT9_FLAGS = ["-std=c99", "-D_GNU_SOURCE", "-O2", "-w", "-pthread"]
+HIT9_SOURCES = "buf cfg config ctx event ketama log md5 parser proxy statsd-proxy"
 
 
 class Missing(Exception):
@@ -39,10 +45,9 @@ class Ports:
     health: list
 
     def node_list(self):
-        return [
-            {"host": "127.0.0.1", "port": port, "adminport": health}
-            for port, health in zip(self.nodes, self.health)
-        ]
+        """Without admin ports if there are none to ask."""
+        nodes = [{"host": "127.0.0.1", "port": port} for port in self.nodes]
+        return [node | {"adminport": health} for node, health in zip(nodes, self.health)] if self.health else nodes
 
 
 @dataclass
@@ -71,7 +76,8 @@ def run_or_missing(command, what, log):
     with open(log, "w", encoding="utf-8") as out:
         code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
     if code != 0:
-        raise Missing(f"{what} could not be installed, see {log}")
+        say(f"{what}: see {log}")
+        raise Missing(f"{what} could not be installed")
 
 
 def output_of(command):
@@ -191,6 +197,34 @@ class StatsdProxy(Program):
         return [str(self.path), "--listen", f"127.0.0.1:{ports.listen}", "--upstream", f"127.0.0.1:{ports.nodes[0]}"]
 
 
+@dataclass
+class Hit9(Program):
+    """hit9's, in C; packs, and chooses by ketama."""
+
+    def install(self):
+        git, compiler = shutil.which("git"), shutil.which("cc")
+        if not git or not compiler:
+            raise Missing("git and a C compiler are needed and not installed")
+        folder = cache_folder() / f"hit9-{HIT9_COMMIT[:12]}"
+        self.path = folder / "statsd-proxy-built"
+        log = cache_folder() / "hit9.log"
+        if not self.path.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            run_or_missing([git, "clone", "--quiet", HIT9, str(folder)], "statsd-proxy from its repository", log)
+            run_or_missing([git, "-C", str(folder), "checkout", "--quiet", HIT9_COMMIT], "statsd-proxy's commit", log)
+            sources = [str(folder / "src" / f"{name}.c") for name in HIT9_SOURCES.split()]
+            run_or_missing([compiler, *HIT9_FLAGS, *sources, "-o", str(self.path)], "statsd-proxy, built,", log)
+        self.version = f"github.com/hit9/statsd-proxy at {HIT9_COMMIT[:12]}, cc -O2"
+        self.note = "with num_threads 1, of 4 by default; the rest as in its example"
+
+    def command(self, ports, folder, granted):
+        lines = [f"port {ports.listen}", "num_threads 1", "flush_interval 10"]
+        lines += [f"node 127.0.0.1:{port}:1" for port in ports.nodes]
+        path = folder / "statsd-proxy.cfg"
+        path.write_text("\n".join(lines) + "\n")
+        return [str(self.path), "-f", str(path)]
+
+
 def known():
     """Every program, by the name it is chosen by."""
     return {
@@ -198,6 +232,7 @@ def known():
         "floor": Floor("discard floor"),
         "proxy.js": ProxyJs("proxy.js"),
         "statsdproxy": StatsdProxy("statsdproxy"),
+        "hit9": Hit9("statsd-proxy (C)"),
     }
 
 

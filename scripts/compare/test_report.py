@@ -1,11 +1,21 @@
 """Tests of what is pure here: python3 -m unittest discover -s scripts/compare"""
 
+import argparse
+import re
+import tempfile
 import unittest
+import unittest.mock
 import xml.dom.minidom
+from pathlib import Path
 
+import costs
+import levers
+import machine
+import pages
+import performance
 import report
 from compare import in_turn
-from plot import LABEL_GAP, Panel, Point, svg
+from plot import DARK, LABEL_GAP, PANEL, STYLES, Panel, Point, svg
 from programs import Floor, Statsring
 
 
@@ -72,8 +82,132 @@ class Plot(unittest.TestCase):
         panel = Panel(100, "t", 0, 1, [], (1e4, 1e5))
         series = {name: [Point(1e5, 0, 0, 0)] for name in "abc"}
         words = "".join(panel.labels(series, {name: ("#000", "circle", "") for name in series}))
-        self.assertIn('y="354.0"', words)
-        self.assertIn('y="324.0"', words)
+        for index in range(3):
+            self.assertIn(f'y="{100 + PANEL + 4 - index * LABEL_GAP:.1f}"', words)
+
+    def test_every_colour_has_one_for_dark_pages(self):
+        series = {name: [Point(1e4, 0, 0, 0), Point(2e4, 0.5, 0.4, 0.6)] for name in [*STYLES, "a", "b", "c"]}
+        text = svg(series, series, "t", "rate", ["note"])
+        style, drawn = text.split("</style>")
+        colours = set(re.findall(r"#[0-9a-f]{6}", drawn))
+        self.assertEqual(colours - set(DARK), set())
+        self.assertTrue(all(f'[fill="{colour}"]' in style for colour in colours))
+
+
+def case_row(series, case, round_, ns, **more):
+    return {"load": series, "program": case, "round": round_, "ns_per_metric": ns, "us_per_received": ns / 10,
+            "metrics_per_packet": 30.0, "switches_per_second": 200.0, "delivered": 1.0, "p99_us": 5100,
+            "foreign_share": 0.0} | more
+
+
+def made(**more):
+    return {"machine": "M, Linux 6", "date": "2026-01-01", "command": "scripts/x.sh", "statsring": "0.1.0", "runs": 2,
+            "seconds": 1.0, "warm_up": 1.0, "cores": "0,1", "in_process": {}} | more
+
+
+class Costs(unittest.TestCase):
+    def run_of(self, curve, costs, **figures):
+        rows = [case_row(curve.title, str(value), round_, cost * (1 + round_), **{k: f(value) for k, f in figures.items()})
+                for value, cost in costs.items() for round_ in range(2)]
+        return made(rows=rows)
+
+    def test_what_a_datagram_costs_is_found_again(self):
+        curve = costs.CURVES["metrics"]
+        run = self.run_of(curve, {n: 100 + 600 / n for n in curve.values})
+        # Two rounds, the second twice as slow: the medians are one and a half times as much.
+        self.assertIn("900 ns for a datagram", costs.reason(run, curve))
+        self.assertIn("150 ns for each metric", costs.reason(run, curve))
+        self.assertIn("| 50 | 168 (112 to 224) | 0.16 (0.16 to 0.16) |", costs.markdown(run))
+
+    def test_what_a_packet_costs_is_found_again(self):
+        curve = costs.CURVES["nodes"]
+        filled = {n: 30 / n for n in curve.values}
+        run = self.run_of(curve, {n: 50 + 1_000 / filled[n] for n in curve.values}, metrics_per_packet=filled.get)
+        self.assertIn("1,500 ns for each packet sent and 75 ns for each metric", costs.reason(run, curve))
+
+    def test_a_flat_curve_is_called_flat_and_a_missing_one_left_out(self):
+        curve = costs.CURVES["names"]
+        run = self.run_of(curve, {n: 100 + n / 1e6 for n in curve.values})
+        self.assertEqual(costs.reason(run, curve), "Flat: the medians are no more than 10% apart.")
+        self.assertNotIn("### Nodes", costs.markdown(run))
+
+    def test_fewer_points_keep_the_ends_and_the_base(self):
+        for curve in costs.CURVES.values():
+            for points in (2, 3, 5):
+                values = costs.thinned(curve, points)
+                self.assertTrue({curve.values[0], curve.values[-1], curve.base} <= set(values), values)
+                self.assertLessEqual(len(values), points + 1)
+
+
+class Levers(unittest.TestCase):
+    def test_a_gain_is_of_pairs(self):
+        lever = levers.LEVERS["trains"]
+        rows = [case_row(lever.name, case, round_, ns * (1 + round_))
+                for case, ns in ((levers.WITH, 100), (levers.WITHOUT, 160)) for round_ in range(2)]
+        figures = {"median": 1.5, "least": 1.4, "most": 1.6}
+        inside = {levers.BENCH: {"scanner AVX2": figures, "cacheSize 0 1000": figures}}
+        text = levers.markdown(made(rows=rows, in_process=inside))
+        self.assertIn("| 1.60 (1.60 to 1.60) |", text)
+        self.assertIn("| scanner AVX2 | 1.5 (1.4 to 1.6) |", text)
+        self.assertIn("| cacheSize 0, 1,000 nodes | 1.5 (1.4 to 1.6) |", text)
+
+
+class Promises(unittest.TestCase):
+    def test_each_is_looked_at(self):
+        load = "20,000/s, 1 metric each"
+        own = row("statsring", 0, 1.0, load, delivered=0.999999, p99_us=7_100, resident_kib=17_000)
+        beside = {"load": load, "program": report.DIRECT, "round": 0, "p99_us": 90}
+        found = report.promises({"tables": {"default": [own, beside]}, "idle": {"statsring": {"wake_ups_per_second": 2.9}}})
+        self.assertEqual([(entry["what"], entry["met"]) for entry in found],
+                         [("delivered", False), ("p99 latency", False), ("resident memory", False), ("idle", True)])
+        self.assertIn("without a proxy 0.09 ms", report.promise_table(found))
+
+
+class Pages(unittest.TestCase):
+    def comparison(self):
+        rows = [row("statsring", 0, 1.0, delivered=1.0, foreign_share=0.0, us_per_sent=1.0),
+                row("proxy.js", 0, 20.0, delivered=0.62, foreign_share=0.0, us_per_sent=20.0)]
+        return made(tables={"default": rows}, programs=[], missing=[], receive_default=212_992, failed=[
+            {"load": "l", "name": "p", "why": "p did not survive:\n/a/place/of/this/machine"}])
+
+    def test_the_section_goes_between_its_markers_and_begins_with_ratios(self):
+        with tempfile.TemporaryDirectory() as folder:
+            readme = Path(folder) / "README.md"
+            readme.write_text(f"before\n{pages.BEGIN}old\n{pages.END}after\n")
+            text = pages.readme_section({"compare": self.comparison()}, "scripts/performance.sh", Path(folder) / "docs",
+                                        Path(folder))
+            pages.put_section(readme, text)
+            page = readme.read_text()
+            self.assertTrue(page.startswith("before\n") and page.endswith("after\n") and "old" not in page)
+            self.assertIn("| l | 1 (1.00 µs) | 20.0 × (62.0% arrived) |", page)
+            self.assertIn("(docs/performance.md)", page)
+            readme.write_text("no markers")
+            with self.assertRaises(machine.Failure):
+                pages.put_section(readme, text)
+
+    def test_the_report_says_how_it_was_made_and_nothing_of_places(self):
+        found = {"compare": self.comparison()}
+        notes = {"compare": {"date": "d", "took_s": 61, "build": "b"}, "costs": {"build": "other"}}
+        text = pages.report_page(found, notes, "scripts/performance.sh --quick") + str(pages.figures(found, notes, "c"))
+        self.assertIn("not measured with the same build", text)
+        self.assertIn("Not measured: load-curve, burst, costs, levers.", text)
+        self.assertNotIn("/a/place", text)
+
+    def test_a_command_is_told_without_where_results_went(self):
+        with unittest.mock.patch("sys.argv", ["x", "--runs", "2", "--json", "/a/b", "--svg=/c", "--cores", "0,1"]):
+            self.assertEqual(machine.command_line("x.sh"), "scripts/x.sh --runs 2 --cores 0,1")
+
+
+class Resuming(unittest.TestCase):
+    def test_a_finished_step_is_kept_and_a_cut_one_is_not(self):
+        step = performance.STEPS[0]
+        with tempfile.TemporaryDirectory() as folder:
+            options = argparse.Namespace(state=Path(folder))
+            (options.state / (step.files[0] + ".part")).write_text("{")
+            self.assertFalse(performance.is_done(step, options))
+            self.assertEqual(performance.results(options), {})
+            (options.state / step.files[0]).write_text("{}")
+            self.assertEqual(performance.results(options), {step.name: {}})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ use super::view::View;
 use std::fmt::Write;
 
 /// The columns; `since` in seconds, `share` of all metrics sent, `-` for what cannot be known.
-const HEADER: &str = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\n";
+const HEADER: &str = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\t\
+    in_trains\ttrains_refused\tpacket_bytes\n";
 
 /// The text.
 pub fn render(view: &View) -> String {
@@ -19,7 +20,7 @@ pub fn render(view: &View) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}",
+            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}",
             escape(backend.name.as_bytes()),
             backend.state.name(),
             backend.since_s,
@@ -28,6 +29,9 @@ pub fn render(view: &View) -> String {
             backend.metrics_dropped,
             backend.refused,
             backend.datagrams_sent,
+            backend.datagrams_in_trains,
+            backend.trains_refused,
+            backend.packet_bytes_max,
         );
     }
     text
@@ -41,10 +45,11 @@ mod tests {
 
     #[test]
     fn each_backend_has_its_line() {
-        let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\n\
-            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\n\
-            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\n\
-            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\n";
+        let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\t\
+            in_trains\ttrains_refused\tpacket_bytes\n\
+            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\n\
+            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\n\
+            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\n";
         assert_eq!(render(&sample()), expected);
     }
 
@@ -53,6 +58,9 @@ mod tests {
         let mut view = sample();
         view.backends = vec![backend("a\tb\n\x1b[0m:1", BackendState::Disabled, 0)];
         let text = render(&view);
-        assert!(text.ends_with("\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\n"), "{text}");
+        assert!(
+            text.ends_with("\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\n"),
+            "{text}"
+        );
     }
 }

@@ -3,6 +3,7 @@
 //! In: a [`View`]. Out: text. Figures are in `stats`. Next: `reply.rs`.
 
 use super::escape::escape;
+use super::levers;
 use super::view::{BackendState, VERSION, View, fingerprint};
 use crate::driver::Restrictions;
 use crate::stats::{Counter, Counters, DropReason};
@@ -30,6 +31,9 @@ pub fn render(view: &View) -> String {
         format!("receive_buffer: {}", receive_buffer(view)),
         format!("account: {}", account(&counters)),
     ];
+    // What was asked for stands before what came of it.
+    let gso = lines.iter().position(|line| line.starts_with("gso: ")).map_or(lines.len(), |at| at + 1);
+    lines.splice(gso..gso, levers::lines(view));
     lines.extend(dropped(&counters, view.now_us));
     if let Some((ago_s, result)) = &view.last_reload {
         // Several errors stand in one line here.
@@ -150,6 +154,11 @@ mod tests {
             health: up\n\
             ready: yes\n\
             gso: auto\n\
+            trains: 20 of 40 packets sent with others\n\
+            packet_size: 1432 bytes\n\
+            cache: room for 16384 names in 32768 entries per worker\n\
+            coalescing: up to 5 ms; now idle\n\
+            scanner: SSE2\n\
             receive_buffer: 425984 bytes granted of 16777216 (2 × 8388608 asked)\n\
             account: balanced\n\
             dropped_malformed: 4 metrics, the last 40 s ago\n",

@@ -3,10 +3,11 @@
 //! In: gathered by `control/` on request. Out: rendered by `reply.rs` and its neighbours. Next: `reply.rs`.
 
 use super::counters::AdminCounters;
+use super::levers::LeversView;
 use crate::driver::Facts;
 use crate::stats::alloc::HeapFigures;
 use crate::stats::host::HostUdp;
-use crate::stats::{Counter, Counters, Latency};
+use crate::stats::{Counter, Counters, Latency, Sleep};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
@@ -41,8 +42,10 @@ pub struct View {
     pub management: Vec<SocketAddr>,
     /// What each listening socket asked for as its receive buffer, in bytes; what was granted is in the workers' facts.
     pub receive_buffer_asked_bytes: usize,
-    /// Segmentation offload, in words: `auto`, `off`, `off for HOST:PORT (EIO)`.
+    /// `gso`: `auto` or `off`.
     pub gso: String,
+    /// What keeps the cost of a metric low.
+    pub levers: LeversView,
     /// The host's UDP errors, where they can be read.
     pub host_udp: Option<HostUdp>,
     /// What happened at the admin port.
@@ -66,6 +69,8 @@ pub struct WorkerView {
     pub cpu_us: Option<u64>,
     /// The CPU that it keeps to, if it is pinned.
     pub pinned_to: Option<usize>,
+    /// How it sleeps.
+    pub sleep: Sleep,
 }
 
 /// One backend, over all workers.
@@ -89,6 +94,14 @@ pub struct BackendView {
     pub refused: u64,
     /// Datagrams that its socket dropped, if it is on this host.
     pub kernel_drops: Option<u64>,
+    /// Of the packets, those that went with others in one send.
+    pub datagrams_in_trains: u64,
+    /// Trains that were refused.
+    pub trains_refused: u64,
+    /// Why its packets go one by one, if the kernel refuses trains to it.
+    pub trains_errno: Option<i32>,
+    /// The largest packet that metrics for it are gathered into; 0 until a worker knows.
+    pub packet_bytes_max: usize,
 }
 
 /// Whether a backend gets metrics, and why not.
@@ -189,6 +202,10 @@ pub(super) mod tests {
             metrics_dropped: 1,
             refused: 2,
             kernel_drops: (metrics_sent > 0).then_some(3),
+            datagrams_in_trains: metrics_sent / 20,
+            trains_refused: 0,
+            trains_errno: None,
+            packet_bytes_max: 1432,
         }
     }
 
@@ -204,6 +221,13 @@ pub(super) mod tests {
             management: vec!["127.0.0.1:8126".parse().unwrap()],
             receive_buffer_asked_bytes: 8 << 20,
             gso: "auto".to_string(),
+            levers: LeversView {
+                scanner: "SSE2",
+                cache_names: 16_384,
+                cache_entries: 32_768,
+                flush_us: 5_000,
+                packet_auto: false,
+            },
             host_udp: Some(HostUdp { rcvbuf_errors: 5, sndbuf_errors: 6 }),
             ..View::default()
         };
@@ -227,6 +251,7 @@ pub(super) mod tests {
                 facts: Some(facts),
                 cpu_us: Some(received * 3),
                 pinned_to: None,
+                sleep: Sleep::Idle,
             });
         }
         view.latency.record(LatencyKind::Bound, 100, 98);

@@ -8,12 +8,16 @@ use super::net::{self, Listener, Stream};
 use super::observe::Tap;
 use super::state::Control;
 use crate::admin::{
-    self, AdminActions, AdminCounter, AdminCounters, BackendView, MemoryView, Tapped, View, WorkerView,
+    self, AdminActions, AdminCounter, AdminCounters, BackendView, LeversView, MemoryView, Tapped, View,
+    WorkerView,
 };
+use crate::config::Config;
 use crate::driver::clock;
-use crate::placement::LiveSet;
+use crate::placement::{HashCache, LiveSet};
 use crate::planted::panic_on;
 use crate::stats::{alloc, host};
+use crate::wire::Scanner;
+use crate::worker::Limits;
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
@@ -139,6 +143,17 @@ impl Operator {
     }
 }
 
+/// The cache's size stands from the start on, whatever a reload says.
+fn levers(config: &Config, limits: &Limits) -> LeversView {
+    LeversView {
+        scanner: Scanner::new().name(),
+        cache_names: limits.cache_entries,
+        cache_entries: HashCache::entries(limits.cache_entries),
+        flush_us: config.rules().flush_us,
+        packet_auto: config.packet_auto,
+    }
+}
+
 fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView {
     use std::sync::atomic::Ordering::Relaxed;
     let (state, since) = backend.state();
@@ -154,6 +169,10 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView 
         metrics_dropped: counters.metrics_dropped.load(Relaxed),
         refused: counters.refused.load(Relaxed),
         kernel_drops: here.and_then(|address| host::drops_at(sockets, address)),
+        datagrams_in_trains: counters.datagrams_in_trains.load(Relaxed),
+        trains_refused: counters.trains_refused.load(Relaxed),
+        trains_errno: Some(counters.trains_errno.load(Relaxed)).filter(|errno| *errno != 0),
+        packet_bytes_max: counters.packet_bytes_max.load(Relaxed),
     }
 }
 
@@ -176,6 +195,7 @@ impl AdminActions for Operator {
                     facts: seat.facts.borrow().clone(),
                     cpu_us: seat.shared.cpu_us(),
                     pinned_to: seat.cpu.get(),
+                    sleep: seat.shared.sleep.read(),
                 })
                 .collect(),
             latency: control.latency.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -186,6 +206,7 @@ impl AdminActions for Operator {
             management: control.management.clone(),
             receive_buffer_asked_bytes: config.receive_buffer_bytes,
             gso: if config.gso { "auto" } else { "off" }.to_owned(),
+            levers: levers(&config, &control.limits),
             host_udp: host::udp_errors(),
             memory: self.memory(),
             last_reload: control.last_reload.borrow().as_ref().map(since),

@@ -31,7 +31,8 @@ impl HashCache {
         HashCache::entries(names) * size_of::<u64>()
     }
 
-    const fn entries(names: usize) -> usize {
+    /// Entries that a cache for so many names has.
+    pub const fn entries(names: usize) -> usize {
         let entries = (2 * names).next_power_of_two();
         match names {
             0 => 0,

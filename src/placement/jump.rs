@@ -17,10 +17,24 @@ pub fn jump(mut key: u64, buckets: usize) -> usize {
     let mut next: i64 = 0;
     while next < buckets {
         bucket = next;
-        key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
-        next = ((bucket + 1) as f64 * ((1i64 << 31) as f64 / ((key >> 33) + 1) as f64)) as i64;
+        let x;
+        (key, x) = draw(key);
+        next = landing(bucket, x);
     }
     bucket.max(0) as usize
+}
+
+/// The next state of a key, and what is drawn from it: 31 bits.
+#[inline(always)]
+pub(super) fn draw(key: u64) -> (u64, u64) {
+    let key = key.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
+    (key, key >> 33)
+}
+
+/// Where a draw leads from a bucket.
+#[inline(always)]
+pub(super) fn landing(bucket: i64, x: u64) -> i64 {
+    ((bucket + 1) as f64 * ((1i64 << 31) as f64 / (x + 1) as f64)) as i64
 }
 
 /// One step of splitmix64 as a mixer.

@@ -4,10 +4,12 @@
 //! Next: `relay/`, which packs the metric for it.
 
 mod cache;
+mod few;
 mod jump;
 mod live;
 
 pub use cache::{HashCache, VALUE_MAX};
+pub use few::FewBuckets;
 pub use jump::{jump, splitmix64};
 pub use live::LiveSet;
 

@@ -16,14 +16,15 @@ pub use pool::PoolSize;
 pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Arrival, Packet, SocketSlot};
-use crate::placement::{Destination, HashCache, key_hash};
+use crate::placement::{Destination, FewBuckets, HashCache, Placement, key_hash};
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters, DropReason};
-use crate::wire::{self, Scanner, Spans};
+use crate::wire::{self, Marks, Scanner, Work};
 use egress::Egress;
 use pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use waiting::Waiting;
 
 /// Repetitions of a packet whose send reported that an earlier datagram was refused.
@@ -32,6 +33,8 @@ pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
 pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
 /// A path narrower than this does not make packets smaller; every IPv4 host takes datagrams of 576 bytes (RFC 791).
 const PATH_BYTES_MIN: usize = 512;
+/// Lines that are found before they are decided and packed; more than most datagrams have.
+const FOUND_MAX: usize = 64;
 /// The share of a packet that is filled up with newlines at most, to let others follow it in a train: one eighth.
 const PADDING_SHARE: usize = 8;
 /// Pause before a busy socket is tried again, when the flush budget is shorter.
@@ -120,12 +123,60 @@ impl Decision {
         Decision((backend << 1 | usize::from(owner != home)) as u16)
     }
 
+    /// The backend itself serves the name.
+    #[inline(always)]
+    fn at_home(backend: usize) -> Decision {
+        Decision((backend << 1) as u16)
+    }
+
     fn backend(self) -> usize {
         usize::from(self.0 >> 1)
     }
 
     fn is_away_from_home(self) -> bool {
         self.0 & 1 == 1
+    }
+}
+
+/// A line of the datagram that is being taken.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    /// Of its key.
+    hash: u64,
+    start: u32,
+    end: u32,
+    /// Not known before all lines are found.
+    decision: Option<Decision>,
+}
+
+/// Hashes the lines of one datagram, as they are found.
+struct Hashing<'a> {
+    relay: &'a mut Relay,
+    arrival: Arrival,
+    datagram: &'a [u8],
+    /// Lines seen.
+    metrics: u64,
+}
+
+impl Work for &mut Hashing<'_> {
+    #[inline(always)]
+    fn line(&mut self, line: &[u8], key: Option<&[u8]>) {
+        self.metrics += 1;
+        let relay = &mut *self.relay;
+        let key = match (key, relay.table.rules.malformed) {
+            (Some(key), _) => key,
+            (None, Malformed::Forward) => line,
+            (None, Malformed::Drop) => {
+                return relay.counters.drop_metrics(DropReason::Malformed, 1, self.arrival.taken_us);
+            }
+        };
+        if relay.found.len() == relay.found.capacity() {
+            relay.route_found(self.arrival, self.datagram);
+        }
+        // A line is a piece of its datagram: its place is the distance between the two.
+        let start = line.as_ptr().addr() - self.datagram.as_ptr().addr();
+        let (start, end) = (start as u32, (start + line.len()) as u32);
+        relay.found.push(Found { hash: key_hash(key), start, end, decision: None });
     }
 }
 
@@ -150,11 +201,15 @@ pub struct Relay {
     sequence: u64,
     /// Looks through `ready` so far.
     look: u64,
+    /// Lines of the datagram that is being taken.
+    found: Vec<Found>,
+    /// What decides without the cache, if the table is such.
+    few: Option<FewBuckets>,
     /// Decisions by name, right for this table only.
     cache: HashCache,
     scanner: Scanner,
-    /// Where lines are found; always there but while one datagram is taken.
-    spans: Option<Box<Spans>>,
+    /// Where lines are marked; always there but while one datagram is taken.
+    marks: Option<Box<Marks>>,
     counters: Counters,
 }
 
@@ -179,9 +234,11 @@ impl Relay {
             handed_over: (0, 0),
             sequence: 0,
             look: 0,
+            found: Vec::with_capacity(FOUND_MAX),
+            few: few_buckets(&table),
             cache: HashCache::new(limits.cache_entries),
             scanner: Scanner::new(),
-            spans: Some(Box::default()),
+            marks: Some(Box::default()),
             counters: Counters::new(),
             table,
         };
@@ -201,20 +258,16 @@ impl Relay {
         self.counters.add(Counter::BytesReceived, bytes.len() as u64);
         let whole =
             if datagram_bytes > bytes.len() { self.cut(arrival, bytes, datagram_bytes) } else { bytes };
-        let mut metrics = 0;
-        // Taken out for the time of the loop, which needs the relay as a whole; a pointer is all that moves.
-        let mut spans = std::mem::take(&mut self.spans);
-        let mut at = 0;
-        while let Some(found) = &mut spans
-            && at < whole.len()
-        {
-            at = self.scanner.scan(whole, at, found);
-            metrics += found.as_slice().len() as u64;
-            for span in found.as_slice() {
-                self.route(arrival, span.line(whole), span.key(whole));
-            }
+        // Taken out for the time of the pass, which needs the relay as a whole; a pointer is all that moves.
+        let mut marks = self.marks.take();
+        let scanner = self.scanner;
+        let mut hashing = Hashing { relay: self, arrival, datagram: whole, metrics: 0 };
+        if let Some(marks) = &mut marks {
+            scanner.each_line(whole, marks, &mut hashing);
         }
-        self.spans = spans;
+        let metrics = hashing.metrics;
+        self.marks = marks;
+        self.route_found(arrival, whole);
         self.counters.add(Counter::MetricsReceived, metrics);
         if metrics == 0 {
             let blank = if datagram_bytes == 0 { Counter::DatagramsEmpty } else { Counter::DatagramsBlank };
@@ -234,35 +287,56 @@ impl Relay {
         whole
     }
 
-    /// Finds a line's backend and packs it, or drops it for a reason.
-    #[inline]
-    fn route(&mut self, arrival: Arrival, line: &[u8], key: Option<&[u8]>) {
-        let key = match (key, self.table.rules.malformed) {
-            (Some(key), _) => key,
-            (None, Malformed::Forward) => line,
-            (None, Malformed::Drop) => {
-                return self.counters.drop_metrics(DropReason::Malformed, 1, arrival.taken_us);
+    /// Decides for the lines found, then packs them, in order.
+    ///
+    /// Two loops of little work each, instead of one that does all: the processor looks ahead by a number of
+    /// instructions, and so over more lines, whose waits for memory it then has at once.
+    fn route_found(&mut self, arrival: Arrival, datagram: &[u8]) {
+        let mut found = std::mem::take(&mut self.found);
+        if let Some(few) = &self.few {
+            for line in &mut found {
+                line.decision = Some(Decision::at_home(few.bucket(line.hash)));
             }
-        };
-        let hash = key_hash(key);
-        let decision = match self.cache.get(hash) {
-            Some(decision) => Decision(decision),
-            None => match self.decide(hash) {
-                Some(decision) => decision,
-                None => return self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us),
-            },
-        };
+        } else {
+            for line in &mut found {
+                line.decision = match self.cache.get(line.hash) {
+                    Some(decision) => Some(Decision(decision)),
+                    None => self.decide(line.hash),
+                };
+            }
+        }
+        let is_observed = self.table.observer.is_some();
+        let mut packed = 0;
+        for Found { start, end, decision, .. } in &found {
+            let line = datagram.get(*start as usize..*end as usize).unwrap_or(&[]);
+            let Some(decision) = *decision else {
+                self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us);
+                continue;
+            };
+            if (is_observed || decision.is_away_from_home()) && !self.admit(arrival, line, decision) {
+                continue;
+            }
+            packed += u64::from(self.pack(arrival, line, decision.backend()));
+        }
+        self.counters.add(Counter::MetricsPending, packed);
+        found.clear();
+        self.found = found;
+    }
+
+    /// What is seldom to be done for a line: it is shown, or counted as away from home. False if it is dropped.
+    fn admit(&mut self, arrival: Arrival, line: &[u8], decision: Decision) -> bool {
         let backend = decision.backend();
         if decision.is_away_from_home() {
             if self.table.rules.on_node_down == OnNodeDown::Drop {
-                return self.drop_for(backend, DropReason::NodeDown, arrival.taken_us);
+                self.drop_for(backend, DropReason::NodeDown, arrival.taken_us);
+                return false;
             }
             self.counters.add(Counter::MetricsDiverted, 1);
         }
         if let Some(observer) = &self.table.observer {
             observer.routed(line, &self.table.nodes[backend]);
         }
-        self.pack(arrival, line, backend);
+        true
     }
 
     /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
@@ -281,49 +355,56 @@ impl Relay {
         self.table.nodes[backend].counters.dropped(1);
     }
 
-    /// Puts a line into its backend's open packet, or into a fresh one.
-    #[inline]
-    fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) {
-        let limit = self.egress[backend].packet_bytes_max;
-        if let Some(open) = &mut self.egress[backend].open {
-            if open.fits(line, limit) && open.append(line) {
-                self.counters.add(Counter::MetricsPending, 1);
-                return;
+    /// Puts a line into its backend's open packet, or into a fresh one. False if it had to be dropped.
+    #[inline(always)]
+    fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> bool {
+        let Some(egress) = self.egress.get_mut(backend) else { return false };
+        if let Some(open) = &mut egress.open {
+            if open.append_next(line, egress.packet_bytes_max) {
+                return true;
             }
             self.close(backend);
         }
-        self.open(arrival, line, backend);
+        self.open(arrival, line, backend)
     }
 
-    /// Opens a packet with its first line. One too long to be shared is closed at once.
-    fn open(&mut self, arrival: Arrival, line: &[u8], backend: usize) {
-        let Some(socket) = self.egress[backend].socket else {
-            return self.drop_for(backend, DropReason::SendFailed, arrival.taken_us);
+    /// Opens a packet with its first line. One too long to be shared is closed at once. False if the line is dropped.
+    fn open(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> bool {
+        let reason = match self.packet_for(line, backend) {
+            Ok(mut packet) => {
+                packet.backend = backend;
+                packet.arrival = arrival;
+                let egress = &mut self.egress[backend];
+                let alone = packet.len() > egress.packet_bytes_max;
+                egress.opened += 1;
+                egress.open = Some(packet);
+                if alone {
+                    self.close(backend);
+                } else {
+                    self.remember_deadline(backend);
+                }
+                return true;
+            }
+            Err(reason) => reason,
         };
+        self.drop_for(backend, reason, arrival.taken_us);
+        false
+    }
+
+    /// A packet with its first line, or why there is none.
+    fn packet_for(&mut self, line: &[u8], backend: usize) -> Result<Packet, DropReason> {
+        let socket = self.egress[backend].socket.ok_or(DropReason::SendFailed)?;
         if self.is_queue_full(backend) {
-            return self.drop_for(backend, DropReason::QueueFull, arrival.taken_us);
+            return Err(DropReason::QueueFull);
         }
-        let Some(mut packet) = self.pool.take(line.len()) else {
-            return self.drop_for(backend, DropReason::QueueFull, arrival.taken_us);
-        };
+        let mut packet = self.pool.take(line.len()).ok_or(DropReason::QueueFull)?;
         if !packet.append(line) {
             // Cannot be: the pool's long packets hold a whole datagram. Counted all the same.
             self.pool.give(packet);
-            return self.drop_for(backend, DropReason::SendTooLong, arrival.taken_us);
+            return Err(DropReason::SendTooLong);
         }
-        self.counters.add(Counter::MetricsPending, 1);
-        packet.backend = backend;
         packet.socket = socket;
-        packet.arrival = arrival;
-        let alone = packet.len() > self.egress[backend].packet_bytes_max;
-        let egress = &mut self.egress[backend];
-        egress.opened += 1;
-        egress.open = Some(packet);
-        if alone {
-            self.close(backend);
-        } else {
-            self.remember_deadline(backend);
-        }
+        Ok(packet)
     }
 
     /// Whether a busy backend has as much waiting as it may.
@@ -496,10 +577,13 @@ impl Relay {
     /// its path takes in one piece if that is less. To be called after each new table.
     pub fn limit_packets(&mut self, path_payload_bytes: impl IntoIterator<Item = Option<usize>>) {
         let rules = self.table.rules;
-        for (egress, path) in self.egress.iter_mut().zip(path_payload_bytes) {
+        for ((egress, node), path) in
+            self.egress.iter_mut().zip(self.table.nodes.iter()).zip(path_payload_bytes)
+        {
             let path = path.filter(|_| rules.packet_auto);
             egress.packet_bytes_max = path
                 .map_or(rules.packet_bytes_max, |path| path.max(PATH_BYTES_MIN).min(rules.packet_bytes_max));
+            node.counters.packet_bytes_max.store(egress.packet_bytes_max, Ordering::Relaxed);
         }
     }
 
@@ -549,6 +633,12 @@ impl Relay {
         );
         debug_assert_eq!(self.counters.imbalance(), 0, "the account does not balance");
     }
+}
+
+/// A quicker way to the same decisions, where all of few backends live.
+fn few_buckets(table: &RouteTable) -> Option<FewBuckets> {
+    let is_usual = table.placement == Placement::Jump && table.live.is_full();
+    is_usual.then(|| FewBuckets::new(table.nodes.len())).flatten()
 }
 
 fn is_current(egress: &[Egress], entry: Opened) -> bool {

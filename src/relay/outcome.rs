@@ -56,7 +56,10 @@ impl Relay {
         let backend = packet.backend;
         self.ready.push_back(packet);
         match std::mem::replace(&mut self.egress[backend].takes_trains, false) {
-            true => Hint::TrainsRefused { backend, errno },
+            true => {
+                self.table.nodes[backend].counters.train_refused(errno);
+                Hint::TrainsRefused { backend, errno }
+            }
             false => Hint::None,
         }
     }
@@ -68,7 +71,7 @@ impl Relay {
         self.counters.add(Counter::MetricsSent, metrics);
         self.counters.add(Counter::DatagramsSent, 1);
         self.counters.add(Counter::BytesSent, packet.len() as u64);
-        self.table.nodes[packet.backend].counters.sent(packet.metrics, packet.len());
+        self.table.nodes[packet.backend].counters.sent(packet.metrics, packet.len(), packet.in_train);
         self.pool.give(packet);
     }
 

@@ -3,11 +3,12 @@
 //! In: the table that control published, between two batches. Out: every backend that stays keeps its packets.
 
 use super::egress::Egress;
-use super::{Opened, Relay, RouteTable};
+use super::{Opened, Relay, RouteNode, RouteTable, few_buckets};
 use crate::packet::{Packet, SocketSlot};
 use crate::stats::DropReason;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Relay {
     /// Routes by `table` from now on. If its backends are others, the driver must have none of this relay's packets
@@ -30,6 +31,7 @@ impl Relay {
         }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
         let grown = table.nodes.len() > self.table.nodes.len();
+        self.few = few_buckets(&table);
         self.table = table;
         if resized || grown {
             self.renew_pool();
@@ -60,6 +62,7 @@ impl Relay {
                     egress.change_each(&mut self.waiting, |packet| {
                         (packet.backend, packet.socket) = (new, socket);
                     });
+                    egress.takes_trains = takes_trains(&self.table.nodes[old], &table.nodes[new], &egress);
                     kept[new] = egress;
                 }
                 None => {
@@ -116,4 +119,13 @@ impl Relay {
         self.opened.reserve(packets.saturating_sub(self.opened.len()));
         self.busy.reserve(self.egress.len());
     }
+}
+
+/// Whether trains go to a backend that stays. A refusal stands as long as the way to it is the same.
+fn takes_trains(old: &RouteNode, new: &RouteNode, egress: &Egress) -> bool {
+    if (old.gso, old.address) == (new.gso, new.address) {
+        return egress.takes_trains;
+    }
+    new.counters.trains_errno.store(0, Ordering::Relaxed);
+    new.gso
 }

@@ -289,6 +289,48 @@ fn full_packets_of_one_backend_follow_each_other_with_one_length() {
 }
 
 #[test]
+fn a_reload_that_changes_gso_is_followed_and_a_refusal_stands_until_the_way_changes() {
+    let with = |gso: bool, port: u16, before: Option<&RouteTable>| {
+        let mut next = Arc::into_inner(table(&["a:1"], LiveSet::all(1), rules())).unwrap();
+        let node = RouteNode {
+            gso,
+            address: Some(([127, 0, 0, 1], port).into()),
+            counters: before.map_or_else(Arc::default, |table| Arc::clone(&table.nodes[0].counters)),
+            ..next.nodes[0].clone()
+        };
+        next.nodes = [node].into();
+        Arc::new(next)
+    };
+    let has_trains = |relay: &mut Relay| {
+        feed(relay, 0, &"foo.bar:1|ms\n".repeat(20));
+        let packets = out(relay, 0, Flush::All);
+        let has = packets.iter().any(|packet| packet.may_join);
+        settle(relay, packets, SendOutcome::Sent, 0);
+        has
+    };
+    let first = with(true, 9, None);
+    let mut relay = Relay::new(limits(), Arc::clone(&first), &sockets(1));
+    assert!(has_trains(&mut relay));
+    relay.reroute(with(false, 9, Some(&first)), &sockets(1), 0);
+    assert!(!has_trains(&mut relay));
+    relay.reroute(with(true, 9, Some(&first)), &sockets(1), 0);
+    assert!(has_trains(&mut relay));
+    feed(&mut relay, 0, "foo.bar:1|ms");
+    let packets = out(&mut relay, 0, Flush::All);
+    settle(&mut relay, packets, SendOutcome::TrainRefused(5), 0);
+    assert!(!has_trains(&mut relay));
+    let counters = Arc::clone(&first.nodes[0].counters);
+    let refused =
+        || (counters.trains_refused.load(Ordering::Relaxed), counters.trains_errno.load(Ordering::Relaxed));
+    assert_eq!(refused(), (1, 5));
+    relay.reroute(with(true, 9, Some(&first)), &sockets(1), 0);
+    assert!(!has_trains(&mut relay), "the same way refuses again");
+    relay.reroute(with(true, 10, Some(&first)), &sockets(1), 0);
+    assert!(has_trains(&mut relay), "another address may take them");
+    assert_eq!(refused(), (1, 0));
+}
+
+#[test]
 fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
     let rules = Rules { packet_bytes_max: 2_000, ..rules() };
     let line = format!("foo.bar:{}|c\n", "1".repeat(88));
@@ -304,7 +346,7 @@ fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
         for _ in 0..4 {
             feed(&mut relay, 0, &line.repeat(9));
         }
-        let longest = out(&mut relay, 0, Flush::All).iter().map(Packet::len).max();
+        let longest = out(&mut relay, 0, Flush::All).iter().map(|packet| packet.len()).max();
         assert!(
             longest.is_some_and(|longest| longest <= expected && longest + line.len() > expected),
             "{longest:?}"

@@ -10,9 +10,11 @@ mod latency;
 mod node;
 mod published;
 mod shared;
+mod sleep;
 
 pub use counters::{Counter, Counters, DropReason};
 pub use latency::{Latency, LatencyExchange, LatencyKind, new_histogram};
 pub use node::NodeCounters;
 pub use published::Published;
 pub use shared::WorkerShared;
+pub use sleep::{Sleep, SleepGauge};

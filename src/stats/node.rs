@@ -3,7 +3,7 @@
 //! In: the relay adds once per packet. Out: `backends` on the admin port, and hints for the health checks.
 //! Next: `admin/`, `control/health.rs`.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 /// A backend's figures; they live as long as its identity stands in the config.
 #[derive(Debug, Default)]
@@ -18,6 +18,14 @@ pub struct NodeCounters {
     pub metrics_dropped: AtomicU64,
     /// Sends that reported a refusal of an earlier datagram, or an unreachable host.
     pub refused: AtomicU64,
+    /// Of the packets accepted, those that went with others in one send (UDP_SEGMENT).
+    pub datagrams_in_trains: AtomicU64,
+    /// Trains that were refused; their packets went one by one.
+    pub trains_refused: AtomicU64,
+    /// Why the last one was; 0 while trains are not refused.
+    pub trains_errno: AtomicI32,
+    /// The largest packet that metrics for it are gathered into, in bytes; 0 until a worker knows.
+    pub packet_bytes_max: AtomicUsize,
     /// Refusals in a row: back to 0 by `control/` when it has seen none for a whole check interval.
     pub refused_in_a_row: AtomicU64,
     /// Set by a worker at a refusal, taken by the health checks: one hint at a time.
@@ -25,11 +33,20 @@ pub struct NodeCounters {
 }
 
 impl NodeCounters {
-    /// Counts an accepted packet.
-    pub fn sent(&self, metrics: u32, bytes: usize) {
+    /// Counts an accepted packet, and whether it went in a train.
+    pub fn sent(&self, metrics: u32, bytes: usize, in_train: bool) {
         self.metrics_sent.fetch_add(u64::from(metrics), Ordering::Relaxed);
         self.datagrams_sent.fetch_add(1, Ordering::Relaxed);
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        if in_train {
+            self.datagrams_in_trains.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a refused train.
+    pub fn train_refused(&self, errno: i32) {
+        self.trains_refused.fetch_add(1, Ordering::Relaxed);
+        self.trains_errno.store(errno, Ordering::Relaxed);
     }
 
     /// Counts dropped metrics.

@@ -2,7 +2,7 @@
 //!
 //! In: written by the worker. Out: read by `admin/` and `control/`. Next: `admin/`.
 
-use super::{LatencyExchange, Published, host};
+use super::{LatencyExchange, Published, SleepGauge, host};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// One worker's figures.
@@ -12,6 +12,8 @@ pub struct WorkerShared {
     pub published: Published,
     /// Its latency histograms, on request.
     pub latency: LatencyExchange,
+    /// How it sleeps.
+    pub sleep: SleepGauge,
     /// Its thread as the kernel names it; 0 until it has started.
     thread: AtomicI32,
 }

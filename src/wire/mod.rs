@@ -11,4 +11,4 @@ mod window;
 
 pub use key::routing_key;
 pub use lines::{Lines, lines, split_cut_line};
-pub use scan::{SPANS_MAX, Scanner, Span, Spans};
+pub use scan::{Marks, Scanner, Work};

@@ -1,167 +1,159 @@
 //! A datagram's lines with their keys, in one pass over the bytes.
 //!
-//! In: a datagram. Out: where its lines and their keys stand, up to [`SPANS_MAX`] at once. The plain way,
-//! [`super::lines`] and [`super::routing_key`], is its oracle, and serves lines longer than a window and the DogStatsD
-//! dialect. Next: `placement/`.
+//! In: a datagram, and what is to be done with each line. Out: that, done for each line with its key. The plain way,
+//! [`super::lines`] and [`super::routing_key`], is its oracle, and serves the DogStatsD dialect and keys beyond a window.
+//! Next: `relay/`, whose work is compiled into the pass, so that a line is in registers when it is routed.
 
-use super::window::{Masks, WINDOW_BYTES};
-use super::{lines, routing_key, window};
+use super::window::{Masks, WINDOW_BYTES, Way, padded};
+use super::{lines, routing_key};
 
-/// Lines that are found at once.
-pub const SPANS_MAX: usize = 64;
-
-/// Bytes that are looked at by one call at most; a multiple of the window.
+/// Bytes whose marks are made at once at most; a multiple of the window.
 const SEGMENT_BYTES: usize = 32 * WINDOW_BYTES;
+/// See [`Marks`].
+const BLOCKS: usize = (SEGMENT_BYTES / WINDOW_BYTES + 1).next_power_of_two();
+/// Line ends that are written at once; the surplus of the last block is written over by the next.
+const ENDS_AT_ONCE: usize = 4;
 
-/// Where a line stands in its datagram.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
-    /// Its first byte.
-    start: u32,
-    /// Behind its last byte.
-    end: u32,
-    /// Where its key stands; an empty range if the line is malformed.
-    key_start: u32,
-    key_end: u32,
+/// What is done with each line.
+pub trait Work {
+    /// `line` is not empty, and without its end; `key` is `None` if the line is malformed.
+    fn line(&mut self, line: &[u8], key: Option<&[u8]>);
 }
 
-impl Span {
-    /// The line without its end; not empty.
-    #[inline]
-    pub fn line<'a>(&self, datagram: &'a [u8]) -> &'a [u8] {
-        datagram.get(self.start as usize..self.end as usize).unwrap_or(&[])
-    }
-
-    /// Its routing key; `None` if the line is malformed.
-    #[inline]
-    pub fn key<'a>(&self, datagram: &'a [u8]) -> Option<&'a [u8]> {
-        let key = datagram.get(self.key_start as usize..self.key_end as usize)?;
-        (!key.is_empty()).then_some(key)
+impl<F: FnMut(&[u8], Option<&[u8]>)> Work for F {
+    #[inline(always)]
+    fn line(&mut self, line: &[u8], key: Option<&[u8]>) {
+        self(line, key);
     }
 }
 
-/// Some lines of a datagram, and the masks of the segment that they stand in.
+/// Room for what is known of a segment of a datagram; made once, and used for one datagram after the other.
 #[derive(Debug)]
-pub struct Spans {
-    spans: [Span; SPANS_MAX],
-    len: usize,
-    /// One for each block of the segment, and one behind them.
-    blocks: [Masks; SEGMENT_BYTES / WINDOW_BYTES + 1],
+pub struct Marks {
+    /// Where colons and bars are: one for each block of the segment, one behind them, and as many more as make the number
+    /// a power of two, so that an index needs no check.
+    blocks: [Block; BLOCKS],
+    /// Where its lines end.
+    ends: [u32; SEGMENT_BYTES + ENDS_AT_ONCE],
+    lines: usize,
 }
 
-impl Spans {
+/// The colons and bars of one block.
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    colon: u64,
+    bar: u64,
+}
+
+impl Marks {
     /// None yet.
-    pub fn new() -> Spans {
-        Spans {
-            spans: [Span::default(); SPANS_MAX],
-            len: 0,
-            blocks: [Masks::default(); SEGMENT_BYTES / WINDOW_BYTES + 1],
-        }
+    pub fn new() -> Marks {
+        Marks { blocks: [Block::default(); BLOCKS], ends: [0; SEGMENT_BYTES + ENDS_AT_ONCE], lines: 0 }
     }
 
-    /// The lines found, in order.
-    #[inline]
-    pub fn as_slice(&self) -> &[Span] {
-        &self.spans[..self.len]
-    }
-
-    /// Makes the masks of a segment of at most [`SEGMENT_BYTES`].
+    /// Makes the marks of a segment of at most [`SEGMENT_BYTES`].
     #[inline(always)]
     fn fill(&mut self, segment: &[u8], masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks) {
-        let (whole, tail) = segment.as_chunks::<WINDOW_BYTES>();
-        for (block, window) in self.blocks.iter_mut().zip(whole) {
-            *block = masks(window);
+        // Counted in a register: in memory, each block would wait for the one before it.
+        let mut lines = 0;
+        let (whole, rest) = segment.as_chunks::<WINDOW_BYTES>();
+        for (index, window) in whole.iter().enumerate() {
+            lines = self.mark(index, masks(window), lines);
         }
-        if let Some(block) = self.blocks.get_mut(whole.len()) {
-            *block = if tail.is_empty() { Masks::default() } else { masks(&padded(tail)) };
+        if !rest.is_empty() {
+            // The last 64 bytes instead of the rest, which would have to be copied to be looked at as a window.
+            let found = match segment.last_chunk::<WINDOW_BYTES>() {
+                Some(window) => masks(window).behind(WINDOW_BYTES - rest.len()),
+                None => masks(&padded(rest)),
+            };
+            lines = self.mark(whole.len(), found, lines);
         }
-        if let Some(block) = self.blocks.get_mut(whole.len() + 1) {
-            *block = Masks::default();
-        }
+        self.blocks[segment.len().div_ceil(WINDOW_BYTES) % BLOCKS] = Block::default();
+        self.lines = lines;
     }
 
-    /// Adds the line from `start` to `end`, both counted from `from`; false if there is no room.
+    /// Notes the masks of block `index`, before which `lines` lines ended; returns how many did with it.
     #[inline(always)]
-    fn add(&mut self, datagram: &[u8], from: usize, start: usize, end: usize) -> bool {
-        let Some(line) = datagram.get(from + start..from + end) else { return true };
-        let (Some(first), Some(last)) = (line.first(), line.last()) else { return true };
-        if self.len == SPANS_MAX {
-            return false;
+    fn mark(&mut self, index: usize, masks: Masks, lines: usize) -> usize {
+        self.blocks[index % BLOCKS] = Block { colon: masks.colon, bar: masks.bar };
+        let from = (index * WINDOW_BYTES) as u32;
+        let count = masks.newline.count_ones() as usize;
+        let mut newlines = masks.newline;
+        // Four without a look at how many there are, which cannot be foretold; rarely are there more.
+        if let Some(ends) = self.ends.get_mut(lines..lines + ENDS_AT_ONCE) {
+            for end in ends {
+                *end = from + newlines.trailing_zeros();
+                newlines &= newlines.wrapping_sub(1);
+            }
         }
-        let (colons, bars) = self.window(start);
-        let in_line = if line.len() < WINDOW_BYTES { (1 << line.len()) - 1 } else { u64::MAX };
-        let colon = (colons & in_line).trailing_zeros();
-        // Bars behind the colon; without a colon the shift takes all of them away.
-        let has_bar = (bars & in_line).checked_shr(colon).unwrap_or(0) != 0;
-        let is_plain = *last == b'\r' || *first == b'_' || (!has_bar && line.len() >= WINDOW_BYTES);
-        if is_plain {
-            find_plain(datagram, from + start, from + end, self);
-            return true;
+        let mut more = lines + ENDS_AT_ONCE;
+        while newlines != 0 {
+            if let Some(end) = self.ends.get_mut(more) {
+                *end = from + newlines.trailing_zeros();
+            }
+            newlines &= newlines - 1;
+            more += 1;
         }
-        let start = (from + start) as u32;
-        self.push(Span {
-            start,
-            end: (from + end) as u32,
-            key_start: start,
-            key_end: start + if has_bar { colon } else { 0 },
-        });
-        true
+        lines + count
+    }
+
+    /// Adds the end of a line that no newline ends.
+    #[inline(always)]
+    fn end_at(&mut self, end: usize) {
+        if let Some(place) = self.ends.get_mut(self.lines) {
+            *place = end as u32;
+            self.lines += 1;
+        }
     }
 
     /// The masks of colons and bars of the 64 bytes from `start` on.
     #[inline(always)]
-    fn window(&self, start: usize) -> (u64, u64) {
+    fn window(&self, start: usize) -> Block {
         let (block, bit) = (start / WINDOW_BYTES, (start % WINDOW_BYTES) as u32);
-        let (Some(here), Some(next)) = (self.blocks.get(block), self.blocks.get(block + 1)) else {
-            return (0, 0);
-        };
+        let (here, next) = (self.blocks[block % BLOCKS], self.blocks[(block + 1) % BLOCKS]);
         // Two shifts for the next block's part: one of 64 bits would be none at all.
         let join = |here: u64, next: u64| (here >> bit) | ((next << 1) << (63 - bit));
-        (join(here.colon, next.colon), join(here.bar, next.bar))
-    }
-
-    #[inline(always)]
-    fn push(&mut self, span: Span) {
-        if let Some(place) = self.spans.get_mut(self.len) {
-            *place = span;
-            self.len += 1;
-        }
+        Block { colon: join(here.colon, next.colon), bar: join(here.bar, next.bar) }
     }
 }
 
-impl Default for Spans {
+impl Default for Marks {
     fn default() -> Self {
-        Spans::new()
+        Marks::new()
     }
 }
 
 /// Finds lines by the fastest way that this processor has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scanner {
-    find: window::Find,
+    way: Way,
 }
 
 impl Scanner {
     /// Looks at the processor.
     pub fn new() -> Scanner {
-        Scanner { find: window::fastest() }
+        Scanner::all().next().unwrap_or(Scanner::portable())
     }
 
     /// The way that every processor has, whatever this one could do; for measuring it.
     pub fn portable() -> Scanner {
-        Scanner { find: window::portable() }
+        Scanner { way: Way::PORTABLE }
     }
 
-    /// Every way that this processor has, the fastest first; for holding them against each other.
+    /// All ways that this processor has, the fastest first; for measuring and testing them.
     pub fn all() -> impl Iterator<Item = Scanner> {
-        window::all().map(|find| Scanner { find })
+        Way::all().map(|way| Scanner { way })
     }
 
-    /// Finds the next lines of `datagram` from `from` on, at most [`SPANS_MAX`]; returns where to go on, which is the
-    /// datagram's length at its end.
+    /// The way's name.
+    pub fn name(self) -> &'static str {
+        self.way.name()
+    }
+
+    /// Gives each line of a datagram, in order, to `work`.
     #[inline]
-    pub fn scan(&self, datagram: &[u8], from: usize, spans: &mut Spans) -> usize {
-        (self.find)(datagram, from, spans)
+    pub fn each_line(self, datagram: &[u8], marks: &mut Marks, work: impl Work) {
+        self.way.each_line(datagram, marks, work);
     }
 }
 
@@ -173,73 +165,64 @@ impl Default for Scanner {
 
 /// The one pass, over any way to make masks; it is compiled into each of them.
 ///
-/// First the masks of a segment, block by block, then its lines by the bits: no step waits for where the line before it
-/// ended, as it would if each line were searched from its start.
+/// First the marks of a segment, block by block, then its lines: no step waits for where the line before it ended, as it
+/// would if each line were searched from its start, and no jump depends on how many lines a block has.
 #[inline(always)]
-pub(super) fn find(
+pub(super) fn each_line(
     datagram: &[u8],
-    from: usize,
-    spans: &mut Spans,
+    marks: &mut Marks,
     masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks,
-) -> usize {
-    spans.len = 0;
-    let rest = datagram.get(from..).unwrap_or(&[]);
-    let segment = &rest[..rest.len().min(SEGMENT_BYTES)];
-    spans.fill(segment, masks);
-    let mut start = 0;
-    for block in 0..segment.len().div_ceil(WINDOW_BYTES) {
-        let mut newlines = spans.blocks[block].newline;
-        while newlines != 0 {
-            let end = block * WINDOW_BYTES + newlines.trailing_zeros() as usize;
-            newlines &= newlines - 1;
-            if !spans.add(datagram, from, start, end) {
-                return from + start;
+    mut work: impl Work,
+) {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let segment = &rest[..rest.len().min(SEGMENT_BYTES)];
+        marks.fill(segment, &masks);
+        if segment.len() == rest.len() {
+            marks.end_at(rest.len());
+        } else if marks.lines == 0 {
+            marks.end_at(memchr::memchr(b'\n', rest).unwrap_or(rest.len()));
+        }
+        let mut start = 0;
+        for end in marks.ends.iter().take(marks.lines).map(|end| *end as usize) {
+            if let Some(line) = rest.get(start..end)
+                && let (Some(first), Some(last)) = (line.first(), line.last())
+            {
+                let key_bytes = key_bytes(line.len(), marks.window(start));
+                let is_long = line.len() >= WINDOW_BYTES;
+                // All three at once: one jump, hardly ever taken.
+                let is_plain = (*last == b'\r') | (*first == b'_') | (key_bytes.is_none() & is_long);
+                let (line, key) = match is_plain {
+                    true => plain(line),
+                    false => (line, key_bytes.and_then(|bytes| line.get(..bytes))),
+                };
+                if !line.is_empty() {
+                    work.line(line, key);
+                }
             }
             start = end + 1;
         }
+        rest = rest.get(start..).unwrap_or(&[]);
     }
-    if segment.len() < rest.len() {
-        // The last line goes on behind the segment: the next call begins with it, unless it is the only one.
-        return if start > 0 { from + start } else { find_long(datagram, from, spans) };
-    }
-    if start < segment.len() && !spans.add(datagram, from, start, segment.len()) {
-        return from + start;
-    }
-    datagram.len()
 }
 
-/// A line that goes beyond a segment.
-#[cold]
-fn find_long(datagram: &[u8], at: usize, spans: &mut Spans) -> usize {
-    let rest = datagram.get(at..).unwrap_or(&[]);
-    let end = at + memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-    find_plain(datagram, at, end, spans);
-    (end + 1).min(datagram.len())
-}
-
-/// One line by the plain way.
-#[cold]
-fn find_plain(datagram: &[u8], start: usize, end: usize, spans: &mut Spans) {
-    let Some(line) = datagram.get(start..end).and_then(|line| lines(line).next()) else { return };
-    // A key is a piece of its line: its place is the distance between the two.
-    let (key_start, key_length) = match routing_key(line) {
-        Some(key) => (start + (key.as_ptr().addr() - line.as_ptr().addr()), key.len()),
-        None => (start, 0),
-    };
-    spans.push(Span {
-        start: start as u32,
-        end: (start + line.len()) as u32,
-        key_start: key_start as u32,
-        key_end: (key_start + key_length) as u32,
-    });
-}
-
-/// The last bytes of a datagram, with zeroes behind them.
+/// The bytes before the colon of a line, if there are any and a bar follows behind it, as far as a window shows.
 #[inline(always)]
-fn padded(rest: &[u8]) -> [u8; WINDOW_BYTES] {
-    let mut window = [0; WINDOW_BYTES];
-    window[..rest.len()].copy_from_slice(rest);
-    window
+fn key_bytes(line_bytes: usize, window: Block) -> Option<usize> {
+    let in_line = if line_bytes < WINDOW_BYTES { (1 << line_bytes) - 1 } else { u64::MAX };
+    let bars = window.bar & in_line;
+    // All bits up to the first colon, or all if there is none.
+    let until_colon = window.colon ^ window.colon.wrapping_sub(1);
+    let has_key = bars & !until_colon != 0 && window.colon & 1 == 0;
+    has_key.then_some(window.colon.trailing_zeros() as usize)
+}
+
+/// One line and its key by the plain way; empty if nothing but its end is left.
+#[cold]
+#[inline(never)]
+fn plain(line: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let line = lines(line).next().unwrap_or(&[]);
+    (line, routing_key(line))
 }
 
 #[cfg(test)]
@@ -255,22 +238,19 @@ mod tests {
 
     /// What each way finds; all of them have to agree.
     fn found(datagram: &[u8]) -> Found {
-        let mut answers: Vec<Found> = window::all().map(|find| found_by(find, datagram)).collect();
+        let mut answers: Vec<Found> = Scanner::all().map(|scanner| found_by(scanner, datagram)).collect();
         assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
         answers.swap_remove(0)
     }
 
-    fn found_by(find: window::Find, datagram: &[u8]) -> Found {
+    fn found_by(scanner: Scanner, datagram: &[u8]) -> Found {
         let mut all = Vec::new();
-        let mut spans = Spans::new();
-        let mut at = 0;
-        while at < datagram.len() {
-            let next = find(datagram, at, &mut spans);
-            assert!(next > at);
-            at = next;
-            let span = |span: &Span| (span.line(datagram).to_vec(), span.key(datagram).map(<[u8]>::to_vec));
-            all.extend(spans.as_slice().iter().map(span));
-        }
+        // Marks of an earlier datagram must not matter.
+        let mut marks = Marks::new();
+        scanner.each_line(&b":|\n".repeat(SEGMENT_BYTES), &mut marks, |_: &[u8], _: Option<&[u8]>| {});
+        scanner.each_line(datagram, &mut marks, |line: &[u8], key: Option<&[u8]>| {
+            all.push((line.to_vec(), key.map(<[u8]>::to_vec)));
+        });
         all
     }
 
@@ -293,9 +273,20 @@ mod tests {
     }
 
     #[test]
-    fn more_lines_than_are_found_at_once() {
-        let datagram = b"a:1|c\n\n_sc|name|0\n".repeat(3 * SPANS_MAX);
+    fn more_lines_than_a_segment_has() {
+        let datagram = b"a:1|c\n\n_sc|name|0\n".repeat(SEGMENT_BYTES / 4);
         assert_eq!(found(&datagram), naive(&datagram));
+    }
+
+    #[test]
+    fn lines_longer_than_a_segment() {
+        for length in [SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGMENT_BYTES] {
+            for name in [3, 63, 64, length] {
+                let long = format!("{:n<name$}:{:x<length$}|c", "", "");
+                let datagram = [&b"a:1|c\n"[..], long.as_bytes(), b"\nb:1|c\n", long.as_bytes()].concat();
+                assert_eq!(found(&datagram), naive(&datagram), "{length}, {name}");
+            }
+        }
     }
 
     proptest! {

@@ -84,6 +84,13 @@ impl Coalescing {
         }
         (sleep_us >= SLEEP_US_MIN).then_some(sleep_us)
     }
+
+    /// How much of the granted buffer the peak rate fills within `sleep_us`, in thousandths.
+    pub fn filled_permille(&self, sleep_us: u64) -> u16 {
+        let peak = self.peaks[0].max(self.peaks[1]);
+        let filled = peak.saturating_mul(sleep_us).checked_div(self.room_bytes).unwrap_or(0);
+        u16::try_from(filled).unwrap_or(u16::MAX)
+    }
 }
 
 fn first_sleep_us(room_bytes: u64) -> u64 {
@@ -116,6 +123,8 @@ mod tests {
         // 100,000 datagrams a second: half of 256 come in 1.28 ms.
         let sleep_us = coalescing.sleep_us(now_us).unwrap();
         assert!((1_200..=1_280).contains(&sleep_us), "{sleep_us}");
+        let filled = coalescing.filled_permille(sleep_us);
+        assert!((450..=500).contains(&filled), "{filled}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{Ended, Limits, Report};
 use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Wait};
 use crate::packet::{Arrival, Packet, SendOutcome};
 use crate::relay::{Flush, Hint, Relay, RouteTable, Transmitted};
-use crate::stats::{Counter, Latency, LatencyKind, WorkerShared};
+use crate::stats::{Counter, Latency, LatencyKind, Sleep, WorkerShared};
 use arc_swap::{ArcSwap, Cache};
 use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
@@ -315,7 +315,19 @@ impl<D: Driver> Worker<D> {
         counters.set(Counter::ReceiveBadHeaders, events.bad_headers);
         counters.set(Counter::WaitErrors, events.wait_errors);
         self.shared.published.publish(self.relay.counters());
+        self.shared.sleep.set(self.sleep());
         self.shared.latency.serve(&mut self.latency);
+    }
+
+    /// How it sleeps now, as the coalescing would have it.
+    fn sleep(&self) -> Sleep {
+        if !self.flowing {
+            return Sleep::Idle;
+        }
+        self.coalescing.sleep_us(self.woke_us).map_or(Sleep::Each, |sleep_us| Sleep::Gather {
+            sleep_us,
+            filled_permille: self.coalescing.filled_permille(sleep_us),
+        })
     }
 }
 

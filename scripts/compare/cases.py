@@ -1,0 +1,91 @@
+"""statsring in several cases that differ in one thing, measured in turns.
+
+In: cases, each a config and a load. Out: rows, and what report.py makes of rows. Next: costs.py and levers.py.
+
+A row has the name of its series where a comparison has the load, and of its case where that has the program: so medians,
+spreads and ratios of pairs are report.py's.
+"""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import machine
+import report
+from machine import say
+from measure import FOREIGN_SHARE_MAX, Load, measure
+from programs import Statsring
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of a series."""
+
+    name: str
+    load: Load
+    # Keys of the config besides the usual ones.
+    config: dict
+
+
+def add_options(parser, runs, seconds):
+    add = parser.add_argument
+    add("--runs", type=int, default=runs, help="rounds of each series (%(default)s)")
+    add("--seconds", type=float, default=seconds, help="of a run (%(default)s)")
+    add("--warm-up", type=float, default=1, help="seconds of the same load before each run (%(default)s)")
+    add("--json", type=Path, metavar="FILE", help="every run")
+    add("--from-json", type=Path, metavar="FILE", help="measure nothing, write the tables of an earlier run")
+
+
+def check_options(parser, options):
+    if options.runs < 1 or options.seconds <= 0 or options.warm_up <= 0:
+        parser.error("--runs, --seconds and --warm-up are more than 0")
+    return options
+
+
+def measure_series(bench, name, cases, runs):
+    """All cases once in each round, another one first in each."""
+    say(f"{name}:")
+    program = Statsring("statsring")
+    program.install()
+    rows = []
+    for round_ in range(runs):
+        shift = round_ % len(cases)
+        for case in cases[shift:] + cases[:shift]:
+            row = measure(bench, Statsring("statsring", config=case.config), case.load)
+            rows.append({"load": name, "program": case.name, "round": round_} | row)
+            say(f"  {case.name}: {row['ns_per_metric']:.0f} ns per metric, {row['delivered']:.4f} delivered, "
+                f"{row['foreign_share']:.0%} of a core used by others")
+    return rows
+
+
+def described(script, options):
+    """What a reader has to know of these measurements; the start of their JSON."""
+    program = Statsring("statsring")
+    program.install()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": machine.describe(),
+        "command": machine.command_line(script),
+        "statsring": program.version,
+        "runs": options.runs, "seconds": options.seconds, "warm_up": options.warm_up, "cores": options.cores,
+    }
+
+
+def conditions(run):
+    load_core, program_core = run["cores"].split(",")
+    lines = [
+        f"{run['machine']}; {run['date']}; statsring {run['statsring']}; {run['runs']} rounds of {run['seconds']:g} s after "
+        f"{run['warm_up']:g} s of the same load; load and backends on core {load_core}, statsring on core {program_core}; "
+        f"made by `{run['command']}`.",
+    ]
+    shares = [row["foreign_share"] for row in run["rows"]]
+    many = sum(share > FOREIGN_SHARE_MAX for share in shares)
+    if many:
+        lines.append(f"**The machine was not idle**: in {many} of {len(shares)} runs others used more than "
+                     f"{FOREIGN_SHARE_MAX:.0%} of one of the two cores, {max(shares):.0%} at worst.")
+    return "\n\n".join(lines)
+
+
+def figures_of(run, series):
+    """The spread of every figure, by case."""
+    return {entry["program"]: entry["figures"] for entry in report.summarize(run["rows"]) if entry["load"] == series}

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""What each of statsring's levers gains: the same load with it and without it, in pairs.
+
+In: options. Out: Markdown on stdout, JSON in a file.
+"""
+
+import json
+from dataclasses import dataclass
+
+import cases
+import inprocess
+import machine
+import report
+from cases import Case
+from measure import Bench, Load, add_bench_options
+
+WITH, WITHOUT = "with", "without"
+
+
+@dataclass(frozen=True)
+class Lever:
+    """Config keys that put it in force, and those that do not."""
+
+    name: str
+    on: dict
+    off: dict
+    load: Load
+    words: str
+    note: str = ""
+
+
+FULL = Load("20,000/s, 30 metrics each", 20_000, 30)
+SINGLE = Load("100,000/s, 1 metric each", 100_000, 1)
+TRICKLE = Load("20,000/s, 1 metric each", 20_000, 1)
+MANY_NODES = Load("10,000/s, 30 metrics each, 100 nodes", 10_000, 30, nodes=100)
+LEVERS = {
+    "trains": Lever("Trains", {}, {"gso": "off"}, FULL, "`gso` auto, off"),
+    "packets": Lever("Packets as large as the path takes", {"maxPacketSize": "auto"}, {}, FULL,
+                     "`maxPacketSize` auto, 1432"),
+    "cache": Lever("Names' backends remembered", {}, {"cacheSize": 0}, FULL, "`cacheSize` 10000, 0"),
+    "cache-nodes": Lever("Names' backends remembered, more nodes", {}, {"cacheSize": 0}, MANY_NODES,
+                         "`cacheSize` 10000, 0"),
+    "coalescing": Lever("Coalescing", {}, {"flushInterval": 0}, TRICKLE, "`flushInterval` 5, 0",
+                        "metrics are held back for up to 5 ms"),
+    "coalescing-busy": Lever("Coalescing under more load", {}, {"flushInterval": 0}, SINGLE, "`flushInterval` 5, 0",
+                             "metrics are held back for up to 5 ms"),
+    "spread": Lever("One sender on two workers", {"workers": 2, "spread": "datagram"}, {"workers": 2}, SINGLE,
+                    "`spread` datagram, flow; `workers` 2",
+                    "it costs CPU, and gains a second core for one busy sender, which one core under test cannot show"),
+}
+BENCH = "levers"
+
+
+def parse():
+    parser = machine.Parser(
+        prog="levers.sh", description="What each lever gains: pairs with it and without it.",
+        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
+               "one.")
+    cases.add_options(parser, runs=5, seconds=3)
+    add = parser.add_argument
+    add("--levers", default=",".join(LEVERS), help="some of %(default)s")
+    add("--no-bench", action="store_true", help="leave out what is measured in process")
+    add("--bench-seconds", type=float, default=3, help="of each case in process (%(default)s)")
+    add_bench_options(parser)
+    options = cases.check_options(parser, parser.parse_args())
+    unknown = [name for name in options.levers.split(",") if name not in LEVERS]
+    if unknown:
+        parser.error(f"--levers: unknown lever {unknown[0]!r}")
+    return options
+
+
+def collect(options):
+    bench = Bench.of(options)
+    run = cases.described("levers.sh", options) | {"rows": [], "in_process": {}}
+    for name in options.levers.split(","):
+        lever = LEVERS[name]
+        pair = [Case(WITH, lever.load, lever.on), Case(WITHOUT, lever.load, lever.off)]
+        run["rows"] += cases.measure_series(bench, lever.name, pair, options.runs)
+    if not options.no_bench:
+        run["in_process"] = inprocess.run(bench.program_core, [BENCH], options.bench_seconds)
+    return run
+
+
+def pair_table(run):
+    head = ["lever", "load", "switch: with, without", "µs CPU per datagram, with", "without", "without ÷ with",
+            "p99 with, ms", "without", "delivered, least: with, without"]
+    body = []
+    measured = report.names_of(run["rows"], "load")
+    for lever in LEVERS.values():
+        if lever.name not in measured:
+            continue
+        figures = cases.figures_of(run, lever.name)
+        on, off = figures[WITH], figures[WITHOUT]
+        gain = report.ratio(run["rows"], lever.name, WITHOUT, WITH)
+        body.append([
+            lever.name + (f" ({lever.note})" if lever.note else ""), lever.load.name, lever.words,
+            report.ranged(on["us_per_received"]), report.ranged(off["us_per_received"]), report.ranged(gain),
+            report.middle(on.get("p99_us"), 1e3), report.middle(off.get("p99_us"), 1e3),
+            f"{report.worst(on['delivered'])}, {report.worst(off['delivered'])}",
+        ])
+    return report.table(head, body)
+
+
+def bench_table(found):
+    """The levers of the relay alone; a scanner is chosen by the processor, so only here can it be another."""
+    body = [[words_of(case), report.ranged(figures, 1)] for case, figures in sorted(found.items())]
+    return report.table(["in process", "ns per metric"], body)
+
+
+def words_of(case):
+    """The cache's cases end with their number of nodes."""
+    head, _, last = case.rpartition(" ")
+    return f"{head}, {int(last):,} nodes" if last.isdigit() else case
+
+
+def markdown(run):
+    parts = [
+        "## What each lever gains",
+        cases.conditions(run),
+        "The same load with the lever and without it, pair by pair: more than 1 under \"without ÷ with\" is what it saves. "
+        "The proxy's `status` shows what is in force.",
+        pair_table(run),
+    ]
+    if run["in_process"].get(BENCH):
+        parts += [
+            "The relay alone (`cargo bench`): the cache with 3 and with 1,000 nodes, and each way of finding lines that this "
+            "processor has. The fastest is chosen at the start, and has no switch.",
+            bench_table(run["in_process"][BENCH]),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main():
+    options = parse()
+    run = json.loads(options.from_json.read_text()) if options.from_json else collect(options)
+    if options.json:
+        options.json.write_text(json.dumps(run, indent=1) + "\n")
+    print(markdown(run))
+    return 0
+
+
+if __name__ == "__main__":
+    machine.main_with_signals("levers.sh", main)

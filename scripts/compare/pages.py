@@ -1,0 +1,153 @@
+"""The pages that performance.py writes: docs/performance.md, docs/performance.json, and the README's section.
+
+In: the steps' results. Out: text. Pure, but for reading the load curve's CSV.
+"""
+
+import os
+
+import burst
+import costs
+import curve
+import levers
+import report
+from machine import Failure
+from report import OURS, names_of
+
+BEGIN, END = "<!-- performance -->\n", "<!-- /performance -->"
+
+
+def machine_of(found):
+    """Machine and date of each step, told once where they are the same."""
+    machines = []
+    for name, run in found.items():
+        if name != "load-curve" and run["machine"] not in machines:
+            machines.append(run["machine"])
+    return "; ".join(machines)
+
+
+def commands(found, notes, own):
+    """How each part was made; which build, and when."""
+    builds = {note.get("build") for note in notes.values()}
+    body = [[name, note.get("date", "–"), f"{note.get('took_s', 0) // 60} min {note.get('took_s', 0) % 60} s",
+             f"`{note.get('build', '–')}`"] for name, note in notes.items()]
+    text = [f"All of it is made by one command, which goes on where it was if it is ended in between:\n\n    {own}",
+            report.table(["step", "measured", "took", "build of statsring"], body)]
+    if len(builds) > 1:
+        text.append("**The steps were not measured with the same build.** `--again STEPS` measures anew.")
+    missing = [name for name in ("compare", "load-curve", "burst", "costs", "levers") if name not in found]
+    if missing:
+        text.append(f"Not measured: {', '.join(missing)}.")
+    return text
+
+
+def curve_part(path):
+    lines, remarks = curve.read_csv(path)
+    body = [[line["program"], f"{int(line['rate']):,}", loss(line), f"{float(line['cores_median']):.3f}",
+             f"{float(line['us_per_received']):.2f}"] for line in lines]
+    head = ["program", "datagrams/s", "metrics lost, median", "cores used", "µs CPU per datagram received"]
+    return ["## Loss and CPU against the rate", "![Loss and CPU against the rate](load-curve.svg)", " ".join(remarks),
+            "The figures are in [load-curve.csv](load-curve.csv).", report.table(head, body)]
+
+
+def loss(line):
+    if line["delivered_median"] in ("", None):
+        return "–"
+    lost = 1 - float(line["delivered_median"])
+    return "none" if lost <= 0 else f"{lost:.2%}" if lost >= 0.0001 else "less than 0.01 %"
+
+
+def report_page(found, notes, own):
+    """docs/performance.md"""
+    parts = [
+        "# Performance",
+        "Written by `scripts/performance.sh`; do not edit. Figures of different machines or hours do not compare; ratios "
+        "measured in one run do. CPU is kernel and user time of all of a process's threads (`/proc/PID/task/*/schedstat`).",
+        f"Machine: {machine_of(found)}." if machine_of(found) else "",
+    ]
+    if "compare" in found:
+        run = found["compare"]
+        parts.append(report.markdown(run | {"summary": report.summary(run)}).rstrip())
+    if "load-curve" in found:
+        parts += curve_part(found["load-curve"])
+    for name, module in (("burst", burst), ("costs", costs), ("levers", levers)):
+        if name in found:
+            parts.append(module.markdown(found[name]).rstrip())
+    parts += ["## How it was made", *commands(found, notes, own)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def figures(found, notes, own):
+    """docs/performance.json: medians and spreads of everything, and how it was made."""
+    steps = {}
+    for name, run in found.items():
+        if name == "load-curve":
+            lines, remarks = curve.read_csv(run)
+            steps[name] = {"remarks": remarks, "lines": lines}
+            continue
+        kept = {key: value for key, value in run.items() if key not in ("rows", "tables", "summary")}
+        if name == "compare":
+            # What a program said when it ended may name places of this machine.
+            kept["failed"] = [entry | {"why": entry["why"].splitlines()[0].rstrip(":")} for entry in run.get("failed", [])]
+            kept["summary"] = report.summary(run)
+        elif name == "burst":
+            kept["rows"] = run["rows"]
+        else:
+            kept["summary"] = report.summarize(run["rows"])
+        steps[name] = kept
+    return {"command": own, "notes": notes, "steps": steps}
+
+
+def readme_section(found, own, docs, root):
+    """Ratios first, the plot, and where the rest is."""
+    where = os.path.relpath(docs, root)
+    parts = []
+    if "compare" in found:
+        parts += short_comparison(found["compare"])
+    if "load-curve" in found:
+        parts.append(f"![Loss and CPU against the rate]({where}/load-curve.svg)")
+    parts.append(
+        f"Every table – equal receive buffers, latency, memory, bursts, the cost as work grows, what each lever gains – is in "
+        f"[{where}/performance.md]({where}/performance.md), the figures in "
+        f"[{where}/performance.json]({where}/performance.json). One command measures it all on your machine:\n\n    {own}")
+    return "\n\n".join(parts) + "\n\n"
+
+
+def short_comparison(run):
+    entries = report.summary(run)["tables"].get("default") or report.summary(run)["tables"].get("equal") or []
+    if not any(entry["program"] == OURS for entry in entries):
+        return []
+    worst_share, many, all_ = report.foreign(run)
+    disturbed = (f" The machine was not idle: others disturbed {many} of {all_} runs, by {worst_share:.0%} of a core at worst."
+                 if many else "")
+    programs = names_of([entry for entry in entries if entry["program"] not in (report.DIRECT, OURS)], "program")
+    body = []
+    for load in names_of(entries, "load"):
+        own = {entry["program"]: entry for entry in entries if entry["load"] == load}
+        if OURS in own:
+            body.append([load, f"1 ({report.middle(own[OURS]['figures']['us_per_received'])} µs)"]
+                        + [short_ratio(own.get(name)) for name in programs])
+    return [
+        "CPU per datagram that a program received, kernel and user, of the whole process; statsring = 1 (the median of the "
+        "rounds' ratios):",
+        report.table(["load", OURS, *programs], body),
+        f"Each program with its own defaults. The {report.FLOOR} receives as statsring does and does nothing else. Where less "
+        f"than all metrics arrived at the backends, the share is in brackets. {run['machine']}; {run['date']}; median of "
+        f"{run['runs']} rounds of {run['seconds']:g} s.{disturbed}",
+    ]
+
+
+def short_ratio(entry):
+    if entry is None or not entry["ratio_to_statsring"]:
+        return "–"
+    delivered = entry["figures"].get("delivered")
+    text = f"{report.number(entry['ratio_to_statsring']['median'], None)} ×"
+    if delivered and delivered["median"] < 0.9995:
+        text += f" ({delivered['median']:.1%} arrived)"
+    return text
+
+
+def put_section(path, text):
+    page = path.read_text()
+    if BEGIN not in page or END not in page:
+        raise Failure(f"{path} has no {BEGIN.strip()} and {END}")
+    path.write_text(page.split(BEGIN, 1)[0] + BEGIN + text + END + page.split(END, 1)[1])

@@ -1,0 +1,188 @@
+//! The part of `status` that tells what keeps the cost of a metric low, as it is in force now. Pure.
+//!
+//! In: a [`View`]. Out: lines. Next: `status.rs` puts them among its own.
+
+use super::escape::escape;
+use super::view::{BackendView, View};
+use crate::stats::Sleep;
+use std::collections::BTreeMap;
+
+/// What is the same for all workers and backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeversView {
+    /// How lines are found: `AVX2`, `SSE2`, `portable`.
+    pub scanner: &'static str,
+    /// Names that each worker is to remember: `cacheSize`, rounded up.
+    pub cache_names: usize,
+    /// Entries of each worker's cache.
+    pub cache_entries: usize,
+    /// `flushInterval`, in µs.
+    pub flush_us: u64,
+    /// Whether `maxPacketSize` is `auto`.
+    pub packet_auto: bool,
+}
+
+/// Backends that a line names at most; `backends` has a line for each.
+const NAMES_MAX: usize = 5;
+
+/// One line for each lever.
+pub fn lines(view: &View) -> Vec<String> {
+    vec![
+        format!("trains: {}", trains(view)),
+        format!("packet_size: {}", packet_size(view)),
+        format!("cache: {}", cache(&view.levers)),
+        format!("coalescing: {}", coalescing(view)),
+        format!("scanner: {}", view.levers.scanner),
+    ]
+}
+
+/// How many packets went with others in one send, and who refuses that.
+fn trains(view: &View) -> String {
+    let sum = |figure: fn(&BackendView) -> u64| view.backends.iter().map(figure).sum::<u64>();
+    let (packets, together) =
+        (sum(|backend| backend.datagrams_sent), sum(|backend| backend.datagrams_in_trains));
+    let mut refusing: BTreeMap<i32, Vec<&BackendView>> = BTreeMap::new();
+    for backend in &view.backends {
+        if let Some(errno) = backend.trains_errno {
+            refusing.entry(errno).or_default().push(backend);
+        }
+    }
+    let mut text = format!("{together} of {packets} packets sent with others");
+    for (errno, backends) in refusing {
+        let error = std::io::Error::from_raw_os_error(errno);
+        text.push_str(&format!("; refused for {}: {error}", names(&backends)));
+    }
+    text
+}
+
+/// The largest packet of each backend.
+fn packet_size(view: &View) -> String {
+    let mut sizes: BTreeMap<usize, Vec<&BackendView>> = BTreeMap::new();
+    for backend in &view.backends {
+        sizes.entry(backend.packet_bytes_max).or_default().push(backend);
+    }
+    let texts: Vec<String> = match sizes.len() {
+        0 => Vec::new(),
+        1 => sizes.keys().map(|bytes| size(*bytes)).collect(),
+        _ => sizes.iter().map(|(bytes, of)| format!("{} for {}", size(*bytes), names(of))).collect(),
+    };
+    format!("{}{}", if view.levers.packet_auto { "auto: " } else { "" }, texts.join(", "))
+}
+
+fn size(bytes: usize) -> String {
+    if bytes == 0 { "not yet known".to_string() } else { format!("{bytes} bytes") }
+}
+
+/// A few names, or how many there are.
+fn names(backends: &[&BackendView]) -> String {
+    if backends.len() > NAMES_MAX {
+        return format!("{} backends", backends.len());
+    }
+    let names: Vec<String> = backends.iter().map(|backend| escape(backend.name.as_bytes())).collect();
+    names.join(" ")
+}
+
+fn cache(levers: &LeversView) -> String {
+    match levers.cache_entries {
+        0 => "off".to_string(),
+        entries => format!("room for {} names in {entries} entries per worker", levers.cache_names),
+    }
+}
+
+/// How each worker sleeps now; workers that sleep alike are told once.
+fn coalescing(view: &View) -> String {
+    if view.levers.flush_us == 0 {
+        return "off: wakes for each datagram".to_string();
+    }
+    let mut alike: Vec<(String, Vec<String>)> = Vec::new();
+    for (index, worker) in view.workers.iter().enumerate() {
+        let words = sleep(worker.sleep);
+        match alike.iter_mut().find(|(other, _)| *other == words) {
+            Some((_, workers)) => workers.push(index.to_string()),
+            None => alike.push((words, vec![index.to_string()])),
+        }
+    }
+    let texts: Vec<String> = match alike.as_slice() {
+        [(words, _)] => vec![words.clone()],
+        several => several.iter().map(|(words, who)| format!("worker {}: {words}", who.join(", "))).collect(),
+    };
+    format!("up to {} ms; {}", view.levers.flush_us as f64 / 1e3, texts.join("; "))
+}
+
+fn sleep(sleep: Sleep) -> String {
+    match sleep {
+        Sleep::Idle => "now idle".to_string(),
+        Sleep::Each => "now wakes for each datagram".to_string(),
+        Sleep::Gather { sleep_us, filled_permille } => format!(
+            "now sleeps up to {} ms, in which the peak rate fills {} % of the receive buffer",
+            sleep_us as f64 / 1e3,
+            f64::from(filled_permille) / 10.0
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::tests::sample;
+    use super::*;
+
+    #[test]
+    fn each_lever_has_a_line() {
+        let view = sample();
+        assert_eq!(
+            lines(&view),
+            [
+                "trains: 20 of 40 packets sent with others",
+                "packet_size: 1432 bytes",
+                "cache: room for 16384 names in 32768 entries per worker",
+                "coalescing: up to 5 ms; now idle",
+                "scanner: SSE2",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_off_or_different_is_told() {
+        let mut view = sample();
+        view.levers = LeversView { flush_us: 0, cache_entries: 0, packet_auto: true, ..view.levers };
+        view.backends[0].packet_bytes_max = 8192;
+        view.backends[2].packet_bytes_max = 0;
+        view.backends[1].trains_errno = Some(5);
+        let text = lines(&view).join("\n");
+        for line in [
+            "; refused for b:8125: Input/output error",
+            "packet_size: auto: not yet known for c:8125, 1432 bytes for b:8125, 8192 bytes for a:8125",
+            "cache: off",
+            "coalescing: off: wakes for each datagram",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn workers_that_sleep_alike_are_told_once() {
+        let mut view = sample();
+        let sleep = Sleep::Gather { sleep_us: 1_250, filled_permille: 498 };
+        for worker in &mut view.workers {
+            worker.sleep = sleep;
+        }
+        let words = "now sleeps up to 1.25 ms, in which the peak rate fills 49.8 % of the receive buffer";
+        assert_eq!(coalescing(&view), format!("up to 5 ms; {words}"));
+        view.workers[0].sleep = Sleep::Each;
+        assert_eq!(
+            coalescing(&view),
+            format!("up to 5 ms; worker 0: now wakes for each datagram; worker 1: {words}")
+        );
+    }
+
+    #[test]
+    fn many_backends_are_counted_not_named() {
+        let mut view = sample();
+        view.backends = vec![view.backends[0].clone(); NAMES_MAX + 1];
+        view.backends[0].packet_bytes_max = 8192;
+        let five = ["a:8125"; NAMES_MAX].join(" ");
+        assert_eq!(packet_size(&view), format!("1432 bytes for {five}, 8192 bytes for a:8125"));
+        view.backends.push(view.backends[1].clone());
+        assert_eq!(packet_size(&view), "1432 bytes for 6 backends, 8192 bytes for a:8125");
+    }
+}
