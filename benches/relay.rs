@@ -72,6 +72,7 @@ fn table(nodes: usize) -> Arc<RouteTable> {
     Arc::new(RouteTable {
         generation: 1,
         live: LiveSet::all(nodes.len()),
+        diverted: LiveSet::nobody(),
         nodes: nodes.into(),
         placement: Placement::Jump,
         rules: Rules {

@@ -130,7 +130,7 @@ impl<D: Driver> Floor<D> {
         self.flowing = took.datagrams > 0;
         if self.woke_us >= self.drops_read_us + DROPS_INTERVAL_US {
             self.drops_read_us = self.woke_us;
-            let drops = self.driver.kernel_drops();
+            let drops = (0..self.driver.listeners()).map(|listener| self.driver.kernel_drops(listener)).sum();
             if drops > self.drops {
                 self.coalescing.pressed(self.woke_us);
             }

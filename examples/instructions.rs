@@ -102,6 +102,7 @@ fn relay(scenario: &Scenario) -> Relay {
         generation: 1,
         nodes: (0..scenario.nodes).map(node).collect(),
         live: LiveSet::all(scenario.nodes),
+        diverted: LiveSet::nobody(),
         placement: Placement::Jump,
         rules: Rules {
             flush_us: 5_000,

@@ -4,6 +4,7 @@
 
 use crate::config::MemoryBound;
 use crate::config::{self, ConfigError, Loaded};
+use crate::control::Origin;
 use crate::tools::{demo, load, sink, where_name};
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
@@ -26,7 +27,7 @@ const LAST_WORDS_BYTES_MAX: usize = 4_096;
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
     help_triggers("-h", "--help"),
-    note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again.",
+    note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again, SIGUSR2 starts it again without loss.",
     error_code(1, "a bad verdict of load or sink"),
     error_code(64, "wrong usage, or a config with mistakes"),
     error_code(66, "the config cannot be read"),
@@ -90,11 +91,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Some(Command::Sink(options)) => sink::run(options),
         None => {
             let path = file.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
-            match load(&path) {
-                Ok(loaded) if arguments.check => check(&loaded),
-                Ok(loaded) => serve(loaded, path, arguments.debug),
-                Err(code) => code,
+            if arguments.check {
+                return load(&path).map_or_else(|code| code, |loaded| check(&loaded));
             }
+            serve(path, arguments.debug)
         }
     }
 }
@@ -111,12 +111,26 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, u8>
 }
 
 /// The proxy itself.
-fn serve(loaded: Loaded, path: PathBuf, debug: bool) -> u8 {
+fn serve(path: PathBuf, debug: bool) -> u8 {
+    let origin = match Origin::of_this_process() {
+        Ok(origin) => origin,
+        Err(failure) => {
+            complain(&failure.words);
+            return failure.code;
+        }
+    };
+    let loaded = match config::load(&path) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            origin.refuse(&error.to_string());
+            return unloaded(&error);
+        }
+    };
     logging::init(loaded.config.log_format, debug);
     for notice in &loaded.notices {
         tracing::warn!("{}: {notice}", path.display());
     }
-    control::run(loaded.config, control::Options { config_path: Some(path), debug })
+    control::run(loaded.config, control::Options { config_path: Some(path), debug }, origin)
 }
 
 /// `--check`: the config goes to stdout alone, so that it can be kept as a file.
@@ -130,15 +144,16 @@ fn check(loaded: &Loaded) -> u8 {
 
 /// The config of a file; if there is none, the operator has been told and the exit code is returned.
 pub fn load(path: &Path) -> Result<Loaded, u8> {
-    config::load(path).map_err(|error| {
-        complain(&error.to_string());
-        if let ConfigError::Unreadable { .. } = error {
-            say(&format!(
-                "Give another file with -f FILE, or see the proxy at work without one: {NAME} demo\n"
-            ));
-        }
-        error.exit_code()
-    })
+    config::load(path).map_err(|error| unloaded(&error))
+}
+
+/// Tells the operator why there is no config; the exit code.
+fn unloaded(error: &ConfigError) -> u8 {
+    complain(&error.to_string());
+    if let ConfigError::Unreadable { .. } = error {
+        say(&format!("Give another file with -f FILE, or see the proxy at work without one: {NAME} demo\n"));
+    }
+    error.exit_code()
 }
 
 /// Tells the operator about wrong usage; the exit code.

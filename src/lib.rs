@@ -7,6 +7,8 @@
 //! other commands, [`cli`] starts it all.
 
 #![deny(unsafe_code)]
+// What became of a metric may not be forgotten (`relay::Fate`).
+#![deny(unused_must_use)]
 #![warn(missing_docs)]
 
 pub mod driver;

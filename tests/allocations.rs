@@ -31,6 +31,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
     RouteTable {
         generation: 1,
         live: LiveSet::new((0..nodes.len()).map(is_live)),
+        diverted: LiveSet::nobody(),
         nodes: nodes.into(),
         placement: Placement::Jump,
         rules: Rules {
@@ -159,6 +160,7 @@ impl Rig {
             generation: now.generation + 1,
             nodes: Arc::clone(&now.nodes),
             live: now.live.clone(),
+            diverted: LiveSet::nobody(),
             phase: Phase::Drain { timeout_us: 5_000_000 },
             observer: None,
             ..**now

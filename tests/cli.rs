@@ -234,10 +234,14 @@ fn where_answers_with_a_dash_if_nobody_gets_the_name() {
     assert_eq!((code(&output), stdout(&output).as_str()), (0, "glork\t-\nfoo:1|c\t-\n"));
 
     let file = File::new("drop", &format!(r#"{{"onNodeDown": "drop", "nodes": {nodes}}}"#));
-    let output = run([OsStr::new("where"), OsStr::new("-f"), file.as_ref()]
-        .into_iter()
-        .chain(args(&["glork", "foo"])));
-    assert_eq!(stdout(&output), "glork\t-\nfoo\t127.0.0.1:8131\n");
+    let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
+    // A dead one's names are dropped; a disabled one's are served by the others.
+    let output = run(base.into_iter().chain(args(&["glork", "foo"])));
+    assert_eq!(stdout(&output), "glork\t127.0.0.1:8129\nfoo\t127.0.0.1:8131\n");
+    let output = run(base.into_iter().chain(args(&["--down", "127.0.0.1:8131", "glork", "foo"])));
+    assert_eq!(stdout(&output), "glork\t127.0.0.1:8129\nfoo\t-\n");
+    let output = run(base.into_iter().chain(args(&all_down)));
+    assert_eq!(stdout(&output), "glork\t-\nfoo:1|c\t-\n");
 }
 
 #[test]

@@ -54,6 +54,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
     assert_eq!((config.queue_bytes_max, config.cache_entries), (262_144, 16_384));
     assert_eq!((config.malformed, config.gso, config.timestamps), (Malformed::Drop, true, false));
     assert_eq!((config.shutdown_delay_ms, config.shutdown_timeout_ms), (0, 5_000));
+    assert_eq!(config.handover_timeout_ms, 30_000);
     assert_eq!(config.log_format, LogFormat::Text);
     let node = Node {
         name: "192.0.2.1:8127".into(),
@@ -442,7 +443,7 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "host",
     "port",
     "managementHost",
@@ -471,6 +472,7 @@ const KEYS: [&str; 29] = [
     "timestamps",
     "shutdownDelay",
     "shutdownTimeout",
+    "handoverTimeout",
     "logFormat",
 ];
 
@@ -531,6 +533,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "gso" => prop_oneof![Just(json!("auto")), Just(json!("off"))].boxed(),
         "shutdownDelay" => ms(0, 3_600_000),
         "shutdownTimeout" => ms(1, 3_600_000),
+        "handoverTimeout" => ms(1, 3_600_000),
         "logFormat" => prop_oneof![Just(json!("text")), Just(json!("json"))].boxed(),
         other => panic!("{other} has no values"),
     }

@@ -3,13 +3,19 @@
 //! Everything waits for conditions, and everything stays on loopback, at ports that were free.
 
 #[path = "process/backend.rs"]
+#[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod backend;
+#[path = "process/handover.rs"]
+mod handover;
 #[path = "process/hostile.rs"]
 mod hostile;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]
+#[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod proxy;
+#[path = "process/service.rs"]
+mod service;
 
 use backend::Backend;
 use nix::sys::signal::Signal;
@@ -469,6 +475,12 @@ fn a_flood_of_a_million_lines_is_survived_and_accounted_for() {
     });
     let stats = proxy.settle();
     assert_eq!(stats["metrics_received"], 1_000 * stats["datagrams_received"]);
+    assert_eq!(stats["worker_0_socket_0_kernel_drops"], stats["kernel_drops"]);
+    if stats["kernel_drops"] > 0 {
+        let words = proxy.status("kernel_drops");
+        assert!(words.starts_with(&format!("{} datagrams (", stats["kernel_drops"])), "{words}");
+        assert!(words.contains(&format!("of worker 0 at {}), the last ", proxy.address)), "{words}");
+    }
     // What the backends' sockets had no room for is theirs; what comes now arrives.
     wait_until("the last flood is taken", || {
         let before = total(&backends);

@@ -27,6 +27,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
     RouteTable {
         generation: 1,
         live: LiveSet::new((0..nodes.len()).map(is_live)),
+        diverted: LiveSet::nobody(),
         nodes: nodes.into(),
         placement: Placement::Jump,
         rules: Rules {

@@ -208,7 +208,8 @@ impl Oracle {
             return;
         };
         let home = naive_owner(&key, &vec![true; live.len()]);
-        if home != Some(owner) && spec.rules.on_node_down == OnNodeDown::Drop {
+        let is_diverted = home.is_some_and(|home| is_diverted(spec.nodes[home]));
+        if home != Some(owner) && spec.rules.on_node_down == OnNodeDown::Drop && !is_diverted {
             self.node_down += 1;
             return;
         }
@@ -217,6 +218,11 @@ impl Oracle {
         // A text that comes again cannot be told from its first.
         self.arrived.entry(line.to_vec()).and_modify(|place| *place = 0).or_insert(self.count);
     }
+}
+
+/// Of the backends that do not live, the even ones are drained, not dead.
+fn is_diverted((number, lives): (u8, bool)) -> bool {
+    !lives && number.is_multiple_of(2)
 }
 
 fn node_name(number: u8) -> String {
@@ -238,6 +244,7 @@ fn table(spec: &TableSpec, generation: u64) -> Arc<RouteTable> {
         generation,
         nodes: nodes.into(),
         live: LiveSet::new(spec.nodes.iter().map(|(_, lives)| *lives)),
+        diverted: LiveSet::new(spec.nodes.iter().map(|node| is_diverted(*node))),
         placement: Placement::Jump,
         rules: spec.rules,
         phase: Phase::Run,

@@ -3,8 +3,8 @@
 use arc_swap::ArcSwap;
 use statsring::driver::{Waker, socket};
 use statsring::placement::{LiveSet, Placement};
-use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
-use statsring::stats::{Counter, Counters, DropReason, Latency, LatencyKind, WorkerShared};
+use statsring::relay::{Left, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+use statsring::stats::{Counter, Counters, DropReason, Latency, LatencyKind, Sleep, WorkerShared};
 use statsring::worker::{Ended, Limits, Report, WorkerSetup, spawn};
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -21,6 +21,8 @@ struct Rig {
     reports: Receiver<Report>,
     address: SocketAddr,
     backends: Vec<UdpSocket>,
+    /// The listening socket once more, as another process has it at a restart.
+    listener: UdpSocket,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -50,6 +52,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
     RouteTable {
         generation,
         live: LiveSet::all(nodes.len()),
+        diverted: LiveSet::nobody(),
         nodes: nodes.into(),
         placement: Placement::Jump,
         rules: Rules {
@@ -73,6 +76,7 @@ fn rig(listen: &str) -> Option<Rig> {
     }
     let addresses: Vec<SocketAddr> = backends.iter().map(|backend| backend.local_addr().unwrap()).collect();
     let mut listeners = socket::bind_listeners(&[listen.parse().unwrap()], 1, 8 << 20).unwrap();
+    let listener = listeners.workers[0][0].try_clone().unwrap();
     let routes = Arc::new(ArcSwap::from_pointee(table(1, &addresses, Phase::Run)));
     let shared = Arc::new(WorkerShared::default());
     let waker = Arc::new(Waker::new().unwrap());
@@ -87,6 +91,7 @@ fn rig(listen: &str) -> Option<Rig> {
         rings_bytes: 0,
         limits: limits(),
         cpu: None,
+        has_inherited: false,
     })
     .unwrap();
     match reports.blocking_recv().unwrap() {
@@ -97,7 +102,7 @@ fn rig(listen: &str) -> Option<Rig> {
         }
         other => panic!("{other:?}"),
     }
-    Some(Rig { routes, shared, waker, reports, address: listeners.addresses[0], backends, thread })
+    Some(Rig { routes, shared, waker, reports, address: listeners.addresses[0], backends, listener, thread })
 }
 
 impl Rig {
@@ -129,6 +134,7 @@ impl Rig {
             generation: now.generation + 1,
             nodes: Arc::clone(&now.nodes),
             live: now.live.clone(),
+            diverted: now.diverted.clone(),
             placement: now.placement,
             rules: now.rules,
             phase: now.phase,
@@ -139,8 +145,12 @@ impl Rig {
         self.waker.wake();
     }
 
-    fn end(mut self) -> (Ended, Counters) {
-        self.order(|table| table.phase = Phase::Drain { timeout_us: 5_000_000 });
+    fn end(self) -> (Ended, Counters) {
+        self.end_by(Phase::Drain { timeout_us: 5_000_000 })
+    }
+
+    fn end_by(mut self, phase: Phase) -> (Ended, Counters) {
+        self.order(|table| table.phase = phase);
         let end = loop {
             match self.reports.blocking_recv().unwrap() {
                 Report::Ended { end, .. } => break end.unwrap(),
@@ -306,4 +316,59 @@ fn latencies_are_handed_over_on_request_by_an_idle_worker_too() {
     let apart = latency.get(LatencyKind::AfterIdle).len();
     assert_eq!(latency.get(LatencyKind::Bound).len() + apart, 200);
     rig.end();
+}
+
+#[test]
+fn when_buffers_run_out_it_sleeps_shorter() {
+    let Some(rig) = rig("127.0.0.1:0") else { return };
+    let sender = sender_to(rig.address);
+    let no_buffers = |rig: &Rig| rig.counters().get(Counter::ReceivesNoBuffers);
+    let start = Instant::now();
+    let mut sleeps = Vec::new();
+    // More than there are buffers for, again and again: how soon the worker wakes is up to this machine.
+    while no_buffers(&rig) == 0 || !sleeps.iter().any(|sleep_us| *sleep_us <= 5_000 / 4) {
+        assert!(start.elapsed() < PATIENCE, "{} times no buffers, sleeps {sleeps:?}", no_buffers(&rig));
+        for _ in 0..2 * limits().buffers {
+            sender.send(b"name:1|c").unwrap();
+        }
+        if let Sleep::Gather { sleep_us, .. } = rig.shared.sleep.read()
+            && no_buffers(&rig) > 0
+        {
+            sleeps.push(sleep_us);
+        }
+    }
+    rig.end();
+}
+
+#[test]
+fn a_socket_that_is_left_to_another_process_goes_on_there_and_nothing_is_lost_between() {
+    let Some(rig) = rig("127.0.0.1:0") else { return };
+    let sender = sender_to(rig.address);
+    let other = rig.listener.try_clone().unwrap();
+    other.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    // It goes on sending while the worker cancels its receive.
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let sending = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let mut sent = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                sender.send(format!("left.{sent}:1|c").as_bytes()).unwrap();
+                sent += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            sent
+        }
+    });
+    rig.wait_for("traffic", |counters| counters.get(Counter::MetricsReceived) > 50);
+    let (end, counters) = rig.end_by(Phase::Leave { timeout_us: 5_000_000, left: Left::ALL });
+    assert_eq!(end, Ended::Drained);
+    std::thread::sleep(Duration::from_millis(20));
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let sent: u64 = sending.join().unwrap();
+    let mut buffer = [0; 64];
+    let rest = std::iter::from_fn(|| other.recv(&mut buffer).ok()).count() as u64;
+    assert!(rest > 0, "it was fenced: what came after went nowhere");
+    assert_eq!(counters.get(Counter::DatagramsReceived) + rest, sent);
+    assert_eq!(counters.get(Counter::MetricsSent), counters.get(Counter::MetricsReceived));
 }

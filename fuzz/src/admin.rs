@@ -7,8 +7,8 @@
 use crate::expand::expand;
 use crate::session::{REPEAT, foreign, piece_bytes};
 use statsring::admin::{
-    AdminActions, AdminCounter, AdminCounters, Command, Connection, LINE_BYTES_MAX, Tapped, View, WorkerView,
-    parse, serve,
+    AdminActions, AdminCounter, AdminCounters, Command, Connection, LINE_BYTES_MAX, Tapped, View, Wish,
+    WorkerView, parse, serve,
 };
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -34,17 +34,23 @@ pub fn run(bytes: &[u8]) {
     let commands = proxy.counters.get(AdminCounter::Commands);
     if is_gone || replies.len() > ENOUGH_BYTES {
         assert!(commands <= expected.commands);
-        assert!(proxy.health_sets.get() + proxy.reloads.get() <= expected.changes);
+        assert!(proxy.changes() <= expected.changes);
     } else {
         assert_eq!(commands, expected.commands);
         assert!(replies.is_empty() || replies.ends_with(b"\n"), "half a line was answered");
         let is_clean =
             |byte: &u8| *byte == b'\n' || *byte == b'\r' || *byte == b'\t' || !byte.is_ascii_control();
         assert!(replies.iter().all(is_clean), "a control character was answered");
-        let changes = proxy.health_sets.get() + proxy.reloads.get();
-        assert_eq!(changes, if is_local { expected.changes } else { 0 });
+        assert_eq!(proxy.changes(), if is_local { expected.changes } else { 0 });
         let refused = proxy.counters.get(AdminCounter::ChangesRefused);
         assert_eq!(refused, if is_local { 0 } else { expected.changes });
+    }
+}
+
+impl Proxy {
+    /// Times that it was told to change something.
+    pub fn changes(&self) -> u64 {
+        self.health_sets.get() + self.reloads.get() + self.backend_sets.get()
     }
 }
 
@@ -65,7 +71,9 @@ impl Expected {
             }
             let command = parse(line);
             expected.commands += u64::from(command != Command::Nothing);
-            expected.changes += u64::from(matches!(command, Command::SetHealth(_) | Command::Reload));
+            let is_change =
+                matches!(command, Command::SetHealth(_) | Command::Reload | Command::SetBackend { .. });
+            expected.changes += u64::from(is_change);
             if command == Command::Quit {
                 break;
             }
@@ -133,6 +141,8 @@ pub struct Proxy {
     pub health_sets: Cell<u64>,
     /// Times that a reload was asked for.
     pub reloads: Cell<u64>,
+    /// Times that something was wanted of a backend.
+    pub backend_sets: Cell<u64>,
     /// What the admin port counted.
     pub counters: AdminCounters,
 }
@@ -156,6 +166,16 @@ impl AdminActions for Proxy {
             Ok("nothing changed".into())
         } else {
             Err(vec!["port: \x1b".into()])
+        }
+    }
+
+    async fn set_backend(&self, name: &[u8], _: Wish) -> Result<String, String> {
+        self.backend_sets.set(self.backend_sets.get() + 1);
+        let name = statsring::admin::escape(name);
+        if name.len().is_multiple_of(2) {
+            Ok(format!("{name} is as asked"))
+        } else {
+            Err(format!("there is no {name}"))
         }
     }
 

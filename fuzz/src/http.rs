@@ -29,7 +29,7 @@ pub fn run(bytes: &[u8]) {
     let (proxy, replies) = converse(&request, piece_bytes(way / 10, &request), true, false);
     assert_eq!(proxy.counters.get(AdminCounter::ForeignProtocols), 1);
     assert_eq!(proxy.counters.get(AdminCounter::Commands), 0, "a part of an HTTP request was run");
-    assert_eq!(proxy.health_sets.get() + proxy.reloads.get(), 0);
+    assert_eq!(proxy.changes(), 0);
     let replies = std::str::from_utf8(&replies).expect("the answer is text");
     let (head, body) = replies.split_once("\r\n\r\n").expect("a head and a body");
     assert!(head.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{head}");

@@ -164,9 +164,9 @@ impl World {
             expected.no_backend += 1;
             return;
         };
-        if self.rules.on_node_down == OnNodeDown::Drop
-            && Placement::Jump.home(key, nodes(self.live)) != Some(owner)
-        {
+        let home = Placement::Jump.home(key, nodes(self.live));
+        let is_dead = home.is_some_and(|home| home != owner && !is_diverted(self.live, home));
+        if self.rules.on_node_down == OnNodeDown::Drop && is_dead {
             expected.node_down += 1;
             return;
         }
@@ -302,7 +302,16 @@ fn outcome(kind: u8) -> SendOutcome {
 }
 
 fn live_set(live: u8) -> LiveSet {
-    LiveSet::new((0..nodes(live)).map(|index| live >> (index % NODES_FEW) & 1 == 1))
+    LiveSet::new((0..nodes(live)).map(|index| lives(live, index)))
+}
+
+fn lives(live: u8, index: usize) -> bool {
+    live >> (index % NODES_FEW) & 1 == 1
+}
+
+/// Of those that do not live, every second one is drained if bit 5 says so.
+fn is_diverted(live: u8, index: usize) -> bool {
+    live & 0x20 != 0 && !lives(live, index) && index.is_multiple_of(2)
 }
 
 /// How many backends there are: bit 4 of who lives.
@@ -322,6 +331,7 @@ fn table(live: u8, rules: Rules, generation: u64) -> Arc<RouteTable> {
         generation,
         nodes: NODES.with(|lists| lists[usize::from(nodes(live) == NODES_MANY)].clone()),
         live: live_set(live),
+        diverted: LiveSet::new((0..nodes(live)).map(|index| is_diverted(live, index))),
         placement: Placement::Jump,
         rules,
         phase: Phase::Run,

@@ -3,12 +3,14 @@
 //! In: a [`View`]. Out: text. Next: `reply.rs`.
 
 use super::escape::escape;
+use super::status::up_or_down;
 use super::view::View;
 use std::fmt::Write;
 
-/// The columns; `since` in seconds, `share` of all metrics sent, `-` for what cannot be known.
+/// The columns; `since` in seconds, `share` of all metrics sent, `health` whatever the operator wants, `-` for what cannot
+/// be known.
 const HEADER: &str = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\t\
-    in_trains\ttrains_refused\tpacket_bytes\n";
+    in_trains\ttrains_refused\tpacket_bytes\thealth\n";
 
 /// The text.
 pub fn render(view: &View) -> String {
@@ -20,7 +22,7 @@ pub fn render(view: &View) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}",
+            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}",
             escape(backend.name.as_bytes()),
             backend.state.name(),
             backend.since_s,
@@ -32,6 +34,7 @@ pub fn render(view: &View) -> String {
             backend.datagrams_in_trains,
             backend.trains_refused,
             backend.packet_bytes_max,
+            backend.is_healthy.map_or("-", up_or_down),
         );
     }
     text
@@ -45,12 +48,21 @@ mod tests {
 
     #[test]
     fn each_backend_has_its_line() {
-        let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\t\
-            in_trains\ttrains_refused\tpacket_bytes\n\
-            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\n\
-            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\n\
-            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\n";
-        assert_eq!(render(&sample()), expected);
+        let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\tin_trains\t\
+            trains_refused\tpacket_bytes\thealth\n\
+            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\n\
+            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\n\
+            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\n";
+        let mut view = sample();
+        assert_eq!(render(&view), expected);
+        view.backends =
+            vec![backend("d:1", BackendState::Drain, 0), backend("e:1", BackendState::ForcedDown, 0)];
+        let text = render(&view);
+        assert!(text.contains("\nd:1\tdrain\t40\t") && text.contains("\ne:1\tforced_down\t40\t"), "{text}");
+        assert!(
+            text.lines().skip(1).all(|line| line.ends_with("\tup")),
+            "its health is shown beside: {text}"
+        );
     }
 
     #[test]
@@ -59,7 +71,7 @@ mod tests {
         view.backends = vec![backend("a\tb\n\x1b[0m:1", BackendState::Disabled, 0)];
         let text = render(&view);
         assert!(
-            text.ends_with("\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\n"),
+            text.ends_with("\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\n"),
             "{text}"
         );
     }

@@ -3,6 +3,7 @@
 //! In: one line, without its newline. Out: what the client wants, or how the command is used. Names are
 //! case-sensitive, as StatsD's are. Next: `server.rs`, which answers.
 
+use super::wish::Wish;
 use crate::stats::LatencyKind;
 
 /// The commands with a line of explanation each: the module's documentation and the answer to `help`.
@@ -34,6 +35,13 @@ pub enum Command {
     Health,
     /// Changes the proxy's health: up (true) or down.
     SetHealth(bool),
+    /// Changes what is wanted of a backend.
+    SetBackend {
+        /// Its identity, as the client wrote it.
+        name: Vec<u8>,
+        /// What is wanted.
+        wish: Wish,
+    },
     /// State in words.
     Status,
     /// The effective configuration.
@@ -73,6 +81,7 @@ pub fn parse(line: &[u8]) -> Command {
         (b"latency", b"") => Command::Latency,
         (b"latency", rest) => latency(rest),
         (b"backends", b"") => Command::Backends,
+        (b"backend", rest) => backend(rest),
         (b"health", b"") => Command::Health,
         (b"health", b"up") => Command::SetHealth(true),
         (b"health", b"down") => Command::SetHealth(false),
@@ -87,6 +96,14 @@ pub fn parse(line: &[u8]) -> Command {
         (b"help", b"") => Command::Help,
         (b"quit", b"") => Command::Quit,
         _ => Command::Unknown,
+    }
+}
+
+fn backend(arguments: &[u8]) -> Command {
+    let (name, wish) = split_word(arguments);
+    match Wish::parse(wish) {
+        Some(wish) => Command::SetBackend { name: name.to_vec(), wish },
+        None => Command::Misused("backend takes HOST:PORT, as backends shows it, and one of drain, up, down"),
     }
 }
 
@@ -193,6 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_is_named_and_told_what_is_wanted() {
+        let set = |wish| Command::SetBackend { name: b"[::1]:8125".to_vec(), wish };
+        assert_eq!(parse(b"backend [::1]:8125 drain"), set(Wish::Drain));
+        assert_eq!(parse(b" backend\t[::1]:8125  up\r"), set(Wish::Up));
+        assert_eq!(parse(b"backend [::1]:8125 down"), set(Wish::Down));
+        for line in ["backend", "backend a:1", "backend drain", "backend a:1 Drain", "backend a:1 drain now"]
+        {
+            assert!(matches!(parse(line.as_bytes()), Command::Misused(_)), "{line}");
+        }
+    }
+
+    #[test]
     fn an_empty_line_is_nothing_and_the_rest_is_unknown() {
         for line in [&b""[..], b"\r", b"  \t ", b" \r"] {
             assert_eq!(parse(line), Command::Nothing);
@@ -245,8 +274,7 @@ mod tests {
         for name in &listed {
             assert_ne!(parse(name.as_bytes()), Command::Unknown, "help lists {name}");
         }
-        let all =
-            "ping stats memstats latency backends health status config where tap reload version help quit";
+        let all = "ping stats memstats latency backends backend health status config where tap reload version help quit";
         assert_eq!(listed, all.split(' ').collect::<Vec<_>>());
         assert!(HELP.lines().all(|line| line.len() <= 120));
     }

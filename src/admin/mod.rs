@@ -21,6 +21,7 @@ mod session;
 mod stats;
 mod status;
 mod view;
+mod wish;
 
 pub use command::{Command, HELP, TAP_METRICS_MAX, parse};
 pub use counters::{AdminCounter, AdminCounters};
@@ -28,4 +29,5 @@ pub use escape::escape;
 pub use levers::LeversView;
 pub use server::{AdminActions, Connection, Tapped, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
-pub use view::{BackendState, BackendView, MemoryView, VERSION, View, WorkerView, fingerprint};
+pub use view::{BackendState, BackendView, MemoryView, VERSION, View, WorkerView};
+pub use wish::Wish;

@@ -38,6 +38,11 @@ pub fn reload(result: Result<String, Vec<String>>) -> String {
     }
 }
 
+/// The answer to `backend`: what it is now, or why nothing was changed; control characters are escaped already.
+pub fn changed(result: Result<String, String>) -> String {
+    result.unwrap_or_else(|error| format!("error: {error}")) + "\n"
+}
+
 /// The answer to a changing command from elsewhere than this host.
 pub fn refused(command: &str) -> String {
     format!(

@@ -8,6 +8,7 @@ use super::command::Command;
 use super::counters::{AdminCounter, AdminCounters};
 use super::session::{Input, Session};
 use super::view::{VERSION, View};
+use super::wish::Wish;
 use super::{HELP, reply};
 use std::future::Future;
 use std::io;
@@ -59,6 +60,10 @@ pub trait AdminActions {
 
     /// Sets what `health` answers.
     fn set_health(&self, up: bool);
+
+    /// Sets what is wanted of the backend of this identity: what it is then, or why there is none; control characters
+    /// escaped.
+    fn set_backend(&self, name: &[u8], wish: Wish) -> impl Future<Output = Result<String, String>>;
 
     /// Reads the configuration again: what it changed, or every error.
     fn reload(&self) -> impl Future<Output = Result<String, Vec<String>>>;
@@ -202,10 +207,15 @@ impl<C: Connection> Client<'_, C> {
             Command::Health => reply::health(proxy.health()),
             Command::Config => proxy.config_json(),
             Command::Where(name) => proxy.where_name(&name),
-            Command::SetHealth(_) | Command::Reload if !self.may_change => {
+            Command::SetHealth(_) | Command::Reload | Command::SetBackend { .. } if !self.may_change => {
                 self.counters.count(AdminCounter::ChangesRefused);
-                reply::refused(if command == Command::Reload { "reload" } else { "health up|down" })
+                reply::refused(match command {
+                    Command::Reload => "reload",
+                    Command::SetBackend { .. } => "backend",
+                    _ => "health up|down",
+                })
             }
+            Command::SetBackend { name, wish } => reply::changed(proxy.set_backend(&name, wish).await),
             Command::SetHealth(up) => {
                 proxy.set_health(up);
                 reply::health(up)

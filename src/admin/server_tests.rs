@@ -113,6 +113,7 @@ impl Connection for Rc<Wire> {
 struct Proxy {
     down: Cell<bool>,
     reloads: Cell<u32>,
+    wish: Cell<Wish>,
     allow_changes: bool,
     taps: RefCell<Option<mpsc::Receiver<Tapped>>>,
     tapped: RefCell<Vec<(Vec<u8>, usize)>>,
@@ -130,6 +131,14 @@ impl AdminActions for Proxy {
 
     fn set_health(&self, up: bool) {
         self.down.set(!up);
+    }
+
+    async fn set_backend(&self, name: &[u8], wish: Wish) -> Result<String, String> {
+        if name != b"h:1" {
+            return Err(format!("there is no backend {}", super::super::escape(name)));
+        }
+        self.wish.set(wish);
+        Ok(format!("backend h:1: {}", wish.name()))
     }
 
     async fn reload(&self) -> Result<String, Vec<String>> {
@@ -269,7 +278,7 @@ async fn changes_are_taken_from_this_host_or_if_allowed() {
     {
         let (proxy, wire) = (Proxy { allow_changes, ..Proxy::default() }, Wire::new());
         serve_while(&proxy, peer_is_loopback, &wire, async {
-            wire.send(b"health down\nreload\nhealth up\nhealth down\nhealth\n");
+            wire.send(b"health down\nreload\nhealth up\nbackend h:1 drain\nhealth down\nhealth\n");
             wire.half_close();
             let replies = wire.replies_within(50).await;
             assert_eq!(replies.contains("managementAllowChanges"), !taken, "{replies}");
@@ -280,8 +289,23 @@ async fn changes_are_taken_from_this_host_or_if_allowed() {
         })
         .await;
         assert_eq!((proxy.down.get(), proxy.reloads.get()), (taken, u32::from(taken)));
-        assert_eq!(proxy.counters.get(AdminCounter::ChangesRefused), if taken { 0 } else { 4 });
+        assert_eq!(proxy.wish.get(), if taken { Wish::Drain } else { Wish::Up });
+        assert_eq!(proxy.counters.get(AdminCounter::ChangesRefused), if taken { 0 } else { 5 });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_is_set_by_its_name_and_an_unknown_one_is_told() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    serve_while(&proxy, true, &wire, async {
+        wire.send(b"backend h:1 down\nbackend x\x1b:2 drain\nbackend h:1 sideways\n");
+        wire.half_close();
+        let expected = "backend h:1: down\nerror: there is no backend x\\x1b:2\n\
+            error: backend takes HOST:PORT, as backends shows it, and one of drain, up, down\n";
+        assert_eq!(wire.replies_within(50).await, expected);
+    })
+    .await;
+    assert_eq!(proxy.wish.get(), Wish::Down);
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,6 +61,9 @@ fn add_worker(text: &mut String, index: usize, worker: &WorkerView) {
     for counter in OF_EACH_WORKER {
         add(counter.name(), worker.counters.get(counter));
     }
+    for (socket, drops) in worker.socket_drops.iter().enumerate() {
+        add(&format!("socket_{socket}_kernel_drops"), *drops);
+    }
     if let Some(cpu_us) = worker.cpu_us {
         add("cpu_us", cpu_us);
     }
@@ -86,9 +89,11 @@ mod tests {
             "2.000000\nworker_skew: 1.333333\n\
             worker_0_metrics_received: 10.000000\nworker_0_datagrams_received: 2.000000\n\
             worker_0_kernel_drops: 0.000000\nworker_0_wakeups: 0.000000\nworker_0_gathers: 0.000000\n\
+            worker_0_socket_0_kernel_drops: 0.000000\nworker_0_socket_1_kernel_drops: 0.000000\n\
             worker_0_cpu_us: 30.000000\n\
             worker_1_metrics_received: 20.000000\nworker_1_datagrams_received: 4.000000\n\
             worker_1_kernel_drops: 0.000000\nworker_1_wakeups: 0.000000\nworker_1_gathers: 0.000000\n\
+            worker_1_socket_0_kernel_drops: 0.000000\nworker_1_socket_1_kernel_drops: 0.000000\n\
             worker_1_cpu_us: 60.000000\n"
         );
     }

@@ -4,7 +4,7 @@
 
 use super::escape::escape;
 use super::levers;
-use super::view::{BackendState, VERSION, View, fingerprint};
+use super::view::{BackendState, VERSION, View};
 use crate::driver::Restrictions;
 use crate::stats::{Counter, Counters, DropReason};
 use std::net::SocketAddr;
@@ -16,10 +16,15 @@ pub fn render(view: &View) -> String {
         format!("uptime: {}", view.uptime_s),
         format!("nodes: {}", living(view)),
         format!("version: {VERSION}"),
+        format!("pid: {}", view.pid),
         format!("engine: {}", engine(view)),
         format!("rings: {}", rings(view)),
         format!("placement: {}", view.placement),
-        format!("fingerprint: {:016x}", fingerprint(view.placement, &view.backends)),
+        format!("fingerprint: {}", hexadecimal(view.fingerprint.map(|fingerprint| fingerprint.now))),
+        format!(
+            "fingerprint_config: {}",
+            hexadecimal(view.fingerprint.map(|fingerprint| fingerprint.config))
+        ),
         format!("workers: {}", view.workers.len()),
         format!("spread: {}", view.spread),
         format!("pinned: {}", pinned(view)),
@@ -34,15 +39,38 @@ pub fn render(view: &View) -> String {
     // What was asked for stands before what came of it.
     let gso = lines.iter().position(|line| line.starts_with("gso: ")).map_or(lines.len(), |at| at + 1);
     lines.splice(gso..gso, levers::lines(view));
-    lines.extend(dropped(&counters, view.now_us));
-    if let Some((ago_s, result)) = &view.last_reload {
-        // Several errors stand in one line here.
-        let result: Vec<String> = result.lines().map(|line| escape(line.as_bytes())).collect();
-        lines.push(format!("last_reload: {ago_s} s ago: {}", result.join("; ")));
+    lines.extend(wishes(view));
+    lines.extend(dropped(&counters, view));
+    lines.extend(kernel_drops(view));
+    lines.extend(view.origin.iter().map(|words| format!("sockets: {}", escape(words.as_bytes()))));
+    for (name, last) in [("last_restart", &view.last_restart), ("last_reload", &view.last_reload)] {
+        if let Some((ago_s, result)) = last {
+            // Several errors stand in one line here.
+            let result: Vec<String> = result.lines().map(|line| escape(line.as_bytes())).collect();
+            lines.push(format!("{name}: {ago_s} s ago: {}", result.join("; ")));
+        }
     }
     lines.extend(view.degraded.iter().map(|what| format!("degraded: {}", escape(what.as_bytes()))));
     lines.push(String::new());
     lines.join("\n")
+}
+
+fn hexadecimal(number: Option<u64>) -> String {
+    number.map_or_else(|| "starting".to_string(), |number| format!("{number:016x}"))
+}
+
+/// What the operator wants of backends, other than to follow their health.
+fn wishes(view: &View) -> impl Iterator<Item = String> {
+    let wanted = |state| matches!(state, BackendState::Drain | BackendState::ForcedDown);
+    view.backends.iter().filter(move |backend| wanted(backend.state)).map(|backend| {
+        format!(
+            "backend: {} {}, set by the operator {} s ago, its health is {}",
+            escape(backend.name.as_bytes()),
+            backend.state.name(),
+            backend.since_s,
+            backend.is_healthy.map_or("not known", up_or_down)
+        )
+    })
 }
 
 /// As `health` and `status` say it.
@@ -119,15 +147,26 @@ fn account(counters: &Counters) -> String {
     )
 }
 
-fn dropped(counters: &Counters, now_us: u64) -> impl Iterator<Item = String> {
+fn dropped(counters: &Counters, view: &View) -> impl Iterator<Item = String> {
     DropReason::ALL.iter().filter_map(move |reason| {
-        let ago_s = now_us.saturating_sub(counters.last_drop_us(*reason)?) / 1_000_000;
-        Some(format!(
-            "dropped_{}: {} metrics, the last {ago_s} s ago",
-            reason.name(),
-            counters.dropped(*reason)
-        ))
+        let last = view.moment(counters.last_drop_us(*reason)?);
+        let metrics = counters.dropped(*reason);
+        Some(format!("dropped_{}: {metrics} metrics, the last {last}", reason.name()))
     })
+}
+
+/// What the kernel dropped before it was received, and where.
+fn kernel_drops(view: &View) -> Option<String> {
+    let last_us = view.workers.iter().filter_map(|worker| worker.socket_dropped_us).max()?;
+    let mut places = Vec::new();
+    for (index, worker) in view.workers.iter().enumerate() {
+        for (socket, drops) in worker.socket_drops.iter().enumerate().filter(|(_, drops)| **drops > 0) {
+            let address = view.listen.get(socket).map_or_else(|| socket.to_string(), SocketAddr::to_string);
+            places.push(format!("{drops} of worker {index} at {address}"));
+        }
+    }
+    let sum: u64 = view.workers.iter().flat_map(|worker| &worker.socket_drops).sum();
+    Some(format!("kernel_drops: {sum} datagrams ({}), the last {}", places.join(", "), view.moment(last_us)))
 }
 
 #[cfg(test)]
@@ -142,10 +181,12 @@ mod tests {
             "uptime: 51\n\
             nodes: a:8125\n\
             version: {VERSION}\n\
+            pid: 0\n\
             engine: io_uring\n\
             rings: restricted to receive, send, read and cancel on registered files\n\
             placement: jump\n\
-            fingerprint: {:016x}\n\
+            fingerprint: fedcba9876543210\n\
+            fingerprint_config: 00000000000012ab\n\
             workers: 2\n\
             spread: flow\n\
             pinned: no\n\
@@ -161,8 +202,7 @@ mod tests {
             scanner: SSE2\n\
             receive_buffer: 425984 bytes granted of 16777216 (2 × 8388608 asked)\n\
             account: balanced\n\
-            dropped_malformed: 4 metrics, the last 40 s ago\n",
-            fingerprint("jump", &view.backends)
+            dropped_malformed: 4 metrics, the last 40 s ago, at 2033-05-18T03:32:40Z\n"
         );
         assert_eq!(render(&view), expected);
     }
@@ -177,7 +217,21 @@ mod tests {
         if let Some(facts) = &mut view.workers[1].facts {
             facts.restrictions = Restrictions::Refused(22);
         }
+        view.workers[1].socket_drops = vec![0, 12];
+        view.workers[1].socket_dropped_us = Some(57_000_000);
+        view.backends[1].state = BackendState::Drain;
+        view.backends[2].state = BackendState::ForcedDown;
+        let text = render(&view);
+        for line in [
+            "\nbackend: b:8125 drain, set by the operator 40 s ago, its health is down\n",
+            "\nbackend: c:8125 forced_down, set by the operator 40 s ago, its health is not known\n",
+            "\nkernel_drops: 12 datagrams (12 of worker 1 at [::]:8125), the last 3 s ago, at 2033-05-18T03:33:17Z\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
         view.degraded.push("receive buffer: raise net.core.rmem_max".to_string());
+        view.origin = Some("inherited from process 12".to_string());
+        view.last_restart = Some((3, "refused: a stop is under way".to_string()));
         view.last_reload = Some((7, "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string()));
         for backend in &mut view.backends {
             backend.state = BackendState::Down;
@@ -190,6 +244,8 @@ mod tests {
             "pinned: worker 1 on CPU 3\n",
             "rings: not restricted: Invalid argument (os error 22)\n",
             "account: 3 metrics are missing: received 33, sent 24, dropped 4, pending 2\n",
+            "sockets: inherited from process 12\n",
+            "last_restart: 3 s ago: refused: a stop is under way\n",
             "last_reload: 7 s ago: nodes[1].port: 99999 is not a port; bad\\x1bkey\n",
             "degraded: receive buffer: raise net.core.rmem_max\n",
         ] {

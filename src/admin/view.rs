@@ -5,12 +5,13 @@
 use super::counters::AdminCounters;
 use super::levers::LeversView;
 use crate::driver::Facts;
+use crate::placement::Fingerprint;
 use crate::stats::alloc::HeapFigures;
 use crate::stats::host::HostUdp;
 use crate::stats::{Counter, Counters, Latency, Sleep};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use xxhash_rust::xxh3::Xxh3;
+use std::time::{Duration, SystemTime};
 
 /// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -22,6 +23,8 @@ pub struct View {
     pub uptime_s: u64,
     /// The workers' clock (`Driver::now_us`) when this was gathered: the moments in their counters are told from it.
     pub now_us: u64,
+    /// The wall clock at the same moment: time since the Unix epoch.
+    pub unix_time: Duration,
     /// Whether every worker's receive is armed.
     pub ready: bool,
     /// What `health` answers: up (true) or down.
@@ -36,6 +39,8 @@ pub struct View {
     pub spread: &'static str,
     /// The value of `hashing`.
     pub placement: &'static str,
+    /// The numbers by which the placement in force can be compared with those of other proxies.
+    pub fingerprint: Option<Fingerprint>,
     /// Where metrics come in.
     pub listen: Vec<SocketAddr>,
     /// Where the admin port listens.
@@ -52,6 +57,12 @@ pub struct View {
     pub admin: AdminCounters,
     /// Memory.
     pub memory: MemoryView,
+    /// This process.
+    pub pid: u32,
+    /// Where its sockets come from, if it did not make them.
+    pub origin: Option<String>,
+    /// How the last restart stands, if one was asked for, and how many seconds ago it came to that.
+    pub last_restart: Option<(u64, String)>,
     /// How the last reload ended, if there was one, and how many seconds ago.
     pub last_reload: Option<(u64, String)>,
     /// What works less well than asked for, one sentence each.
@@ -67,6 +78,11 @@ pub struct WorkerView {
     pub facts: Option<Facts>,
     /// CPU time of its thread, in µs, if it can be read.
     pub cpu_us: Option<u64>,
+    /// What the kernel dropped at each of its listening sockets, in the order of the addresses; empty until it has
+    /// started.
+    pub socket_drops: Vec<u64>,
+    /// When the kernel last dropped there, on the workers' clock.
+    pub socket_dropped_us: Option<u64>,
     /// The CPU that it keeps to, if it is pinned.
     pub pinned_to: Option<usize>,
     /// How it sleeps.
@@ -82,6 +98,8 @@ pub struct BackendView {
     pub state: BackendState,
     /// Seconds since it came into this state.
     pub since_s: u64,
+    /// What its health says, whatever the operator wants; `None` if it is not looked at.
+    pub is_healthy: Option<bool>,
     /// Metrics accepted by this kernel for it.
     pub metrics_sent: u64,
     /// Packets.
@@ -115,6 +133,10 @@ pub enum BackendState {
     Disabled,
     /// Its name does not resolve.
     Unresolved,
+    /// The operator drains it: its names are served by the others.
+    Drain,
+    /// The operator has taken it down.
+    ForcedDown,
 }
 
 impl BackendState {
@@ -125,6 +147,8 @@ impl BackendState {
             BackendState::Down => "down",
             BackendState::Disabled => "disabled",
             BackendState::Unresolved => "unresolved",
+            BackendState::Drain => "drain",
+            BackendState::ForcedDown => "forced_down",
         }
     }
 }
@@ -143,6 +167,13 @@ pub struct MemoryView {
 }
 
 impl View {
+    /// A moment of the workers' clock, for people: how long ago it was, and when by the wall clock (UTC).
+    pub fn moment(&self, at_us: u64) -> String {
+        let ago = Duration::from_micros(self.now_us.saturating_sub(at_us));
+        let at = SystemTime::UNIX_EPOCH + self.unix_time.saturating_sub(ago);
+        format!("{} s ago, at {}", ago.as_secs(), humantime::format_rfc3339_seconds(at))
+    }
+
     /// The counters of all workers together.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::new();
@@ -166,36 +197,22 @@ impl View {
     }
 }
 
-/// A number by which the proxies of a fleet can be compared: equal if they place every name alike now.
-///
-/// xxh3_64 over the placement's name, and each backend's name and whether it is up.
-pub fn fingerprint(placement: &str, backends: &[BackendView]) -> u64 {
-    let mut hash = Xxh3::new();
-    // A length before each text keeps "a", "bc" apart from "ab", "c".
-    let mut add = |text: &str, up: bool| {
-        hash.update(&(text.len() as u64).to_le_bytes());
-        hash.update(text.as_bytes());
-        hash.update(&[u8::from(up)]);
-    };
-    add(placement, true);
-    for backend in backends {
-        add(&backend.name, backend.state == BackendState::Up);
-    }
-    hash.digest()
-}
-
 /// A view as the tests of the replies use it.
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::driver::Restrictions;
-    use crate::stats::{DropReason, LatencyKind};
+    use crate::stats::{DropReason, Exit, LatencyKind};
 
     pub(in crate::admin) fn backend(name: &str, state: BackendState, metrics_sent: u64) -> BackendView {
         BackendView {
             name: name.into(),
             state,
             since_s: 40,
+            is_healthy: match state {
+                BackendState::Disabled | BackendState::Unresolved => None,
+                state => Some(state != BackendState::Down),
+            },
             metrics_sent,
             datagrams_sent: metrics_sent / 10,
             bytes_sent: metrics_sent * 20,
@@ -213,10 +230,13 @@ pub(super) mod tests {
         let mut view = View {
             uptime_s: 51,
             now_us: 60_000_000,
+            // 2033-05-18T03:33:20Z
+            unix_time: Duration::from_secs(2_000_000_000),
             ready: true,
             health_up: true,
             spread: "flow",
             placement: "jump",
+            fingerprint: Some(Fingerprint { config: 0x12ab, now: 0xfedc_ba98_7654_3210 }),
             listen: vec!["0.0.0.0:8125".parse().unwrap(), "[::]:8125".parse().unwrap()],
             management: vec!["127.0.0.1:8126".parse().unwrap()],
             receive_buffer_asked_bytes: 8 << 20,
@@ -237,7 +257,7 @@ pub(super) mod tests {
             counters.add(Counter::MetricsReceived, received);
             counters.add(Counter::MetricsSent, received - 3);
             counters.add(Counter::MetricsPending, 1);
-            counters.drop_metrics(DropReason::Malformed, 2, received * 1_000_000);
+            counters.leave(Exit::Dropped(DropReason::Malformed), 2, received * 1_000_000);
             let facts = Facts {
                 engine: "io_uring",
                 receive_buffer_bytes: granted,
@@ -250,6 +270,8 @@ pub(super) mod tests {
                 counters,
                 facts: Some(facts),
                 cpu_us: Some(received * 3),
+                socket_drops: vec![0, 0],
+                socket_dropped_us: None,
                 pinned_to: None,
                 sleep: Sleep::Idle,
             });
@@ -262,32 +284,5 @@ pub(super) mod tests {
             backend("c:8125", BackendState::Unresolved, 0),
         ];
         view
-    }
-
-    #[test]
-    fn a_fingerprint_tells_apart_what_places_differently() {
-        let nodes = |states: [BackendState; 3]| -> Vec<BackendView> {
-            ["a:1", "b:1", "c:1"]
-                .into_iter()
-                .zip(states)
-                .map(|(name, state)| backend(name, state, 0))
-                .collect()
-        };
-        use BackendState::{Disabled, Down, Up};
-        let all = fingerprint("jump", &nodes([Up, Up, Up]));
-        assert_ne!(all, fingerprint("jump", &nodes([Up, Down, Up])));
-        assert_ne!(all, fingerprint("other", &nodes([Up, Up, Up])));
-        assert_ne!(all, fingerprint("jump", &nodes([Up, Up, Up])[..2]));
-        let mut swapped = nodes([Up, Up, Up]);
-        swapped.swap(0, 2);
-        assert_ne!(all, fingerprint("jump", &swapped));
-        // Why a backend gets nothing, and what it has got, makes no difference.
-        assert_eq!(
-            fingerprint("jump", &nodes([Up, Down, Up])),
-            fingerprint("jump", &nodes([Up, Disabled, Up]))
-        );
-        let mut busy = nodes([Up, Up, Up]);
-        busy[1].metrics_sent = 7;
-        assert_eq!(all, fingerprint("jump", &busy));
     }
 }

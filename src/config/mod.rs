@@ -81,6 +81,8 @@ pub struct Config {
     pub shutdown_delay_ms: u64,
     /// How long a drain may take, ms.
     pub shutdown_timeout_ms: u64,
+    /// How long a process that is to take over may take until it receives, ms.
+    pub handover_timeout_ms: u64,
     /// Logs as text or JSON lines.
     pub log_format: LogFormat,
 }

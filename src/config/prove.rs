@@ -95,6 +95,7 @@ impl RawConfig {
             timestamps: self.timestamps.or(false),
             shutdown_delay_ms: self.shutdown_delay_ms.or(0),
             shutdown_timeout_ms: self.shutdown_timeout_ms.or(5_000),
+            handover_timeout_ms: self.handover_timeout_ms.or(30_000),
             log_format: self.log_format.or(LogFormat::Text),
         }
     }

@@ -13,7 +13,7 @@ use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 29] = [
+pub(super) const KEYS: [&str; 30] = [
     "host",
     "port",
     "managementHost",
@@ -42,6 +42,7 @@ pub(super) const KEYS: [&str; 29] = [
     "timestamps",
     "shutdownDelay",
     "shutdownTimeout",
+    "handoverTimeout",
     "logFormat",
 ];
 /// The keys of one node.
@@ -103,6 +104,7 @@ pub(super) struct RawConfig {
     pub(super) timestamps: Slot<bool>,
     pub(super) shutdown_delay_ms: Slot<u64>,
     pub(super) shutdown_timeout_ms: Slot<u64>,
+    pub(super) handover_timeout_ms: Slot<u64>,
     pub(super) log_format: Slot<LogFormat>,
 }
 
@@ -155,6 +157,7 @@ impl RawConfig {
             timestamps: fields.flag("timestamps"),
             shutdown_delay_ms: fields.whole("shutdownDelay", Range::ms(0, SHUTDOWN_MS_MAX)),
             shutdown_timeout_ms: fields.whole("shutdownTimeout", Range::ms(1, SHUTDOWN_MS_MAX)),
+            handover_timeout_ms: fields.whole("handoverTimeout", Range::ms(1, SHUTDOWN_MS_MAX)),
             log_format: fields.word("logFormat", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
         };
         #[cfg(test)]

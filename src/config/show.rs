@@ -9,7 +9,7 @@ use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
 /// The keys that a reload may change.
-const RELOADABLE: [&str; 12] = [
+const RELOADABLE: [&str; 13] = [
     "nodes",
     "hashing",
     "onNodeDown",
@@ -22,6 +22,7 @@ const RELOADABLE: [&str; 12] = [
     "maxPacketSize",
     "queue",
     "malformed",
+    "handoverTimeout",
 ];
 
 impl Config {
@@ -69,6 +70,7 @@ impl Config {
             "timestamps": self.timestamps,
             "shutdownDelay": self.shutdown_delay_ms,
             "shutdownTimeout": self.shutdown_timeout_ms,
+            "handoverTimeout": self.handover_timeout_ms,
             "logFormat": match self.log_format {
                 LogFormat::Text => "text",
                 LogFormat::Json => "json",

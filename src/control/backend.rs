@@ -3,16 +3,17 @@
 //! In: the config's node, checks, refusals, name look-ups. Out: its standing for the route table, its state for the
 //! admin port. Next: `watch.rs` keeps it up to date, `table.rs` makes the route table of all of them.
 
+use super::handover::message::CarriedBackend;
 use super::health::{Health, Transition};
 use super::resolve::literal;
 use super::table::Standing;
-use crate::admin::BackendState;
+use crate::admin::{BackendState, Wish};
 use crate::config::{Check, Node};
 use crate::stats::NodeCounters;
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// One backend; it lives on the control thread.
@@ -30,6 +31,7 @@ pub struct Backend {
     address: Cell<Option<SocketAddr>>,
     state: Cell<BackendState>,
     since: Cell<Instant>,
+    wish: Cell<Wish>,
     refused: Cell<bool>,
     removed: Cell<bool>,
 }
@@ -48,6 +50,7 @@ impl Backend {
             address: Cell::new(address),
             state: Cell::new(BackendState::Up),
             since: Cell::new(Instant::now()),
+            wish: Cell::new(Wish::Up),
             refused: Cell::new(false),
             removed: Cell::new(false),
         };
@@ -86,7 +89,26 @@ impl Backend {
             gso: self.node.borrow().gso,
             disabled: self.node.borrow().disabled,
             up: self.health.borrow().is_up(),
+            wish: self.wish.get(),
         }
+    }
+
+    /// What its health says; `None` if it is not looked at.
+    pub fn is_healthy(&self) -> Option<bool> {
+        let is_watched = !self.node.borrow().disabled && self.address.get().is_some();
+        is_watched.then(|| self.health.borrow().is_up())
+    }
+
+    /// What the operator wants of it.
+    pub fn wish(&self) -> Wish {
+        self.wish.get()
+    }
+
+    /// The operator wants something else of it. True if that changed anything.
+    pub fn set_wish(&self, wish: Wish) -> bool {
+        let is_changed = self.wish.replace(wish) != wish;
+        self.note_state();
+        is_changed
     }
 
     /// Whether it gets metrics and why not, and since when that is so.
@@ -131,6 +153,33 @@ impl Backend {
         self.nudge.notify_one();
     }
 
+    /// What the process that takes over goes on from.
+    pub fn carry(&self, now_ms: u64) -> CarriedBackend {
+        CarriedBackend {
+            name: self.name.to_string(),
+            address: self.address.get(),
+            health: Some(self.health.borrow().carry(now_ms)),
+            wish: self.wish.get(),
+            since_ms: u64::try_from(self.since.get().elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Goes on from what another process knew of it; as far as the config says the same.
+    pub fn resume(&self, carried: &CarriedBackend, check: Check, now_ms: u64) {
+        if let (true, Some(address)) = (self.is_named(), carried.address) {
+            self.address.set(Some(address));
+        }
+        if let Some(health) = &carried.health {
+            let has_adminport = self.node.borrow().adminport.is_some();
+            *self.health.borrow_mut() = Health::resume(check, has_adminport, health, now_ms);
+        }
+        self.wish.set(carried.wish);
+        self.note_state();
+        let since = Instant::now().checked_sub(Duration::from_millis(carried.since_ms));
+        self.since.set(since.unwrap_or_else(Instant::now));
+        self.nudge.notify_one();
+    }
+
     /// A worker saw it refuse.
     pub fn note_refusal(&self) {
         self.refused.set(true);
@@ -157,6 +206,8 @@ impl Backend {
     fn note_state(&self) {
         let state = match () {
             _ if self.node.borrow().disabled => BackendState::Disabled,
+            _ if self.wish.get() == Wish::Down => BackendState::ForcedDown,
+            _ if self.wish.get() == Wish::Drain => BackendState::Drain,
             _ if self.address.get().is_none() => BackendState::Unresolved,
             _ if self.health.borrow().is_up() => BackendState::Up,
             _ => BackendState::Down,
@@ -202,6 +253,33 @@ mod tests {
         assert!(!named.set_address("192.0.2.1:9".parse().unwrap()));
         assert_eq!(named.state().0, BackendState::Up);
         assert!(named.standing().is_live());
+    }
+
+    #[test]
+    fn the_operators_wish_counts_before_health_and_stays_over_a_reload() {
+        let backend = backend("127.0.0.1:9");
+        let check = config(&["a:1"]).check;
+        let mut node = backend.node().clone();
+        node.adminport = Some(7);
+        backend.update(node.clone(), check);
+        assert!(backend.set_wish(Wish::Drain));
+        assert!(!backend.set_wish(Wish::Drain));
+        assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(true)));
+        assert!(backend.admin_address().is_some(), "it is watched all the same");
+        backend.with_health(|health| health.observe(0, Outcome::Failed));
+        assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(false)));
+        node.gso = false;
+        backend.update(node.clone(), check);
+        assert_eq!((backend.state().0, backend.wish()), (BackendState::Drain, Wish::Drain));
+        backend.set_wish(Wish::Down);
+        assert_eq!(backend.state().0, BackendState::ForcedDown);
+        node.disabled = true;
+        backend.update(node, check);
+        assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Disabled, None));
+        let backend = self::backend("127.0.0.1:9");
+        backend.set_wish(Wish::Down);
+        backend.set_wish(Wish::Up);
+        assert_eq!(backend.state().0, BackendState::Up);
     }
 
     #[test]

@@ -25,9 +25,10 @@ impl Need {
     fn of(config: &Config) -> Need {
         let (workers, listeners) = (config.workers as u64, config.listen.len() as u64);
         let sockets = config.limits().sockets_max as u64;
-        // Each worker fences its listeners at the end with another socket; its ring and its eventfd.
-        let worker = sockets + 2 * listeners + 2;
-        let admin = config.management.len() as u64 + CONNECTIONS_MAX as u64 + PROBES_MAX as u64;
+        // Each worker fences its listeners at the end with another socket; each is kept once more for a restart, and once
+        // more while one begins; its ring and its eventfd.
+        let worker = sockets + 4 * listeners + 2;
+        let admin = 3 * config.management.len() as u64 + CONNECTIONS_MAX as u64 + PROBES_MAX as u64;
         Need { all: workers * worker + admin + OTHERS, least: sockets + listeners + 1 }
     }
 }

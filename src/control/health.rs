@@ -16,6 +16,7 @@
 //! - A backend without admin port is up unless refused, and is taken back, on trial, when its hold is over.
 
 use crate::config::Check;
+use serde::{Deserialize, Serialize};
 
 /// Longest time that a backend whose data port refuses is held out before it is tried again.
 const HOLD_MS_MAX: u64 = 300_000;
@@ -47,6 +48,38 @@ pub struct Transition {
     pub up: bool,
     /// Why.
     pub cause: Cause,
+}
+
+/// The health of one backend as it goes from one process to the next, whose clocks differ: times are told from now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CarriedHealth {
+    has_adminport: bool,
+    up: bool,
+    unproven: bool,
+    against: u32,
+    refusals: u32,
+    refused_ago_ms: Option<u64>,
+    held_for_ms: Option<u64>,
+    hold_ms: u64,
+    trial_for_ms: Option<u64>,
+}
+
+impl Default for CarriedHealth {
+    /// Nothing is known against it.
+    fn default() -> CarriedHealth {
+        CarriedHealth {
+            has_adminport: false,
+            up: true,
+            unproven: false,
+            against: 0,
+            refusals: 0,
+            refused_ago_ms: None,
+            held_for_ms: None,
+            hold_ms: 0,
+            trial_for_ms: None,
+        }
+    }
 }
 
 /// The health of one backend. Times are ms of a clock that only grows.
@@ -90,6 +123,40 @@ impl Health {
             held_until_ms: None,
             hold_ms: 0,
             trial_until_ms: None,
+        }
+    }
+
+    /// What the process that takes over goes on from.
+    pub fn carry(&self, now_ms: u64) -> CarriedHealth {
+        CarriedHealth {
+            has_adminport: self.has_adminport,
+            up: self.up,
+            unproven: self.unproven,
+            against: self.against,
+            refusals: self.refusals,
+            refused_ago_ms: self.refused_ms.map(|refused_ms| now_ms.saturating_sub(refused_ms)),
+            held_for_ms: self.held_until_ms.map(|until_ms| until_ms.saturating_sub(now_ms)),
+            hold_ms: self.hold_ms,
+            trial_for_ms: self.trial_until_ms.map(|until_ms| until_ms.saturating_sub(now_ms)),
+        }
+    }
+
+    /// Goes on from what another process knew. It is checked at once; if its admin port came or went, it begins anew.
+    pub fn resume(check: Check, has_adminport: bool, carried: &CarriedHealth, now_ms: u64) -> Health {
+        let new = Health::new(check, has_adminport);
+        if carried.has_adminport != has_adminport {
+            return new;
+        }
+        Health {
+            up: carried.up,
+            unproven: carried.unproven,
+            against: carried.against,
+            refusals: carried.refusals,
+            refused_ms: carried.refused_ago_ms.map(|ago_ms| now_ms.saturating_sub(ago_ms)),
+            held_until_ms: carried.held_for_ms.map(|for_ms| now_ms.saturating_add(for_ms)),
+            hold_ms: carried.hold_ms,
+            trial_until_ms: carried.trial_for_ms.map(|for_ms| now_ms.saturating_add(for_ms)),
+            ..new
         }
     }
 
@@ -546,6 +613,25 @@ mod tests {
         ];
         let wait = prop_oneof![3 => 0u64..200, 4 => 90u64..400, 2 => 900u64..2_500, 1 => 0u64..40_000];
         prop::collection::vec((wait, event), 1..120)
+    }
+
+    #[test]
+    fn a_hold_goes_on_in_the_next_process() {
+        let mut health = proven();
+        for now in [1_000, 2_000, 3_000] {
+            health.refused(now);
+        }
+        assert!(!health.is_up());
+        let carried = health.carry(5_000);
+        let text = serde_json::to_string(&carried).unwrap();
+        assert_eq!(serde_json::from_str::<CarriedHealth>(&text).unwrap(), carried);
+        let mut next = Health::resume(CHECK, true, &carried, 70);
+        assert_eq!((next.is_up(), next.held_until_ms()), (false, Some(8_070)));
+        assert_eq!(next.next_check_ms(NO_JITTER), Some(0), "it is checked at once");
+        assert_eq!(next.observe(100, Outcome::Good), None);
+        assert_eq!(next.observe(8_069, Outcome::Good), None);
+        assert_eq!(next.observe(8_070, Outcome::Good), UP_BY_CHECKS);
+        assert!(Health::resume(CHECK, false, &carried, 70).is_up(), "without its admin port it begins anew");
     }
 
     proptest! {

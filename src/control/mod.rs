@@ -4,7 +4,9 @@
 //! exit code in the end. No data goes through here, and nothing here can hold the data path up.
 //!
 //! ```text
-//! process.rs   start → ready → events → exit code                  bind.rs, descriptors.rs, signals.rs, stop.rs
+//! process.rs   start → ready → events → exit code                  signals.rs, stop.rs, systemd.rs
+//!   sockets.rs   everything that listens, wherever it comes from   bind.rs, activation.rs, descriptors.rs
+//!   restart.rs   a new process takes over, or this one did         handover/
 //!   watch.rs     one backend's checks and look-ups                 health.rs, probe.rs, resolve.rs, backend.rs
 //!   operator.rs  the admin port's connections and actions          observe.rs, reload.rs
 //!   state.rs     what is known, and its way to the workers         table.rs
@@ -13,10 +15,12 @@
 //!
 //! Next: `admin/`.
 
+mod activation;
 mod backend;
 mod bind;
 mod descriptors;
 mod handle;
+mod handover;
 mod health;
 mod net;
 mod observe;
@@ -26,17 +30,24 @@ mod probe;
 mod process;
 mod reload;
 mod resolve;
+mod restart;
 mod signals;
+mod sockets;
 mod state;
 mod stop;
+mod systemd;
 mod table;
 mod watch;
 
 pub use handle::ProxyHandle;
 pub use health::{Cause, Health, Outcome, Transition};
-pub use process::{run, run_with};
+pub use process::{Failure, run, run_with};
 
+use activation::Activated;
+use handover::predecessor::Predecessor;
+use handover::program::Program;
 use std::path::PathBuf;
+use systemd::Notifier;
 
 /// What the control thread is told beside the config.
 #[derive(Clone, Debug)]
@@ -45,4 +56,38 @@ pub struct Options {
     pub config_path: Option<PathBuf>,
     /// Whether each metric is logged.
     pub debug: bool,
+}
+
+/// Where this process comes from: how it was started, and who gave it what.
+#[derive(Default)]
+pub struct Origin {
+    predecessor: Option<Predecessor>,
+    activated: Option<Activated>,
+    program: Option<Program>,
+    notifier: Notifier,
+    /// What the operator should know about it.
+    notices: Vec<String>,
+}
+
+impl Origin {
+    /// Of a process that is nothing but the proxy. To be called once, before it opens anything that stays open and before
+    /// there are other threads.
+    pub fn of_this_process() -> Result<Origin, Failure> {
+        let usage = |words| Failure { words, code: crate::exit::USAGE };
+        let predecessor = Predecessor::meet().map_err(usage)?;
+        // An old process gives what it was given.
+        let activated = if predecessor.is_some() { None } else { activation::take()? };
+        let (notifier, notices) = match Notifier::from_environment() {
+            Ok(notifier) => (notifier, Vec::new()),
+            Err(words) => (Notifier::default(), vec![words]),
+        };
+        Ok(Origin { predecessor, activated, program: Program::of_this_process(), notifier, notices })
+    }
+
+    /// Tells who started this process why it does not start.
+    pub fn refuse(&self, words: &str) {
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.say_failed(words);
+        }
+    }
 }

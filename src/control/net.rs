@@ -9,6 +9,8 @@
 //!   do the same: [`Stream::shutdown`], then await.
 //! - Connecting cannot be ended that way (a lost SYN holds its descriptor for two minutes), so connecting is done by
 //!   tokio, whose future may be dropped, and the connected socket is handed over.
+//! - Nor can accepting, where another process has the same listening socket and is to go on: shutting the socket down
+//!   would end that too. So it is done by tokio as well.
 //! - Sockets must block: a nonblocking one makes the ring answer EAGAIN instead of waiting.
 //! - The runtime's drop waits for every operation. [`run_local`] drops it only if none is left, else leaks it: it is
 //!   called once per process, by those who are about to end.
@@ -20,6 +22,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpSocket;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 /// Submissions the ring takes between two trips to the kernel.
@@ -66,28 +69,38 @@ pub fn spawn<T: 'static>(task: impl Future<Output = T> + 'static) -> tokio::task
 
 /// A listening socket.
 pub struct Listener {
-    inner: tokio_uring::net::TcpListener,
-    /// The same socket once more: it can be shut down while an accept is pending.
-    socket: socket2::Socket,
+    inner: tokio::net::TcpListener,
+    /// No more connections are taken: ends a pending accept.
+    ended: Notify,
 }
 
 impl Listener {
-    /// Takes over a listening socket.
+    /// Takes over a listening socket. It does not block from then on, here and in other processes that have it.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Listener> {
-        listener.set_nonblocking(false)?;
-        let socket = socket2::Socket::from(listener.try_clone()?);
-        Ok(Listener { inner: tokio_uring::net::TcpListener::from_std(listener), socket })
+        listener.set_nonblocking(true)?;
+        Ok(Listener { inner: tokio::net::TcpListener::from_std(listener)?, ended: Notify::new() })
     }
 
-    /// The next connection and its peer. Never drop this future: call [`Listener::close`] and await it.
+    /// The next connection and its peer. May be dropped while it waits.
     pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        let (inner, peer) = tracked(self.inner.accept()).await?;
-        Ok((Stream { inner }, peer))
+        let (stream, peer) = tokio::select! {
+            biased;
+            () = self.ended.notified() => return Err(io::Error::other("no more connections are taken")),
+            accepted = self.inner.accept() => accepted?,
+        };
+        Ok((Stream::from_tokio(stream)?, peer))
     }
 
-    /// Takes no more connections; a pending accept ends with an error.
+    /// Takes no more connections, and nobody does; a pending accept ends with an error.
     pub fn close(&self) {
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = socket2::SockRef::from(&self.inner).shutdown(Shutdown::Both);
+        self.ended.notify_one();
+    }
+
+    /// Takes no more connections, and leaves them to other processes that have the socket; a pending accept ends with an
+    /// error.
+    pub fn leave(&self) {
+        self.ended.notify_one();
     }
 }
 
@@ -101,6 +114,10 @@ impl Stream {
     pub async fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Stream> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         let stream = timeout_at(deadline, socket.connect(address)).await.map_err(|_| timed_out())??;
+        Stream::from_tokio(stream)
+    }
+
+    fn from_tokio(stream: tokio::net::TcpStream) -> io::Result<Stream> {
         let stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
         Ok(Stream { inner: tokio_uring::net::TcpStream::from_std(stream) })
@@ -263,9 +280,7 @@ pub(super) mod tests {
                 let listener = listener.clone();
                 async move { listener.accept().await.map(|_| ()) }
             });
-            while IN_FLIGHT.with(Cell::get) == 0 {
-                tokio::task::yield_now().await;
-            }
+            tokio::task::yield_now().await;
             listener.close();
             assert!(accepting.await.unwrap().is_err());
             let refused = Stream::connect(address, soon()).await.err().unwrap();
@@ -275,11 +290,34 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_listener_that_was_left_goes_on_elsewhere() {
+        run_or_skip(async {
+            let (listener, address) = listen();
+            let elsewhere = Listener::from_std(listener.try_clone().unwrap()).unwrap();
+            let listener = std::rc::Rc::new(Listener::from_std(listener).unwrap());
+            let accepting = spawn({
+                let listener = listener.clone();
+                async move { listener.accept().await.map(|_| ()) }
+            });
+            tokio::task::yield_now().await;
+            listener.leave();
+            assert!(accepting.await.unwrap().is_err());
+            let connected = Stream::connect(address, soon()).await.unwrap();
+            elsewhere.accept().await.unwrap();
+            drop(connected);
+        });
+        assert_eq!(IN_FLIGHT.with(Cell::get), 0);
+    }
+
+    #[test]
     fn an_end_with_a_pending_operation_does_not_wait_for_it() {
         run_or_skip(async {
-            let (listener, _) = listen();
-            let listener = Listener::from_std(listener).unwrap();
-            spawn(async move { listener.accept().await.map(|_| ()) });
+            let (listener, address) = listen();
+            let stream = Stream::connect(address, soon()).await.unwrap();
+            spawn(async move {
+                let _listener = listener;
+                stream.read(Vec::with_capacity(8)).await.0.map(|_| ())
+            });
             while IN_FLIGHT.with(Cell::get) == 0 {
                 tokio::task::yield_now().await;
             }

@@ -8,7 +8,7 @@ use super::net::{self, Listener, Stream};
 use super::observe::Tap;
 use super::state::Control;
 use crate::admin::{
-    self, AdminActions, AdminCounter, AdminCounters, BackendView, LeversView, MemoryView, Tapped, View,
+    self, AdminActions, AdminCounter, AdminCounters, BackendView, LeversView, MemoryView, Tapped, View, Wish,
     WorkerView,
 };
 use crate::config::Config;
@@ -23,7 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 /// Admin connections served at once.
@@ -163,6 +163,7 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView 
         name: backend.name.clone(),
         state,
         since_s: since.elapsed().as_secs(),
+        is_healthy: backend.is_healthy(),
         metrics_sent: counters.metrics_sent.load(Relaxed),
         datagrams_sent: counters.datagrams_sent.load(Relaxed),
         bytes_sent: counters.bytes_sent.load(Relaxed),
@@ -185,6 +186,7 @@ impl AdminActions for Operator {
         View {
             uptime_s: control.started.elapsed().as_secs(),
             now_us: clock::now_us(),
+            unix_time: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             ready: control.ready.get(),
             health_up: control.is_healthy(),
             workers: control
@@ -194,6 +196,8 @@ impl AdminActions for Operator {
                     counters: seat.shared.published.read(),
                     facts: seat.facts.borrow().clone(),
                     cpu_us: seat.shared.cpu_us(),
+                    socket_drops: seat.shared.drops.read(),
+                    socket_dropped_us: seat.shared.drops.last_us(),
                     pinned_to: seat.cpu.get(),
                     sleep: seat.shared.sleep.read(),
                 })
@@ -202,6 +206,7 @@ impl AdminActions for Operator {
             backends: self.backends(),
             spread: control.spread.name(),
             placement: config.hashing.name(),
+            fingerprint: control.fingerprint(),
             listen: control.listen.clone(),
             management: control.management.clone(),
             receive_buffer_asked_bytes: config.receive_buffer_bytes,
@@ -209,6 +214,13 @@ impl AdminActions for Operator {
             levers: levers(&config, &control.limits),
             host_udp: host::udp_errors(),
             memory: self.memory(),
+            pid: std::process::id(),
+            origin: control.origin.clone(),
+            last_restart: control
+                .last_restart
+                .borrow()
+                .as_ref()
+                .map(|last| (last.at.elapsed().as_secs(), last.words.clone())),
             last_reload: control.last_reload.borrow().as_ref().map(since),
             degraded: control.degraded.borrow().clone(),
             admin: self.counters.clone(),
@@ -224,6 +236,10 @@ impl AdminActions for Operator {
         if self.control.health_wanted.replace(up) != up {
             tracing::info!("health: the operator set it {}", if up { "up" } else { "down" });
         }
+    }
+
+    async fn set_backend(&self, name: &[u8], wish: Wish) -> Result<String, String> {
+        self.control.set_wish(name, wish).await
     }
 
     async fn reload(&self) -> Result<String, Vec<String>> {

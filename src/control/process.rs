@@ -1,62 +1,72 @@
 //! The life of the process: start, ready, events, stop.
 //!
 //! In: a config. Out: a running proxy, then an exit code (`exit.rs`). Next: `state.rs` knows, `watch.rs` and
-//! `operator.rs` work; the stop is `stop.rs`.
+//! `operator.rs` work; the stop is `stop.rs`, a restart without loss `restart.rs`.
 
-use super::bind::bind_admin;
 use super::handle::ProxyHandle;
+use super::handover::decide::{Giver, GiverEvent, TakerAction, TakerEvent};
+use super::handover::predecessor::Predecessor;
+use super::handover::program::Program;
+use super::handover::successor::Successor;
 use super::net::{self, Listener};
 use super::observe::{DebugLog, write_debug_log};
 use super::operator::{Open, Operator, accept};
-use super::signals::{self, Signal, Signals};
+use super::signals::{Signal, Signals};
+use super::sockets::{self, Held, Sockets};
 use super::state::{Control, Parts, Seat};
 use super::stop;
 use super::table::{self, Publisher};
-use super::{Options, descriptors, watch};
+use super::{Options, Origin, restart, watch};
 use crate::config::{Config, MemoryBound};
-use crate::driver::socket::{self, BindError, Listeners, Spread};
+use crate::driver::socket::Unbound;
 use crate::driver::uring::{KernelRing, refusal};
 use crate::driver::{DriverError, Restrictions, Waker};
 use crate::exit;
-use crate::relay::Phase;
+use crate::relay::{Left, Phase};
 use crate::stats::WorkerShared;
 use crate::worker::{self, Ended, Report, WorkerSetup};
 use arc_swap::ArcSwap;
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 /// How long the workers may take to arm their receives.
 const READY: Duration = Duration::from_secs(30);
-/// How long a port may be taken before the start is refused.
-const TAKEN: Duration = Duration::from_millis(500);
 /// Room for reports of each worker, beside one for each of its backends.
 const REPORTS_PER_WORKER: usize = 64;
 
-/// Runs the proxy until it is stopped; the exit code.
+/// Runs the proxy until it is stopped; the exit code. `origin` says where this process comes from.
 ///
 /// When it returns the process is to end: what a client of the admin port keeps open may still be held, and after a
 /// second signal the workers are still at work.
-pub fn run(config: Config, options: Options) -> u8 {
-    run_with(config, options, |_| ())
+pub fn run(config: Config, options: Options, origin: Origin) -> u8 {
+    begin(config, options, origin, |_| ())
 }
 
-/// Like [`run`], and calls `started` once, when the proxy is ready; never if the start fails.
+/// Like [`run`] for a proxy within a process that is something else, and calls `started` once, when the proxy is ready;
+/// never if the start fails.
 ///
-/// Blocks this thread. SIGHUP, SIGTERM and SIGINT are handled from then on, for the whole process.
+/// Blocks this thread. SIGHUP, SIGTERM, SIGINT and SIGUSR2 are handled from then on, for the whole process.
 pub fn run_with(config: Config, options: Options, started: impl FnOnce(ProxyHandle)) -> u8 {
-    let sockets = match bind(&config) {
+    begin(config, options, Origin::default(), started)
+}
+
+fn begin(mut config: Config, options: Options, mut origin: Origin, started: impl FnOnce(ProxyHandle)) -> u8 {
+    let sockets = match sockets::open(&mut config, &mut origin) {
         Ok(sockets) => sockets,
-        Err(failure) => return failure.tell(),
+        Err(failure) => {
+            origin.refuse(&failure.words);
+            return failure.tell();
+        }
     };
-    let rings_bytes = rings_bytes(&config);
-    match net::run_local(live(config, options, sockets, started)) {
+    let rings_bytes = rings_bytes(&config, sockets.listen.len());
+    match net::run_local(live(config, options, sockets, origin, started)) {
         Ok(code) => code,
         Err(error) => refused(error, rings_bytes).tell(),
     }
@@ -100,8 +110,8 @@ impl Failure {
 }
 
 /// Locked memory that the rings of the control thread and of all workers need.
-fn rings_bytes(config: &Config) -> usize {
-    net::RING_BYTES + config.workers * KernelRing::bytes(&config.limits().driver(), config.listen.len())
+fn rings_bytes(config: &Config, listeners: usize) -> usize {
+    net::RING_BYTES + config.workers * KernelRing::bytes(&config.limits().driver(), listeners)
 }
 
 /// The control thread's own ring could not be made. `rings_bytes` is what all rings need of locked memory.
@@ -117,119 +127,87 @@ fn refused(error: io::Error, rings_bytes: usize) -> Failure {
     Failure { words: error.to_string(), code: exit::NO_ENGINE }
 }
 
-/// Everything that listens.
-struct Sockets {
-    /// For each worker its sockets.
-    workers: Vec<Vec<UdpSocket>>,
-    listen: Vec<SocketAddr>,
-    admin: Vec<TcpListener>,
-    management: Vec<SocketAddr>,
-    degraded: Vec<String>,
-    send_buffer_granted_bytes: u64,
-    spread: Spread,
-}
-
-/// Keeps signals away from every thread that starts from here on, and binds the sockets. What arrives from now on
-/// waits in them.
-fn bind(config: &Config) -> Result<Sockets, Failure> {
-    signals::block().map_err(|error| Failure::system(format!("signals cannot be blocked: {error}")))?;
-    let few_descriptors = descriptors::raise(config).map_err(Failure::system)?;
-    let listeners = bind_data(config).map_err(Failure::system)?;
-    let admin = bind_admin(&config.management).map_err(Failure::system)?;
-    let management: io::Result<_> = admin.iter().map(TcpListener::local_addr).collect();
-    let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} is left out: {error}");
-    let mut degraded: Vec<String> = listeners.skipped.iter().map(skipped).chain(few_descriptors).collect();
-    Ok(Sockets {
-        spread: spread(config, &listeners, &mut degraded),
-        workers: listeners.workers,
-        listen: listeners.addresses,
-        management: management.map_err(|error| Failure::system(format!("the admin port: {error}")))?,
-        admin,
-        degraded,
-        send_buffer_granted_bytes: send_buffer_granted(config.send_buffer_bytes),
-    })
-}
-
-/// Binds the sockets for metrics. A process that was killed keeps its port for some 40 ms, until the kernel has taken its
-/// ring down: whoever starts the next one at once need not know that.
-fn bind_data(config: &Config) -> Result<Listeners, BindError> {
-    let deadline = Instant::now() + TAKEN;
-    loop {
-        match socket::bind_listeners(&config.listen, config.workers, config.receive_buffer_bytes) {
-            Err(BindError::Taken { .. }) if Instant::now() < deadline => std::thread::sleep(TAKEN / 10),
-            result => return result,
-        }
-    }
-}
-
-/// Spreads datagrams over the workers as the config says, if the kernel lets it; what is really done.
-fn spread(config: &Config, listeners: &Listeners, degraded: &mut Vec<String>) -> Spread {
-    if config.spread == Spread::Datagram {
-        match socket::spread_by_datagram(listeners) {
-            Ok(()) => return Spread::Datagram,
-            Err(error) => degraded.push(format!(
-                "spread: datagram was refused by the kernel ({error}); each sender is served by one worker, as with flow"
-            )),
-        }
-    }
-    Spread::Flow
-}
-
-/// What the kernel grants one socket to a backend that asks for so much, in bytes; tried out on a socket that sends
-/// nothing. 0 if it cannot be told.
-fn send_buffer_granted(asked_bytes: usize) -> u64 {
-    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-    let granted = socket::connect_backend(nobody, asked_bytes)
-        .and_then(|socket| socket2::SockRef::from(&socket).send_buffer_size());
-    granted.map_or(0, |bytes| bytes as u64)
-}
-
 /// The proxy's life on the control thread's runtime.
-async fn live(config: Config, options: Options, sockets: Sockets, started: impl FnOnce(ProxyHandle)) -> u8 {
+async fn live(
+    config: Config,
+    options: Options,
+    sockets: Sockets,
+    origin: Origin,
+    started: impl FnOnce(ProxyHandle),
+) -> u8 {
     let memory = MemoryBound::new(&config).to_string();
-    let (publisher, seats) = match seats(&config) {
-        Ok(seats) => seats,
+    let (mut process, sockets) = match prepare(config, options, sockets, origin).await {
+        Ok(prepared) => prepared,
         Err(failure) => return failure.tell(),
     };
+    let armed = match process.armed().await {
+        Ok(()) => process.take_over(&sockets.late).await,
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = armed {
+        return stop::abandon(process, failure).await;
+    }
+    // What others had when this process might have failed is its own now, or the service manager's.
+    process.control.left.set(if process.held.is_data_activated() { Left::ALL } else { Left::NONE });
+    process.control.ready.set(true);
+    process.announce(&memory);
+    for backend in process.control.backends().iter() {
+        watch::start(&process.control, backend.clone());
+    }
+    let doors = match Doors::open(&process.control, sockets.admin, process.held.is_admin_activated()) {
+        Ok(doors) => doors,
+        Err(failure) => return stop::abandon(process, failure).await,
+    };
+    process.control.notifier.ready();
+    process.control.tell_status();
+    started(process.handle());
+    process.serve(doors).await
+}
+
+/// What is left of [`Sockets`] when the workers have theirs.
+struct Rest {
+    admin: Vec<TcpListener>,
+    late: Vec<Unbound>,
+}
+
+/// Everything up to the start of the workers. A failure has been told to the old process, if there is one.
+async fn prepare(
+    config: Config,
+    options: Options,
+    sockets: Sockets,
+    origin: Origin,
+) -> Result<(Process, Rest), Failure> {
+    let (publisher, seats) = seats(&config).inspect_err(|failure| origin.refuse(&failure.words))?;
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
-    let Sockets { workers, listen, admin, management, degraded, send_buffer_granted_bytes, spread } = sockets;
+    let Origin { predecessor, program, notifier, notices, .. } = origin;
     let control = Control::new(Parts {
         config,
         options,
         seats,
         publisher,
-        listen,
-        management,
-        send_buffer_granted_bytes,
-        spread,
+        listen: sockets.listen,
+        management: sockets.management,
+        send_buffer_granted_bytes: sockets.send_buffer_granted_bytes,
+        spread: sockets.spread,
+        notifier,
+        origin: sockets.origin,
     });
-    control.degraded.borrow_mut().extend(degraded);
+    control.degraded.borrow_mut().extend(sockets.degraded.into_iter().chain(notices));
+    control.left.set(sockets.shared);
     if control.options.debug {
         start_debug_log(&control);
+    }
+    if let Some(old) = &predecessor {
+        control.resume(&old.offer.state);
     }
     let backends = control.backends().clone();
     control.look_up(&backends).await;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
-    let mut process = match Process::start(control, workers, report, reports) {
-        Ok(process) => process,
-        Err(failure) => return failure.tell(),
-    };
-    if let Err(failure) = process.ready(&memory).await {
-        return stop::abandon(process, failure).await;
-    }
-    for backend in backends {
-        watch::start(&process.control, backend);
-    }
-    let doors = match Doors::open(&process.control, admin) {
-        Ok(doors) => doors,
-        Err(failure) => return stop::abandon(process, failure).await,
-    };
-    started(process.handle());
-    let code = process.serve().await;
-    doors.close().await;
-    code
+    let before = Before { predecessor, program, held: sockets.held };
+    let process = Process::start(control, sockets.workers, (report, reports), before)?;
+    Ok((process, Rest { admin: sockets.admin, late: sockets.late }))
 }
 
 /// What each worker shares with control, and the way to them all.
@@ -264,6 +242,12 @@ pub enum Event {
     Noted,
     /// SIGHUP.
     Reload,
+    /// SIGUSR2.
+    Restart,
+    /// What the process that is to take over from this one does.
+    Successor(GiverEvent),
+    /// What the process that this one takes over from does.
+    Predecessor(TakerEvent),
     /// A stop is wanted: the signal's number, or `None` if a [`ProxyHandle`] asked.
     Stop(Option<u8>),
     /// A worker's thread ended.
@@ -283,18 +267,43 @@ pub struct Process {
     pub ended: Vec<Option<Result<Ended, DriverError>>>,
     /// The workers' threads.
     pub threads: Vec<JoinHandle<()>>,
+    /// Whether another process is to take over from this one.
+    pub(super) giver: Giver,
+    /// That process.
+    pub(super) successor: Option<Successor>,
+    /// Whether a signal to stop went on to it.
+    pub(super) has_passed_on: bool,
+    /// The process that this one takes over from.
+    pub(super) predecessor: Option<Predecessor>,
+    /// How this process was started.
+    pub(super) program: Option<Program>,
+    /// The sockets, for the next process.
+    pub(super) held: Held,
     reports: mpsc::Receiver<Report>,
     signals: Signals,
     stop: Arc<Notify>,
+}
+
+/// What a process has before its workers start.
+struct Before {
+    predecessor: Option<Predecessor>,
+    program: Option<Program>,
+    held: Held,
 }
 
 impl Process {
     fn start(
         control: Rc<Control>,
         listeners: Vec<Vec<UdpSocket>>,
-        report: mpsc::Sender<Report>,
-        reports: mpsc::Receiver<Report>,
+        (report, reports): (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+        before: Before,
     ) -> Result<Process, Failure> {
+        let Before { mut predecessor, program, held } = before;
+        if let Some(old) = &mut predecessor {
+            old.listen()
+                .map_err(|error| Failure::system(format!("the old process cannot be heard: {error}")))?;
+        }
+        let has_inherited = predecessor.is_some() || held.is_data_activated();
         let mut threads = Vec::with_capacity(listeners.len());
         for (index, listeners) in listeners.into_iter().enumerate() {
             let setup = WorkerSetup {
@@ -305,8 +314,9 @@ impl Process {
                 waker: control.publisher.wakers[index].clone(),
                 reports: report.clone(),
                 limits: control.limits,
-                rings_bytes: rings_bytes(&control.config()),
+                rings_bytes: rings_bytes(&control.config(), control.listen.len()),
                 cpu: control.seats[index].cpu.get(),
+                has_inherited,
             };
             let thread = worker::spawn(setup)
                 .map_err(|error| Failure::system(format!("no thread for worker {index}: {error}")))?;
@@ -315,11 +325,24 @@ impl Process {
         let signals = Signals::listen()
             .map_err(|error| Failure::system(format!("signals cannot be handled: {error}")))?;
         let ended = threads.iter().map(|_| None).collect();
-        Ok(Process { control, ended, threads, reports, signals, stop: Arc::new(Notify::new()) })
+        Ok(Process {
+            control,
+            ended,
+            threads,
+            giver: Giver::new(),
+            successor: None,
+            has_passed_on: false,
+            predecessor,
+            program,
+            held,
+            reports,
+            signals,
+            stop: Arc::new(Notify::new()),
+        })
     }
 
-    /// Waits until every worker's receive is armed, and says so, once.
-    async fn ready(&mut self, memory: &str) -> Result<(), Failure> {
+    /// Waits until every worker's receive is armed.
+    async fn armed(&mut self) -> Result<(), Failure> {
         let deadline = net::deadline_in(READY);
         while self.control.seats.iter().any(|seat| seat.facts.borrow().is_none()) {
             match tokio::time::timeout_at(deadline, self.event()).await {
@@ -327,13 +350,17 @@ impl Process {
                 Ok(Event::Stop(_)) => {
                     return Err(Failure { words: "stopped before it was ready".to_owned(), code: exit::OK });
                 }
-                // The config was read a moment ago.
-                Ok(Event::Reload | Event::Noted) => {}
+                Ok(Event::Predecessor(event)) => {
+                    let old = self.predecessor.as_mut();
+                    if let Some(TakerAction::Retire(why)) = old.map(|old| old.on(event)) {
+                        return Err(restart::retired(&why));
+                    }
+                }
+                // For a reload there is nothing to do: the config was read a moment ago.
+                Ok(event) => self.decline(&event),
                 Err(_) => return Err(Failure::system("the workers did not arm their receives in time")),
             }
         }
-        self.control.ready.set(true);
-        self.announce(memory);
         Ok(())
     }
 
@@ -371,6 +398,9 @@ impl Process {
             facts.receive_buffer_bytes,
             memory.lines().next().unwrap_or_default(),
         );
+        if let Some(words) = &control.origin {
+            tracing::info!("{words}");
+        }
         for words in control.degraded.borrow().iter() {
             tracing::warn!("{words}");
         }
@@ -389,8 +419,8 @@ impl Process {
     }
 
     /// Runs until the end; the exit code.
-    async fn serve(&mut self) -> u8 {
-        loop {
+    async fn serve(&mut self, doors: Doors) -> u8 {
+        let code = loop {
             match self.event().await {
                 Event::Reload => {
                     let control = self.control.clone();
@@ -398,12 +428,22 @@ impl Process {
                     net::spawn(async move { drop(control.reload().await) });
                 }
                 Event::Noted => {}
-                Event::Stop(signal) => return stop::stop(self, signal).await,
+                Event::Restart => self.ask_restart(),
+                Event::Successor(event) => {
+                    if let Some(taken) = self.give(event) {
+                        doors.leave(&taken.admin).await;
+                        return stop::leave(self, &taken).await;
+                    }
+                }
+                Event::Predecessor(event) => self.follow(event),
+                Event::Stop(signal) => break stop::stop(self, signal).await,
                 Event::Ended { worker, end } => {
-                    return stop::fail(self, Failure::of_worker(worker, &end)).await;
+                    break stop::fail(self, Failure::of_worker(worker, &end)).await;
                 }
             }
-        }
+        };
+        doors.close().await;
+        code
     }
 
     /// The next event. May be dropped while it waits.
@@ -414,9 +454,13 @@ impl Process {
             Some(report) = self.reports.recv() => self.note(report),
             signal = self.signals.next() => match signal {
                 Signal::Reload => Event::Reload,
+                Signal::Restart => Event::Restart,
+                Signal::Stop(number) if self.pass_on(number) => Event::Noted,
                 Signal::Stop(number) => Event::Stop(Some(number)),
             },
             () = self.stop.notified() => Event::Stop(None),
+            event = or_never(self.predecessor.as_mut().map(Predecessor::next)) => Event::Predecessor(event),
+            event = or_never(self.successor.as_mut().map(Successor::next)) => Event::Successor(event),
         }
     }
 
@@ -471,32 +515,52 @@ impl Process {
     }
 }
 
+/// What a future gives, if there is one.
+async fn or_never<T>(future: Option<impl Future<Output = T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The admin port's listeners, with the tasks that accept at them.
 struct Doors {
-    listeners: Vec<Rc<Listener>>,
+    listeners: Vec<(SocketAddr, Rc<Listener>)>,
     accepting: Vec<tokio::task::JoinHandle<()>>,
     open: Rc<Open>,
+    /// They are a service manager's, which goes on listening.
+    are_shared: bool,
 }
 
 impl Doors {
-    fn open(control: &Rc<Control>, listeners: Vec<TcpListener>) -> Result<Doors, Failure> {
+    fn open(control: &Rc<Control>, listeners: Vec<TcpListener>, are_shared: bool) -> Result<Doors, Failure> {
+        let failure = |error| Failure::system(format!("the admin port: {error}"));
         let operator = Operator::new(control.clone());
-        let mut doors = Doors { listeners: Vec::new(), accepting: Vec::new(), open: Rc::default() };
+        let mut doors =
+            Doors { listeners: Vec::new(), accepting: Vec::new(), open: Rc::default(), are_shared };
         for listener in listeners {
-            let listener = Listener::from_std(listener)
-                .map_err(|error| Failure::system(format!("the admin port: {error}")))?;
-            let listener = Rc::new(listener);
+            let address = listener.local_addr().map_err(failure)?;
+            let listener = Rc::new(Listener::from_std(listener).map_err(failure)?);
             doors.accepting.push(net::spawn(accept(operator.clone(), listener.clone(), doors.open.clone())));
-            doors.listeners.push(listener);
+            doors.listeners.push((address, listener));
         }
         Ok(doors)
     }
 
     /// Takes no more connections; those that are open are left to the end of the process.
     async fn close(self) {
+        self.leave(&[]).await;
+    }
+
+    /// Takes no more connections; at the addresses `taken` another process does.
+    async fn leave(self, taken: &[SocketAddr]) {
         self.open.closing.set(true);
-        for listener in &self.listeners {
-            listener.close();
+        for (address, listener) in &self.listeners {
+            if self.are_shared || taken.contains(address) {
+                listener.leave();
+            } else {
+                listener.close();
+            }
         }
         for task in self.accepting {
             let _ = task.await;
@@ -509,8 +573,9 @@ mod tests {
     use super::super::reload::tests::config;
     use super::*;
     use crate::stats::Counter;
-    use std::net::TcpStream;
+    use std::net::{Ipv4Addr, TcpStream};
     use std::sync::mpsc as std_mpsc;
+    use std::time::Instant;
 
     fn anywhere() -> Vec<SocketAddr> {
         vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]

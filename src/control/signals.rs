@@ -1,6 +1,6 @@
 //! Signals: kept away from every thread but this one, and told as events.
 //!
-//! In: SIGHUP, SIGTERM, SIGINT. Out: [`Signal`]s. SIGPIPE is ignored by the Rust runtime before main, so a client that
+//! In: SIGHUP, SIGUSR2, SIGTERM, SIGINT. Out: [`Signal`]s. SIGPIPE is ignored by the Rust runtime before main, so a client that
 //! goes away is an error of the write and not the end of the process. Next: `process.rs`.
 
 use nix::sys::signal::{SigSet, Signal as Number};
@@ -12,12 +12,14 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 pub enum Signal {
     /// SIGHUP: read the config again.
     Reload,
+    /// SIGUSR2: start the program again, without loss.
+    Restart,
     /// SIGTERM or SIGINT: its number.
     Stop(u8),
 }
 
 fn handled() -> SigSet {
-    [Number::SIGHUP, Number::SIGTERM, Number::SIGINT].into_iter().collect()
+    [Number::SIGHUP, Number::SIGUSR2, Number::SIGTERM, Number::SIGINT].into_iter().collect()
 }
 
 /// Blocks them in this thread, and so in the threads that it starts from here on. What comes meanwhile waits.
@@ -28,6 +30,7 @@ pub fn block() -> io::Result<()> {
 /// The signals, as they come to this thread.
 pub struct Signals {
     hangup: Stream,
+    restart: Stream,
     terminate: Stream,
     interrupt: Stream,
 }
@@ -37,6 +40,7 @@ impl Signals {
     pub fn listen() -> io::Result<Signals> {
         let signals = Signals {
             hangup: signal(SignalKind::hangup())?,
+            restart: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         };
@@ -50,6 +54,7 @@ impl Signals {
             _ = self.terminate.recv() => Signal::Stop(Number::SIGTERM as u8),
             _ = self.interrupt.recv() => Signal::Stop(Number::SIGINT as u8),
             _ = self.hangup.recv() => Signal::Reload,
+            _ = self.restart.recv() => Signal::Restart,
         }
     }
 }

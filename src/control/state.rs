@@ -6,16 +6,21 @@
 use super::Options;
 use super::backend::Backend;
 use super::handle::LATENCY_WAIT;
+use super::handover::message::State;
 use super::observe::Observers;
 use super::offload::offload;
+use super::process::count;
 use super::reload::{self, Changes};
 use super::resolve::{Resolver, choose};
+use super::systemd::Notifier;
 use super::table::{self, Publisher};
 use super::{net, watch};
+use crate::admin::{Wish, escape};
 use crate::config::{Check, Config, Node, load};
 use crate::driver::Facts;
 use crate::driver::socket::Spread;
-use crate::relay::Phase;
+use crate::placement::Fingerprint;
+use crate::relay::{Left, Phase};
 use crate::stats::{Counters, Latency, WorkerShared};
 use crate::worker::Limits;
 use std::cell::{Cell, Ref, RefCell};
@@ -28,8 +33,13 @@ use tokio::sync::{Mutex, Semaphore};
 
 /// Checks under way at once; each holds a descriptor and up to one operation on the ring.
 pub(super) const PROBES_MAX: usize = 256;
+/// How long the answer to a change waits until every worker follows it; a sleeping one wakes within `flushInterval`.
+const IN_FORCE: Duration = Duration::from_secs(3);
 /// How long a start or a reload waits for names to resolve before it goes on without them.
 const FIRST_LOOKUP: Duration = Duration::from_secs(2);
+
+/// What the answer adds if a worker takes longer.
+const NOT_IN_FORCE: &str = "; not every worker follows the change yet";
 
 /// One worker as control sees it.
 pub struct Seat {
@@ -76,6 +86,14 @@ pub struct Control {
     pub ready: Cell<bool>,
     /// Whether a stop is under way.
     pub stopping: Cell<bool>,
+    /// Which listening sockets are left to others when the workers end.
+    pub left: Cell<Left>,
+    /// Where the sockets come from, if this process did not make them.
+    pub origin: Option<String>,
+    /// The service manager, if there is one.
+    pub notifier: Notifier,
+    /// How the last restart that was asked for stands.
+    pub last_restart: RefCell<Option<LastRestart>>,
     /// How the last reload ended, and when.
     pub last_reload: RefCell<Option<(Instant, String)>>,
     /// What works less well than asked for, one sentence each.
@@ -86,6 +104,7 @@ pub struct Control {
     backends: RefCell<Vec<Rc<Backend>>>,
     phase: Cell<Phase>,
     generation: Cell<u64>,
+    fingerprint: Cell<Option<Fingerprint>>,
     reloading: Mutex<()>,
 }
 
@@ -107,6 +126,21 @@ pub struct Parts {
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
     pub spread: Spread,
+    /// The service manager, if there is one.
+    pub notifier: Notifier,
+    /// Where the sockets come from, if this process did not make them.
+    pub origin: Option<String>,
+}
+
+/// A restart without loss, as the old process or the new one sees it.
+#[derive(Clone, Debug)]
+pub struct LastRestart {
+    /// When it came to this.
+    pub at: Instant,
+    /// How it stands.
+    pub words: String,
+    /// Whether it goes on.
+    pub is_under_way: bool,
 }
 
 impl Control {
@@ -121,6 +155,8 @@ impl Control {
             management,
             send_buffer_granted_bytes,
             spread,
+            notifier,
+            origin,
         } = parts;
         let limits = config.limits();
         let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
@@ -143,6 +179,10 @@ impl Control {
             health_wanted: Cell::new(true),
             ready: Cell::new(false),
             stopping: Cell::new(false),
+            left: Cell::new(Left::NONE),
+            origin,
+            notifier,
+            last_restart: RefCell::new(None),
             last_reload: RefCell::new(None),
             degraded: RefCell::default(),
             observers: RefCell::default(),
@@ -150,6 +190,7 @@ impl Control {
             config: RefCell::new(config),
             phase: Cell::new(Phase::Run),
             generation: Cell::new(0),
+            fingerprint: Cell::new(None),
             reloading: Mutex::new(()),
         })
     }
@@ -218,21 +259,127 @@ impl Control {
             self.phase.get(),
             self.observers.borrow().observer(),
         );
+        let fingerprint = table::fingerprint(&table);
+        let alive = table.live.alive();
         self.publisher.publish(table);
+        if self.fingerprint.replace(Some(fingerprint)) != Some(fingerprint) {
+            let Fingerprint { config, now } = fingerprint;
+            let backends = self.backends.borrow().len();
+            tracing::info!(
+                "placement: {alive} of {backends} backends serve, fingerprint {now:016x} (config {config:016x})"
+            );
+        }
+        if self.ready.get() {
+            self.tell_status();
+        }
+    }
+
+    /// Waits until every worker follows the last table that was published, so that nothing which arrives after the answer
+    /// to a change goes by the old one. False if one of them does not in time.
+    async fn in_force(&self) -> bool {
+        let generation = self.generation.get();
+        let all_follow = async {
+            while !self.seats.iter().all(|seat| seat.shared.generation() >= generation) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let follow = tokio::time::timeout(IN_FORCE, all_follow).await.is_ok();
+        if !follow {
+            tracing::warn!(
+                "a worker does not yet follow the change: it is busy, or cannot get rid of what it holds"
+            );
+        }
+        follow
+    }
+
+    /// The numbers by which the placement in force can be compared with those of other proxies; `None` before the first
+    /// table.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint.get()
+    }
+
+    /// Whether any backend gets metrics now.
+    pub fn any_lives(&self) -> bool {
+        self.backends.borrow().iter().any(|backend| backend.standing().is_live())
+    }
+
+    /// Logs it if no backend is left.
+    pub fn warn_if_none_lives(&self) {
+        if !self.any_lives() {
+            tracing::error!("no backend is up: metrics are dropped and counted until one is");
+        }
+    }
+
+    /// The operator wants something of the backend of this identity. Either answer is for the operator.
+    pub async fn set_wish(&self, name: &[u8], wish: Wish) -> Result<String, String> {
+        let shown = escape(name);
+        let known = self.backends.borrow().iter().find(|backend| backend.name.as_bytes() == name).cloned();
+        let Some(backend) = known else {
+            return Err(format!("there is no backend {shown}; the command backends lists them as HOST:PORT"));
+        };
+        if backend.set_wish(wish) {
+            tracing::info!("backend {shown}: the operator set it to {}", wish.name());
+            self.publish();
+            self.warn_if_none_lives();
+        }
+        let follow = self.in_force().await;
+        let mut words = format!("backend {shown}: {}", backend.state().0.name());
+        if !follow {
+            words.push_str(NOT_IN_FORCE);
+        }
+        if !self.any_lives() {
+            words.push_str("; no backend is up: metrics are dropped and counted");
+        }
+        Ok(words)
     }
 
     /// Tells the workers to end, and that whatever is left after `timeout` is to be counted and dropped.
     pub fn drain(&self, timeout: Duration) {
         let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
-        self.phase.set(Phase::Drain { timeout_us });
+        let left = self.left.get();
+        let phase =
+            if left.is_none() { Phase::Drain { timeout_us } } else { Phase::Leave { timeout_us, left } };
+        self.phase.set(phase);
         self.publish();
     }
 
-    /// Looks up the names among `backends`, all at once, and waits a short while for the answers.
+    /// Tells the service manager in a line how things stand.
+    pub fn tell_status(&self) {
+        let backends = self.backends.borrow();
+        let live = backends.iter().filter(|backend| backend.standing().is_live()).count();
+        let all = backends.len();
+        let workers = count(self.seats.len(), "worker");
+        let stage = if self.stopping.get() { "stopping" } else { "serving" };
+        self.notifier.status(&format!("{stage}: {live} of {all} backends up, {workers}"));
+    }
+
+    /// What a process that takes over goes on from.
+    pub fn carry(&self) -> State {
+        let now_ms = self.now_ms();
+        State {
+            health_wanted: self.health_wanted.get(),
+            backends: self.backends.borrow().iter().map(|backend| backend.carry(now_ms)).collect(),
+        }
+    }
+
+    /// Goes on from what an old process knew, as far as its backends are this one's.
+    pub fn resume(&self, state: &State) {
+        let (check, now_ms) = (self.config().check, self.now_ms());
+        self.health_wanted.set(state.health_wanted);
+        let carried: HashMap<&str, _> =
+            state.backends.iter().map(|carried| (carried.name.as_str(), carried)).collect();
+        for backend in self.backends.borrow().iter() {
+            if let Some(carried) = carried.get(&*backend.name) {
+                backend.resume(carried, check, now_ms);
+            }
+        }
+    }
+
+    /// Looks up the names among `backends` that have no address yet, all at once, and waits a short while for the answers.
     pub async fn look_up(self: &Rc<Self>, backends: &[Rc<Backend>]) {
         let lookups: Vec<_> = backends
             .iter()
-            .filter(|backend| backend.is_named())
+            .filter(|backend| backend.is_named() && backend.address().is_none())
             .map(|backend| {
                 let (control, backend) = (self.clone(), backend.clone());
                 net::spawn(async move {
@@ -258,7 +405,9 @@ impl Control {
     pub async fn reload(self: &Rc<Self>) -> Result<String, String> {
         // One after the other: the second sees what the first left.
         let _alone = self.reloading.lock().await;
+        self.notifier.reloading();
         let result = self.try_reload().await;
+        self.notifier.ready();
         let words = match &result {
             Ok(changes) => changes.to_string(),
             Err(refusal) => refusal.clone(),
@@ -278,7 +427,7 @@ impl Control {
         // A name among the listening hosts, or a hung network file system, may block it.
         let loaded = offload("reload", move || load(&path)).await.map_err(|error| error.to_string())?;
         let loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
-        let changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
+        let mut changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
             .map_err(|refusal| refusal.to_string())?;
         if self.stopping.get() {
             return Err("refused: a stop is under way".to_owned());
@@ -287,6 +436,9 @@ impl Control {
             tracing::warn!("config: {notice}");
         }
         self.apply(loaded.config).await;
+        if !self.in_force().await {
+            changes.words.push(NOT_IN_FORCE.trim_start_matches("; ").to_owned());
+        }
         Ok(changes)
     }
 
@@ -313,6 +465,7 @@ impl Control {
         drop(backends);
         *self.config.borrow_mut() = config;
         self.publish();
+        self.warn_if_none_lives();
         for backend in added {
             watch::start(self, backend);
         }

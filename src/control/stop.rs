@@ -2,6 +2,7 @@
 //!
 //! In: a running [`Process`], and why it is to end. Out: the final account in the log, and the exit code. Next: nobody.
 
+use super::handover::message::Taken;
 use super::process::{Event, Failure, Process};
 use crate::exit;
 use crate::stats::{Counter, Counters, DropReason};
@@ -28,6 +29,10 @@ pub async fn stop(process: &mut Process, signal: Option<u8>) -> u8 {
     };
     tracing::info!("stopping: {why}");
     process.control.stopping.set(true);
+    process.control.notifier.stopping();
+    if let Some(signal) = process.end_restart().await {
+        return cut_off(process, signal);
+    }
     if !delay.is_zero() {
         tracing::info!("health says down; metrics are forwarded for another {} ms", delay.as_millis());
         if let Err(end) = go_on(process, Instant::now() + delay).await {
@@ -41,21 +46,43 @@ pub async fn stop(process: &mut Process, signal: Option<u8>) -> u8 {
 pub async fn fail(process: &mut Process, failure: Failure) -> u8 {
     let code = failure.tell();
     process.control.stopping.set(true);
+    process.control.notifier.stopping();
+    if let Some(signal) = process.end_restart().await {
+        return cut_off(process, signal);
+    }
     let timeout = Duration::from_millis(process.control.config().shutdown_timeout_ms);
     drain(process, timeout).await;
     code
 }
 
-/// Ends a start that failed; the exit code.
+/// Ends because another process has taken over: what this one has received is relayed, and its account told; the exit code.
+pub async fn leave(process: &mut Process, taken: &Taken) -> u8 {
+    let timeout = Duration::from_millis(process.control.config().shutdown_timeout_ms);
+    let pid = process.leave_to(taken);
+    tracing::info!("process {pid} has taken over; process {} ends", std::process::id());
+    process.control.stopping.set(true);
+    // What the service manager is told from now on, the other process tells.
+    process.control.ready.set(false);
+    drain(process, timeout).await
+}
+
+/// Ends a start that failed; the exit code. Sockets that an old process has too are left to it, and what was received from
+/// them is relayed.
 pub async fn abandon(mut process: Process, failure: Failure) -> u8 {
+    process.refuse_old(&failure.words);
     let code = if failure.code == exit::OK {
         tracing::info!("{}", failure.words);
         failure.code
     } else {
         failure.tell()
     };
-    process.control.drain(Duration::ZERO);
-    let _ = workers_ended(&mut process, Instant::now() + ABANDON).await;
+    let timeout = if process.predecessor.is_some() {
+        Duration::from_millis(process.control.config().shutdown_timeout_ms)
+    } else {
+        Duration::ZERO
+    };
+    process.control.drain(timeout);
+    let _ = workers_ended(&mut process, Instant::now() + timeout + ABANDON).await;
     code
 }
 
@@ -68,7 +95,7 @@ async fn go_on(process: &mut Process, deadline: Instant) -> Result<(), u8> {
             Ok(Event::Ended { worker, end }) => {
                 return Err(Box::pin(fail(process, Failure::of_worker(worker, &end))).await);
             }
-            Ok(Event::Stop(None) | Event::Reload | Event::Noted) => {}
+            Ok(event) => process.decline(&event),
         }
     }
 }
@@ -100,7 +127,7 @@ async fn workers_ended(process: &mut Process, deadline: Instant) -> Result<(), O
                 }
                 process.ended[worker] = Some(end);
             }
-            Ok(Event::Stop(None) | Event::Reload | Event::Noted) => {}
+            Ok(event) => process.decline(&event),
         }
     }
     // They have said their last words: this takes no time.
@@ -171,6 +198,7 @@ fn words(counters: &Counters) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Exit;
 
     #[test]
     fn the_account_names_every_reason_that_occurred() {
@@ -182,8 +210,8 @@ mod tests {
         counters.add(Counter::KernelDrops, 9);
         let tail = "pending 0; datagrams received 5, sent 4, dropped by the kernel before 9";
         assert_eq!(words(&counters), format!("metrics received 10, sent 7, dropped 0, {tail}"));
-        counters.drop_metrics(DropReason::Malformed, 2, 1);
-        counters.drop_metrics(DropReason::Shutdown, 1, 1);
+        counters.leave(Exit::Dropped(DropReason::Malformed), 2, 1);
+        counters.leave(Exit::Dropped(DropReason::Shutdown), 1, 1);
         assert_eq!(
             words(&counters),
             format!("metrics received 10, sent 7, dropped 3 (malformed 2, shutdown 1), {tail}")

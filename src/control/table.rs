@@ -3,10 +3,11 @@
 //! In: the config, and what is known of each backend. Out: a table in the workers' `ArcSwap`, and a wake for each.
 //! Next: `worker/`, which reads it once per batch.
 
+use crate::admin::Wish;
 use crate::config::Config;
 use crate::driver::Waker;
-use crate::placement::LiveSet;
-use crate::relay::{Observer, Phase, RouteNode, RouteTable};
+use crate::placement::{Fingerprint, LiveSet, Part};
+use crate::relay::{Observer, OnNodeDown, Phase, RouteNode, RouteTable};
 use crate::stats::NodeCounters;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
@@ -27,12 +28,19 @@ pub struct Standing {
     pub disabled: bool,
     /// What its health says.
     pub up: bool,
+    /// What the operator wants of it.
+    pub wish: Wish,
 }
 
 impl Standing {
     /// Whether it may get metrics now.
     pub fn is_live(&self) -> bool {
-        self.up && !self.disabled && self.address.is_some()
+        self.up && !self.disabled && self.address.is_some() && self.wish == Wish::Up
+    }
+
+    /// Whether its names are served by others because that is wanted, not because it fails.
+    pub fn is_diverted(&self) -> bool {
+        self.disabled || self.wish == Wish::Drain
     }
 
     fn is_node(&self, node: &RouteNode) -> bool {
@@ -61,11 +69,24 @@ pub fn build(
 ) -> RouteTable {
     let standings: Vec<Standing> = standings.into_iter().collect();
     let live = LiveSet::new(standings.iter().map(Standing::is_live));
+    let diverted = LiveSet::new(standings.iter().map(Standing::is_diverted));
     let kept = previous.filter(|nodes| {
         nodes.len() == standings.len() && nodes.iter().zip(&standings).all(|(node, now)| now.is_node(node))
     });
     let nodes = kept.cloned().unwrap_or_else(|| standings.into_iter().map(Standing::into_node).collect());
-    RouteTable { generation, nodes, live, placement: config.hashing, rules: config.rules(), phase, observer }
+    let (placement, rules) = (config.hashing, config.rules());
+    RouteTable { generation, nodes, live, diverted, placement, rules, phase, observer }
+}
+
+/// The numbers by which this table can be compared with those of other proxies.
+pub fn fingerprint(table: &RouteTable) -> Fingerprint {
+    let part = |index: usize| match () {
+        _ if table.live.contains(index) => Part::Serves,
+        _ if table.diverted.contains(index) && table.rules.on_node_down == OnNodeDown::Drop => Part::Diverted,
+        _ => Part::Dead,
+    };
+    let rules = [table.placement.name(), table.rules.on_node_down.name()];
+    Fingerprint::new(rules, table.nodes.iter().enumerate().map(|(index, node)| (&*node.name, part(index))))
 }
 
 /// The way to the workers.
@@ -105,6 +126,7 @@ mod tests {
             gso: true,
             disabled,
             up,
+            wish: Wish::Up,
         }
     }
 
@@ -125,6 +147,30 @@ mod tests {
             table.nodes.iter().map(|node| &*node.name).collect::<Vec<_>>(),
             ["a:1", "b:1", "c:1", "d:1", "e:1"]
         );
+    }
+
+    #[test]
+    fn a_drained_backend_does_not_live_and_a_fingerprint_tells_it() {
+        let mut config = config(&["a:1", "b:1"]);
+        let of = |config: &Config, disabled: bool, wish: Wish, up: bool| {
+            let b = Standing { wish, ..standing("b:1", Some("127.0.0.1:2"), disabled, up) };
+            build(1, config, [standing("a:1", Some("127.0.0.1:1"), false, true), b], None, Phase::Run, None)
+        };
+        let (all, dead) = (of(&config, false, Wish::Up, true), of(&config, false, Wish::Up, false));
+        let drained = of(&config, false, Wish::Drain, true);
+        let forced = of(&config, false, Wish::Down, true);
+        let lives_of = |table: &RouteTable| (table.live.contains(1), table.diverted.contains(1));
+        assert_eq!([&all, &dead, &forced].map(lives_of), [(true, false), (false, false), (false, false)]);
+        assert_eq!([&drained, &of(&config, true, Wish::Up, true)].map(lives_of), [(false, true); 2]);
+        assert_eq!(fingerprint(&all).config, fingerprint(&drained).config);
+        assert_ne!(fingerprint(&all).now, fingerprint(&drained).now);
+        // Its names go to the others in each of these cases: the proxies agree.
+        assert_eq!(fingerprint(&dead), fingerprint(&drained));
+        assert_eq!(fingerprint(&dead), fingerprint(&forced));
+        config.on_node_down = OnNodeDown::Drop;
+        let [dead, drained] =
+            [(Wish::Up, false), (Wish::Drain, true)].map(|(wish, up)| of(&config, false, wish, up));
+        assert_ne!(fingerprint(&dead).now, fingerprint(&drained).now);
     }
 
     #[test]

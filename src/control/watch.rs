@@ -9,6 +9,7 @@ use super::net;
 use super::probe::probe;
 use super::resolve::choose;
 use super::state::Control;
+use crate::admin::Wish;
 use crate::placement::splitmix64;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -111,7 +112,10 @@ async fn check_once(control: &Rc<Control>, backend: &Backend, address: SocketAdd
 /// Logs and publishes a change of state, if there is one.
 fn settle(control: &Control, backend: &Backend, transition: Option<Transition>, failure: Option<&str>) {
     let Some(transition) = transition else { return };
-    let words = describe(transition, failure);
+    let mut words = describe(transition, failure);
+    if backend.wish() != Wish::Up {
+        words.push_str(&format!("; the operator has set it to {}, so no name moves", backend.wish().name()));
+    }
     let name = backend.name.escape_default();
     backend.counters.refused_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);
     control.publish();
@@ -122,9 +126,7 @@ fn settle(control: &Control, backend: &Backend, transition: Option<Transition>, 
     tracing::warn!("backend {name} {words}");
     // It may have moved: its name is asked again.
     backend.look_up.notify_one();
-    if !control.backends().iter().any(|backend| backend.standing().is_live()) {
-        tracing::error!("no backend is up: metrics are dropped and counted until one is");
-    }
+    control.warn_if_none_lives();
 }
 
 /// Keeps the address of a named backend up to date. An answer that fails does not take the last address away: a name

@@ -9,6 +9,7 @@
 pub mod clock;
 mod holder;
 pub(crate) mod options;
+pub mod passed;
 pub mod sim;
 pub mod socket;
 pub mod uring;
@@ -177,7 +178,13 @@ pub trait Driver {
     /// Makes sure that nothing new arrives at the listening sockets, while what is queued there stays readable.
     fn fence(&mut self) -> std::io::Result<()>;
 
-    /// Whether the listening sockets' queues are empty and every received datagram was delivered.
+    /// Leaves a listening socket to others who receive from it: its receive is cancelled, what was received before is
+    /// still delivered, its queue is not read any more, and [`Driver::fence`] does not touch it. Without such a listener
+    /// it does nothing.
+    fn leave(&mut self, listener: usize);
+
+    /// Whether the listening sockets' queues are empty and every received datagram was delivered; of those that were
+    /// left, whether their receives have ended.
     fn is_drained(&mut self) -> bool;
 
     /// Cancels the receives. What was received before is still delivered; go on entering until [`Driver::is_quiet`].
@@ -190,8 +197,11 @@ pub trait Driver {
     /// an `enter` that brought no datagram says that there was none.
     fn is_armed(&self) -> bool;
 
-    /// Datagrams that the kernel dropped at the listening sockets for want of room, since they were made.
-    fn kernel_drops(&mut self) -> u64;
+    /// Listening sockets.
+    fn listeners(&self) -> usize;
+
+    /// Datagrams that the kernel dropped at a listening socket for want of room, since it was made.
+    fn kernel_drops(&mut self, listener: usize) -> u64;
 
     /// The receive side's events.
     fn receive_events(&self) -> ReceiveEvents;

@@ -7,6 +7,7 @@ use super::options;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 
 /// The listening sockets of all workers.
 #[derive(Debug)]
@@ -99,6 +100,81 @@ fn listener(address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<UdpS
     Ok(socket.into())
 }
 
+/// A listening socket that is made now and bound later: what is to receive from it can be armed before, so that nothing
+/// that arrives waits for it.
+#[derive(Debug)]
+pub struct Unbound {
+    socket: UdpSocket,
+    address: SocketAddr,
+}
+
+impl Unbound {
+    /// Makes a socket for `address`. The first of the two is for the receiver.
+    pub fn new(address: SocketAddr, receive_buffer_bytes: usize) -> Result<(UdpSocket, Unbound), BindError> {
+        let made = || {
+            let socket = udp_socket(address)?;
+            socket.set_reuse_port(true)?;
+            options::ask_receive_buffer(&socket, receive_buffer_bytes)?;
+            let other = socket.try_clone()?;
+            Ok((socket.into(), Unbound { socket: other.into(), address }))
+        };
+        made().map_err(|source| BindError::System { address, source })
+    }
+
+    /// Binds it: from now on it gets datagrams.
+    pub fn bind(&self) -> Result<(), BindError> {
+        socket2::SockRef::from(&self.socket)
+            .bind(&SockAddr::from(self.address))
+            .map_err(|error| bind_error(self.address, error))
+    }
+}
+
+/// Whether `asked`, one of the addresses `listen`, can be bound: by nobody else bound before, or only by sockets at a port
+/// that is `shared` with this process. `false` if it is to be left out, with the cause.
+pub fn can_bind(asked: SocketAddr, listen: &[SocketAddr], is_shared: bool) -> Result<(), (bool, BindError)> {
+    match probe(asked) {
+        Ok(_) => Ok(()),
+        Err(error) if is_shared && error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+        Err(error) => Err((may_skip(&asked, listen, &error), bind_error(asked, error))),
+    }
+}
+
+/// A data socket that another process made: its address, after it was set to block, as receives on a ring need it.
+///
+/// # Errors
+/// It is not a UDP socket bound to a port: in words.
+pub fn adopt(socket: OwnedFd) -> Result<(UdpSocket, SocketAddr), String> {
+    let socket = Socket::from(socket);
+    let words = |error: io::Error| format!("it is no usable socket: {error}");
+    let (kind, protocol) = (socket.r#type().map_err(words)?, socket.protocol().map_err(words)?);
+    let local = socket.local_addr().map_err(words)?;
+    let Some(address) = local.as_socket().filter(|_| kind == Type::DGRAM && protocol == Some(Protocol::UDP))
+    else {
+        return Err("it is not a UDP socket over IPv4 or IPv6".to_owned());
+    };
+    if address.port() == 0 {
+        return Err("it is not bound to a port".to_owned());
+    }
+    socket.set_nonblocking(false).map_err(words)?;
+    Ok((socket.into(), address))
+}
+
+/// Asks for a receive buffer of another size than before.
+pub fn ask_receive_buffer(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
+    options::ask_receive_buffer(socket, bytes)
+}
+
+/// Raises the receive buffer of a socket that another process made, if the kernel lets it become larger than it is.
+pub fn raise_receive_buffer(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
+    // A request without privilege is cut to the host's limit, which may be less than whoever made the socket was granted.
+    let trial = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    options::ask_receive_buffer(&trial, bytes)?;
+    if trial.recv_buffer_size()? > socket2::SockRef::from(socket).recv_buffer_size()? {
+        options::ask_receive_buffer(socket, bytes)?;
+    }
+    Ok(())
+}
+
 /// Which worker gets a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spread {
@@ -122,11 +198,21 @@ impl Spread {
 /// Spreads datagrams over the workers as [`Spread::Datagram`] says, at every address. If the kernel refuses, the sockets
 /// go on as [`Spread::Flow`] says.
 pub fn spread_by_datagram(listeners: &Listeners) -> io::Result<()> {
-    let workers = u32::try_from(listeners.workers.len()).map_err(io::Error::other)?;
+    spread_over(&listeners.workers)
+}
+
+/// Spreads them as [`Spread::Flow`] says; where they are, nothing happens.
+pub fn spread_by_sender(workers: &[Vec<UdpSocket>]) {
+    workers.iter().take(1).flatten().for_each(|socket| drop(options::spread_by_flow(socket)));
+}
+
+/// [`spread_by_datagram`] for each worker's sockets.
+pub fn spread_over(workers: &[Vec<UdpSocket>]) -> io::Result<()> {
+    let count = u32::try_from(workers.len()).map_err(io::Error::other)?;
     // One socket stands for its address's whole group.
-    let of_each_address = listeners.workers.first().map_or(&[][..], Vec::as_slice);
+    let of_each_address = workers.first().map_or(&[][..], Vec::as_slice);
     for socket in of_each_address {
-        if let Err(error) = options::spread_by_datagram(socket, workers) {
+        if let Err(error) = options::spread_by_datagram(socket, count) {
             of_each_address.iter().for_each(|socket| drop(options::spread_by_flow(socket)));
             return Err(error);
         }

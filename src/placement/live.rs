@@ -32,6 +32,11 @@ impl LiveSet {
         LiveSet::new(std::iter::repeat_n(true, len))
     }
 
+    /// Nobody.
+    pub fn nobody() -> LiveSet {
+        LiveSet::new([])
+    }
+
     /// Backends in the list, dead or alive.
     pub fn len(&self) -> usize {
         self.len

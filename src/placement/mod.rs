@@ -5,11 +5,13 @@
 
 mod cache;
 mod few;
+mod fingerprint;
 mod jump;
 mod live;
 
 pub use cache::{HashCache, VALUE_MAX};
 pub use few::FewBuckets;
+pub use fingerprint::{Fingerprint, Part};
 pub use jump::{jump, splitmix64};
 pub use live::LiveSet;
 

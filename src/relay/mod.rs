@@ -1,10 +1,11 @@
 //! The pure core: no sockets, no clock, no threads, no allocation after start.
 //!
 //! In: `ingest(arrival, bytes)`, and each packet back with its outcome by `sent`. Out: packets by `transmit(now_us)`, and
-//! when to call it next by `next_deadline_us()`. Next: `wire/` finds lines and keys, `placement/` their backends,
-//! `egress.rs` keeps each backend's packets (`waiting.rs` those for busy sockets), `pool.rs` all the others.
+//! when to call it next by `next_deadline_us()`. Next: `ingest.rs` takes datagrams apart (`wire/` finds lines and keys,
+//! `placement/` their backends), `egress.rs` keeps each backend's packets (`waiting.rs` those for busy sockets), `pool.rs` all the others.
 
 mod egress;
+mod ingest;
 mod outcome;
 mod pool;
 mod reroute;
@@ -13,14 +14,15 @@ mod waiting;
 
 pub use outcome::Hint;
 pub use pool::PoolSize;
-pub use route::{Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+pub use route::{Left, Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
-use crate::packet::{Arrival, Packet, SocketSlot};
-use crate::placement::{Destination, FewBuckets, HashCache, Placement, key_hash};
+use crate::packet::{Packet, SocketSlot};
+use crate::placement::{FewBuckets, HashCache};
 use crate::planted::{Defect, is_planted};
-use crate::stats::{Counter, Counters, DropReason};
-use crate::wire::{self, Marks, Scanner, Work};
+use crate::stats::{Counter, Counters};
+use crate::wire::{Marks, Scanner};
 use egress::Egress;
+use ingest::{FOUND_MAX, Found, few_buckets};
 use pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,8 +35,6 @@ pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
 pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
 /// A path narrower than this does not make packets smaller; every IPv4 host takes datagrams of 576 bytes (RFC 791).
 const PATH_BYTES_MIN: usize = 512;
-/// Lines that are found before they are decided and packed; more than most datagrams have.
-const FOUND_MAX: usize = 64;
 /// The share of a packet that is filled up with newlines at most, to let others follow it in a train: one eighth.
 const PADDING_SHARE: usize = 8;
 /// Pause before a busy socket is tried again, when the flush budget is shorter.
@@ -111,75 +111,6 @@ struct Opened {
     opened: u64,
 }
 
-/// A backend's index, and whether it is not the name's home; small enough for the cache.
-#[derive(Clone, Copy, Debug)]
-struct Decision(u16);
-
-impl Decision {
-    /// The backend that serves the name; if dead backends' names are dropped, the one whose they are.
-    fn new(destination: Destination, on_node_down: OnNodeDown) -> Decision {
-        let Destination { owner, home } = destination;
-        let backend = if on_node_down == OnNodeDown::Drop { home } else { owner };
-        Decision((backend << 1 | usize::from(owner != home)) as u16)
-    }
-
-    /// The backend itself serves the name.
-    #[inline(always)]
-    fn at_home(backend: usize) -> Decision {
-        Decision((backend << 1) as u16)
-    }
-
-    fn backend(self) -> usize {
-        usize::from(self.0 >> 1)
-    }
-
-    fn is_away_from_home(self) -> bool {
-        self.0 & 1 == 1
-    }
-}
-
-/// A line of the datagram that is being taken.
-#[derive(Clone, Copy, Debug)]
-struct Found {
-    /// Of its key.
-    hash: u64,
-    start: u32,
-    end: u32,
-    /// Not known before all lines are found.
-    decision: Option<Decision>,
-}
-
-/// Hashes the lines of one datagram, as they are found.
-struct Hashing<'a> {
-    relay: &'a mut Relay,
-    arrival: Arrival,
-    datagram: &'a [u8],
-    /// Lines seen.
-    metrics: u64,
-}
-
-impl Work for &mut Hashing<'_> {
-    #[inline(always)]
-    fn line(&mut self, line: &[u8], key: Option<&[u8]>) {
-        self.metrics += 1;
-        let relay = &mut *self.relay;
-        let key = match (key, relay.table.rules.malformed) {
-            (Some(key), _) => key,
-            (None, Malformed::Forward) => line,
-            (None, Malformed::Drop) => {
-                return relay.counters.drop_metrics(DropReason::Malformed, 1, self.arrival.taken_us);
-            }
-        };
-        if relay.found.len() == relay.found.capacity() {
-            relay.route_found(self.arrival, self.datagram);
-        }
-        // A line is a piece of its datagram: its place is the distance between the two.
-        let start = line.as_ptr().addr() - self.datagram.as_ptr().addr();
-        let (start, end) = (start as u32, (start + line.len()) as u32);
-        relay.found.push(Found { hash: key_hash(key), start, end, decision: None });
-    }
-}
-
 /// One worker's relay.
 pub struct Relay {
     table: Arc<RouteTable>,
@@ -249,162 +180,6 @@ impl Relay {
     /// Finds lines by `scanner` from now on; for measuring one that is not the fastest here.
     pub fn scan_by(&mut self, scanner: Scanner) {
         self.scanner = scanner;
-    }
-
-    /// Takes a datagram: its lines are routed and packed. `datagram_bytes` is its true length, of which `bytes` is what
-    /// there was room for.
-    pub fn ingest(&mut self, arrival: Arrival, bytes: &[u8], datagram_bytes: usize) {
-        self.counters.add(Counter::DatagramsReceived, 1);
-        self.counters.add(Counter::BytesReceived, bytes.len() as u64);
-        let whole =
-            if datagram_bytes > bytes.len() { self.cut(arrival, bytes, datagram_bytes) } else { bytes };
-        // Taken out for the time of the pass, which needs the relay as a whole; a pointer is all that moves.
-        let mut marks = self.marks.take();
-        let scanner = self.scanner;
-        let mut hashing = Hashing { relay: self, arrival, datagram: whole, metrics: 0 };
-        if let Some(marks) = &mut marks {
-            scanner.each_line(whole, marks, &mut hashing);
-        }
-        let metrics = hashing.metrics;
-        self.marks = marks;
-        self.route_found(arrival, whole);
-        self.counters.add(Counter::MetricsReceived, metrics);
-        if metrics == 0 {
-            let blank = if datagram_bytes == 0 { Counter::DatagramsEmpty } else { Counter::DatagramsBlank };
-            self.counters.add(blank, u64::from(datagram_bytes == bytes.len()));
-        }
-    }
-
-    /// Counts a datagram that was longer than its buffer; what is left are its whole lines.
-    fn cut<'a>(&mut self, arrival: Arrival, bytes: &'a [u8], datagram_bytes: usize) -> &'a [u8] {
-        self.counters.add(Counter::DatagramsTruncated, 1);
-        self.counters.add(Counter::BytesTruncated, (datagram_bytes - bytes.len()) as u64);
-        let (whole, cut) = wire::split_cut_line(bytes);
-        if !cut.is_empty() {
-            self.counters.add(Counter::MetricsReceived, 1);
-            self.counters.drop_metrics(DropReason::Truncated, 1, arrival.taken_us);
-        }
-        whole
-    }
-
-    /// Decides for the lines found, then packs them, in order.
-    ///
-    /// Two loops of little work each, instead of one that does all: the processor looks ahead by a number of
-    /// instructions, and so over more lines, whose waits for memory it then has at once.
-    fn route_found(&mut self, arrival: Arrival, datagram: &[u8]) {
-        let mut found = std::mem::take(&mut self.found);
-        if let Some(few) = &self.few {
-            for line in &mut found {
-                line.decision = Some(Decision::at_home(few.bucket(line.hash)));
-            }
-        } else {
-            for line in &mut found {
-                line.decision = match self.cache.get(line.hash) {
-                    Some(decision) => Some(Decision(decision)),
-                    None => self.decide(line.hash),
-                };
-            }
-        }
-        let is_observed = self.table.observer.is_some();
-        let mut packed = 0;
-        for Found { start, end, decision, .. } in &found {
-            let line = datagram.get(*start as usize..*end as usize).unwrap_or(&[]);
-            let Some(decision) = *decision else {
-                self.counters.drop_metrics(DropReason::NoBackend, 1, arrival.taken_us);
-                continue;
-            };
-            if (is_observed || decision.is_away_from_home()) && !self.admit(arrival, line, decision) {
-                continue;
-            }
-            packed += u64::from(self.pack(arrival, line, decision.backend()));
-        }
-        self.counters.add(Counter::MetricsPending, packed);
-        found.clear();
-        self.found = found;
-    }
-
-    /// What is seldom to be done for a line: it is shown, or counted as away from home. False if it is dropped.
-    fn admit(&mut self, arrival: Arrival, line: &[u8], decision: Decision) -> bool {
-        let backend = decision.backend();
-        if decision.is_away_from_home() {
-            if self.table.rules.on_node_down == OnNodeDown::Drop {
-                self.drop_for(backend, DropReason::NodeDown, arrival.taken_us);
-                return false;
-            }
-            self.counters.add(Counter::MetricsDiverted, 1);
-        }
-        if let Some(observer) = &self.table.observer {
-            observer.routed(line, &self.table.nodes[backend]);
-        }
-        true
-    }
-
-    /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
-    #[inline(never)]
-    fn decide(&mut self, hash: u64) -> Option<Decision> {
-        let table = &*self.table;
-        let destination = table.placement.destination(hash, &table.live)?;
-        let decision = Decision::new(destination, table.rules.on_node_down);
-        self.cache.put(hash, decision.0);
-        Some(decision)
-    }
-
-    /// Drops one metric that was for `backend`.
-    fn drop_for(&mut self, backend: usize, reason: DropReason, now_us: u64) {
-        self.counters.drop_metrics(reason, 1, now_us);
-        self.table.nodes[backend].counters.dropped(1);
-    }
-
-    /// Puts a line into its backend's open packet, or into a fresh one. False if it had to be dropped.
-    #[inline(always)]
-    fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> bool {
-        let Some(egress) = self.egress.get_mut(backend) else { return false };
-        if let Some(open) = &mut egress.open {
-            if open.append_next(line, egress.packet_bytes_max) {
-                return true;
-            }
-            self.close(backend);
-        }
-        self.open(arrival, line, backend)
-    }
-
-    /// Opens a packet with its first line. One too long to be shared is closed at once. False if the line is dropped.
-    fn open(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> bool {
-        let reason = match self.packet_for(line, backend) {
-            Ok(mut packet) => {
-                packet.backend = backend;
-                packet.arrival = arrival;
-                let egress = &mut self.egress[backend];
-                let alone = packet.len() > egress.packet_bytes_max;
-                egress.opened += 1;
-                egress.open = Some(packet);
-                if alone {
-                    self.close(backend);
-                } else {
-                    self.remember_deadline(backend);
-                }
-                return true;
-            }
-            Err(reason) => reason,
-        };
-        self.drop_for(backend, reason, arrival.taken_us);
-        false
-    }
-
-    /// A packet with its first line, or why there is none.
-    fn packet_for(&mut self, line: &[u8], backend: usize) -> Result<Packet, DropReason> {
-        let socket = self.egress[backend].socket.ok_or(DropReason::SendFailed)?;
-        if self.is_queue_full(backend) {
-            return Err(DropReason::QueueFull);
-        }
-        let mut packet = self.pool.take(line.len()).ok_or(DropReason::QueueFull)?;
-        if !packet.append(line) {
-            // Cannot be: the pool's long packets hold a whole datagram. Counted all the same.
-            self.pool.give(packet);
-            return Err(DropReason::SendTooLong);
-        }
-        packet.socket = socket;
-        Ok(packet)
     }
 
     /// Whether a busy backend has as much waiting as it may.
@@ -491,7 +266,7 @@ impl Relay {
             self.handed_over.0 += 1;
             self.handed_over.1 += metrics;
         }
-        self.check_pending();
+        self.check_account();
         Transmitted::All
     }
 
@@ -624,21 +399,22 @@ impl Relay {
         ready + self.handed_over.1 + egress.sum::<u64>()
     }
 
-    /// A debug build compares the running count with the packets themselves, and the account with itself.
-    fn check_pending(&self) {
+    /// A debug build compares the running count with the packets themselves, and the account with itself; asked after
+    /// every batch.
+    pub fn check_account(&self) {
         debug_assert_eq!(
             self.count_pending(),
             self.counters.get(Counter::MetricsPending),
-            "pending miscounted"
+            "metrics that lie in packets, and metrics_pending: {}",
+            self.counters.identity()
         );
-        debug_assert_eq!(self.counters.imbalance(), 0, "the account does not balance");
+        debug_assert_eq!(
+            self.counters.imbalance(),
+            0,
+            "the account does not balance: {}",
+            self.counters.identity()
+        );
     }
-}
-
-/// A quicker way to the same decisions, where all of few backends live.
-fn few_buckets(table: &RouteTable) -> Option<FewBuckets> {
-    let is_usual = table.placement == Placement::Jump && table.live.is_full();
-    is_usual.then(|| FewBuckets::new(table.nodes.len())).flatten()
 }
 
 fn is_current(egress: &[Egress], entry: Opened) -> bool {

@@ -5,7 +5,7 @@
 use super::{BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, REFUSED_ATTEMPTS_MAX, Relay, UNREACHABLE_ATTEMPTS_MAX};
 use crate::packet::{Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
-use crate::stats::{Counter, DropReason};
+use crate::stats::{Counter, DropReason, Exit};
 
 /// What the worker should tell control after an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Relay {
         self.handed_over.0 = self.handed_over.0.saturating_sub(1);
         self.handed_over.1 = self.handed_over.1.saturating_sub(u64::from(packet.metrics));
         match outcome {
-            SendOutcome::Sent => self.accepted(packet),
+            SendOutcome::Sent => self.accepted(packet, now_us),
             SendOutcome::Busy => self.put_off(packet, now_us),
             SendOutcome::Refused => {
                 self.counters.add(Counter::BackendRefused, 1);
@@ -64,15 +64,11 @@ impl Relay {
         }
     }
 
-    fn accepted(&mut self, packet: Packet) {
-        let metrics = u64::from(packet.metrics);
+    fn accepted(&mut self, packet: Packet, now_us: u64) {
         self.counters.add(Counter::DatagramsInTrains, u64::from(packet.in_train));
-        self.counters.settle(metrics);
-        self.counters.add(Counter::MetricsSent, metrics);
         self.counters.add(Counter::DatagramsSent, 1);
         self.counters.add(Counter::BytesSent, packet.len() as u64);
-        self.table.nodes[packet.backend].counters.sent(packet.metrics, packet.len(), packet.in_train);
-        self.pool.give(packet);
+        self.leave(packet, Exit::Sent, now_us);
     }
 
     /// The socket is busy: the packet waits, and everything for this backend behind it.
@@ -105,7 +101,7 @@ impl Relay {
         let hint = self.table.nodes[backend].counters.refused();
         packet.attempts += 1;
         if is_planted(Defect::RefusedPacketLost) {
-            self.accepted(packet);
+            self.accepted(packet, now_us);
         } else if packet.attempts > attempts_max {
             self.discard(packet, reason, now_us);
         } else if self.egress[backend].busy {
@@ -118,13 +114,21 @@ impl Relay {
 
     /// Drops a packet's metrics for a reason.
     pub(super) fn discard(&mut self, packet: Packet, reason: DropReason, now_us: u64) {
+        self.leave(packet, Exit::Dropped(reason), now_us);
+    }
+
+    /// A packet's metrics leave; its memory goes back to the pool.
+    fn leave(&mut self, packet: Packet, exit: Exit, now_us: u64) {
         let metrics = u64::from(packet.metrics);
         self.counters.settle(metrics);
-        if !is_planted(Defect::DropUncounted) {
-            self.counters.drop_metrics(reason, metrics, now_us);
+        if exit == Exit::Sent || !is_planted(Defect::DropUncounted) {
+            self.counters.leave(exit, metrics, now_us);
         }
         if let Some(node) = self.table.nodes.get(packet.backend) {
-            node.counters.dropped(metrics);
+            match exit {
+                Exit::Sent => node.counters.sent(packet.metrics, packet.len(), packet.in_train),
+                Exit::Dropped(_) => node.counters.dropped(metrics),
+            }
         }
         self.pool.give(packet);
     }
@@ -138,7 +142,7 @@ impl Relay {
             metrics += u64::from(packet.metrics);
             self.discard(packet, reason, now_us);
         }
-        self.check_pending();
+        self.check_account();
         metrics
     }
 }

@@ -3,7 +3,8 @@
 //! In: the table that control published, between two batches. Out: every backend that stays keeps its packets.
 
 use super::egress::Egress;
-use super::{Opened, Relay, RouteNode, RouteTable, few_buckets};
+use super::ingest::few_buckets;
+use super::{Opened, Relay, RouteNode, RouteTable};
 use crate::packet::{Packet, SocketSlot};
 use crate::stats::DropReason;
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ impl Relay {
         }
         if !same_nodes
             || table.live != self.table.live
+            || table.diverted != self.table.diverted
             || table.placement != self.table.placement
             || table.rules.on_node_down != self.table.rules.on_node_down
         {

@@ -16,6 +16,9 @@ pub struct RouteTable {
     pub nodes: Arc<[RouteNode]>,
     /// Who of them may get metrics now.
     pub live: LiveSet,
+    /// Of the others, those whose names are served elsewhere whatever `on_node_down` says: they are disabled, or drained
+    /// by the operator.
+    pub diverted: LiveSet,
     /// How a name finds its backend.
     pub placement: Placement,
     /// The reloadable rules.
@@ -74,6 +77,16 @@ pub enum OnNodeDown {
     Drop,
 }
 
+impl OnNodeDown {
+    /// Its value in the config.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OnNodeDown::Divert => "divert",
+            OnNodeDown::Drop => "drop",
+        }
+    }
+}
+
 /// What the workers are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -84,6 +97,40 @@ pub enum Phase {
         /// From the moment a worker sees it.
         timeout_us: u64,
     },
+    /// End as by [`Phase::Drain`], but leave some sockets as they are to those who receive from them next.
+    Leave {
+        /// From the moment a worker sees it.
+        timeout_us: u64,
+        /// Which.
+        left: Left,
+    },
+}
+
+/// Listening sockets that others go on receiving from: neither fenced nor read to their end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Of the first so many workers.
+    pub workers: usize,
+    /// One bit for each of a worker's sockets, the lowest for its first; at most 64 of them.
+    pub listeners: u64,
+}
+
+impl Left {
+    /// Every socket.
+    pub const ALL: Left = Left { workers: usize::MAX, listeners: u64::MAX };
+    /// None.
+    pub const NONE: Left = Left { workers: 0, listeners: 0 };
+
+    /// Whether this worker's socket is one of them.
+    pub fn has(self, worker: usize, listener: usize) -> bool {
+        worker < self.workers
+            && u32::try_from(listener).is_ok_and(|bit| self.listeners.checked_shr(bit).unwrap_or(0) & 1 == 1)
+    }
+
+    /// Whether it is none at all.
+    pub fn is_none(self) -> bool {
+        self.workers == 0 || self.listeners == 0
+    }
 }
 
 /// Is told of every metric that was routed, on the worker's thread: it must not block.

@@ -1,8 +1,10 @@
 //! The relay by examples; its properties on generated input stand in `tests/relay_properties.rs`.
 
 use super::*;
+use crate::packet::Arrival;
 use crate::packet::SendOutcome;
 use crate::placement::{LiveSet, Placement};
+use crate::stats::DropReason;
 
 const FLUSH_US: u64 = 5_000;
 
@@ -31,6 +33,7 @@ fn table(names: &[&str], live: LiveSet, rules: Rules) -> Arc<RouteTable> {
         generation: 1,
         nodes: nodes.into(),
         live,
+        diverted: LiveSet::nobody(),
         placement: Placement::Jump,
         rules,
         phase: Phase::Run,
@@ -154,6 +157,58 @@ fn dead_backends_divert_or_drop() {
     feed(&mut relay, 0, "foo:1|c");
     assert_eq!(relay.counters().dropped(DropReason::NoBackend), 1);
     assert_eq!(relay.counters().imbalance(), 0);
+}
+
+/// As `table`, with these backends' names served elsewhere whatever the rules say.
+fn diverting(names: &[&str], live: [bool; 3], diverted: [bool; 3], rules: Rules) -> Arc<RouteTable> {
+    let now = table(names, LiveSet::new(live), rules);
+    let nodes = Arc::clone(&now.nodes);
+    let (live, diverted) = (now.live.clone(), LiveSet::new(diverted));
+    Arc::new(RouteTable { nodes, live, diverted, observer: None, ..*now })
+}
+
+#[test]
+fn a_drained_backends_names_are_diverted_where_a_dead_ones_are_dropped() {
+    let names = ["a:1", "b:1", "c:1"];
+    let rules = Rules { on_node_down: OnNodeDown::Drop, ..rules() };
+    let drained = diverting(&names, [true, true, false], [false, false, true], rules);
+    let mut relay = Relay::new(limits(), Arc::clone(&drained), &sockets(3));
+    feed(&mut relay, 0, "foo:1|c\nglork:1|c");
+    let packets = out(&mut relay, 0, Flush::All);
+    assert_eq!(packets.iter().map(|packet| packet.backend).collect::<Vec<_>>(), [1, 0]);
+    settle(&mut relay, packets, SendOutcome::Sent, 1);
+    // The same living set, but now it is dead: what was remembered of the name does not count any more.
+    let nodes = Arc::clone(&drained.nodes);
+    let dead = RouteTable {
+        nodes,
+        live: drained.live.clone(),
+        diverted: LiveSet::nobody(),
+        observer: None,
+        ..*drained
+    };
+    relay.reroute(Arc::new(dead), &sockets(3), 2);
+    feed(&mut relay, 2, "foo:1|c\nglork:1|c");
+    assert_eq!(texts(&out(&mut relay, 2, Flush::All)), ["glork:1|c"]);
+    assert_eq!(relay.counters().dropped(DropReason::NodeDown), 1);
+}
+
+#[test]
+fn a_reload_switches_trains_of_a_backend_off_and_on() {
+    let mut relay = relay_of(&["a:1"], rules());
+    let mut follows = |gso: bool, us: u64| {
+        let now = Arc::clone(relay.table());
+        let nodes = [RouteNode { gso, ..now.nodes[0].clone() }].into();
+        let next =
+            RouteTable { nodes, live: now.live.clone(), diverted: LiveSet::nobody(), observer: None, ..*now };
+        relay.reroute(Arc::new(next), &sockets(1), us);
+        relay.limit_packets([None]);
+        feed(&mut relay, us, &format!("{0}:1|c\n{0}:1|c\n{0}:1|c", "n".repeat(90)));
+        let packets = out(&mut relay, us, Flush::All);
+        let joined = packets.iter().filter(|packet| packet.may_join).count();
+        settle(&mut relay, packets, SendOutcome::Sent, us);
+        joined
+    };
+    assert_eq!([follows(true, 1), follows(false, 2), follows(true, 3)], [2, 0, 2]);
 }
 
 #[test]
@@ -352,4 +407,19 @@ fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
             "{longest:?}"
         );
     }
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(
+    expected = "metrics_received 2 = metrics_sent 0 + dropped 0 [] + metrics_pending 1 + 1 missing"
+)]
+fn a_debug_build_stops_at_the_first_metric_that_is_not_accounted_for() {
+    crate::planted::plant(Some(crate::planted::Defect::DropUncounted));
+    let mut relay = relay_of(&["a:1"], rules());
+    feed(&mut relay, 0, "x:1|c");
+    let packets = out(&mut relay, 0, Flush::All);
+    settle(&mut relay, packets, SendOutcome::Denied, 1);
+    feed(&mut relay, 2, "y:1|c");
+    relay.check_account();
 }

@@ -1,4 +1,4 @@
-//! The counters of one worker, by name; and every reason for which a metric can be dropped.
+//! The counters of one worker, by name; and every way in which a metric can leave.
 //!
 //! In: counted by `relay/` and `worker/`. Out: a fixed array of numbers, so that a snapshot is one copy.
 //! Next: `published.rs`.
@@ -78,7 +78,7 @@ named! {
 }
 
 named! {
-    /// Why a metric was dropped. Every way out of the proxy but being sent is one of these.
+    /// Why a metric was dropped.
     DropReason {
         /// It has no key or no `|`.
         Malformed = "malformed",
@@ -107,6 +107,15 @@ named! {
         /// The stop's time ran out while it waited.
         Shutdown = "shutdown",
     }
+}
+
+/// How a metric left. Every metric that was received leaves once, by one of these, or is pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exit {
+    /// This kernel accepted it for its backend.
+    Sent,
+    /// It was dropped.
+    Dropped(DropReason),
 }
 
 /// The counters of one worker: plain numbers, owned by its thread.
@@ -151,11 +160,16 @@ impl Counters {
         self.counts[counter as usize] = value;
     }
 
-    /// Counts metrics dropped for `reason` at `now_us`.
+    /// Counts metrics that left by `exit` at `now_us`; the only way in which one can.
     #[inline]
-    pub fn drop_metrics(&mut self, reason: DropReason, metrics: u64, now_us: u64) {
-        self.drops[reason as usize] += metrics;
-        self.last_drop_us[reason as usize] = now_us.max(1);
+    pub fn leave(&mut self, exit: Exit, metrics: u64, now_us: u64) {
+        match exit {
+            Exit::Sent => self.counts[Counter::MetricsSent as usize] += metrics,
+            Exit::Dropped(reason) => {
+                self.drops[reason as usize] += metrics;
+                self.last_drop_us[reason as usize] = now_us.max(1);
+            }
+        }
     }
 
     /// A counter's value.
@@ -186,6 +200,22 @@ impl Counters {
             - i128::from(self.get(Counter::MetricsSent))
             - i128::from(self.dropped_total())
             - i128::from(self.get(Counter::MetricsPending))
+    }
+
+    /// The identity's terms and what is missing, for whoever finds that it does not hold.
+    pub fn identity(&self) -> String {
+        let reasons = DropReason::ALL.iter().filter(|reason| self.dropped(**reason) > 0);
+        let reasons: Vec<String> =
+            reasons.map(|reason| format!("{} {}", reason.name(), self.dropped(*reason))).collect();
+        format!(
+            "metrics_received {} = metrics_sent {} + dropped {} [{}] + metrics_pending {} + {} missing",
+            self.get(Counter::MetricsReceived),
+            self.get(Counter::MetricsSent),
+            self.dropped_total(),
+            reasons.join(", "),
+            self.get(Counter::MetricsPending),
+            self.imbalance(),
+        )
     }
 
     /// Adds another worker's.
@@ -233,7 +263,7 @@ mod tests {
         let mut counters = Counters::new();
         counters.add(Counter::MetricsReceived, 7);
         counters.add(Counter::Gathers, 1);
-        counters.drop_metrics(DropReason::Shutdown, 3, 99);
+        counters.leave(Exit::Dropped(DropReason::Shutdown), 3, 99);
         let words: Vec<u64> = counters.words().collect();
         assert_eq!(Counters::from_words(words.as_slice().try_into().unwrap()), counters);
         assert_eq!(counters.last_drop_us(DropReason::Shutdown), Some(99));
@@ -246,10 +276,14 @@ mod tests {
         counters.add(Counter::MetricsReceived, 10);
         counters.add(Counter::MetricsSent, 4);
         counters.add(Counter::MetricsPending, 3);
-        counters.drop_metrics(DropReason::QueueFull, 2, 1);
+        counters.leave(Exit::Dropped(DropReason::QueueFull), 2, 1);
         assert_eq!(counters.imbalance(), 1);
+        assert_eq!(
+            counters.identity(),
+            "metrics_received 10 = metrics_sent 4 + dropped 2 [queue_full 2] + metrics_pending 3 + 1 missing"
+        );
         counters.settle(3);
-        counters.add(Counter::MetricsSent, 4);
+        counters.leave(Exit::Sent, 4, 1);
         assert_eq!(counters.imbalance(), 0);
     }
 }

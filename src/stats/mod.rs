@@ -11,10 +11,12 @@ mod node;
 mod published;
 mod shared;
 mod sleep;
+mod socket_drops;
 
-pub use counters::{Counter, Counters, DropReason};
+pub use counters::{Counter, Counters, DropReason, Exit};
 pub use latency::{Latency, LatencyExchange, LatencyKind, new_histogram};
 pub use node::NodeCounters;
 pub use published::Published;
 pub use shared::WorkerShared;
 pub use sleep::{Sleep, SleepGauge};
+pub use socket_drops::SocketDrops;

@@ -2,8 +2,8 @@
 //!
 //! In: written by the worker. Out: read by `admin/` and `control/`. Next: `admin/`.
 
-use super::{LatencyExchange, Published, SleepGauge, host};
-use std::sync::atomic::{AtomicI32, Ordering};
+use super::{LatencyExchange, Published, SleepGauge, SocketDrops, host};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 /// One worker's figures.
 #[derive(Default)]
@@ -14,14 +14,29 @@ pub struct WorkerShared {
     pub latency: LatencyExchange,
     /// How it sleeps.
     pub sleep: SleepGauge,
+    /// Drops at its listening sockets.
+    pub drops: SocketDrops,
     /// Its thread as the kernel names it; 0 until it has started.
     thread: AtomicI32,
+    /// The generation of the route table that it follows; 0 until it has started.
+    generation: AtomicU64,
 }
 
 impl WorkerShared {
     /// Says which thread is the worker's; told by that thread at its start.
     pub fn set_thread(&self, thread: i32) {
         self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// Says which route table the worker follows from now on.
+    pub fn set_generation(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// The generation of the route table that the worker follows: nothing that it receives from now on goes by an older
+    /// one. 0 until it has started.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// CPU time of the worker's thread so far, in µs; `None` before its start, after its end, and where the kernel does not

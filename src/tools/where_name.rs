@@ -84,17 +84,22 @@ fn living(config: &Config, down: &[String]) -> Result<LiveSet, String> {
     Ok(LiveSet::new(config.nodes.iter().map(|node| !node.disabled && !is_down(node))))
 }
 
-/// The backend that gets `name`.
-fn owner<'c>(config: &'c Config, live: &LiveSet, name: &[u8]) -> Option<&'c Node> {
-    let index = match config.on_node_down {
+/// The index of the backend that gets `name` if these live.
+pub fn owner(config: &Config, live: &LiveSet, name: &[u8]) -> Option<usize> {
+    match config.on_node_down {
         OnNodeDown::Divert => config.hashing.owner(name, live),
-        OnNodeDown::Drop => config.hashing.home(name, config.nodes.len()).filter(|home| live.contains(*home)),
-    };
-    index.and_then(|index| config.nodes.get(index))
+        OnNodeDown::Drop => match config.hashing.home(name, config.nodes.len()) {
+            // What is disabled on purpose is served by others in any case.
+            Some(home) if !live.contains(home) && config.nodes[home].disabled => {
+                config.hashing.owner(name, live)
+            }
+            home => home.filter(|home| live.contains(*home)),
+        },
+    }
 }
 
 fn answer(config: &Config, live: &LiveSet, name: &[u8], out: &mut impl Write) -> io::Result<()> {
-    let node = owner(config, live, name).map_or("-", |node| &*node.name);
+    let node = owner(config, live, name).map_or("-", |index| &*config.nodes[index].name);
     writeln!(out, "{}\t{node}", escaped(name))
 }
 

@@ -7,7 +7,7 @@ use super::sockets::Sockets;
 use super::step::{Step, Worker};
 use super::{Ended, Report};
 use crate::driver::{Driver, DriverError, Wait};
-use crate::relay::{Flush, Phase};
+use crate::relay::{Flush, Left, Phase};
 use crate::stats::DropReason;
 use std::sync::Arc;
 
@@ -61,13 +61,22 @@ impl<D: Driver> Worker<D> {
         self.relay.limit_packets(Sockets::path_payload_bytes(&sockets, &self.driver));
         self.sockets.release(&table, &mut self.driver);
         self.coalescing.set_flush_us(table.rules.flush_us);
-        if let (Phase::Drain { timeout_us }, Stage::Running) = (table.phase, self.stage) {
-            self.start_drain(now_us.saturating_add(timeout_us));
+        self.shared.set_generation(table.generation);
+        let (timeout_us, left) = match table.phase {
+            Phase::Run => return Ok(()),
+            Phase::Drain { timeout_us } => (timeout_us, Left::NONE),
+            Phase::Leave { timeout_us, left } => (timeout_us, left),
+        };
+        if self.stage == Stage::Running {
+            self.start_drain(now_us.saturating_add(timeout_us), left);
         }
         Ok(())
     }
 
-    fn start_drain(&mut self, deadline_us: u64) {
+    fn start_drain(&mut self, deadline_us: u64, left: Left) {
+        for listener in (0..u64::BITS as usize).filter(|listener| left.has(self.index, *listener)) {
+            self.driver.leave(listener);
+        }
         if let Err(error) = self.driver.fence() {
             self.reporter.tell(Report::FenceFailed { error });
         }

@@ -52,8 +52,8 @@ pub struct Worker<D: Driver> {
     pub(super) stage: Stage,
     pub(super) coalescing: Coalescing,
     pub(super) reporter: Reporter,
-    index: usize,
-    shared: Arc<WorkerShared>,
+    pub(super) index: usize,
+    pub(super) shared: Arc<WorkerShared>,
     latency: Latency,
     is_ready: bool,
     batch: Batch,
@@ -71,6 +71,8 @@ pub struct Worker<D: Driver> {
     submitted_us: u64,
     woke_us: u64,
     drops_read_us: u64,
+    /// What the kernel had dropped at each socket when another process had them.
+    drops_before: Vec<u64>,
 }
 
 /// What one batch took.
@@ -88,6 +90,8 @@ impl<D: Driver> Worker<D> {
         let mut sockets = Sockets::new(links.limits.sockets_max);
         let mut reporter = Reporter::new(links.reports);
         let slots = sockets.follow(&table, &mut driver, &mut reporter);
+        links.shared.drops.make_room(driver.listeners());
+        links.shared.set_generation(table.generation);
         let now_us = driver.now_us();
         let flush_us = table.rules.flush_us;
         let mut relay = Relay::new(links.limits.relay(), table, &slots);
@@ -113,7 +117,14 @@ impl<D: Driver> Worker<D> {
             submitted_us: now_us,
             woke_us: now_us,
             drops_read_us: now_us,
+            drops_before: Vec::new(),
         }
+    }
+
+    /// Starts the count of the kernel's drops at zero: so far the sockets were another process's, which counted them.
+    pub fn forget_drops(&mut self) {
+        self.drops_before =
+            (0..self.driver.listeners()).map(|listener| self.driver.kernel_drops(listener)).collect();
     }
 
     /// One batch.
@@ -299,7 +310,13 @@ impl<D: Driver> Worker<D> {
     /// Reads what the kernel dropped at the listening sockets; new drops shorten the sleeps.
     fn read_drops(&mut self) {
         self.drops_read_us = self.woke_us;
-        let drops = self.driver.kernel_drops();
+        let mut drops = 0;
+        for listener in 0..self.driver.listeners() {
+            let before = self.drops_before.get(listener).copied().unwrap_or(0);
+            let at_socket = self.driver.kernel_drops(listener).saturating_sub(before);
+            self.shared.drops.set(listener, at_socket, self.woke_us);
+            drops += at_socket;
+        }
         if drops > self.relay.counters().get(Counter::KernelDrops) {
             self.coalescing.pressed(self.woke_us);
         }
@@ -308,12 +325,17 @@ impl<D: Driver> Worker<D> {
 
     fn publish(&mut self) {
         let events = self.driver.receive_events();
+        if events.no_buffers > self.relay.counters().get(Counter::ReceivesNoBuffers) {
+            // A sleep let more come than there are buffers for: what is left waits in the socket, whose room is limited.
+            self.coalescing.pressed(self.woke_us);
+        }
         let counters = self.relay.counters_mut();
         counters.set(Counter::ReceivesArmed, events.armed);
         counters.set(Counter::ReceivesNoBuffers, events.no_buffers);
         counters.set(Counter::ReceiveErrors, events.errors);
         counters.set(Counter::ReceiveBadHeaders, events.bad_headers);
         counters.set(Counter::WaitErrors, events.wait_errors);
+        self.relay.check_account();
         self.shared.published.publish(self.relay.counters());
         self.shared.sleep.set(self.sleep());
         self.shared.latency.serve(&mut self.latency);

@@ -37,6 +37,8 @@ pub struct WorkerSetup {
     pub rings_bytes: usize,
     /// The CPU that it is to keep to; `None` = where the kernel puts it.
     pub cpu: Option<usize>,
+    /// Whether the sockets were another process's until now.
+    pub has_inherited: bool,
 }
 
 /// Starts a worker's thread. How it ended comes as [`Report::Ended`], also after a panic.
@@ -49,7 +51,18 @@ pub fn spawn(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
 }
 
 fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
-    let WorkerSetup { index, listeners, routes, shared, waker, reports, limits, rings_bytes, cpu } = setup;
+    let WorkerSetup {
+        index,
+        listeners,
+        routes,
+        shared,
+        waker,
+        reports,
+        limits,
+        rings_bytes,
+        cpu,
+        has_inherited,
+    } = setup;
     shared.set_thread(nix::unistd::gettid().as_raw());
     // Before the ring: its memory then lies near that CPU.
     if let Some(cpu) = cpu
@@ -60,6 +73,9 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
     }
     let driver = uring::open(listeners, waker, &DriverLimits { rings_bytes, ..limits.driver() })?;
     let mut worker = Worker::new(driver, WorkerLinks { index, routes, shared, reports, limits });
+    if has_inherited {
+        worker.forget_drops();
+    }
     loop {
         if let Step::Ended(end) = worker.step()? {
             return Ok(end);

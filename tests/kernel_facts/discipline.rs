@@ -155,6 +155,7 @@ fn table(phase: Phase) -> RouteTable {
         generation: 1,
         nodes: Arc::new([node]),
         live: LiveSet::all(1),
+        diverted: LiveSet::nobody(),
         placement: Placement::Jump,
         rules: Rules {
             flush_us: 1_000,
@@ -197,6 +198,7 @@ fn rig(send_buffer_bytes: usize) -> Rig {
             cache_entries: 10_000,
         },
         cpu: None,
+        has_inherited: false,
     })
     .unwrap();
     assert!(matches!(reports.blocking_recv(), Some(Report::Ready { .. })));

@@ -4,7 +4,7 @@ use crate::patience::wait_until;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +12,32 @@ use std::time::Duration;
 /// What a backend has received: each line with how often.
 type Received = Arc<Mutex<HashMap<String, u64>>>;
 
+/// How the admin port answers `health`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    Up,
+    /// Never says a word.
+    Hangs,
+    /// A byte every few ms, without end.
+    Trickles,
+    /// Ends the connection by a reset.
+    Resets,
+    /// Megabytes of something else.
+    Floods,
+    /// Up, and down the next time.
+    Flaps,
+}
+
+/// What the admin port's thread shares.
+struct Temper {
+    manner: Mutex<Manner>,
+    /// Questions answered, in whatever manner.
+    asked: AtomicU64,
+}
+
 pub struct Backend {
+    ip: Ipv4Addr,
+    temper: Arc<Temper>,
     pub port: u16,
     pub adminport: u16,
     received: Received,
@@ -45,9 +70,16 @@ impl Service {
 
 impl Backend {
     pub fn start() -> Backend {
-        let data = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Backend::start_at(Ipv4Addr::LOCALHOST, 0, 0)
+    }
+
+    /// At these ports of a loopback address; 0 takes a free one.
+    pub fn start_at(ip: Ipv4Addr, port: u16, adminport: u16) -> Backend {
+        let data = UdpSocket::bind((ip, port)).unwrap();
+        let admin = TcpListener::bind((ip, adminport)).unwrap();
         let mut backend = Backend {
+            ip,
+            temper: Arc::new(Temper { manner: Mutex::new(Manner::Up), asked: AtomicU64::new(0) }),
             port: data.local_addr().unwrap().port(),
             adminport: admin.local_addr().unwrap().port(),
             received: Received::default(),
@@ -60,7 +92,17 @@ impl Backend {
     }
 
     pub fn name(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.ip, self.port)
+    }
+
+    /// Answers health checks so from now on.
+    pub fn behave(&self, manner: Manner) {
+        *self.temper.manner.lock().unwrap() = manner;
+    }
+
+    /// Health checks so far.
+    pub fn asked(&self) -> u64 {
+        self.temper.asked.load(Ordering::Relaxed)
     }
 
     /// Lines received, with repetitions.
@@ -83,7 +125,7 @@ impl Backend {
         if let Some(admin) = self.admin.take() {
             admin.stop.store(true, Ordering::Relaxed);
             // Ends the accept.
-            drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.adminport)));
+            drop(TcpStream::connect((self.ip, self.adminport)));
             admin.end();
         }
     }
@@ -97,11 +139,11 @@ impl Backend {
 
     pub fn restore(&mut self) {
         if self.data.is_none() {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+            let address = SocketAddr::from((self.ip, self.port));
             self.serve_data(retry(|| UdpSocket::bind(address)));
         }
         if self.admin.is_none() {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.adminport));
+            let address = SocketAddr::from((self.ip, self.adminport));
             self.serve_admin(retry(|| TcpListener::bind(address)));
         }
     }
@@ -125,12 +167,13 @@ impl Backend {
     }
 
     fn serve_admin(&mut self, listener: TcpListener) {
+        let temper = self.temper.clone();
         self.admin = Some(Service::start(move |stop| {
             while let Ok((stream, _)) = listener.accept() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                let _ = answer(stream);
+                let _ = answer(stream, &temper);
             }
         }));
     }
@@ -149,12 +192,27 @@ fn count(received: &Received, datagram: &[u8]) {
     }
 }
 
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, temper: &Temper) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut question = [0; 64];
     let length = stream.read(&mut question)?;
-    if question[..length].starts_with(b"health") {
-        stream.write_all(b"health: up\n")?;
+    if !question[..length].starts_with(b"health") {
+        return Ok(());
+    }
+    let number = temper.asked.fetch_add(1, Ordering::Relaxed);
+    let manner = *temper.manner.lock().unwrap();
+    match manner {
+        Manner::Flaps if number % 2 == 1 => stream.write_all(b"health: down\n")?,
+        Manner::Up | Manner::Flaps => stream.write_all(b"health: up\n")?,
+        // Until the other side has had enough.
+        Manner::Hangs => drop(stream.read(&mut question)),
+        Manner::Trickles => {
+            while stream.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Manner::Resets => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
+        Manner::Floods => drop((0..64).try_for_each(|_| stream.write_all(&[b'x'; 65_536]))),
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::{datagrams, refs, three, total};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsFd;
@@ -25,9 +25,19 @@ const MEMLOCK_USUAL: u64 = 8 << 20;
 /// What old containers give.
 const MEMLOCK_SMALL: u64 = 64 << 10;
 
+/// Starts a copy of the program, by a command that `prepare` changes.
+fn start(program: &Path, config: Value, prepare: impl Fn(&mut Command)) -> Option<Proxy> {
+    Proxy::start_by(config, |path| {
+        let mut command = Command::new(program);
+        command.arg("-f").arg(path);
+        prepare(&mut command);
+        command
+    })
+}
+
 /// Starts a proxy that panics on a thread of this kind.
 fn planted(thread: &str, backends: &[Backend; 3]) -> Option<Proxy> {
-    Proxy::start_program(Path::new(PROGRAM), config(&refs(backends), json!({})), &|command| {
+    start(Path::new(PROGRAM), config(&refs(backends), json!({})), |command| {
         command.env("STATSRING_PLANTED_PANIC", thread);
     })
 }
@@ -190,7 +200,7 @@ fn unprivileged(command: &mut Command, user: u32, memlock_bytes: u64) {
 fn it_runs_as_a_user_without_any_right_from_the_start() {
     let program = Copy::new("nobody");
     let backends = three();
-    let started = Proxy::start_program(&program.0, config(&refs(&backends), json!({})), &|command| {
+    let started = start(&program.0, config(&refs(&backends), json!({})), |command| {
         unprivileged(command, NOBODY, MEMLOCK_USUAL)
     });
     let Some(mut proxy) = started else { return };
@@ -242,7 +252,7 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(69), "{text}");
         let enough = figure_before(&text, " bytes of locked memory");
-        let started = Proxy::start_program(&program.0, config, &|command| {
+        let started = start(&program.0, config, |command| {
             unprivileged(command, other, enough);
         });
         let mut proxy =
@@ -287,7 +297,7 @@ fn refuse_restrictions(command: &mut Command) {
 fn a_kernel_without_restrictions_is_told_once_and_served() {
     let backends = three();
     let config = config(&refs(&backends), json!({"workers": 2}));
-    let Some(mut proxy) = Proxy::start_program(Path::new(PROGRAM), config, &refuse_restrictions) else {
+    let Some(mut proxy) = start(Path::new(PROGRAM), config, refuse_restrictions) else {
         return;
     };
     proxy.send(datagrams(0..100));

@@ -20,11 +20,10 @@ const STARTS: usize = 5;
 /// Datagrams that may be on their way into the proxy at once: fewer than the smallest receive buffer holds.
 const WINDOW: u64 = 64;
 
-/// What changes the command that starts the program.
-pub type Prepare<'p> = &'p dyn Fn(&mut Command);
-
 pub struct Proxy {
     child: Child,
+    /// Processes that took over, the last one last.
+    successors: Vec<i32>,
     pub config: ConfigFile,
     pub address: SocketAddr,
     pub admin: SocketAddr,
@@ -112,26 +111,25 @@ impl Proxy {
     }
 
     pub fn start_with(config: Value, arguments: &[&str]) -> Option<Proxy> {
-        let program = Path::new(PROGRAM);
-        Proxy::start_program(program, config, &|command| {
-            command.args(arguments);
+        Proxy::start_by(config, |path| {
+            let mut command = Command::new(PROGRAM);
+            command.arg("-f").arg(path).args(arguments);
+            command
         })
     }
 
-    /// Starts a copy of the program, by a command that `prepare` may change.
-    pub fn start_program(program: &Path, config: Value, prepare: Prepare) -> Option<Proxy> {
+    /// Starts the proxy by a command of the caller's, which is told the config's path; waits until it is ready. `None` where
+    /// io_uring is refused, which is said.
+    pub fn start_by(config: Value, command: impl Fn(&Path) -> Command) -> Option<Proxy> {
         for _ in 0..STARTS {
             let (port, admin_port) = free_ports();
             let mut config = config.clone();
             config["port"] = port.into();
             config["managementPort"] = admin_port.into();
-            let mut proxy = Proxy::spawn(program, ConfigFile::new(config), port, admin_port, prepare);
-            let mut ended = None;
-            wait_until("it is ready or has ended", || {
-                ended = proxy.child.try_wait().unwrap();
-                ended.is_some() || proxy.logged("ready: ")
-            });
-            match ended.and_then(|status| status.code()) {
+            let config = ConfigFile::new(config);
+            let command = command(&config.path);
+            let mut proxy = Proxy::spawn(config, port, admin_port, command);
+            match proxy.wait_until_ready() {
                 None => return Some(proxy),
                 Some(NO_ENGINE) => {
                     eprintln!("skipped: io_uring is refused here: {}", proxy.log());
@@ -145,10 +143,22 @@ impl Proxy {
         panic!("no free ports in {STARTS} starts");
     }
 
-    fn spawn(program: &Path, config: ConfigFile, port: u16, admin_port: u16, prepare: Prepare) -> Proxy {
-        let mut command = Command::new(program);
-        command.arg("-f").arg(&config.path).stdin(Stdio::null()).stderr(Stdio::piped());
-        prepare(&mut command);
+    /// The exit code, if it ended instead.
+    pub fn wait_until_ready(&mut self) -> Option<i32> {
+        let mut ended = None;
+        wait_until("it is ready or has ended", || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some() || self.logged("ready: ")
+        });
+        ended.and_then(|status| status.code())
+    }
+
+    /// Starts a command with this config at these ports; it need not be ready.
+    pub fn spawn(config: ConfigFile, port: u16, admin_port: u16, mut command: Command) -> Proxy {
+        command.stderr(Stdio::piped());
+        if !command.get_envs().any(|(name, _)| name == "LISTEN_FDS") {
+            command.stdin(Stdio::null());
+        }
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -158,6 +168,7 @@ impl Proxy {
         });
         Proxy {
             child,
+            successors: Vec::new(),
             config,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
@@ -168,8 +179,46 @@ impl Proxy {
         }
     }
 
+    /// The process that serves, as far as it was looked at.
     pub fn pid(&self) -> i32 {
-        self.child.id() as i32
+        self.successors.last().copied().unwrap_or(self.child.id() as i32)
+    }
+
+    /// Has it start itself again without loss, and waits until that is complete.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        let before = self.pid();
+        self.signal(nix::sys::signal::Signal::SIGUSR2);
+        self.wait_for_successor(before);
+    }
+
+    /// Waits until another process than `before` has taken over, and `before` has ended.
+    #[track_caller]
+    pub fn wait_for_successor(&mut self, before: i32) {
+        wait_until("another process has taken over", || {
+            let status = self.try_ask("status").unwrap_or_default();
+            let value =
+                |name: &str| status.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+            let pid: Option<i32> = value("pid: ").and_then(|pid| pid.parse().ok());
+            if let Some(pid) = pid.filter(|pid| *pid != before && self.pid() != *pid) {
+                self.successors.push(pid);
+            }
+            pid.is_some_and(|pid| pid != before)
+                && value("last_restart: ").is_some_and(|words| words.contains("complete"))
+        });
+        // What it had received before is in the old process's account.
+        self.sent = 0;
+    }
+
+    /// Waits until the first process has ended, whoever serves now; its exit code.
+    #[track_caller]
+    pub fn first_exit_code(&mut self) -> i32 {
+        let mut status = None;
+        wait_until("the first process has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code().unwrap_or_else(|| panic!("ended by {status:?}"))
     }
 
     pub fn log(&self) -> String {
@@ -182,13 +231,18 @@ impl Proxy {
 
     /// The answer to one admin command.
     pub fn ask(&self, command: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(format!("{command}\n").as_bytes()).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        self.try_ask(command).unwrap()
+    }
+
+    /// The answer to one admin command, if the process that took the question does not end meanwhile.
+    pub fn try_ask(&self, command: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(format!("{command}\n").as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     /// All figures of `stats`, of one moment.
@@ -206,9 +260,23 @@ impl Proxy {
 
     /// A backend's state in `backends`.
     pub fn state(&self, backend: &str) -> String {
+        self.column(backend, "state")
+    }
+
+    /// One column of a backend's line in `backends`.
+    pub fn column(&self, backend: &str, column: &str) -> String {
         let table = self.ask("backends");
-        let row = table.lines().find(|row| row.split('\t').next() == Some(backend));
-        row.unwrap_or_else(|| panic!("no {backend} in {table}")).split('\t').nth(1).unwrap().to_owned()
+        let mut rows = table.lines();
+        let index = rows.next().unwrap().split('\t').position(|name| name == column).unwrap();
+        let row = rows.find(|row| row.split('\t').next() == Some(backend));
+        row.unwrap_or_else(|| panic!("no {backend} in {table}")).split('\t').nth(index).unwrap().to_owned()
+    }
+
+    /// A line of `status`.
+    pub fn status(&self, name: &str) -> String {
+        let text = self.ask("status");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
     }
 
     #[track_caller]
@@ -282,14 +350,17 @@ impl Proxy {
     #[track_caller]
     pub fn start_again(self) -> Proxy {
         let config = ConfigFile::new(self.config.json.clone());
-        let mut again =
-            Proxy::spawn(Path::new(PROGRAM), config, self.address.port(), self.admin.port(), &|_| ());
-        wait_until("it is ready again", || {
-            let ended = again.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the start after the end failed: {}", again.log());
-            again.logged("ready: ")
-        });
+        let mut command = Command::new(PROGRAM);
+        command.arg("-f").arg(&config.path);
+        let mut again = Proxy::spawn(config, self.address.port(), self.admin.port(), command);
+        let ended = again.wait_until_ready();
+        assert!(ended.is_none(), "the start after the end failed: {}", again.log());
         again
+    }
+
+    /// Its admin port will be another one.
+    pub fn move_admin(&mut self, port: u16) {
+        self.admin.set_port(port);
     }
 
     pub fn config_path(&self) -> &Path {
@@ -301,6 +372,17 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let config = self.config.path.as_os_str().as_encoded_bytes();
+        for pid in &self.successors {
+            // Its number may be another program's by now.
+            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if arguments.split(|byte| *byte == 0).any(|argument| argument == config) {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(*pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+        }
         if std::thread::panicking() {
             eprintln!("--- the proxy's log:\n{}", self.log());
         }

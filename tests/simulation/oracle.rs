@@ -310,8 +310,9 @@ fn owner<'a>(table: &'a RouteTable, line: &Line) -> Option<&'a str> {
         (None, Malformed::Drop) => return None,
     };
     let index = table.placement.owner(key, &table.live)?;
-    let is_home = table.placement.home(key, table.nodes.len()) == Some(index);
-    let is_served = is_home || table.rules.on_node_down == OnNodeDown::Divert;
+    let home = table.placement.home(key, table.nodes.len())?;
+    let is_diverted = table.rules.on_node_down == OnNodeDown::Divert || table.diverted.contains(home);
+    let is_served = home == index || is_diverted;
     is_served.then(|| &*table.nodes[index].name)
 }
 

@@ -77,6 +77,7 @@ impl Scenario {
         let first = Arc::new(RouteTable {
             generation: 1,
             nodes: nodes.into(),
+            diverted: diverted(1, &live),
             live,
             placement: Placement::Jump,
             rules,
@@ -165,6 +166,7 @@ fn any_tables(
         // Health goes on while the workers drain.
         let mut late = copy(&last);
         late.live = any_live(random, &late.nodes);
+        late.diverted = diverted(late.generation, &late.live);
         tables.push((drain_us + random.below(5_000), Arc::new(late)));
     }
     tables
@@ -176,6 +178,7 @@ fn copy(table: &RouteTable) -> RouteTable {
         generation: table.generation + 1,
         nodes: Arc::clone(&table.nodes),
         live: table.live.clone(),
+        diverted: table.diverted.clone(),
         placement: table.placement,
         rules: table.rules,
         phase: table.phase,
@@ -198,7 +201,15 @@ fn changed(random: &mut Random, table: &RouteTable) -> RouteTable {
         }
     }
     next.live = any_live(random, &next.nodes);
+    next.diverted = diverted(next.generation, &next.live);
     next
+}
+
+/// Half of the dead backends, another half in each generation.
+fn diverted(generation: u64, live: &LiveSet) -> LiveSet {
+    LiveSet::new(
+        (0..live.len()).map(|index| !live.contains(index) && (generation + index as u64).is_multiple_of(2)),
+    )
 }
 
 fn change_nodes(random: &mut Random, nodes: &mut Vec<RouteNode>) {

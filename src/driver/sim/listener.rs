@@ -27,6 +27,8 @@ pub(super) struct Listener {
     pub drops: u64,
     /// Nothing new arrives.
     pub is_fenced: bool,
+    /// Others go on receiving from it.
+    pub is_left: bool,
     /// The receive that stands on it.
     pub receive: Option<Token>,
     /// That receive ends as cancelled at the next turn.
@@ -42,6 +44,7 @@ impl Listener {
             bytes_max,
             drops: 0,
             is_fenced: false,
+            is_left: false,
             receive: None,
             is_ending: false,
         }

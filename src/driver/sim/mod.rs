@@ -271,19 +271,25 @@ impl Ring for SimRing {
 
     fn clear_errors(&mut self, _slot: SocketSlot) {}
 
+    fn leave(&mut self, listener: usize) {
+        if let Some(listener) = self.kernel.borrow_mut().listeners.get_mut(listener) {
+            listener.is_left = true;
+        }
+    }
+
     fn fence(&mut self) -> std::io::Result<()> {
-        for listener in &mut self.kernel.borrow_mut().listeners {
+        for listener in self.kernel.borrow_mut().listeners.iter_mut().filter(|listener| !listener.is_left) {
             listener.is_fenced = true;
         }
         Ok(())
     }
 
     fn is_queue_empty(&mut self) -> bool {
-        self.kernel.borrow().listeners.iter().all(|listener| listener.is_empty())
+        self.kernel.borrow().listeners.iter().all(|listener| listener.is_left || listener.is_empty())
     }
 
-    fn kernel_drops(&mut self) -> u64 {
-        self.kernel.borrow().listeners.iter().map(|listener| listener.drops).sum()
+    fn kernel_drops(&mut self, listener: usize) -> u64 {
+        self.kernel.borrow().listeners.get(listener).map_or(0, |listener| listener.drops)
     }
 }
 

@@ -53,6 +53,8 @@ pub struct RingDriver<R: Ring> {
     trains_refused: Vec<bool>,
     /// Whether what stands is to be cancelled rather than armed.
     is_cancelling: bool,
+    /// Listeners whose receives are to be cancelled rather than armed: others receive there.
+    left: Vec<bool>,
     /// Something could not be queued for want of room: it goes before further packets.
     is_starved: bool,
     /// A receive was queued for this `enter`: what had gathered while it was not armed is taken without a sleep, or one
@@ -93,6 +95,7 @@ impl<R: Ring> RingDriver<R> {
             train: None,
             trains_refused: Vec::new(),
             is_cancelling: false,
+            left: vec![false; sizes.listeners],
             is_starved: false,
             is_arming: false,
             was_refused: false,
@@ -142,7 +145,7 @@ impl<R: Ring> RingDriver<R> {
         let mut retry_us = None;
         for index in 0..self.standing.len() {
             let is_wake = index == self.sizes.listeners;
-            if self.is_cancelling {
+            if self.is_to_end(index) {
                 self.cancel_standing(index, is_wake);
             } else if self.standing[index].is_idle() && (is_wake || has_buffers) {
                 match self.standing[index].retry_at_us() {
@@ -152,6 +155,11 @@ impl<R: Ring> RingDriver<R> {
             }
         }
         retry_us
+    }
+
+    /// Whether a standing operation is to be cancelled rather than armed.
+    fn is_to_end(&self, index: usize) -> bool {
+        self.is_cancelling || self.left.get(index).is_some_and(|is_left| *is_left)
     }
 
     fn arm(&mut self, index: usize, is_wake: bool) {
@@ -247,7 +255,7 @@ impl<R: Ring> RingDriver<R> {
                     self.standing[index].failed(self.ring.now_us());
                 }
             }
-            ReceiveResult::Cancelled if self.is_cancelling => {}
+            ReceiveResult::Cancelled if self.is_to_end(index) => {}
             ReceiveResult::Cancelled | ReceiveResult::Interrupted => {
                 self.standing[index].failed(self.ring.now_us())
             }
@@ -456,12 +464,21 @@ impl<R: Ring> Driver for RingDriver<R> {
         if self.ring.has_overflowed() { Delivered::Paused } else { Delivered::All }
     }
 
+    fn leave(&mut self, listener: usize) {
+        if let Some(is_left) = self.left.get_mut(listener) {
+            *is_left = true;
+            self.ring.leave(listener);
+        }
+    }
+
     fn fence(&mut self) -> std::io::Result<()> {
         self.ring.fence()
     }
 
     fn is_drained(&mut self) -> bool {
-        let holds_none = self.received.is_empty() && !self.ring.has_overflowed();
+        let left = self.standing.iter().zip(&self.left).filter(|(_, is_left)| **is_left);
+        let has_left = left.map(|(receive, _)| receive).all(Standing::is_quiet);
+        let holds_none = has_left && self.received.is_empty() && !self.ring.has_overflowed();
         (holds_none && self.ring.is_queue_empty()) || is_planted(Defect::DrainedTooEarly)
     }
 
@@ -480,8 +497,12 @@ impl<R: Ring> Driver for RingDriver<R> {
         !self.was_refused && !self.ring.has_overflowed() && self.receives().all(Standing::is_armed)
     }
 
-    fn kernel_drops(&mut self) -> u64 {
-        self.ring.kernel_drops()
+    fn listeners(&self) -> usize {
+        self.sizes.listeners
+    }
+
+    fn kernel_drops(&mut self, listener: usize) -> u64 {
+        self.ring.kernel_drops(listener)
     }
 
     fn receive_events(&self) -> ReceiveEvents {

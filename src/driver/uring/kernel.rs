@@ -44,6 +44,8 @@ pub struct KernelRing {
     wake_count: Box<[u8; 8]>,
     listeners: Vec<UdpSocket>,
     backends: Vec<Option<UdpSocket>>,
+    /// Those of the listeners that others go on receiving from.
+    left: Vec<bool>,
     fences: Vec<UdpSocket>,
     /// Its eventfd is registered; it has to stay open.
     _waker: Arc<Waker>,
@@ -144,6 +146,7 @@ impl KernelRing {
             receive_message: Box::new(empty_message()),
             wake_count: Box::new([0; 8]),
             backends: std::iter::repeat_with(|| None).take(limits.sockets_max).collect(),
+            left: vec![false; listeners.len()],
             fences: Vec::new(),
             _waker: waker,
             queued: VecDeque::with_capacity(sq_entries as usize),
@@ -352,25 +355,34 @@ impl Ring for KernelRing {
         }
     }
 
+    fn leave(&mut self, listener: usize) {
+        if let Some(is_left) = self.left.get_mut(listener) {
+            *is_left = true;
+        }
+    }
+
     fn fence(&mut self) -> io::Result<()> {
-        for listener in &self.listeners {
+        let own = self.listeners.iter().zip(&self.left).filter(|(_, is_left)| !**is_left);
+        for (listener, _) in own {
             self.fences.push(socket::fence(listener)?);
         }
         Ok(())
     }
 
     fn is_queue_empty(&mut self) -> bool {
-        !options::is_any_readable(self.listeners.iter().map(AsRawFd::as_raw_fd))
+        let own = self.listeners.iter().zip(&self.left).filter(|(_, is_left)| !**is_left);
+        !options::is_any_readable(own.map(|(listener, _)| listener.as_raw_fd()))
     }
 
-    fn kernel_drops(&mut self) -> u64 {
-        for (count, listener) in self.drops.iter_mut().zip(&self.listeners) {
-            if let Ok(now) = options::drops(listener) {
-                count.total += u64::from(now.wrapping_sub(count.last));
-                count.last = now;
-            }
+    fn kernel_drops(&mut self, listener: usize) -> u64 {
+        let (Some(count), Some(socket)) = (self.drops.get_mut(listener), self.listeners.get(listener)) else {
+            return 0;
+        };
+        if let Ok(now) = options::drops(socket) {
+            count.total += u64::from(now.wrapping_sub(count.last));
+            count.last = now;
         }
-        self.drops.iter().map(|count| count.total).sum()
+        count.total
     }
 }
 

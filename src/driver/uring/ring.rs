@@ -189,14 +189,18 @@ pub trait Ring {
     /// send's error.
     fn clear_errors(&mut self, slot: SocketSlot);
 
+    /// Leaves a listening socket to others who receive from it: [`Ring::fence`] and [`Ring::is_queue_empty`] are no longer
+    /// about it. Without such a listener it does nothing.
+    fn leave(&mut self, listener: usize);
+
     /// Makes sure that nothing new arrives at the listening sockets; what is queued there stays readable.
     fn fence(&mut self) -> std::io::Result<()>;
 
     /// Whether no listening socket has a datagram queued, one without a payload included (so: poll, not FIONREAD).
     fn is_queue_empty(&mut self) -> bool;
 
-    /// Datagrams that the kernel dropped at the listening sockets for want of room, since they were made.
-    fn kernel_drops(&mut self) -> u64;
+    /// Datagrams that the kernel dropped at a listening socket for want of room, since it was made.
+    fn kernel_drops(&mut self, listener: usize) -> u64;
 }
 
 #[cfg(test)]

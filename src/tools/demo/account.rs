@@ -242,7 +242,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::DropReason;
+    use crate::stats::{DropReason, Exit};
 
     /// 1,000 metrics in 250 datagrams, all of which arrived.
     fn complete() -> Account {
@@ -323,7 +323,7 @@ mod tests {
         let mut dropped = complete();
         dropped.sent.metrics += 5;
         dropped.counters.add(Counter::MetricsReceived, 5);
-        dropped.counters.drop_metrics(DropReason::QueueFull, 5, 1);
+        dropped.counters.leave(Exit::Dropped(DropReason::QueueFull), 5, 1);
         assert_eq!(dropped.verdict(), Verdict::Counted { metrics: 5 });
         assert!(dropped.text().contains("5 metrics: queue_full 5"), "{}", dropped.text());
         let mut at_the_proxy = complete();
@@ -346,7 +346,7 @@ mod tests {
     fn what_others_send_and_what_was_diverted_is_told() {
         let mut account = complete();
         account.counters.add(Counter::MetricsReceived, 7);
-        account.counters.drop_metrics(DropReason::Malformed, 4, 1);
+        account.counters.leave(Exit::Dropped(DropReason::Malformed), 4, 1);
         account.counters.add(Counter::MetricsSent, 3);
         account.counters.add(Counter::MetricsDiverted, 120);
         account.backends[0].1.others = 3;

@@ -277,6 +277,7 @@ fn cut(text: &str, columns: usize) -> String {
 mod tests {
     use super::super::figures::tests::moment;
     use super::*;
+    use crate::stats::Exit;
 
     fn setting() -> Setting {
         Setting {
@@ -300,7 +301,7 @@ mod tests {
     fn the_table_fits_a_small_terminal_whatever_the_figures() {
         let mut late = moment(80_000);
         for reason in DropReason::ALL {
-            late.counters.drop_metrics(*reason, 12_345_678, 1);
+            late.counters.leave(Exit::Dropped(*reason), 12_345_678, 1);
         }
         let events: Vec<Event> = (0..9u64)
             .map(|number| Event {
@@ -349,7 +350,7 @@ mod tests {
     #[test]
     fn drops_are_told_by_reason_and_stand_out() {
         let mut now = moment(5);
-        now.counters.drop_metrics(DropReason::Malformed, 1_234, 1);
+        now.counters.leave(Exit::Dropped(DropReason::Malformed), 1_234, 1);
         now.counters.add(Counter::KernelDrops, 2);
         now.backend_drops = 3;
         let setting = setting();

@@ -27,7 +27,7 @@ use super::sink::receive::{Received, SinkLive, Sinks};
 use super::sink::replayed::Replayed;
 use super::sink::sequenced::Sequenced;
 use super::sink::verdict::Verdict;
-use super::sink::{LOOK_MS, as_json, finish, tell};
+use super::sink::{LOOK_MS, as_json, finish, placed, tell};
 use crate::cli::refuse;
 use crate::stats::host::{self, HostUdp};
 use admin::ProxyStats;
@@ -94,7 +94,7 @@ fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Repor
         .transpose()?;
     let flows = connect(plan.to, plan.flows)
         .map_err(|error| system(&format!("cannot send to {} from {} sockets", plan.to, plan.flows), error))?;
-    let sinks = start_sinks(plan, options.receive_buffer)?;
+    let sinks = start_sinks(plan, options)?;
     health::spawn(health::bind(&plan.health)?).map_err(|error| system("no thread for --health", error))?;
     let live = Arc::new(SendLive::default());
     live.stop.store(pause(&mut interrupt, plan.delay_us), Ordering::Relaxed);
@@ -136,14 +136,15 @@ fn pause(interrupt: &mut Interrupt, delay_us: u64) -> bool {
     false
 }
 
-fn start_sinks(plan: &Plan, receive_buffer_bytes: usize) -> Result<Option<OwnSinks>, String> {
+fn start_sinks(plan: &Plan, options: &Options) -> Result<Option<OwnSinks>, String> {
     if plan.sinks.is_empty() {
         return Ok(None);
     }
-    let sinks = Sinks::bind(&plan.sinks, receive_buffer_bytes)?;
+    let placed = placed(&options.placed_by, &options.down, &plan.sinks, plan.names)?;
+    let sinks = Sinks::bind(&plan.sinks, options.receive_buffer)?;
     let account = match &plan.replay {
         Some(replay) => Account::Replayed(Box::new(Replayed::new(Arc::clone(replay)))),
-        None => Account::Sequenced(Box::new(Sequenced::new(plan.names, Some(plan.run.clone())))),
+        None => Account::Sequenced(Box::new(Sequenced::new(plan.names, Some(plan.run.clone()), placed))),
     };
     let live = Arc::new(SinkLive::default());
     let thread =

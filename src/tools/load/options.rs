@@ -46,6 +46,15 @@ pub struct Options {
     #[argh(option, arg_name = "LIST")]
     pub sink: Option<String>,
 
+    /// with --sink: a config that the proxy may have while the load runs; may be given several times. A metric is misplaced
+    /// if none of them places it there (default: a name's first sink is its place)
+    #[argh(option, arg_name = "FILE")]
+    pub placed_by: Vec<PathBuf>,
+
+    /// a backend of --placed-by that may be down; may be given several times, each is taken as down alone
+    #[argh(option, arg_name = "HOST:PORT")]
+    pub down: Vec<String>,
+
     /// answer health checks as the backends' admin ports do: TCP ports or ADDRESS:PORT, with commas between
     #[argh(option, arg_name = "LIST")]
     pub health: Option<String>,
@@ -198,6 +207,10 @@ impl Plan {
                 "--warm-up {}: nothing is left of --seconds {}",
                 options.warm_up, options.seconds
             ));
+        }
+        let has_placed = !(options.placed_by.is_empty() && options.down.is_empty());
+        if has_placed && (replay.is_some() || options.sink.is_none()) {
+            return Err("--placed-by and --down go with --sink, and not with --replay".to_owned());
         }
         let source = match &replay {
             Some(replay) => Source::replayed(Arc::clone(replay), options.metrics),
@@ -366,6 +379,8 @@ mod tests {
             (["--tags", "a|b"], "--tags"),
             (["--to", "nowhere"], "--to"),
             (["--sink", "x"], "--sink"),
+            (["--placed-by", "x"], "--placed-by and --down go with --sink"),
+            (["--down", "a:1"], "--placed-by and --down go with --sink"),
             (["--delay", "-1"], "--delay"),
             (["--health", "x"], "--health"),
             (["--admin", "1"], "--admin"),

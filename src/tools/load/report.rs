@@ -152,12 +152,17 @@ impl Report {
         match &self.arrived {
             Some(arrived) if arrived.lost == 0 => {
                 format!(
-                    "all {} metrics arrived, each once and each name at one sink",
-                    grouped(arrived.unique)
+                    "all {} metrics arrived, each once and {}",
+                    grouped(arrived.unique),
+                    text::places(arrived)
                 )
             }
             Some(arrived) => {
-                format!("{} metrics arrived, each once and each name at one sink", grouped(arrived.unique))
+                format!(
+                    "{} metrics arrived, each once and {}",
+                    grouped(arrived.unique),
+                    text::places(arrived)
+                )
             }
             None => {
                 format!("all {} metrics were sent; what arrived was not measured", grouped(self.sent.metrics))

@@ -58,7 +58,7 @@ impl Account {
                 Progress {
                     unique: tally.unique,
                     duplicated: tally.duplicated,
-                    misplaced: tally.misplaced,
+                    misplaced: account.misplaced().0,
                     total: account.total(),
                 }
             }
@@ -91,6 +91,7 @@ impl Account {
 
 fn sequenced(account: &Sequenced, expected: &Expected, base: Arrived) -> Arrived {
     let tally = account.tally();
+    let (misplaced, names_misplaced) = account.misplaced();
     let expected = match expected {
         Expected::Unknown => account.total(),
         Expected::Total(total) => Some(*total),
@@ -104,9 +105,10 @@ fn sequenced(account: &Sequenced, expected: &Expected, base: Arrived) -> Arrived
         duplicated: tally.duplicated,
         reordered: Some(tally.reordered),
         undecided: tally.undecided,
-        misplaced: tally.misplaced,
+        misplaced,
+        moved: account.moved(),
         names: tally.names,
-        names_misplaced: tally.names_misplaced,
+        names_misplaced,
         foreign: account.foreign(),
         names_beyond: account.unroomed(),
         latency_us: account.latency().map(LatencyFigures::of),

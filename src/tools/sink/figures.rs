@@ -32,11 +32,14 @@ pub struct Arrived {
     /// Metrics so late that they cannot be told from duplicates; if one was lost before, it may be that one.
     pub undecided: u64,
     /// Metrics at another sink than the one where their name was read first. After a stall the sinks are read one after
-    /// the other, so the number may differ from run to run; `names_misplaced` does not.
+    /// the other, so the number may differ from run to run; `names_misplaced` does not. With `--placed-by`: metrics at a
+    /// sink where none of the configs places their name.
     pub misplaced: u64,
+    /// With `--placed-by`: metrics at another sink than the first of their name, where one of the configs places it.
+    pub moved: Option<u64>,
     /// Names seen.
     pub names: u64,
-    /// Names seen at two sinks.
+    /// Names seen at two sinks; with `--placed-by`, at a sink where none of the configs places them.
     pub names_misplaced: u64,
     /// Lines that are no metrics of this load.
     pub foreign: u64,

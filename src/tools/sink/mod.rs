@@ -8,6 +8,7 @@ pub mod clock;
 pub mod figures;
 pub mod health;
 pub mod interrupt;
+pub mod placed;
 pub mod receive;
 pub mod replayed;
 pub mod sequence;
@@ -25,6 +26,7 @@ use argh::FromArgs;
 use clock::host_now_us;
 use figures::Arrived;
 use interrupt::Interrupt;
+use placed::Placed;
 use receive::{RECEIVE_BUFFER_BYTES, SinkLive, Sinks, parse_addresses};
 use sequenced::Sequenced;
 use serde::Serialize;
@@ -73,6 +75,15 @@ pub struct Options {
     /// the captured lines that the load replays
     #[argh(option, arg_name = "FILE")]
     pub replay: Option<PathBuf>,
+
+    /// a config that the proxy may have while the load runs; may be given several times. A metric is misplaced if none of
+    /// them places it there (default: a name's first sink is its place)
+    #[argh(option, arg_name = "FILE")]
+    pub placed_by: Vec<PathBuf>,
+
+    /// a backend of --placed-by that may be down; may be given several times, each is taken as down alone
+    #[argh(option, arg_name = "HOST:PORT")]
+    pub down: Vec<String>,
 
     /// end after so many seconds
     #[argh(option, arg_name = "S")]
@@ -125,7 +136,8 @@ pub fn run(options: Options) -> u8 {
         Err(text) => return tell(&text),
     };
     let verdict = Verdict::on(&arrived, &tolerance);
-    let good = format!("{} metrics arrived, each once and each name at one sink", grouped(arrived.unique));
+    let good =
+        format!("{} metrics arrived, each once and {}", grouped(arrived.unique), text::places(&arrived));
     let text = if options.json {
         as_json(&Report { verdict: &verdict, arrived: &arrived })
     } else {
@@ -174,6 +186,25 @@ pub fn health_addresses(list: Option<&str>) -> Result<Vec<SocketAddr>, String> {
     Ok(addresses.transpose()?.unwrap_or_default())
 }
 
+/// What `--placed-by` and `--down` ask for.
+///
+/// # Errors
+/// As [`Placed::new`]; or the one without the other.
+pub fn placed(
+    files: &[PathBuf],
+    down: &[String],
+    sinks: &[SocketAddr],
+    names: usize,
+) -> Result<Option<Placed>, String> {
+    if files.is_empty() {
+        return match down.first() {
+            Some(name) => Err(format!("--down {name:?} goes with --placed-by")),
+            None => Ok(None),
+        };
+    }
+    Placed::new(files, down, sinks, names).map(Some)
+}
+
 /// µs of a number of seconds.
 ///
 /// # Errors
@@ -201,8 +232,14 @@ fn prove(options: &Options) -> Result<Proven, String> {
     }
     let account = match &options.replay {
         Some(path) => Account::Replayed(Box::new(replayed::Replayed::new(Arc::new(Replay::load(path)?)))),
-        None => Account::Sequenced(Box::new(Sequenced::new(options.names, None))),
+        None => {
+            let placed = placed(&options.placed_by, &options.down, &listen, options.names)?;
+            Account::Sequenced(Box::new(Sequenced::new(options.names, None, placed)))
+        }
     };
+    if options.replay.is_some() && !options.placed_by.is_empty() {
+        return Err("--placed-by: captured lines are not compared with placements".to_owned());
+    }
     Ok(Proven { listen, health: health_addresses(options.health.as_deref())?, account })
 }
 

@@ -259,7 +259,7 @@ mod tests {
         let run = Run::new(Some("r")).unwrap();
         let form = LineForm::new(&run, 0, &["c"], None);
         let live = Arc::new(SinkLive::default());
-        let account = Account::Sequenced(Box::new(Sequenced::new(10, Some(run))));
+        let account = Account::Sequenced(Box::new(Sequenced::new(10, Some(run), None)));
         let thread = sinks.spawn(account, Arc::clone(&live)).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         // Name 3 at both, its first metric twice.

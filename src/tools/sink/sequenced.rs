@@ -2,6 +2,7 @@
 //!
 //! In: a datagram that arrived at a sink, the clock. Out: sums and a histogram. Next: `account.rs`.
 
+use super::placed::Placed;
 use super::sequence::{SequenceTable, SequenceTally};
 use crate::tools::load::line::{Read, Run, STAMP_RANGE_US, read};
 use crate::wire::lines;
@@ -18,6 +19,7 @@ pub struct Sequenced {
     prefix: Vec<u8>,
     same_clock: bool,
     table: SequenceTable,
+    placed: Option<Placed>,
     latency: Histogram<u64>,
     /// How many metrics the load says that it has sent.
     total: Option<u64>,
@@ -26,13 +28,15 @@ pub struct Sequenced {
 }
 
 impl Sequenced {
-    /// For a load of up to `names` names. Without a run, that of the first sequenced metric is taken.
-    pub fn new(names: usize, run: Option<Run>) -> Sequenced {
+    /// For a load of up to `names` names. Without a run, that of the first sequenced metric is taken; without placements, a
+    /// name's first sink is its place.
+    pub fn new(names: usize, run: Option<Run>, placed: Option<Placed>) -> Sequenced {
         let mut account = Sequenced {
             run: None,
             prefix: Vec::new(),
             same_clock: false,
             table: SequenceTable::new(names),
+            placed,
             latency: histogram(),
             total: None,
             foreign: 0,
@@ -68,7 +72,10 @@ impl Sequenced {
             match read(&self.prefix, line) {
                 Read::Metric { index, sequence, stamp_us } => {
                     match self.table.record(index, sequence, sink) {
-                        Some(_) => self.record_latency(stamp_us, now_us),
+                        Some(_) => {
+                            self.record_latency(stamp_us, now_us);
+                            self.note_place(index, line, sink);
+                        }
                         None => self.unroomed += 1,
                     }
                 }
@@ -91,6 +98,27 @@ impl Sequenced {
         if latency_us <= LATENCY_US_MAX {
             self.latency.saturating_record(latency_us.max(1));
         }
+    }
+
+    #[inline]
+    fn note_place(&mut self, index: usize, line: &[u8], sink: u16) {
+        if let Some(placed) = &mut self.placed {
+            let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+            placed.note(index, name, sink);
+        }
+    }
+
+    /// Metrics and names at a sink where they do not belong.
+    pub fn misplaced(&self) -> (u64, u64) {
+        let tally = self.table.tally();
+        self.placed.as_ref().map_or((tally.misplaced, tally.names_misplaced), Placed::misplaced)
+    }
+
+    /// Metrics that are at another sink than their name was seen at first, and are not misplaced; `None` without
+    /// placements.
+    pub fn moved(&self) -> Option<u64> {
+        let placed = self.placed.as_ref()?;
+        Some(self.table.tally().misplaced.saturating_sub(placed.misplaced().0))
     }
 
     /// The run, once known.
@@ -148,7 +176,7 @@ mod tests {
     fn a_datagrams_lines_are_told_apart() {
         let run = Run::new(Some("a")).unwrap();
         let other = Run::new(Some("b")).unwrap();
-        let mut sink = Sequenced::new(10, Some(run.clone()));
+        let mut sink = Sequenced::new(10, Some(run.clone()), None);
         let datagram = [
             line(&run, 3, 0, 0),
             line(&other, 3, 1, 0),
@@ -167,7 +195,7 @@ mod tests {
     #[test]
     fn the_first_run_that_is_seen_is_measured() {
         let (run, other) = (Run::new(Some("a")).unwrap(), Run::new(Some("b")).unwrap());
-        let mut sink = Sequenced::new(10, None);
+        let mut sink = Sequenced::new(10, None, None);
         assert_eq!(sink.take(b"foo:1|c", 0, 1), 1);
         assert_eq!(sink.run(), None);
         sink.take(&line(&run, 1, 0, 0), 0, 1);
@@ -178,14 +206,14 @@ mod tests {
     #[test]
     fn latency_is_told_across_the_stamps_wrap_and_never_with_another_hosts_clock() {
         let run = Run::new(Some("a")).unwrap();
-        let mut sink = Sequenced::new(10, Some(run.clone()));
+        let mut sink = Sequenced::new(10, Some(run.clone()), None);
         let now_us = 7 * STAMP_RANGE_US + 20;
         sink.take(&line(&run, 0, 0, now_us - 50), 0, now_us);
         // A stamp from the future is not recorded.
         sink.take(&line(&run, 0, 1, now_us + 5), 0, now_us);
         let latency = sink.latency().unwrap();
         assert_eq!((latency.len(), latency.max()), (1, 50));
-        let mut sink = Sequenced::new(10, None);
+        let mut sink = Sequenced::new(10, None, None);
         assert_eq!(sink.take(b"load.00000.1:5|c", 0, 9), 1);
         assert_eq!(sink.tally().unique, 1);
         assert!(sink.latency().is_none());

@@ -17,6 +17,14 @@ pub fn rate(count: u64, seconds: f64) -> u64 {
     if seconds > 0.0 { (count as f64 / seconds).round() as u64 } else { 0 }
 }
 
+/// Where the names of a good load were.
+pub fn places(arrived: &Arrived) -> &'static str {
+    match arrived.moved {
+        None => "each name at one sink",
+        Some(_) => "each name where a config places it",
+    }
+}
+
 /// What arrived.
 pub fn arrived(arrived: &Arrived) -> String {
     let mut text = String::new();

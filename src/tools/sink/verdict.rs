@@ -80,7 +80,8 @@ impl Verdict {
         };
         blame(arrived.duplicated, "duplicated");
         let names = grouped(arrived.names_misplaced);
-        blame(arrived.misplaced, &format!("misplaced: {names} names were seen at two sinks"));
+        let where_seen = if arrived.moved.is_some() { "where no config places them" } else { "at two sinks" };
+        blame(arrived.misplaced, &format!("misplaced: {names} names were seen {where_seen}"));
         blame(arrived.undecided, "came so late that they cannot be told from duplicates");
         blame(arrived.names_beyond, "are of names beyond what the sink has room for: give a larger --names");
         if tolerance.in_order {
@@ -101,6 +102,12 @@ impl Verdict {
                 "how many metrics were sent is not known: what is missing at the end of a name goes unnoticed"
                     .into(),
             );
+        }
+        if let Some(moved) = arrived.moved {
+            self.notes.push(format!(
+                "{} metrics came at another sink than the first of their name, as the configs place them",
+                grouped(moved)
+            ));
         }
         if arrived.foreign > 0 {
             self.notes.push(format!("{} lines arrived that are not of this load", grouped(arrived.foreign)));
@@ -129,6 +136,10 @@ mod tests {
             (Arrived { unique: 990, lost: 10, ..arrived() }, "10 metrics lost (1.0000 % of 1,000)"),
             (Arrived { duplicated: 1, ..arrived() }, "1 metrics duplicated"),
             (Arrived { misplaced: 4, names_misplaced: 2, ..arrived() }, "4 metrics misplaced: 2 names"),
+            (
+                Arrived { misplaced: 4, names_misplaced: 2, moved: Some(9), ..arrived() },
+                "2 names were seen where no config places them",
+            ),
             (Arrived { undecided: 3, ..arrived() }, "3 metrics came so late"),
             (Arrived { names_beyond: 3, ..arrived() }, "--names"),
             (Arrived { unique: 1001, ..arrived() }, "1 metrics more arrived than were sent"),

@@ -1,0 +1,400 @@
+//! Who serves while one process takes over from another: two pure state machines, one for each side.
+//!
+//! In: what happens, on the old side ([`Giver`]) and on the new one ([`Taker`]). Out: what is to be done about it.
+//! Next: `successor.rs` and `predecessor.rs` do it.
+//!
+//! ```text
+//! old   Idle ─asked─▶ Starting ─ready─▶ Gone                       (cancels, flushes, ends)
+//!                        └─late, stop─▶ Ending ─ended─▶ Idle       (goes on)
+//! new              Arming ─armed─▶ Offered ─go─▶ Serving ─the old one ended─▶ Alone
+//!                      └────abort────▶ Retired                     (cancels, flushes, ends)
+//! ```
+//!
+//! The old process decides: until it has said "go" it goes on receiving, and from then on it is the new one's turn. While
+//! both receive, each relays what it gets. So the new process sets no time limit of its own: a "go" that is on its way
+//! must find it. If the old one is gone without a word it goes on: there is no other.
+
+use super::message::Taken;
+
+/// Where the old process stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Giving {
+    /// No hand-over is going on.
+    Idle,
+    /// A new process was started and is not ready.
+    Starting,
+    /// The new process is to end, for this reason.
+    Ending(String),
+    /// The new process serves.
+    Gone,
+}
+
+/// What happens on the old side.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GiverEvent {
+    /// The operator asks for it; something may be in the way.
+    Asked(Option<&'static str>),
+    /// The new process receives.
+    Ready(Taken),
+    /// It cannot, or could not be told to go.
+    Failed(String),
+    /// It has ended, in these words.
+    Ended(String),
+    /// The time that it was given is over.
+    Late,
+    /// This process is to stop.
+    Stop,
+}
+
+/// What the old side does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GiverAction {
+    /// Nothing.
+    Nothing,
+    /// Start a new process, and give it its time.
+    Start,
+    /// Say why not.
+    Refuse(&'static str),
+    /// Say "go", and leave it these sockets. If it cannot be told, that is [`GiverEvent::Failed`].
+    Go(Taken),
+    /// Tell the new process to end, and give it time to relay what it received.
+    Abort(String),
+    /// End the new process by force: nothing of it is to be expected any more.
+    Kill,
+    /// It came to nothing, for this reason; this process goes on as before.
+    GoOn(String),
+}
+
+/// The old side.
+#[derive(Debug)]
+pub struct Giver {
+    stage: Giving,
+}
+
+impl Giver {
+    /// No hand-over is going on.
+    pub fn new() -> Giver {
+        Giver { stage: Giving::Idle }
+    }
+
+    /// Whether one is going on, and nobody has taken over yet.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.stage, Giving::Starting | Giving::Ending(_))
+    }
+
+    /// Whether another process has taken over.
+    pub fn is_gone(&self) -> bool {
+        self.stage == Giving::Gone
+    }
+
+    /// What is to be done now.
+    pub fn on(&mut self, event: GiverEvent) -> GiverAction {
+        use GiverAction::*;
+        let stage = std::mem::replace(&mut self.stage, Giving::Idle);
+        let (stage, action) = match (stage, event) {
+            (Giving::Idle, GiverEvent::Asked(None)) => (Giving::Starting, Start),
+            (Giving::Idle, GiverEvent::Asked(Some(obstacle))) => (Giving::Idle, Refuse(obstacle)),
+            (Giving::Gone, GiverEvent::Asked(_)) => (Giving::Gone, Refuse("another process has taken over")),
+            (stage, GiverEvent::Asked(_)) => (stage, Refuse("a restart is going on already")),
+            (Giving::Starting, GiverEvent::Ready(taken)) => (Giving::Gone, Go(taken)),
+            (Giving::Starting, GiverEvent::Late) => {
+                let why = "the new process was not ready in time (handoverTimeout)";
+                (Giving::Ending(why.to_owned()), Abort(why.to_owned()))
+            }
+            (Giving::Starting, GiverEvent::Stop) => {
+                let why = "a stop was asked for";
+                (Giving::Ending(why.to_owned()), Abort(why.to_owned()))
+            }
+            // It says why before it ends; the end itself is still to come.
+            (Giving::Starting, GiverEvent::Failed(why)) => (Giving::Ending(why), Nothing),
+            (Giving::Starting, GiverEvent::Ended(how)) => {
+                (Giving::Idle, GoOn(format!("the new process {how}")))
+            }
+            (Giving::Ending(why), GiverEvent::Ended(_)) => (Giving::Idle, GoOn(why)),
+            (Giving::Ending(why), GiverEvent::Late) => (Giving::Ending(why), Kill),
+            // It was told to go and could not hear it.
+            (Giving::Gone, GiverEvent::Failed(why)) => (Giving::Ending(why), Kill),
+            (stage, _) => (stage, Nothing),
+        };
+        self.stage = stage;
+        action
+    }
+}
+
+/// Where the new process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taking {
+    /// It prepares.
+    Arming,
+    /// It receives and has said so.
+    Offered,
+    /// It is the proxy; the old process has not ended yet.
+    Serving,
+    /// It is the only one.
+    Alone,
+    /// It ends, and the old one goes on.
+    Retired,
+}
+
+/// What happens on the new side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TakerEvent {
+    /// Every receive is armed.
+    Armed,
+    /// The old process says "go".
+    Go,
+    /// The old process says that this one is to end.
+    Abort(String),
+    /// The old process has ended.
+    Gone,
+}
+
+/// What the new side does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TakerAction {
+    /// Nothing.
+    Nothing,
+    /// Say "ready", and wait for the answer.
+    SayReady,
+    /// Be the proxy.
+    Serve,
+    /// Be the proxy; the old one is gone without having said so.
+    ServeUnasked,
+    /// The hand-over is complete.
+    Complete,
+    /// End, for this reason, and relay what was received.
+    Retire(String),
+}
+
+/// The new side.
+#[derive(Debug)]
+pub struct Taker {
+    stage: Taking,
+    is_old_gone: bool,
+}
+
+impl Taker {
+    /// It begins to prepare.
+    pub fn new() -> Taker {
+        Taker { stage: Taking::Arming, is_old_gone: false }
+    }
+
+    /// Whether the hand-over is over: this process serves, and the old one has ended.
+    pub fn is_complete(&self) -> bool {
+        self.stage == Taking::Alone
+    }
+
+    /// What is to be done now.
+    pub fn on(&mut self, event: TakerEvent) -> TakerAction {
+        use TakerAction::*;
+        let (stage, action) = match (self.stage, event) {
+            (Taking::Arming, TakerEvent::Armed) if self.is_old_gone => (Taking::Alone, ServeUnasked),
+            (Taking::Arming, TakerEvent::Armed) => (Taking::Offered, SayReady),
+            (Taking::Arming, TakerEvent::Gone) => {
+                self.is_old_gone = true;
+                (Taking::Arming, Nothing)
+            }
+            (Taking::Arming | Taking::Offered, TakerEvent::Abort(why)) => (Taking::Retired, Retire(why)),
+            (Taking::Offered, TakerEvent::Go) => (Taking::Serving, Serve),
+            (Taking::Offered, TakerEvent::Gone) => (Taking::Alone, ServeUnasked),
+            (Taking::Serving, TakerEvent::Gone) => (Taking::Alone, Complete),
+            (stage, _) => (stage, Nothing),
+        };
+        self.stage = stage;
+        action
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    #[test]
+    fn a_restart_that_goes_well() {
+        let (mut giver, mut taker) = (Giver::new(), Taker::new());
+        assert_eq!(giver.on(GiverEvent::Asked(None)), GiverAction::Start);
+        assert_eq!(taker.on(TakerEvent::Armed), TakerAction::SayReady);
+        let taken = Taken { workers: 2, ..Taken::default() };
+        assert_eq!(giver.on(GiverEvent::Ready(taken.clone())), GiverAction::Go(taken));
+        assert!(giver.is_gone() && !taker.is_complete());
+        assert_eq!(taker.on(TakerEvent::Go), TakerAction::Serve);
+        assert_eq!(taker.on(TakerEvent::Gone), TakerAction::Complete);
+        assert!(taker.is_complete());
+    }
+
+    #[test]
+    fn a_second_request_is_refused_whatever_stage_the_first_is_in() {
+        let mut giver = Giver::new();
+        let refused = |giver: &mut Giver| matches!(giver.on(GiverEvent::Asked(None)), GiverAction::Refuse(_));
+        assert_eq!(giver.on(GiverEvent::Asked(Some("no"))), GiverAction::Refuse("no"));
+        giver.on(GiverEvent::Asked(None));
+        assert!(refused(&mut giver));
+        giver.on(GiverEvent::Late);
+        assert!(refused(&mut giver));
+        assert_eq!(giver.on(GiverEvent::Late), GiverAction::Kill);
+        assert!(matches!(giver.on(GiverEvent::Ended("was killed".to_owned())), GiverAction::GoOn(_)));
+        assert_eq!(giver.on(GiverEvent::Asked(None)), GiverAction::Start);
+        giver.on(GiverEvent::Ready(Taken::default()));
+        assert!(refused(&mut giver));
+    }
+
+    #[test]
+    fn what_the_new_process_says_of_its_failure_is_what_is_told() {
+        let mut giver = Giver::new();
+        giver.on(GiverEvent::Asked(None));
+        assert_eq!(giver.on(GiverEvent::Failed("no such key".to_owned())), GiverAction::Nothing);
+        let ended = GiverEvent::Ended("ended with exit code 64".to_owned());
+        assert_eq!(giver.on(ended), GiverAction::GoOn("no such key".to_owned()));
+    }
+
+    /// What may happen at any moment, beside what the two sides say to each other.
+    #[derive(Clone, Copy, Debug)]
+    enum Chance {
+        DeliverToOld,
+        DeliverToNew,
+        Arm,
+        NewFails,
+        OldLate,
+        Stop,
+        AskAgain,
+    }
+
+    /// Both sides with what is on its way between them.
+    struct World {
+        giver: Giver,
+        taker: Option<Taker>,
+        to_old: VecDeque<GiverEvent>,
+        to_new: VecDeque<TakerEvent>,
+        old_receives: bool,
+        new_receives: bool,
+        stop: bool,
+    }
+
+    impl World {
+        fn new() -> World {
+            World {
+                giver: Giver::new(),
+                taker: None,
+                to_old: VecDeque::new(),
+                to_new: VecDeque::new(),
+                old_receives: true,
+                new_receives: false,
+                stop: false,
+            }
+        }
+
+        fn end_new(&mut self, how: &str) {
+            (self.taker, self.new_receives) = (None, false);
+            self.to_new.clear();
+            self.to_old.push_back(GiverEvent::Ended(how.to_owned()));
+        }
+
+        fn old(&mut self, event: GiverEvent) {
+            match self.giver.on(event) {
+                GiverAction::Start => {
+                    assert!(self.taker.is_none(), "two new processes at once");
+                    self.taker = Some(Taker::new());
+                    self.to_old.clear();
+                }
+                GiverAction::Go(_) if self.taker.is_none() => {
+                    self.old(GiverEvent::Failed("it is gone".to_owned()));
+                }
+                GiverAction::Go(_) => {
+                    self.old_receives = false;
+                    self.to_new.push_back(TakerEvent::Go);
+                    self.to_new.push_back(TakerEvent::Gone);
+                }
+                GiverAction::Abort(why) => self.to_new.push_back(TakerEvent::Abort(why)),
+                GiverAction::Kill if self.taker.is_some() => self.end_new("was killed"),
+                GiverAction::Kill | GiverAction::Nothing | GiverAction::Refuse(_) => {}
+                GiverAction::GoOn(_) => assert!(self.old_receives, "it goes on and does not receive"),
+            }
+        }
+
+        fn new_side(&mut self, event: TakerEvent) {
+            let Some(taker) = &mut self.taker else { return };
+            match taker.on(event) {
+                TakerAction::SayReady => {
+                    self.new_receives = true;
+                    self.to_old.push_back(GiverEvent::Ready(Taken::default()));
+                }
+                TakerAction::Retire(_) => self.end_new("retired"),
+                TakerAction::Serve | TakerAction::ServeUnasked | TakerAction::Complete => {
+                    assert!(self.new_receives, "it serves and does not receive");
+                }
+                TakerAction::Nothing => {}
+            }
+        }
+
+        fn happen(&mut self, chance: Chance) {
+            match chance {
+                Chance::DeliverToOld => {
+                    if let Some(event) = self.to_old.pop_front() {
+                        self.old(event);
+                    }
+                }
+                Chance::DeliverToNew => {
+                    if let Some(event) = self.to_new.pop_front() {
+                        self.new_side(event);
+                    }
+                }
+                Chance::Arm => self.new_side(TakerEvent::Armed),
+                Chance::NewFails if self.taker.is_some() && !self.new_receives => {
+                    self.to_old.push_back(GiverEvent::Failed("a bad config".to_owned()));
+                    self.end_new("ended with exit code 64");
+                }
+                Chance::NewFails => {}
+                Chance::OldLate if self.giver.is_busy() => self.old(GiverEvent::Late),
+                Chance::OldLate => {}
+                Chance::Stop => {
+                    self.stop = true;
+                    self.old(GiverEvent::Stop);
+                }
+                Chance::AskAgain if !self.stop => self.old(GiverEvent::Asked(None)),
+                Chance::AskAgain => {}
+            }
+            assert!(self.old_receives || self.new_receives, "nobody receives");
+        }
+
+        /// Everything that was said arrives, and every time that is given runs out.
+        fn settle(&mut self) {
+            for _ in 0..10 {
+                while !self.to_old.is_empty() || !self.to_new.is_empty() {
+                    self.happen(Chance::DeliverToOld);
+                    self.happen(Chance::DeliverToNew);
+                }
+                self.happen(Chance::OldLate);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn somebody_receives_at_every_moment_and_exactly_one_in_the_end(
+            chances in prop::collection::vec(
+                prop_oneof![
+                    6 => Just(Chance::DeliverToOld), 6 => Just(Chance::DeliverToNew), 4 => Just(Chance::Arm),
+                    1 => Just(Chance::NewFails), 1 => Just(Chance::OldLate),
+                    1 => Just(Chance::Stop), 2 => Just(Chance::AskAgain),
+                ],
+                1..80,
+            ),
+        ) {
+            let mut world = World::new();
+            world.old(GiverEvent::Asked(None));
+            for chance in chances {
+                world.happen(chance);
+            }
+            world.settle();
+            prop_assert!(world.old_receives != world.new_receives, "two serve, or none");
+            prop_assert!(!world.giver.is_busy(), "it never ends");
+            if world.new_receives {
+                prop_assert!(world.taker.is_some_and(|taker| taker.is_complete()));
+            }
+        }
+    }
+}

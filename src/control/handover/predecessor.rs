@@ -1,0 +1,154 @@
+//! The old process as the new one sees it: its offer, its sockets, its word to go or to end.
+//!
+//! In: a socket at standard input, where the old process put it. Out: an [`Offer`], then [`TakerEvent`]s. Next: `decide.rs`
+//! says what to do about them.
+
+use super::decide::{Taker, TakerAction, TakerEvent};
+use super::message::{Answer, Link, LinkError, Offer, State, Taken, Word};
+use nix::sys::signal::SigSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Set in the environment of a process that is to take over.
+pub const VARIABLE: &str = "STATSRING_HANDOVER";
+/// How long each piece of the offer may take.
+const OFFER: Duration = Duration::from_secs(10);
+/// Messages that may wait to be looked at.
+const HEARD_MAX: usize = 8;
+
+/// An old process.
+pub struct Predecessor {
+    /// What it offered.
+    pub offer: Offer,
+    sockets: Vec<OwnedFd>,
+    taken: Taken,
+    link: Link,
+    taker: Taker,
+    /// `None` until [`Predecessor::listen`], and when nothing more is to be heard.
+    heard: Option<mpsc::Receiver<Heard>>,
+    last_state: Option<State>,
+}
+
+enum Heard {
+    Word(Word),
+    Gone,
+}
+
+impl Predecessor {
+    /// The old process that started this one to be followed by it, if there is one. Standard input is empty from then on.
+    ///
+    /// To be called before there are other threads.
+    pub fn meet() -> Result<Option<Predecessor>, String> {
+        if std::env::var_os(VARIABLE).is_none() {
+            return Ok(None);
+        }
+        let unusable = |error: LinkError| {
+            format!(
+                "the hand-over failed: {error} ({VARIABLE} is for a process that statsring itself starts)"
+            )
+        };
+        let link = standard_input().map_err(|error| unusable(error.into()))?;
+        let received =
+            link.set_patience(Some(OFFER)).map_err(LinkError::from).and_then(|()| link.receive::<Offer>());
+        match received {
+            Ok(Some((offer, sockets))) => Ok(Some(Predecessor {
+                offer,
+                sockets,
+                taken: Taken::default(),
+                link,
+                taker: Taker::new(),
+                heard: None,
+                last_state: None,
+            })),
+            Ok(None) => Err(unusable(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+            Err(error) => {
+                let words = unusable(error);
+                let _ = link.send(&Answer::Failed(words.clone()), NOTHING);
+                Err(words)
+            }
+        }
+    }
+
+    /// The sockets, in the order of the offer; once.
+    pub fn take_sockets(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.sockets)
+    }
+
+    /// Notes which of them are used.
+    pub fn set_taken(&mut self, taken: Taken) {
+        self.taken = taken;
+    }
+
+    /// Listens to the old process from now on.
+    pub fn listen(&mut self) -> io::Result<()> {
+        self.link.set_patience(None)?;
+        let ear = self.link.another()?;
+        let (hear, heard) = mpsc::channel(HEARD_MAX);
+        std::thread::Builder::new().name("predecessor".to_owned()).spawn(move || {
+            let _ = SigSet::all().thread_block();
+            while let Ok(Some((word, _))) = ear.receive::<Word>() {
+                if hear.blocking_send(Heard::Word(word)).is_err() {
+                    return;
+                }
+            }
+            let _ = hear.blocking_send(Heard::Gone);
+        })?;
+        self.heard = Some(heard);
+        Ok(())
+    }
+
+    /// What happens next. May be dropped while it waits.
+    pub async fn next(&mut self) -> TakerEvent {
+        let Some(heard) = &mut self.heard else { return std::future::pending().await };
+        match heard.recv().await {
+            Some(Heard::Word(Word::Go(state))) => {
+                self.last_state = Some(state);
+                TakerEvent::Go
+            }
+            Some(Heard::Word(Word::Abort(why))) => TakerEvent::Abort(why),
+            Some(Heard::Gone) | None => {
+                self.heard = None;
+                TakerEvent::Gone
+            }
+        }
+    }
+
+    /// What is to be done about it.
+    pub fn on(&mut self, event: TakerEvent) -> TakerAction {
+        self.taker.on(event)
+    }
+
+    /// Whether the hand-over is over.
+    pub fn is_complete(&self) -> bool {
+        self.taker.is_complete()
+    }
+
+    /// What the old process knew last, if it has said so; once.
+    pub fn take_last_state(&mut self) -> Option<State> {
+        self.last_state.take()
+    }
+
+    /// Says that this process receives.
+    pub fn say_ready(&self) -> Result<(), LinkError> {
+        self.link.send(&Answer::Ready(self.taken.clone()), NOTHING)
+    }
+
+    /// Says why this process ends. One that does not hear it sees the end.
+    pub fn say_failed(&self, words: &str) {
+        let _ = self.link.send(&Answer::Failed(words.to_owned()), NOTHING);
+    }
+}
+
+/// No descriptors.
+const NOTHING: &[OwnedFd] = &[];
+
+/// The connection to the old process; standard input becomes empty.
+fn standard_input() -> io::Result<Link> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+    Link::new(UnixStream::from(socket))
+}

@@ -1,0 +1,329 @@
+//! Backends that fail in every way, and the operator who takes one out: the process from outside.
+//!
+//! Everything waits for conditions, and everything stays on loopback, at ports that were free.
+
+#[path = "process/backend.rs"]
+mod backend;
+#[path = "process/patience.rs"]
+mod patience;
+#[path = "process/proxy.rs"]
+#[allow(dead_code, reason = "shared with tests/process.rs, which uses more of it")]
+mod proxy;
+
+use backend::{Backend, Manner};
+use patience::wait_until;
+use proxy::{PROGRAM, Proxy, config, nodes};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+fn start(count: usize) -> Vec<Backend> {
+    (0..count).map(|_| Backend::start()).collect()
+}
+
+fn proxy_of(backends: &[Backend], extra: Value) -> Option<Proxy> {
+    Proxy::start(config(&backends.iter().collect::<Vec<_>>(), extra))
+}
+
+/// Which backend each of 200 names goes to now; nothing of them may be lost.
+#[track_caller]
+fn owners(proxy: &mut Proxy, backends: &[Backend]) -> HashMap<String, String> {
+    backends.iter().for_each(Backend::forget);
+    proxy.send((0..200).map(|number| format!("service{}.requests.{number}:1|c\n", number % 7)));
+    wait_until("every metric has arrived", || backends.iter().map(Backend::total).sum::<u64>() == 200);
+    let lines = backends.iter().flat_map(|backend| {
+        let name = backend.name();
+        backend.lines().into_keys().map(move |line| (line, name.clone()))
+    });
+    lines.collect()
+}
+
+/// Checks that `gone`'s names, and no others, are elsewhere than before.
+#[track_caller]
+fn assert_only_its_names_moved(before: &HashMap<String, String>, now: &HashMap<String, String>, gone: &str) {
+    assert!(before.values().any(|owner| owner == gone));
+    for (name, owner) in now {
+        assert_eq!(owner != &before[name], before[name] == gone, "{name} is at {owner}");
+    }
+}
+
+#[test]
+fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
+    let backends = start(3);
+    let quick = json!({"checkInterval": 500, "checkTimeout": 300, "checkFast": 100});
+    let Some(mut proxy) = proxy_of(&backends, quick) else { return };
+    let hostile = backends[1].name();
+    let before = owners(&mut proxy, &backends);
+    for (manner, cause) in [
+        (Manner::Hangs, "no answer that it is up within 300 ms"),
+        (Manner::Trickles, "no answer that it is up within 300 ms"),
+        (Manner::Resets, "connection reset by peer"),
+        (Manner::Floods, "answered more than 4096 bytes"),
+    ] {
+        backends[1].behave(manner);
+        proxy.wait_for_state(&hostile, "down");
+        let lines = proxy.log();
+        let told = lines.lines().rfind(|line| line.contains(&format!("backend {hostile} is down"))).unwrap();
+        assert!(told.contains(cause), "{manner:?}: {told}");
+        assert_only_its_names_moved(&before, &owners(&mut proxy, &backends), &hostile);
+        backends[1].behave(Manner::Up);
+        proxy.wait_for_state(&hostile, "up");
+        assert_eq!(owners(&mut proxy, &backends), before, "after {manner:?} every name is back");
+    }
+    for steady in [&backends[0], &backends[2]] {
+        assert!(!proxy.logged(&format!("backend {} is down", steady.name())));
+    }
+    let stats = proxy.settle();
+    assert_eq!(stats["metrics_sent"], stats["metrics_received"], "nothing was dropped: {stats:?}");
+}
+
+#[test]
+fn a_backend_that_flaps_at_every_check_moves_no_name() {
+    let backends = start(3);
+    let quick = json!({"checkInterval": 100, "checkTimeout": 100, "checkFast": 50});
+    let Some(mut proxy) = proxy_of(&backends, quick) else { return };
+    let flapping = &backends[1];
+    let (before, asked) = (owners(&mut proxy, &backends), flapping.asked());
+    flapping.behave(Manner::Flaps);
+    wait_until("it was checked 20 times", || flapping.asked() >= asked + 20);
+    assert_eq!(proxy.state(&flapping.name()), "up");
+    assert!(!proxy.logged("is down"), "{}", proxy.log());
+    assert_eq!(owners(&mut proxy, &backends), before);
+    assert_eq!(proxy.settle()["metrics_diverted"], 0);
+}
+
+#[test]
+fn every_metric_of_an_outage_is_counted_or_explained() {
+    let mut backends = start(3);
+    let quick = json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50});
+    let Some(mut proxy) = proxy_of(&backends, quick) else { return };
+    let flapping = backends[1].name();
+    for _ in 0..3 {
+        backends[1].kill();
+        let mut number = 0;
+        wait_until("it is found dead under traffic", || {
+            proxy.send((0..10).map(|_| {
+                number += 1;
+                format!("outage.{number}:1|c")
+            }));
+            proxy.state(&flapping) == "down"
+        });
+        backends[1].restore();
+        proxy.wait_for_state(&flapping, "up");
+    }
+    owners_settle(&mut proxy, &backends, &flapping);
+}
+
+/// What was sent to the backends that lived arrived; what is missing of the other is no more than `sent` says of it.
+#[track_caller]
+fn owners_settle(proxy: &mut Proxy, backends: &[Backend], flapping: &str) {
+    let stats = proxy.settle();
+    let sent = |backend: &Backend| proxy.column(&backend.name(), "sent").parse::<u64>().unwrap();
+    for backend in backends.iter().filter(|backend| backend.name() != flapping) {
+        wait_until("what was sent to it has arrived", || backend.total() == sent(backend));
+        assert_eq!(proxy.column(&backend.name(), "dropped"), "0");
+    }
+    assert_eq!(backends.iter().map(sent).sum::<u64>(), stats["metrics_sent"]);
+    let dropped: u64 = proxy.column(flapping, "dropped").parse().unwrap();
+    assert_eq!(stats["metrics_received"], stats["metrics_sent"] + dropped);
+    assert_eq!(stats["metrics_dropped_send_refused"], dropped, "{stats:?}");
+}
+
+#[test]
+fn a_drained_backend_gets_nothing_is_watched_and_comes_back() {
+    let mut backends = start(3);
+    let Some(mut proxy) =
+        proxy_of(&backends, json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}))
+    else {
+        return;
+    };
+    let (before, drained) = (owners(&mut proxy, &backends), backends[1].name());
+    assert_eq!(proxy.ask(&format!("backend {drained} drain")), format!("backend {drained}: drain\n"));
+    assert_only_its_names_moved(&before, &owners(&mut proxy, &backends), &drained);
+    let shown = |proxy: &Proxy| (proxy.column(&drained, "state"), proxy.column(&drained, "health"));
+    assert_eq!(shown(&proxy), ("drain".to_owned(), "up".to_owned()));
+    assert!(proxy.status("backend").starts_with(&format!("{drained} drain, set by the operator ")));
+    // It stays over a reload, and its health is looked at.
+    proxy.config.json["flushInterval"] = 7.into();
+    proxy.config.write();
+    assert!(proxy.ask("reload").contains("flushInterval: 5 -> 7"));
+    backends[1].kill();
+    wait_until("it is seen dead", || shown(&proxy) == ("drain".to_owned(), "down".to_owned()));
+    assert_eq!(proxy.ask(&format!("backend {drained} up")), format!("backend {drained}: down\n"));
+    backends[1].restore();
+    proxy.wait_for_state(&drained, "up");
+    assert_eq!(owners(&mut proxy, &backends), before, "every name is back");
+    // Taken out of the config and back in, it is a new one.
+    proxy.ask(&format!("backend {drained} drain"));
+    for list in [nodes(&[&backends[0], &backends[2]]), nodes(&backends.iter().collect::<Vec<_>>())] {
+        proxy.config.json["nodes"] = list;
+        proxy.config.write();
+        assert!(proxy.ask("reload").starts_with("reloaded: "));
+    }
+    assert_eq!(proxy.state(&drained), "up");
+    assert!(proxy.ask("backend 127.0.0.1:1 drain").starts_with("error: there is no backend 127.0.0.1:1;"));
+    let stats = proxy.settle();
+    assert_eq!(stats["metrics_sent"], stats["metrics_received"], "nothing was dropped: {stats:?}");
+}
+
+#[test]
+fn a_forced_down_backend_is_dead_and_a_drained_one_is_not() {
+    let backends = start(2);
+    let Some(mut proxy) = proxy_of(&backends, json!({"onNodeDown": "drop"})) else { return };
+    let (before, out) = (owners(&mut proxy, &backends), backends[0].name());
+    let its_names = before.values().filter(|owner| **owner == out).count() as u64;
+    assert_eq!(proxy.ask(&format!("backend {out} drain")), format!("backend {out}: drain\n"));
+    assert_only_its_names_moved(&before, &owners(&mut proxy, &backends), &out);
+    assert_eq!(proxy.ask(&format!("backend {out} down")), format!("backend {out}: forced_down\n"));
+    backends.iter().for_each(Backend::forget);
+    proxy.send(before.keys());
+    let stats = proxy.settle();
+    assert_eq!(stats["metrics_dropped_node_down"], its_names);
+    wait_until("the others have arrived", || backends[1].total() == 200 - its_names);
+    assert!(proxy.status("dropped_node_down").contains(" s ago, at 20"), "when it last happened is told");
+    let answer = proxy.ask(&format!("backend {} down", backends[1].name()));
+    assert!(answer.ends_with("forced_down; no backend is up: metrics are dropped and counted\n"), "{answer}");
+    assert!(proxy.logged("no backend is up"));
+}
+
+#[test]
+fn proxies_of_a_fleet_can_be_compared_by_their_fingerprints() {
+    let backends = start(3);
+    let Some(one) = proxy_of(&backends, json!({})) else { return };
+    let Some(mut other) = proxy_of(&backends, json!({"flushInterval": 9, "workers": 2})) else { return };
+    let of = |proxy: &Proxy| (proxy.status("fingerprint"), proxy.status("fingerprint_config"));
+    wait_until("they agree", || of(&one) == of(&other));
+    let together = of(&one);
+    assert!(one.logged(&format!("3 of 3 backends serve, fingerprint {}", together.0)), "{}", one.log());
+    // What is drained on one of them alone is seen in the figure of what is placed now.
+    one.ask(&format!("backend {} drain", backends[2].name()));
+    assert_eq!(one.status("fingerprint_config"), together.1);
+    assert_ne!(one.status("fingerprint"), together.0);
+    assert!(one.logged(&format!("2 of 3 backends serve, fingerprint {}", one.status("fingerprint"))));
+    one.ask(&format!("backend {} up", backends[2].name()));
+    assert_eq!(of(&one), together);
+    // The order is part of the placement.
+    other.config.json["nodes"] = nodes(&[&backends[1], &backends[0], &backends[2]]);
+    other.config.write();
+    assert!(other.ask("reload").contains("another order"));
+    assert_ne!(other.status("fingerprint_config"), together.1);
+    assert_ne!(other.status("fingerprint"), together.0);
+}
+
+/// The local ports of this host's sockets that are connected to `port`.
+fn sockets_to(port: u16) -> Vec<String> {
+    let remote = format!("0100007F:{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let rows = table.lines().filter_map(|row| {
+        let columns: Vec<&str> = row.split_whitespace().collect();
+        (columns.get(2) == Some(&remote.as_str())).then(|| columns[1].to_owned())
+    });
+    let mut sockets: Vec<String> = rows.collect();
+    sockets.sort();
+    sockets
+}
+
+#[test]
+fn a_reload_keeps_sockets_health_and_figures_of_the_backends_that_stay() {
+    let mut backends = start(4);
+    let three =
+        config(&backends[..3].iter().collect::<Vec<_>>(), json!({"checkInterval": 60_000, "workers": 2}));
+    let Some(mut proxy) = Proxy::start(three) else { return };
+    owners(&mut proxy, &backends);
+    backends[1].kill();
+    let mut number = 0;
+    wait_until("it is found dead", || {
+        number += 1;
+        proxy.send((0..10).map(|name| format!("dying.{name}.{number}:1|c")));
+        proxy.state(&backends[1].name()) == "down"
+    });
+    proxy.settle();
+    // Nobody asks it again within this test, so that it can only be down because that is remembered.
+    backends[1].restore();
+    let asked = backends[1].asked();
+    let kept = |proxy: &Proxy| -> Vec<_> {
+        let row = |backend: &Backend| {
+            ["state", "sent", "refused", "dropped"].map(|c| proxy.column(&backend.name(), c))
+        };
+        backends[..3].iter().map(|backend| (row(backend), sockets_to(backend.port))).collect()
+    };
+    let before = kept(&proxy);
+    assert!(before.iter().all(|(_, sockets)| sockets.len() == 2), "one for each worker: {before:?}");
+    for list in [&backends[..], &backends[..3]] {
+        proxy.config.json["nodes"] = nodes(&list.iter().collect::<Vec<_>>());
+        proxy.config.json["maxPacketSize"] = (1_000 + list.len()).into();
+        proxy.config.json["checkFall"] = list.len().into();
+        proxy.config.write();
+        let answer = proxy.ask("reload");
+        assert!(answer.starts_with("reloaded: "), "{answer}");
+        if backends[1].asked() == asked {
+            assert_eq!(kept(&proxy), before);
+        }
+    }
+    wait_until("the removed one's sockets are closed", || sockets_to(backends[3].port).is_empty());
+    assert!(!sockets_to(backends[0].port).is_empty());
+}
+
+/// A command line that runs the program with another /etc/hosts; `None` where that is not allowed.
+fn with_hosts(hosts: &std::path::Path) -> Option<Vec<String>> {
+    let mount = format!("mount --bind {} /etc/hosts", hosts.display());
+    let script = format!("{mount} && exec \"$0\" \"$@\"");
+    // As root, or as one in a user namespace.
+    for namespace in ["-m", "-rm"] {
+        let command = ["unshare", namespace, "sh", "-c", script.as_str()].map(str::to_owned).to_vec();
+        let tried = Command::new(&command[0]).args(&command[1..]).arg("true").output();
+        if tried.is_ok_and(|output| output.status.success()) {
+            return Some(command);
+        }
+    }
+    eprintln!("skipped: no mount namespace can be made here");
+    None
+}
+
+#[test]
+fn a_name_that_moves_is_followed_and_one_that_stops_resolving_keeps_its_address() {
+    let folder = std::env::temp_dir().join(format!("statsring-hosts-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let hosts = folder.join("hosts");
+    // Written in place: the mount shows this very file.
+    let lead_to =
+        |ip: &str| std::fs::write(&hosts, format!("127.0.0.1 localhost\n{ip} moving.statsring.test\n"));
+    lead_to("127.0.0.1").unwrap();
+    let Some(mut command) = with_hosts(&hosts) else { return };
+    command.push(PROGRAM.to_owned());
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let mut here = Backend::start();
+    let node = json!({"host": "moving.statsring.test", "port": here.port, "adminport": here.adminport});
+    let mut wanted = config(&[&here], json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
+    wanted["nodes"] = json!([node]);
+    let started = Proxy::start_by(wanted, |path| {
+        let mut started = Command::new(command[0]);
+        started.args(&command[1..]).arg("-f").arg(path);
+        started
+    });
+    let Some(mut proxy) = started else { return };
+    let name = format!("moving.statsring.test:{}", here.port);
+    proxy.wait_for_state(&name, "up");
+    proxy.send(["first:1|c"]);
+    wait_until("it arrives here", || here.total() == 1);
+
+    let mut there = Backend::start_at(Ipv4Addr::new(127, 0, 0, 2), here.port, here.adminport);
+    lead_to("127.0.0.2").unwrap();
+    here.kill();
+    wait_until("it is followed", || proxy.logged(&format!("backend {name} is at 127.0.0.2:{}", there.port)));
+    proxy.wait_for_state(&name, "up");
+    proxy.send(["second:1|c"]);
+    wait_until("it arrives there", || there.total() == 1);
+
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    there.kill();
+    proxy.wait_for_state(&name, "down");
+    wait_until("it is told", || proxy.logged("does not resolve") && proxy.logged("its last address is kept"));
+    there.restore();
+    proxy.wait_for_state(&name, "up");
+    proxy.send(["third:1|c"]);
+    wait_until("it arrives there", || there.total() == 2);
+    proxy.settle();
+    let _ = std::fs::remove_dir_all(&folder);
+}

@@ -1,0 +1,350 @@
+//! Restarts without loss (SIGUSR2): those that go well, and those that come to nothing.
+
+use super::proxy::{self, PROGRAM};
+use super::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Restarts in the short test under load; `scripts/restart-test.sh` is the long one.
+const RESTARTS: usize = 5;
+
+/// What the accounts of all old processes in the log and the present one say was dropped, by the kernel or by the proxy.
+fn dropped(proxy: &Proxy) -> u64 {
+    let number = |text: &str, word: &str| -> u64 {
+        let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("no {word:?} in {text}"));
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    let log = proxy.log();
+    let accounts = log.lines().filter(|line| line.contains("account: "));
+    let before: u64 = accounts.map(|line| number(line, "dropped ") + number(line, "kernel before ")).sum();
+    let stats = proxy.stats();
+    let now =
+        stats.iter().filter(|(name, _)| name.starts_with("metrics_dropped_") || *name == "kernel_drops");
+    before + now.map(|(_, count)| count).sum::<u64>()
+}
+
+#[test]
+fn restarts_under_load_lose_nothing_double_nothing_and_move_no_name() {
+    let ports: Vec<u16> = (0..3).map(|_| proxy::free_ports().0).collect();
+    let nodes: serde_json::Value =
+        ports.iter().map(|port| json!({"host": "127.0.0.1", "port": port})).collect();
+    let config = config(&[], json!({"nodes": nodes, "workers": 2}));
+    let Some(mut proxy) = Proxy::start(config) else { return };
+    // Where the receive buffer is small, a pause of this machine is longer than it lasts.
+    let granted = proxy.ask("status");
+    let granted = granted.lines().find_map(|line| line.strip_prefix("receive_buffer: ")).unwrap().to_owned();
+    let granted: u64 = granted.split(' ').next().unwrap().parse().unwrap();
+    let rate = if granted >= 4 << 20 { "20000" } else { "1000" };
+    let sinks: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let load = Command::new(PROGRAM)
+        .args(["load", "--to", &proxy.address.to_string(), "--sink", &sinks.join(",")])
+        .args(["--rate", rate, "--flows", "4", "--names", "5000", "--seconds", "600", "--json", "--quiet"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the load flows", || proxy.stat("metrics_received") > 500);
+    for _ in 0..RESTARTS {
+        proxy.restart();
+        wait_until("the load goes on", || proxy.stat("metrics_received") > 500);
+    }
+    let load_pid = nix::unistd::Pid::from_raw(load.id() as i32);
+    nix::sys::signal::kill(load_pid, Signal::SIGINT).unwrap();
+    let output = load.wait_with_output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let arrived = |key: &str| report["arrived"][key].as_u64().unwrap_or_else(|| panic!("no {key}: {report}"));
+    let told = proxy.stats();
+    assert_eq!(
+        (arrived("duplicated"), arrived("misplaced"), arrived("names_misplaced")),
+        (0, 0, 0),
+        "{report}"
+    );
+    // A loss that is told was the machine's: a full buffer while nobody had the processor.
+    let excused = dropped(&proxy) + arrived("dropped_at_sinks");
+    assert!(
+        arrived("lost") <= excused,
+        "{} lost, {excused} of them told: {report}\n{told:?}",
+        arrived("lost")
+    );
+    assert!(arrived("unique") > 500 * RESTARTS as u64, "{report}");
+    assert_eq!(proxy.first_exit_code(), 0);
+    let log = proxy.log();
+    assert_eq!(log.matches("has taken over; process").count(), RESTARTS, "{log}");
+    assert!(log.contains("2 data sockets") && log.contains("1 admin socket"), "{log}");
+}
+
+#[test]
+fn the_number_of_workers_may_change_both_ways_under_traffic() {
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"workers": 1}))) else { return };
+    let traffic: Vec<Traffic> = (0..8).map(|_| Traffic::start(&proxy, "flow")).collect();
+    wait_until("traffic flows", || proxy.stat("metrics_received") > 500);
+    for (workers, spread) in [(3, "flow"), (2, "datagram"), (3, "datagram"), (1, "flow")] {
+        proxy.config.json["workers"] = workers.into();
+        proxy.config.json["spread"] = spread.into();
+        proxy.config.write();
+        proxy.restart();
+        assert!(proxy.ask("status").contains(&format!("workers: {workers}\nspread: {spread}\n")));
+        wait_until("traffic goes on", || proxy.stat("metrics_received") > 500);
+        if workers > 1 {
+            let stats = proxy.stats();
+            assert!(
+                spread == "flow" || stats["worker_skew"] < workers,
+                "one worker has everything: {}",
+                proxy.ask("stats")
+            );
+        }
+    }
+    let sent: u64 = traffic.into_iter().map(Traffic::end).sum();
+    wait_until("every metric has arrived or is told", || total(&backends) + dropped(&proxy) >= sent);
+    proxy.settle();
+    assert_eq!(total(&backends) + dropped(&proxy), sent);
+    assert!(proxy.logged("made anew: 2 data sockets") && proxy.logged("given up: 2 data sockets"));
+}
+
+#[test]
+fn only_the_sockets_that_the_config_changes_are_made_anew() {
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    proxy.send(datagrams(0..50));
+    let (old_address, old_admin) = (proxy.address, proxy.admin);
+    let (port, admin_port) = proxy::free_ports();
+    proxy.config.json["managementPort"] = admin_port.into();
+    proxy.config.write();
+    proxy.move_admin(admin_port);
+    proxy.restart();
+    assert!(proxy.logged("1 data socket (127.0.0.1:") && proxy.logged("0 admin sockets (none); made anew"));
+    wait_until("the old admin port is closed", || TcpStream::connect(old_admin).is_err());
+    proxy.send(datagrams(50..100));
+    proxy.config.json["port"] = port.into();
+    proxy.config.json["receiveBuffer"] = (1 << 20).into();
+    proxy.config.write();
+    // In the old socket before the restart: the old process reads it to its end.
+    proxy.send_burst(&datagrams(100..150));
+    proxy.restart();
+    assert!(proxy.ask("status").contains(&format!("listen: 127.0.0.1:{port}\n")));
+    let free = UdpSocket::bind(old_address);
+    assert!(free.is_ok(), "the old port is given up: {free:?}");
+    proxy.address.set_port(port);
+    proxy.send(datagrams(150..200));
+    wait_until("every metric has arrived", || total(&backends) == 600);
+}
+
+#[test]
+fn what_is_known_goes_along() {
+    let mut backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"checkInterval": 3_600_000}))) else {
+        return;
+    };
+    let (refusing, dead) = (backends[0].name(), backends[1].name());
+    proxy.send(datagrams(0..200));
+    wait_until("every metric has arrived", || total(&backends) == 600);
+    // One is held out for an hour because its data port refuses, which no check of its admin port can find out.
+    backends[0].kill_data();
+    let traffic = Traffic::start(&proxy, "steady");
+    proxy.wait_for_state(&refusing, "down");
+    traffic.end();
+    proxy.settle();
+    backends[1].kill();
+    proxy.config.json["checkInterval"] = 2_000.into();
+    proxy.config.write();
+    proxy.ask("reload");
+    proxy.wait_for_state(&dead, "down");
+    proxy.ask("health down");
+    backends.iter().for_each(Backend::forget);
+    proxy.send(datagrams(0..200));
+    wait_until("the third takes every name", || backends[2].total() == 600);
+    let falls = proxy.log().matches("is down: ").count();
+    proxy.restart();
+    assert_eq!(proxy.state(&refusing), "down");
+    assert_eq!(proxy.state(&dead), "down");
+    assert_eq!(proxy.ask("health"), "health: down\n");
+    proxy.send(datagrams(200..400));
+    wait_until("the third still takes every name", || backends[2].total() == 1_200);
+    assert_eq!(
+        proxy.log().matches("is down: ").count(),
+        falls,
+        "it was not found out again: {}",
+        proxy.log()
+    );
+    assert_eq!(proxy.stat("metrics_received"), 600, "the counters start at zero");
+    assert!(proxy.logged("account: metrics received"), "and the old account is told");
+    proxy.ask("health up");
+    backends[1].restore();
+    proxy.wait_for_state(&dead, "up");
+}
+
+#[test]
+fn a_drained_backend_stays_drained() {
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let drained = backends[0].name();
+    let answer = proxy.ask(&format!("backend {drained} drain"));
+    assert_eq!(answer, format!("backend {drained}: drain\n"));
+    proxy.restart();
+    assert_eq!(proxy.state(&drained), "drain");
+    proxy.send(datagrams(0..200));
+    wait_until("the others take every name", || total(&backends[1..]) == 600);
+    assert_eq!(backends[0].total(), 0);
+    proxy.ask(&format!("backend {drained} up"));
+    assert_eq!(proxy.state(&drained), "up");
+}
+
+/// A copy of the program that can be replaced, in the config's folder.
+fn copy(config: &Path) -> PathBuf {
+    let path = config.with_file_name("program");
+    fs::copy(PROGRAM, &path).unwrap();
+    path
+}
+
+/// Replaces the program, as an installation does: another file under the same name.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+fn start_copy(config: serde_json::Value) -> Option<(Proxy, PathBuf)> {
+    let proxy = Proxy::start_by(config, |path| {
+        let mut command = Command::new(copy(path));
+        command.arg("-f").arg(path);
+        command
+    })?;
+    let program = proxy.config_path().with_file_name("program");
+    Some((proxy, program))
+}
+
+/// Asks for a restart that comes to nothing; `words` tell why.
+#[track_caller]
+fn fail(proxy: &mut Proxy, backends: &[Backend], words: &str) {
+    let pid = proxy.pid();
+    proxy.signal(Signal::SIGUSR2);
+    wait_until(&format!("status says {words:?}"), || {
+        let status = proxy.ask("status");
+        status.lines().any(|line| line.starts_with("last_restart: ") && line.contains(words))
+    });
+    assert!(proxy.ask("status").contains(&format!("pid: {pid}\n")), "the old one goes on");
+    assert!(proxy.logged(words), "{}", proxy.log());
+    backends.iter().for_each(Backend::forget);
+    proxy.send(datagrams(0..20));
+    wait_until("it forwards as before", || total(backends) == 60);
+}
+
+#[test]
+fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
+    let backends = three();
+    let config = config(&refs(&backends), json!({"handoverTimeout": 20_000, "shutdownTimeout": 100}));
+    let Some((mut proxy, program)) = start_copy(config) else { return };
+    replace(&program, "#!/bin/sh\nexit 3\n");
+    fail(&mut proxy, &backends, "the new process ended with exit code 3");
+    replace(&program, "this is no program");
+    fail(&mut proxy, &backends, "cannot be started: ");
+    fs::remove_file(&program).unwrap();
+    fail(&mut proxy, &backends, "No such file");
+    // One that speaks another version of the protocol, as a newer program might.
+    replace(&program, "#!/bin/sh\nprintf 'STATSRNG\\0\\0\\0\\143\\0\\0\\0\\0' >&0\nsleep 1\nexit 71\n");
+    fail(&mut proxy, &backends, "speaks version 99 of the hand-over's protocol");
+    // One that is not ready in time, and does not end when it is told to.
+    replace(&program, "#!/bin/sh\nexec sleep 600\n");
+    proxy.config.json["handoverTimeout"] = 200.into();
+    proxy.config.write();
+    assert!(proxy.ask("reload").contains("handoverTimeout: 20000 -> 200"));
+    fail(&mut proxy, &backends, "failed, and process");
+    assert!(proxy.logged("not ready in time (handoverTimeout)"), "{}", proxy.log());
+    // The same program once more, and a config with mistakes.
+    fs::remove_file(&program).unwrap();
+    copy(proxy.config_path());
+    let good = proxy.config.json.clone();
+    proxy.config.json["handoverTimeout"] = 20_000.into();
+    proxy.config.write();
+    proxy.ask("reload");
+    proxy.config.write_text(r#"{"nodes": [], "queu": 5}"#);
+    fail(&mut proxy, &backends, "queu: unknown key");
+    // A port that somebody else has.
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    proxy.config.json["port"] = taken.local_addr().unwrap().port().into();
+    proxy.config.write();
+    fail(&mut proxy, &backends, "is taken by");
+    proxy.config.json = good;
+    proxy.config.json["handoverTimeout"] = 20_000.into();
+    proxy.config.write();
+    proxy.restart();
+    proxy.send(datagrams(0..20));
+}
+
+#[test]
+fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
+    let backends = three();
+    let config = config(&refs(&backends), json!({"shutdownTimeout": 100}));
+    let Some((mut proxy, program)) = start_copy(config) else { return };
+    replace(&program, "#!/bin/sh\necho \"new process $$\" >&2\nexec sleep 600\n");
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("the new process runs", || proxy.logged("new process "));
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("the second is refused", || proxy.logged("refused: a restart is going on already"));
+    assert!(proxy.ask("status").contains("was started"), "status shows how the first one stands");
+    proxy.send(datagrams(0..20));
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.exit_code(), 0, "{}", proxy.log());
+    assert_eq!(total(&backends), 60);
+    let log = proxy.log();
+    let new: i32 = log.lines().find_map(|line| line.strip_prefix("new process ")).unwrap().parse().unwrap();
+    let cmdline = fs::read(format!("/proc/{new}/cmdline")).unwrap_or_default();
+    assert!(!cmdline.starts_with(b"sleep"), "the new process was ended too");
+}
+
+#[test]
+fn a_restart_during_a_stop_is_refused() {
+    let backends = three();
+    let config = config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64}));
+    let Some(mut proxy) = Proxy::start(config) else { return };
+    proxy.signal(Signal::SIGTERM);
+    wait_until("it is stopping", || proxy.logged("stopping: "));
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("it is refused", || proxy.logged("restart: refused: a stop is under way"));
+    proxy.signal(Signal::SIGTERM);
+    proxy.wait_for_end();
+}
+
+#[test]
+fn the_first_process_of_a_container_says_that_it_cannot() {
+    let backends = three();
+    let can_unshare =
+        Command::new("unshare").args(["--pid", "--fork", "true"]).stderr(Stdio::null()).status();
+    if !can_unshare.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no process namespace can be made here");
+        return;
+    }
+    let started = Proxy::start_by(config(&refs(&backends), json!({})), |path| {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", PROGRAM, "-f"]).arg(path);
+        command
+    });
+    let Some(mut proxy) = started else { return };
+    let outside = proxy.pid();
+    let children = fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).unwrap();
+    let inside = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
+    nix::sys::signal::kill(inside, Signal::SIGUSR2).unwrap();
+    wait_until("it says so", || proxy.logged("restart: refused: this is process 1"));
+    assert!(proxy.ask("status").contains("last_restart: "));
+    nix::sys::signal::kill(inside, Signal::SIGTERM).unwrap();
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+#[test]
+fn a_stray_variable_in_the_environment_is_told() {
+    let config = ConfigFile::new(config(&[], json!({"nodes": [{"host": "127.0.0.1", "port": 9}]})));
+    let output = Command::new(PROGRAM)
+        .arg("-f")
+        .arg(&config.path)
+        .env("STATSRING_HANDOVER", "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{words}");
+    assert!(words.contains("STATSRING_HANDOVER"), "{words}");
+}

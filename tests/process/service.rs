@@ -1,0 +1,175 @@
+//! Under a service manager: what it is told, and the sockets that it passes.
+
+use super::proxy::{self, PROGRAM};
+use super::*;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// A service manager's ear.
+struct Manager {
+    socket: UnixDatagram,
+    heard: Vec<String>,
+}
+
+impl Manager {
+    fn start(name: &str) -> Manager {
+        let socket = UnixDatagram::bind_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        Manager { socket, heard: Vec::new() }
+    }
+
+    /// Waits for a message in which `is_it` holds; those before it are forgotten.
+    #[track_caller]
+    fn wait_for(&mut self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.heard.iter().position(|message| is_it(message)) {
+                return self.heard.drain(..=at).next_back().unwrap();
+            }
+            assert!(Instant::now() < end, "waited in vain for {what}; heard {:?}", self.heard);
+            let mut bytes = [0; 1024];
+            if let Ok(length) = self.socket.recv(&mut bytes) {
+                self.heard.push(String::from_utf8(bytes[..length].to_vec()).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_of_every_stage() {
+    let backends = three();
+    let name = format!("statsring-test-{}", std::process::id());
+    let mut manager = Manager::start(&name);
+    let started = Proxy::start_by(config(&refs(&backends), json!({})), |path| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("-f").arg(path).env("NOTIFY_SOCKET", format!("@{name}"));
+        command
+    });
+    let Some(mut proxy) = started else { return };
+    manager.wait_for("READY=1", |message| message == "READY=1");
+    manager.wait_for("the status", |message| message == "STATUS=serving: 3 of 3 backends up, 1 worker");
+    proxy.signal(Signal::SIGHUP);
+    let reloading = manager.wait_for("RELOADING=1", |message| message.starts_with("RELOADING=1\n"));
+    let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+    assert!(since.parse::<u64>().unwrap() > 0);
+    manager.wait_for("READY=1 after the reload", |message| message == "READY=1");
+    let before = proxy.pid();
+    proxy.signal(Signal::SIGUSR2);
+    manager.wait_for("RELOADING=1 of the restart", |message| message.starts_with("RELOADING=1\n"));
+    let moved = manager.wait_for("MAINPID", |message| message.starts_with("MAINPID="));
+    proxy.wait_for_successor(before);
+    assert_eq!(moved, format!("MAINPID={}\nREADY=1", proxy.pid()));
+    manager.wait_for("READY=1 of the new process", |message| message == "READY=1");
+    proxy.signal(Signal::SIGTERM);
+    manager.wait_for("STOPPING=1", |message| message == "STOPPING=1");
+    proxy.wait_for_end();
+}
+
+/// A command that runs the proxy with one or two passed sockets, as a service manager does.
+fn activated(config: &std::path::Path, sockets: Vec<OwnedFd>) -> Command {
+    // The numbers that a service manager uses, and the process id that it names.
+    let script = r#"exec 3<&0 4<&1 </dev/null >/dev/null
+        [ "$LISTEN_FDS" = 2 ] || exec 4<&-
+        LISTEN_PID=$$; export LISTEN_PID; exec "$0" "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, PROGRAM, "-f"]).arg(config).env("LISTEN_FDS", sockets.len().to_string());
+    let mut sockets = sockets.into_iter();
+    command.stdin(Stdio::from(sockets.next().unwrap()));
+    command.stdout(sockets.next().map_or_else(Stdio::null, Stdio::from));
+    command
+}
+
+fn udp_twins() -> (Vec<UdpSocket>, SocketAddr) {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let listeners = statsring::driver::socket::bind_listeners(&[any], 2, 1 << 20).unwrap();
+    (listeners.workers.into_iter().flatten().collect(), listeners.addresses[0])
+}
+
+/// Sends before the start, while it runs, while it is stopped, and across a restart of its own: everything arrives.
+fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<SocketAddr>, workers: usize) {
+    let backends = three();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let send = |numbers: std::ops::Range<usize>| {
+        for datagram in datagrams(numbers) {
+            sender.send_to(datagram.as_bytes(), address).unwrap();
+        }
+    };
+    let started = |wanted: usize| {
+        send(wanted - 50..wanted);
+        let (port, admin_port) = proxy::free_ports();
+        let admin_port = admin.map_or(admin_port, |admin| admin.port());
+        let config =
+            config(&refs(&backends), json!({"port": port, "managementPort": admin_port, "workers": workers}));
+        let config = ConfigFile::new(config);
+        let passed = sockets.iter().map(|socket| socket.try_clone().unwrap()).collect();
+        let command = activated(&config.path, passed);
+        let mut proxy = Proxy::spawn(config, address.port(), admin_port, command);
+        if let Some(code) = proxy.wait_until_ready() {
+            assert_eq!(code, 69, "{}", proxy.log());
+            eprintln!("skipped: io_uring is refused here: {}", proxy.log());
+            return None;
+        }
+        wait_until("what waited has arrived", || total(&backends) == 3 * wanted as u64);
+        Some(proxy)
+    };
+    for round in 0..2 {
+        let Some(mut proxy) = started(100 * round + 50) else { return };
+        let status = proxy.ask("status");
+        assert!(status.contains(&format!("listen: {address}\n")), "{status}");
+        assert!(status.contains(&format!("workers: {workers}\n")), "{status}");
+        assert!(status.contains("passed by the service manager"), "{status}");
+        proxy.restart();
+        send(100 * round + 50..100 * round + 100);
+        wait_until("it goes on", || total(&backends) == 300 * (round + 1) as u64);
+        proxy.signal(Signal::SIGTERM);
+        proxy.wait_for_end();
+    }
+    if let Some(admin) = admin {
+        // It stays the service manager's: a client waits for the next process instead of being refused.
+        drop(TcpStream::connect(admin).unwrap());
+    }
+}
+
+#[test]
+fn with_one_passed_socket_even_a_stop_and_a_start_lose_nothing() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    nothing_is_lost(vec![socket.into()], address, None, 1);
+}
+
+#[test]
+fn two_passed_sockets_are_two_workers() {
+    let (sockets, address) = udp_twins();
+    nothing_is_lost(sockets.into_iter().map(OwnedFd::from).collect(), address, None, 2);
+}
+
+#[test]
+fn the_admin_ports_socket_may_be_passed_too() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let admin = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, admin_address) = (socket.local_addr().unwrap(), admin.local_addr().unwrap());
+    nothing_is_lost(vec![socket.into(), admin.into()], address, Some(admin_address), 1);
+}
+
+#[test]
+fn passed_sockets_of_a_wrong_kind_end_the_start_with_the_reason() {
+    let config = ConfigFile::new(config(&[], json!({"nodes": [{"host": "127.0.0.1", "port": 9}]})));
+    let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let output = activated(&config.path, vec![stream.into()]).stderr(Stdio::piped()).output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{words}");
+    assert!(words.contains("passed socket 3: it is a stream socket, but not TCP"), "{words}");
+    let output = Command::new("sh")
+        .args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=9 exec "$0" -f "$1""#, PROGRAM])
+        .arg(&config.path)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(71), "{words}");
+    assert!(words.contains("descriptor 3"), "{words}");
+}
