@@ -116,8 +116,10 @@ start_proxy() {
 settle() {
     local tick
     for ((tick = 0; tick < 100; tick++)); do
-        ask stats >"$work/stats"
-        ask backends >"$work/backends"
+        ask $'stats\nbackends' >"$work/both"
+        awk -v stats="$work/stats" -v backends="$work/backends" '
+            BEGIN { printf "" >stats; printf "" >backends }
+            /\t/ { print >backends; next } { print >stats }' "$work/both"
         [ "$(figure metrics_pending)" = 0 ] && return
         sleep 0.1
     done

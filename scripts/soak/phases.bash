@@ -71,20 +71,21 @@ forget_child() {
     children=("${kept[@]}")
 }
 
-# Waits until backend $1 is in state $2.
+# Waits until backend $1 is in state $2; if $1 is "each", all backends.
 await_state() {
     local tick
-    for ((tick = 0; tick < 200; tick++)); do
+    for ((tick = 0; tick < 100; tick++)); do
         ask backends >"$work/backends" 2>/dev/null || true
-        [ "$(column "${ports[2 * $1]}" state)" = "$2" ] && return
+        if [ "$1" = each ]; then
+            awk -F '\t' -v state="$2" 'NR > 1 { all++; if ($2 == state) there++ } END { exit !(all && all == there) }' \
+                "$work/backends" && return
+        else
+            [ "$(column "${ports[2 * $1]}" state)" = "$2" ] && return
+        fi
         sleep 0.1
     done
-    blame "backend $(identity "$1") was not found $2 within 20 s"
+    blame "not found $2 within 20 s: $(tail -n +2 "$work/backends" | cut -f 1,2 | paste -sd' ')"
     return 1
-}
-
-await_all_up() {
-    await_state 0 up && await_state 1 up && await_state 2 up
 }
 
 # The proxy's figures when nothing is on its way, in $work/$1.stats and $work/$1.backends.
@@ -258,7 +259,7 @@ reload() {
 # Settings, a fourth backend added, settings, the fourth removed.
 reloads() {
     local end turn=0 node
-    await_all_up || return 1
+    await_state each up || return 1
     load_rate=$((rate * 2)) begin_load "0 1 2 3" --placed-by "$work/three.json" --placed-by "$work/four.json" || return 1
     sockets >"$work/sockets_before"
     end=$((SECONDS + phase_s))
@@ -304,7 +305,7 @@ outages() {
     rm -f "$work"/life.*
     end_child "$victim_health"
     victim_starts
-    await_all_up || return 1
+    await_state each up || return 1
     begin_load "0 2" --allow-loss 1 --settle 1 --placed-by "$work/three.json" --down "$(identity 1)" || return 1
     end=$((SECONDS + phase_s))
     while :; do
@@ -323,7 +324,7 @@ outages() {
     answer_health 1
     victim_health=$started
     weigh_outages
-    await_all_up
+    await_state each up
 }
 
 weigh_outages() {
@@ -364,7 +365,7 @@ await_silence() {
 # Each backend in turn is drained, or taken for dead, and given back.
 drains() {
     local end node=0 wish answer turn
-    await_all_up || return 1
+    await_state each up || return 1
     begin_load "0 1 2" --placed-by "$work/three.json" --down "$(identity 0)" --down "$(identity 1)" --down "$(identity 2)" \
         --burst "$burst" || return 1
     end=$((SECONDS + phase_s))
@@ -394,7 +395,7 @@ drains() {
 # Junk from another sender, hostile admin connections, every command, and a load in bursts.
 strangers() {
     local code=0 node wrong
-    await_all_up || return 1
+    await_state each up || return 1
     begin_load "0 1 2" --placed-by "$work/three.json" --burst "$burst" --skew 1 || return 1
     python3 -B scripts/soak/strangers.py --port "$port" --admin "$admin" --seconds "$phase_s" --rate "$junk_rate" \
         --seed "$rounds" >"$work/strangers" 2>"$work/strangers.log" &

@@ -136,8 +136,8 @@ class Hostile:
             return False
 
     def close(self):
-        if self.kind == 7:
-            # Breaks off: the other side gets a reset.
+        if self.kind >= 6:
+            # Breaks off: the other side gets a reset. A tap whose client only says that it sends no more goes on for 30 s.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
