@@ -4,7 +4,8 @@
 #
 # Usage: scripts/soak.sh HOURS [RATE] [--json FILE]   how long, 0.01 to 1000, as 8 or 0.5; datagrams/s (default 20000)
 #        STATSRING=path scripts/soak.sh 8             with that program
-#        LIFE=10 TOLERANCE_KIB=1024 STALL_MS=10000    rounds that a process lives; memory growth and stall that are too much
+#        LIFE=10 TOLERANCE_KIB=1024 STALL_MS=10000 scripts/soak.sh 8
+#                                                     rounds that a process lives; more growth or a longer stall is bad
 #
 # A round has five phases. Each has a load of its own with numbered metrics, and an account that is exact:
 #   restarts   SIGUSR2 again and again; in the first round and in every LIFE-th one behind it, so that one process lives long
@@ -20,6 +21,7 @@
 #
 # Exit 0 if the verdict is good, 1 if it is bad, 64 for wrong usage, 71 if the system refused something.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 name=soak
 # shellcheck source=scripts/proxy.bash
@@ -59,8 +61,8 @@ number "$life" 1 1000000
 number "$tolerance_kib" 0 100000000
 number "$stall_ms_max" 1 90000
 if [ -n "$json" ]; then
+    [[ $json = /* ]] || json=$here/$json
     : >"$json" || exit 71
-    json=$(readlink -f "$json")
 fi
 command -v setsid >/dev/null || die "setsid is not installed (Debian: util-linux)"
 command -v python3 >/dev/null || die "python3 is not installed (Debian: python3)"

@@ -187,6 +187,7 @@ take_load_down() {
 # number of datagrams that others than the load sent.
 weigh_account() {
     local arrived sent dropped
+    # shellcheck disable=SC2086 # a list of words
     dropped=$(dropped_but $1)
     [ "$dropped" = 0 ] || blame "$dropped metrics were dropped by the proxy"
     sent=$(growth metrics_received)
@@ -350,7 +351,7 @@ weigh_outages() {
     weigh_account "send_refused" 0
 }
 
-# What backend $1 was sent, once that does not grow any more.
+# Waits until backend $1 gets nothing any more; $2 says what was done to it.
 await_silence() {
     local tick last=
     for ((tick = 0; tick < 50; tick++)); do
@@ -359,7 +360,7 @@ await_silence() {
         last=$(column "${ports[2 * $1]}" sent)
         sleep 0.1
     done
-    blame "$(identity "$1") still gets metrics 5 s after it was $2"
+    blame "$(identity "$1") still gets metrics 5 s after it was set to $2"
 }
 
 # Each backend in turn is drained, or taken for dead, and given back.
@@ -378,7 +379,7 @@ drains() {
             "drain backend $(identity $node): drain" | "down backend $(identity $node): forced_down") ;;
             *) blame "backend … $wish was answered: $answer" ;;
         esac
-        await_silence "$node" "set to $wish"
+        await_silence "$node" "$wish"
         answer=$(ask "backend $(identity $node) up")
         [ "$answer" = "backend $(identity $node): up" ] || blame "backend … up was answered: $answer"
         add churn 1
