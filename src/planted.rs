@@ -4,7 +4,7 @@
 //! feature `planted` (which only tests switch on) the question is the constant `false`, and nothing is left of it.
 //! Asked once per packet, per datagram or more rarely, never per metric.
 
-/// One defect; each breaks one rule of the data path.
+/// One defect; each breaks one rule of the data path, of a hand-over, or of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
     /// A receive that ended with a datagram (F_MORE missing) is not armed again.
@@ -35,11 +35,41 @@ pub enum Defect {
     DropUncounted,
     /// A packet that is not full is held for ever.
     DeadlineIgnored,
+    /// The receive on a socket that is left to others goes on.
+    ReceiveNotCancelledAtLeave,
+    /// A socket that is left to others is fenced.
+    LeftSocketFenced,
+    /// A socket that nobody else takes is left like the others, and not fenced and read.
+    SurplusSocketLeft,
+    /// A worker that leaves does not wait until everything is sent.
+    LeaveWithoutFlush,
+    /// What the kernel had dropped when another process had the sockets is counted again.
+    DropsCountedTwice,
+    /// A new process ends when the old one is gone, instead of going on in its place.
+    RetiresWithOldProcess,
+    /// An old process whose successor is late leaves all the same.
+    GoneBeforeReady,
+    /// A new process begins with every backend up.
+    HealthForgottenAtHandover,
+    /// A new process does not know what the operator wants of a backend.
+    WishForgottenAtHandover,
+    /// A reload begins every backend anew, with its figures and its health.
+    BackendForgottenAtReload,
+    /// Decisions of the old table are taken from the cache.
+    CacheKeptOverReload,
+    /// A backend that stays as it is gets another socket.
+    SocketReplacedAtReload,
+    /// The socket of a backend that is gone stays open.
+    SocketLeakedAtReload,
+    /// Packets that wait for a busy backend keep its old place in the list.
+    WaitingPacketsMisplaced,
+    /// A table is told to be in force before the worker goes by it.
+    GenerationToldTooEarly,
 }
 
 impl Defect {
-    /// All of them.
-    pub const ALL: [Defect; 14] = [
+    /// Those of the data path.
+    pub const DATA_PATH: [Defect; 14] = [
         Defect::NoRearmAfterLostMore,
         Defect::NoRearmAfterNoBuffers,
         Defect::BufferLeaked,
@@ -54,6 +84,25 @@ impl Defect {
         Defect::RefusedPacketLost,
         Defect::DropUncounted,
         Defect::DeadlineIgnored,
+    ];
+
+    /// Those of hand-over and reload.
+    pub const CONTROL: [Defect; 15] = [
+        Defect::ReceiveNotCancelledAtLeave,
+        Defect::LeftSocketFenced,
+        Defect::SurplusSocketLeft,
+        Defect::LeaveWithoutFlush,
+        Defect::DropsCountedTwice,
+        Defect::RetiresWithOldProcess,
+        Defect::GoneBeforeReady,
+        Defect::HealthForgottenAtHandover,
+        Defect::WishForgottenAtHandover,
+        Defect::BackendForgottenAtReload,
+        Defect::CacheKeptOverReload,
+        Defect::SocketReplacedAtReload,
+        Defect::SocketLeakedAtReload,
+        Defect::WaitingPacketsMisplaced,
+        Defect::GenerationToldTooEarly,
     ];
 }
 

@@ -9,6 +9,7 @@ use super::resolve::literal;
 use super::table::Standing;
 use crate::admin::{BackendState, Wish};
 use crate::config::{Check, Node};
+use crate::planted::{Defect, is_planted};
 use crate::stats::NodeCounters;
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
@@ -173,7 +174,9 @@ impl Backend {
             let has_adminport = self.node.borrow().adminport.is_some();
             *self.health.borrow_mut() = Health::resume(check, has_adminport, health, now_ms);
         }
-        self.wish.set(carried.wish);
+        if !is_planted(Defect::WishForgottenAtHandover) {
+            self.wish.set(carried.wish);
+        }
         self.note_state();
         let since = Instant::now().checked_sub(Duration::from_millis(carried.since_ms));
         self.since.set(since.unwrap_or_else(Instant::now));

@@ -16,6 +16,7 @@
 //! - A backend without admin port is up unless refused, and is taken back, on trial, when its hold is over.
 
 use crate::config::Check;
+use crate::planted::{Defect, is_planted};
 use serde::{Deserialize, Serialize};
 
 /// Longest time that a backend whose data port refuses is held out before it is tried again.
@@ -144,7 +145,7 @@ impl Health {
     /// Goes on from what another process knew. It is checked at once; if its admin port came or went, it begins anew.
     pub fn resume(check: Check, has_adminport: bool, carried: &CarriedHealth, now_ms: u64) -> Health {
         let new = Health::new(check, has_adminport);
-        if carried.has_adminport != has_adminport {
+        if carried.has_adminport != has_adminport || is_planted(Defect::HealthForgottenAtHandover) {
             return new;
         }
         Health {

@@ -7,36 +7,38 @@
 //! process.rs   start → ready → events → exit code                  signals.rs, stop.rs, systemd.rs
 //!   sockets.rs   everything that listens, wherever it comes from   bind.rs, activation.rs, descriptors.rs
 //!   restart.rs   a new process takes over, or this one did         handover/
-//!   watch.rs     one backend's checks and look-ups                 health.rs, probe.rs, resolve.rs, backend.rs
+//!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, probe.rs, resolve.rs, backend.rs
 //!   operator.rs  the admin port's connections and actions          observe.rs, reload.rs
-//!   state.rs     what is known, and its way to the workers         table.rs
+//!   state.rs     what is known, and its way to the workers         roster.rs, table.rs
 //!   net.rs       TCP on tokio-uring; nothing else knows it         offload.rs (work that may block)
 //! ```
 //!
 //! Next: `admin/`.
 
 mod activation;
-mod backend;
+pub mod backend;
 mod bind;
 mod descriptors;
 mod handle;
-mod handover;
-mod health;
+pub mod handover;
+pub mod health;
 mod net;
 mod observe;
 mod offload;
 mod operator;
-mod probe;
+pub mod probe;
 mod process;
-mod reload;
+pub mod reload;
 mod resolve;
 mod restart;
+pub mod roster;
+pub mod rounds;
 mod signals;
 mod sockets;
 mod state;
 mod stop;
 mod systemd;
-mod table;
+pub mod table;
 mod watch;
 
 pub use handle::ProxyHandle;

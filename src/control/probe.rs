@@ -71,7 +71,7 @@ pub async fn probe(address: SocketAddr, limit_ms: u64) -> Result<(), ProbeError>
 }
 
 /// What the bytes so far say; `None` while more may come.
-fn judge(answer: &[u8], ended: bool) -> Option<Result<(), ProbeError>> {
+pub fn judge(answer: &[u8], ended: bool) -> Option<Result<(), ProbeError>> {
     if memmem::find(answer, UP).is_some() {
         return Some(Ok(()));
     }

@@ -12,19 +12,19 @@ use super::offload::offload;
 use super::process::count;
 use super::reload::{self, Changes};
 use super::resolve::{Resolver, choose};
+use super::roster::Roster;
 use super::systemd::Notifier;
 use super::table::{self, Publisher};
 use super::{net, watch};
 use crate::admin::{Wish, escape};
-use crate::config::{Check, Config, Node, load};
+use crate::config::{Config, load};
 use crate::driver::Facts;
 use crate::driver::socket::Spread;
 use crate::placement::Fingerprint;
-use crate::relay::{Left, Phase};
+use crate::relay::Left;
 use crate::stats::{Counters, Latency, WorkerShared};
 use crate::worker::Limits;
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
@@ -100,10 +100,7 @@ pub struct Control {
     pub degraded: RefCell<Vec<String>>,
     /// Who looks at passing metrics.
     pub observers: RefCell<Observers>,
-    config: RefCell<Config>,
-    backends: RefCell<Vec<Rc<Backend>>>,
-    phase: Cell<Phase>,
-    generation: Cell<u64>,
+    roster: Roster,
     fingerprint: Cell<Option<Fingerprint>>,
     reloading: Mutex<()>,
 }
@@ -161,7 +158,6 @@ impl Control {
         let limits = config.limits();
         let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
         let pool_bytes = pool.packets * pool.packet_bytes + pool.oversize * pool.oversize_bytes;
-        let backends = config.nodes.iter().map(|node| Rc::new(Backend::new(node.clone(), config.check)));
         Rc::new(Control {
             options,
             seats,
@@ -186,10 +182,7 @@ impl Control {
             last_reload: RefCell::new(None),
             degraded: RefCell::default(),
             observers: RefCell::default(),
-            backends: RefCell::new(backends.collect()),
-            config: RefCell::new(config),
-            phase: Cell::new(Phase::Run),
-            generation: Cell::new(0),
+            roster: Roster::new(config),
             fingerprint: Cell::new(None),
             reloading: Mutex::new(()),
         })
@@ -197,17 +190,17 @@ impl Control {
 
     /// The config that runs.
     pub fn config(&self) -> Ref<'_, Config> {
-        self.config.borrow()
+        self.roster.config()
     }
 
     /// The backends, in the config's order.
     pub fn backends(&self) -> Ref<'_, Vec<Rc<Backend>>> {
-        self.backends.borrow()
+        self.roster.backends()
     }
 
     /// The backend of this identity.
     pub fn backend(&self, name: &str) -> Option<Rc<Backend>> {
-        self.backends.borrow().iter().find(|backend| &*backend.name == name).cloned()
+        self.roster.backend(name)
     }
 
     /// Milliseconds since the start: the clock of the health checks.
@@ -249,22 +242,14 @@ impl Control {
 
     /// Hands the present state to the workers.
     pub fn publish(&self) {
-        self.generation.set(self.generation.get() + 1);
         let previous = self.publisher.routes.load();
-        let table = table::build(
-            self.generation.get(),
-            &self.config.borrow(),
-            self.backends.borrow().iter().map(|backend| backend.standing()),
-            Some(&previous),
-            self.phase.get(),
-            self.observers.borrow().observer(),
-        );
+        let table = self.roster.next_table(Some(&previous), self.observers.borrow().observer());
         let fingerprint = table::fingerprint(&table);
         let alive = table.live.alive();
         self.publisher.publish(table);
         if self.fingerprint.replace(Some(fingerprint)) != Some(fingerprint) {
             let Fingerprint { config, now } = fingerprint;
-            let backends = self.backends.borrow().len();
+            let backends = self.backends().len();
             tracing::info!(
                 "placement: {alive} of {backends} backends serve, fingerprint {now:016x} (config {config:016x})"
             );
@@ -277,7 +262,7 @@ impl Control {
     /// Waits until every worker follows the last table that was published, so that nothing which arrives after the answer
     /// to a change goes by the old one. False if one of them does not in time.
     async fn in_force(&self) -> bool {
-        let generation = self.generation.get();
+        let generation = self.roster.generation();
         let all_follow = async {
             while !self.seats.iter().all(|seat| seat.shared.generation() >= generation) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -300,7 +285,7 @@ impl Control {
 
     /// Whether any backend gets metrics now.
     pub fn any_lives(&self) -> bool {
-        self.backends.borrow().iter().any(|backend| backend.standing().is_live())
+        self.backends().iter().any(|backend| backend.standing().is_live())
     }
 
     /// Logs it if no backend is left.
@@ -313,7 +298,7 @@ impl Control {
     /// The operator wants something of the backend of this identity. Either answer is for the operator.
     pub async fn set_wish(&self, name: &[u8], wish: Wish) -> Result<String, String> {
         let shown = escape(name);
-        let known = self.backends.borrow().iter().find(|backend| backend.name.as_bytes() == name).cloned();
+        let known = self.backends().iter().find(|backend| backend.name.as_bytes() == name).cloned();
         let Some(backend) = known else {
             return Err(format!("there is no backend {shown}; the command backends lists them as HOST:PORT"));
         };
@@ -336,16 +321,13 @@ impl Control {
     /// Tells the workers to end, and that whatever is left after `timeout` is to be counted and dropped.
     pub fn drain(&self, timeout: Duration) {
         let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
-        let left = self.left.get();
-        let phase =
-            if left.is_none() { Phase::Drain { timeout_us } } else { Phase::Leave { timeout_us, left } };
-        self.phase.set(phase);
+        self.roster.end(timeout_us, self.left.get());
         self.publish();
     }
 
     /// Tells the service manager in a line how things stand.
     pub fn tell_status(&self) {
-        let backends = self.backends.borrow();
+        let backends = self.backends();
         let live = backends.iter().filter(|backend| backend.standing().is_live()).count();
         let all = backends.len();
         let workers = count(self.seats.len(), "worker");
@@ -355,24 +337,13 @@ impl Control {
 
     /// What a process that takes over goes on from.
     pub fn carry(&self) -> State {
-        let now_ms = self.now_ms();
-        State {
-            health_wanted: self.health_wanted.get(),
-            backends: self.backends.borrow().iter().map(|backend| backend.carry(now_ms)).collect(),
-        }
+        State { health_wanted: self.health_wanted.get(), backends: self.roster.carry(self.now_ms()) }
     }
 
     /// Goes on from what an old process knew, as far as its backends are this one's.
     pub fn resume(&self, state: &State) {
-        let (check, now_ms) = (self.config().check, self.now_ms());
         self.health_wanted.set(state.health_wanted);
-        let carried: HashMap<&str, _> =
-            state.backends.iter().map(|carried| (carried.name.as_str(), carried)).collect();
-        for backend in self.backends.borrow().iter() {
-            if let Some(carried) = carried.get(&*backend.name) {
-                backend.resume(carried, check, now_ms);
-            }
-        }
+        self.roster.resume(&state.backends, self.now_ms());
     }
 
     /// Looks up the names among `backends` that have no address yet, all at once, and waits a short while for the answers.
@@ -444,38 +415,15 @@ impl Control {
 
     /// Puts `config` in force: backends of the same identity keep their figures and their health.
     async fn apply(self: &Rc<Self>, config: Config) {
-        let check = config.check;
-        let new: Vec<Rc<Backend>> = {
-            let old = self.backends.borrow();
-            let old: HashMap<&str, &Rc<Backend>> = old.iter().map(|old| (&*old.name, old)).collect();
-            let known = |node: &Node| old.get(&*node.name).map(|backend| (*backend).clone());
-            let made = |node: &Node| Rc::new(Backend::new(node.clone(), check));
-            config.nodes.iter().map(|node| known(node).unwrap_or_else(|| made(node))).collect()
-        };
-        let is_added = |backend: &Rc<Backend>| self.backend(&backend.name).is_none();
-        let added: Vec<Rc<Backend>> = new.iter().filter(|backend| is_added(backend)).cloned().collect();
+        let backends = self.roster.for_config(&config);
+        let added = self.roster.added(&backends);
         // Added backends that need a name are not to begin as dead ones.
         self.look_up(&added).await;
-        self.update_kept(&config.nodes, check);
-        let old = self.backends.replace(new);
-        let backends = self.backends.borrow();
-        for backend in old.iter().filter(|old| !backends.iter().any(|new| Rc::ptr_eq(new, old))) {
-            backend.remove();
-        }
-        drop(backends);
-        *self.config.borrow_mut() = config;
+        self.roster.replace(config, backends);
         self.publish();
         self.warn_if_none_lives();
         for backend in added {
             watch::start(self, backend);
-        }
-    }
-
-    fn update_kept(&self, nodes: &[Node], check: Check) {
-        for node in nodes {
-            if let Some(backend) = self.backend(&node.name) {
-                backend.update(node.clone(), check);
-            }
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The tasks that keep one backend up to date: one checks its health, one looks its name up.
 //!
 //! In: time, refusals that workers report, the answers of checks and of the resolver. Out: a published table for each
-//! change. Next: `health.rs` decides, `state.rs` publishes.
+//! change. Next: `rounds.rs` and `health.rs` decide, `state.rs` publishes.
 
 use super::backend::{Backend, describe};
 use super::health::{Outcome, Transition};
 use super::net;
 use super::probe::probe;
 use super::resolve::choose;
+use super::rounds::{Next, Rounds, judge};
 use super::state::Control;
 use crate::admin::Wish;
-use crate::placement::splitmix64;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -32,47 +32,18 @@ pub fn start(control: &Rc<Control>, backend: Rc<Backend>) {
 /// One backend's checks, and what the workers' refusals say about it.
 async fn check(control: Rc<Control>, backend: Rc<Backend>) {
     // Another one in every process, so that the proxies of a fleet do not check together.
-    let mut jitter = RandomState::new().hash_one(&backend.name);
-    // When the next refusal may be reported: one hint at a time, no more often than the fast checks.
-    let mut hint_due_ms = None;
-    let mut last_hint_ms = 0;
+    let mut rounds = Rounds::new(RandomState::new().hash_one(&backend.name));
     while !backend.is_removed() {
-        let now_ms = control.now_ms();
-        if hint_due_ms.is_some_and(|due| due <= now_ms) {
-            backend.counters.take_hint();
-            hint_due_ms = None;
-        }
-        if backend.take_refusal() {
-            let check = control.config().check;
-            hint_due_ms = Some(now_ms + check.fast_ms);
-            last_hint_ms = now_ms;
-            settle(&control, &backend, backend.with_health(|health| health.refused(now_ms)), None);
-        }
-        settle(&control, &backend, backend.with_health(|health| health.tick(now_ms)), None);
-        let due_ms = due_ms(&backend, jitter);
-        if let (Some(address), true) = (backend.admin_address(), due_ms.is_some_and(|due| due <= now_ms)) {
-            jitter = splitmix64(jitter);
-            // A hint that found no room in the workers' channel is taken here.
-            if hint_due_ms.is_none() && backend.counters.take_hint() {
-                backend.note_refusal();
+        let rules = control.config().check;
+        let settled = |transition| settle(&control, &backend, Some(transition), None);
+        match rounds.look(&backend, rules, control.now_ms(), settled) {
+            Next::Check(address) => {
+                check_once(&control, &backend, address).await;
+                rounds.checked(&backend, control.config().check, control.now_ms());
             }
-            check_once(&control, &backend, address).await;
-            if now_ms.saturating_sub(last_hint_ms) > control.config().check.interval_ms {
-                backend.counters.refused_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);
-            }
-            continue;
+            Next::Wait(wake_ms) => sleep_until(&control, wake_ms, &backend).await,
         }
-        let wake_ms = due_ms.into_iter().chain(hint_due_ms).min();
-        sleep_until(&control, wake_ms, &backend).await;
     }
-}
-
-/// When to look at the backend again; `None` if only a nudge can change anything.
-fn due_ms(backend: &Backend, jitter: u64) -> Option<u64> {
-    let can_be_checked = backend.admin_address().is_some();
-    let has_adminport = backend.node().adminport.is_some();
-    // Disabled, or without an address: nothing to check, and whoever changes that nudges.
-    (can_be_checked || !has_adminport).then(|| backend.with_health(|health| health.next_check_ms(jitter)))?
 }
 
 async fn sleep_until(control: &Control, wake_ms: Option<u64>, backend: &Backend) {
@@ -91,22 +62,13 @@ async fn check_once(control: &Rc<Control>, backend: &Backend, address: SocketAdd
     let timeout_ms = control.config().check.timeout_ms;
     backend.with_health(|health| health.started(control.now_ms()));
     let verdict = probe(address, timeout_ms).await;
-    // The answer of an address that is no longer the backend's says nothing about it.
-    if backend.is_removed() || backend.admin_address() != Some(address) {
-        return;
-    }
     let outcome = if verdict.is_ok() { Outcome::Good } else { Outcome::Failed };
     let failure = verdict.err().map(|error| format!("check of {address}: {error}"));
     if let Some(failure) = &failure {
         tracing::debug!("backend {}: {failure}", backend.name.escape_default());
     }
-    let now_ms = control.now_ms();
-    settle(
-        control,
-        backend,
-        backend.with_health(|health| health.observe(now_ms, outcome)),
-        failure.as_deref(),
-    );
+    let transition = judge(backend, address, control.now_ms(), outcome);
+    settle(control, backend, transition, failure.as_deref());
 }
 
 /// Logs and publishes a change of state, if there is one.

@@ -6,6 +6,7 @@ use super::egress::Egress;
 use super::ingest::few_buckets;
 use super::{Opened, Relay, RouteNode, RouteTable};
 use crate::packet::{Packet, SocketSlot};
+use crate::planted::{Defect, is_planted};
 use crate::stats::DropReason;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,12 +24,12 @@ impl Relay {
         if !same_nodes {
             self.move_backends(&table, sockets, now_us);
         }
-        if !same_nodes
+        let is_decided_anew = !same_nodes
             || table.live != self.table.live
             || table.diverted != self.table.diverted
             || table.placement != self.table.placement
-            || table.rules.on_node_down != self.table.rules.on_node_down
-        {
+            || table.rules.on_node_down != self.table.rules.on_node_down;
+        if is_decided_anew && !is_planted(Defect::CacheKeptOverReload) {
             self.cache.clear();
         }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
@@ -62,7 +63,9 @@ impl Relay {
                 Some((new, socket)) => {
                     egress.socket = Some(socket);
                     egress.change_each(&mut self.waiting, |packet| {
-                        (packet.backend, packet.socket) = (new, socket);
+                        if !is_planted(Defect::WaitingPacketsMisplaced) {
+                            (packet.backend, packet.socket) = (new, socket);
+                        }
                     });
                     egress.takes_trains = takes_trains(&self.table.nodes[old], &table.nodes[new], &egress);
                     kept[new] = egress;

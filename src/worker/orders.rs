@@ -7,6 +7,7 @@ use super::sockets::Sockets;
 use super::step::{Step, Worker};
 use super::{Ended, Report};
 use crate::driver::{Driver, DriverError, Wait};
+use crate::planted::{Defect, is_planted};
 use crate::relay::{Flush, Left, Phase};
 use crate::stats::DropReason;
 use std::sync::Arc;
@@ -46,6 +47,10 @@ impl<D: Driver> Worker<D> {
         if Arc::ptr_eq(&table, self.relay.table()) {
             return Ok(());
         }
+        if is_planted(Defect::GenerationToldTooEarly) && self.shared.generation() < table.generation {
+            self.shared.set_generation(table.generation);
+            return Ok(());
+        }
         let same_nodes = Arc::ptr_eq(&table.nodes, &self.relay.table().nodes);
         if !same_nodes || !self.sockets.has_all(&table) {
             // Everything that can leave leaves by the old table; only what busy sockets hold back stays.
@@ -75,7 +80,9 @@ impl<D: Driver> Worker<D> {
 
     fn start_drain(&mut self, deadline_us: u64, left: Left) {
         for listener in (0..u64::BITS as usize).filter(|listener| left.has(self.index, *listener)) {
-            self.driver.leave(listener);
+            if !is_planted(Defect::LeftSocketFenced) {
+                self.driver.leave(listener);
+            }
         }
         if let Err(error) = self.driver.fence() {
             self.reporter.tell(Report::FenceFailed { error });
@@ -108,7 +115,8 @@ impl<D: Driver> Worker<D> {
             }
             Stage::Cancelling { deadline_us, metrics_dropped } => {
                 let overdue = now_us >= deadline_us;
-                if !(overdue || (self.driver.is_quiet() && self.relay.is_empty())) {
+                let has_sent = self.relay.is_empty() || is_planted(Defect::LeaveWithoutFlush);
+                if !(overdue || (self.driver.is_quiet() && has_sent)) {
                     return Step::Running;
                 }
                 let late = if self.relay.is_settled() { self.drop_rest(now_us) } else { 0 };
@@ -127,7 +135,9 @@ impl<D: Driver> Worker<D> {
         {
             metrics_dropped = Some(metrics_dropped.unwrap_or(0) + self.drop_rest(now_us));
         }
-        let done = self.driver.is_drained() && self.relay.is_empty() && self.relay.is_settled();
+        let has_sent =
+            (self.relay.is_empty() && self.relay.is_settled()) || is_planted(Defect::LeaveWithoutFlush);
+        let done = self.driver.is_drained() && has_sent;
         if done || now_us >= deadline_us.saturating_add(OVERTIME_US) {
             self.driver.cancel();
             self.stage = Stage::Cancelling { deadline_us: now_us + CANCEL_US_MAX, metrics_dropped };

@@ -6,6 +6,7 @@ use super::Report;
 use super::reporter::Reporter;
 use crate::driver::Driver;
 use crate::packet::SocketSlot;
+use crate::planted::{Defect, is_planted};
 use crate::relay::RouteTable;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,6 +56,7 @@ impl Sockets {
                 let Some(address) = node.address else { return known.map(slot) };
                 if let Some(index) = known
                     && self.slots[index].as_ref().is_some_and(|open| open.address == address)
+                    && !is_planted(Defect::SocketReplacedAtReload)
                 {
                     return Some(slot(index));
                 }
@@ -89,7 +91,7 @@ impl Sockets {
         for (index, entry) in self.slots.iter_mut().enumerate() {
             let gone =
                 entry.as_ref().is_some_and(|open| !table.nodes.iter().any(|node| node.name == open.name));
-            if gone {
+            if gone && !is_planted(Defect::SocketLeakedAtReload) {
                 driver.close_backend(slot(index));
                 *entry = None;
             }

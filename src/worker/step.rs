@@ -9,6 +9,7 @@ use super::sockets::Sockets;
 use super::{Ended, Limits, Report};
 use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Wait};
 use crate::packet::{Arrival, Packet, SendOutcome};
+use crate::planted::{Defect, is_planted};
 use crate::relay::{Flush, Hint, Relay, RouteTable, Transmitted};
 use crate::stats::{Counter, Latency, LatencyKind, Sleep, WorkerShared};
 use arc_swap::{ArcSwap, Cache};
@@ -123,6 +124,9 @@ impl<D: Driver> Worker<D> {
 
     /// Starts the count of the kernel's drops at zero: so far the sockets were another process's, which counted them.
     pub fn forget_drops(&mut self) {
+        if is_planted(Defect::DropsCountedTwice) {
+            return;
+        }
         self.drops_before =
             (0..self.driver.listeners()).map(|listener| self.driver.kernel_drops(listener)).collect();
     }

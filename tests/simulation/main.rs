@@ -1,122 +1,28 @@
-//! A worker on a seeded fake kernel, thousands of times; and planted defects, each of which the same runs must find.
+//! A worker on a seeded fake kernel, and whole proxies on a fake host, thousands of times; and planted defects, each of which
+//! the same runs must find.
 //!
-//! A failing seed is printed. `STATSRING_SEED=N cargo test --test simulation` runs that one alone,
-//! `STATSRING_SEEDS=N` another number of them.
+//! A failing seed is printed. `STATSRING_SEED=N cargo test --test simulation` runs that one alone with a worker,
+//! `STATSRING_HOST_SEED=N` with a host; `STATSRING_SEEDS=N` runs another number of them. `scripts/simulate.sh` runs seeds
+//! that are not among the tests' for as long as it is told.
 
+mod host;
+mod inspection;
 mod oracle;
 mod run;
 mod scenario;
+mod total;
 
-use run::{Verdict, run};
-use scenario::Scenario;
 use statsring::driver::sim::Fault;
 use statsring::planted::{Defect, plant};
-use statsring::stats::DropReason;
-use statsring::worker::Ended;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use total::{Family, Total, Until, run_seeds};
 
-/// Seeds in a run of the tests.
-const SEEDS: u64 = 40_000;
-
-/// What many runs came to.
-#[derive(Default)]
-struct Total {
-    runs: u64,
-    steps: u64,
-    faults: Vec<u64>,
-    drops: Vec<u64>,
-    metrics_sent: u64,
-    drained: u64,
-    failures: Vec<(u64, String)>,
-}
-
-impl Total {
-    fn add(&mut self, verdict: &Verdict) {
-        self.runs += 1;
-        self.steps += verdict.steps;
-        self.faults.resize(Fault::COUNT, 0);
-        self.drops.resize(DropReason::COUNT, 0);
-        for (sum, count) in self.faults.iter_mut().zip(&verdict.faults) {
-            *sum += count;
-        }
-        for (sum, reason) in self.drops.iter_mut().zip(DropReason::ALL) {
-            *sum += verdict.counters.dropped(*reason);
-        }
-        self.metrics_sent += verdict.counters.get(statsring::stats::Counter::MetricsSent);
-        self.drained += u64::from(verdict.ended == Ended::Drained);
-    }
-
-    fn merge(&mut self, other: Total) {
-        self.runs += other.runs;
-        self.steps += other.steps;
-        self.metrics_sent += other.metrics_sent;
-        self.drained += other.drained;
-        self.faults.resize(Fault::COUNT, 0);
-        self.drops.resize(DropReason::COUNT, 0);
-        self.faults.iter_mut().zip(other.faults).for_each(|(sum, count)| *sum += count);
-        self.drops.iter_mut().zip(other.drops).for_each(|(sum, count)| *sum += count);
-        self.failures.extend(other.failures);
-    }
-
-    fn print(&self) {
-        println!(
-            "{} runs, {} steps, {} metrics sent, {} drained",
-            self.runs, self.steps, self.metrics_sent, self.drained
-        );
-        for (fault, count) in Fault::ALL.iter().zip(&self.faults) {
-            println!("{count:>9}  {}", fault.name());
-        }
-        for (reason, count) in DropReason::ALL.iter().zip(&self.drops) {
-            println!("{count:>9}  metrics dropped: {}", reason.name());
-        }
-    }
-}
-
-/// Runs one seed; a panic is a failure like any other.
-fn run_seed(seed: u64) -> Result<Verdict, String> {
-    run_scenario(&Scenario::new(seed), false)
-}
-
-fn run_scenario(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
-    match catch_unwind(AssertUnwindSafe(|| run(scenario, is_traced))) {
-        Ok(result) => result,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
-            Err(format!("panicked: {}", text.unwrap_or_default()))
-        }
-    }
-}
-
-fn run_seeds(seeds: u64) -> Total {
-    let next = AtomicU64::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut total = Total::default();
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut mine = Total::default();
-                    loop {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= seeds || mine.failures.len() > 3 {
-                            return mine;
-                        }
-                        match run_seed(seed) {
-                            Ok(verdict) => mine.add(&verdict),
-                            Err(error) => mine.failures.push((seed, error)),
-                        }
-                    }
-                })
-            })
-            .collect();
-        for worker in workers {
-            total.merge(worker.join().expect("a simulation thread panicked outside of a run"));
-        }
-    });
-    total
-}
+/// Seeds in a run of the tests: of a worker …
+const WORKER_SEEDS: u64 = 25_000;
+/// … and of a host.
+const HOST_SEEDS: u64 = 10_000;
+/// Where the seeds of a run for a given time begin, if it is not told.
+const OTHER_SEEDS: u64 = 1_000_000;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -124,41 +30,57 @@ fn from_environment(name: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-#[test]
-fn every_metric_is_accounted_for_whatever_the_kernel_does() {
-    if let Some(seed) = from_environment("STATSRING_SEED") {
-        let scenario = Scenario::new(seed);
-        scenario.print();
-        match run_scenario(&scenario, true) {
-            Ok(verdict) => println!("seed {seed}: {:?} after {} steps", verdict.ended, verdict.steps),
-            Err(error) => panic!("seed {seed}: {error}"),
-        }
-        return;
+/// Runs the seed that is to be replayed; `false` if there is none.
+fn replay(family: Family, variable: &str) -> bool {
+    let Some(seed) = from_environment(variable) else { return false };
+    match family.run(seed, true) {
+        Ok(total) => println!("seed {seed}: {} steps, {} datagrams", total.steps, total.datagrams),
+        Err(error) => panic!("seed {seed}: {error}"),
     }
-    let seeds = from_environment("STATSRING_SEEDS").unwrap_or(SEEDS);
-    let total = run_seeds(seeds);
+    true
+}
+
+/// Runs the fixed share of a family; whether all of it was run.
+fn run_share(family: Family, seeds: u64) -> Option<Total> {
+    let asked = from_environment("STATSRING_SEEDS").unwrap_or(seeds);
+    let total = run_seeds(0, Until::Seeds(asked), |_| family);
     total.print();
-    if let Some((seed, error)) = total.failures.first() {
-        for (seed, error) in &total.failures {
-            println!("seed {seed}: {error}");
-        }
-        panic!("seed {seed}: {error}\nreplay it with STATSRING_SEED={seed} cargo test --test simulation");
-    }
-    assert_eq!(total.runs, seeds);
-    if seeds >= SEEDS {
-        let silent = Fault::ALL.iter().zip(&total.faults).filter(|(_, count)| **count == 0);
-        let silent: Vec<_> = silent.map(|(fault, _)| fault.name()).collect();
-        assert!(silent.is_empty(), "faults that never struck: {silent:?}");
-        assert!(total.drained > seeds / 2 && total.drained < seeds, "drains both whole and cut short");
-    }
+    total.demand_success();
+    assert_eq!(total.runs, asked);
+    (asked >= seeds).then_some(total)
+}
+
+fn none_is_silent<'a>(counts: impl Iterator<Item = (&'a str, u64)>) {
+    let silent: Vec<&str> = counts.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
+    assert!(silent.is_empty(), "what never happened: {silent:?}");
 }
 
 #[test]
-fn each_planted_defect_is_found() {
+fn every_metric_is_accounted_for_whatever_the_kernel_does() {
+    if replay(Family::Worker, "STATSRING_SEED") {
+        return;
+    }
+    let Some(total) = run_share(Family::Worker, WORKER_SEEDS) else { return };
+    none_is_silent(Fault::ALL.iter().map(|fault| fault.name()).zip(total.faults.iter().copied()));
+    let drained = total.events["workers drained"];
+    assert!(drained > total.runs / 2 && drained < total.runs, "drains both whole and cut short");
+}
+
+#[test]
+fn somebody_receives_and_nothing_is_lost_whatever_people_processes_and_backends_do() {
+    if replay(Family::Host, "STATSRING_HOST_SEED") {
+        return;
+    }
+    let Some(total) = run_share(Family::Host, HOST_SEEDS) else { return };
+    none_is_silent(Fault::ALL.iter().map(|fault| fault.name()).zip(total.faults.iter().copied()));
+    none_is_silent(total.events.iter().map(|(name, count)| (*name, *count)));
+}
+
+fn find(family: Family, seeds: u64, defects: &[Defect]) {
     let mut missed = Vec::new();
-    for defect in Defect::ALL {
-        plant(Some(defect));
-        let found = (0..SEEDS).find_map(|seed| run_seed(seed).err().map(|error| (seed, error)));
+    for defect in defects {
+        plant(Some(*defect));
+        let found = (0..seeds).find_map(|seed| family.run(seed, false).err().map(|error| (seed, error)));
         plant(None);
         match found {
             Some((seed, error)) => println!("{defect:?}: seed {seed}: {error}"),
@@ -169,10 +91,31 @@ fn each_planted_defect_is_found() {
 }
 
 #[test]
+fn each_planted_defect_of_the_data_path_is_found() {
+    find(Family::Worker, WORKER_SEEDS, &Defect::DATA_PATH);
+}
+
+#[test]
+fn each_planted_defect_of_hand_over_and_reload_is_found() {
+    find(Family::Host, HOST_SEEDS, &Defect::CONTROL);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
-    for seed in 0..20 {
-        let runs = [run_seed(seed), run_seed(seed)]
-            .map(|result| result.map(|verdict| (verdict.steps, verdict.faults, verdict.counters)));
-        assert_eq!(runs[0], runs[1], "seed {seed}");
+    for family in [Family::Worker, Family::Host] {
+        for seed in 0..20 {
+            assert_eq!(family.run(seed, false), family.run(seed, false), "{family:?} seed {seed}");
+        }
     }
+}
+
+#[test]
+#[ignore = "runs for as long as STATSRING_SECONDS says: scripts/simulate.sh"]
+fn seeds_for_a_given_time() {
+    let seconds = from_environment("STATSRING_SECONDS").unwrap_or(10);
+    let first = from_environment("STATSRING_FIRST_SEED").unwrap_or(OTHER_SEEDS);
+    let family = |seed: u64| if seed.is_multiple_of(2) { Family::Host } else { Family::Worker };
+    let total = run_seeds(first, Until::Time(Duration::from_secs(seconds)), family);
+    total.print();
+    total.demand_success();
 }

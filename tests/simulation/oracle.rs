@@ -1,7 +1,6 @@
 //! What should have become of every line, found out the plain way, and compared with what the fake kernel saw.
 
 use crate::run::{Timeline, Verdict};
-use crate::scenario::Scenario;
 use statsring::driver::sim::{Accepted, Fault, ReceivedDatagram};
 use statsring::relay::{Malformed, OnNodeDown, RouteTable};
 use statsring::stats::{Counter, Counters, DropReason, LatencyKind};
@@ -58,21 +57,49 @@ fn plain_key(line: &[u8]) -> Option<&[u8]> {
     (colon > 0 && line[colon..].contains(&b'|')).then(|| &line[..colon])
 }
 
+/// What is known of a worker's run beside its account.
+#[derive(Clone, Copy)]
+pub struct Case<'a> {
+    pub is_good_day: bool,
+    pub timeline: &'a Timeline,
+}
+
 /// Compares a finished run with what should have been.
 pub fn judge(
-    scenario: &Scenario,
-    timeline: &Timeline,
+    case: &Case,
     received: &[ReceivedDatagram],
     accepted: &[Accepted],
     verdict: &Verdict,
 ) -> Result<(), String> {
     let readings: Vec<(Reading, &ReceivedDatagram)> = received.iter().map(|one| (read(one), one)).collect();
     let cut = readings.iter().filter(|(reading, _)| reading.has_cut_line).count() as u64;
+    let lines = lines(&readings);
+    let judge = Judge { case: *case, lines: &lines, counters: &verdict.counters };
+    judge.counts(received, accepted, cut)?;
+    let matched = judge.match_packets(accepted)?;
+    judge.reasons(verdict, cut)?;
+    judge.latency(verdict)?;
+    judge.order(accepted, &matched, verdict)
+}
+
+/// Looks at what a worker sent until it was killed: what it had received, once, to the backend that owned it.
+pub fn judge_killed(
+    case: &Case,
+    received: &[ReceivedDatagram],
+    accepted: &[Accepted],
+    counters: &Counters,
+) -> Result<(), String> {
+    let readings: Vec<(Reading, &ReceivedDatagram)> = received.iter().map(|one| (read(one), one)).collect();
+    let lines = lines(&readings);
+    Judge { case: *case, lines: &lines, counters }.match_packets(accepted).map(drop)
+}
+
+fn lines<'a>(readings: &'a [(Reading<'a>, &ReceivedDatagram)]) -> Vec<Line<'a>> {
     let mut times: HashMap<&[u8], u64> = HashMap::new();
     for text in readings.iter().flat_map(|(reading, _)| &reading.lines) {
         *times.entry(text).or_default() += 1;
     }
-    let lines: Vec<Line> = readings
+    readings
         .iter()
         .flat_map(|(reading, one)| {
             reading.lines.iter().map(|text| Line {
@@ -83,18 +110,11 @@ pub fn judge(
                 is_unique: times[text] == 1,
             })
         })
-        .collect();
-    let judge = Judge { scenario, timeline, lines: &lines, counters: &verdict.counters };
-    judge.counts(received, accepted, cut)?;
-    let matched = judge.match_packets(accepted)?;
-    judge.reasons(verdict, cut)?;
-    judge.latency(verdict)?;
-    judge.order(accepted, &matched, verdict)
+        .collect()
 }
 
 struct Judge<'a> {
-    scenario: &'a Scenario,
-    timeline: &'a Timeline,
+    case: Case<'a>,
     lines: &'a [Line<'a>],
     counters: &'a Counters,
 }
@@ -151,7 +171,7 @@ impl Judge<'_> {
             }
             indices.push(index);
         }
-        let limit = self.timeline.tables().map(|table| table.rules.packet_bytes_max).max().unwrap_or(0);
+        let limit = self.case.timeline.tables().map(|table| table.rules.packet_bytes_max).max().unwrap_or(0);
         if packet.bytes.len() > limit && indices.len() > 1 {
             return Err(format!(
                 "a packet of {} bytes, the limit is {limit}: {:?}",
@@ -162,7 +182,7 @@ impl Judge<'_> {
         let arrivals = indices.iter().map(|index| &self.lines[*index]).filter(|line| line.is_unique);
         let first_us = arrivals.map(|line| line.arrived_us).min().unwrap_or(u64::MAX);
         // A gather that was interrupted and then pre-empted until its deadline cannot be told from a whole one.
-        let tolerance_us = self.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
+        let tolerance_us = self.case.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
         if !packet.arrival.after_idle && packet.arrival.bound_us > first_us.saturating_add(tolerance_us) {
             let bound_us = packet.arrival.bound_us;
             return Err(format!(
@@ -170,8 +190,8 @@ impl Judge<'_> {
                 shown()
             ));
         }
-        if self.scenario.is_good_day {
-            let budget_us = self.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
+        if self.case.is_good_day {
+            let budget_us = self.case.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
             for line in indices.iter().map(|index| &self.lines[*index]).filter(|line| line.is_unique) {
                 let late_us = packet.at_us.saturating_sub(line.arrived_us);
                 if late_us > budget_us + SLACK_US {
@@ -190,7 +210,7 @@ impl Judge<'_> {
 
     /// Whether the packet's backend owned the line, and had that address, under some table that may have been in force.
     fn backend(&self, packet: &Accepted, line: &Line) -> Result<(), String> {
-        let tables: Vec<&RouteTable> = self.timeline.in_force(line.at_us, packet.at_us).collect();
+        let tables: Vec<&RouteTable> = self.case.timeline.in_force(line.at_us, packet.at_us).collect();
         let is_named = |name: &str, table: &RouteTable| {
             table.nodes.iter().any(|node| &*node.name == name && node.address == Some(packet.address))
         };
@@ -214,7 +234,7 @@ impl Judge<'_> {
     /// Every reason that was counted has a cause in the scenario, and those that can be known are exact.
     fn reasons(&self, verdict: &Verdict, cut: u64) -> Result<(), String> {
         let keyless = self.lines.iter().filter(|line| line.key.is_none()).count() as u64;
-        let drops_malformed = self.scenario.first.rules.malformed == Malformed::Drop;
+        let drops_malformed = self.case.timeline.first().rules.malformed == Malformed::Drop;
         expect("truncated", self.counters.dropped(DropReason::Truncated), cut)?;
         let malformed = if drops_malformed { keyless } else { 0 };
         expect("malformed", self.counters.dropped(DropReason::Malformed), malformed)?;
@@ -231,7 +251,7 @@ impl Judge<'_> {
 
     fn may_happen(&self, reason: DropReason, verdict: &Verdict) -> bool {
         let struck = |fault: Fault| verdict.faults[fault as usize] > 0;
-        let any_table = |holds: &dyn Fn(&RouteTable) -> bool| self.timeline.tables().any(holds);
+        let any_table = |holds: &dyn Fn(&RouteTable) -> bool| self.case.timeline.tables().any(holds);
         match reason {
             DropReason::Malformed | DropReason::Truncated => true,
             DropReason::NoBackend => any_table(&|table| table.live.alive() == 0),
@@ -248,7 +268,7 @@ impl Judge<'_> {
                 struck(Fault::SendInvalid) || struck(Fault::SendInputOutput) || struck(Fault::OpenFailed)
             }
             DropReason::NodeRemoved => {
-                any_table(&|table| !Arc::ptr_eq(&table.nodes, &self.scenario.first.nodes))
+                any_table(&|table| !Arc::ptr_eq(&table.nodes, &self.case.timeline.first().nodes))
             }
             DropReason::Shutdown => matches!(verdict.ended, Ended::CutShort { .. }),
         }
@@ -261,7 +281,7 @@ impl Judge<'_> {
         let [residence, bound, after_idle] = LatencyKind::ALL.map(|kind| latency.get(kind));
         expect("residences recorded", residence.len(), sent)?;
         expect("bounds recorded", bound.len() + after_idle.len(), sent)?;
-        let budget_us = self.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
+        let budget_us = self.case.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
         for (what, histogram) in [("residence", residence), ("bound", bound), ("after idle", after_idle)] {
             let longest_us = histogram.max();
             // Two significant digits: up to 1 % more than was recorded.

@@ -1,9 +1,9 @@
 //! One run of a worker on the fake kernel, with its invariants looked at after every step.
 
-use crate::oracle;
-use crate::scenario::Scenario;
+use crate::inspection::Inspection;
+use crate::oracle::{self, Case};
+use crate::scenario::{START_US, Scenario};
 use arc_swap::ArcSwap;
-use statsring::driver::Driver;
 use statsring::driver::sim::{Fault, SimDriver, SimHandle, SimRing};
 use statsring::relay::RouteTable;
 use statsring::stats::{Counter, Counters, Latency, WorkerShared};
@@ -24,6 +24,7 @@ pub struct Verdict {
     /// By [`Fault::ALL`].
     pub faults: Vec<u64>,
     pub steps: u64,
+    pub virtual_us: u64,
     /// On good days.
     pub latency: Option<Latency>,
 }
@@ -41,21 +42,25 @@ struct Entry {
 }
 
 impl Timeline {
-    fn new(first: &Arc<RouteTable>) -> Timeline {
+    pub fn new(first: &Arc<RouteTable>) -> Timeline {
         let table = Arc::clone(first);
         Timeline { entries: vec![Entry { table, published_us: 0, adopted_us: Some(0) }] }
     }
 
-    fn publish(&mut self, table: &Arc<RouteTable>, published_us: u64) {
+    pub fn publish(&mut self, table: &Arc<RouteTable>, published_us: u64) {
         self.entries.push(Entry { table: Arc::clone(table), published_us, adopted_us: None });
     }
 
-    fn adopt(&mut self, generation: u64, now_us: u64) {
+    pub fn adopt(&mut self, generation: u64, now_us: u64) {
         for entry in &mut self.entries {
             if entry.table.generation <= generation && entry.adopted_us.is_none() {
                 entry.adopted_us = Some(now_us);
             }
         }
+    }
+
+    pub fn first(&self) -> &RouteTable {
+        &self.entries[0].table
     }
 
     pub fn tables(&self) -> impl Iterator<Item = &RouteTable> {
@@ -84,8 +89,7 @@ struct Run<'a> {
     tables: VecDeque<(u64, Arc<RouteTable>)>,
     wakes: VecDeque<u64>,
     is_draining: bool,
-    /// Lines in the first datagrams received, cut ones included, and how many datagrams those are.
-    lines_read: (u64, u64),
+    inspection: Inspection,
     ready_reports: u64,
 }
 
@@ -122,12 +126,13 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
         ended,
         faults: run.handle.fault_counts(),
         steps,
+        virtual_us: run.handle.now_us() - START_US,
         latency: scenario.is_good_day.then_some(latency),
     };
     run.check_end(&verdict)?;
+    let case = Case { is_good_day: scenario.is_good_day, timeline: &run.timeline };
     let judged = run.handle.with_received(|received| {
-        run.handle
-            .with_accepted(|accepted| oracle::judge(scenario, &run.timeline, received, accepted, &verdict))
+        run.handle.with_accepted(|accepted| oracle::judge(&case, received, accepted, &verdict))
     });
     judged.map(|()| verdict)
 }
@@ -164,7 +169,7 @@ impl<'a> Run<'a> {
             tables: scenario.tables.iter().cloned().collect(),
             wakes: wakes.into(),
             is_draining: false,
-            lines_read: (0, 0),
+            inspection: Inspection::new(scenario.setup.buffers),
             ready_reports: 0,
         }
     }
@@ -201,55 +206,12 @@ impl<'a> Run<'a> {
 
     /// What holds after every step.
     fn check(&mut self) -> Result<(), String> {
-        let relay = self.worker.relay();
-        self.timeline.adopt(relay.table().generation, self.handle.now_us());
-        if self.handle.has_violations() {
-            return Err(self.handle.violations().join("; "));
-        }
-        let driver = self.worker.driver();
-        let census = self.handle.census();
-        let all = census.free + census.posted + census.held + census.returned;
-        if all != self.scenario.setup.buffers || census.held != driver.buffers_held() {
-            return Err(format!("buffers astray: {census:?}, the driver knows of {}", driver.buffers_held()));
-        }
-        if driver.stray_completions() > 0 {
-            return Err(format!("{} stray completions", driver.stray_completions()));
-        }
-        for listener in 0..self.scenario.setup.listeners {
-            if driver.is_receive_standing(listener) && !self.handle.is_receive_standing(listener) {
-                return Err(format!("listener {listener} is deaf"));
-            }
-        }
-        self.check_account()?;
+        self.timeline.adopt(self.worker.relay().table().generation, self.handle.now_us());
+        self.inspection.step(&self.worker, &self.handle, &self.shared)?;
         while let Ok(report) = self.reports.try_recv() {
             self.ready_reports += u64::from(matches!(report, Report::Ready { .. }));
         }
         Ok(())
-    }
-
-    fn check_account(&mut self) -> Result<(), String> {
-        let counters = self.worker.relay().counters();
-        if counters.imbalance() != 0 {
-            return Err(format!("the account is off by {}", counters.imbalance()));
-        }
-        let (lain, counted) = (self.worker.relay().count_pending(), counters.get(Counter::MetricsPending));
-        if lain != counted {
-            return Err(format!("{lain} metrics lie pending, {counted} are counted"));
-        }
-        if self.shared.published.read() != *counters {
-            return Err("the published snapshot is not the step's account".into());
-        }
-        let delivered = counters.get(Counter::DatagramsReceived);
-        let (read, lines) = &mut self.lines_read;
-        self.handle.with_received(|received| {
-            for datagram in received.iter().take(delivered as usize).skip(*read as usize) {
-                let reading = oracle::read(datagram);
-                *lines += reading.lines.len() as u64 + u64::from(reading.has_cut_line);
-                *read += 1;
-            }
-        });
-        let counted = counters.get(Counter::MetricsReceived);
-        if *lines == counted { Ok(()) } else { Err(format!("{lines} lines delivered, {counted} counted")) }
     }
 
     /// A sleep without an end is right only if nothing waits for anything.
@@ -265,13 +227,7 @@ impl<'a> Run<'a> {
     }
 
     fn check_end(&mut self, verdict: &Verdict) -> Result<(), String> {
-        if !self.worker.driver().is_quiet() || !self.handle.is_quiet() {
-            return Err("something is still in flight at the end".into());
-        }
-        let census = self.handle.census();
-        if census.free + census.returned != self.scenario.setup.buffers {
-            return Err(format!("buffers out at the end: {census:?}"));
-        }
+        self.inspection.end(&self.worker, &self.handle)?;
         if !self.tables.is_empty() && !self.is_draining {
             return Err("it ended before it was told to".into());
         }

@@ -258,7 +258,7 @@ fn any_traffic(random: &mut Random, setup: &SimSetup, span_us: u64) -> Vec<(u64,
     datagrams
 }
 
-fn any_datagram(random: &mut Random, room: usize, id: &mut u64) -> Vec<u8> {
+pub fn any_datagram(random: &mut Random, room: usize, id: &mut u64) -> Vec<u8> {
     let target = match random.below(20) {
         0 => return Vec::new(),
         1 => return (0..random.below(40)).map(|_| random.below(256) as u8).collect(),

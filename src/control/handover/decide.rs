@@ -15,6 +15,7 @@
 //! must find it. If the old one is gone without a word it goes on: there is no other.
 
 use super::message::Taken;
+use crate::planted::{Defect, is_planted};
 
 /// Where the old process stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,9 @@ impl Giver {
             (Giving::Gone, GiverEvent::Asked(_)) => (Giving::Gone, Refuse("another process has taken over")),
             (stage, GiverEvent::Asked(_)) => (stage, Refuse("a restart is going on already")),
             (Giving::Starting, GiverEvent::Ready(taken)) => (Giving::Gone, Go(taken)),
+            (Giving::Starting, GiverEvent::Late) if is_planted(Defect::GoneBeforeReady) => {
+                (Giving::Gone, Go(Taken::default()))
+            }
             (Giving::Starting, GiverEvent::Late) => {
                 let why = "the new process was not ready in time (handoverTimeout)";
                 (Giving::Ending(why.to_owned()), Abort(why.to_owned()))
@@ -118,6 +122,12 @@ impl Giver {
         };
         self.stage = stage;
         action
+    }
+}
+
+impl Default for Giver {
+    fn default() -> Self {
+        Giver::new()
     }
 }
 
@@ -196,12 +206,21 @@ impl Taker {
             }
             (Taking::Arming | Taking::Offered, TakerEvent::Abort(why)) => (Taking::Retired, Retire(why)),
             (Taking::Offered, TakerEvent::Go) => (Taking::Serving, Serve),
+            (Taking::Offered, TakerEvent::Gone) if is_planted(Defect::RetiresWithOldProcess) => {
+                (Taking::Retired, Retire("the old process is gone".to_owned()))
+            }
             (Taking::Offered, TakerEvent::Gone) => (Taking::Alone, ServeUnasked),
             (Taking::Serving, TakerEvent::Gone) => (Taking::Alone, Complete),
             (stage, _) => (stage, Nothing),
         };
         self.stage = stage;
         action
+    }
+}
+
+impl Default for Taker {
+    fn default() -> Self {
+        Taker::new()
     }
 }
 

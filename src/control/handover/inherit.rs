@@ -3,6 +3,7 @@
 //! In: an [`Offer`], the new process's config. Out: a [`Plan`]. Next: `control/sockets.rs` carries it out.
 
 use super::message::{Offer, Taken};
+use crate::planted::{Defect, is_planted};
 use crate::relay::Left;
 use std::net::SocketAddr;
 
@@ -61,7 +62,8 @@ impl Plan {
 
 /// The sockets of a process at the data addresses `listen` that another one has taken.
 pub fn left_to(taken: &Taken, listen: &[SocketAddr]) -> Left {
-    left(taken.workers, listen.iter().map(|address| taken.data.contains(address)))
+    let workers = if is_planted(Defect::SurplusSocketLeft) { usize::MAX } else { taken.workers };
+    left(workers, listen.iter().map(|address| taken.data.contains(address)))
 }
 
 fn left(workers: usize, are_left: impl Iterator<Item = bool>) -> Left {

@@ -27,6 +27,8 @@ pub struct Accepted {
 #[derive(Debug)]
 struct Socket {
     address: SocketAddr,
+    /// The number of the call that made it.
+    serial: u64,
     /// Its send buffer is full until then.
     busy_until_us: u64,
     /// So many more refusals follow.
@@ -37,6 +39,8 @@ struct Socket {
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     sockets: Vec<Option<Socket>>,
+    /// Sockets made so far.
+    made: u64,
     /// What was accepted, in order.
     pub accepted: Vec<Accepted>,
     /// Packets that were empty, or longer than any datagram: the relay must not make any.
@@ -49,7 +53,13 @@ impl Backends {
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
-        self.sockets[slot] = Some(Socket { address, busy_until_us: 0, refusals_left: 0 });
+        self.made += 1;
+        self.sockets[slot] = Some(Socket { address, serial: self.made, busy_until_us: 0, refusals_left: 0 });
+    }
+
+    /// Where each open socket leads, and the number of the call that made it.
+    pub fn open_sockets(&self) -> Vec<(SocketAddr, u64)> {
+        self.sockets.iter().flatten().map(|socket| (socket.address, socket.serial)).collect()
     }
 
     /// Closes a slot.

@@ -1,12 +1,13 @@
 //! The fake kernel: a submission queue, a completion queue, multishot receives, sends, cancels, a clock.
 //!
-//! In: submissions, and a script of datagrams to come. Out: completions, as a kernel might give them on a bad day.
-//! Everything follows from one seed. Next: `mod.rs`, which is the ring in front of it.
+//! In: submissions, and the datagrams that the network has for its sockets. Out: completions, as a kernel might give them on
+//! a bad day. Everything follows from one seed. Next: `mod.rs`, which is the ring in front of it.
 
 use super::backends::Backends;
 use super::buffers::Buffers;
 use super::faults::{Fault, Faults};
-use super::listener::{Listener, Queued};
+use super::listener::Queued;
+use super::network::Network;
 use super::random::Random;
 use super::{ReceivedDatagram, SimSetup};
 use crate::driver::Wait;
@@ -14,8 +15,10 @@ use crate::driver::uring::classify::{CQE_BUFFER, CQE_BUFFER_SHIFT, CQE_MORE};
 use crate::driver::uring::header::{self, HEADER_BYTES};
 use crate::driver::uring::ring::{Completion, Entered, Token};
 use crate::packet::Packet;
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::rc::Rc;
 
 /// Datagrams that one turn of a receive takes before others run.
 const TURN_DATAGRAMS_MAX: usize = 32;
@@ -40,11 +43,17 @@ pub(super) struct SlottedPacket {
     pub is_consumed: bool,
 }
 
-/// Something that happens by itself at its time.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Happening {
-    Datagram { listener: usize, bytes: Box<[u8]> },
-    Interrupt,
+/// A listening socket as one ring has it.
+#[derive(Debug)]
+pub(super) struct Reception {
+    /// Its number in the network.
+    pub socket: usize,
+    /// The receive that stands on it.
+    pub receive: Option<Token>,
+    /// That receive ends as cancelled at the next turn.
+    pub is_ending: bool,
+    /// Others go on receiving from it.
+    pub is_left: bool,
 }
 
 /// The fake kernel's state.
@@ -60,13 +69,16 @@ pub(super) struct Kernel {
     pub buffers: Buffers,
     pub buffer_bytes: usize,
     prefix_bytes: usize,
-    pub listeners: Vec<Listener>,
+    pub network: Rc<RefCell<Network>>,
+    pub receptions: Vec<Reception>,
     wake: Option<Token>,
     pub wakes: u64,
     pub slots: Vec<Option<SlottedPacket>>,
     pub backends: Backends,
-    script: BinaryHeap<Reverse<(u64, u64, Happening)>>,
-    scripted: u64,
+    /// When signals come.
+    pub interrupts: BinaryHeap<Reverse<u64>>,
+    /// A sleep ends here at the latest, as by a signal: others have to run.
+    pub horizon_us: Option<u64>,
     /// Datagrams taken out of the sockets' queues, in order.
     pub received: Vec<ReceivedDatagram>,
     /// Rules that the driver broke.
@@ -80,11 +92,14 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub fn new(setup: &SimSetup) -> Kernel {
+    /// One whose clock shows `now_us`, with these sockets of the network.
+    pub fn new(setup: &SimSetup, network: Rc<RefCell<Network>>, sockets: &[usize], now_us: u64) -> Kernel {
+        let reception =
+            |socket: &usize| Reception { socket: *socket, receive: None, is_ending: false, is_left: false };
         Kernel {
             random: Random::new(setup.seed),
             faults: setup.faults.clone(),
-            clock_us: 1_000_000,
+            clock_us: now_us,
             submissions: VecDeque::new(),
             submissions_max: setup.submissions_max,
             completions: VecDeque::new(),
@@ -93,13 +108,14 @@ impl Kernel {
             buffers: Buffers::new(setup.buffers),
             buffer_bytes: setup.prefix_bytes + setup.payload_bytes_max,
             prefix_bytes: setup.prefix_bytes,
-            listeners: (0..setup.listeners).map(|_| Listener::new(setup.queue_bytes_max)).collect(),
+            network,
+            receptions: sockets.iter().map(reception).collect(),
             wake: None,
             wakes: 0,
             slots: (0..setup.sends_max).map(|_| None).collect(),
             backends: Backends::default(),
-            script: BinaryHeap::new(),
-            scripted: 0,
+            interrupts: BinaryHeap::new(),
+            horizon_us: None,
             received: Vec::new(),
             violations: Vec::new(),
             was_interrupted: false,
@@ -108,18 +124,15 @@ impl Kernel {
         }
     }
 
-    /// Adds to the script.
-    pub fn script(&mut self, at_us: u64, happening: Happening) {
-        self.scripted += 1;
-        self.script.push(Reverse((at_us, self.scripted, happening)));
-    }
-
     /// Queues a receive, for which a buffer should be free: with a datagram waiting it would fail at once, again and
     /// again. Those of completions that overflowed cannot be seen.
     pub fn submit_receive(&mut self, listener: usize, token: Token) -> bool {
         if self.buffers.is_empty() && self.overflowed.is_empty() {
             self.violations
                 .push(format!("a receive was queued on listener {listener} while no buffer was free"));
+        }
+        if self.receptions.get(listener).is_some_and(|reception| reception.is_left) {
+            self.violations.push(format!("a receive was queued on listener {listener}, which was left"));
         }
         self.submit(Submission::Receive { listener, token })
     }
@@ -140,7 +153,7 @@ impl Kernel {
         let is_queued = self.submissions.iter().any(
             |submission| matches!(submission, Submission::Receive { listener: of, .. } if *of == listener),
         );
-        let is_armed = self.listeners.get(listener).is_some_and(|listener| listener.receive.is_some());
+        let is_armed = self.receptions.get(listener).is_some_and(|reception| reception.receive.is_some());
         let ends = |completion: &Completion| {
             completion.flags & CQE_MORE == 0
                 && completion.token
@@ -159,7 +172,7 @@ impl Kernel {
             && self.completions.is_empty()
             && self.overflowed.is_empty()
             && self.wake.is_none()
-            && self.listeners.iter().all(|listener| listener.receive.is_none())
+            && self.receptions.iter().all(|reception| reception.receive.is_none())
             && self.slots.iter().all(Option::is_none)
     }
 
@@ -221,8 +234,10 @@ impl Kernel {
     /// Sleeps until there is a completion.
     fn sleep_until(&mut self, deadline_us: Option<u64>, memory: &mut [u8]) -> i32 {
         while self.completions.is_empty() {
-            let next_us = self.script.peek().map(|Reverse((at_us, ..))| *at_us);
-            match (next_us, deadline_us) {
+            if self.is_at_horizon() {
+                return libc::EINTR;
+            }
+            match (self.next_us(), deadline_us) {
                 (None, None) => {
                     self.is_stuck = true;
                     return libc::EINTR;
@@ -245,12 +260,12 @@ impl Kernel {
 
     /// Sleeps until the deadline, while datagrams gather in the sockets' queues.
     fn gather_until(&mut self, deadline_us: u64, memory: &mut [u8]) -> i32 {
-        while let Some(Reverse((at_us, ..))) = self.script.peek() {
-            if *at_us > deadline_us {
+        while let Some(at_us) = self.next_us() {
+            if at_us > deadline_us {
                 break;
             }
-            self.clock_us = self.clock_us.max(*at_us);
-            if self.arrive() {
+            self.clock_us = self.clock_us.max(at_us);
+            if self.arrive() || self.is_at_horizon() {
                 self.run(memory);
                 return libc::EINTR;
             }
@@ -264,23 +279,35 @@ impl Kernel {
         0
     }
 
+    /// When something happens next of itself.
+    fn next_us(&self) -> Option<u64> {
+        let signal_us = self.interrupts.peek().map(|Reverse(at_us)| *at_us);
+        let network = self.network.borrow();
+        let own = self.receptions.iter().filter_map(|of| network.sockets[of.socket].next_us(self.clock_us));
+        own.chain(signal_us).chain(network.next_us()).chain(self.horizon_us).min()
+    }
+
+    fn is_at_horizon(&self) -> bool {
+        self.horizon_us.is_some_and(|horizon_us| self.clock_us >= horizon_us)
+    }
+
     /// Lets happen what is due; whether a signal was part of it.
     fn arrive(&mut self) -> bool {
+        let dropped = self.network.borrow_mut().advance(self.clock_us);
+        for _ in 0..dropped {
+            self.faults.count(Fault::KernelDrop);
+        }
         let mut is_interrupted = false;
-        while self.script.peek().is_some_and(|Reverse((at_us, ..))| *at_us <= self.clock_us) {
-            let Some(Reverse((arrived_us, _, happening))) = self.script.pop() else { break };
-            match happening {
-                Happening::Interrupt => is_interrupted = true,
-                Happening::Datagram { listener, bytes } => {
-                    let Some(listener) = self.listeners.get_mut(listener) else { continue };
-                    let datagram = Queued { arrived_us, bytes };
-                    if !listener.is_fenced && !listener.arrive(datagram) {
-                        self.faults.count(Fault::KernelDrop);
-                    }
-                }
-            }
+        while self.interrupts.peek().is_some_and(|Reverse(at_us)| *at_us <= self.clock_us) {
+            self.interrupts.pop();
+            is_interrupted = true;
         }
         is_interrupted
+    }
+
+    /// Whether nothing has arrived that waits for a receive on `listener`.
+    pub fn is_queue_empty(&self, listener: usize) -> bool {
+        self.network.borrow().sockets[self.receptions[listener].socket].is_empty(self.clock_us)
     }
 
     /// Executes one submission.
@@ -307,14 +334,14 @@ impl Kernel {
             self.post(token, -libc::ENOBUFS, 0);
             return;
         }
-        if self.listeners[index].receive.replace(token).is_some() {
+        if self.receptions[index].receive.replace(token).is_some() {
             self.violations.push(format!("two receives at once on listener {index}"));
         }
-        self.listeners[index].is_ending = false;
+        self.receptions[index].is_ending = false;
     }
 
     fn cancel(&mut self, target: Token, token: Token) {
-        let listener = self.listeners.iter().position(|listener| listener.receive == Some(target));
+        let listener = self.receptions.iter().position(|reception| reception.receive == Some(target));
         if listener.is_none() && self.wake != Some(target) {
             self.faults.count(Fault::CancelMissed);
             self.post(token, -libc::ENOENT, 0);
@@ -323,12 +350,12 @@ impl Kernel {
         if let Some(index) = listener
             && self.faults.strikes(Fault::CancelAlready, &mut self.random)
         {
-            self.listeners[index].is_ending = true;
+            self.receptions[index].is_ending = true;
             self.post(token, -libc::EALREADY, 0);
             return;
         }
         match listener {
-            Some(index) => self.listeners[index].receive = None,
+            Some(index) => self.receptions[index].receive = None,
             None => self.wake = None,
         }
         if self.random.below(2) == 0 {
@@ -389,9 +416,9 @@ impl Kernel {
             self.completions.push_back(completion);
         }
         self.run_wake();
-        let first = self.random.below(self.listeners.len() as u64) as usize;
-        for step in 0..self.listeners.len() {
-            let index = (first + step) % self.listeners.len();
+        let first = self.random.below(self.receptions.len() as u64) as usize;
+        for step in 0..self.receptions.len() {
+            let index = (first + step) % self.receptions.len();
             while self.run_turn(index, memory) {
                 self.faults.count(Fault::TurnEnded);
                 if !takes_all && self.random.below(4) == 0 {
@@ -416,12 +443,12 @@ impl Kernel {
     /// One turn of the receive on a listener; whether more is queued for it.
     fn run_turn(&mut self, index: usize, memory: &mut [u8]) -> bool {
         for _ in 0..TURN_DATAGRAMS_MAX {
-            let Some(token) = self.listeners[index].receive else { return false };
-            if self.listeners[index].is_ending {
+            let Some(token) = self.receptions[index].receive else { return false };
+            if self.receptions[index].is_ending {
                 self.end_receive(index, token, -libc::ECANCELED, 0);
                 return false;
             }
-            if self.listeners[index].is_empty() {
+            if self.is_queue_empty(index) {
                 return false;
             }
             if let Some((res, flags)) = self.receive_fault() {
@@ -430,7 +457,7 @@ impl Kernel {
             }
             self.receive_one(index, token, memory);
         }
-        !self.listeners[index].is_empty() && self.listeners[index].receive.is_some()
+        !self.is_queue_empty(index) && self.receptions[index].receive.is_some()
     }
 
     /// An end of the receive that takes no datagram, if one strikes.
@@ -456,15 +483,17 @@ impl Kernel {
     }
 
     fn end_receive(&mut self, index: usize, token: Token, res: i32, flags: u32) {
-        self.listeners[index].receive = None;
-        self.listeners[index].is_ending = false;
+        self.receptions[index].receive = None;
+        self.receptions[index].is_ending = false;
         self.post(token, res, flags);
     }
 
     /// Moves one datagram into a buffer and posts its completion.
     fn receive_one(&mut self, index: usize, token: Token, memory: &mut [u8]) {
         let Some(id) = self.buffers.take() else { return };
-        let Some(Queued { arrived_us, bytes: datagram }) = self.listeners[index].take() else { return };
+        let socket = self.receptions[index].socket;
+        let taken = self.network.borrow_mut().sockets[socket].take(self.clock_us);
+        let Some(Queued { arrived_us, bytes: datagram }) = taken else { return };
         let room = self.buffer_bytes - self.prefix_bytes;
         let copied = datagram.len().min(room);
         let is_cut = copied < datagram.len();
@@ -497,8 +526,8 @@ impl Kernel {
         });
         let flags = CQE_BUFFER | u32::from(id) << CQE_BUFFER_SHIFT | if is_over { 0 } else { CQE_MORE };
         if is_over {
-            self.listeners[index].receive = None;
-            self.listeners[index].is_ending = false;
+            self.receptions[index].receive = None;
+            self.receptions[index].is_ending = false;
         }
         self.post(token, (self.prefix_bytes + copied) as i32, flags);
     }

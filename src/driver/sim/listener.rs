@@ -1,8 +1,7 @@
 //! A fake listening socket: a queue of datagrams, bounded in bytes, that drops and counts when it is full.
 //!
-//! In: datagrams as they arrive. Out: to the receive that is armed on it. Next: `kernel.rs`.
+//! In: datagrams as they arrive. Out: to whichever receive takes them. Next: `network.rs`, which has all of them.
 
-use crate::driver::uring::ring::Token;
 use std::collections::VecDeque;
 
 /// What the kernel charges for a queued datagram beside its payload, about.
@@ -20,34 +19,38 @@ pub(super) struct Queued {
 /// One listening socket.
 #[derive(Debug)]
 pub(super) struct Listener {
+    /// Which address it is at.
+    pub address: usize,
     queue: VecDeque<Queued>,
     queued_bytes: usize,
     bytes_max: usize,
     /// Datagrams dropped for want of room.
     pub drops: u64,
-    /// Nothing new arrives.
-    pub is_fenced: bool,
-    /// Others go on receiving from it.
-    pub is_left: bool,
-    /// The receive that stands on it.
-    pub receive: Option<Token>,
-    /// That receive ends as cancelled at the next turn.
-    pub is_ending: bool,
+    /// Datagrams to its address may come here.
+    pub is_bound: bool,
+    is_fenced: bool,
+    /// Processes that have it; with none it is closed.
+    pub holders: usize,
 }
 
 impl Listener {
-    /// An empty one that holds `bytes_max`.
-    pub fn new(bytes_max: usize) -> Listener {
+    /// An empty one that holds `bytes_max`, not bound yet.
+    pub fn new(address: usize, bytes_max: usize) -> Listener {
         Listener {
+            address,
             queue: VecDeque::new(),
             queued_bytes: 0,
             bytes_max,
             drops: 0,
+            is_bound: false,
             is_fenced: false,
-            is_left: false,
-            receive: None,
-            is_ending: false,
+            holders: 1,
         }
+    }
+
+    /// Whether new datagrams may arrive.
+    pub fn takes_new(&self) -> bool {
+        self.is_bound && !self.is_fenced && self.holders > 0
     }
 
     /// A datagram arrives; `false` if it was dropped for want of room.
@@ -62,16 +65,45 @@ impl Listener {
         true
     }
 
-    /// Takes the oldest datagram.
-    pub fn take(&mut self) -> Option<Queued> {
+    /// Takes the oldest datagram that had arrived by `now_us`.
+    pub fn take(&mut self, now_us: u64) -> Option<Queued> {
+        if self.is_empty(now_us) {
+            return None;
+        }
         let datagram = self.queue.pop_front()?;
         self.queued_bytes -= datagram.bytes.len() + OVERHEAD_BYTES;
         Some(datagram)
     }
 
-    /// Whether nothing is queued.
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    /// Whether nothing that had arrived by `now_us` is queued.
+    pub fn is_empty(&self, now_us: u64) -> bool {
+        self.queue.front().is_none_or(|datagram| datagram.arrived_us > now_us)
+    }
+
+    /// When the first datagram arrives that had not by `now_us`, of those that a later clock has let in.
+    pub fn next_us(&self, now_us: u64) -> Option<u64> {
+        let first = self.queue.partition_point(|datagram| datagram.arrived_us <= now_us);
+        self.queue.get(first).map(|datagram| datagram.arrived_us)
+    }
+
+    /// Datagrams queued.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Nothing arrives after `now_us`; what another worker's later clock has let in already is given back.
+    pub fn fence(&mut self, now_us: u64) -> Vec<Queued> {
+        self.is_fenced = true;
+        let first = self.queue.partition_point(|datagram| datagram.arrived_us <= now_us);
+        let late: Vec<Queued> = self.queue.drain(first..).collect();
+        self.queued_bytes -= late.iter().map(|datagram| datagram.bytes.len() + OVERHEAD_BYTES).sum::<usize>();
+        late
+    }
+
+    /// Empties the queue; how many datagrams were in it.
+    pub fn clear(&mut self) -> u64 {
+        self.queued_bytes = 0;
+        self.queue.drain(..).count() as u64
     }
 }
 
@@ -80,17 +112,29 @@ mod tests {
     use super::*;
 
     fn datagram(bytes: &[u8]) -> Queued {
-        Queued { arrived_us: 0, bytes: bytes.into() }
+        Queued { arrived_us: 5, bytes: bytes.into() }
     }
 
     #[test]
     fn a_full_queue_drops_and_counts() {
-        let mut listener = Listener::new(2 * OVERHEAD_BYTES + 10);
+        let mut listener = Listener::new(0, 2 * OVERHEAD_BYTES + 10);
         assert!(listener.arrive(datagram(b"12345")) && listener.arrive(datagram(b"67890")));
         assert!(!listener.arrive(datagram(b"")));
         assert_eq!(listener.drops, 1);
-        let mut take = || listener.take().map(|taken| taken.bytes.to_vec());
+        assert!(listener.is_empty(4) && listener.take(4).is_none(), "it has not arrived by then");
+        let mut take = || listener.take(5).map(|taken| taken.bytes.to_vec());
         assert_eq!((take(), take(), take()), (Some(b"12345".to_vec()), Some(b"67890".to_vec()), None));
-        assert!(listener.is_empty() && listener.arrive(datagram(b"")) && !listener.is_empty());
+        assert!(listener.is_empty(5) && listener.arrive(datagram(b"")) && !listener.is_empty(5));
+    }
+
+    #[test]
+    fn a_fence_keeps_what_had_arrived() {
+        let mut listener = Listener::new(0, 10_000);
+        listener.is_bound = true;
+        listener.arrive(datagram(b"before"));
+        listener.arrive(Queued { arrived_us: 8, bytes: b"after".as_slice().into() });
+        assert_eq!(listener.fence(5).len(), 1);
+        assert!(!listener.takes_new());
+        assert_eq!((listener.len(), listener.clear()), (1, 1));
     }
 }

@@ -9,21 +9,27 @@ mod buffers;
 mod faults;
 mod kernel;
 mod listener;
+mod network;
 mod random;
 
 pub use backends::Accepted;
 pub use buffers::Census;
 pub use faults::{Fault, Faults};
+pub use network::SimNetwork;
 pub use random::Random;
 
 use super::uring::engine::RingDriver;
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
 use super::{Facts, Restrictions, Wait};
 use crate::packet::{Packet, SocketSlot};
-use kernel::{Happening, Kernel, SlottedPacket, Submission};
+use kernel::{Kernel, SlottedPacket, Submission};
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::rc::Rc;
+
+/// What the clock of a fake kernel shows at first, µs.
+pub const START_US: u64 = 1_000_000;
 
 /// The driver on a fake ring.
 pub type SimDriver = RingDriver<SimRing>;
@@ -99,19 +105,37 @@ pub struct SimRing {
 #[derive(Clone)]
 pub struct SimHandle {
     kernel: Rc<RefCell<Kernel>>,
+    network: SimNetwork,
 }
 
 impl SimRing {
-    /// A fake ring, and the hand on it.
+    /// A fake ring with listening sockets of its own, each at an address of its own, and the hand on it.
     pub fn new(setup: &SimSetup) -> (SimRing, SimHandle) {
-        let kernel = Rc::new(RefCell::new(Kernel::new(setup)));
+        let network = SimNetwork::new();
+        let sockets: Vec<usize> =
+            (0..setup.listeners).map(|address| network.socket(address, setup.queue_bytes_max)).collect();
+        for socket in &sockets {
+            network.bind(*socket);
+        }
+        SimRing::on(setup, &network, &sockets, START_US)
+    }
+
+    /// A fake ring on these sockets of a network, which others may have too; the clock shows `now_us`.
+    pub fn on(
+        setup: &SimSetup,
+        network: &SimNetwork,
+        sockets: &[usize],
+        now_us: u64,
+    ) -> (SimRing, SimHandle) {
+        let kernel = Kernel::new(setup, Rc::clone(&network.network), sockets, now_us);
+        let kernel = Rc::new(RefCell::new(kernel));
         let buffer_bytes = setup.prefix_bytes + setup.payload_bytes_max;
         let ring = SimRing {
             kernel: Rc::clone(&kernel),
             memory: vec![0; setup.buffers * buffer_bytes],
             buffer_bytes,
             sizes: RingSizes {
-                listeners: setup.listeners,
+                listeners: sockets.len(),
                 buffers: setup.buffers,
                 prefix_bytes: setup.prefix_bytes,
                 sends_max: setup.sends_max,
@@ -126,7 +150,7 @@ impl SimRing {
                 ring_bytes: 0,
             },
         };
-        (ring, SimHandle { kernel })
+        (ring, SimHandle { kernel, network: network.clone() })
     }
 }
 
@@ -272,36 +296,59 @@ impl Ring for SimRing {
     fn clear_errors(&mut self, _slot: SocketSlot) {}
 
     fn leave(&mut self, listener: usize) {
-        if let Some(listener) = self.kernel.borrow_mut().listeners.get_mut(listener) {
-            listener.is_left = true;
+        if let Some(reception) = self.kernel.borrow_mut().receptions.get_mut(listener) {
+            reception.is_left = true;
         }
     }
 
     fn fence(&mut self) -> std::io::Result<()> {
-        for listener in self.kernel.borrow_mut().listeners.iter_mut().filter(|listener| !listener.is_left) {
-            listener.is_fenced = true;
+        let mut kernel = self.kernel.borrow_mut();
+        let Kernel { network, receptions, clock_us, faults, .. } = &mut *kernel;
+        for reception in receptions.iter().filter(|reception| !reception.is_left) {
+            let dropped = network.borrow_mut().fence(reception.socket, *clock_us);
+            (0..dropped).for_each(|_| faults.count(Fault::KernelDrop));
         }
         Ok(())
     }
 
     fn is_queue_empty(&mut self) -> bool {
-        self.kernel.borrow().listeners.iter().all(|listener| listener.is_left || listener.is_empty())
+        let kernel = self.kernel.borrow();
+        let mut receptions = kernel.receptions.iter().enumerate();
+        receptions.all(|(listener, reception)| reception.is_left || kernel.is_queue_empty(listener))
     }
 
     fn kernel_drops(&mut self, listener: usize) -> u64 {
-        self.kernel.borrow().listeners.get(listener).map_or(0, |listener| listener.drops)
+        let kernel = self.kernel.borrow();
+        kernel.receptions.get(listener).map_or(0, |reception| {
+            kernel.network.borrow().sockets.get(reception.socket).map_or(0, |socket| socket.drops)
+        })
     }
 }
 
 impl SimHandle {
-    /// A datagram will arrive at `at_us`.
+    /// A datagram will arrive at the `listener`-th address at `at_us`.
     pub fn datagram_at(&self, at_us: u64, listener: usize, bytes: impl Into<Box<[u8]>>) {
-        self.kernel.borrow_mut().script(at_us, Happening::Datagram { listener, bytes: bytes.into() });
+        self.network.datagram_at(at_us, listener, 0, bytes);
     }
 
     /// A signal will end the sleep at `at_us`.
     pub fn interrupt_at(&self, at_us: u64) {
-        self.kernel.borrow_mut().script(at_us, Happening::Interrupt);
+        self.kernel.borrow_mut().interrupts.push(Reverse(at_us));
+    }
+
+    /// From now on a sleep ends when the clock shows `at_us` at the latest, as by a signal, so that others can run.
+    pub fn set_horizon(&self, at_us: u64) {
+        self.kernel.borrow_mut().horizon_us = Some(at_us);
+    }
+
+    /// The thread does not run for a while.
+    pub fn pause(&self, pause_us: u64) {
+        self.kernel.borrow_mut().clock_us += pause_us;
+    }
+
+    /// The sockets to backends: where each leads, and the number of the call that made it.
+    pub fn backend_sockets(&self) -> Vec<(SocketAddr, u64)> {
+        self.kernel.borrow().backends.open_sockets()
     }
 
     /// Wakes the driver, as control does.
@@ -346,6 +393,11 @@ impl SimHandle {
         !kernel.violations.is_empty() || kernel.backends.unfit > 0
     }
 
+    /// Whether the driver has left a listening socket to others.
+    pub fn has_left(&self, listener: usize) -> bool {
+        self.kernel.borrow().receptions.get(listener).is_some_and(|reception| reception.is_left)
+    }
+
     /// Whether the last sleep would have been for ever.
     pub fn is_stuck(&self) -> bool {
         self.kernel.borrow().is_stuck
@@ -368,7 +420,7 @@ impl SimHandle {
 
     /// Whether the listening sockets' queues are empty.
     pub fn is_queue_empty(&self) -> bool {
-        self.kernel.borrow().listeners.iter().all(|listener| listener.is_empty())
+        self.network.queued() == 0
     }
 
     /// Reads the datagrams that were received, in order.

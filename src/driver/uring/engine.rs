@@ -466,7 +466,7 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn leave(&mut self, listener: usize) {
         if let Some(is_left) = self.left.get_mut(listener) {
-            *is_left = true;
+            *is_left = !is_planted(Defect::ReceiveNotCancelledAtLeave);
             self.ring.leave(listener);
         }
     }

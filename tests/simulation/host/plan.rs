@@ -1,0 +1,238 @@
+//! A seed → what will happen to the proxies of one host, and when.
+
+use crate::scenario::{START_US, any_datagram};
+use statsring::config::{Check, Config, Node, parse};
+use statsring::driver::sim::{Faults, Random, SimSetup};
+use statsring::relay::{Malformed, OnNodeDown};
+use statsring::worker::Limits;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::OnceLock;
+
+/// The port of the first listening address; the others follow.
+const FIRST_PORT: u16 = 8125;
+/// The port of the backends for metrics.
+const NODE_PORT: u16 = 9125;
+/// The port of the backends for checks.
+const ADMIN_PORT: u16 = 9126;
+/// Different backends there may be.
+pub const NODES: usize = 7;
+
+/// What people, machines and chance do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The config file is edited.
+    Edit,
+    /// The config file is edited, and SIGHUP follows.
+    Reload,
+    /// SIGUSR2.
+    Restart,
+    /// The operator drains a backend, takes it down, or gives it back.
+    Wish,
+    /// A backend begins to answer its checks in another way.
+    Mood,
+    /// A process is killed.
+    Kill,
+    /// A process does not run for a while: the machine was suspended, or its CPU taken away.
+    Pause,
+    /// SIGTERM.
+    Stop,
+}
+
+/// One run, decided up to what chance does on the way.
+pub struct Plan {
+    pub seed: u64,
+    pub is_good_day: bool,
+    pub setup: SimSetup,
+    pub limits: Limits,
+    pub config: Config,
+    /// Arrival, address, sender, payload.
+    pub datagrams: Vec<(u64, usize, u64, Vec<u8>)>,
+    /// Ascending; the last one stops.
+    pub orders: Vec<(u64, Order)>,
+}
+
+impl Plan {
+    pub fn new(seed: u64) -> Plan {
+        let mut random = Random::new(seed ^ 0x0B57_AC1E);
+        let is_good_day = random.below(6) == 0;
+        let payload_bytes_max = random.between(48, 400) as usize;
+        let roomy = SimSetup { payload_bytes_max, completions_max: 1_024, ..SimSetup::roomy(seed) };
+        let setup = if is_good_day {
+            roomy
+        } else {
+            SimSetup {
+                buffers: random.between(2, 64) as usize,
+                sends_max: random.between(2, 32) as usize,
+                submissions_max: random.between(3, 48) as usize,
+                completions_max: if random.below(3) == 0 { random.between(2, 24) } else { 256 } as usize,
+                queue_bytes_max: if random.below(3) == 0 { random.between(2_000, 9_000) } else { 1 << 20 }
+                    as usize,
+                faults: if random.below(3) == 0 { Faults::none() } else { Faults::mixed(&mut random) },
+                ..roomy
+            }
+        };
+        let limits = Limits {
+            datagram_bytes_max: payload_bytes_max,
+            buffers: setup.buffers,
+            buffer_bytes: payload_bytes_max + setup.prefix_bytes,
+            sends_max: setup.sends_max,
+            sockets_max: 16,
+            backlog_bytes_max: random.between(0, 20_000) as usize,
+            send_buffer_bytes: 1 << 20,
+            cache_entries: if random.below(4) == 0 { 0 } else { 4_096 },
+        };
+        let config = any_config(&mut random, is_good_day);
+        let span_us = random.between(20_000, 160_000);
+        let datagrams = any_traffic(&mut random, &config, payload_bytes_max, span_us);
+        let orders = any_orders(&mut random, is_good_day, span_us);
+        Plan { seed, is_good_day, setup, limits, config, datagrams, orders }
+    }
+
+    /// For whoever looks into a failure.
+    pub fn print(&self) {
+        println!("{:?}\n{:?}\n{}", self.setup, self.limits, self.config.to_json());
+        for (at_us, order) in &self.orders {
+            println!("{at_us}: {order:?}");
+        }
+    }
+}
+
+/// The place of a listening address among all there may be.
+pub fn address_number(address: &SocketAddr) -> usize {
+    usize::from(address.port() - FIRST_PORT)
+}
+
+/// Which of [`NODES`] a backend is.
+pub fn node_number(name: &str) -> usize {
+    name.as_bytes().get("10.0.0.".len()).map_or(0, |digit| usize::from(digit - b'0'))
+}
+
+fn node(random: &mut Random, number: usize) -> Node {
+    let host = format!("10.0.0.{number}");
+    Node {
+        name: format!("{host}:{NODE_PORT}").into(),
+        host,
+        port: NODE_PORT,
+        weight: 1,
+        adminport: (random.below(4) > 0).then_some(ADMIN_PORT),
+        disabled: random.below(12) == 0,
+        gso: random.below(3) > 0,
+    }
+}
+
+fn any_config(random: &mut Random, is_good_day: bool) -> Config {
+    static TEMPLATE: OnceLock<Config> = OnceLock::new();
+    let template = TEMPLATE.get_or_init(|| {
+        let text = r#"{"host": "127.0.0.1", "managementHost": "127.0.0.1", "workers": 1,
+            "nodes": [{"host": "10.0.0.1", "port": 9125}]}"#;
+        parse(text).unwrap_or_else(|error| panic!("{error}")).config
+    });
+    let mut config = template.clone();
+    config.listen = (0..random.between(1, 2) as u16).map(listen_address).collect();
+    config.host = format!("a host with {} addresses", config.listen.len());
+    config.workers = random.between(1, 2) as usize;
+    config.nodes = (0..random.between(1, 5) as usize).map(|number| node(random, number)).collect();
+    config.check = Check {
+        interval_ms: random.between(10, 40),
+        timeout_ms: random.between(2, 9),
+        fast_ms: random.between(2, 8),
+        fall: random.between(1, 3) as u32,
+        rise: random.between(1, 2) as u32,
+    };
+    config.handover_timeout_ms = random.between(5, 60);
+    config.shutdown_timeout_ms = if is_good_day || random.below(4) > 0 { 5_000 } else { random.below(20) };
+    any_rules(random, &mut config);
+    config.malformed = if random.below(4) == 0 { Malformed::Forward } else { Malformed::Drop };
+    config
+}
+
+fn listen_address(number: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST_PORT + number))
+}
+
+fn any_rules(random: &mut Random, config: &mut Config) {
+    config.packet_bytes_max = random.between(32, 300) as usize;
+    config.flush_us = [0, 300, 2_000, 5_000][random.below(4) as usize];
+    config.queue_bytes_max =
+        [config.packet_bytes_max, 4 * config.packet_bytes_max, 1 << 16][random.below(3) as usize];
+    config.on_node_down = if random.below(3) == 0 { OnNodeDown::Drop } else { OnNodeDown::Divert };
+}
+
+/// The file after somebody's edit.
+pub fn edited(random: &mut Random, config: &Config) -> Config {
+    let mut new = config.clone();
+    for _ in 0..random.between(1, 3) {
+        match random.below(12) {
+            0 => any_rules(random, &mut new),
+            1 => new.check.interval_ms = random.between(10, 40),
+            // What only a restart can follow.
+            2 => new.workers = random.between(1, 3) as usize,
+            3 => {
+                new.listen = (0..random.between(1, 2) as u16).map(listen_address).collect();
+                new.host = format!("a host with {} addresses", new.listen.len());
+            }
+            _ => edit_nodes(random, &mut new.nodes),
+        }
+    }
+    new
+}
+
+fn edit_nodes(random: &mut Random, nodes: &mut Vec<Node>) {
+    let place = random.below(nodes.len() as u64) as usize;
+    match random.below(6) {
+        0 if nodes.len() > 1 => drop(nodes.remove(place)),
+        1 => {
+            let other = random.below(nodes.len() as u64) as usize;
+            nodes.swap(place, other);
+        }
+        2 => nodes[place].disabled = !nodes[place].disabled,
+        3 => nodes[place].gso = !nodes[place].gso,
+        _ => {
+            let number = random.below(NODES as u64) as usize;
+            let added = node(random, number);
+            if nodes.iter().all(|other| other.name != added.name) {
+                nodes.insert(place, added);
+            }
+        }
+    }
+}
+
+fn any_traffic(
+    random: &mut Random,
+    config: &Config,
+    room: usize,
+    span_us: u64,
+) -> Vec<(u64, usize, u64, Vec<u8>)> {
+    let addresses = config.listen.len() as u64;
+    let mut datagrams = Vec::new();
+    let mut id = 0;
+    let wanted = random.between(5, 120) as usize;
+    while datagrams.len() < wanted {
+        let at_us = START_US + random.below(span_us);
+        let burst = if random.below(6) == 0 { random.between(1, 45) } else { 1 };
+        for _ in 0..burst {
+            let (address, sender) = (random.below(addresses) as usize, random.below(9));
+            datagrams.push((at_us, address, sender, any_datagram(random, room, &mut id)));
+        }
+    }
+    datagrams.sort_by_key(|(at_us, ..)| *at_us);
+    datagrams
+}
+
+fn any_orders(random: &mut Random, is_good_day: bool, span_us: u64) -> Vec<(u64, Order)> {
+    use Order::{Edit, Kill, Mood, Pause, Reload, Restart, Stop, Wish};
+    let usual = [Restart, Restart, Restart, Reload, Reload, Wish, Wish, Mood, Mood, Mood, Edit];
+    let mut orders: Vec<(u64, Order)> = (0..random.between(1, 9))
+        .map(|_| {
+            let is_rare = !is_good_day && random.below(9) == 0;
+            let rare = if random.below(2) == 0 { Kill } else { Pause };
+            let order = if is_rare { rare } else { *random.pick(&usual).unwrap_or(&Restart) };
+            (START_US + random.below(span_us), order)
+        })
+        .collect();
+    orders.sort_by_key(|(at_us, _)| *at_us);
+    let stop_us = START_US + span_us / 2 + random.below(span_us);
+    orders.retain(|(at_us, _)| *at_us < stop_us);
+    orders.push((stop_us, Stop));
+    orders
+}

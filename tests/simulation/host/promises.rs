@@ -1,0 +1,144 @@
+//! What the proxies of a host promise together: somebody receives at every moment, no datagram is lost between two
+//! processes, no name moves at a restart, checks find out who is up.
+
+use super::plan::{Plan, node_number};
+use super::process::{Process, Stage};
+use super::world::World;
+use statsring::config::Node;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How a backend stood as an old process left.
+#[derive(Clone, Debug)]
+pub struct Stood {
+    node: Node,
+    live: bool,
+    diverted: bool,
+}
+
+impl World<'_> {
+    /// Notes how the old process's backends stand, at the moment at which it says "go".
+    pub fn expect_same_names(&mut self, old: usize, new: usize) {
+        let stood: HashMap<Arc<str>, Stood> = self.processes[old]
+            .roster
+            .backends()
+            .iter()
+            .map(|backend| {
+                let standing = backend.standing();
+                let (live, diverted) = (standing.is_live(), standing.is_diverted());
+                (backend.name.clone(), Stood { node: backend.node().clone(), live, diverted })
+            })
+            .collect();
+        self.stood.insert(new, stood);
+    }
+
+    /// Every backend of which the new config says the same stands as it stood: so no name moves that the config does not
+    /// move.
+    pub fn check_same_names(&mut self, new: usize) -> Result<(), String> {
+        let Some(stood) = self.stood.remove(&new) else { return Ok(()) };
+        let table = self.processes[new].table();
+        for (index, backend) in self.processes[new].roster.backends().iter().enumerate() {
+            let Some(before) = stood.get(&backend.name).filter(|before| before.node == *backend.node())
+            else {
+                continue;
+            };
+            let now = (table.live.contains(index), table.diverted.contains(index));
+            if now != (before.live, before.diverted) {
+                return Err(format!(
+                    "process {new} began with {} live, diverted {now:?}, the old one had {:?}",
+                    backend.name,
+                    (before.live, before.diverted)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// As long as any process is up, every socket that takes datagrams has a worker that reads it.
+    pub fn check_reception(&self) -> Result<(), String> {
+        let is_up = |process: &&Process| {
+            process.is_alive() && process.stage != Stage::Ending && process.are_all_ready()
+        };
+        if !self.processes.iter().any(|process| is_up(&process)) {
+            return Ok(());
+        }
+        let mut sockets: Vec<usize> = self
+            .processes
+            .iter()
+            .filter(|process| process.is_alive())
+            .flat_map(|process| &process.seats)
+            .flat_map(|seat| seat.sockets.iter().copied())
+            .collect();
+        sockets.sort_unstable();
+        sockets.dedup();
+        for socket in sockets {
+            let is_read = || self.processes.iter().any(|process| process.reads(socket));
+            if self.network.takes_new(socket) && !is_read() {
+                return Err(format!("socket {socket} takes datagrams, and nobody reads them"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that have had their time have found out who is up; what refusals say counts before them.
+    pub fn check_health(&self, number: usize) -> Result<(), String> {
+        let process = &self.processes[number];
+        let Some(watching_us) = process.watching_us else { return Ok(()) };
+        let check = process.roster.config().check;
+        let results = u64::from(check.fall.max(check.rise)) + 1;
+        // Two intervals until the first check by the mood, and one more for each that may be as slow.
+        let settled_ms = 2 * check.interval_ms + results * (check.interval_ms + check.timeout_ms + 2);
+        for backend in process.roster.backends().iter() {
+            let (mood, since_us) = self.moods[node_number(&backend.name)];
+            let since_us = since_us.max(watching_us).max(self.changed_us).max(process.frozen_until_us);
+            let is_looked_at = backend.admin_address().is_some();
+            if !is_looked_at || self.now_us < since_us + settled_ms * 1_000 || self.has_refusals() {
+                continue;
+            }
+            let is_up = backend.with_health(|health| health.is_up());
+            if is_up != mood.is_up(check.timeout_ms) {
+                let found = if is_up { "up" } else { "down" };
+                return Err(format!("{} answers its checks as {mood:?} and counts as {found}", backend.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn has_refusals(&self) -> bool {
+        use statsring::driver::sim::Fault;
+        let struck = |process: &Process| {
+            process.seats.iter().any(|seat| {
+                let counts = seat.handle.fault_counts();
+                counts[Fault::SendRefused as usize] + counts[Fault::SendUnreachable as usize] > 0
+            })
+        };
+        self.processes.iter().any(struck)
+    }
+
+    /// Every datagram that was sent to the proxy was taken by one worker, or the kernel's queue was full.
+    pub fn check_datagrams(&self, plan: &Plan) -> Result<(), String> {
+        if self.happened.kills > 0 {
+            // What a killed process had taken, or alone had a socket for, is lost with it.
+            return Ok(());
+        }
+        let until_us = self.stopped_us.unwrap_or(u64::MAX);
+        let is_listed = |process: &&Process| process.roster.config().listen.len() == plan.config.listen.len();
+        let addresses = if self.processes.iter().all(|process| is_listed(&process)) {
+            plan.config.listen.len()
+        } else {
+            1
+        };
+        for address in 0..addresses {
+            if let Some(at_us) = self.network.refused_us(address).iter().find(|at_us| **at_us < until_us) {
+                return Err(format!("nobody had a socket at address {address} at {at_us}"));
+            }
+        }
+        if self.network.lost_in_queues() > 0 {
+            return Err(format!(
+                "{} datagrams lay in sockets that were closed",
+                self.network.lost_in_queues()
+            ));
+        }
+        Ok(())
+    }
+}

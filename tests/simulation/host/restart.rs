@@ -1,0 +1,273 @@
+//! Restarts without loss: what both processes do about what the real state machines decide, step by step as
+//! `control/restart.rs`, `stop.rs` and `sockets.rs` do it, with what they say on its way for a while.
+
+use super::plan::address_number;
+use super::process::{Inheritance, Process, Stage};
+use super::world::World;
+use statsring::control::handover::decide::{GiverAction, GiverEvent, TakerAction, TakerEvent};
+use statsring::control::handover::inherit::{Plan as SocketPlan, left_to};
+use statsring::control::handover::message::{Offer, State, Taken};
+use statsring::relay::Left;
+
+/// How long a new process that is to end may take beyond `shutdownTimeout`, µs.
+const OVERTIME_US: u64 = 1_000_000;
+
+/// What is on its way to a process.
+#[derive(Clone, Debug)]
+pub enum Mail {
+    /// A new process begins, with this offer and these sockets.
+    Birth { old: usize, offer: Box<Offer>, fate: Fate, sockets: Vec<usize> },
+    /// To the old process, from the new one.
+    Giver(GiverEvent),
+    /// To the new process, from the old one.
+    Taker(TakerEvent),
+    /// To the new process: it serves from this on.
+    Go(State),
+}
+
+/// What becomes of a program that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It comes up.
+    Fine,
+    /// Its config is bad.
+    Fails,
+    /// It never receives, and ends when told to.
+    Dawdles,
+    /// It never receives, and hears nothing.
+    Hangs,
+}
+
+impl World<'_> {
+    /// Does what an event of a restart asks the old process for.
+    pub fn give(&mut self, old: usize, event: GiverEvent) -> Result<(), String> {
+        self.trace(|| format!("process {old}: {event:?}"));
+        let action = self.processes[old].giver.on(event);
+        match action {
+            GiverAction::Nothing => {
+                if self.processes[old].giver.is_busy() {
+                    self.set_time(old);
+                }
+            }
+            GiverAction::Start => self.start_successor(old)?,
+            GiverAction::Refuse(_) => self.happened.restarts_refused += 1,
+            GiverAction::Go(taken) => {
+                let new = self.processes[old].successor.filter(|new| self.processes[*new].is_alive());
+                match new {
+                    Some(new) if self.random.below(40) > 0 => {
+                        let state = self.processes[old].carry(self.now_us);
+                        self.expect_same_names(old, new);
+                        self.post(old, new, Mail::Go(state));
+                        self.leave(old, &taken);
+                    }
+                    _ => self.give(old, GiverEvent::Failed("it could not be told to go".into()))?,
+                }
+            }
+            GiverAction::Abort(why) => {
+                self.happened.restarts_aborted += 1;
+                if let Some(new) = self.processes[old].successor {
+                    self.post(old, new, Mail::Taker(TakerEvent::Abort(why)));
+                }
+                self.set_time(old);
+            }
+            GiverAction::Kill => {
+                if let Some(new) = self.processes[old].successor {
+                    self.kill(new)?;
+                }
+            }
+            GiverAction::GoOn(_) => {
+                self.happened.restarts_failed += 1;
+                let process = &mut self.processes[old];
+                (process.successor, process.deadline_us) = (None, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_time(&mut self, old: usize) {
+        let now_us = self.now_us;
+        let process = &mut self.processes[old];
+        let grace_us = process.roster.config().shutdown_timeout_ms * 1_000 + OVERTIME_US;
+        process.deadline_us = Some(now_us + grace_us);
+    }
+
+    fn start_successor(&mut self, old: usize) -> Result<(), String> {
+        if self.random.below(25) == 0 {
+            self.give(old, GiverEvent::Failed("it cannot be started".into()))?;
+            return self.give(old, GiverEvent::Ended("was never started".into()));
+        }
+        let fates = [(Fate::Fails, 12), (Fate::Dawdles, 16), (Fate::Hangs, 16)];
+        let struck = fates.iter().find(|(_, in_so_many)| self.random.below(*in_so_many) == 0);
+        let fate = struck.map_or(Fate::Fine, |(fate, _)| *fate);
+        let offer = Box::new(self.processes[old].offer(self.now_us));
+        let sockets: Vec<usize> =
+            self.processes[old].seats.iter().flat_map(|seat| seat.sockets.iter().copied()).collect();
+        for socket in &sockets {
+            self.network.hold(*socket);
+        }
+        let new = self.processes.len();
+        let mut born = Process::new(new, self.file.clone(), self.now_us);
+        born.inheritance = Some(Inheritance::new(old));
+        self.processes.push(born);
+        self.held.insert(new, sockets.clone());
+        let timeout_us = offer.timeout_ms * 1_000;
+        let process = &mut self.processes[old];
+        (process.successor, process.deadline_us) = (Some(new), Some(self.now_us + timeout_us));
+        self.happened.restarts += 1;
+        self.post(old, new, Mail::Birth { old, offer, fate, sockets });
+        Ok(())
+    }
+
+    /// The new process begins: what `control/sockets.rs` does with the offer, then the workers.
+    pub fn begin(
+        &mut self,
+        new: usize,
+        old: usize,
+        offer: &Offer,
+        fate: Fate,
+        offered: &[usize],
+    ) -> Result<(), String> {
+        let config = self.processes[new].roster.config().clone();
+        if fate != Fate::Fine {
+            if fate == Fate::Fails {
+                self.post(new, old, Mail::Giver(GiverEvent::Failed("a bad config".into())));
+                self.end_process(new);
+            }
+            self.deaf.extend((fate == Fate::Hangs).then_some(new));
+            return Ok(());
+        }
+        self.held.remove(&new);
+        let plan = SocketPlan::new(offer, &config.listen, config.workers, &[]);
+        let (mut late, mut kept) = (Vec::new(), Vec::new());
+        let mut workers = Vec::new();
+        for worker in 0..plan.workers {
+            let sockets: Vec<usize> = (0..config.listen.len())
+                .map(|listener| match plan.data_descriptor(offer, worker, listener) {
+                    Some(place) => offered[place],
+                    None => {
+                        let address = address_number(&config.listen[listener]);
+                        late.push(self.network.socket(address, self.plan.setup.queue_bytes_max));
+                        late[late.len() - 1]
+                    }
+                })
+                .collect();
+            kept.extend(sockets.iter().copied());
+            workers.push(sockets);
+        }
+        for unused in offered.iter().filter(|socket| !kept.contains(socket)) {
+            self.network.release(*unused);
+        }
+        let (now_us, plan_of_run) = (self.now_us, self.plan);
+        let process = &mut self.processes[new];
+        process.inheritance = Some(Inheritance { taken: plan.taken(), late, ..Inheritance::new(old) });
+        process.left = plan.inherited();
+        let now_ms = process.now_ms(now_us);
+        process.roster.resume(&offer.state.backends, now_ms);
+        process.publish(now_us);
+        for sockets in workers {
+            process.start_worker(plan_of_run, &self.network, sockets, now_us, true);
+        }
+        Ok(())
+    }
+
+    /// Does what an event of a restart asks the new process for.
+    pub fn take(&mut self, new: usize, event: TakerEvent) -> Result<(), String> {
+        self.trace(|| format!("process {new}: {event:?}"));
+        let Some(inheritance) = &mut self.processes[new].inheritance else { return Ok(()) };
+        let is_old_gone = event == TakerEvent::Gone;
+        let (old, action) = (inheritance.old, inheritance.taker.on(event));
+        match action {
+            TakerAction::Nothing => {}
+            TakerAction::SayReady => {
+                let taken = inheritance.taken.clone();
+                self.post(new, old, Mail::Giver(GiverEvent::Ready(taken)));
+            }
+            TakerAction::Serve => self.serve(new)?,
+            TakerAction::ServeUnasked => {
+                self.happened.inherited_unasked += 1;
+                self.serve(new)?;
+            }
+            TakerAction::Complete => self.happened.restarts_complete += 1,
+            TakerAction::Retire(_) if is_old_gone => {
+                return Err(format!("process {new} ends because the old one is gone: nobody is left"));
+            }
+            TakerAction::Retire(why) => {
+                self.post(new, old, Mail::Giver(GiverEvent::Failed(why)));
+                let now_us = self.now_us;
+                self.processes[new].drain(now_us);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every receive is armed: what is new at the port is bound, and the old process is told.
+    pub fn armed(&mut self, new: usize) -> Result<(), String> {
+        if let Some(inheritance) = &self.processes[new].inheritance {
+            for socket in inheritance.late.clone() {
+                self.network.bind(socket);
+            }
+            return self.take(new, TakerEvent::Armed);
+        }
+        self.serve(new)
+    }
+
+    fn serve(&mut self, number: usize) -> Result<(), String> {
+        let now_us = self.now_us;
+        let process = &mut self.processes[number];
+        let last_state = process.inheritance.as_mut().and_then(|inheritance| inheritance.last_state.take());
+        if let Some(state) = &last_state {
+            let now_ms = process.now_ms(now_us);
+            process.roster.resume(&state.backends, now_ms);
+            process.publish(now_us);
+        }
+        process.left = Left::NONE;
+        process.stage = Stage::Serving;
+        if last_state.is_some() {
+            self.check_same_names(number)?;
+        }
+        self.processes[number].watch(now_us);
+        Ok(())
+    }
+
+    fn leave(&mut self, old: usize, taken: &Taken) {
+        let now_us = self.now_us;
+        let process = &mut self.processes[old];
+        process.deadline_us = None;
+        process.left = left_to(taken, &process.roster.config().listen.clone());
+        process.drain(now_us);
+    }
+
+    /// A process is gone: its sockets are closed, and who is connected to it learns that.
+    pub fn end_process(&mut self, number: usize) {
+        self.trace(|| format!("process {number} ends"));
+        let process = &mut self.processes[number];
+        process.stage = Stage::Gone;
+        let mut sockets: Vec<usize> =
+            process.seats.iter().flat_map(|seat| seat.sockets.iter().copied()).collect();
+        sockets.extend(self.held.remove(&number).unwrap_or_default());
+        for socket in sockets {
+            self.network.release(socket);
+        }
+        let process = &self.processes[number];
+        let (successor, old) =
+            (process.successor, process.inheritance.as_ref().map(|inheritance| inheritance.old));
+        if let Some(new) = successor {
+            self.post(number, new, Mail::Taker(TakerEvent::Gone));
+        }
+        if let Some(old) = old {
+            self.post(number, old, Mail::Giver(GiverEvent::Ended("ended".into())));
+        }
+    }
+
+    /// A process is killed.
+    pub fn kill(&mut self, number: usize) -> Result<(), String> {
+        if !self.processes[number].is_alive() {
+            return Ok(());
+        }
+        self.happened.kills += 1;
+        let is_good_day = self.plan.is_good_day;
+        self.processes[number].kill(is_good_day)?;
+        self.end_process(number);
+        Ok(())
+    }
+}

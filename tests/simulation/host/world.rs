@@ -1,0 +1,428 @@
+//! Everything on the fake host in the order of its virtual time: workers' steps, checks, messages, orders.
+
+use super::plan::{NODES, Order, Plan, address_number, edited};
+use super::process::{Mood, Process, Stage};
+use super::promises::Stood;
+use super::restart::Mail;
+use crate::scenario::START_US;
+use statsring::admin::Wish;
+use statsring::config::Config;
+use statsring::control::handover::decide::{GiverEvent, TakerEvent};
+use statsring::driver::sim::{Fault, Random, SimNetwork};
+use statsring::stats::{Counter, Counters};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Longer than any run, µs.
+const SPAN_US_MAX: u64 = 60_000_000;
+/// More steps than any run needs.
+const STEPS_MAX: u64 = 100_000;
+/// How far a worker's clock may run ahead of another's, µs.
+const AHEAD_US: u64 = 2_500;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Happened {
+    pub steps: u64,
+    pub virtual_us: u64,
+    pub datagrams: u64,
+    pub metrics_sent: u64,
+    /// By [`Fault::ALL`].
+    pub faults: Vec<u64>,
+    pub restarts: u64,
+    pub restarts_complete: u64,
+    pub restarts_refused: u64,
+    pub restarts_aborted: u64,
+    pub restarts_failed: u64,
+    pub inherited_unasked: u64,
+    pub reloads: u64,
+    pub reloads_refused: u64,
+    pub kills: u64,
+    pub pauses: u64,
+    pub transitions: u64,
+}
+
+/// The host.
+pub struct World<'a> {
+    pub plan: &'a Plan,
+    pub random: Random,
+    pub network: SimNetwork,
+    /// By number; those that are gone stay.
+    pub processes: Vec<Process>,
+    /// The config file.
+    pub file: Config,
+    /// How each backend answers its checks, and since when.
+    pub moods: Vec<(Mood, u64)>,
+    /// When a backend was last changed by people.
+    pub changed_us: u64,
+    pub now_us: u64,
+    pub stopped_us: Option<u64>,
+    pub happened: Happened,
+    /// Sockets of new processes that do nothing with them.
+    pub held: HashMap<usize, Vec<usize>>,
+    /// New processes that hear nothing.
+    pub deaf: Vec<usize>,
+    pub stood: HashMap<usize, HashMap<Arc<str>, Stood>>,
+    /// When it comes, a number that keeps the order, to whom, what.
+    mail: Vec<(u64, u64, usize, Mail)>,
+    posted: u64,
+    /// When the last message from one to another comes.
+    last_due_us: HashMap<(usize, usize), u64>,
+    orders: std::iter::Peekable<std::vec::IntoIter<(u64, Order)>>,
+    /// Times that somebody had something to do.
+    rounds: u64,
+    is_traced: bool,
+}
+
+/// Runs a plan to its end; an error says which invariant broke. A traced run prints what happens.
+pub fn run(plan: &Plan, is_traced: bool) -> Result<Happened, String> {
+    let mut world = World::new(plan, is_traced);
+    world.start();
+    loop {
+        let due_us = world.next_us();
+        world.rounds += 1;
+        if world.rounds > 2 * STEPS_MAX {
+            return Err(format!("no end at {} after {} rounds", world.now_us, world.rounds));
+        }
+        let Some((process, seat, clock_us, others_us)) = world.earliest() else {
+            let Some(due_us) = due_us.filter(|_| world.is_any_alive()) else { break };
+            world.control(due_us)?;
+            continue;
+        };
+        if let Some(due_us) = due_us.filter(|due_us| *due_us <= clock_us) {
+            world.control(due_us)?;
+            continue;
+        }
+        let ahead_us = world.random.between(100, AHEAD_US);
+        let horizon_us = others_us.map(|others_us| others_us + ahead_us).into_iter().chain(due_us).min();
+        world.step(process, seat, horizon_us.unwrap_or(clock_us + SPAN_US_MAX).max(clock_us + 1))?;
+        if world.happened.steps > STEPS_MAX || clock_us > START_US + SPAN_US_MAX {
+            return Err(format!("no end at {clock_us} after {} steps", world.happened.steps));
+        }
+    }
+    world.check_datagrams(plan)?;
+    Ok(world.sum_up())
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan, is_traced: bool) -> World<'a> {
+        let network = SimNetwork::new();
+        for (at_us, address, sender, bytes) in &plan.datagrams {
+            network.datagram_at(*at_us, *address, *sender, bytes.as_slice());
+        }
+        let mut random = Random::new(plan.seed ^ 0x7A1E_0F7E);
+        let moods = (0..NODES)
+            .map(|_| (if random.below(3) == 0 { Mood::any(&mut random) } else { Mood::Up }, START_US))
+            .collect();
+        World {
+            plan,
+            random,
+            network,
+            processes: Vec::new(),
+            file: plan.config.clone(),
+            moods,
+            changed_us: START_US,
+            now_us: START_US,
+            stopped_us: None,
+            happened: Happened::default(),
+            held: HashMap::new(),
+            deaf: Vec::new(),
+            stood: HashMap::new(),
+            mail: Vec::new(),
+            posted: 0,
+            last_due_us: HashMap::new(),
+            orders: plan.orders.clone().into_iter().peekable(),
+            rounds: 0,
+            is_traced,
+        }
+    }
+
+    /// Says what happens, if anybody listens.
+    pub fn trace(&self, words: impl FnOnce() -> String) {
+        if self.is_traced {
+            println!("{}: {}", self.now_us, words());
+        }
+    }
+
+    /// The first process, with sockets of its own.
+    fn start(&mut self) {
+        let mut process = Process::new(0, self.file.clone(), self.now_us);
+        process.publish(self.now_us);
+        let listen = self.file.listen.clone();
+        for _ in 0..self.file.workers {
+            let sockets: Vec<usize> = listen
+                .iter()
+                .map(|address| self.network.socket(address_number(address), self.plan.setup.queue_bytes_max))
+                .collect();
+            for socket in &sockets {
+                self.network.bind(*socket);
+            }
+            process.start_worker(self.plan, &self.network, sockets, self.now_us, false);
+        }
+        self.processes.push(process);
+    }
+
+    /// Sends something from one process to another; in order, some time later.
+    pub fn post(&mut self, from: usize, to: usize, mail: Mail) {
+        let delay_us = match self.random.below(4) {
+            0 => self.random.below(20_000),
+            _ => self.random.below(1_000),
+        };
+        let last_us = self.last_due_us.entry((from, to)).or_default();
+        let due_us = (self.now_us + delay_us).max(*last_us);
+        *last_us = due_us;
+        self.posted += 1;
+        self.mail.push((due_us, self.posted, to, mail));
+    }
+
+    /// When control has something to do next, in any process.
+    fn next_us(&mut self) -> Option<u64> {
+        let mut next_us: Option<u64> = self.orders.peek().map(|(at_us, _)| *at_us);
+        let mut consider = |due_us: u64, frozen_until_us: u64| {
+            let due_us = due_us.max(frozen_until_us);
+            next_us = Some(next_us.map_or(due_us, |next_us| next_us.min(due_us)));
+        };
+        for (due_us, _, to, _) in &self.mail {
+            consider(*due_us, self.processes[*to].frozen_until_us);
+        }
+        for process in self.processes.iter().filter(|process| process.is_alive()) {
+            let is_stop_due =
+                process.wants_stop && process.stage == Stage::Serving && !process.giver.is_busy();
+            let stop_us = is_stop_due.then_some(self.now_us);
+            for due_us in process.next_check_us().into_iter().chain(process.deadline_us).chain(stop_us) {
+                consider(due_us, process.frozen_until_us);
+            }
+        }
+        next_us
+    }
+
+    fn is_any_alive(&self) -> bool {
+        self.processes.iter().any(Process::is_alive)
+    }
+
+    /// The running worker whose clock is behind all others', its clock, and the next one's.
+    fn earliest(&self) -> Option<(usize, usize, u64, Option<u64>)> {
+        let mut first: Option<(usize, usize, u64)> = None;
+        let mut second_us: Option<u64> = None;
+        for (number, process) in self.processes.iter().enumerate() {
+            for (index, seat) in process.seats.iter().enumerate().filter(|(_, seat)| seat.is_running()) {
+                let clock_us = seat.handle.now_us();
+                let later_us = match first {
+                    Some((.., first_us)) if first_us <= clock_us => Some(clock_us),
+                    _ => first.replace((number, index, clock_us)).map(|(.., first_us)| first_us),
+                };
+                second_us = second_us.into_iter().chain(later_us).min();
+            }
+        }
+        first.map(|(number, index, clock_us)| (number, index, clock_us, second_us))
+    }
+
+    fn step(&mut self, number: usize, index: usize, horizon_us: u64) -> Result<(), String> {
+        self.happened.steps += 1;
+        let process = &mut self.processes[number];
+        process.seats[index].handle.set_horizon(horizon_us);
+        let was_ready = process.are_all_ready();
+        process
+            .step(index, self.plan.is_good_day, &self.network)
+            .map_err(|error| format!("process {number} worker {index}: {error}"))?;
+        let clock_us = process.seats[index].handle.now_us();
+        self.happened.virtual_us = self.happened.virtual_us.max(clock_us - START_US);
+        let is_armed = !was_ready && process.are_all_ready() && process.stage == Stage::Starting;
+        let is_over = process.stage == Stage::Ending && process.have_all_ended();
+        if process.seats[index].ended.is_some() && process.stage != Stage::Ending {
+            return Err(format!("process {number} worker {index} ended unasked"));
+        }
+        if is_armed || is_over {
+            self.now_us = self.now_us.max(clock_us);
+        }
+        if is_armed {
+            self.armed(number)?;
+        }
+        if is_over {
+            self.end_process(number);
+        }
+        let (moods, now_us) = (self.moods_now(), self.now_us);
+        self.processes[number].attend(&moods, now_us);
+        self.check_reception()
+    }
+
+    fn moods_now(&self) -> Vec<Mood> {
+        self.moods.iter().map(|(mood, _)| *mood).collect()
+    }
+
+    /// Lets control do what is due at `due_us`, in every process.
+    fn control(&mut self, due_us: u64) -> Result<(), String> {
+        self.now_us = self.now_us.max(due_us);
+        while let Some(place) = self.due_mail() {
+            let (_, _, to, mail) = self.mail.remove(place);
+            self.deliver(to, mail)?;
+        }
+        while let Some((_, order)) = self.orders.next_if(|(at_us, _)| *at_us <= due_us) {
+            self.obey(order)?;
+        }
+        for number in 0..self.processes.len() {
+            self.run_process(number)?;
+        }
+        self.check_reception()
+    }
+
+    /// The oldest message that has come.
+    fn due_mail(&self) -> Option<usize> {
+        let due = |(due_us, number, to, _): &(u64, u64, usize, Mail)| {
+            let due_us = (*due_us).max(self.processes[*to].frozen_until_us);
+            (due_us <= self.now_us).then_some(*number)
+        };
+        let places = self.mail.iter().enumerate();
+        places
+            .filter_map(|(place, mail)| due(mail).map(|number| (number, place)))
+            .min()
+            .map(|(_, place)| place)
+    }
+
+    fn deliver(&mut self, to: usize, mail: Mail) -> Result<(), String> {
+        if !self.processes[to].is_alive() {
+            return Ok(());
+        }
+        match mail {
+            Mail::Birth { old, offer, fate, sockets } => self.begin(to, old, &offer, fate, &sockets),
+            Mail::Giver(event) => self.give(to, event),
+            _ if self.deaf.contains(&to) => Ok(()),
+            Mail::Taker(event) => self.take(to, event),
+            Mail::Go(state) => {
+                if let Some(inheritance) = &mut self.processes[to].inheritance {
+                    inheritance.last_state = Some(state);
+                }
+                self.take(to, TakerEvent::Go)
+            }
+        }
+    }
+
+    /// What a process's timers and tasks do now.
+    fn run_process(&mut self, number: usize) -> Result<(), String> {
+        let now_us = self.now_us;
+        let process = &mut self.processes[number];
+        if !process.is_alive() || process.frozen_until_us > now_us {
+            return Ok(());
+        }
+        if process.deadline_us.is_some_and(|deadline_us| deadline_us <= now_us) {
+            process.deadline_us = None;
+            self.give(number, GiverEvent::Late)?;
+        }
+        let moods = self.moods_now();
+        let process = &mut self.processes[number];
+        process.attend(&moods, now_us);
+        if process.wants_stop && !process.giver.is_busy() && process.stage == Stage::Serving {
+            process.drain(now_us);
+            self.stopped_us = self.stopped_us.or(Some(now_us));
+        }
+        // A new process that never had workers ends as soon as it is told to.
+        if process.stage == Stage::Ending && process.seats.is_empty() {
+            self.end_process(number);
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), String> {
+        self.trace(|| format!("{order:?}"));
+        let now_us = self.now_us;
+        let serving = self.serving();
+        match (order, serving) {
+            (Order::Mood, _) => {
+                let place = self.random.below(NODES as u64) as usize;
+                self.moods[place] = (Mood::any(&mut self.random), now_us);
+            }
+            (Order::Edit, _) => self.file = edited(&mut self.random, &self.file),
+            (Order::Kill, _) => {
+                let alive: Vec<usize> = self
+                    .processes
+                    .iter()
+                    .filter(|process| process.is_alive())
+                    .map(|process| process.number)
+                    .collect();
+                if let Some(number) = self.random.pick(&alive).copied() {
+                    self.kill(number)?;
+                }
+            }
+            (Order::Pause, _) => self.pause(),
+            (Order::Stop, None) if self.earliest().is_some() || !self.mail.is_empty() => {
+                // Between "go" and its arrival nobody is to be asked: again a little later.
+                self.orders = vec![(now_us + 1_000, Order::Stop)].into_iter().peekable();
+            }
+            (Order::Stop, Some(number)) => {
+                self.check_health(number)?;
+                self.processes[number].wants_stop = true;
+                if self.processes[number].giver.is_busy() {
+                    self.give(number, GiverEvent::Stop)?;
+                }
+            }
+            (Order::Restart, Some(number)) => {
+                let is_taking_over = self.processes[number]
+                    .inheritance
+                    .as_ref()
+                    .is_some_and(|inheritance| !inheritance.taker.is_complete());
+                let obstacle = is_taking_over.then_some("the last restart is not complete");
+                self.give(number, GiverEvent::Asked(obstacle))?;
+            }
+            (Order::Reload, Some(number)) => {
+                self.changed_us = now_us;
+                self.file = edited(&mut self.random, &self.file);
+                let is_applied = self.processes[number].reload(self.file.clone(), self.plan, now_us)?;
+                self.happened.reloads += u64::from(is_applied);
+                self.happened.reloads_refused += u64::from(!is_applied);
+            }
+            (Order::Wish, Some(number)) => self.wish(number),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The process that is the proxy now.
+    fn serving(&self) -> Option<usize> {
+        self.processes.iter().rposition(|process| process.stage == Stage::Serving)
+    }
+
+    fn wish(&mut self, number: usize) {
+        let backends = self.processes[number].roster.backends().clone();
+        let wish = *self.random.pick(&[Wish::Drain, Wish::Down, Wish::Up]).unwrap_or(&Wish::Up);
+        if let Some(backend) = self.random.pick(&backends)
+            && backend.set_wish(wish)
+        {
+            let now_us = self.now_us;
+            self.processes[number].publish(now_us);
+        }
+    }
+
+    fn pause(&mut self) {
+        let alive: Vec<usize> = self
+            .processes
+            .iter()
+            .filter(|process| process.is_alive())
+            .map(|process| process.number)
+            .collect();
+        let Some(number) = self.random.pick(&alive).copied() else { return };
+        let pause_us = [5_000, 60_000, 10_000_000][self.random.below(3) as usize];
+        let pause_us = self.random.between(1, pause_us);
+        let process = &mut self.processes[number];
+        process.frozen_until_us = self.now_us + pause_us;
+        for seat in process.seats.iter().filter(|seat| seat.is_running()) {
+            seat.handle.pause(pause_us);
+        }
+        self.happened.pauses += 1;
+    }
+
+    fn sum_up(mut self) -> Happened {
+        let mut counters = Counters::new();
+        self.happened.faults.resize(Fault::COUNT, 0);
+        for process in &self.processes {
+            counters.merge(&process.counters());
+            self.happened.transitions += process.transitions;
+            for seat in &process.seats {
+                let counts = seat.handle.fault_counts();
+                self.happened.faults.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            }
+        }
+        self.happened.datagrams = self.network.arrived();
+        self.happened.metrics_sent = counters.get(Counter::MetricsSent);
+        self.happened
+    }
+}
