@@ -91,7 +91,8 @@ await_state() {
 # The proxy's figures when nothing is on its way, in $work/$1.stats and $work/$1.backends.
 note_figures() {
     if ! (settle) 2>"$work/complaint"; then
-        blame "$(cat "$work/complaint")"
+        # Who is not alive is told of by whoever runs the phase.
+        ! is_alive || blame "$(tail -1 "$work/complaint")"
         return 1
     fi
     cp "$work/stats" "$work/$1.stats"
