@@ -8,13 +8,20 @@ use crate::control::Origin;
 use crate::tools::{demo, load, plan, sink, where_name};
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
+use nix::poll::{PollFd, PollFlags, poll};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// The config that is read unless another is given, go-statsd-proxy's.
 pub const DEFAULT_CONFIG: &str = "/etc/statsdproxy.json";
 const NAME: &str = "statsring";
+/// How long a panic's message waits for a reader of stderr that has stalled.
+const STALLED_READER_MS: u16 = 1_000;
+/// A pipe that can be written to takes so much without blocking (PIPE_BUF).
+const LAST_WORDS_BYTES_MAX: usize = 4_096;
 
 /// A StatsD proxy: sends every metric to the backend that owns its name.
 #[derive(FromArgs, Debug, PartialEq)]
@@ -195,7 +202,19 @@ pub fn exit_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed");
-        complain(&format!("this is a mistake in the program: thread {name} {panic}"));
+        last_words(&format!("{NAME}: this is a mistake in the program: thread {name} {panic}\n"));
         std::process::exit(i32::from(exit::INTERNAL));
     }));
+}
+
+/// Writes to stderr without a lock that another thread may hold, and without waiting for a reader that has stalled: neither
+/// may keep a process alive that has lost a thread.
+fn last_words(text: &str) {
+    let stderr = io::stderr();
+    let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let is_ready = poll(&mut polled, STALLED_READER_MS).is_ok_and(|ready| ready > 0);
+    if let (true, Ok(copy)) = (is_ready, stderr.as_fd().try_clone_to_owned()) {
+        let text = &text.as_bytes()[..text.len().min(LAST_WORDS_BYTES_MAX)];
+        let _ = File::from(copy).write_all(text);
+    }
 }

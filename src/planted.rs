@@ -61,6 +61,15 @@ impl Defect {
 mod switch {
     use super::Defect;
     use std::cell::Cell;
+    use std::sync::OnceLock;
+
+    /// Panics on a thread of this kind (`worker`, `control`, `helper`) if the process was started with
+    /// `STATSRING_PLANTED_PANIC` set to it.
+    pub fn panic_on(thread: &str) {
+        static ASKED: OnceLock<Option<String>> = OnceLock::new();
+        let asked = ASKED.get_or_init(|| std::env::var("STATSRING_PLANTED_PANIC").ok());
+        assert!(asked.as_deref() != Some(thread), "planted");
+    }
 
     thread_local! {
         static PLANTED: Cell<Option<Defect>> = const { Cell::new(None) };
@@ -78,7 +87,7 @@ mod switch {
 }
 
 #[cfg(any(test, feature = "planted"))]
-pub use switch::{is_planted, plant};
+pub use switch::{is_planted, panic_on, plant};
 
 /// Whether `defect` is switched on: never, in this build.
 #[cfg(not(any(test, feature = "planted")))]
@@ -86,3 +95,8 @@ pub use switch::{is_planted, plant};
 pub const fn is_planted(_defect: Defect) -> bool {
     false
 }
+
+/// Panics if that was planted: never, in this build.
+#[cfg(not(any(test, feature = "planted")))]
+#[inline(always)]
+pub const fn panic_on(_thread: &str) {}

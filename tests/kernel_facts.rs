@@ -18,3 +18,5 @@ mod sockets;
 mod ending;
 #[path = "kernel_facts/discipline.rs"]
 mod discipline;
+#[path = "kernel_facts/restrict.rs"]
+mod restrict;

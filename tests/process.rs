@@ -7,6 +7,8 @@
 mod backend;
 #[path = "process/handover.rs"]
 mod handover;
+#[path = "process/hostile.rs"]
+mod hostile;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]

@@ -88,6 +88,7 @@ fn rig(listen: &str) -> Option<Rig> {
         shared: Arc::clone(&shared),
         waker: Arc::clone(&waker),
         reports: sender,
+        rings_bytes: 0,
         limits: limits(),
         cpu: None,
         has_inherited: false,

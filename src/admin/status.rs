@@ -5,6 +5,7 @@
 use super::escape::escape;
 use super::levers;
 use super::view::{BackendState, VERSION, View};
+use crate::driver::Restrictions;
 use crate::stats::{Counter, Counters, DropReason};
 use std::net::SocketAddr;
 
@@ -17,6 +18,7 @@ pub fn render(view: &View) -> String {
         format!("version: {VERSION}"),
         format!("pid: {}", view.pid),
         format!("engine: {}", engine(view)),
+        format!("rings: {}", rings(view)),
         format!("placement: {}", view.placement),
         format!("fingerprint: {}", hexadecimal(view.fingerprint.map(|fingerprint| fingerprint.now))),
         format!(
@@ -88,6 +90,20 @@ fn engine(view: &View) -> String {
     engines.sort_unstable();
     engines.dedup();
     if engines.is_empty() { "starting".to_string() } else { engines.join(" ") }
+}
+
+/// Whether the kernel keeps the workers' rings to what they are for.
+fn rings(view: &View) -> String {
+    let refused = view.facts().find_map(|facts| match facts.restrictions {
+        Restrictions::Refused(errno) => Some(errno),
+        Restrictions::None | Restrictions::InForce => None,
+    });
+    let in_force = view.facts().any(|facts| facts.restrictions == Restrictions::InForce);
+    match refused {
+        Some(errno) => format!("not restricted: {}", std::io::Error::from_raw_os_error(errno)),
+        None if in_force => "restricted to receive, send, read and cancel on registered files".to_string(),
+        None => "nothing to restrict".to_string(),
+    }
 }
 
 /// Which worker keeps to which CPU.
@@ -167,6 +183,7 @@ mod tests {
             version: {VERSION}\n\
             pid: 0\n\
             engine: io_uring\n\
+            rings: restricted to receive, send, read and cancel on registered files\n\
             placement: jump\n\
             fingerprint: fedcba9876543210\n\
             fingerprint_config: 00000000000012ab\n\
@@ -197,6 +214,9 @@ mod tests {
         view.ready = false;
         view.workers[0].counters.add(Counter::MetricsReceived, 3);
         view.workers[1].pinned_to = Some(3);
+        if let Some(facts) = &mut view.workers[1].facts {
+            facts.restrictions = Restrictions::Refused(22);
+        }
         view.workers[1].socket_drops = vec![0, 12];
         view.workers[1].socket_dropped_us = Some(57_000_000);
         view.backends[1].state = BackendState::Drain;
@@ -222,6 +242,7 @@ mod tests {
             "ready: no\n",
             "nodes: none is up\n",
             "pinned: worker 1 on CPU 3\n",
+            "rings: not restricted: Invalid argument (os error 22)\n",
             "account: 3 metrics are missing: received 33, sent 24, dropped 4, pending 2\n",
             "sockets: inherited from process 12\n",
             "last_restart: 3 s ago: refused: a stop is under way\n",

@@ -201,6 +201,7 @@ impl View {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::driver::Restrictions;
     use crate::stats::{DropReason, Exit, LatencyKind};
 
     pub(in crate::admin) fn backend(name: &str, state: BackendState, metrics_sent: u64) -> BackendView {
@@ -262,6 +263,7 @@ pub(super) mod tests {
                 receive_buffer_bytes: granted,
                 buffer_bytes: 1_000,
                 ring_bytes: 200,
+                restrictions: Restrictions::InForce,
                 ..Facts::default()
             };
             view.workers.push(WorkerView {

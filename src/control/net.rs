@@ -30,8 +30,9 @@ const SUBMISSIONS: u32 = 64;
 /// Completions it has room for: more than admin connections and checks can have in flight together.
 const COMPLETIONS: u32 = 1_024;
 
-/// Locked memory of the ring, about.
-pub const RING_BYTES: usize = 64 * SUBMISSIONS as usize + 16 * COMPLETIONS as usize;
+/// Locked memory of the ring: its two queues, each in whole pages.
+pub const RING_BYTES: usize = (64 * SUBMISSIONS as usize).next_multiple_of(4_096)
+    + (16 * COMPLETIONS as usize + 4 * SUBMISSIONS as usize + 256).next_multiple_of(4_096);
 
 thread_local! {
     /// Operations that the kernel has not ended.

@@ -4,6 +4,7 @@
 //!
 //! Not tokio's blocking pool: its threads live on for seconds, and a runtime's end waits for them.
 
+use crate::planted::panic_on;
 use nix::sys::signal::SigSet;
 use std::io;
 use tokio::sync::oneshot;
@@ -18,7 +19,9 @@ pub async fn offload<T: Send + 'static>(
         // Signals are the control thread's.
         let _ = SigSet::all().thread_block();
         // Nobody may be waiting any more; then the answer is of no use.
-        let _ = answer.send(work());
+        let result = work();
+        panic_on("helper");
+        let _ = answer.send(result);
     })?;
     answered.await.map_err(|_| io::Error::other(format!("the thread `{name}` ended without an answer")))
 }

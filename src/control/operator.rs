@@ -14,6 +14,7 @@ use crate::admin::{
 use crate::config::Config;
 use crate::driver::clock;
 use crate::placement::HashCache;
+use crate::planted::panic_on;
 use crate::stats::{alloc, host};
 use crate::wire::Scanner;
 use crate::worker::Limits;
@@ -231,6 +232,7 @@ impl AdminActions for Operator {
     }
 
     fn set_health(&self, up: bool) {
+        panic_on("control");
         if self.control.health_wanted.replace(up) != up {
             tracing::info!("health: the operator set it {}", if up { "up" } else { "down" });
         }

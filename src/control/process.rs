@@ -20,7 +20,7 @@ use super::{Options, Origin, restart, watch};
 use crate::config::{Config, MemoryBound};
 use crate::driver::socket::Unbound;
 use crate::driver::uring::{KernelRing, refusal};
-use crate::driver::{DriverError, Waker};
+use crate::driver::{DriverError, Restrictions, Waker};
 use crate::exit;
 use crate::relay::{Left, Phase};
 use crate::stats::WorkerShared;
@@ -65,7 +65,7 @@ fn begin(mut config: Config, options: Options, mut origin: Origin, started: impl
             return failure.tell();
         }
     };
-    let rings_bytes = net::RING_BYTES + KernelRing::bytes(&config.limits().driver(), sockets.listen.len());
+    let rings_bytes = rings_bytes(&config, sockets.listen.len());
     match net::run_local(live(config, options, sockets, origin, started)) {
         Ok(code) => code,
         Err(error) => refused(error, rings_bytes).tell(),
@@ -109,7 +109,12 @@ impl Failure {
     }
 }
 
-/// The control thread's own ring could not be made. `rings_bytes` is what it and a worker's need of locked memory.
+/// Locked memory that the rings of the control thread and of all workers need.
+fn rings_bytes(config: &Config, listeners: usize) -> usize {
+    net::RING_BYTES + config.workers * KernelRing::bytes(&config.limits().driver(), listeners)
+}
+
+/// The control thread's own ring could not be made. `rings_bytes` is what all rings need of locked memory.
 fn refused(error: io::Error, rings_bytes: usize) -> Failure {
     let is_refusal = matches!(
         error.raw_os_error(),
@@ -309,6 +314,7 @@ impl Process {
                 waker: control.publisher.wakers[index].clone(),
                 reports: report.clone(),
                 limits: control.limits,
+                rings_bytes: rings_bytes(&control.config(), control.listen.len()),
                 cpu: control.seats[index].cpu.get(),
                 has_inherited,
             };
@@ -375,6 +381,12 @@ impl Process {
                 2 * asked,
             );
             control.degraded.borrow_mut().push(words);
+        }
+        if let Restrictions::Refused(errno) = facts.restrictions {
+            control.degraded.borrow_mut().push(format!(
+                "the workers' rings are not restricted to what they need: the kernel refused it ({})",
+                io::Error::from_raw_os_error(errno)
+            ));
         }
         tracing::info!(
             "ready: metrics at {}, admin port at {}, {}, {} on {}, receive buffer {} bytes each, {}",

@@ -103,6 +103,20 @@ pub struct Facts {
     pub sends_in_flight_max: usize,
     /// Kernel pages of the rings, as charged to RLIMIT_MEMLOCK.
     pub ring_bytes: usize,
+    /// Whether the kernel keeps the ring to what it is for.
+    pub restrictions: Restrictions,
+}
+
+/// Whether the kernel keeps a driver's ring to the operations and files that it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restrictions {
+    /// There is nothing to restrict.
+    #[default]
+    None,
+    /// Anything else is refused (EACCES).
+    InForce,
+    /// The kernel did not take the restrictions, with its errno: the ring works and may do everything.
+    Refused(i32),
 }
 
 /// The bounds a driver is made with.
@@ -118,6 +132,8 @@ pub struct DriverLimits {
     pub sockets_max: usize,
     /// Send buffer to ask for at each backend's socket, bytes.
     pub send_buffer_bytes: usize,
+    /// Locked memory that all rings of this process need, for the operator where there is too little; 0 = not known.
+    pub rings_bytes: usize,
 }
 
 /// A driver can no longer work; the process must end with this message.

@@ -76,6 +76,7 @@ impl Limits {
             sends_max: self.sends_max,
             sockets_max: self.sockets_max,
             send_buffer_bytes: self.send_buffer_bytes,
+            rings_bytes: 0,
         }
     }
 

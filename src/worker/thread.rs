@@ -5,9 +5,10 @@
 use super::limits::Limits;
 use super::step::{Step, Worker, WorkerLinks};
 use super::{Ended, Report};
-use crate::driver::{DriverError, Waker, uring};
+use crate::driver::{DriverError, DriverLimits, Waker, uring};
+use crate::planted::panic_on;
 use crate::relay::RouteTable;
-use crate::stats::WorkerShared;
+use crate::stats::{Counter, WorkerShared};
 use arc_swap::ArcSwap;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -32,6 +33,8 @@ pub struct WorkerSetup {
     pub reports: Sender<Report>,
     /// Its bounds.
     pub limits: Limits,
+    /// Locked memory that all rings of this process need.
+    pub rings_bytes: usize,
     /// The CPU that it is to keep to; `None` = where the kernel puts it.
     pub cpu: Option<usize>,
     /// Whether the sockets were another process's until now.
@@ -48,7 +51,18 @@ pub fn spawn(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
 }
 
 fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
-    let WorkerSetup { index, listeners, routes, shared, waker, reports, limits, cpu, has_inherited } = setup;
+    let WorkerSetup {
+        index,
+        listeners,
+        routes,
+        shared,
+        waker,
+        reports,
+        limits,
+        rings_bytes,
+        cpu,
+        has_inherited,
+    } = setup;
     shared.set_thread(nix::unistd::gettid().as_raw());
     // Before the ring: its memory then lies near that CPU.
     if let Some(cpu) = cpu
@@ -57,7 +71,7 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
         let error = error.into();
         let _ = reports.try_send(Report::PinFailed { worker: index, cpu, error });
     }
-    let driver = uring::open(listeners, waker, &limits.driver())?;
+    let driver = uring::open(listeners, waker, &DriverLimits { rings_bytes, ..limits.driver() })?;
     let mut worker = Worker::new(driver, WorkerLinks { index, routes, shared, reports, limits });
     if has_inherited {
         worker.forget_drops();
@@ -65,6 +79,9 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
     loop {
         if let Step::Ended(end) = worker.step()? {
             return Ok(end);
+        }
+        if worker.relay().counters().get(Counter::DatagramsReceived) > 0 {
+            panic_on("worker");
         }
     }
 }

@@ -53,6 +53,7 @@ pub fn limits() -> DriverLimits {
         sends_max: 64,
         sockets_max: 8,
         send_buffer_bytes: 1 << 20,
+        rings_bytes: 0,
     }
 }
 

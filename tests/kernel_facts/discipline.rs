@@ -186,6 +186,7 @@ fn rig(send_buffer_bytes: usize) -> Rig {
         shared: Arc::clone(&shared),
         waker: Arc::clone(&waker),
         reports: reports_to,
+        rings_bytes: 0,
         limits: Limits {
             datagram_bytes_max: 1_432,
             buffers: 256,

@@ -18,7 +18,7 @@ pub use random::Random;
 
 use super::uring::engine::RingDriver;
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
-use super::{Facts, Wait};
+use super::{Facts, Restrictions, Wait};
 use crate::packet::{Packet, SocketSlot};
 use kernel::{Happening, Kernel, SlottedPacket, Submission};
 use std::cell::RefCell;
@@ -117,6 +117,7 @@ impl SimRing {
                 sends_max: setup.sends_max,
             },
             facts: Facts {
+                restrictions: Restrictions::None,
                 engine: "sim",
                 receive_buffer_bytes: setup.queue_bytes_max,
                 buffers: setup.buffers,

@@ -14,6 +14,7 @@
 
 use super::buffers::{Buffers, GROUP};
 use super::refusal::{Host, refusal};
+use super::restrict::restrict;
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
 use crate::driver::{DriverError, DriverLimits, Facts, Wait, Waker, clock, options, socket};
 use crate::packet::{Packet, SocketSlot};
@@ -102,12 +103,15 @@ impl KernelRing {
     ) -> Result<KernelRing, DriverError> {
         let (sq_entries, cq_entries) = queue_entries(limits, listeners.len());
         let ring_bytes = KernelRing::bytes(limits, listeners.len());
-        let refused = |operation, error: io::Error| refusal(operation, error, ring_bytes, &Host::read());
+        let refused = |operation, error: io::Error| {
+            refusal(operation, error, limits.rings_bytes.max(ring_bytes), &Host::read())
+        };
 
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_submit_all()
+            .setup_r_disabled()
             .setup_cqsize(cq_entries)
             .build(sq_entries)
             .map_err(|error| refused("io_uring_setup", error))?;
@@ -116,6 +120,9 @@ impl KernelRing {
         buffers.register(&ring.submitter()).map_err(|error| refused("registering the buffer ring", error))?;
         register_files(&ring, &listeners, &waker, limits.sockets_max)
             .map_err(|error| refused("registering files", error))?;
+        let restrictions = restrict(&ring.submitter());
+        // From here on the ring belongs to this thread (SINGLE_ISSUER), and is restricted.
+        ring.submitter().register_enable_rings().map_err(|error| refused("enabling the ring", error))?;
 
         let sizes = RingSizes {
             listeners: listeners.len(),
@@ -130,6 +137,7 @@ impl KernelRing {
             buffer_bytes: buffers.data_bytes(),
             sends_in_flight_max: limits.sends_max,
             ring_bytes,
+            restrictions,
         };
         Ok(KernelRing {
             ring,
@@ -231,7 +239,11 @@ impl Ring for KernelRing {
     }
 
     fn cancel(&mut self, target: Token, token: Token) -> bool {
-        let entry = opcode::AsyncCancel::new(target.user_data()).build().user_data(token.user_data());
+        // It has no file; the flag is what the restrictions ask of every submission.
+        let entry = opcode::AsyncCancel::new(target.user_data())
+            .build()
+            .flags(squeue::Flags::FIXED_FILE)
+            .user_data(token.user_data());
         self.queue(&entry, None)
     }
 

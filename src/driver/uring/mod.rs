@@ -1,7 +1,7 @@
 //! io_uring: multishot receive into a registered buffer ring, sends in batches, one enter for both.
 //!
 //! In: datagrams from the kernel, packets from the worker. Out: both to the other side. `engine.rs` keeps the rules, on
-//! any `ring.rs`; `kernel.rs` is the real one, with `buffers.rs` and `mapping.rs`; `classify.rs` and `header.rs` read
+//! any `ring.rs`; `kernel.rs` is the real one, with `buffers.rs`, `mapping.rs` and `restrict.rs`; `classify.rs` and `header.rs` read
 //! what comes back; `refusal.rs` says why io_uring is not to be had. Next: `worker/`.
 
 mod buffers;
@@ -11,6 +11,7 @@ pub mod header;
 mod kernel;
 mod mapping;
 pub mod refusal;
+pub mod restrict;
 pub mod ring;
 mod standing;
 

@@ -33,8 +33,8 @@ impl Host {
     }
 }
 
-/// The error for the operator. `operation` is what was refused, `ring_bytes` the locked memory one worker needs.
-pub fn refusal(operation: &'static str, source: io::Error, ring_bytes: usize, host: &Host) -> DriverError {
+/// The error for the operator. `operation` is what was refused, `rings_bytes` the locked memory that all rings need.
+pub fn refusal(operation: &'static str, source: io::Error, rings_bytes: usize, host: &Host) -> DriverError {
     let errno = source.raw_os_error().unwrap_or(0);
     let cause = match (errno, host.io_uring_disabled) {
         (libc::EPERM, Some(2)) => {
@@ -61,7 +61,8 @@ pub fn refusal(operation: &'static str, source: io::Error, ring_bytes: usize, ho
             host.kernel
         ),
         (libc::ENOMEM, _) => format!(
-            "a worker's rings need {ring_bytes} bytes of locked memory, and the limit is {}. Raise it \
+            "the rings of this program need {rings_bytes} bytes of locked memory, and the limit, which counts those of \
+             all programs of this user, is {}. Raise it \
              (`LimitMEMLOCK=` of the service, `--ulimit memlock=` of the container, `ulimit -l`), or lower `workers`",
             host.memlock_bytes.map_or("not known".into(), |bytes| format!("{bytes} bytes"))
         ),

@@ -1,0 +1,217 @@
+//! Whole admin connections: what a client sends, and everything that is answered, with a proxy that remembers what it was told
+//! to do.
+//!
+//! The bytes: the first says how the client sends (bits 0 to 5: length of the pieces, bit 6: it is gone when it is
+//! answered, bit 7: it is not on this host), the rest is what it sends.
+
+use crate::expand::expand;
+use crate::session::{REPEAT, foreign, piece_bytes};
+use statsring::admin::{
+    AdminActions, AdminCounter, AdminCounters, Command, Connection, LINE_BYTES_MAX, Tapped, View, Wish,
+    WorkerView, parse, serve,
+};
+use std::cell::{Cell, RefCell};
+use std::io;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+
+/// A client that has been answered so much goes away: the long answers take most of the time.
+const ENOUGH_BYTES: usize = 1_000;
+
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+    static VIEW: View = sample();
+}
+
+/// Any bytes are a client.
+pub fn run(bytes: &[u8]) {
+    let Some((way, text)) = bytes.split_first() else { return };
+    let text = &expand(text, REPEAT);
+    let is_local = way & 0x80 == 0;
+    let is_gone = way & 0x40 != 0;
+    let (proxy, replies) = converse(text, piece_bytes(*way, text), is_local, is_gone);
+    let expected = Expected::of(text);
+    let commands = proxy.counters.get(AdminCounter::Commands);
+    if is_gone || replies.len() > ENOUGH_BYTES {
+        assert!(commands <= expected.commands);
+        assert!(proxy.changes() <= expected.changes);
+    } else {
+        assert_eq!(commands, expected.commands);
+        assert!(replies.is_empty() || replies.ends_with(b"\n"), "half a line was answered");
+        let is_clean =
+            |byte: &u8| *byte == b'\n' || *byte == b'\r' || *byte == b'\t' || !byte.is_ascii_control();
+        assert!(replies.iter().all(is_clean), "a control character was answered");
+        assert_eq!(proxy.changes(), if is_local { expected.changes } else { 0 });
+        let refused = proxy.counters.get(AdminCounter::ChangesRefused);
+        assert_eq!(refused, if is_local { 0 } else { expected.changes });
+    }
+}
+
+impl Proxy {
+    /// Times that it was told to change something.
+    pub fn changes(&self) -> u64 {
+        self.health_sets.get() + self.reloads.get() + self.backend_sets.get()
+    }
+}
+
+/// What one conversation is to lead to.
+#[derive(Default)]
+struct Expected {
+    commands: u64,
+    changes: u64,
+}
+
+impl Expected {
+    fn of(text: &[u8]) -> Expected {
+        let mut expected = Expected::default();
+        for line in text.split(|byte| *byte == b'\n') {
+            let is_foreign = foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)]).is_some();
+            if is_foreign || line.len() > LINE_BYTES_MAX {
+                break;
+            }
+            let command = parse(line);
+            expected.commands += u64::from(command != Command::Nothing);
+            let is_change =
+                matches!(command, Command::SetHealth(_) | Command::Reload | Command::SetBackend { .. });
+            expected.changes += u64::from(is_change);
+            if command == Command::Quit {
+                break;
+            }
+        }
+        expected
+    }
+}
+
+/// Serves one connection to its end; what the proxy was told, and what the client was.
+pub fn converse(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) -> (Proxy, Vec<u8>) {
+    let proxy = Proxy::default();
+    let wire = Wire {
+        unsent: RefCell::new(text.to_vec()),
+        sent: Cell::new(0),
+        piece_bytes,
+        replies: RefCell::default(),
+        is_gone,
+        is_shut_down: Cell::new(false),
+    };
+    RUNTIME.with(|runtime| runtime.block_on(serve(&wire, &proxy, is_local)));
+    assert!(wire.is_shut_down.get(), "the connection was left open");
+    assert_eq!(proxy.counters.get(AdminCounter::Connections), 1);
+    (proxy, wire.replies.take())
+}
+
+/// A client that always has the next piece ready, then ends.
+struct Wire {
+    unsent: RefCell<Vec<u8>>,
+    sent: Cell<usize>,
+    piece_bytes: usize,
+    replies: RefCell<Vec<u8>>,
+    is_gone: bool,
+    is_shut_down: Cell<bool>,
+}
+
+impl Connection for &Wire {
+    async fn read(&self, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+        buffer.clear();
+        if !self.is_shut_down.get() {
+            let (unsent, start) = (self.unsent.borrow(), self.sent.get());
+            let end = (start + self.piece_bytes.min(buffer.capacity())).min(unsent.len());
+            buffer.extend_from_slice(&unsent[start..end]);
+            self.sent.set(end);
+        }
+        Ok(buffer)
+    }
+
+    async fn write_all(&self, bytes: Vec<u8>) -> io::Result<()> {
+        if self.is_gone || self.is_shut_down.get() || self.replies.borrow().len() > ENOUGH_BYTES {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.replies.borrow_mut().extend(bytes);
+        Ok(())
+    }
+
+    fn shutdown(&self) {
+        self.is_shut_down.set(true);
+    }
+}
+
+/// A proxy that remembers what it was told.
+#[derive(Default)]
+pub struct Proxy {
+    /// Times that health was set.
+    pub health_sets: Cell<u64>,
+    /// Times that a reload was asked for.
+    pub reloads: Cell<u64>,
+    /// Times that something was wanted of a backend.
+    pub backend_sets: Cell<u64>,
+    /// What the admin port counted.
+    pub counters: AdminCounters,
+}
+
+impl AdminActions for Proxy {
+    async fn view(&self) -> View {
+        View { admin: self.counters.clone(), ..VIEW.with(View::clone) }
+    }
+
+    fn health(&self) -> bool {
+        self.health_sets.get().is_multiple_of(2)
+    }
+
+    fn set_health(&self, _: bool) {
+        self.health_sets.set(self.health_sets.get() + 1);
+    }
+
+    async fn reload(&self) -> Result<String, Vec<String>> {
+        self.reloads.set(self.reloads.get() + 1);
+        if self.reloads.get() % 2 == 1 {
+            Ok("nothing changed".into())
+        } else {
+            Err(vec!["port: \x1b".into()])
+        }
+    }
+
+    async fn set_backend(&self, name: &[u8], _: Wish) -> Result<String, String> {
+        self.backend_sets.set(self.backend_sets.get() + 1);
+        let name = statsring::admin::escape(name);
+        if name.len().is_multiple_of(2) {
+            Ok(format!("{name} is as asked"))
+        } else {
+            Err(format!("there is no {name}"))
+        }
+    }
+
+    fn where_name(&self, name: &[u8]) -> String {
+        format!("{}\t127.0.0.1:8125", statsring::admin::escape(name))
+    }
+
+    fn tap(&self, prefix: &[u8], metrics: usize) -> mpsc::Receiver<Tapped> {
+        let (sender, receiver) = mpsc::channel(4);
+        for _ in 0..metrics.min(3) {
+            let metric = Tapped { line: [prefix, b"\x00\x1b:1|c"].concat(), node: "node:8125".into() };
+            sender.try_send(metric).expect("there is room");
+        }
+        receiver
+    }
+
+    fn config_json(&self) -> String {
+        "{\"port\": 8125}".into()
+    }
+
+    fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
+        peer_is_loopback
+    }
+
+    fn counters(&self) -> &AdminCounters {
+        &self.counters
+    }
+}
+
+/// A proxy with something to show, of which some comes from outside and is hostile.
+fn sample() -> View {
+    View {
+        uptime_s: 51,
+        workers: vec![WorkerView::default()],
+        degraded: vec!["bad\x07thing".into()],
+        last_reload: Some((1, "a\nb\x1b".into())),
+        ..View::default()
+    }
+}

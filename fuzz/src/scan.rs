@@ -1,0 +1,34 @@
+//! Every way of finding lines and keys, against the plain rules.
+
+use crate::expand::expand;
+use crate::naive;
+use statsring::wire::{self, Marks, Scanner};
+
+/// Any bytes are a datagram; those of a long one are written short.
+pub fn run(bytes: &[u8]) {
+    let mut marks = Marks::new();
+    let long = expand(bytes, 800);
+    if long.len() > bytes.len() {
+        check(&long, &mut marks);
+    }
+    // The marks of the long one must not matter.
+    check(bytes, &mut marks);
+}
+
+fn check(datagram: &[u8], marks: &mut Marks) {
+    let expected: Vec<(&[u8], Option<&[u8]>)> =
+        naive::lines(datagram).map(|line| (line, naive::key(line))).collect();
+    let plain: Vec<_> = wire::lines(datagram).map(|line| (line, wire::routing_key(line))).collect();
+    assert_eq!(plain, expected, "the plain way of the wire");
+    for scanner in Scanner::all() {
+        let mut found = 0;
+        scanner.each_line(datagram, marks, |line: &[u8], key: Option<&[u8]>| {
+            assert_eq!(Some(&(line, key)), expected.get(found), "{}, line {found}", scanner.name());
+            found += 1;
+        });
+        assert_eq!(found, expected.len(), "{}", scanner.name());
+    }
+    let (whole, cut) = wire::split_cut_line(datagram);
+    assert_eq!(whole.len() + cut.len(), datagram.len());
+    assert!(!cut.contains(&b'\n') && (whole.is_empty() || whole.ends_with(b"\n")));
+}

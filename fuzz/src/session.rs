@@ -1,0 +1,95 @@
+//! The admin protocol: the same commands come out however the bytes are cut, and as the plain rules say.
+//!
+//! The bytes: the first is the length of the pieces (1 to 64, for long texts 64 times that; the top bit: commands are
+//! taken only at the end), the rest is what the client sends.
+
+use crate::expand::expand;
+use statsring::admin::{Command, Foreign, Input, LINE_BYTES_MAX, Session, parse};
+
+/// Two of these are more than a line may have.
+pub const REPEAT: usize = 2_050;
+const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE", "PRI"];
+
+/// Any bytes are a way to cut and a conversation.
+pub fn run(bytes: &[u8]) {
+    let Some((way, text)) = bytes.split_first() else { return };
+    let text = &expand(text, REPEAT);
+    let expected = expected(text);
+    let is_prompt = way & 0x80 == 0;
+    let mut session = Session::new();
+    let mut inputs = Vec::new();
+    for piece in text.chunks(piece_bytes(*way, text)) {
+        session.feed(piece);
+        if is_prompt {
+            inputs.extend(std::iter::from_fn(|| session.next_command()));
+            assert!(session.buffered() <= LINE_BYTES_MAX, "{} bytes are kept", session.buffered());
+        }
+    }
+    session.end_of_file();
+    inputs.extend(std::iter::from_fn(|| session.next_command()));
+    assert!(session.is_finished());
+    assert_eq!(inputs, expected);
+    with_silences(text, piece_bytes(*way, text));
+}
+
+/// How long the pieces of a text are.
+pub fn piece_bytes(way: u8, text: &[u8]) -> usize {
+    let bytes = usize::from(way & 63) + 1;
+    if text.len() < REPEAT { bytes } else { 64 * bytes }
+}
+
+/// A silence after each piece: each one is a line of its own, whatever it is, and nothing is kept.
+fn with_silences(text: &[u8], piece_bytes: usize) {
+    let mut session = Session::new();
+    let mut inputs = Vec::new();
+    let mut is_closed = false;
+    for piece in text.chunks(piece_bytes) {
+        session.feed(piece);
+        session.silence();
+        let taken: Vec<Input> = std::iter::from_fn(|| session.next_command()).collect();
+        assert!(!is_closed || taken.is_empty(), "something came after the end");
+        assert_eq!(session.buffered(), 0);
+        if !is_closed {
+            assert_eq!(taken, self::expected(piece));
+        }
+        is_closed |= session.is_ended();
+        inputs.extend(taken);
+    }
+    let ends = inputs.iter().filter(|input| !matches!(input, Input::Command(_))).count();
+    assert!(ends <= 1 && !inputs.contains(&Input::Command(Command::Nothing)));
+}
+
+/// The plain way: all bytes at once.
+fn expected(text: &[u8]) -> Vec<Input> {
+    let mut inputs = Vec::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        let end = match foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)]) {
+            Some(foreign) => Some(Input::Foreign(foreign)),
+            None => (line.len() > LINE_BYTES_MAX).then_some(Input::LineTooLong),
+        };
+        if let Some(end) = end {
+            inputs.push(end);
+            break;
+        }
+        match parse(line) {
+            Command::Nothing => {}
+            command => inputs.push(Input::Command(command)),
+        }
+    }
+    inputs
+}
+
+/// The other protocol that a line belongs to.
+pub fn foreign(line: &[u8]) -> Option<Foreign> {
+    let start = line.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(line.len());
+    let line = &line[start..];
+    let is_http = METHODS
+        .iter()
+        .any(|method| line.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.first() == Some(&b' ')));
+    match line {
+        _ if is_http => Some(Foreign::Http),
+        [0x16, 0x03, ..] => Some(Foreign::Tls),
+        _ => None,
+    }
+}

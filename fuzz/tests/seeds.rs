@@ -1,0 +1,96 @@
+//! The targets without a fuzzer: every seed passes, so do many small changes of it, and a planted defect does not.
+
+use statsring::planted::{Defect, plant};
+use statsring_fuzz as fuzz;
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::Path;
+
+/// Changed copies of each seed.
+const COPIES: usize = 300;
+
+/// A target's name and what it does with its bytes.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 7] = [
+    ("scan", fuzz::scan::run),
+    ("relay", fuzz::relay::run),
+    ("header", fuzz::header::run),
+    ("session", fuzz::session::run),
+    ("admin", fuzz::admin::run),
+    ("http", fuzz::http::run),
+    ("config", fuzz::config::run),
+];
+
+/// The seeds of a target with their names, those that a fuzzer left behind not among them.
+fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    let mut seeds: Vec<(String, Vec<u8>)> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .filter(|(name, _)| name.len() != 40)
+        .collect();
+    seeds.sort();
+    assert!(seeds.len() >= 4, "{target} has only {} seeds", seeds.len());
+    seeds
+}
+
+/// A copy with a few bytes changed, doubled or left out; the same at every run.
+fn changed(seed: &[u8], copy: usize) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    let mut state = copy as u64;
+    let mut draw = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below.max(1)
+    };
+    for _ in 0..1 + draw(4) {
+        let at = draw(bytes.len());
+        match draw(4) {
+            _ if bytes.is_empty() => bytes.push(draw(256) as u8),
+            0 => bytes[at] = draw(256) as u8,
+            1 => bytes[at] ^= 1 << draw(8),
+            2 => drop(bytes.remove(at)),
+            _ => bytes.insert(at, b"\n:|_\r\xff {\"\0"[draw(10)]),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn every_seed_passes_and_so_do_its_neighbours() {
+    for (target, run) in TARGETS {
+        for (name, seed) in seeds(target) {
+            run(&seed);
+            for copy in 0..COPIES {
+                let bytes = changed(&seed, copy);
+                let result = catch_unwind(|| run(&bytes));
+                assert!(result.is_ok(), "{target}: copy {copy} of seed {name}: {bytes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_target_of_the_fuzzer_is_among_them() {
+    let mut files: Vec<String> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    files.sort();
+    let mut names = TARGETS.map(|(name, _)| name);
+    names.sort_unstable();
+    assert_eq!(files, names);
+}
+
+#[test]
+fn planted_defects_of_the_relay_are_found() {
+    for defect in
+        [Defect::DropUncounted, Defect::BusyPacketLost, Defect::RefusedPacketLost, Defect::DeadlineIgnored]
+    {
+        plant(Some(defect));
+        let found = seeds("relay").iter().any(|(_, seed)| catch_unwind(|| fuzz::relay::run(seed)).is_err());
+        plant(None);
+        assert!(found, "{defect:?} was not found");
+    }
+}

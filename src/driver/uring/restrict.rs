@@ -1,0 +1,42 @@
+//! What a worker's ring may do once it is enabled, and nothing else, for as long as it lives: the kernel holds it
+//! (IORING_REGISTER_RESTRICTIONS).
+//!
+//! A seccomp filter does not see what is asked of a ring. So a ring is made disabled, gets its buffers and files, gives up
+//! everything that a worker does not need, and is enabled: whatever should go wrong in this process later, its rings can
+//! open no file, connect nowhere, and touch no descriptor but the registered ones. In: a disabled ring. Out: whether the
+//! kernel restricted it. Next: `kernel.rs`, which enables it.
+
+use crate::driver::Restrictions;
+use io_uring::register::Restriction;
+use io_uring::squeue::Flags;
+use io_uring::{Submitter, opcode};
+use std::io;
+
+/// Register operations of io_uring_register(2) that go on: a reload's sockets, and the end.
+const IORING_UNREGISTER_FILES: u8 = 3;
+const IORING_REGISTER_FILES_UPDATE: u8 = 6;
+
+/// The operations: receive (multishot too), send, the wake's read, cancel.
+const OPERATIONS: [u8; 4] =
+    [opcode::RecvMsgMulti::CODE, opcode::SendMsg::CODE, opcode::Read::CODE, opcode::AsyncCancel::CODE];
+
+/// Restricts a ring that is still disabled; it is the kernel's word from the moment it is enabled.
+///
+/// Every submission has to name a registered file (FIXED_FILE), the cancel too, which has none. A kernel that refuses
+/// leaves the ring as it was.
+pub fn restrict(submitter: &Submitter<'_>) -> Restrictions {
+    let allowed = Flags::FIXED_FILE | Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
+    let mut restrictions: Vec<Restriction> = OPERATIONS.map(Restriction::sqe_op).into();
+    restrictions.push(Restriction::sqe_flags_allowed(allowed.bits()));
+    restrictions.push(Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()));
+    restrictions.push(Restriction::register_op(IORING_UNREGISTER_FILES));
+    restrictions.push(Restriction::register_op(IORING_REGISTER_FILES_UPDATE));
+    match submitter.register_restrictions(&mut restrictions) {
+        Ok(()) => Restrictions::InForce,
+        Err(error) => Restrictions::Refused(errno_of(&error)),
+    }
+}
+
+fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
