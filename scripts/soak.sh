@@ -151,11 +151,14 @@ interrupted() {
 run_phase() {
     phase=$1
     add times 1
-    $phase || return 1
+    local code=0
+    $phase 2>"$work/errors" || code=1
     if ! is_alive; then
-        blame "the proxy did not survive: $(tail -5 "$work/log")"
+        blame "the proxy did not survive: process $proxy_pid is gone"
         return 1
     fi
+    cat "$work/errors" >&2
+    return "$code"
 }
 
 # The log since the last round must not tell of a panic; it is cut, so that it does not grow for hours.

@@ -91,7 +91,8 @@ await_state() {
 # The proxy's figures when nothing is on its way, in $work/$1.stats and $work/$1.backends.
 note_figures() {
     if ! (settle) 2>"$work/complaint"; then
-        blame "$(cat "$work/complaint")"
+        # Who is not alive is told of by whoever runs the phase.
+        ! is_alive || blame "$(tail -1 "$work/complaint")"
         return 1
     fi
     cp "$work/stats" "$work/$1.stats"
@@ -132,15 +133,15 @@ arrived_at() {
         found && $1 == "\"metrics\":" { gsub(/[^0-9]/, "", $2); print $2; exit }' "$work/load"
 }
 
-# Starts the load to backends $1 (as "0 1 2"), with more options, and waits until it flows; load_rate and load_names change
-# its rate and its names.
+# Starts the load to backends $1 (as "0 1 2"), with more options, and waits until it flows; load_names changes how many names
+# it has.
 begin_load() {
     local backends=$1 tick before
     shift
     note_figures before || return 1
     before=$(figure datagrams_received)
     # shellcheck disable=SC2086 # a list of numbers
-    "$program" load --to "127.0.0.1:$port" --sink "$(sinks $backends)" --rate "${load_rate:-$rate}" \
+    "$program" load --to "127.0.0.1:$port" --sink "$(sinks $backends)" --rate "$rate" \
         --names "${load_names:-1000}" --metrics 2 --flows 4 --seconds $((phase_s + 120)) --json --quiet "$@" >"$work/load" 2>"$work/load.log" &
     load_pid=$!
     children+=("$load_pid")
@@ -173,7 +174,15 @@ end_load() {
         add "$figure" "$(json_figure "$work/load" "$figure")"
     done
     stall "$(json_figure "$work/load" max)"
-    [ "$load_code" = 0 ] || blame "$(sed -n '/"reasons": \[/,/\]/s/^ *"\(.*\)",*$/\1/p' "$work/load" | grep -v reasons | paste -sd';')"
+    [ "$load_code" = 0 ] || blame "$(sed -n '/"reasons": \[/,/\]/s/^ *"\(.*\)",*$/\1/p' "$work/load" | grep -v reasons | paste -sd';')$(where_lost)"
+}
+
+# Where the kernel dropped datagrams of this load, if it did: this host was too busy, or a stall too long.
+where_lost() {
+    local before behind
+    before=$(json_figure "$work/load" dropped_before_proxy) behind=$(json_figure "$work/load" dropped_at_sinks)
+    [ "${before:-0}" = 0 ] || printf '; %s datagrams were dropped at the socket of the proxy, whose buffer was full' "$before"
+    [ "${behind:-0}" = 0 ] || printf '; %s datagrams were dropped at the sockets of the backends' "$behind"
 }
 
 take_load_down() {
@@ -261,7 +270,7 @@ reload() {
 reloads() {
     local end turn=0 node
     await_state each up || return 1
-    load_rate=$((rate * 2)) begin_load "0 1 2 3" --placed-by "$work/three.json" --placed-by "$work/four.json" || return 1
+    begin_load "0 1 2 3" --placed-by "$work/three.json" --placed-by "$work/four.json" || return 1
     sockets >"$work/sockets_before"
     end=$((SECONDS + phase_s))
     while [ "$SECONDS" -lt "$end" ]; do
