@@ -8,7 +8,7 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
-use statsring::placement::{LiveSet, Placement, jump, splitmix64};
+use statsring::placement::{Hashing, LiveSet, Placement, Spec, jump, key_hash, splitmix64};
 use statsring::relay::{
     Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
 };
@@ -29,13 +29,20 @@ struct Case {
     metrics_per_datagram: usize,
     names: u64,
     nodes: usize,
+    hashing: Hashing,
     cache_entries: usize,
     scanner: Option<Scanner>,
 }
 
 /// The usual one. Names: more than a branch predictor learns, fewer than the cache holds, as in a usual installation.
-const USUAL: Case =
-    Case { metrics_per_datagram: 30, names: 10_000, nodes: 3, cache_entries: 10_000, scanner: None };
+const USUAL: Case = Case {
+    metrics_per_datagram: 30,
+    names: 10_000,
+    nodes: 3,
+    hashing: Hashing::Jump,
+    cache_entries: 10_000,
+    scanner: None,
+};
 
 /// Datagrams of metrics of 40 bytes with the newline, names in no order.
 fn datagrams(case: &Case) -> Vec<Vec<u8>> {
@@ -60,7 +67,12 @@ fn elements(datagrams: &[Vec<u8>]) -> Throughput {
     Throughput::Elements(datagrams.iter().map(|datagram| datagram.len() as u64 / 40).sum())
 }
 
-fn table(nodes: usize) -> Arc<RouteTable> {
+fn spec(hashing: Hashing, names: impl Iterator<Item = Arc<str>>) -> Spec {
+    let nodes: Vec<(Arc<str>, u32)> = names.map(|name| (name, 1)).collect();
+    Spec { hashing, shards: (0..nodes.len() as u16).collect(), nodes }
+}
+
+fn table(nodes: usize, hashing: Hashing) -> Arc<RouteTable> {
     let nodes: Vec<RouteNode> = (0..nodes)
         .map(|index| RouteNode {
             name: format!("10.0.0.{index}:8125").into(),
@@ -69,12 +81,13 @@ fn table(nodes: usize) -> Arc<RouteTable> {
             counters: Arc::default(),
         })
         .collect();
+    let placement = Placement::new(spec(hashing, nodes.iter().map(|node| node.name.clone())));
     Arc::new(RouteTable {
         generation: 1,
         live: LiveSet::all(nodes.len()),
         diverted: LiveSet::nobody(),
         nodes: nodes.into(),
-        placement: Placement::Jump,
+        placement,
         rules: Rules {
             flush_us: 5_000,
             packet_bytes_max: 1432,
@@ -96,7 +109,7 @@ fn relay(case: &Case) -> Relay {
         cache_entries: case.cache_entries,
     };
     let sockets: Vec<_> = (0..case.nodes).map(|index| Some(SocketSlot(index as u32))).collect();
-    let mut relay = Relay::new(limits, table(case.nodes), &sockets);
+    let mut relay = Relay::new(limits, table(case.nodes, case.hashing), &sockets);
     if let Some(scanner) = case.scanner {
         relay.scan_by(scanner);
     }
@@ -298,9 +311,38 @@ fn levers(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// The placements of other proxies beside `jump`: finding one name's backend, and the relay end to end, whose cache makes
+/// them cost the same.
+fn placements(criterion: &mut Criterion<CpuTime>) {
+    let datagrams = datagrams(&USUAL);
+    let names: Vec<&[u8]> =
+        datagrams.iter().flat_map(|datagram| wire::lines(datagram)).filter_map(wire::routing_key).collect();
+    for nodes in [3, 16, 1000] {
+        let mut group = criterion.benchmark_group(format!("placements/{nodes}"));
+        group.throughput(elements(&datagrams));
+        for hashing in Hashing::ALL {
+            let live = LiveSet::all(nodes);
+            let placement = table(nodes, hashing).placement.clone();
+            group.bench_function(BenchmarkId::new("place", hashing.name()), |bencher| {
+                let place = |name: &&[u8]| placement.destination(key_hash(name), name, &live);
+                bencher.iter(|| names.iter().filter_map(place).map(|found| found.owner).sum::<usize>());
+            });
+            // Made once, not for each sample: what is measured is a proxy that has seen its names before.
+            let mut relay = relay(&Case { nodes, hashing, ..USUAL });
+            let mut out: Vec<Packet> = Vec::with_capacity(1024);
+            let mut now_us = 0;
+            carry(&mut relay, &datagrams, &mut out, &mut now_us);
+            group.bench_function(BenchmarkId::new("relay", hashing.name()), |bencher| {
+                bencher.iter(|| carry(&mut relay, &datagrams, &mut out, &mut now_us));
+            });
+        }
+        group.finish();
+    }
+}
+
 criterion_group!(
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = parts, end_to_end, curves, levers
+    targets = parts, end_to_end, curves, levers, placements
 );
 criterion_main!(benches);

@@ -61,13 +61,12 @@ are_free() {
     done
 }
 
-# The answer to one command.
-ask() {
-    exec 3<>"/dev/tcp/127.0.0.1/$admin" || return 1
+# The answer to one command. A proxy that hangs is not waited for longer than it lets a silent client wait.
+ask() (
+    exec 3<>"/dev/tcp/127.0.0.1/$admin" || exit 1
     printf '%s\nquit\n' "$1" >&3
-    cat <&3
-    exec 3>&-
-}
+    timeout 30 cat <&3
+)
 
 # A figure of stats, without its decimals.
 figure() {
@@ -92,7 +91,9 @@ start_proxy() {
         port=${ports[0]} admin=${ports[1]} ports=("${ports[@]:2}")
         write_config
         # A session of its own, so that Ctrl-C reaches the script and the proxy is ended by it.
-        setsid "$program" -f "$work/config.json" >"$work/log" 2>&1 &
+        # The log is appended to, so that a script that runs for long may cut it.
+        : >"$work/log"
+        setsid "$program" -f "$work/config.json" >>"$work/log" 2>&1 &
         proxy_pid=$!
         for ((tick = 0; tick < 100; tick++)); do
             if [ "$( (ask ping) 2>/dev/null)" = pong ] && kill -0 "$proxy_pid" 2>/dev/null; then
@@ -115,8 +116,10 @@ start_proxy() {
 settle() {
     local tick
     for ((tick = 0; tick < 100; tick++)); do
-        ask stats >"$work/stats"
-        ask backends >"$work/backends"
+        ask $'stats\nbackends' >"$work/both"
+        awk -v stats="$work/stats" -v backends="$work/backends" '
+            BEGIN { printf "" >stats; printf "" >backends }
+            /\t/ { print >backends; next } { print >stats }' "$work/both"
         [ "$(figure metrics_pending)" = 0 ] && return
         sleep 0.1
     done

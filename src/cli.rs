@@ -5,7 +5,7 @@
 use crate::config::MemoryBound;
 use crate::config::{self, ConfigError, Loaded};
 use crate::control::Origin;
-use crate::tools::{demo, load, sink, where_name};
+use crate::tools::{demo, load, plan, sink, where_name};
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -62,6 +62,7 @@ struct Arguments {
 enum Command {
     Demo(demo::Options),
     Where(where_name::Options),
+    Plan(plan::Options),
     Load(load::Options),
     Sink(sink::Options),
 }
@@ -84,6 +85,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             options.file = options.file.or(file);
             where_name::run(&options)
         }
+        Some(Command::Plan(_)) if file.is_some() => {
+            refuse("plan compares the two configs named behind it: leave -f out")
+        }
+        Some(Command::Plan(options)) => plan::run(&options),
         Some(Command::Load(_) | Command::Sink(_)) if file.is_some() => {
             refuse("load and sink read no config: leave -f out")
         }

@@ -160,6 +160,7 @@ impl Rig {
             generation: now.generation + 1,
             nodes: Arc::clone(&now.nodes),
             live: now.live.clone(),
+            placement: now.placement.clone(),
             diverted: LiveSet::nobody(),
             phase: Phase::Drain { timeout_us: 5_000_000 },
             observer: None,

@@ -28,6 +28,10 @@ impl File {
     fn nodes(name: &str) -> File {
         File::new(name, &format!(r#"{{"nodes": {NODES}}}"#))
     }
+
+    fn hashed(hashing: &str, name: &str) -> File {
+        File::new(name, &format!(r#"{{"hashing": "{hashing}", "nodes": {NODES}}}"#))
+    }
 }
 
 impl AsRef<OsStr> for File {
@@ -90,7 +94,9 @@ fn the_version_is_one_line() {
 
 #[test]
 fn help_is_asked_for_and_wrong_usage_is_not() {
-    for arguments in [&["--help"][..], &["-h"], &["where", "--help"], &["demo", "--help"]] {
+    for arguments in
+        [&["--help"][..], &["-h"], &["where", "--help"], &["plan", "--help"], &["demo", "--help"]]
+    {
         let output = run(arguments);
         assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{arguments:?}");
         assert!(stdout(&output).starts_with("Usage: statsring"), "{arguments:?}");
@@ -103,6 +109,7 @@ fn help_is_asked_for_and_wrong_usage_is_not() {
         (&["demo", "--seconds", "soon"], "soon"),
         (&["--check", "where", "foo"], "--check goes without a command"),
         (&["-f", "a", "demo"], "leave -f out"),
+        (&["-f", "a", "plan", "b", "c"], "leave -f out"),
     ] {
         let output = run(arguments);
         assert_eq!((code(&output), stdout(&output).as_str()), (64, ""), "{arguments:?}");
@@ -212,6 +219,75 @@ fn where_gives_the_golden_answers() {
             );
         }
     }
+}
+
+#[test]
+fn where_answers_by_the_placements_of_other_proxies() {
+    // The owners of foo, foo.bar, gorets and uniques, by port; and foo's with 127.0.0.1:8127 down.
+    for (hashing, ports, diverted) in [
+        ("hashring-3", [8127, 8129, 8127, 8131], Some(8129)),
+        ("hashring-1", [8127, 8127, 8131, 8127], Some(8129)),
+        ("ketama", [8127, 8127, 8131, 8127], None),
+        ("murmur3", [8131, 8127, 8127, 8129], Some(8131)),
+        ("jump-fnv1a", [8129, 8129, 8129, 8127], Some(8129)),
+    ] {
+        let file = File::hashed(hashing, &format!("placed-{hashing}"));
+        let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
+        let output = run(base.into_iter().chain(args(&["foo", "foo.bar", "gorets", "uniques"])));
+        let found: Vec<String> =
+            stdout(&output).lines().map(|line| line.rsplit(':').next().unwrap().to_owned()).collect();
+        assert_eq!(found, ports.map(|port| port.to_string()), "{hashing}: {}", stderr(&output));
+        let output = run(base.into_iter().chain(args(&["--down", "127.0.0.1:8127", "foo"])));
+        let expected = diverted.map_or("foo\t-\n".to_owned(), |port| format!("foo\t127.0.0.1:{port}\n"));
+        assert_eq!(stdout(&output), expected, "{hashing}");
+    }
+}
+
+#[test]
+fn plan_tells_what_a_config_moves() {
+    let (old, new) = (File::nodes("plan-old"), File::hashed("hashring-3", "plan-new"));
+    let base = [OsStr::new("plan"), old.as_ref(), new.as_ref()];
+    let output = run(base);
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+    let text = stdout(&output);
+    assert!(text.contains(" of 100,000 made-up names move: "), "{text}");
+    assert!(text.contains("127.0.0.1:8131  127.0.0.1:8127"), "{text}");
+
+    // foo: 8131 to 8127, glork: 8127 to 8129, api.requests: 8129 to 8131, uniques: 8129 to 8131.
+    let names = b"foo\nglork\r\n\napi.requests\nuniques";
+    let output =
+        run_with_input(&base.into_iter().chain(args(&["--names", "-", "--json"])).collect::<Vec<_>>(), names);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((json["names"].as_u64(), json["moved"].as_u64()), (Some(4), Some(4)));
+    assert_eq!(json["source"], "given");
+    let moves: Vec<String> = json["moves"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|way| format!("{} {} {}", way["from"], way["to"], way["names"]).replace("127.0.0.1:", ""))
+        .collect();
+    assert_eq!(moves, [r#""8127" "8129" 1"#, r#""8129" "8131" 2"#, r#""8131" "8127" 1"#]);
+
+    let same = run([OsStr::new("plan"), old.as_ref(), old.as_ref()]);
+    assert!(stdout(&same).starts_with("0 of 100,000 made-up names move: 0.0 %\n"), "{}", stdout(&same));
+}
+
+#[test]
+fn plan_tells_what_it_cannot_read() {
+    let good = File::nodes("plan-good");
+    let nowhere = OsStr::new("/nowhere/x");
+    let output = run([OsStr::new("plan"), nowhere, good.as_ref()]);
+    assert_eq!((code(&output), stdout(&output).as_str()), (66, ""));
+    assert!(stderr(&output).contains("cannot read the config /nowhere/x"), "{}", stderr(&output));
+    let output = run([OsStr::new("plan"), good.as_ref(), good.as_ref(), OsStr::new("--names"), nowhere]);
+    assert_eq!(code(&output), 66);
+    assert!(stderr(&output).contains("cannot read the names in /nowhere/x"), "{}", stderr(&output));
+    let output = run_with_input(
+        &[OsStr::new("plan"), good.as_ref(), good.as_ref(), OsStr::new("--names"), OsStr::new("-")],
+        b"\n",
+    );
+    assert_eq!(code(&output), 64);
+    assert!(stderr(&output).contains("no name in -"), "{}", stderr(&output));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use statsring::config::{Check, Config, ConfigError, Loaded, LogFormat, Node, PinWorkers, load, parse};
 use statsring::driver::socket::Spread;
-use statsring::placement::Placement;
+use statsring::placement::Hashing;
 use statsring::relay::{Malformed, OnNodeDown};
 use statsring::worker::NODES_MAX;
 use std::path::Path;
@@ -40,7 +40,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
     assert_eq!(texts(&config.listen), ["0.0.0.0:8125", "[::]:8125"]);
     assert_eq!(texts(&config.management), ["127.0.0.1:8126", "[::1]:8126"]);
     assert!(!config.management_allow_changes);
-    assert_eq!(config.hashing, Placement::Jump);
+    assert_eq!(config.hashing, Hashing::Jump);
     assert_eq!(config.on_node_down, OnNodeDown::Divert);
     let check = Check { interval_ms: 10_000, timeout_ms: 1_000, fast_ms: 1_000, fall: 3, rise: 2 };
     assert_eq!(config.check, check);
@@ -61,6 +61,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
         host: "192.0.2.1".into(),
         port: 8127,
         adminport: None,
+        weight: 1,
         disabled: false,
         gso: true,
     };
@@ -191,10 +192,10 @@ fn unknown_keys_get_the_nearest_known_one() {
         assert!(found[0].starts_with(expected), "{}", found[0]);
     }
     assert_eq!(
-        mistakes(&with_nodes(r#"{"host": "a", "port": 1, "adminprot": 2, "weight": 3}"#)),
+        mistakes(&with_nodes(r#"{"host": "a", "port": 1, "adminprot": 2, "colour": 3}"#)),
         [
             "nodes[0].adminprot: unknown key; did you mean adminport?",
-            "nodes[0].weight: unknown key (known are host, port, adminport, disabled, gso)",
+            "nodes[0].colour: unknown key (known are host, port, adminport, weight, disabled, gso)",
         ]
     );
 }
@@ -304,12 +305,111 @@ fn keys_that_limit_each_other_are_compared() {
 }
 
 #[test]
-fn placements_of_other_proxies_are_named() {
+fn every_hashing_is_known_by_its_name_and_others_are_told_the_nearest() {
+    for hashing in Hashing::ALL {
+        let config = good(&with("hashing", &format!("{:?}", hashing.name()))).config;
+        assert_eq!(config.hashing, hashing);
+        // As the proxy does that it comes from.
+        let own = [Hashing::Jump, Hashing::Hashring3, Hashing::Hashring1].contains(&hashing);
+        assert_eq!(config.on_node_down == OnNodeDown::Divert, own, "{}", hashing.name());
+    }
+    let divert =
+        good(r#"{"hashing": "ketama", "onNodeDown": "divert", "nodes": [{"host": "192.0.2.1", "port": 1}]}"#);
+    assert_eq!(divert.config.on_node_down, OnNodeDown::Divert);
+    for (given, nearest) in [
+        ("hashring3", "hashring-3"),
+        ("Ketama", "ketama"),
+        ("murmur", "murmur3"),
+        ("jump-fnv1", "jump-fnv1a"),
+    ] {
+        assert_eq!(
+            mistakes(&with("hashing", &format!("{given:?}"))),
+            [format!("hashing: {given:?} is no hashing; did you mean {nearest:?}?")]
+        );
+    }
     assert_eq!(
-        mistakes(&with("hashing", r#""ketama""#)),
-        ["hashing: \"ketama\" is not in this version, which has \"jump\""]
+        mistakes(&with("hashing", r#""md5""#)),
+        [
+            "hashing: \"md5\" is no hashing (known are jump, hashring-3, hashring-1, ketama, murmur3, jump-fnv1a)"
+        ]
     );
-    assert_eq!(mistakes(&with("hashing", r#""md5""#)), ["hashing: \"md5\" is not \"jump\""]);
+    assert_eq!(mistakes(&with("hashing", "3")).len(), 1);
+}
+
+#[test]
+fn weights_stand_where_the_hashing_has_them() {
+    let file = |hashing: &str, first: &str, second: &str| {
+        format!(
+            r#"{{"hashing": "{hashing}", "nodes": [{{"host": "192.0.2.1", "port": 1, "weight": {first}}},
+                {{"host": "192.0.2.2", "port": 1{second}}}]}}"#
+        )
+    };
+    let config = good(&file("ketama", "1000", "")).config;
+    assert_eq!(config.nodes.iter().map(|node| node.weight).collect::<Vec<_>>(), [1_000, 1]);
+    assert_eq!(config.to_json()["nodes"][0]["weight"], 1_000);
+    assert_eq!(
+        mistakes(&file("ketama", "0", r#", "weight": 1001"#)),
+        [
+            "nodes[0].weight: 0 is not a weight (1 to 1000)",
+            "nodes[1].weight: 1001 is not a weight (1 to 1000)",
+        ]
+    );
+    for hashing in ["jump", "hashring-3", "hashring-1", "murmur3", "jump-fnv1a"] {
+        assert_eq!(
+            mistakes(&file(hashing, "2", "")),
+            [format!("nodes[0].weight: the hashing {hashing} has no weights, only ketama has; leave it out")]
+        );
+        assert_eq!(
+            good(&with("hashing", &format!("{hashing:?}"))).config.to_json()["nodes"][0].get("weight"),
+            None
+        );
+    }
+    // With a hashing that is wrong itself nothing can be said.
+    assert_eq!(mistakes(&file("astrology", "2", "")).len(), 1);
+    let heavy: Vec<String> =
+        (0..21).map(|i| format!(r#"{{"host": "n{i}.example", "port": 1, "weight": 1000}}"#)).collect();
+    assert_eq!(
+        mistakes(&format!(r#"{{"hashing": "ketama", "nodes": [{}]}}"#, heavy.join(","))),
+        ["nodes: the weights add up to 21000, which is more than 20000"]
+    );
+}
+
+#[test]
+fn a_shard_map_names_backends_several_times() {
+    let file = |hashing: &str, rest: &str| {
+        let (a, b) = (r#"{"host": "192.0.2.1", "port": 1"#, r#"{"host": "192.0.2.2", "port": 1"#);
+        format!(
+            r#"{{"hashing": "{hashing}", "nodes": [{a}, "adminport": 2}}, {b}}}, {a}}}, {a}{rest}}}, {b}}}]}}"#
+        )
+    };
+    let config = good(&file("murmur3", "")).config;
+    assert_eq!(config.nodes.len(), 2);
+    assert_eq!(config.shards, [0, 1, 0, 0, 1]);
+    assert_eq!(config.nodes[0].adminport, Some(2));
+    let shown = config.to_json();
+    assert_eq!(shown["nodes"].as_array().map(Vec::len), Some(5));
+    assert_eq!(good(&shown.to_string()).config, config);
+    assert_eq!(
+        mistakes(&file("murmur3", r#", "adminport": 3"#)),
+        [
+            "nodes[3]: 192.0.2.1:1 differs from nodes[0], which is the same backend; give its host and port alone"
+        ]
+    );
+    assert_eq!(
+        mistakes(&file("jump", "")),
+        [2, 3, 4].map(|index| {
+            let first = index / 4;
+            format!("nodes[{index}]: 192.0.2.{}:1 is listed twice (first as nodes[{first}])", first + 1)
+        })
+    );
+    let list = |hashing: &str, count: usize| {
+        let nodes = vec![r#"{"host": "192.0.2.1", "port": 1}"#; count];
+        format!(r#"{{"hashing": "{hashing}", "nodes": [{}]}}"#, nodes.join(","))
+    };
+    assert_eq!(good(&list("murmur3", 65_536)).config.shards.len(), 65_536);
+    let too_many = "backends are listed, which is not in range (1 to 2000)";
+    assert_eq!(mistakes(&list("murmur3", 65_537)), [format!("nodes: 65537 {too_many}")]);
+    assert_eq!(mistakes(&list("jump", 2_001)), [format!("nodes: 2001 {too_many}")]);
 }
 
 #[test]
@@ -514,7 +614,9 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
             })
             .prop_map(|nodes| json!(nodes))
             .boxed(),
-        "hashing" => Just(json!("jump")).boxed(),
+        "hashing" => proptest::sample::select(Hashing::ALL.map(Hashing::name).to_vec())
+            .prop_map(|name| json!(name))
+            .boxed(),
         "onNodeDown" => prop_oneof![Just(json!("divert")), Just(json!("drop"))].boxed(),
         "checkInterval" => ms(5_000, 86_400_000),
         "checkTimeout" | "checkFast" => ms(10, 5_000),
@@ -567,6 +669,16 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A list of backends of which none has a weight of its own.
+fn without_weights(nodes: &Value) -> Value {
+    let mut nodes = nodes.clone();
+    for node in nodes.as_array_mut().unwrap() {
+        let weight = node.as_object_mut().unwrap().shift_remove("weight");
+        assert!(weight.is_none_or(|weight| weight == 1));
+    }
+    nodes
+}
+
 proptest! {
     #[test]
     fn the_effective_config_reads_back_to_itself(file in any_file()) {
@@ -586,6 +698,7 @@ proptest! {
             let same = match (key.as_str(), value) {
                 ("maxPacketSize", Value::String(_)) => shown[key] == "auto",
                 ("cacheSize", entries) => shown[key].as_u64() >= entries.as_u64(),
+                ("nodes", nodes) => without_weights(&shown[key]) == *nodes,
                 ("host" | "managementHost", _) => continue,
                 ("flushInterval", ms) => shown[key].as_f64() == ms.as_f64(),
                 _ => shown[key] == *value,

@@ -98,6 +98,27 @@ fn with_three_backends_a_flood_leaves_it_small_and_a_second_one_adds_nothing() {
     assert_balanced(&proxy.stats());
 }
 
+/// What a reload replaces is given back to the system, however often: packets of another size, queues, a fourth backend.
+#[test]
+fn reloads_leave_no_memory_behind() {
+    let sinks = sinks();
+    let Some(mut proxy) = start(3, &sinks, json!({})) else { return };
+    for number in 0..24 {
+        proxy.config.json["maxPacketSize"] = json!([1_432, 512, 8_192, 1_000][number / 2 % 4]);
+        proxy.config.json["queue"] = json!([262_144, 1_048_576, 65_536][number / 2 % 3]);
+        proxy.config.json["nodes"] = nodes(3 + number % 2, &sinks);
+        proxy.config.write();
+        let answer = proxy.ask("reload");
+        assert!(answer.starts_with("reloaded: "), "{answer}");
+        flood(&proxy, 5_000);
+    }
+    let free = memstat(&proxy, "bytes in idle spans");
+    let resident = memstat(&proxy, "bytes resident");
+    eprintln!("after 24 reloads: {resident} bytes resident, {free} freed and kept");
+    assert!(free < 4 * MIB, "{free} bytes were freed and not given back; {resident} are resident");
+    assert_balanced(&proxy.stats());
+}
+
 #[test]
 fn a_thousand_backends_fit_64_mib_and_the_usual_limit_on_open_files() {
     // A login's usual soft limit; this process needs few.

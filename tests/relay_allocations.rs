@@ -2,7 +2,7 @@
 
 use statsring::driver::sim::Random;
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
-use statsring::placement::{LiveSet, Placement};
+use statsring::placement::{Hashing, LiveSet, Placement, Spec};
 use statsring::relay::{
     Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules, Transmitted,
 };
@@ -166,5 +166,45 @@ fn a_relay_with_a_thousand_backends_allocates_nothing_from_its_first_datagram_on
     assert!(busy_backends > 800, "{busy_backends} were busy");
     for reason in [DropReason::QueueFull, DropReason::SendRefused, DropReason::SendFailed] {
         assert!(counters.dropped(reason) > 0, "{}: {counters:?}", reason.name());
+    }
+}
+
+#[test]
+fn finding_a_backend_allocates_nothing_with_any_placement() {
+    let addresses: Vec<SocketAddr> =
+        (0..1_000).map(|index| SocketAddr::from(([127, 0, 0, 1], 10_000 + index))).collect();
+    let sockets: Vec<Option<SocketSlot>> = (0..1_000).map(|index| Some(SocketSlot(index))).collect();
+    // Without a cache every metric is placed anew.
+    let limits = RelayLimits {
+        sends_max: SENDS_MAX,
+        backlog_bytes_max: 4 << 20,
+        datagram_bytes_max: 8_192,
+        cache_entries: 0,
+    };
+    let inputs: Vec<Vec<u8>> = (0..100).flat_map(datagrams).collect();
+    for hashing in Hashing::ALL {
+        let table = table(&addresses, |index| index % 10 != 3);
+        let spec = Spec {
+            hashing,
+            nodes: table.nodes.iter().map(|node| (node.name.clone(), 1)).collect(),
+            shards: (0..1_000).collect(),
+        };
+        let placement = Placement::new(spec).with_living(&table.live);
+        let mut edge = Edge {
+            relay: Relay::new(limits, Arc::new(RouteTable { placement, ..table }), &sockets),
+            handed_over: VecDeque::with_capacity(SENDS_MAX),
+            random: Random::new(7),
+            now_us: 0,
+        };
+        let before = thread_allocations();
+        for (number, input) in inputs.iter().enumerate() {
+            if !edge.relay.has_room() || number % 64 == 0 {
+                edge.transmit(Flush::Due, 0, odd_answer);
+            }
+            edge.ingest(input);
+        }
+        edge.transmit(Flush::All, 0, odd_answer);
+        assert_eq!(thread_allocations() - before, 0, "{}", hashing.name());
+        assert!(edge.relay.counters().get(Counter::MetricsSent) > 10_000, "{}", hashing.name());
     }
 }

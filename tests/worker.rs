@@ -135,7 +135,7 @@ impl Rig {
             nodes: Arc::clone(&now.nodes),
             live: now.live.clone(),
             diverted: now.diverted.clone(),
-            placement: now.placement,
+            placement: now.placement.clone(),
             rules: now.rules,
             phase: now.phase,
             observer: None,

@@ -4,7 +4,7 @@
 
 use super::Config;
 use crate::driver::uring::KernelRing;
-use crate::placement::HashCache;
+use crate::placement::{HashCache, Placement};
 use crate::stats::{LatencyKind, new_histogram};
 use crate::worker::Limits;
 use std::fmt;
@@ -61,7 +61,10 @@ impl MemoryBound {
                 // One set with the worker, one to swap with.
                 ("latency histograms", 2 * LatencyKind::ALL.len() * histogram_bytes),
             ],
-            shared: vec![("route tables and health", ROUTE_TABLES * nodes * SHARED_BACKEND_BYTES)],
+            shared: vec![
+                ("route tables and health", ROUTE_TABLES * nodes * SHARED_BACKEND_BYTES),
+                ("placement", Placement::bytes_max(&config.spec())),
+            ],
             kernel: vec![
                 (
                     "receive buffers of sockets",
@@ -149,6 +152,18 @@ mod tests {
         assert_eq!(one.worker_bytes(), one.per_worker.iter().map(|(_, bytes)| bytes).sum::<usize>());
         assert_eq!(three.total_bytes(), 3 * one.worker_bytes() + shared);
         assert_eq!(three.kernel_bytes(), 3 * one.kernel_bytes());
+    }
+
+    #[test]
+    fn the_points_of_a_ring_are_part_of_it() {
+        let placement = |hashing: &str, weight: &str| {
+            let node = format!(r#"{{"host": "192.0.2.1", "port": 1{weight}}}"#);
+            let bound = bound(&format!(r#"{{"hashing": "{hashing}", "nodes": [{node}]}}"#));
+            bound.shared.iter().find(|(name, _)| *name == "placement").map(|(_, bytes)| *bytes)
+        };
+        assert_eq!(placement("jump", ""), Some(0));
+        assert_eq!(placement("hashring-3", ""), Some(40 * (2 * 12 + 3 * 6)));
+        assert_eq!(placement("ketama", r#", "weight": 3"#), Some(3 * 160 * (2 * 12 + 3 * 6)));
     }
 
     #[test]

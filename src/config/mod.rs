@@ -1,25 +1,28 @@
 //! The config file: text → `RawConfig` (serde) → [`Config`] (proven); every mistake of a file in one run.
 //!
 //! In: a JSON file. Out: a `Config` whose addresses and ranges hold. Next: `control/`, which makes it run.
-//! Inside: `json.rs` reads the text, `fields.rs` and `raw.rs` its keys, `prove.rs`, `host.rs` and `pin.rs` prove how
-//! they go together.
+//! Inside: `json.rs` reads the text, `fields.rs` and `raw.rs` its keys, `prove.rs`, `nodes.rs`, `host.rs` and `pin.rs` prove how
+//! they go together. `assignment.rs` tells where names go.
 
+mod assignment;
 mod fields;
 mod host;
 mod json;
 mod load;
 mod memory;
+mod nodes;
 mod pin;
 mod prove;
 mod raw;
 mod report;
 mod show;
 
+pub use assignment::{Assignment, sample_name};
 pub use load::{ConfigError, Loaded, load, parse};
 pub use memory::MemoryBound;
 
 use crate::driver::socket::Spread;
-use crate::placement::Placement;
+use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown, Rules};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,10 +40,12 @@ pub struct Config {
     pub management: Vec<SocketAddr>,
     /// Whether changing admin commands are taken from elsewhere than loopback.
     pub management_allow_changes: bool,
-    /// The backends, in the file's order, which is part of the placement.
+    /// The backends, in the file's order, which is part of the placement; each once.
     pub nodes: Vec<Node>,
+    /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` allows.
+    pub shards: Vec<u16>,
     /// How names find their backend.
-    pub hashing: Placement,
+    pub hashing: Hashing,
     /// What happens to a dead backend's names.
     pub on_node_down: OnNodeDown,
     /// The health checks.
@@ -98,6 +103,8 @@ pub struct Node {
     pub port: u16,
     /// TCP port for health checks; without one it is up unless refused.
     pub adminport: Option<u16>,
+    /// Its share of the names beside the others'; 1 unless the hashing has weights.
+    pub weight: u32,
     /// Keeps its place, gets nothing.
     pub disabled: bool,
     /// Segmentation offload for this backend.

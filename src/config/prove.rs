@@ -1,18 +1,18 @@
-//! How the values of a file go together: defaults, addresses, doubled backends, limits between keys.
+//! How the values of a file go together: defaults, addresses, limits between keys.
 //!
 //! In: [`RawConfig`]. Out: [`Config`]; what does not go together is reported. Next: `control/`, which makes it run.
 
 use super::fields::Slot;
 use super::host;
+use super::nodes;
 use super::pin;
-use super::raw::{RawConfig, RawNode};
+use super::raw::RawConfig;
 use super::report::{PLACE_END, Report};
-use super::{Check, Config, LogFormat, Node};
+use super::{Check, Config, LogFormat};
 use crate::driver::socket::Spread;
-use crate::placement::Placement;
+use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 /// Fits every Ethernet path, tunnels included.
@@ -59,15 +59,23 @@ impl RawConfig {
                 None => (true, PACKET_BYTES_AUTO),
             };
         let loop_ends: &[SocketAddr] = if port_is_known { &listen } else { &[] };
+        let hashing_is_known = !self.hashing.is_wrong();
+        let hashing = self.hashing.or(Hashing::Jump);
+        let (nodes, shards) = nodes::prove(
+            self.nodes,
+            &nodes::Rules { hashing: hashing_is_known.then_some(hashing), gso, listen: loop_ends },
+            report,
+        );
         Config {
-            nodes: prove_nodes(self.nodes, gso, loop_ends, report),
+            nodes,
+            shards,
             host,
             listen,
             management_host,
             management,
             management_allow_changes: self.management_allow_changes.or(false),
-            hashing: self.hashing.or(Placement::Jump),
-            on_node_down: self.on_node_down.or(OnNodeDown::Divert),
+            hashing,
+            on_node_down: self.on_node_down.or(on_node_down_default(hashing)),
             check: Check {
                 fall: self.check_fall.or(3) as u32,
                 rise: self.check_rise.or(2) as u32,
@@ -134,6 +142,11 @@ fn workers_of_this_host() -> usize {
     (cpus / 2).clamp(1, WORKERS_AUTO_MAX)
 }
 
+/// As the proxy does that the placement comes from.
+fn on_node_down_default(hashing: Hashing) -> OnNodeDown {
+    if hashing.diverts() { OnNodeDown::Divert } else { OnNodeDown::Drop }
+}
+
 fn cache_entries(given: u64) -> usize {
     if given == 0 { 0 } else { given.next_power_of_two() as usize }
 }
@@ -173,64 +186,4 @@ fn prove_check_times(interval: Slot<u64>, timeout: Slot<u64>, fast: Slot<u64>, r
         fall: 0,
         rise: 0,
     }
-}
-
-fn prove_nodes(slot: Slot<Vec<RawNode>>, gso: bool, listen: &[SocketAddr], report: &mut Report) -> Vec<Node> {
-    let raw_nodes = match slot {
-        Slot::Given(_, raw_nodes) => raw_nodes,
-        Slot::Wrong => return Vec::new(),
-        Slot::Absent => {
-            let text = "nodes: missing; list at least one backend, [{\"host\": …, \"port\": …}]";
-            report.mistake([PLACE_END; 3], text.to_owned());
-            return Vec::new();
-        }
-    };
-    // By canonical host and port: where it was listed first, and how.
-    let mut seen: HashMap<(String, u16), (usize, Node)> = HashMap::with_capacity(raw_nodes.len());
-    let mut nodes = Vec::with_capacity(raw_nodes.len());
-    for raw in raw_nodes {
-        let (index, place) = (raw.index, raw.place);
-        let Some(node) = prove_node(raw, gso, report) else { continue };
-        if !node.disabled && host::leads_back(&node.host, node.port, listen) {
-            let text = "is where this proxy itself listens: metrics would go round for ever";
-            report.mistake(place, format!("nodes[{index}]: {} {text}", node.name));
-        }
-        let key = (host::canonical(&node.host), node.port);
-        if let Some((first, other)) = seen.get(&key) {
-            let spelled = if other.name == node.name { String::new() } else { format!(", {}", other.name) };
-            let text = format!("{} is listed twice (first as nodes[{first}]{spelled})", node.name);
-            report.mistake(place, format!("nodes[{index}]: {text}"));
-        } else {
-            seen.insert(key, (index, node.clone()));
-        }
-        nodes.push(node);
-    }
-    if !nodes.is_empty() && nodes.iter().all(|node| node.disabled) {
-        report.notice("nodes: every backend is disabled; all metrics will be dropped".to_owned());
-    }
-    nodes
-}
-
-/// One backend; `None` if its host or port was wrong or missing.
-fn prove_node(raw: RawNode, gso: bool, report: &mut Report) -> Option<Node> {
-    let host = match raw.host {
-        Slot::Given(place, text) => host::plain(&text)
-            .map_err(|reason| report.mistake(place, format!("nodes[{}].host: {reason}", raw.index)))
-            .ok(),
-        Slot::Absent | Slot::Wrong => None,
-    };
-    let Slot::Given(_, port) = raw.port else { return None };
-    let (host, port) = (host?, port as u16);
-    let adminport = match raw.adminport {
-        Slot::Given(_, port) => Some(port as u16),
-        Slot::Absent | Slot::Wrong => None,
-    };
-    Some(Node {
-        name: host::identity(&host, port).into(),
-        host,
-        port,
-        adminport,
-        disabled: raw.disabled.or(false),
-        gso: raw.gso.or(gso),
-    })
 }

@@ -3,12 +3,12 @@
 //! In: a [`Json`] tree. Out: [`RawConfig`], whose slots say what was given, absent, or wrong (and reported).
 //! Next: `prove.rs`, which makes a `Config` of it.
 
-use super::fields::{Fields, Range, Slot};
+use super::fields::{Fields, Range, Slot, nearest};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
 use super::{LogFormat, PinWorkers};
 use crate::driver::socket::Spread;
-use crate::placement::Placement;
+use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
@@ -46,10 +46,12 @@ pub(super) const KEYS: [&str; 30] = [
     "logFormat",
 ];
 /// The keys of one node.
-const NODE_KEYS: [&str; 5] = ["host", "port", "adminport", "disabled", "gso"];
+const NODE_KEYS: [&str; 6] = ["host", "port", "adminport", "weight", "disabled", "gso"];
 
-/// Placements that other versions know.
-const OTHER_PLACEMENTS: [&str; 5] = ["hashring-3", "hashring-1", "ketama", "murmur3", "jump-fnv1a"];
+/// Entries of a list that names backends several times: many times the 4,096 that uber's statsrelay speaks of.
+pub(super) const SHARDS_MAX: usize = 65_536;
+/// Ten times as many points as anybody needs for an even share.
+const WEIGHT: Range = Range { min: 1, max: 1_000, noun: "a weight", unit: "" };
 
 /// Shortest packet and datagram: less would hold hardly any metric.
 const PACKET_BYTES_MIN: u64 = 64;
@@ -82,7 +84,7 @@ pub(super) struct RawConfig {
     pub(super) management_port: Slot<u64>,
     pub(super) management_allow_changes: Slot<bool>,
     pub(super) nodes: Slot<Vec<RawNode>>,
-    pub(super) hashing: Slot<Placement>,
+    pub(super) hashing: Slot<Hashing>,
     pub(super) on_node_down: Slot<OnNodeDown>,
     pub(super) check_interval_ms: Slot<u64>,
     pub(super) check_timeout_ms: Slot<u64>,
@@ -118,8 +120,19 @@ pub(super) struct RawNode {
     pub(super) host: Slot<String>,
     pub(super) port: Slot<u64>,
     pub(super) adminport: Slot<u64>,
+    pub(super) weight: Slot<u64>,
     pub(super) disabled: Slot<bool>,
     pub(super) gso: Slot<bool>,
+}
+
+impl RawNode {
+    /// Whether it says nothing but who it is.
+    pub(super) fn is_bare(&self) -> bool {
+        matches!(
+            (&self.adminport, &self.weight, &self.disabled, &self.gso),
+            (Slot::Absent, Slot::Absent, Slot::Absent, Slot::Absent)
+        )
+    }
 }
 
 impl RawConfig {
@@ -166,16 +179,19 @@ impl RawConfig {
     }
 }
 
-fn read_hashing(fields: &mut Fields<'_>) -> Slot<Placement> {
-    const HERE: &str = Placement::Jump.name();
+fn read_hashing(fields: &mut Fields<'_>) -> Slot<Hashing> {
     match fields.text("hashing") {
-        Slot::Given(place, text) if text == HERE => Slot::Given(place, Placement::Jump),
-        Slot::Given(place, text) if OTHER_PLACEMENTS.contains(&text.as_str()) => {
-            fields.wrong(place, "hashing", format!("{text:?} is not in this version, which has {HERE:?}"))
-        }
-        Slot::Given(place, text) => {
-            fields.wrong(place, "hashing", format!("{} is not {HERE:?}", quoted(&text)))
-        }
+        Slot::Given(place, text) => match Hashing::ALL.into_iter().find(|hashing| hashing.name() == text) {
+            Some(hashing) => Slot::Given(place, hashing),
+            None => {
+                let known = Hashing::ALL.map(Hashing::name);
+                let hint = match nearest(&text, &known) {
+                    Some(name) => format!("; did you mean {name:?}?"),
+                    None => format!(" (known are {})", known.join(", ")),
+                };
+                fields.wrong(place, "hashing", format!("{} is no hashing{hint}", quoted(&text)))
+            }
+        },
         Slot::Absent => Slot::Absent,
         Slot::Wrong => Slot::Wrong,
     }
@@ -210,14 +226,18 @@ fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
         }
         None => return Slot::Absent,
     };
-    if list.is_empty() || list.len() > NODES_MAX {
-        let text = format!("{} backends are listed, which is not in range (1 to {NODES_MAX})", list.len());
-        return fields.wrong(place, "nodes", text);
+    if list.is_empty() || list.len() > SHARDS_MAX {
+        return fields.wrong(place, "nodes", count_of_nodes(list.len()));
     }
     let [top, ..] = place;
     let nodes = list.into_iter().enumerate();
     let nodes = nodes.filter_map(|(index, node)| read_node(top, index, node, fields.report)).collect();
     Slot::Given(place, nodes)
+}
+
+/// What is wrong with a list of so many backends.
+pub(super) fn count_of_nodes(count: usize) -> String {
+    format!("{count} backends are listed, which is not in range (1 to {NODES_MAX})")
 }
 
 fn read_node(top: usize, index: usize, node: Json, report: &mut Report) -> Option<RawNode> {
@@ -240,6 +260,7 @@ fn read_node(top: usize, index: usize, node: Json, report: &mut Report) -> Optio
         host: fields.text("host"),
         port: fields.whole("port", Range::PORT),
         adminport: fields.whole("adminport", Range::PORT),
+        weight: fields.whole("weight", WEIGHT),
         disabled: fields.flag("disabled"),
         gso: fields.word("gso", &GSO),
     };

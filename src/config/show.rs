@@ -4,7 +4,7 @@
 //! Next: `--check`, the admin command `config`, and reload.
 
 use super::raw::KEYS;
-use super::{Config, LogFormat, Node, PinWorkers};
+use super::{Config, LogFormat, PinWorkers};
 use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ impl Config {
             "managementHost": self.management_host,
             "managementPort": port(&self.management),
             "managementAllowChanges": self.management_allow_changes,
-            "nodes": self.nodes.iter().map(node_to_json).collect::<Vec<Value>>(),
+            "nodes": self.shards.iter().map(|index| self.node_to_json(*index)).collect::<Vec<Value>>(),
             "hashing": self.hashing.name(),
             "onNodeDown": match self.on_node_down {
                 OnNodeDown::Divert => "divert",
@@ -78,6 +78,24 @@ impl Config {
         })
     }
 
+    fn node_to_json(&self, index: u16) -> Value {
+        let Some(node) = self.nodes.get(usize::from(index)) else { return Value::Null };
+        let mut json = json!({
+            "host": node.host,
+            "port": node.port,
+            "adminport": node.adminport,
+            "weight": node.weight,
+            "disabled": node.disabled,
+            "gso": gso_word(node.gso),
+        });
+        if let Some(object) = json.as_object_mut()
+            && !self.hashing.has_weights()
+        {
+            object.shift_remove("weight");
+        }
+        json
+    }
+
     /// The keys whose values differ between two configs.
     pub fn changed_keys(&self, other: &Config) -> Vec<&'static str> {
         let (mine, theirs) = (self.to_json(), other.to_json());
@@ -90,16 +108,6 @@ impl Config {
         keys.retain(|key| !RELOADABLE.contains(key));
         keys
     }
-}
-
-fn node_to_json(node: &Node) -> Value {
-    json!({
-        "host": node.host,
-        "port": node.port,
-        "adminport": node.adminport,
-        "disabled": node.disabled,
-        "gso": gso_word(node.gso),
-    })
 }
 
 fn gso_word(gso: bool) -> &'static str {

@@ -13,7 +13,7 @@ use crate::admin::{
 };
 use crate::config::Config;
 use crate::driver::clock;
-use crate::placement::{HashCache, LiveSet};
+use crate::placement::HashCache;
 use crate::planted::panic_on;
 use crate::stats::{alloc, host};
 use crate::wire::Scanner;
@@ -247,12 +247,11 @@ impl AdminActions for Operator {
     }
 
     fn where_name(&self, name: &[u8]) -> String {
-        let backends = self.control.backends();
-        let live = LiveSet::new(backends.iter().map(|backend| backend.standing().is_live()));
-        let placement = self.control.config().hashing;
-        let owner = match placement.owner(name, &live) {
-            Some(index) => admin::escape(backends[index].name.as_bytes()),
-            None => "no backend is up".to_owned(),
+        let table = self.control.publisher.routes.load();
+        let owner = match table.backend(name) {
+            Some(node) => admin::escape(node.name.as_bytes()),
+            None if table.live.alive() == 0 => "no backend is up".to_owned(),
+            None => "its backend is down, and onNodeDown is drop".to_owned(),
         };
         format!("{}\t{owner}", admin::escape(name))
     }

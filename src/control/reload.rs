@@ -3,8 +3,7 @@
 //! In: the config that runs, and the one just read. Out: a refusal that changes nothing, or the changes in words with the
 //! share of names that move. Next: `state.rs` applies it.
 
-use crate::config::{Config, Node};
-use crate::placement::LiveSet;
+use crate::config::{Assignment, Config, Node, sample_name};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
@@ -95,6 +94,9 @@ fn node_changes(old: &[Node], new: &[Node]) -> Vec<String> {
                 port(node.adminport)
             ));
         }
+        if was.weight != node.weight {
+            words.push(format!("nodes: {name} weight: {} -> {}", was.weight, node.weight));
+        }
         if was.gso != node.gso {
             words.push(format!("nodes: {name} gso: {}", if node.gso { "auto" } else { "off" }));
         }
@@ -110,14 +112,13 @@ fn node_changes(old: &[Node], new: &[Node]) -> Vec<String> {
 /// The share of names whose backend differs when every enabled backend is up: what the file moves, apart from what
 /// health moves anyway.
 fn names_moved(old: &Config, new: &Config) -> f64 {
-    let enabled = |config: &Config| LiveSet::new(config.nodes.iter().map(|node| !node.disabled));
-    let (old_live, new_live) = (enabled(old), enabled(new));
+    let (before, after) = (Assignment::new(old, |_| false), Assignment::new(new, |_| false));
     let moved = (0..SAMPLE_NAMES).filter(|number| {
-        let name = format!("service{}.host{}.requests.{number}", number % 7, number % 113);
-        let owner = |config: &Config, live: &LiveSet| {
-            config.hashing.owner(name.as_bytes(), live).map(|index| config.nodes[index].name.clone())
+        let name = sample_name(*number);
+        let owner = |config: &'_ Config, assignment: &Assignment| {
+            assignment.index(name.as_bytes()).map(|index| config.nodes[index].name.clone())
         };
-        owner(old, &old_live) != owner(new, &new_live)
+        owner(old, &before) != owner(new, &after)
     });
     moved.count() as f64 / SAMPLE_NAMES as f64
 }

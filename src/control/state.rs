@@ -255,7 +255,7 @@ impl Control {
             self.generation.get(),
             &self.config.borrow(),
             self.backends.borrow().iter().map(|backend| backend.standing()),
-            Some(&previous.nodes),
+            Some(&previous),
             self.phase.get(),
             self.observers.borrow().observer(),
         );

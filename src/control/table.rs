@@ -6,7 +6,7 @@
 use crate::admin::Wish;
 use crate::config::Config;
 use crate::driver::Waker;
-use crate::placement::{Fingerprint, LiveSet, Part};
+use crate::placement::{Fingerprint, LiveSet, Part, Placement};
 use crate::relay::{Observer, OnNodeDown, Phase, RouteNode, RouteTable};
 use crate::stats::NodeCounters;
 use arc_swap::ArcSwap;
@@ -57,25 +57,30 @@ impl Standing {
 
 /// The table for `config` and `standings`, which stand in the config's order.
 ///
-/// `previous` are the nodes of the last table: they are kept if they are the same, so that a worker sees at a glance
-/// that only the living set has changed, and has nothing to hand over.
+/// `previous` is the last table. Its nodes are kept if they are the same, so that a worker sees at a glance that only the
+/// living set has changed, and has nothing to hand over. Its placement is carried on unless the config's is another:
+/// those of proxy.js know in which order backends came back.
 pub fn build(
     generation: u64,
     config: &Config,
     standings: impl IntoIterator<Item = Standing>,
-    previous: Option<&Arc<[RouteNode]>>,
+    previous: Option<&RouteTable>,
     phase: Phase,
     observer: Option<Arc<dyn Observer>>,
 ) -> RouteTable {
     let standings: Vec<Standing> = standings.into_iter().collect();
     let live = LiveSet::new(standings.iter().map(Standing::is_live));
     let diverted = LiveSet::new(standings.iter().map(Standing::is_diverted));
-    let kept = previous.filter(|nodes| {
+    let spec = config.spec();
+    let placement = match previous.map(|table| &table.placement).filter(|placement| placement.is_of(&spec)) {
+        Some(placement) => placement.with_living(&live),
+        None => Placement::new(spec).with_living(&live),
+    };
+    let kept = previous.map(|table| &table.nodes).filter(|nodes| {
         nodes.len() == standings.len() && nodes.iter().zip(&standings).all(|(node, now)| now.is_node(node))
     });
     let nodes = kept.cloned().unwrap_or_else(|| standings.into_iter().map(Standing::into_node).collect());
-    let (placement, rules) = (config.hashing, config.rules());
-    RouteTable { generation, nodes, live, diverted, placement, rules, phase, observer }
+    RouteTable { generation, nodes, live, diverted, placement, rules: config.rules(), phase, observer }
 }
 
 /// The numbers by which this table can be compared with those of other proxies.
@@ -85,7 +90,7 @@ pub fn fingerprint(table: &RouteTable) -> Fingerprint {
         _ if table.diverted.contains(index) && table.rules.on_node_down == OnNodeDown::Drop => Part::Diverted,
         _ => Part::Dead,
     };
-    let rules = [table.placement.name(), table.rules.on_node_down.name()];
+    let rules = [&*table.placement.words(), table.rules.on_node_down.name()];
     Fingerprint::new(rules, table.nodes.iter().enumerate().map(|(index, node)| (&*node.name, part(index))))
 }
 
@@ -117,6 +122,7 @@ impl Publisher {
 mod tests {
     use super::super::reload::tests::config;
     use super::*;
+    use crate::placement::Hashing;
 
     fn standing(name: &str, address: Option<&str>, disabled: bool, up: bool) -> Standing {
         Standing {
@@ -180,14 +186,39 @@ mod tests {
             [standing("a:1", Some("127.0.0.1:1"), false, true), standing("b:1", None, false, true)];
         let first = build(1, &config, standings.clone(), None, Phase::Run, None);
         standings[0].up = false;
-        let health = build(2, &config, standings.clone(), Some(&first.nodes), Phase::Run, None);
+        let health = build(2, &config, standings.clone(), Some(&first), Phase::Run, None);
         assert!(Arc::ptr_eq(&first.nodes, &health.nodes));
         assert_ne!(first.live, health.live);
         standings[1].address = Some("127.0.0.1:2".parse().unwrap());
-        let moved = build(3, &config, standings.clone(), Some(&first.nodes), Phase::Run, None);
+        let moved = build(3, &config, standings.clone(), Some(&first), Phase::Run, None);
         assert!(!Arc::ptr_eq(&first.nodes, &moved.nodes));
-        let fewer = build(4, &config, standings[..1].to_vec(), Some(&moved.nodes), Phase::Run, None);
+        let fewer = build(4, &config, standings[..1].to_vec(), Some(&moved), Phase::Run, None);
         assert_eq!(fewer.nodes.len(), 1);
+    }
+
+    #[test]
+    fn a_backend_that_returns_stands_last_until_the_list_is_another() {
+        // Both have a point of the same value, and the hash of the name lies just before it.
+        let names = ["127.0.0.32:28125", "127.0.3.15:28125", "127.0.0.1:28125"];
+        let mut config = config(&names);
+        config.hashing = Hashing::Hashring3;
+        let mut standings = names.map(|name| standing(name, Some(name), false, true));
+        let mut table = build(0, &config, [], None, Phase::Run, None);
+        let mut owners = Vec::new();
+        for up in [[true, true], [false, true], [true, true], [true, true]] {
+            (standings[0].up, standings[1].up) = (up[0], up[1]);
+            table = build(table.generation + 1, &config, standings.clone(), Some(&table), Phase::Run, None);
+            owners.push(table.backend(b"tie.207").map(|node| node.name.to_string()));
+        }
+        assert_eq!(owners, [0, 1, 1, 1].map(|index| Some(names[index].to_owned())));
+        // With another list it is as if it were started with it.
+        config.nodes.pop();
+        config.shards.pop();
+        let fewer = build(9, &config, standings[..2].to_vec(), Some(&table), Phase::Run, None);
+        assert_eq!(fewer.backend(b"tie.207").map(|node| &*node.name), Some(names[0]));
+        config.hashing = Hashing::Jump;
+        let other = build(10, &config, standings[..2].to_vec(), Some(&fewer), Phase::Run, None);
+        assert_eq!(other.placement, Placement::Jump);
     }
 
     #[test]

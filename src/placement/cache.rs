@@ -2,28 +2,33 @@
 //!
 //! In: 64-bit hashes. Out: a small number. Exact: the whole hash is compared, so an answer is never another hash's.
 //! proxy.js has such a cache for the same reason (`cacheSize`); it also makes placements with a dear hash affordable.
-//! Four ways a set, twice as many entries as names: of 10,000 names in 10,000 places only a few then share a set too
-//! small for them, where a direct-mapped cache would miss every fourth look-up.
+//! Eight ways a set, three times as many entries as names by default: then of 10,000 names in no order 0.07 % of the
+//! look-ups miss, where four ways would miss 1.1 %, which is dear where a miss takes an MD5, and one way every fourth.
 
 /// Bits of an entry that hold the value; the others hold the part of the hash that its set does not stand for.
 const VALUE_BITS: u32 = 12;
 const VALUE_MASK: u64 = (1 << VALUE_BITS) - 1;
-/// Entries of one set, half a cache line.
-const WAYS: usize = 4;
+/// Entries of one set, a cache line.
+const WAYS: usize = 8;
 /// Fewest entries, other than none: with fewer, set and entry together could not tell every hash.
 const ENTRIES_MIN: usize = WAYS << VALUE_BITS;
 /// Largest value that can be remembered.
 pub const VALUE_MAX: u16 = (1 << VALUE_BITS) - 2;
 
+/// Aligned, so that a look-up waits for one cache line.
+#[derive(Clone)]
+#[repr(align(64))]
+struct Set([u64; WAYS]);
+
 /// Entries of 8 bytes: the upper bits of the hash, and the value plus 1 in the lower 12, which the set stands for.
 pub struct HashCache {
-    sets: Box<[[u64; WAYS]]>,
+    sets: Box<[Set]>,
 }
 
 impl HashCache {
     /// With room for `names`; 0 = no cache.
     pub fn new(names: usize) -> HashCache {
-        HashCache { sets: vec![[0; WAYS]; HashCache::entries(names) / WAYS].into_boxed_slice() }
+        HashCache { sets: vec![Set([0; WAYS]); HashCache::entries(names) / WAYS].into_boxed_slice() }
     }
 
     /// Bytes that a cache for so many names takes.
@@ -44,7 +49,7 @@ impl HashCache {
     /// The value remembered for `hash`.
     #[inline]
     pub fn get(&self, hash: u64) -> Option<u16> {
-        let set = self.sets.get(self.place(hash))?;
+        let Set(set) = self.sets.get(self.place(hash))?;
         // Without branches: which way it is cannot be foretold. At most one way matches.
         let mut value = 0;
         for entry in set {
@@ -59,7 +64,7 @@ impl HashCache {
     #[inline]
     pub fn put(&mut self, hash: u64, value: u16) {
         let place = self.place(hash);
-        if let Some(set) = self.sets.get_mut(place)
+        if let Some(Set(set)) = self.sets.get_mut(place)
             && value <= VALUE_MAX
         {
             set.copy_within(..WAYS - 1, 1);
@@ -69,7 +74,7 @@ impl HashCache {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.sets.fill([0; WAYS]);
+        self.sets.fill(Set([0; WAYS]));
     }
 
     #[inline]
@@ -116,7 +121,7 @@ mod tests {
             cache.put(splitmix64(i), 1);
         }
         let missed = (0..10_000).filter(|i| cache.get(splitmix64(*i)).is_none()).count();
-        assert!(missed < 100, "{missed} of 10000 forgotten");
+        assert!(missed < 20, "{missed} of 10000 forgotten");
     }
 
     #[test]

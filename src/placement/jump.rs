@@ -8,7 +8,7 @@
 use super::LiveSet;
 
 /// Draws before the last step decides.
-const DRAWS_MAX: usize = 32;
+pub(super) const DRAWS_MAX: usize = 32;
 
 /// The bucket in `0..buckets` of a key; `buckets` is at least 1.
 pub fn jump(mut key: u64, buckets: usize) -> usize {
@@ -62,6 +62,11 @@ pub(super) fn owner(name_hash: u64, live: &LiveSet) -> Option<usize> {
         }
         hash = splitmix64(hash);
     }
+    last_choice(name_hash, live)
+}
+
+/// The living backend with the greatest mixed value.
+pub(super) fn last_choice(name_hash: u64, live: &LiveSet) -> Option<usize> {
     live.iter().max_by_key(|index| (splitmix64(name_hash ^ splitmix64(*index as u64)), *index))
 }
 

@@ -2,26 +2,54 @@
 //!
 //! In: a routing key and the set of living backends. Out: the index of a backend in the config's list.
 //! Next: `relay/`, which packs the metric for it.
+//! Inside: `hashing.rs` names the ways; `jump.rs` is statsring's own, `ring.rs` and `shards.rs` are those of other proxies.
 
 mod cache;
 mod few;
 mod fingerprint;
+mod hashing;
 mod jump;
 mod live;
+mod ring;
+mod shards;
 
 pub use cache::{HashCache, VALUE_MAX};
 pub use few::FewBuckets;
 pub use fingerprint::{Fingerprint, Part};
+pub use hashing::Hashing;
 pub use jump::{jump, splitmix64};
 pub use live::LiveSet;
+pub use ring::Ring;
+pub use shards::Shards;
 
+use fnv::FnvHasher;
+use std::borrow::Cow;
+use std::hash::Hasher;
+use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// How names are spread over backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What decides about a placement, apart from who lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The way.
+    pub hashing: Hashing,
+    /// The backends' identities and weights, in the config's order.
+    pub nodes: Vec<(Arc<str>, u32)>,
+    /// The config's list as indices of `nodes`: 0, 1, 2, … unless it names one several times.
+    pub shards: Vec<u16>,
+}
+
+/// How the names are spread over a list of backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// xxh3_64 of the name, jump consistent hash, re-drawn past dead backends.
+    /// [`Hashing::Jump`].
     Jump,
+    /// [`Hashing::JumpFnv1a`].
+    JumpFnv1a,
+    /// [`Hashing::Murmur3`].
+    Shards(Arc<Shards>),
+    /// [`Hashing::Hashring3`], [`Hashing::Hashring1`] and [`Hashing::Ketama`].
+    Ring(Arc<Ring>),
 }
 
 /// What was decided for a name.
@@ -39,36 +67,120 @@ pub fn key_hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 
+/// The name hash of jjneely's statsrelay.
+fn fnv1a_64(key: &[u8]) -> u64 {
+    let mut hasher = FnvHasher::default();
+    hasher.write(key);
+    hasher.finish()
+}
+
 impl Placement {
-    /// Its value in the config.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Placement::Jump => "jump",
+    /// The placement when all backends live. Takes time for a ring: an MD5 digest for every point or every fourth.
+    pub fn new(spec: Spec) -> Placement {
+        match spec.hashing {
+            Hashing::Jump => Placement::Jump,
+            Hashing::JumpFnv1a => Placement::JumpFnv1a,
+            Hashing::Murmur3 => Placement::Shards(Arc::new(Shards::new(&spec.shards))),
+            Hashing::Hashring3 | Hashing::Hashring1 | Hashing::Ketama => {
+                Placement::Ring(Arc::new(Ring::new(spec)))
+            }
         }
+    }
+
+    /// The most memory that a placement's tables take, in bytes, while the old and the new one live.
+    pub fn bytes_max(spec: &Spec) -> usize {
+        match spec.hashing {
+            Hashing::Jump | Hashing::JumpFnv1a => 0,
+            Hashing::Murmur3 => 2 * spec.shards.len() * size_of::<u16>(),
+            Hashing::Hashring3 | Hashing::Hashring1 | Hashing::Ketama => Ring::bytes_max(spec),
+        }
+    }
+
+    /// Whether [`Placement::new`] would make it, but for who lives.
+    pub fn is_of(&self, spec: &Spec) -> bool {
+        match self {
+            Placement::Jump | Placement::JumpFnv1a => self.hashing() == spec.hashing,
+            Placement::Shards(shards) => spec.hashing == Hashing::Murmur3 && shards.entries() == spec.shards,
+            Placement::Ring(ring) => ring.spec() == spec,
+        }
+    }
+
+    /// The placement after a change of the living: what [`Placement::owner`] is to be asked of from then on.
+    ///
+    /// For `hashring-3` and `hashring-1` it depends on the order of the changes, as it does in proxy.js: a backend that
+    /// returns stands last in the ring. That makes a difference only where two backends have a point of the same value.
+    #[must_use]
+    pub fn with_living(&self, live: &LiveSet) -> Placement {
+        match self {
+            Placement::Ring(ring) if !ring.is_of(live) => Placement::Ring(Arc::new(ring.with_living(live))),
+            other => other.clone(),
+        }
+    }
+
+    /// Which way it is.
+    #[inline]
+    pub fn hashing(&self) -> Hashing {
+        match self {
+            Placement::Jump => Hashing::Jump,
+            Placement::JumpFnv1a => Hashing::JumpFnv1a,
+            Placement::Shards(_) => Hashing::Murmur3,
+            Placement::Ring(ring) => ring.spec().hashing,
+        }
+    }
+
+    /// Everything that it goes by beside the backends and their order: its name, and weights and shards unless each backend
+    /// stands once, with weight 1.
+    pub fn words(&self) -> Cow<'static, str> {
+        let numbers: Vec<u32> = match self {
+            Placement::Jump | Placement::JumpFnv1a => Vec::new(),
+            Placement::Shards(shards) => shards.entries().iter().copied().map(u32::from).collect(),
+            Placement::Ring(ring) => ring.spec().nodes.iter().map(|(_, weight)| *weight).collect(),
+        };
+        let is_plain = match self {
+            Placement::Shards(_) => numbers.iter().copied().eq(0..numbers.len() as u32),
+            _ => numbers.iter().all(|weight| *weight == 1),
+        };
+        let name = self.hashing().name();
+        if is_plain { name.into() } else { format!("{name} {numbers:?}").into() }
     }
 
     /// The living backend that serves `key`; `None` if none lives.
-    pub fn owner(self, key: &[u8], live: &LiveSet) -> Option<usize> {
-        match self {
-            Placement::Jump => jump::owner(xxh3_64(key), live),
-        }
+    pub fn owner(&self, key: &[u8], live: &LiveSet) -> Option<usize> {
+        self.destination(key_hash(key), key, live).map(|destination| destination.owner)
     }
 
     /// The backend that owns `key` when all live; `None` if the list is empty.
-    pub fn home(self, key: &[u8], nodes: usize) -> Option<usize> {
+    pub fn home(&self, key: &[u8], nodes: usize) -> Option<usize> {
         match self {
             Placement::Jump => (nodes > 0).then(|| jump::jump(xxh3_64(key), nodes)),
+            Placement::JumpFnv1a => (nodes > 0).then(|| jump::jump(fnv1a_64(key), nodes)),
+            Placement::Shards(shards) => shards.home(Shards::hash(key)),
+            Placement::Ring(ring) => ring.home(ring.hash(key)),
         }
     }
 
     /// Both for `key`, whose [`key_hash`] is known; `None` if no backend lives.
-    pub fn destination(self, key_hash: u64, live: &LiveSet) -> Option<Destination> {
+    pub fn destination(&self, key_hash: u64, key: &[u8], live: &LiveSet) -> Option<Destination> {
         match self {
-            Placement::Jump => {
-                let owner = jump::owner(key_hash, live)?;
-                let home = if live.is_full() { owner } else { jump::jump(key_hash, live.len()) };
+            Placement::Jump => jump_destination(key_hash, live),
+            Placement::JumpFnv1a => jump_destination(fnv1a_64(key), live),
+            Placement::Shards(shards) => {
+                let hash = Shards::hash(key);
+                Some(Destination { owner: shards.owner(hash, live)?, home: shards.home(hash)? })
+            }
+            Placement::Ring(ring) => {
+                let hash = ring.hash(key);
+                let owner = ring.owner(hash, live)?;
+                // A second look into a table that lies in no cache would nearly double the cost.
+                let home = if live.is_full() { owner } else { ring.home(hash)? };
                 Some(Destination { owner, home })
             }
         }
     }
+}
+
+fn jump_destination(hash: u64, live: &LiveSet) -> Option<Destination> {
+    let owner = jump::owner(hash, live)?;
+    let home = if live.is_full() { owner } else { jump::jump(hash, live.len()) };
+    Some(Destination { owner, home })
 }

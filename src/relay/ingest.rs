@@ -8,7 +8,7 @@
 
 use super::{Malformed, OnNodeDown, Relay, RouteTable};
 use crate::packet::Arrival;
-use crate::placement::{Destination, FewBuckets, Placement, key_hash};
+use crate::placement::{Destination, FewBuckets, LiveSet, Placement, key_hash};
 use crate::stats::{Counter, DropReason, Exit};
 use crate::wire::{self, Work};
 
@@ -21,10 +21,14 @@ struct Decision(u16);
 
 impl Decision {
     /// The backend that serves the name; if dead backends' names are dropped, the one whose they are.
-    fn new(destination: Destination, on_node_down: OnNodeDown) -> Decision {
+    fn new(destination: Destination, on_node_down: OnNodeDown, live: &LiveSet) -> Decision {
         let Destination { owner, home } = destination;
-        let backend = if on_node_down == OnNodeDown::Drop { home } else { owner };
-        Decision((backend << 1 | usize::from(owner != home)) as u16)
+        // Some placements also move names whose home lives; where dead backends' names are dropped, they stay there.
+        let (backend, is_away) = match on_node_down {
+            OnNodeDown::Drop => (home, !live.contains(home)),
+            OnNodeDown::Divert => (owner, owner != home),
+        };
+        Decision((backend << 1 | usize::from(is_away)) as u16)
     }
 
     /// The backend itself serves the name.
@@ -76,7 +80,7 @@ impl Work for &mut Hashing<'_> {
     fn line(&mut self, line: &[u8], key: Option<&[u8]>) {
         self.metrics += 1;
         let relay = &mut *self.relay;
-        let key = match (key, relay.table.rules.malformed) {
+        let key = match (relay.table.key(line, key), relay.table.rules.malformed) {
             (Some(key), _) => key,
             (None, Malformed::Forward) => line,
             (None, Malformed::Drop) => {
@@ -133,7 +137,7 @@ impl Relay {
     /// Decides for the lines found, then packs them, in order.
     fn route_found(&mut self, arrival: Arrival, datagram: &[u8]) {
         let mut found = std::mem::take(&mut self.found);
-        self.decide_all(&mut found);
+        self.decide_all(&mut found, datagram);
         let is_observed = self.table.observer.is_some();
         let mut held = 0;
         for Found { start, end, decision, .. } in &found {
@@ -157,7 +161,7 @@ impl Relay {
 
     /// Decides for lines: without memory, by the cache, or anew.
     #[inline(always)]
-    fn decide_all(&mut self, found: &mut [Found]) {
+    fn decide_all(&mut self, found: &mut [Found], datagram: &[u8]) {
         if let Some(few) = &self.few {
             for line in found {
                 line.decision = Some(Decision::at_home(few.bucket(line.hash)));
@@ -167,7 +171,10 @@ impl Relay {
         for line in found {
             line.decision = match self.cache.get(line.hash) {
                 Some(decision) => Some(Decision(decision)),
-                None => self.decide(line.hash),
+                None => {
+                    let (start, end) = (line.start as usize, line.end as usize);
+                    self.decide(line.hash, datagram.get(start..end).unwrap_or(&[]))
+                }
             };
         }
     }
@@ -191,12 +198,15 @@ impl Relay {
 
     /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
     #[inline(never)]
-    fn decide(&mut self, hash: u64) -> Option<Decision> {
+    fn decide(&mut self, hash: u64, line: &[u8]) -> Option<Decision> {
         let table = &*self.table;
-        let destination = table.placement.destination(hash, &table.live)?;
-        let is_diverted = table.diverted.contains(destination.home);
-        let rule = if is_diverted { OnNodeDown::Divert } else { table.rules.on_node_down };
-        let decision = Decision::new(destination, rule);
+        // `jump` goes by the hash alone; the others hash the key in their own way, for which it is looked for again.
+        let key = match table.placement {
+            Placement::Jump => line,
+            _ => table.key(line, wire::routing_key(line)).unwrap_or(line),
+        };
+        let destination = table.placement.destination(hash, key, &table.live)?;
+        let decision = Decision::new(destination, table.on_node_down(destination.home), &table.live);
         self.cache.put(hash, decision.0);
         Some(decision)
     }

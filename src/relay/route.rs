@@ -3,8 +3,9 @@
 //! In: built by `control/` from the config and from health. Out: read by each worker once per batch.
 //! Next: `relay/mod.rs`, which routes by it.
 
-use crate::placement::{LiveSet, Placement};
+use crate::placement::{Hashing, LiveSet, Placement};
 use crate::stats::NodeCounters;
+use crate::wire::KeyRule;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub struct RouteTable {
     /// Of the others, those whose names are served elsewhere whatever `on_node_down` says: they are disabled, or drained
     /// by the operator.
     pub diverted: LiveSet,
-    /// How a name finds its backend.
+    /// How a name finds its backend, made for those who live.
     pub placement: Placement,
     /// The reloadable rules.
     pub rules: Rules,
@@ -27,6 +28,45 @@ pub struct RouteTable {
     pub phase: Phase,
     /// Told of every metric with its backend: `tap` and `-d`.
     pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl RouteTable {
+    /// The key by which `line` is placed, whose key by statsring's own rule is `own`: the placements of other proxies come
+    /// with their rules. `None` if the line is malformed.
+    #[inline]
+    pub fn key<'l>(&self, line: &'l [u8], own: Option<&'l [u8]>) -> Option<&'l [u8]> {
+        if matches!(self.placement, Placement::Jump) || !KeyRule::may_differ(line, own) {
+            return own;
+        }
+        self.key_by_rule(line, own)
+    }
+
+    #[cold]
+    fn key_by_rule<'l>(&self, line: &'l [u8], own: Option<&'l [u8]>) -> Option<&'l [u8]> {
+        let rule = match self.placement.hashing() {
+            Hashing::Jump => KeyRule::Statsring,
+            Hashing::Hashring3 | Hashing::Hashring1 => KeyRule::ProxyJs,
+            Hashing::Ketama => KeyRule::Hit9,
+            Hashing::Murmur3 => KeyRule::Uber,
+            Hashing::JumpFnv1a => KeyRule::Jjneely,
+        };
+        rule.key(line, own)
+    }
+
+    /// The backend that gets what has this key; `None` if it is dropped.
+    pub fn backend(&self, key: &[u8]) -> Option<&RouteNode> {
+        let home = self.placement.home(key, self.nodes.len())?;
+        let index = match self.on_node_down(home) {
+            OnNodeDown::Divert => self.placement.owner(key, &self.live),
+            OnNodeDown::Drop => Some(home).filter(|home| self.live.contains(*home)),
+        };
+        self.nodes.get(index?)
+    }
+
+    /// What becomes of the names of backend `home` when it does not live.
+    pub fn on_node_down(&self, home: usize) -> OnNodeDown {
+        if self.diverted.contains(home) { OnNodeDown::Divert } else { self.rules.on_node_down }
+    }
 }
 
 /// One backend as the data plane sees it.

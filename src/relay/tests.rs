@@ -3,7 +3,7 @@
 use super::*;
 use crate::packet::Arrival;
 use crate::packet::SendOutcome;
-use crate::placement::{LiveSet, Placement};
+use crate::placement::{Hashing, LiveSet, Placement, Spec};
 use crate::stats::DropReason;
 
 const FLUSH_US: u64 = 5_000;
@@ -164,7 +164,7 @@ fn diverting(names: &[&str], live: [bool; 3], diverted: [bool; 3], rules: Rules)
     let now = table(names, LiveSet::new(live), rules);
     let nodes = Arc::clone(&now.nodes);
     let (live, diverted) = (now.live.clone(), LiveSet::new(diverted));
-    Arc::new(RouteTable { nodes, live, diverted, observer: None, ..*now })
+    Arc::new(RouteTable { nodes, live, diverted, observer: None, placement: now.placement.clone(), ..*now })
 }
 
 #[test]
@@ -183,6 +183,7 @@ fn a_drained_backends_names_are_diverted_where_a_dead_ones_are_dropped() {
         nodes,
         live: drained.live.clone(),
         diverted: LiveSet::nobody(),
+        placement: drained.placement.clone(),
         observer: None,
         ..*drained
     };
@@ -198,8 +199,14 @@ fn a_reload_switches_trains_of_a_backend_off_and_on() {
     let mut follows = |gso: bool, us: u64| {
         let now = Arc::clone(relay.table());
         let nodes = [RouteNode { gso, ..now.nodes[0].clone() }].into();
-        let next =
-            RouteTable { nodes, live: now.live.clone(), diverted: LiveSet::nobody(), observer: None, ..*now };
+        let next = RouteTable {
+            nodes,
+            live: now.live.clone(),
+            diverted: LiveSet::nobody(),
+            placement: now.placement.clone(),
+            observer: None,
+            ..*now
+        };
         relay.reroute(Arc::new(next), &sockets(1), us);
         relay.limit_packets([None]);
         feed(&mut relay, us, &format!("{0}:1|c\n{0}:1|c\n{0}:1|c", "n".repeat(90)));
@@ -209,6 +216,61 @@ fn a_reload_switches_trains_of_a_backend_off_and_on() {
         joined
     };
     assert_eq!([follows(true, 1), follows(false, 2), follows(true, 3)], [2, 0, 2]);
+}
+
+/// A relay with another proxy's placement, for eight backends.
+fn relay_placing(hashing: Hashing, live: LiveSet, rules: Rules) -> Relay {
+    let names: Vec<String> = (0..8).map(|node| format!("10.0.0.{node}:8125")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let spec = Spec {
+        hashing,
+        nodes: names.iter().map(|name| (Arc::from(*name), 1)).collect(),
+        shards: (0..8).collect(),
+    };
+    let table = Arc::into_inner(table(&names, live, rules)).unwrap();
+    let placement = Placement::new(spec).with_living(&table.live);
+    Relay::new(limits(), Arc::new(RouteTable { placement, ..table }), &sockets(8))
+}
+
+#[test]
+fn the_placements_of_other_proxies_come_with_their_key_rules() {
+    let text = "foo\nfoo:1\n:1|c\n_e{5,4}:title|text\nfoo:1|c";
+    for (hashing, forwarded) in [
+        (Hashing::Jump, 2),
+        (Hashing::Hashring3, 5),
+        (Hashing::Hashring1, 5),
+        (Hashing::Ketama, 4),
+        (Hashing::Murmur3, 2),
+        (Hashing::JumpFnv1a, 4),
+    ] {
+        let mut relay = relay_placing(hashing, LiveSet::all(8), rules());
+        feed(&mut relay, 0, text);
+        let packets = out(&mut relay, 0, Flush::All);
+        assert_eq!(packets.iter().map(|packet| packet.metrics).sum::<u32>(), forwarded, "{}", hashing.name());
+        assert_eq!(relay.counters().dropped(DropReason::Malformed), 5 - u64::from(forwarded));
+        let placement = relay.table().placement.clone();
+        let event =
+            packets.iter().find(|packet| texts(std::slice::from_ref(packet))[0].contains("_e{")).unwrap();
+        let key: &[u8] = if hashing == Hashing::Jump { b"title" } else { b"_e{5,4}" };
+        assert_eq!(placement.home(key, 8), Some(event.backend), "{}", hashing.name());
+    }
+}
+
+#[test]
+fn where_a_ring_changes_for_the_living_their_names_move_only_if_diverted() {
+    // hashring gives eight nodes 40 points each, and seven 39: with number 5 dead this name of number 3 is number 4's.
+    let live = LiveSet::new((0..8).map(|node| node != 5));
+    let mut relay = relay_placing(Hashing::Hashring3, live.clone(), rules());
+    feed(&mut relay, 0, "app.151.requests:1|c");
+    assert_eq!(out(&mut relay, 0, Flush::All)[0].backend, 4);
+    assert_eq!(relay.counters().get(Counter::MetricsDiverted), 1);
+
+    let rules = Rules { on_node_down: OnNodeDown::Drop, ..rules() };
+    let mut relay = relay_placing(Hashing::Hashring3, live, rules);
+    feed(&mut relay, 0, "app.151.requests:1|c");
+    feed(&mut relay, 0, "app.151.requests:1|c");
+    assert_eq!(out(&mut relay, 0, Flush::All)[0].backend, 3);
+    assert_eq!(relay.counters().dropped(DropReason::NodeDown), 0);
 }
 
 #[test]

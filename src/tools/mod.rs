@@ -5,5 +5,6 @@
 pub mod demo;
 pub mod load;
 mod numbers;
+pub mod plan;
 pub mod sink;
 pub mod where_name;

@@ -4,10 +4,8 @@
 //! lines. Next: nobody; a script reads them.
 
 use crate::cli::{DEFAULT_CONFIG, complain, load, refuse, written};
-use crate::config::{Config, Node};
+use crate::config::{Assignment, Config};
 use crate::exit;
-use crate::placement::LiveSet;
-use crate::relay::OnNodeDown;
 use crate::worker::DATAGRAM_BYTES_LIMIT;
 use argh::FromArgs;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
@@ -48,8 +46,8 @@ pub fn run(options: &Options) -> u8 {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    let live = match living(&config, &options.down) {
-        Ok(live) => live,
+    let assignment = match assignment(&config, &options.down) {
+        Ok(assignment) => assignment,
         Err(text) => return refuse(&text),
     };
     if options.names.iter().any(String::is_empty) {
@@ -60,14 +58,15 @@ pub fn run(options: &Options) -> u8 {
         if io::stdin().is_terminal() {
             complain("reading names, one a line, until the end of input (Ctrl-D)");
         }
-        return answer_input(&config, &live, io::stdin().lock(), &mut out);
+        return answer_input(&config, &assignment, io::stdin().lock(), &mut out);
     }
-    let answers = options.names.iter().try_for_each(|name| answer(&config, &live, name.as_bytes(), &mut out));
+    let answers =
+        options.names.iter().try_for_each(|name| answer(&config, &assignment, name.as_bytes(), &mut out));
     written(answers.and_then(|()| out.flush()))
 }
 
-/// The backends that live: not disabled, and not among `down`.
-fn living(config: &Config, down: &[String]) -> Result<LiveSet, String> {
+/// Where names go while the backends among `down` do not answer.
+fn assignment(config: &Config, down: &[String]) -> Result<Assignment, String> {
     if let Some(unknown) = down.iter().find(|name| config.nodes.iter().all(|node| *node.name != ***name)) {
         let mut names: Vec<&str> = config.nodes.iter().take(LISTED_MAX).map(|node| &*node.name).collect();
         let more = config.nodes.len().saturating_sub(LISTED_MAX);
@@ -80,32 +79,17 @@ fn living(config: &Config, down: &[String]) -> Result<LiveSet, String> {
             names.join(", ")
         ));
     }
-    let is_down = |node: &Node| down.iter().any(|name| *node.name == **name);
-    Ok(LiveSet::new(config.nodes.iter().map(|node| !node.disabled && !is_down(node))))
+    Ok(Assignment::new(config, |node| down.iter().any(|name| *node.name == **name)))
 }
 
-/// The index of the backend that gets `name` if these live.
-pub fn owner(config: &Config, live: &LiveSet, name: &[u8]) -> Option<usize> {
-    match config.on_node_down {
-        OnNodeDown::Divert => config.hashing.owner(name, live),
-        OnNodeDown::Drop => match config.hashing.home(name, config.nodes.len()) {
-            // What is disabled on purpose is served by others in any case.
-            Some(home) if !live.contains(home) && config.nodes[home].disabled => {
-                config.hashing.owner(name, live)
-            }
-            home => home.filter(|home| live.contains(*home)),
-        },
-    }
-}
-
-fn answer(config: &Config, live: &LiveSet, name: &[u8], out: &mut impl Write) -> io::Result<()> {
-    let node = owner(config, live, name).map_or("-", |index| &*config.nodes[index].name);
+fn answer(config: &Config, assignment: &Assignment, name: &[u8], out: &mut impl Write) -> io::Result<()> {
+    let node = assignment.index(name).map_or("-", |index| &*config.nodes[index].name);
     writeln!(out, "{}\t{node}", escaped(name))
 }
 
 /// Answers for the names of `input`, as the relay reads lines: one `\r` before the newline does not count, and empty
 /// lines are skipped. An answer is written out as soon as no more input waits.
-fn answer_input(config: &Config, live: &LiveSet, input: impl Read, out: &mut impl Write) -> u8 {
+fn answer_input(config: &Config, assignment: &Assignment, input: impl Read, out: &mut impl Write) -> u8 {
     let mut input = BufReader::new(input);
     let mut line = Vec::new();
     for number in 1u64.. {
@@ -132,7 +116,7 @@ fn answer_input(config: &Config, live: &LiveSet, input: impl Read, out: &mut imp
         if name.is_empty() {
             continue;
         }
-        let mut result = answer(config, live, name, out);
+        let mut result = answer(config, assignment, name, out);
         if input.buffer().is_empty() {
             result = result.and_then(|()| out.flush());
         }
@@ -164,7 +148,7 @@ fn escaped(name: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::config::parse;
-    use crate::placement::Placement;
+    use crate::placement::{LiveSet, Placement};
 
     fn config(nodes: usize, rest: &str) -> Config {
         let nodes: Vec<String> =
@@ -174,9 +158,9 @@ mod tests {
 
     fn answers(config: &Config, down: &[&str], input: &[u8]) -> (u8, String) {
         let down: Vec<String> = down.iter().map(|name| (*name).to_owned()).collect();
-        let live = living(config, &down).expect("known backends");
+        let assignment = assignment(config, &down).expect("known backends");
         let mut out = Vec::new();
-        let code = answer_input(config, &live, input, &mut out);
+        let code = answer_input(config, &assignment, input, &mut out);
         (code, String::from_utf8(out).expect("escaped names are text"))
     }
 
@@ -219,7 +203,8 @@ mod tests {
 
     #[test]
     fn an_unknown_backend_is_told_the_known_ones() {
-        let text = living(&config(25, ""), &["n0".to_owned()]).unwrap_err();
+        let config = config(25, "");
+        let Err(text) = assignment(&config, &["n0".to_owned()]) else { panic!("n0 has no port") };
         assert!(
             text.starts_with("--down \"n0\" is not a backend of the config; they are n0.example:1, "),
             "{text}"

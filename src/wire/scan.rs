@@ -174,6 +174,9 @@ pub(super) fn each_line(
     masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks,
     mut work: impl Work,
 ) {
+    if datagram.len() <= WINDOW_BYTES {
+        return each_line_of_block(datagram, &masks, &mut work);
+    }
     let mut rest = datagram;
     while !rest.is_empty() {
         let segment = &rest[..rest.len().min(SEGMENT_BYTES)];
@@ -185,24 +188,45 @@ pub(super) fn each_line(
         }
         let mut start = 0;
         for end in marks.ends.iter().take(marks.lines).map(|end| *end as usize) {
-            if let Some(line) = rest.get(start..end)
-                && let (Some(first), Some(last)) = (line.first(), line.last())
-            {
-                let key_bytes = key_bytes(line.len(), marks.window(start));
-                let is_long = line.len() >= WINDOW_BYTES;
-                // All three at once: one jump, hardly ever taken.
-                let is_plain = (*last == b'\r') | (*first == b'_') | (key_bytes.is_none() & is_long);
-                let (line, key) = match is_plain {
-                    true => plain(line),
-                    false => (line, key_bytes.and_then(|bytes| line.get(..bytes))),
-                };
-                if !line.is_empty() {
-                    work.line(line, key);
-                }
+            if let Some(line) = rest.get(start..end) {
+                take(line, marks.window(start), &mut work);
             }
             start = end + 1;
         }
         rest = rest.get(start..).unwrap_or(&[]);
+    }
+}
+
+/// The lines of a datagram of one block at most, as most senders send them: its masks stay in registers.
+#[inline(always)]
+fn each_line_of_block(datagram: &[u8], masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks, work: &mut impl Work) {
+    let Masks { newline, colon, bar } = masks(&padded(datagram));
+    let mut newlines = newline;
+    let mut start = 0;
+    while start < datagram.len() {
+        let end = datagram.len().min(newlines.trailing_zeros() as usize);
+        newlines &= newlines.wrapping_sub(1);
+        if let Some(line) = datagram.get(start..end) {
+            take(line, Block { colon: colon >> start, bar: bar >> start }, work);
+        }
+        start = end + 1;
+    }
+}
+
+/// Gives one line to `work`, unless it is empty; `window` shows its first 64 bytes.
+#[inline(always)]
+fn take(line: &[u8], window: Block, work: &mut impl Work) {
+    let (Some(first), Some(last)) = (line.first(), line.last()) else { return };
+    let key_bytes = key_bytes(line.len(), window);
+    let is_long = line.len() >= WINDOW_BYTES;
+    // All three at once: one jump, hardly ever taken.
+    let is_plain = (*last == b'\r') | (*first == b'_') | (key_bytes.is_none() & is_long);
+    let (line, key) = match is_plain {
+        true => plain(line),
+        false => (line, key_bytes.and_then(|bytes| line.get(..bytes))),
+    };
+    if !line.is_empty() {
+        work.line(line, key);
     }
 }
 

@@ -179,7 +179,7 @@ fn copy(table: &RouteTable) -> RouteTable {
         nodes: Arc::clone(&table.nodes),
         live: table.live.clone(),
         diverted: table.diverted.clone(),
-        placement: table.placement,
+        placement: table.placement.clone(),
         rules: table.rules,
         phase: table.phase,
         observer: None,

@@ -296,7 +296,9 @@ mod tests {
                 GiverAction::Start => {
                     assert!(self.taker.is_none(), "two new processes at once");
                     self.taker = Some(Taker::new());
+                    // Each attempt has a channel of its own: what was said to or by the last new process is lost with it.
                     self.to_old.clear();
+                    self.to_new.clear();
                 }
                 GiverAction::Go(_) if self.taker.is_none() => {
                     self.old(GiverEvent::Failed("it is gone".to_owned()));
@@ -368,6 +370,18 @@ mod tests {
                 self.happen(Chance::OldLate);
             }
         }
+    }
+
+    #[test]
+    fn a_word_to_a_process_that_has_failed_does_not_reach_the_next_one() {
+        let mut world = World::new();
+        world.old(GiverEvent::Asked(None));
+        use Chance::*;
+        for chance in [NewFails, OldLate, DeliverToOld, DeliverToOld, AskAgain, Arm, DeliverToOld] {
+            world.happen(chance);
+        }
+        world.settle();
+        assert!(world.new_receives && !world.old_receives);
     }
 
     proptest! {

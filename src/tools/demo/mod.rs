@@ -253,7 +253,7 @@ fn config_text(nodes: &[Value], ports: &Ports) -> String {
         "managementHost": ports.host,
         "managementPort": ports.admin,
         "nodes": nodes,
-        "hashing": PLACEMENT.name(),
+        "hashing": PLACEMENT.hashing().name(),
         "checkInterval": 1_000,
         "checkFast": 200,
         "workers": 1,

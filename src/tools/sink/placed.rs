@@ -4,9 +4,7 @@
 //! In: the configs that may be in force, the backends that may be down, a name, a sink. Out: whether one of these
 //! placements gives the name to that sink. Next: `sequenced.rs`, which counts what no placement explains as misplaced.
 
-use crate::config::{self, Config};
-use crate::placement::LiveSet;
-use crate::tools::where_name::owner;
+use crate::config::{self, Assignment, Config};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
@@ -28,8 +26,7 @@ pub struct Placed {
 /// One config with the backends that live, and the sink of each backend.
 #[derive(Debug)]
 struct Placement {
-    config: Config,
-    live: LiveSet,
+    assignment: Assignment,
     sinks: Vec<Option<usize>>,
 }
 
@@ -93,20 +90,18 @@ impl Placed {
 
 impl Placement {
     fn new(config: &Config, down: Option<&str>, sinks: &[SocketAddr]) -> Placement {
-        let lives = |node: &config::Node| !node.disabled && down != Some(&*node.name);
         let sink_of = |node: &config::Node| {
             let found = (node.host.as_str(), node.port).to_socket_addrs().ok()?;
             found.into_iter().find_map(|address| sinks.iter().position(|sink| *sink == address))
         };
         Placement {
-            live: LiveSet::new(config.nodes.iter().map(lives)),
+            assignment: Assignment::new(config, |node| down == Some(&*node.name)),
             sinks: config.nodes.iter().map(sink_of).collect(),
-            config: config.clone(),
         }
     }
 
     fn sink(&self, name: &[u8]) -> Option<usize> {
-        let node = owner(&self.config, &self.live, name)?;
+        let node = self.assignment.index(name)?;
         self.sinks.get(node).copied().flatten()
     }
 }
