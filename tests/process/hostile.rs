@@ -8,13 +8,14 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// The user that owns nothing.
 const NOBODY: u32 = 65_534;
@@ -64,44 +65,60 @@ fn a_panic_of_any_thread_ends_the_process_with_a_message() {
     }
 }
 
-/// A pipe that takes nothing more, and its reader.
-fn full_pipe() -> (io::PipeReader, io::PipeWriter) {
-    let (reader, mut writer) = io::pipe().unwrap();
-    let is_writable = |writer: &io::PipeWriter| {
+/// Fills a pipe, so that who writes to it waits for ever.
+fn fill(mut writer: &io::PipeWriter) {
+    let is_writable = || {
         let mut polled = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
         poll(&mut polled, 0u8).unwrap() > 0
     };
-    while is_writable(&writer) {
+    while is_writable() {
         // A pipe that is writable takes so much without blocking.
         writer.write_all(&[b'\n'; 4_096]).unwrap();
     }
-    (reader, writer)
+}
+
+/// Whether the admin port answers soon.
+fn answers(proxy: &Proxy) -> bool {
+    let Ok(mut client) = TcpStream::connect(proxy.admin) else { return false };
+    client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let _ = client.write_all(b"ping\nquit\n");
+    client.read(&mut [0; 5]).is_ok_and(|bytes| bytes > 0)
 }
 
 #[test]
 fn a_panic_ends_the_process_though_nobody_reads_its_log() {
     let backends = three();
-    // Learns the port from a first life, since the second one cannot log that it is ready.
+    // Learns free ports from a first life.
     let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0);
-    let (_reader, writer) = full_pipe();
+    let (reader, writer) = io::pipe().unwrap();
     let mut child = Command::new(PROGRAM)
         .arg("-f")
         .arg(proxy.config_path())
         .env("STATSRING_PLANTED_PANIC", "worker")
-        .stderr(writer)
+        .stderr(writer.try_clone().unwrap())
         .spawn()
         .unwrap();
-    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut code = None;
+    let mut log = BufReader::new(reader);
+    let mut line = String::new();
+    while !line.contains("ready: ") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it was ready");
+    }
+    wait_until("it answers", || answers(&proxy));
+    fill(&writer);
+    // The control thread logs what the reload did, and waits there, with the log in its hands.
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
+    wait_until("the control thread waits for its log's reader", || !answers(&proxy));
+    proxy.send_burst(&["a:1|c".to_owned()]);
+    let mut status = None;
     wait_until("it has ended", || {
-        // Before the port is bound again nobody takes it.
-        let _ = sender.send_to(b"a:1|c", proxy.address);
-        code = child.try_wait().unwrap();
-        code.is_some()
+        status = child.try_wait().unwrap();
+        status.is_some()
     });
-    assert_eq!(code.unwrap().code(), Some(70));
+    assert_eq!(status.unwrap().code(), Some(70));
 }
 
 /// A hostile client; what it sent before it fell silent, if anything.
