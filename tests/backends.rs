@@ -63,9 +63,12 @@ fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
     ] {
         backends[1].behave(manner);
         proxy.wait_for_state(&hostile, "down");
-        let lines = proxy.log();
-        let told = lines.lines().rfind(|line| line.contains(&format!("backend {hostile} is down"))).unwrap();
-        assert!(told.contains(cause), "{manner:?}: {told}");
+        // The log comes through a pipe: its line may be read later than the state shows.
+        let is_told = |log: &str| {
+            let told = log.lines().rfind(|line| line.contains(&format!("backend {hostile} is down")));
+            told.is_some_and(|line| line.contains(cause))
+        };
+        wait_until(&format!("the log tells why, {cause}, after {manner:?}"), || is_told(&proxy.log()));
         assert_only_its_names_moved(&before, &owners(&mut proxy, &backends), &hostile);
         backends[1].behave(Manner::Up);
         proxy.wait_for_state(&hostile, "up");
