@@ -187,7 +187,7 @@ fn a_forced_down_backend_is_dead_and_a_drained_one_is_not() {
     assert!(proxy.status("dropped_node_down").contains(" s ago, at 20"), "when it last happened is told");
     let answer = proxy.ask(&format!("backend {} down", backends[1].name()));
     assert!(answer.ends_with("forced_down; no backend is up: metrics are dropped and counted\n"), "{answer}");
-    assert!(proxy.logged("no backend is up"));
+    wait_until("it is logged", || proxy.logged("no backend is up"));
 }
 
 #[test]
@@ -198,12 +198,14 @@ fn proxies_of_a_fleet_can_be_compared_by_their_fingerprints() {
     let of = |proxy: &Proxy| (proxy.status("fingerprint"), proxy.status("fingerprint_config"));
     wait_until("they agree", || of(&one) == of(&other));
     let together = of(&one);
-    assert!(one.logged(&format!("3 of 3 backends serve, fingerprint {}", together.0)), "{}", one.log());
+    let all = format!("3 of 3 backends serve, fingerprint {}", together.0);
+    wait_until("it is logged", || one.logged(&all));
     // What is drained on one of them alone is seen in the figure of what is placed now.
     one.ask(&format!("backend {} drain", backends[2].name()));
     assert_eq!(one.status("fingerprint_config"), together.1);
     assert_ne!(one.status("fingerprint"), together.0);
-    assert!(one.logged(&format!("2 of 3 backends serve, fingerprint {}", one.status("fingerprint"))));
+    let fewer = format!("2 of 3 backends serve, fingerprint {}", one.status("fingerprint"));
+    wait_until("it is logged", || one.logged(&fewer));
     one.ask(&format!("backend {} up", backends[2].name()));
     assert_eq!(of(&one), together);
     // The order is part of the placement.

@@ -101,7 +101,9 @@ fn the_number_of_workers_may_change_both_ways_under_traffic() {
     wait_until("every metric has arrived or is told", || total(&backends) + dropped(&proxy) >= sent);
     proxy.settle();
     assert_eq!(total(&backends) + dropped(&proxy), sent);
-    assert!(proxy.logged("made anew: 2 data sockets") && proxy.logged("given up: 2 data sockets"));
+    wait_until("it is logged", || {
+        proxy.logged("made anew: 2 data sockets") && proxy.logged("given up: 2 data sockets")
+    });
 }
 
 #[test]
@@ -115,7 +117,9 @@ fn only_the_sockets_that_the_config_changes_are_made_anew() {
     proxy.config.write();
     proxy.move_admin(admin_port);
     proxy.restart();
-    assert!(proxy.logged("1 data socket (127.0.0.1:") && proxy.logged("0 admin sockets (none); made anew"));
+    wait_until("it is logged", || {
+        proxy.logged("1 data socket (127.0.0.1:") && proxy.logged("0 admin sockets (none); made anew")
+    });
     wait_until("the old admin port is closed", || TcpStream::connect(old_admin).is_err());
     proxy.send(datagrams(50..100));
     proxy.config.json["port"] = port.into();
@@ -170,7 +174,7 @@ fn what_is_known_goes_along() {
         proxy.log()
     );
     assert_eq!(proxy.stat("metrics_received"), 600, "the counters start at zero");
-    assert!(proxy.logged("account: metrics received"), "and the old account is told");
+    wait_until("the old account is told", || proxy.logged("account: metrics received"));
     proxy.ask("health up");
     backends[1].restore();
     proxy.wait_for_state(&dead, "up");
@@ -227,7 +231,7 @@ fn fail(proxy: &mut Proxy, backends: &[Backend], words: &str) {
         status.lines().any(|line| line.starts_with("last_restart: ") && line.contains(words))
     });
     assert!(proxy.ask("status").contains(&format!("pid: {pid}\n")), "the old one goes on");
-    assert!(proxy.logged(words), "{}", proxy.log());
+    wait_until("it is logged", || proxy.logged(words));
     backends.iter().for_each(Backend::forget);
     proxy.send(datagrams(0..20));
     wait_until("it forwards as before", || total(backends) == 60);
@@ -253,7 +257,7 @@ fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
     proxy.config.write();
     assert!(proxy.ask("reload").contains("handoverTimeout: 20000 -> 200"));
     fail(&mut proxy, &backends, "failed, and process");
-    assert!(proxy.logged("not ready in time (handoverTimeout)"), "{}", proxy.log());
+    wait_until("it is logged", || proxy.logged("not ready in time (handoverTimeout)"));
     // The same program once more, and a config with mistakes.
     fs::remove_file(&program).unwrap();
     copy(proxy.config_path());
