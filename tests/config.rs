@@ -389,6 +389,7 @@ fn a_shard_map_names_backends_several_times() {
     let shown = config.to_json();
     assert_eq!(shown["nodes"].as_array().map(Vec::len), Some(5));
     assert_eq!(good(&shown.to_string()).config, config);
+    assert_eq!(good(&file("jump-fnv1a", "")).config.shards, config.shards);
     assert_eq!(
         mistakes(&file("murmur3", r#", "adminport": 3"#)),
         [

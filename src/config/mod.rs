@@ -42,7 +42,7 @@ pub struct Config {
     pub management_allow_changes: bool,
     /// The backends, in the file's order, which is part of the placement; each once.
     pub nodes: Vec<Node>,
-    /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` allows.
+    /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` and `jump-fnv1a` allow.
     pub shards: Vec<u16>,
     /// How names find their backend.
     pub hashing: Hashing,
