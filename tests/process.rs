@@ -14,6 +14,8 @@ mod patience;
 #[path = "process/proxy.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod proxy;
+#[path = "process/proxy_js.rs"]
+mod proxy_js;
 #[path = "process/service.rs"]
 mod service;
 

@@ -2,7 +2,8 @@
 //!
 //! In: a connection's bytes, and a [`View`] of the running proxy that `control/` makes on request. Out: replies.
 //! The way of a command: [`Session`] (bytes → lines) → [`parse`] (line → [`Command`]) → [`serve`] (asks
-//! [`AdminActions`]) → `reply.rs` and its neighbours ([`View`] → text). All but [`serve`] is pure. The commands:
+//! [`AdminActions`]) → `reply.rs` and its neighbours ([`View`] → text). All but [`serve`] is pure. Under a config of StatsD's
+//! `proxy.js` the commands that both know are taken and answered in its words (`proxy_js.rs`). The commands:
 //!
 #![doc = concat!("```text\n", include_str!("help.txt"), "```")]
 //!
@@ -15,6 +16,7 @@ mod escape;
 mod latency;
 mod levers;
 mod memstats;
+pub mod proxy_js;
 mod reply;
 mod server;
 mod session;

@@ -6,10 +6,12 @@
 
 use super::command::Command;
 use super::counters::{AdminCounter, AdminCounters};
+use super::proxy_js::Question;
 use super::session::{Input, Session};
 use super::view::{VERSION, View};
 use super::wish::Wish;
-use super::{HELP, reply};
+use super::{HELP, proxy_js, reply};
+use crate::config::AdminWords;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -78,6 +80,15 @@ pub trait AdminActions {
     /// The effective configuration, as JSON.
     fn config_json(&self) -> String;
 
+    /// In whose words the admin port answers.
+    fn words(&self) -> AdminWords;
+
+    /// The configuration's file, as `proxy.js` answers `config`.
+    fn listing(&self) -> String;
+
+    /// Whether a client that says nothing may stay. `proxy.js` lets everyone stay; here it must not keep others out.
+    fn keeps_idle(&self) -> bool;
+
     /// Whether commands that change something are taken from this peer: it is on this host, or
     /// `managementAllowChanges` is set.
     fn changes_allowed(&self, peer_is_loopback: bool) -> bool;
@@ -136,11 +147,13 @@ impl<C: Connection> Client<'_, C> {
     async fn converse(&mut self, proxy: &impl AdminActions) -> End {
         let mut idle_since = Instant::now();
         loop {
+            self.session.speak(proxy.words());
             while let Some(input) = self.session.next_command() {
                 if let Err(end) = self.answer(input, proxy).await {
                     return end;
                 }
                 idle_since = Instant::now();
+                self.session.speak(proxy.words());
             }
             if self.session.is_finished() {
                 return End::Over;
@@ -156,6 +169,10 @@ impl<C: Connection> Client<'_, C> {
                     idle_since = Instant::now();
                 }
                 () = sleep_until(until) => {
+                    if !unfinished && proxy.keeps_idle() {
+                        idle_since = Instant::now();
+                        continue;
+                    }
                     if !unfinished {
                         self.counters.count(AdminCounter::IdleClosed);
                         return End::Over;
@@ -206,6 +223,12 @@ impl<C: Connection> Client<'_, C> {
             Command::Help => HELP.to_string(),
             Command::Health => reply::health(proxy.health()),
             Command::Config => proxy.config_json(),
+            Command::ProxyJs(Question::Help) => proxy_js::HELP.to_string(),
+            Command::ProxyJs(Question::Config) => proxy.listing(),
+            Command::ProxyJs(Question::Status) => {
+                let view = proxy.view().await;
+                proxy_js::status(view.uptime_s, &view.ring)
+            }
             Command::Where(name) => proxy.where_name(&name),
             Command::SetHealth(_) | Command::Reload | Command::SetBackend { .. } if !self.may_change => {
                 self.counters.count(AdminCounter::ChangesRefused);
@@ -227,7 +250,7 @@ impl<C: Connection> Client<'_, C> {
             }
             Command::Unknown => {
                 self.counters.count(AdminCounter::CommandsUnknown);
-                "unknown command\n".to_string()
+                reply::unknown(proxy.words())
             }
             Command::Stats
             | Command::Memstats

@@ -115,6 +115,8 @@ struct Proxy {
     reloads: Cell<u32>,
     wish: Cell<Wish>,
     allow_changes: bool,
+    keeps_idle: Cell<bool>,
+    words: Cell<AdminWords>,
     taps: RefCell<Option<mpsc::Receiver<Tapped>>>,
     tapped: RefCell<Vec<(Vec<u8>, usize)>>,
     counters: AdminCounters,
@@ -161,6 +163,18 @@ impl AdminActions for Proxy {
 
     fn config_json(&self) -> String {
         "{\"port\": 8125}".to_string()
+    }
+
+    fn words(&self) -> AdminWords {
+        self.words.get()
+    }
+
+    fn listing(&self) -> String {
+        "\nport: 8125\n".to_string()
+    }
+
+    fn keeps_idle(&self) -> bool {
+        self.keeps_idle.get()
     }
 
     fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
@@ -468,4 +482,50 @@ async fn what_is_sent_ahead_during_a_tap_is_bounded() {
         wire.half_close();
     });
     assert!(is_about(lasted.await, 1_001));
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_words_of_proxy_js_its_answers_are_given() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    proxy.words.set(AdminWords::ProxyJs);
+    let lasted = serve_while(&proxy, true, &wire, async {
+        for (sent, answer) in [
+            ("help\r\n", "Commands: config, health, status, quit\n\n"),
+            ("config\n", "\nport: 8125\n"),
+            ("status\n", "uptime: 51\nnodes: \n"),
+            ("health DOWN\n", "health: down\n"),
+            ("health sideways\n", "health: down\n"),
+            ("\r\n", "ERROR\n"),
+            ("what\n", "ERROR\n"),
+            ("ping\nstatsring config\n", "pong\n{\"port\": 8125}\n"),
+        ] {
+            wire.send(sent.as_bytes());
+            assert_eq!(wire.replies_within(1).await, answer, "{sent:?}");
+        }
+        // A reload may bring other words to a connection that is open.
+        proxy.words.set(AdminWords::Statsring);
+        wire.send(b"what\n");
+        assert_eq!(wire.replies_within(1).await, "unknown command\n");
+        wire.send(b"quit\n");
+    });
+    assert!(lasted.await < Duration::from_secs(1));
+    assert_eq!(proxy.counters.get(AdminCounter::CommandsUnknown), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_may_stay_where_proxy_js_lets_it_until_places_are_short() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    proxy.keeps_idle.set(true);
+    proxy.words.set(AdminWords::ProxyJs);
+    let lasted = serve_while(&proxy, false, &wire, async {
+        sleep(Duration::from_secs(3_600)).await;
+        wire.send(b"health\n");
+        assert_eq!(wire.replies_within(1).await, "health: up\n");
+        wire.send(b"health down\n");
+        assert!(wire.replies_within(1).await.starts_with("error: health up|down is taken from this host only"));
+        proxy.keeps_idle.set(false);
+    });
+    let lasted = lasted.await;
+    assert!((3_600..3_670).contains(&lasted.as_secs()), "{lasted:?}");
+    assert_eq!(proxy.counters.get(AdminCounter::IdleClosed), 1);
 }

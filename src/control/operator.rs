@@ -11,7 +11,7 @@ use crate::admin::{
     self, AdminActions, AdminCounter, AdminCounters, BackendView, LeversView, MemoryView, Tapped, View, Wish,
     WorkerView,
 };
-use crate::config::Config;
+use crate::config::{AdminWords, Config};
 use crate::driver::clock;
 use crate::placement::HashCache;
 use crate::planted::panic_on;
@@ -22,7 +22,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
@@ -115,19 +115,27 @@ impl admin::Connection for Stream {
 /// What the admin commands act on.
 pub struct Operator {
     control: Rc<Control>,
+    open: Rc<Open>,
     counters: AdminCounters,
 }
 
 impl Operator {
     /// For a control thread's state.
-    pub fn new(control: Rc<Control>) -> Rc<Operator> {
-        Rc::new(Operator { control, counters: AdminCounters::default() })
+    pub fn new(control: Rc<Control>, open: Rc<Open>) -> Rc<Operator> {
+        Rc::new(Operator { control, open, counters: AdminCounters::default() })
     }
 
     fn backends(&self) -> Vec<BackendView> {
         // Read once for all of them.
         let sockets = host::udp_sockets();
         self.control.backends().iter().map(|backend| backend_view(backend, &sockets)).collect()
+    }
+
+    /// The backends that serve names, in the placement's order.
+    fn ring(&self) -> Vec<Arc<str>> {
+        let table = self.control.publisher.routes.load();
+        let living = table.placement.living(&table.live).into_iter();
+        living.filter_map(|index| table.nodes.get(index)).map(|node| node.name.clone()).collect()
     }
 
     fn memory(&self) -> MemoryView {
@@ -204,6 +212,7 @@ impl AdminActions for Operator {
                 .collect(),
             latency: control.latency.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             backends: self.backends(),
+            ring: self.ring(),
             spread: control.spread.name(),
             placement: config.hashing.name(),
             fingerprint: control.fingerprint(),
@@ -271,6 +280,18 @@ impl AdminActions for Operator {
 
     fn config_json(&self) -> String {
         format!("{:#}\n", self.control.config().to_json())
+    }
+
+    fn words(&self) -> AdminWords {
+        self.control.config().management_words
+    }
+
+    fn listing(&self) -> String {
+        self.control.listing.borrow().clone()
+    }
+
+    fn keeps_idle(&self) -> bool {
+        self.words() == AdminWords::ProxyJs && self.open.served.get() <= CONNECTIONS_MAX / 2
     }
 
     fn changes_allowed(&self, peer_is_loopback: bool) -> bool {

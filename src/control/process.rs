@@ -535,9 +535,9 @@ struct Doors {
 impl Doors {
     fn open(control: &Rc<Control>, listeners: Vec<TcpListener>, are_shared: bool) -> Result<Doors, Failure> {
         let failure = |error| Failure::system(format!("the admin port: {error}"));
-        let operator = Operator::new(control.clone());
-        let mut doors =
-            Doors { listeners: Vec::new(), accepting: Vec::new(), open: Rc::default(), are_shared };
+        let open: Rc<Open> = Rc::default();
+        let operator = Operator::new(control.clone(), open.clone());
+        let mut doors = Doors { listeners: Vec::new(), accepting: Vec::new(), open, are_shared };
         for listener in listeners {
             let address = listener.local_addr().map_err(failure)?;
             let listener = Rc::new(Listener::from_std(listener).map_err(failure)?);
@@ -582,7 +582,7 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { config_path: None, debug: false }
+        Options { config_path: None, listing: String::new(), debug: false }
     }
 
     /// A proxy in this process, its handle, and the thread that ends with its exit code; `None` where io_uring is
