@@ -7,8 +7,10 @@ the same: admin sessions and lines with all backends up, with one stopped, after
 it is compared.
 """
 
+import json
 import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +54,25 @@ checkInterval: {check_ms},
 cacheSize: 10000,
 }}
 """
+
+# Values of every sort, for the admin word `config`, and a file as strict JSON, as its users have it too.
+OTHER_CONFIGS = {
+    "all keys": """\
+{{ // in no order
+  "cacheSize": 0x400, checkInterval: 2e3, 'forkCount': 0,
+  udp_version: "udp4", address_ipv6: false, healthStatus: 'up', automaticConfigReload: false,
+  log: {{ backend: "stdout", level: 'LOG_INFO' }},
+  mgmt_port: {admin}, mgmt_address: '127.0.0.1', port: {port}, address: "127.0.0.1", host: '0.0.0.0',
+  server: "./servers/udp",
+  nodes: [{{host: '127.0.0.1', port: {node}, adminport: {adminport},}},],
+}};
+""",
+    "JSON": """\
+{{"nodes": [{{"host": "127.0.0.1", "port": {node}, "adminport": {adminport}}}], "address": "127.0.0.1", "port": {port},
+ "mgmt_address": "127.0.0.1", "mgmt_port": {admin}, "checkInterval": 2000}}
+""",
+}
+WORDS = [each for each in sessions.SESSIONS if each.what in ("help", "config", "health", "status", "quit")]
 
 
 @dataclass
@@ -165,6 +186,27 @@ def compare(verdict, wanted, got, exact):
     verdict.check(f"{moved} names moved when one backend stopped, and came back", moved > 0 and first == back)
 
 
+def test_other_configs(verdict, program, backend, folder):
+    """Files of other shapes: what each of the two says about itself under them."""
+    for what, text in OTHER_CONFIGS.items():
+        port, admin = machine.free_ports(2)
+        config = folder / "other.js"
+        config.write_text(text.format(port=port, admin=admin, node=backend.port, adminport=backend.admin))
+        with proxy_js(config, port, admin, folder) as proxy:
+            recorded = sessions.record(admin, WORDS)
+        with statsring(program, config, port, admin, folder) as proxy:
+            wrong = sessions.differences(recorded, sessions.record(proxy.admin, WORDS))
+        verdict.check(f"{what}: {len(WORDS)} admin sessions as proxy.js answers", not wrong, "\n      ".join(wrong))
+
+
+def test_example(verdict, program):
+    """The file that comes with StatsD, as it is: its ports are taken here, so it is only read."""
+    file = Path(os.environ["NODE_MODULES"]) / "statsd/exampleProxyConfig.js"
+    done = subprocess.run([program, "--check", "-f", file], capture_output=True, text=True, check=False)
+    is_right = done.returncode == 0 and json.loads(done.stdout).get("hashing") == "hashring-3"
+    verdict.check("StatsD's exampleProxyConfig.js is read as it is", is_right, f"{done.stdout[:400]}{done.stderr}")
+
+
 def main():
     program, folder = program_under_test(), Path(sys.argv[1])
     verdict = Verdict("proxyjs-test")
@@ -186,6 +228,8 @@ def main():
         stats = proxy.ask(b"stats\n")
         verdict.check("statsring's own commands work beside them", stats.startswith(b"time running"), stats[:80])
     compare(verdict, wanted, got, exact)
+    test_other_configs(verdict, program, backends[0], folder)
+    test_example(verdict, program)
     chain.test(verdict, program, proxy_js, backends[0], folder)
     for backend in backends:
         backend.stop()
