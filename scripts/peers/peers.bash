@@ -60,11 +60,13 @@ npm_packages() {
     export NODE_MODULES=$work/node_modules
 }
 
-# Runs a test of scripts/peers to its verdict, in the background, so that a signal to this script reaches the trap at once.
+# Runs a test of scripts/peers to its verdict, by the command that follows if there is one; in the background, so that a
+# signal to this script reaches the trap at once.
 run_test() {
-    local code=0
+    local code=0 test=$1
+    shift
     mkdir "$work/test"
-    PYTHONPATH=scripts/compare timeout -k 10 "$seconds_max" python3 -B "scripts/peers/$1" "$work/test" &
+    PYTHONPATH=scripts/compare timeout -k 10 "$seconds_max" "$@" python3 -B "scripts/peers/$test" "$work/test" &
     test_pid=$!
     wait "$test_pid" || code=$?
     test_pid=
