@@ -4,8 +4,8 @@
 //! its behaviour: `proxy.js`, `lib/mgmt_server.js` and `lib/helpers.js` of StatsD 0.9.0. Statsring's own commands work beside
 //! them, and `statsring status` is statsring's where both have one. Next: `session.rs` and `server.rs`.
 //!
-//! `proxy.js` takes what one read brings for one command. Here a command ends with its line: several of one read are answered
-//! one after the other, one that comes in pieces is put together, and `proxy.js` would say `ERROR` to either.
+//! `proxy.js` takes what one read brings for one command, however many lines that are, and so does this; but statsring's own
+//! commands are answered line by line, and one that comes in pieces is put together.
 
 use super::command::{Command, parse as parse_statsring};
 use std::fmt::Write as _;
@@ -54,9 +54,23 @@ fn first_word(line: &[u8]) -> &[u8] {
     line.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default()
 }
 
-/// Whether a read brought nothing but white space, which `proxy.js` takes for a command without a name.
-pub fn is_blank(bytes: &[u8]) -> bool {
-    trim(bytes).is_empty()
+/// What a read is as a whole: nothing but white space is a command without a name, and several lines are one command, in whose
+/// words the newlines are. `None` if it is one line, or begins with one of statsring's own commands.
+pub fn parse_read(bytes: &[u8]) -> Option<Command> {
+    let text = trim(bytes);
+    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let is_one_line = !text.is_empty() && first.len() == text.len();
+    if is_one_line || is_own(first) {
+        return None;
+    }
+    let name = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+    Some(if WORDS.contains(&name) { parse(text) } else { Command::Unknown })
+}
+
+/// Whether a line is a command that `proxy.js` does not have.
+fn is_own(line: &[u8]) -> bool {
+    !WORDS.contains(&first_word(trim(line)))
+        && !matches!(parse_statsring(line), Command::Unknown | Command::Nothing)
 }
 
 /// Without white space around it, as JavaScript's `trim` takes it.
@@ -113,7 +127,22 @@ mod tests {
     }
 
     #[test]
-    fn white_space_alone_is_blank() {
-        assert!(is_blank(b"\r\n \t\x0b") && is_blank(b"") && !is_blank(b" x\n"));
+    fn a_read_of_several_lines_is_one_command() {
+        let reads: [(&[u8], Option<Command>); 11] = [
+            (b"", Some(Command::Unknown)),
+            (b"\r\n \t\x0b", Some(Command::Unknown)),
+            (b" help\n", None),
+            (b"\nhelp\r\n\r\n", None),
+            (b"help\nstatus\n", Some(Command::Unknown)),
+            (b"help me\nnow\n", Some(Command::ProxyJs(Question::Help))),
+            (b"health down\nhealth\n", Some(Command::Health)),
+            (b"health down x\nhealth\n", Some(Command::SetHealth(false))),
+            (b"nothing\r\nhelp\r\n", Some(Command::Unknown)),
+            (b"ping\nhelp\n", None),
+            (b"statsring status\nhelp\n", None),
+        ];
+        for (read, expected) in reads {
+            assert_eq!(parse_read(read), expected, "{}", read.escape_ascii());
+        }
     }
 }

@@ -64,8 +64,8 @@ pub struct Session {
     /// Nothing is read any more: the line was too long, or it was another protocol.
     closed: bool,
     words: AdminWords,
-    /// There was a read of white space alone, which is a command in the words of `proxy.js`.
-    blank: bool,
+    /// What a read as a whole is in the words of `proxy.js`; it comes before what is buffered.
+    read: Option<Command>,
 }
 
 impl Session {
@@ -84,9 +84,15 @@ impl Session {
         if self.closed || self.end_of_file {
             return;
         }
-        if self.words == AdminWords::ProxyJs && !self.has_text() && proxy_js::is_blank(bytes) {
-            self.blank = true;
-            return;
+        if self.words == AdminWords::ProxyJs
+            && !self.has_text()
+            && self.read.is_none()
+            && foreign(bytes).is_none()
+        {
+            self.read = proxy_js::parse_read(bytes);
+            if self.read.is_some() {
+                return;
+            }
         }
         self.buffer.drain(..self.start);
         self.cut = self.cut.map(|cut| cut.saturating_sub(self.start));
@@ -122,13 +128,13 @@ impl Session {
 
     /// Whether nothing more is taken and nothing is left to answer.
     pub fn is_finished(&self) -> bool {
-        self.closed || (self.end_of_file && !self.has_text() && !self.blank)
+        self.closed || (self.end_of_file && !self.has_text() && self.read.is_none())
     }
 
     /// The next command; `None` until more is known.
     pub fn next_command(&mut self) -> Option<Input> {
-        if std::mem::take(&mut self.blank) {
-            return Some(Input::Command(Command::Unknown));
+        if let Some(command) = self.read.take() {
+            return Some(Input::Command(command));
         }
         while let Some((line, next)) = self.next_line() {
             let end = match line {
@@ -218,22 +224,45 @@ mod tests {
     }
 
     #[test]
-    fn in_the_words_of_proxy_js_a_blank_read_is_a_command_and_a_blank_line_behind_another_is_not() {
+    fn in_the_words_of_proxy_js_a_read_of_several_lines_is_one_command() {
         let mut session = Session::new();
         session.speak(AdminWords::ProxyJs);
-        session.feed(b"\r\n");
-        assert_eq!(taken(&mut session), commands(&[Command::Unknown]));
-        session.feed(b"health\r\n\r\n");
-        assert_eq!(taken(&mut session), commands(&[Command::Health]));
-        session.feed(b"health UP\nping\nnothing\n");
-        assert_eq!(
-            taken(&mut session),
-            commands(&[Command::SetHealth(true), Command::Ping, Command::Unknown])
-        );
-        session.feed(b"  \n");
+        let reads: [(&[u8], &[Command]); 8] = [
+            (b"\r\n", &[Command::Unknown]),
+            (b"health\r\n\r\n", &[Command::Health]),
+            (b"help\nhealth\n", &[Command::Unknown]),
+            (b"health down\nhealth\nstatus\n", &[Command::Health]),
+            (b"help\nquit\n", &[Command::Unknown]),
+            // Statsring's own commands come as they always do.
+            (b"ping\nstats\nhealth UP\n", &[Command::Ping, Command::Stats, Command::SetHealth(true)]),
+            (b"statsring version\nhelp x", &[Command::Version]),
+            (b"  \n", &[Command::Unknown]),
+        ];
+        for (read, expected) in reads {
+            session.feed(read);
+            assert_eq!(taken(&mut session), commands(expected), "{}", read.escape_ascii());
+        }
+        // Behind text that waits it is as it always is.
+        session.feed(b"help");
+        session.feed(b"\nping\n");
+        let expected = [Command::ProxyJs(proxy_js::Question::Help), Command::Ping];
+        assert_eq!(taken(&mut session), commands(&expected));
+        session.feed(b"nothing\nhealth\n");
         session.end_of_file();
+        assert!(!session.is_finished());
         assert_eq!(taken(&mut session), commands(&[Command::Unknown]));
         assert!(session.is_finished());
+    }
+
+    #[test]
+    fn another_protocol_ends_it_in_the_words_of_proxy_js_too() {
+        for start in ["POST / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02\n\n"] {
+            let mut session = Session::new();
+            session.speak(AdminWords::ProxyJs);
+            session.feed(start.as_bytes());
+            session.feed(b"health down\n");
+            assert!(matches!(taken(&mut session)[..], [Input::Foreign(_)]), "{start}");
+        }
     }
 
     #[test]
