@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use statsring::config::{
-    AdminWords, Check, Config, ConfigError, Format, Loaded, Node, load, parse, sample_name, Assignment,
+    AdminWords, Assignment, Check, Config, ConfigError, Format, Loaded, Node, load, parse, sample_name,
 };
 use statsring::placement::Hashing;
 use statsring::relay::{Malformed, OnNodeDown};
@@ -69,7 +69,11 @@ fn a_usual_file_does_what_proxy_js_does() {
     assert_eq!(names, ["127.0.0.1:8127", "127.0.0.1:8129", "127.0.0.1:8131"]);
     assert_eq!(notices.len(), 2, "{notices:?}");
     assert!(notices[0].contains("health down") && notices[0].contains("this host only"), "{}", notices[0]);
-    assert!(notices[1].starts_with("without effect: udp_version (in proxy.js neither), host ("), "{}", notices[1]);
+    assert!(
+        notices[1].starts_with("without effect: udp_version (in proxy.js neither), host ("),
+        "{}",
+        notices[1]
+    );
 }
 
 #[test]
@@ -131,7 +135,8 @@ fn keys_without_effect_get_one_notice() {
 
 #[test]
 fn the_format_is_told_by_the_keys_alone() {
-    let json = r#"{"nodes": [{"host": "192.0.2.1", "port": 1}], "port": 8125, "checkInterval": 500, "cacheSize": 9"#;
+    let json =
+        r#"{"nodes": [{"host": "192.0.2.1", "port": 1}], "port": 8125, "checkInterval": 500, "cacheSize": 9"#;
     let own = good(&format!("{json}}}"));
     assert_eq!((own.format, own.config.hashing), (Format::Statsring, Hashing::Jump));
     assert_eq!(
@@ -154,7 +159,10 @@ fn the_format_is_told_by_the_keys_alone() {
         assert_eq!((loaded.format, loaded.config.hashing), (Format::ProxyJs, Hashing::Hashring3), "{key}");
     }
     // A comment is no key, and statsring's own configs are JSON.
-    assert!(mistakes(&format!("// mgmt_port: 8126\n{json}, \"workers\": 1}}"))[0].starts_with("line 1, column 1: "));
+    assert!(
+        mistakes(&format!("// mgmt_port: 8126\n{json}, \"workers\": 1}}"))[0]
+            .starts_with("line 1, column 1: ")
+    );
 }
 
 #[test]
@@ -167,12 +175,20 @@ fn a_file_that_could_be_either_is_refused_with_both_readings() {
     let mixed = with("\n flushInterval: 1, mgmt_port: 1");
     let found = mistakes(&mixed);
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("line 2, column 2: flushInterval: is a key of statsring's own"), "{}", found[0]);
+    assert!(
+        found[0].starts_with("line 2, column 2: flushInterval: is a key of statsring's own"),
+        "{}",
+        found[0]
+    );
     for part in ["mgmt_address is one of proxy.js", "\"hashing\": \"hashring-3\"", "\"hashing\": \"jump\""] {
         assert!(found[0].contains(part), "{part} is not in {}", found[0]);
     }
     let node = "{mgmt_port: 1, nodes: [{host: 'a', port: 1}, {host: 'b', port: 1, disabled: true}]}";
-    assert!(mistakes(node)[0].starts_with("line 1, column 68: nodes[1].disabled: is a key"), "{}", mistakes(node)[0]);
+    assert!(
+        mistakes(node)[0].starts_with("line 1, column 67: nodes[1].disabled: is a key"),
+        "{}",
+        mistakes(node)[0]
+    );
 }
 
 #[test]
@@ -190,7 +206,7 @@ fn with_a_hashing_a_file_may_have_keys_of_both() {
         mistakes(&with("hashing: 'jump', workers: 2,\nforkCount: 2, managementPort: 1, mgmt_port: 1")),
         [
             "line 2, column 1: forkCount: says the same as workers, which is given too; leave one",
-            "line 2, column 35: mgmt_port: says the same as managementPort, which is given too; leave one",
+            "line 2, column 34: mgmt_port: says the same as managementPort, which is given too; leave one",
         ]
     );
 }
@@ -240,7 +256,8 @@ fn what_javascript_forgives_is_forgiven() {
     let Loaded { config, notices, .. } = good(&with("port: 1, port: 9000"));
     assert_eq!(config.listen[0].port(), 9_000);
     assert_eq!(notices, ["port: given twice; the last one counts, as in proxy.js"]);
-    let twice = "{mgmt_address: 'localhost', nodes: [{host: 'a.example', port: 1}, {host: 'a.example', port: 1}]}";
+    let twice =
+        "{mgmt_address: 'localhost', nodes: [{host: 'a.example', port: 1}, {host: 'a.example', port: 1}]}";
     let Loaded { config, notices, .. } = good(twice);
     assert_eq!(config.nodes.len(), 1);
     assert_eq!(notices, ["nodes[1]: a.example:1 is listed twice and counts once, as in proxy.js"]);
@@ -250,7 +267,8 @@ fn what_javascript_forgives_is_forgiven() {
 
 #[test]
 fn ipv6_literals_are_backends() {
-    let config = good("{mgmt_port: 1, nodes: [{host: '::1', port: 7}, {host: '[2001:db8::1]', port: 8}]}").config;
+    let config =
+        good("{mgmt_port: 1, nodes: [{host: '::1', port: 7}, {host: '[2001:db8::1]', port: 8}]}").config;
     let names: Vec<&str> = config.nodes.iter().map(|node| &*node.name).collect();
     assert_eq!(names, ["[::1]:7", "[2001:db8::1]:8"]);
 }

@@ -522,7 +522,9 @@ async fn who_says_nothing_may_stay_where_proxy_js_lets_it_until_places_are_short
         wire.send(b"health\n");
         assert_eq!(wire.replies_within(1).await, "health: up\n");
         wire.send(b"health down\n");
-        assert!(wire.replies_within(1).await.starts_with("error: health up|down is taken from this host only"));
+        assert!(
+            wire.replies_within(1).await.starts_with("error: health up|down is taken from this host only")
+        );
         proxy.keeps_idle.set(false);
     });
     let lasted = lasted.await;

@@ -235,7 +235,7 @@ mod tests {
             (b"help\nquit\n", &[Command::Unknown]),
             // Statsring's own commands come as they always do.
             (b"ping\nstats\nhealth UP\n", &[Command::Ping, Command::Stats, Command::SetHealth(true)]),
-            (b"statsring version\nhelp x", &[Command::Version]),
+            (b"statsring version\nhelp\n", &[Command::Version, Command::ProxyJs(proxy_js::Question::Help)]),
             (b"  \n", &[Command::Unknown]),
         ];
         for (read, expected) in reads {

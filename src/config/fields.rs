@@ -317,7 +317,8 @@ impl<'a> Fields<'a> {
 /// The number that a text of digits is, as Node takes it for a port. One with a leading 0 would be another identity.
 fn digits(text: &str) -> Option<u64> {
     let is_plain = text == "0" || !text.starts_with('0');
-    (is_plain && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+    (is_plain && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| text.parse().ok())?
 }
 
 /// The number as one without fraction and sign; `8125.0` is one, too.

@@ -31,7 +31,8 @@ pub(super) fn render(object: &[(String, Json)]) -> String {
 
 fn line(key: &str, value: &Json) -> String {
     let text = format!("{key}: {}", text_of(value));
-    let safe = text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
+    let safe =
+        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
     safe.collect::<String>() + "\n"
 }
 
@@ -100,12 +101,16 @@ mod tests {
     #[test]
     fn it_is_what_proxy_js_writes() {
         assert_eq!(
-            rendered("{nodes: [{host: 'a', port: 1}, {host: 'b', port: 2}], port: 0x1fbd, log: {backend: 'stdout', x: [1, [2, null], {}]}, address_ipv6: false, n: null, address: ''}"),
+            rendered(
+                "{nodes: [{host: 'a', port: 1}, {host: 'b', port: 2}], port: 0x1fbd, log: {backend: 'stdout', x: [1, [2, null], {}]}, address_ipv6: false, n: null, address: ''}"
+            ),
             "\nnodes > 0: [object Object]\nnodes > 1: [object Object]\nport: 8125\nlog > backend: stdout\n\
              log > x: 1,2,,[object Object]\naddress_ipv6: false\naddress: \n"
         );
         assert_eq!(
-            rendered("{b: 1, 7: 'x', a: 2, 3: 'y', b: 3, list: [], e: 1e21, s: 1e-7, f: .5, g: 5., h: -0, big: 123456789012345680000}"),
+            rendered(
+                "{b: 1, 7: 'x', a: 2, 3: 'y', b: 3, list: [], e: 1e21, s: 1e-7, f: .5, g: 5., h: -0, big: 123456789012345680000}"
+            ),
             "\n3: y\n7: x\nb: 3\na: 2\ne: 1e+21\ns: 1e-7\nf: 0.5\ng: 5\nh: 0\nbig: 123456789012345680000\n"
         );
     }

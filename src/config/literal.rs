@@ -41,7 +41,6 @@ impl Places {
         let of_its_object = || self.found.get(&[top, node, 0]);
         *self.found.get(&place).or_else(of_its_object).unwrap_or(&self.root)
     }
-
 }
 
 /// Line and column of a byte, from 1.
@@ -103,26 +102,41 @@ fn opening(text: &str) -> Result<(usize, usize), Fault> {
 fn outline(text: &str, start: usize) -> Result<usize, Fault> {
     let body = &text[start..];
     let mut scanner = Scanner::new(body, &ScannerOptions::default());
-    let mut depth = 0usize;
+    let mut open: Vec<char> = Vec::new();
     loop {
         let token = scanner
             .scan()
             .map_err(|error| explain(text, start + error.range().start, &error.kind().to_string()))?;
         let token_start = start + scanner.token_start();
         match token {
-            None => return Err(Fault::new(text, start, "the object is not closed: a } is missing".to_owned())),
-            Some(Token::OpenBrace | Token::OpenBracket) => depth += 1,
-            Some(Token::CloseBrace | Token::CloseBracket) => depth = depth.saturating_sub(1),
+            None => {
+                return Err(Fault::new(text, start, "the object is not closed: a } is missing".to_owned()));
+            }
+            Some(Token::OpenBrace) => open.push('}'),
+            Some(Token::OpenBracket) => open.push(']'),
+            Some(Token::CloseBrace) => closed(text, token_start, open.pop(), '}')?,
+            Some(Token::CloseBracket) => closed(text, token_start, open.pop(), ']')?,
             Some(Token::String(_)) => closed_on_its_line(text, token_start, start + scanner.token_end())?,
             Some(_) => {}
         }
-        if depth > DEPTH_MAX {
+        if open.len() > DEPTH_MAX {
             let reason = format!("brackets within brackets, more than {DEPTH_MAX} deep");
             return Err(Fault::new(text, token_start, reason));
         }
-        if depth == 0 {
+        if open.is_empty() {
             return Ok(scanner.token_end());
         }
+    }
+}
+
+/// A bracket is to be closed by its like.
+fn closed(text: &str, at: usize, wanted: Option<char>, found: char) -> Result<(), Fault> {
+    match wanted {
+        Some(wanted) if wanted != found => {
+            let path = key_path(text, at);
+            Err(Fault::new(text, at, format!("{path}a {wanted} is missing before the {found}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -132,7 +146,11 @@ fn closed_on_its_line(text: &str, start: usize, end: usize) -> Result<(), Fault>
     for byte in text[start..end].bytes() {
         if byte == b'\n' && !after_backslash {
             let path = key_path(text, start);
-            return Err(Fault::new(text, start, format!("{path}the text that begins here is not closed on its line")));
+            return Err(Fault::new(
+                text,
+                start,
+                format!("{path}the text that begins here is not closed on its line"),
+            ));
         }
         after_backslash = (byte == b'\\' && !after_backslash) || (byte == b'\r' && after_backslash);
     }
@@ -144,7 +162,11 @@ fn closing(text: &str, end: usize, brackets: usize) -> Result<(), Fault> {
     let mut at = skip_blanks(text, end)?;
     for _ in 0..brackets {
         if !text[at..].starts_with(')') {
-            return Err(Fault::new(text, at, "a ) is missing, which was opened before the object".to_owned()));
+            return Err(Fault::new(
+                text,
+                at,
+                "a ) is missing, which was opened before the object".to_owned(),
+            ));
         }
         at = skip_blanks(text, at + 1)?;
     }
@@ -223,12 +245,13 @@ impl Reader<'_> {
                     return Err(Fault::new(self.lines.text, at, reason));
                 }
             },
-            Value::Array(array) => {
-                Json::List(array.elements.iter().map(|element| self.value(element)).collect::<Result<_, _>>()?)
-            }
+            Value::Array(array) => Json::List(
+                array.elements.iter().map(|element| self.value(element)).collect::<Result<_, _>>()?,
+            ),
             Value::Object(object) => {
                 let entries = object.properties.iter();
-                let entries = entries.map(|entry| Ok((entry.name.as_str().to_owned(), self.value(&entry.value)?)));
+                let entries =
+                    entries.map(|entry| Ok((entry.name.as_str().to_owned(), self.value(&entry.value)?)));
                 Json::Object(entries.collect::<Result<_, Fault>>()?)
             }
         })

@@ -142,9 +142,9 @@ struct Summary {
 
 impl Summary {
     fn new(format: Format, object: &[(String, Json)]) -> Summary {
-        let names_hashing = object.iter().any(|(key, value)| {
-            key.eq_ignore_ascii_case("hashing") && !matches!(value, Json::Null)
-        });
+        let names_hashing = object
+            .iter()
+            .any(|(key, value)| key.eq_ignore_ascii_case("hashing") && !matches!(value, Json::Null));
         Summary { format, keys: proxy_js::own_keys(object), names_hashing }
     }
 

@@ -68,7 +68,11 @@ pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfi
     }
     for (theirs, ours) in RIVALS {
         if let (Some(place), Some(_)) = (fields.place(theirs), fields.place(ours)) {
-            fields.wrong::<()>(place, theirs, format!("says the same as {ours}, which is given too; leave one"));
+            fields.wrong::<()>(
+                place,
+                theirs,
+                format!("says the same as {ours}, which is given too; leave one"),
+            );
         }
     }
     fields.drop_falsy(&WITH_DEFAULTS);
@@ -182,7 +186,9 @@ fn read_server(fields: &mut Fields<'_>) {
     let name = name.rsplit_once("servers/").map_or(name, |(_, name)| name);
     let reason = match name {
         "udp" => return,
-        "tcp" => "takes metrics over TCP, which this version does not: let the clients send UDP, and leave server out",
+        "tcp" => {
+            "takes metrics over TCP, which this version does not: let the clients send UDP, and leave server out"
+        }
         _ => "is a server of its own, code, which statsring does not run: it has './servers/udp' only",
     };
     fields.wrong::<()>(place, "server", format!("{} {reason}", quoted(&server)));
@@ -197,7 +203,8 @@ fn note_idle_keys(fields: &mut Fields<'_>) {
         }
     }
     if fields.take("host").is_some() {
-        let reason = "in proxy.js neither since StatsD 0.8: both listen at address, or everywhere without one";
+        let reason =
+            "in proxy.js neither since StatsD 0.8: both listen at address, or everywhere without one";
         fields.report.idle("host".to_owned(), reason);
     }
     if fields.take("log").is_some() {

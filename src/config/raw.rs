@@ -257,12 +257,7 @@ pub(super) fn count_of_nodes(count: usize) -> String {
     format!("{count} backends are listed, which is not in range (1 to {NODES_MAX})")
 }
 
-fn read_node(
-    dialect: Dialect,
-    [top, index]: [usize; 2],
-    node: Json,
-    report: &mut Report,
-) -> Option<RawNode> {
+fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mut Report) -> Option<RawNode> {
     // Places within a node begin at 1: those that concern it as a whole stand first.
     let place = [top, index + 1, 0];
     let Json::Object(object) = node else {

@@ -110,7 +110,9 @@ impl Placement {
     /// stands last on a ring of proxy.js.
     pub fn living(&self, live: &LiveSet) -> Vec<usize> {
         match self {
-            Placement::Ring(ring) if ring.is_of(live) => ring.order().iter().map(|node| usize::from(*node)).collect(),
+            Placement::Ring(ring) if ring.is_of(live) => {
+                ring.order().iter().map(|node| usize::from(*node)).collect()
+            }
             _ => live.iter().collect(),
         }
     }

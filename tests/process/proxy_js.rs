@@ -29,7 +29,9 @@ fn start(text: &str) -> Option<Proxy> {
 fn text(backends: &[&Backend], more: &str) -> String {
     let nodes: Vec<String> = backends
         .iter()
-        .map(|backend| format!("{{host: '127.0.0.1', port: {}, adminport: {}}}", backend.port, backend.adminport))
+        .map(|backend| {
+            format!("{{host: '127.0.0.1', port: {}, adminport: {}}}", backend.port, backend.adminport)
+        })
         .collect();
     format!(
         "// ours\n{{\n  nodes: [{}],\n  address: '127.0.0.1',\n  port: PORT,\n  mgmt_address: '127.0.0.1',\n  mgmt_port: MGMT,\n  \
@@ -69,8 +71,15 @@ impl Client {
 #[test]
 fn the_admin_port_speaks_as_proxy_js_does() {
     let backends = three();
-    let Some(proxy) = start(&text(&refs(&backends), "\n  log: {backend: 'stdout', level: 'LOG_INFO'},")) else { return };
-    assert!(proxy.logged("format: StatsD's proxy.js (it has address, mgmt_address, mgmt_port, log)"), "{}", proxy.log());
+    let Some(proxy) = start(&text(&refs(&backends), "\n  log: {backend: 'stdout', level: 'LOG_INFO'},"))
+    else {
+        return;
+    };
+    assert!(
+        proxy.logged("format: StatsD's proxy.js (it has address, mgmt_address, mgmt_port, log)"),
+        "{}",
+        proxy.log()
+    );
     assert!(proxy.logged("placement: hashring-3"), "{}", proxy.log());
     let mut client = Client::of(&proxy);
     client.expect("help\r\n", "Commands: config, health, status, quit\n\n");
@@ -128,7 +137,8 @@ fn a_reload_takes_over_a_changed_file_and_a_wrong_one_changes_nothing() {
     let backends = three();
     let Some(proxy) = start(&text(&refs(&backends[..2]), "")) else { return };
     let ports = |text: String| {
-        text.replace("PORT", &proxy.address.port().to_string()).replace("MGMT", &proxy.admin.port().to_string())
+        text.replace("PORT", &proxy.address.port().to_string())
+            .replace("MGMT", &proxy.admin.port().to_string())
     };
     let before = proxy.ask("config");
     proxy.config.write_text(&ports(text(&refs(&backends), "\n  port: getPort(),")));
@@ -176,11 +186,8 @@ fn a_restart_without_loss_reads_such_a_file_again() {
 fn a_statsring_can_be_a_backend_of_another_one() {
     let backends = three();
     let Some(inner) = start(&text(&refs(&backends), "")) else { return };
-    let inner_node = format!(
-        "{{host: '127.0.0.1', port: {}, adminport: {}}}",
-        inner.address.port(),
-        inner.admin.port()
-    );
+    let inner_node =
+        format!("{{host: '127.0.0.1', port: {}, adminport: {}}}", inner.address.port(), inner.admin.port());
     let outer_text = text(&[], "").replace("nodes: []", &format!("nodes: [{inner_node}]"));
     let Some(mut outer) = start(&outer_text) else { return };
     let name = format!("127.0.0.1:{}", inner.address.port());
