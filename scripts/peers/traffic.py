@@ -11,7 +11,8 @@ from backends import lines_of
 from machine import Failure
 from names import number_of
 
-# proxy.js has the kernel's default receive buffer, which holds about 150 datagrams of ten lines.
+# proxy.js has the kernel's default receive buffer, which holds about 150 datagrams of ten lines. What was lost all the same
+# is sent again more slowly, by half each time.
 DATAGRAMS_AHEAD_MAX = 80
 STALLED_S, ROUNDS_MAX = 2, 8
 
@@ -36,11 +37,11 @@ class Sender:
     def arrived(self):
         return sum(backend.udp.line_count for backend in self.backends if backend.udp)
 
-    def send(self, datagrams):
+    def send(self, datagrams, ahead_max):
         """Never more on its way than the proxy's buffer holds; what does not come within a while is given up."""
         base, waiting = self.arrived(), []
         for datagram in datagrams:
-            while len(waiting) >= DATAGRAMS_AHEAD_MAX:
+            while len(waiting) >= ahead_max:
                 base = self._wait(base, waiting)
             self.socket.send(datagram)
             waiting.append(len(lines_of([datagram])))
@@ -71,7 +72,7 @@ def send_all(port, backends, parts):
     sender, found, missing = Sender(port, backends), Arrived(), parts
     for round_ in range(ROUNDS_MAX):
         for lines, each in missing:
-            sender.send(packed(lines, each))
+            sender.send(packed(lines, each), max(DATAGRAMS_AHEAD_MAX >> round_, 1))
         collect(backends, found)
         missing = [([line for line in lines if number_of(line) not in found.backend], each) for lines, each in parts]
         lost = sum(len(lines) for lines, _ in missing)
