@@ -188,6 +188,7 @@ impl World<'_> {
                 self.serve(new)?;
             }
             TakerAction::Complete => self.happened.restarts_complete += 1,
+            TakerAction::Stop => self.processes[new].wants_stop = true,
             TakerAction::Retire(_) if is_old_gone => {
                 return Err(format!("process {new} ends because the old one is gone: nobody is left"));
             }
