@@ -218,7 +218,9 @@ impl Taker {
                 (Taking::Arming, Nothing)
             }
             (Taking::Arming | Taking::Offered, TakerEvent::Abort(why)) => (Taking::Retired, Retire(why)),
-            (Taking::Offered, TakerEvent::Stop) if !self.is_to_stop => {
+            (Taking::Offered, TakerEvent::Stop)
+                if !self.is_to_stop && !is_planted(Defect::StopForgetsPromise) =>
+            {
                 self.is_to_stop = true;
                 (Taking::Offered, Nothing)
             }
