@@ -281,7 +281,8 @@ pub struct Process {
     pub(super) held: Held,
     reports: mpsc::Receiver<Report>,
     signals: Signals,
-    stop: Arc<Notify>,
+    /// Asks for a stop from within the process.
+    pub(super) stop: Arc<Notify>,
 }
 
 /// What a process has before its workers start.
@@ -535,9 +536,9 @@ struct Doors {
 impl Doors {
     fn open(control: &Rc<Control>, listeners: Vec<TcpListener>, are_shared: bool) -> Result<Doors, Failure> {
         let failure = |error| Failure::system(format!("the admin port: {error}"));
-        let open: Rc<Open> = Rc::default();
-        let operator = Operator::new(control.clone(), open.clone());
-        let mut doors = Doors { listeners: Vec::new(), accepting: Vec::new(), open, are_shared };
+        let operator = Operator::new(control.clone());
+        let mut doors =
+            Doors { listeners: Vec::new(), accepting: Vec::new(), open: Rc::default(), are_shared };
         for listener in listeners {
             let address = listener.local_addr().map_err(failure)?;
             let listener = Rc::new(Listener::from_std(listener).map_err(failure)?);
