@@ -277,3 +277,21 @@ fn words_tell_weights_and_shards_where_they_are_not_plain() {
         assert_eq!(Placement::new(sharded).words(), format!("{} [1, 0, 1]", hashing.name()));
     }
 }
+
+/// `ring.servers` of hashring: what `status` of `proxy.js` lists.
+#[test]
+fn the_living_stand_in_the_order_of_the_original() {
+    let lists = |placement: &Placement, dead: &[usize]| placement.living(&without(3, dead));
+    for hashing in [Hashing::Hashring3, Hashing::Hashring1] {
+        let ring = placement(hashing, &THREE);
+        assert_eq!(lists(&ring, &[]), [0, 1, 2]);
+        let one_down = ring.with_living(&without(3, &[0]));
+        assert_eq!(lists(&one_down, &[0]), [1, 2]);
+        let back = one_down.with_living(&without(3, &[]));
+        assert_eq!(lists(&back, &[]), [1, 2, 0], "who returns stands last");
+    }
+    for hashing in [Hashing::Jump, Hashing::Ketama, Hashing::Murmur3, Hashing::JumpFnv1a] {
+        let other = placement(hashing, &THREE).with_living(&without(3, &[1])).with_living(&without(3, &[2]));
+        assert_eq!(lists(&other, &[2]), [0, 1], "{}", hashing.name());
+    }
+}

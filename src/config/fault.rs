@@ -39,8 +39,8 @@ impl Fault {
     /// The text does not begin with an object.
     pub(super) fn of_beginning(text: &str, at: usize) -> Fault {
         let rest = &text[at..];
-        let before = rest.find('{').map_or(rest, |brace| &rest[..brace]).trim_end();
-        if is_code(before) || before.ends_with('=') {
+        let before = rest.find('{').map(|brace| rest[..brace].trim_end());
+        if let Some(before) = before.filter(|before| is_code(before) || before.ends_with('=')) {
             let reason =
                 format!("the file begins with code, {}: leave out what stands before the {{", quoted(before));
             return Fault::code(text, at, reason);
@@ -67,6 +67,7 @@ impl Fault {
 
 /// Why reading failed at `offset`; `cause` is the parser's word for it.
 pub(super) fn explain(text: &str, offset: usize, cause: &str) -> Fault {
+    let offset = (0..=offset).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     // A sign without a number behind it is told by what follows it.
     let offset = if text[..offset].ends_with(['+', '-']) { offset - 1 } else { offset };
     let Spot { path, value_start } = Spot::of(text, offset);

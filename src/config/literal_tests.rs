@@ -140,6 +140,8 @@ fn other_mistakes_say_where_and_what() {
         ("{a: 1} {}", "line 1, column 8: \"{}\" stands behind the object's end", ""),
         ("/* {a: 1}", "line 1, column 1: the comment that begins here is not closed", ""),
         ("", "line 1, column 1: an object is wanted", ""),
+        ("<html>", "line 1, column 1: an object is wanted", ""),
+        ("{é: 'ü", "line 1, column 5: é: ", ""),
         ("[]", "line 1, column 1: an object is wanted", ""),
         ("{a 1}", "line 1, column 4: a colon is missing before \"1\"", ""),
         ("{a: }", "line 1, column 5: a: unexpected close brace", ""),
