@@ -543,7 +543,7 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 31] = [
     "host",
     "port",
     "managementHost",
@@ -557,6 +557,7 @@ const KEYS: [&str; 30] = [
     "checkFast",
     "checkFall",
     "checkRise",
+    "engine",
     "workers",
     "pinWorkers",
     "spread",
@@ -621,6 +622,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "checkInterval" => ms(5_000, 86_400_000),
         "checkTimeout" | "checkFast" => ms(10, 5_000),
         "checkFall" | "checkRise" => ms(1, 100),
+        "engine" => prop::sample::select(vec![json!("auto"), json!("io_uring"), json!("portable")]).boxed(),
         "workers" => prop_oneof![ms(1, 64), Just(json!("auto"))].boxed(),
         // What true and lists mean depends on this host's CPUs and on the number of workers.
         "pinWorkers" => Just(json!(false)).boxed(),
