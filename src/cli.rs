@@ -6,7 +6,7 @@ use crate::config::MemoryBound;
 use crate::config::{self, ConfigError, Loaded};
 use crate::control::Origin;
 use crate::driver::Engine;
-use crate::tools::{demo, load, plan, sink, where_name};
+use crate::tools::{check_ready, demo, load, plan, sink, where_name};
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -29,7 +29,7 @@ const LAST_WORDS_BYTES_MAX: usize = 4_096;
 #[argh(
     help_triggers("-h", "--help"),
     note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again, SIGUSR2 starts it again without loss.",
-    error_code(1, "a bad verdict of load or sink"),
+    error_code(1, "a bad verdict of load or sink, or not ready"),
     error_code(64, "wrong usage, or a config with mistakes"),
     error_code(66, "the config cannot be read"),
     error_code(69, "io_uring is refused, and the config insists on it"),
@@ -38,7 +38,7 @@ const LAST_WORDS_BYTES_MAX: usize = 4_096;
     error_code(75, "a stop was cut short")
 )]
 struct Arguments {
-    /// config file, JSON (default /etc/statsdproxy.json)
+    /// config file, JSON or one of StatsD's proxy.js (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     file: Option<PathBuf>,
 
@@ -64,6 +64,7 @@ enum Command {
     Demo(demo::Options),
     Where(where_name::Options),
     Plan(plan::Options),
+    CheckReady(check_ready::Options),
     Load(load::Options),
     Sink(sink::Options),
 }
@@ -90,6 +91,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             refuse("plan compares the two configs named behind it: leave -f out")
         }
         Some(Command::Plan(options)) => plan::run(&options),
+        Some(Command::CheckReady(mut options)) => {
+            options.file = options.file.or(file);
+            check_ready::run(&options)
+        }
         Some(Command::Load(_) | Command::Sink(_)) if file.is_some() => {
             refuse("load and sink read no config: leave -f out")
         }
@@ -133,14 +138,18 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
         }
     };
     logging::init(loaded.config.log_format, debug);
+    tracing::info!("{}: {}", path.display(), loaded.summary);
     for notice in &loaded.notices {
         tracing::warn!("{}: {notice}", path.display());
     }
-    control::run(loaded.config, control::Options { config_path: Some(path), debug }, origin)
+    let options = control::Options { config_path: Some(path), listing: loaded.listing, debug };
+    control::run(loaded.config, options, origin)
 }
 
-/// `--check`: the config goes to stdout alone, so that it can be kept as a file.
+/// `--check`: the config goes to stdout alone, so that it can be kept as a file, which is statsring's own JSON whatever the
+/// format was.
 fn check(loaded: &Loaded) -> u8 {
+    complain(&loaded.summary);
     for notice in &loaded.notices {
         complain(notice);
     }

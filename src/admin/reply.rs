@@ -4,10 +4,11 @@
 
 use super::command::Command;
 use super::escape::escape;
-use super::session::{Foreign, LINE_BYTES_MAX};
+use super::session::LINE_BYTES_MAX;
 use super::status::up_or_down;
 use super::view::View;
-use super::{Tapped, backends, latency, memstats, stats, status};
+use super::{Tapped, backends, latency, memstats, proxy_js, stats, status};
+use crate::config::AdminWords;
 
 /// Longest reply; the largest configuration's is far shorter.
 pub const REPLY_BYTES_MAX: usize = 4 << 20;
@@ -56,22 +57,23 @@ pub fn misused(what_it_takes: &str) -> String {
     format!("error: {what_it_takes}\n")
 }
 
+/// The answer to anything else.
+pub fn unknown(words: AdminWords) -> String {
+    match words {
+        AdminWords::Statsring => "unknown command\n",
+        AdminWords::ProxyJs => proxy_js::UNKNOWN,
+    }
+    .to_string()
+}
+
 /// The answer to a line that is too long.
 pub fn line_too_long() -> String {
     format!("error: line longer than {LINE_BYTES_MAX} bytes\n")
 }
 
-/// The answer to another protocol.
-pub fn foreign(protocol: Foreign) -> String {
-    const BODY: &str = "This port answers text commands, not HTTP: try echo help | nc HOST PORT\n";
-    match protocol {
-        Foreign::Http => format!(
-            "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nAllow: \r\n\
-             Connection: close\r\n\r\n{BODY}",
-            BODY.len()
-        ),
-        Foreign::Tls => "error: this port answers plain text, not TLS\n".to_string(),
-    }
+/// The answer to a TLS handshake.
+pub fn tls() -> String {
+    "error: this port answers plain text and plain HTTP, not TLS\n".to_string()
 }
 
 /// A line of `tap`: the metric, a tab, its backend.
@@ -124,17 +126,6 @@ mod tests {
             assert!(text.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'), "{command:?}");
         }
         assert_eq!(shown(&Command::Ping, &view), None);
-    }
-
-    #[test]
-    fn a_405_is_well_formed() {
-        let reply = foreign(Foreign::Http);
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-        let mut lines = head.split("\r\n");
-        assert_eq!(lines.next(), Some("HTTP/1.1 405 Method Not Allowed"));
-        let fields: Vec<&str> = lines.collect();
-        let length = format!("Content-Length: {}", body.len());
-        assert_eq!(fields, ["Content-Type: text/plain", length.as_str(), "Allow: ", "Connection: close"]);
     }
 
     #[test]

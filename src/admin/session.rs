@@ -3,15 +3,19 @@
 //! In: bytes as they come, and word of a silence or of the end. Out: [`Input`]s. A newline ends a command; so does a
 //! silence or the end of file, because `echo -n stats | nc` sends neither newline nor, in some netcats, an end.
 //! What follows a silence is a line of its own, so the late newline of a command that was run is only an empty line.
+//! A line that belongs to HTTP ends the text for good, and is left to `http/` with all that follows it: a web page can make
+//! a browser send a request to localhost whose body, and whose method, it chooses.
 //! Next: `server.rs`, which reads, waits and answers.
 
 use super::command::{Command, parse, trim_start};
+use super::proxy_js;
+use crate::config::AdminWords;
 use memchr::memchr;
 
 /// Longest line, without its newline.
 pub const LINE_BYTES_MAX: usize = 4_096;
 
-/// Who speaks HTTP, and not to us. A web page can make a browser send a request to localhost whose body it chooses.
+/// The beginnings by which HTTP is known before its first line is whole.
 const HTTP_METHODS: [&[u8]; 10] = [
     b"GET ",
     b"HEAD ",
@@ -41,7 +45,7 @@ pub enum Input {
 /// A protocol that is not this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
-    /// A line began with an HTTP method.
+    /// A line began with an HTTP method, or ended as the first line of an HTTP request does, whatever its method.
     Http,
     /// A line began as a TLS handshake does.
     Tls,
@@ -61,6 +65,11 @@ pub struct Session {
     end_of_file: bool,
     /// Nothing is read any more: the line was too long, or it was another protocol.
     closed: bool,
+    words: AdminWords,
+    /// There was a read of white space alone, which is a command in the words of `proxy.js`.
+    blank: bool,
+    /// What was fed from the line on that was HTTP.
+    foreign: Vec<u8>,
 }
 
 impl Session {
@@ -69,9 +78,18 @@ impl Session {
         Session::default()
     }
 
+    /// Takes what follows in these words.
+    pub fn speak(&mut self, words: AdminWords) {
+        self.words = words;
+    }
+
     /// Takes bytes as they came.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.closed || self.end_of_file {
+            return;
+        }
+        if self.words == AdminWords::ProxyJs && !self.has_text() && proxy_js::is_blank(bytes) {
+            self.blank = true;
             return;
         }
         self.buffer.drain(..self.start);
@@ -108,15 +126,26 @@ impl Session {
 
     /// Whether nothing more is taken and nothing is left to answer.
     pub fn is_finished(&self) -> bool {
-        self.closed || (self.end_of_file && !self.has_text())
+        self.closed || (self.end_of_file && !self.has_text() && !self.blank)
+    }
+
+    /// After [`Foreign::Http`]: what was fed from that line on.
+    pub fn take_foreign(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.foreign)
     }
 
     /// The next command; `None` until more is known.
     pub fn next_command(&mut self) -> Option<Input> {
+        if std::mem::take(&mut self.blank) {
+            return Some(Input::Command(Command::Unknown));
+        }
         while let Some((line, next)) = self.next_line() {
             let end = match line {
                 Line::Whole(line) => {
-                    let command = parse(line);
+                    let command = match self.words {
+                        AdminWords::Statsring => parse(line),
+                        AdminWords::ProxyJs => proxy_js::parse(line),
+                    };
                     self.start = next;
                     match command {
                         Command::Nothing => continue,
@@ -127,7 +156,11 @@ impl Session {
                 Line::Foreign(foreign) => Input::Foreign(foreign),
             };
             self.closed = true;
-            self.buffer = Vec::new();
+            let mut rest = std::mem::take(&mut self.buffer);
+            if end == Input::Foreign(Foreign::Http) {
+                rest.drain(..self.start);
+                self.foreign = rest;
+            }
             self.start = 0;
             self.cut = None;
             return Some(end);
@@ -145,7 +178,7 @@ impl Session {
             Some(newline) => (&window[..newline], Some(newline + 1)),
             None => (window, cut),
         };
-        if let Some(foreign) = foreign(line) {
+        if let Some(foreign) = foreign(line, next.is_some() && line.len() <= LINE_BYTES_MAX) {
             return Some((Line::Foreign(foreign), self.start));
         }
         if line.len() > LINE_BYTES_MAX {
@@ -162,15 +195,22 @@ enum Line<'a> {
 }
 
 /// The other protocol that a line, or its beginning, belongs to.
-fn foreign(line: &[u8]) -> Option<Foreign> {
+fn foreign(line: &[u8], is_whole: bool) -> Option<Foreign> {
     let line = trim_start(line);
-    if HTTP_METHODS.iter().any(|method| line.starts_with(method)) {
+    if HTTP_METHODS.iter().any(|method| line.starts_with(method)) || (is_whole && is_request_line(line)) {
         Some(Foreign::Http)
     } else if line.starts_with(TLS_HANDSHAKE) {
         Some(Foreign::Tls)
     } else {
         None
     }
+}
+
+/// Whether a whole line is the first of an HTTP request: a page may choose a method that nobody knows.
+fn is_request_line(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -195,6 +235,25 @@ mod tests {
         session.feed(b"lth up\n");
         assert_eq!(taken(&mut session), commands(&[Command::SetHealth(true)]));
         assert!(!session.has_text() && !session.is_finished());
+    }
+
+    #[test]
+    fn in_the_words_of_proxy_js_a_blank_read_is_a_command_and_a_blank_line_behind_another_is_not() {
+        let mut session = Session::new();
+        session.speak(AdminWords::ProxyJs);
+        session.feed(b"\r\n");
+        assert_eq!(taken(&mut session), commands(&[Command::Unknown]));
+        session.feed(b"health\r\n\r\n");
+        assert_eq!(taken(&mut session), commands(&[Command::Health]));
+        session.feed(b"health UP\nping\nnothing\n");
+        assert_eq!(
+            taken(&mut session),
+            commands(&[Command::SetHealth(true), Command::Ping, Command::Unknown])
+        );
+        session.feed(b"  \n");
+        session.end_of_file();
+        assert_eq!(taken(&mut session), commands(&[Command::Unknown]));
+        assert!(session.is_finished());
     }
 
     #[test]
@@ -282,15 +341,32 @@ mod tests {
         session.feed(b"\x16\x03\x01\x02\x00\nhealth down\n");
         assert_eq!(taken(&mut session), [Input::Foreign(Foreign::Tls)]);
         session = Session::new();
-        session.feed(b"GET\nGETS x\nget x\n");
+        session.feed(b"GET\nGETS x\nget x\nx / HTTP/1.1");
         assert_eq!(taken(&mut session), commands(&[Command::Unknown, Command::Unknown, Command::Unknown]));
+        // Its last line is not whole, and may be the beginning of a longer one.
+        assert!(session.has_text());
+    }
+
+    #[test]
+    fn http_with_a_method_of_its_own_is_http_and_is_left_with_all_that_follows() {
+        for line in ["HEALTH / HTTP/1.1\r\n", "health down HTTP/1.0\n", " where x HTTP/2.0\r\n"] {
+            let mut session = Session::new();
+            session.feed(b"ping\n");
+            session.feed(line.as_bytes());
+            session.feed(b"Host: x\n\nhealth down\n");
+            let expected = [Input::Command(Command::Ping), Input::Foreign(Foreign::Http)];
+            assert_eq!(taken(&mut session), expected, "{line}");
+            assert_eq!(session.take_foreign(), [line.as_bytes(), b"Host: x\n\nhealth down\n"].concat());
+            assert!(session.is_finished() && session.buffered() == 0);
+        }
     }
 
     /// The plain way: all bytes at once.
     fn oracle(bytes: &[u8]) -> Vec<Input> {
         let mut inputs = Vec::new();
         for line in bytes.split(|byte| *byte == b'\n') {
-            let end = match foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)]) {
+            let end = match foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)], line.len() <= LINE_BYTES_MAX)
+            {
                 Some(foreign) => Some(Input::Foreign(foreign)),
                 None if line.len() > LINE_BYTES_MAX => Some(Input::LineTooLong),
                 None => None,
@@ -312,7 +388,7 @@ mod tests {
                 "ping", "stats", "health up", "tap a 5", "where x y", "\n", "\n", "\r\n", "\r", " ", "\t", "quit",
             ]).prop_map(|text| text.as_bytes().to_vec()),
             2 => proptest::collection::vec(any::<u8>(), 0..6),
-            1 => proptest::sample::select(vec!["GET ", "POST", "PO", "PUT x", "\x16\x03"])
+            1 => proptest::sample::select(vec!["GET ", "POST", "PO", "PUT x", "\x16\x03", "x / HTTP/1.1\r\n", " HTTP/1.1"])
                 .prop_map(|text| text.as_bytes().to_vec()),
             1 => (4_080..4_110usize).prop_map(|length| vec![b'z'; length]),
         ]

@@ -284,7 +284,8 @@ pub struct Process {
     pub(super) held: Held,
     reports: mpsc::Receiver<Report>,
     signals: Signals,
-    stop: Arc<Notify>,
+    /// Asks for a stop from within the process.
+    pub(super) stop: Arc<Notify>,
 }
 
 /// What a process has before its workers start.
@@ -587,7 +588,7 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { config_path: None, debug: false }
+        Options { config_path: None, listing: String::new(), debug: false }
     }
 
     /// A proxy in this process, its handle, and the thread that ends with its exit code.
