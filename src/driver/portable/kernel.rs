@@ -14,6 +14,7 @@ use super::calls::{Calls, Datagram, Sent, Sizes};
 use crate::driver::endpoints::{Backends, Listening};
 use crate::driver::mapping::Mapping;
 use crate::driver::segment::{self, SegmentBytes};
+use crate::driver::uring::header::HEADER_BYTES;
 use crate::driver::{DriverError, DriverLimits, Engine, Facts, Restrictions, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
 use std::io;
@@ -68,12 +69,14 @@ impl SystemCalls {
         // SAFETY: it takes numbers. A kernel that refuses leaves sleeps a little less exact, and nothing else.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK_NS) };
         let stride_bytes = stride_bytes(limits);
+        // Here no header stands before a datagram.
+        let room_bytes = limits.buffer_bytes.saturating_sub(HEADER_BYTES);
         let memory = Mapping::new(BATCH * stride_bytes)
             .map_err(|source| DriverError::System { operation: "mmap of the receive buffers", source })?;
         let vector = |index: usize| libc::iovec {
             // Within `memory`, as long as a buffer at least.
             iov_base: memory.start().wrapping_add(index * stride_bytes).cast(),
-            iov_len: limits.buffer_bytes,
+            iov_len: room_bytes,
         };
         let mut receive_vectors: Vec<libc::iovec> = (0..BATCH).map(vector).collect();
         let receive_headers = receive_vectors.iter_mut().map(|vector| header(vector, 1)).collect();
@@ -95,7 +98,7 @@ impl SystemCalls {
             waker,
             memory,
             stride_bytes,
-            room_bytes: limits.buffer_bytes,
+            room_bytes,
             receive_headers,
             _receive_vectors: receive_vectors,
             send_headers: (0..MESSAGES_MAX).map(|_| header(std::ptr::null_mut(), 0)).collect(),
