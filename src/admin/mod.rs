@@ -29,5 +29,5 @@ pub use escape::escape;
 pub use levers::LeversView;
 pub use server::{AdminActions, Connection, Tapped, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
-pub use view::{BackendState, BackendView, MemoryView, VERSION, View, WorkerView};
+pub use view::{BackendState, BackendView, MemoryView, View, WorkerView};
 pub use wish::Wish;

@@ -7,9 +7,10 @@
 use super::command::Command;
 use super::counters::{AdminCounter, AdminCounters};
 use super::session::{Input, Session};
-use super::view::{VERSION, View};
+use super::view::View;
 use super::wish::Wish;
 use super::{HELP, reply};
+use crate::version::VERSION;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
