@@ -26,8 +26,10 @@ fn checkout() -> Option<String> {
         return None;
     }
     let commit = git(&["rev-parse", "HEAD"]).filter(|commit| is_commit(commit))?;
-    // HEAD changes with the branch, its log with each commit; what does not exist would be taken for changed every time.
-    for watched in ["HEAD", "logs/HEAD"] {
+    // HEAD changes with the branch, its log and the branch with each commit; what does not exist would be taken for changed
+    // every time.
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
+    for watched in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
         let path = git(&["rev-parse", "--git-path", watched])?;
         if Path::new(&path).exists() {
             println!("cargo:rerun-if-changed={path}");
