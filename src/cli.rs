@@ -5,7 +5,7 @@
 use crate::config::MemoryBound;
 use crate::config::{self, ConfigError, Loaded};
 use crate::control::Origin;
-use crate::tools::{demo, load, plan, sink, where_name};
+use crate::tools::{check_ready, demo, load, plan, sink, where_name};
 use crate::version::VERSION;
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
@@ -29,7 +29,7 @@ const LAST_WORDS_BYTES_MAX: usize = 4_096;
 #[argh(
     help_triggers("-h", "--help"),
     note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again, SIGUSR2 starts it again without loss.",
-    error_code(1, "a bad verdict of load or sink"),
+    error_code(1, "a bad verdict of load or sink, or not ready"),
     error_code(64, "wrong usage, or a config with mistakes"),
     error_code(66, "the config cannot be read"),
     error_code(69, "io_uring is refused"),
@@ -64,6 +64,7 @@ enum Command {
     Demo(demo::Options),
     Where(where_name::Options),
     Plan(plan::Options),
+    CheckReady(check_ready::Options),
     Load(load::Options),
     Sink(sink::Options),
 }
@@ -90,6 +91,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             refuse("plan compares the two configs named behind it: leave -f out")
         }
         Some(Command::Plan(options)) => plan::run(&options),
+        Some(Command::CheckReady(mut options)) => {
+            options.file = options.file.or(file);
+            check_ready::run(&options)
+        }
         Some(Command::Load(_) | Command::Sink(_)) if file.is_some() => {
             refuse("load and sink read no config: leave -f out")
         }

@@ -103,9 +103,14 @@ fn the_version_is_one_line_with_the_commit_and_what_is_compiled_in() {
 
 #[test]
 fn help_is_asked_for_and_wrong_usage_is_not() {
-    for arguments in
-        [&["--help"][..], &["-h"], &["where", "--help"], &["plan", "--help"], &["demo", "--help"]]
-    {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["where", "--help"],
+        &["plan", "--help"],
+        &["demo", "--help"],
+        &["check-ready", "--help"],
+    ] {
         let output = run(arguments);
         assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{arguments:?}");
         assert!(stdout(&output).starts_with("Usage: statsring"), "{arguments:?}");
@@ -119,6 +124,9 @@ fn help_is_asked_for_and_wrong_usage_is_not() {
         (&["--check", "where", "foo"], "--check goes without a command"),
         (&["-f", "a", "demo"], "leave -f out"),
         (&["-f", "a", "plan", "b", "c"], "leave -f out"),
+        (&["check-ready", "--timeout", "0"], "1 to 60000 ms"),
+        (&["check-ready", "--address", "localhost"], "wanted is HOST:PORT"),
+        (&["check-ready", "-f", "a", "--address", "localhost:1"], "leave one out"),
     ] {
         let output = run(arguments);
         assert_eq!((code(&output), stdout(&output).as_str()), (64, ""), "{arguments:?}");
@@ -140,6 +148,7 @@ fn without_a_readable_config_it_says_what_to_do() {
         &["-f", "/nowhere/x.json"][..],
         &["--check", "-f", "/nowhere/x.json"],
         &["where", "-f", "/nowhere/x.json"],
+        &["check-ready", "-f", "/nowhere/x.json"],
     ] {
         let output = run(arguments);
         assert_eq!((code(&output), stdout(&output).as_str()), (66, ""));

@@ -9,6 +9,8 @@ mod backend;
 mod handover;
 #[path = "process/hostile.rs"]
 mod hostile;
+#[path = "process/http.rs"]
+mod http;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]
@@ -515,7 +517,7 @@ fn hostile_admin_clients_are_counted_and_delay_nobody() {
     let _ = web.read_to_end(&mut answer);
     assert!(String::from_utf8_lossy(&answer).contains("405"), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(proxy.ask("health"), "health: up\n");
-    assert_eq!(proxy.stat("admin_foreign_protocols"), 1);
+    assert_eq!(proxy.stat("admin_http_errors"), 1);
     assert_eq!(proxy.ask("make coffee"), "unknown command\n");
     proxy.send(datagrams(0..100));
     wait_until("it goes on forwarding", || total(&backends) == 300);
@@ -527,18 +529,34 @@ fn hostile_admin_clients_are_counted_and_delay_nobody() {
 fn more_admin_connections_than_may_be_are_told_so() {
     let backends = three();
     let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
-    let held: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(proxy.admin).unwrap()).collect();
+    // Each has to be answered again and again, or it would yield its place.
+    let stop = AtomicBool::new(false);
+    let end = std::time::Instant::now() + PATIENCE;
     let mut answer = String::new();
-    wait_until("a further one is refused", || {
-        // Those that wait to be accepted are not open yet.
-        let mut one_more = TcpStream::connect(proxy.admin).unwrap();
-        one_more.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        answer.clear();
-        let _ = one_more.read_to_string(&mut answer);
-        !answer.is_empty()
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut held: Vec<TcpStream> =
+                    (0..16).map(|_| TcpStream::connect(proxy.admin).unwrap()).collect();
+                while !stop.load(Ordering::Relaxed) && std::time::Instant::now() < end {
+                    for client in &mut held {
+                        let _ = client.write_all(b"ping\n").and_then(|()| client.read_exact(&mut [0; 5]));
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+        wait_until("a further one is refused", || {
+            // Those that wait to be accepted are not open yet.
+            let mut one_more = TcpStream::connect(proxy.admin).unwrap();
+            one_more.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            answer.clear();
+            let _ = one_more.read_to_string(&mut answer);
+            !answer.is_empty()
+        });
+        stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(answer, "error: too many connections\n");
-    drop(held);
     wait_until("there is room again", || {
         let mut stream = TcpStream::connect(proxy.admin).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -7,8 +7,8 @@
 use crate::expand::expand;
 use crate::session::{REPEAT, foreign, piece_bytes};
 use statsring::admin::{
-    AdminActions, AdminCounter, AdminCounters, Command, Connection, LINE_BYTES_MAX, Tapped, View, Wish,
-    WorkerView, parse, serve,
+    AdminActions, AdminCounter, AdminCounters, Command, Connection, Guest, LINE_BYTES_MAX, LastReload,
+    Readiness, Tapped, View, Wish, WorkerView, parse, serve,
 };
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -17,6 +17,9 @@ use tokio::sync::mpsc;
 
 /// A client that has been answered so much goes away: the long answers take most of the time.
 const ENOUGH_BYTES: usize = 1_000;
+
+/// What the proxy's host is called.
+pub const OWN_NAME: &str = "own.example";
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -65,8 +68,7 @@ impl Expected {
     fn of(text: &[u8]) -> Expected {
         let mut expected = Expected::default();
         for line in text.split(|byte| *byte == b'\n') {
-            let is_foreign = foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)]).is_some();
-            if is_foreign || line.len() > LINE_BYTES_MAX {
+            if foreign(line).is_some() || line.len() > LINE_BYTES_MAX {
                 break;
             }
             let command = parse(line);
@@ -93,7 +95,7 @@ pub fn converse(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) 
         is_gone,
         is_shut_down: Cell::new(false),
     };
-    RUNTIME.with(|runtime| runtime.block_on(serve(&wire, &proxy, is_local)));
+    RUNTIME.with(|runtime| runtime.block_on(serve(&wire, &proxy, is_local, &Guest::new())));
     assert!(wire.is_shut_down.get(), "the connection was left open");
     assert_eq!(proxy.counters.get(AdminCounter::Connections), 1);
     (proxy, wire.replies.take())
@@ -156,6 +158,14 @@ impl AdminActions for Proxy {
         self.health_sets.get().is_multiple_of(2)
     }
 
+    fn readiness(&self) -> Readiness {
+        if self.health() { Readiness::Ready } else { Readiness::HealthDown }
+    }
+
+    fn is_own_name(&self, name: &str) -> bool {
+        name == OWN_NAME
+    }
+
     fn set_health(&self, _: bool) {
         self.health_sets.set(self.health_sets.get() + 1);
     }
@@ -211,7 +221,7 @@ fn sample() -> View {
         uptime_s: 51,
         workers: vec![WorkerView::default()],
         degraded: vec!["bad\x07thing".into()],
-        last_reload: Some((1, "a\nb\x1b".into())),
+        last_reload: Some(LastReload { ago_s: 1, words: "a\nb\x1b".into(), succeeded: false }),
         ..View::default()
     }
 }

@@ -1,12 +1,13 @@
-//! HTTP on the admin port: a request, however it is written and cut, is answered once with 405, and nothing in it runs, not in
-//! its headers and not in its body.
+//! HTTP on the admin port: requests, however they are written and cut, are answered in order as plain rules say, and nothing
+//! in them runs, not in their heads and not in their bodies.
 //!
 //! The bytes: the first chooses the method and the length of the pieces; the rest is what stands behind the method.
 
-use crate::admin::converse;
+use crate::admin::{OWN_NAME, converse};
 use crate::expand::expand;
 use crate::session::{REPEAT, piece_bytes};
 use statsring::admin::AdminCounter;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 const METHODS: [&[u8]; 10] = [
     b"GET ",
@@ -20,20 +21,169 @@ const METHODS: [&[u8]; 10] = [
     b"TRACE ",
     b"PRI ",
 ];
+/// The pages there are.
+const PATHS: [&str; 5] = ["/", "/metrics", "/healthz", "/readyz", "/stats.json"];
+/// A head may have so many bytes.
+const HEAD_BYTES_MAX: usize = 8_192;
+/// A head may have so many fields.
+const FIELDS_MAX: usize = 64;
 
 /// Any bytes are a request.
 pub fn run(bytes: &[u8]) {
     let Some((way, rest)) = bytes.split_first() else { return };
     let method = METHODS[usize::from(way % 10)];
-    let request = [method, &expand(rest, REPEAT)].concat();
-    let (proxy, replies) = converse(&request, piece_bytes(way / 10, &request), true, false);
-    assert_eq!(proxy.counters.get(AdminCounter::ForeignProtocols), 1);
+    let text = [method, &expand(rest, REPEAT)].concat();
+    let replies = replies(&text, piece_bytes(way / 10, &text));
+    assert_eq!(replies, self::replies(&text, text.len()), "it depends on how the bytes are cut");
+    let mut replies = replies.as_str();
+    let mut rest = &text[..];
+    while !replies.is_empty() {
+        let request = Request::first_of(rest);
+        let answer =
+            Answer::first_of(&mut replies, request.as_ref().is_some_and(|request| request.method == "HEAD"));
+        let Some(request) = request else {
+            // Not even a head, so there are too many bytes in it or wrong ones.
+            assert!(matches!(answer.status, 400 | 431 | 505), "{}", answer.status);
+            assert!(answer.is_last && replies.is_empty());
+            return;
+        };
+        request.judge(&answer);
+        assert!(!answer.is_last || replies.is_empty(), "something is answered after the last answer");
+        rest = &rest[request.bytes..];
+    }
+}
+
+/// What a client is answered that sends `text` in pieces, without the times of day.
+fn replies(text: &[u8], piece_bytes: usize) -> String {
+    let (proxy, replies) = converse(text, piece_bytes, true, false);
     assert_eq!(proxy.counters.get(AdminCounter::Commands), 0, "a part of an HTTP request was run");
     assert_eq!(proxy.changes(), 0);
-    let replies = std::str::from_utf8(&replies).expect("the answer is text");
-    let (head, body) = replies.split_once("\r\n\r\n").expect("a head and a body");
-    assert!(head.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{head}");
-    assert!(
-        head.contains(&format!("Content-Length: {}\r\n", body.len())) && head.contains("Connection: close")
-    );
+    let replies = String::from_utf8(replies).expect("the answer is text");
+    replies.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
+}
+
+struct Answer {
+    status: u16,
+    is_last: bool,
+}
+
+impl Answer {
+    /// Takes the first answer from `replies`. To HEAD there is no body, unless the request was not understood.
+    fn first_of(replies: &mut &str, is_head: bool) -> Answer {
+        let (head, rest) = replies.split_once("\r\n\r\n").expect("a head");
+        let status: u16 =
+            head.strip_prefix("HTTP/1.1 ").expect("a status line")[..3].parse().expect("a status");
+        let length = head.split("Content-Length: ").nth(1).expect("a length").split("\r\n").next();
+        let length: usize = length.expect("a length").parse().expect("a length");
+        let has_body = !(is_head && matches!(status, 200 | 403 | 404 | 503));
+        *replies = &rest[if has_body { length } else { 0 }..];
+        assert_eq!(head.contains("\r\nAllow: GET, HEAD"), status == 405);
+        Answer { status, is_last: head.contains("\r\nConnection: close") }
+    }
+}
+
+/// A request as plain rules see it.
+struct Request {
+    method: String,
+    target: String,
+    version: String,
+    fields: Vec<(String, String)>,
+    /// Every part is as RFC 9112 has it, in its plainest form.
+    is_plain: bool,
+    /// With the empty lines before it.
+    bytes: usize,
+}
+
+impl Request {
+    /// The first head in `text`, if it is whole.
+    fn first_of(text: &[u8]) -> Option<Request> {
+        let mut lines = text.split_inclusive(|byte| *byte == b'\n');
+        let mut bytes = 0;
+        let mut head: Vec<String> = Vec::new();
+        let mut has_line_ends = true;
+        loop {
+            let line = lines.next().filter(|line| line.ends_with(b"\n"))?;
+            bytes += line.len();
+            has_line_ends &= line.ends_with(b"\r\n");
+            let line = String::from_utf8_lossy(line).trim_end_matches('\n').trim_end_matches('\r').to_owned();
+            match (line.is_empty(), head.is_empty()) {
+                (true, true) => {}
+                (true, false) => break,
+                _ => head.push(line),
+            }
+        }
+        let mut words = head[0].split(' ').map(str::to_owned);
+        let mut word = || words.next().unwrap_or_default();
+        let (method, target, version) = (word(), word(), word());
+        let is_field_name =
+            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let is_value = |value: &str| value.bytes().all(|b| (b' '..=b'~').contains(&b));
+        let fields: Vec<(String, String)> = head[1..]
+            .iter()
+            .map(|line| line.split_once(':').unwrap_or(("", line)))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let is_plain = has_line_ends
+            && words.next().is_none()
+            && method.bytes().all(|b| b.is_ascii_uppercase())
+            && target.starts_with('/')
+            && target.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-?=&".contains(&b))
+            && (version == "HTTP/1.0" || version == "HTTP/1.1")
+            && fields.iter().all(|(name, value)| is_field_name(name) && is_value(value))
+            && fields.len() <= FIELDS_MAX
+            && bytes <= HEAD_BYTES_MAX;
+        Some(Request { method, target, version, fields, is_plain, bytes })
+    }
+
+    fn of(&self, name: &str) -> Vec<&str> {
+        self.fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect()
+    }
+
+    fn judge(&self, answer: &Answer) {
+        let is_known = |target: &str| PATHS.contains(&target.split('?').next().unwrap_or_default());
+        if answer.status == 200 {
+            assert!(matches!(self.method.as_str(), "GET" | "HEAD"), "{} was answered", self.method);
+            let authority = self.target.get(7..).filter(|_| self.target[..7].eq_ignore_ascii_case("http://"));
+            assert!(authority.is_some() || is_known(&self.target), "{} is no page", self.target);
+            let hosts = self.of("host");
+            let host = authority.map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
+            assert!(host.into_iter().chain(hosts).take(1).all(is_this_host), "another host was answered");
+        }
+        if !self.is_plain {
+            return;
+        }
+        let hosts = self.of("host");
+        let status = match &hosts[..] {
+            _ if !matches!(self.method.as_str(), "GET" | "HEAD") => 405,
+            [] if self.version == "HTTP/1.1" => 400,
+            [_, _, ..] => 400,
+            [host] if !is_this_host(host) => 403,
+            _ if is_known(&self.target) => 200,
+            _ => 404,
+        };
+        assert_eq!(answer.status, status, "{} {}", self.method, self.target);
+        let has_body = self.of("content-length").iter().any(|length| *length != "0")
+            || !self.of("transfer-encoding").is_empty();
+        let closes = self
+            .of("connection")
+            .iter()
+            .any(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("close")));
+        let is_last = matches!(status, 400 | 405) || self.version == "HTTP/1.0" || has_body || closes;
+        assert_eq!(answer.is_last, is_last);
+    }
+}
+
+fn is_this_host(host: &str) -> bool {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !host.ends_with(']') => (name, port),
+        _ => (host, ""),
+    };
+    if port.len() > 5 || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
+    if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.parse::<Ipv4Addr>().is_ok() || name.eq_ignore_ascii_case("localhost") || name == OWN_NAME
 }

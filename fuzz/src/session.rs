@@ -1,5 +1,7 @@
 //! The admin protocol: the same commands come out however the bytes are cut, and as the plain rules say.
 //!
+//! From a line of HTTP on nothing is a command; all that was fed from there on is left for HTTP.
+//!
 //! The bytes: the first is the length of the pieces (1 to 64, for long texts 64 times that; the top bit: commands are
 //! taken only at the end), the rest is what the client sends.
 
@@ -64,7 +66,7 @@ fn with_silences(text: &[u8], piece_bytes: usize) {
 fn expected(text: &[u8]) -> Vec<Input> {
     let mut inputs = Vec::new();
     for line in text.split(|byte| *byte == b'\n') {
-        let end = match foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)]) {
+        let end = match foreign(line) {
             Some(foreign) => Some(Input::Foreign(foreign)),
             None => (line.len() > LINE_BYTES_MAX).then_some(Input::LineTooLong),
         };
@@ -80,16 +82,27 @@ fn expected(text: &[u8]) -> Vec<Input> {
     inputs
 }
 
-/// The other protocol that a line belongs to.
+/// The other protocol that a line belongs to. Of one that is too long only the beginning is looked at.
 pub fn foreign(line: &[u8]) -> Option<Foreign> {
+    let is_whole = line.len() <= LINE_BYTES_MAX;
+    let line = &line[..line.len().min(LINE_BYTES_MAX + 1)];
     let start = line.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(line.len());
     let line = &line[start..];
-    let is_http = METHODS
+    let has_method = METHODS
         .iter()
         .any(|method| line.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.first() == Some(&b' ')));
     match line {
-        _ if is_http => Some(Foreign::Http),
+        _ if has_method || (is_whole && ends_as_a_request_line(line)) => Some(Foreign::Http),
         [0x16, 0x03, ..] => Some(Foreign::Tls),
         _ => None,
     }
+}
+
+fn ends_as_a_request_line(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let Some(version) = line.len().checked_sub(3).map(|start| &line[start..]) else { return false };
+    line[..line.len() - 3].ends_with(b" HTTP/")
+        && version[0].is_ascii_digit()
+        && version[1] == b'.'
+        && version[2].is_ascii_digit()
 }

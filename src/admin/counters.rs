@@ -11,6 +11,8 @@ pub enum AdminCounter {
     Connections,
     /// Connections closed at once, because as many as may be were open; counted by `control/`.
     ConnectionsRefused,
+    /// Connections that had to yield their place to a newcomer; counted by `control/`.
+    ConnectionsYielded,
     /// Commands, unknown and misused ones included.
     Commands,
     /// Of these, the unknown and misused ones.
@@ -19,7 +21,11 @@ pub enum AdminCounter {
     ChangesRefused,
     /// Connections ended by a line that was too long.
     LinesTooLong,
-    /// Connections ended because they spoke HTTP or TLS.
+    /// HTTP requests answered with what they asked for.
+    HttpRequests,
+    /// HTTP requests answered with an error.
+    HttpErrors,
+    /// Connections ended because they spoke TLS.
     ForeignProtocols,
     /// Connections ended because the client said nothing for too long.
     IdleClosed,
@@ -29,13 +35,16 @@ pub enum AdminCounter {
 
 impl AdminCounter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [AdminCounter; 9] = [
+    pub const ALL: [AdminCounter; 12] = [
         AdminCounter::Connections,
         AdminCounter::ConnectionsRefused,
+        AdminCounter::ConnectionsYielded,
         AdminCounter::Commands,
         AdminCounter::CommandsUnknown,
         AdminCounter::ChangesRefused,
         AdminCounter::LinesTooLong,
+        AdminCounter::HttpRequests,
+        AdminCounter::HttpErrors,
         AdminCounter::ForeignProtocols,
         AdminCounter::IdleClosed,
         AdminCounter::WritesTimedOut,
@@ -46,10 +55,13 @@ impl AdminCounter {
         match self {
             AdminCounter::Connections => "admin_connections",
             AdminCounter::ConnectionsRefused => "admin_connections_refused",
+            AdminCounter::ConnectionsYielded => "admin_connections_yielded",
             AdminCounter::Commands => "admin_commands",
             AdminCounter::CommandsUnknown => "admin_commands_unknown",
             AdminCounter::ChangesRefused => "admin_changes_refused",
             AdminCounter::LinesTooLong => "admin_lines_too_long",
+            AdminCounter::HttpRequests => "admin_http_requests",
+            AdminCounter::HttpErrors => "admin_http_errors",
             AdminCounter::ForeignProtocols => "admin_foreign_protocols",
             AdminCounter::IdleClosed => "admin_idle_closed",
             AdminCounter::WritesTimedOut => "admin_writes_timed_out",

@@ -2,7 +2,9 @@
 //!
 //! In: a connection's bytes, and a [`View`] of the running proxy that `control/` makes on request. Out: replies.
 //! The way of a command: [`Session`] (bytes → lines) → [`parse`] (line → [`Command`]) → [`serve`] (asks
-//! [`AdminActions`]) → `reply.rs` and its neighbours ([`View`] → text). All but [`serve`] is pure. The commands:
+//! [`AdminActions`]) → `reply.rs` and its neighbours ([`View`] → text). HTTP on the same port takes its own way, from the
+//! first line that is HTTP on: `http/` (bytes → request → page), `prometheus/` and `json.rs` ([`View`] → text). All but what
+//! waits ([`serve`], `http/converse.rs`, `reading.rs`, `places.rs`) is pure. The commands:
 //!
 #![doc = concat!("```text\n", include_str!("help.txt"), "```")]
 //!
@@ -12,9 +14,15 @@ mod backends;
 mod command;
 mod counters;
 mod escape;
+mod http;
+mod json;
 mod latency;
 mod levers;
 mod memstats;
+mod places;
+mod prometheus;
+mod readiness;
+mod reading;
 mod reply;
 mod server;
 mod session;
@@ -27,7 +35,9 @@ pub use command::{Command, HELP, TAP_METRICS_MAX, parse};
 pub use counters::{AdminCounter, AdminCounters};
 pub use escape::escape;
 pub use levers::LeversView;
+pub use places::{Guest, Place, Places};
+pub use readiness::Readiness;
 pub use server::{AdminActions, Connection, Tapped, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
-pub use view::{BackendState, BackendView, MemoryView, View, WorkerView};
+pub use view::{BackendState, BackendView, LastReload, MemoryView, View, WorkerView};
 pub use wish::Wish;

@@ -4,7 +4,7 @@
 
 use super::command::Command;
 use super::escape::escape;
-use super::session::{Foreign, LINE_BYTES_MAX};
+use super::session::LINE_BYTES_MAX;
 use super::status::up_or_down;
 use super::view::View;
 use super::{Tapped, backends, latency, memstats, stats, status};
@@ -61,17 +61,9 @@ pub fn line_too_long() -> String {
     format!("error: line longer than {LINE_BYTES_MAX} bytes\n")
 }
 
-/// The answer to another protocol.
-pub fn foreign(protocol: Foreign) -> String {
-    const BODY: &str = "This port answers text commands, not HTTP: try echo help | nc HOST PORT\n";
-    match protocol {
-        Foreign::Http => format!(
-            "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nAllow: \r\n\
-             Connection: close\r\n\r\n{BODY}",
-            BODY.len()
-        ),
-        Foreign::Tls => "error: this port answers plain text, not TLS\n".to_string(),
-    }
+/// The answer to a TLS handshake.
+pub fn tls() -> String {
+    "error: this port answers plain text and plain HTTP, not TLS\n".to_string()
 }
 
 /// A line of `tap`: the metric, a tab, its backend.
@@ -124,17 +116,6 @@ mod tests {
             assert!(text.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'), "{command:?}");
         }
         assert_eq!(shown(&Command::Ping, &view), None);
-    }
-
-    #[test]
-    fn a_405_is_well_formed() {
-        let reply = foreign(Foreign::Http);
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-        let mut lines = head.split("\r\n");
-        assert_eq!(lines.next(), Some("HTTP/1.1 405 Method Not Allowed"));
-        let fields: Vec<&str> = lines.collect();
-        let length = format!("Content-Length: {}", body.len());
-        assert_eq!(fields, ["Content-Type: text/plain", length.as_str(), "Allow: ", "Connection: close"]);
     }
 
     #[test]

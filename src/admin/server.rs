@@ -6,14 +6,17 @@
 
 use super::command::Command;
 use super::counters::{AdminCounter, AdminCounters};
-use super::session::{Input, Session};
+use super::places::Guest;
+use super::readiness::Readiness;
+use super::reading::Reading;
+use super::session::{Foreign, Input, Session};
 use super::view::View;
 use super::wish::Wish;
 use super::{HELP, reply};
 use crate::version::VERSION;
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -22,16 +25,17 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// Text without a newline runs when nothing followed it for so long.
 const SILENCE: Duration = Duration::from_millis(200);
 /// A client that says nothing for so long is let go.
-const IDLE: Duration = Duration::from_secs(30);
+pub(super) const IDLE: Duration = Duration::from_secs(30);
 /// A client that does not take a reply within this time is let go.
 const WRITE: Duration = Duration::from_secs(10);
 /// A `tap` ends after this time, however few metrics it has shown.
 const TAP: Duration = Duration::from_secs(30);
+/// A `tap` whose client is not listened to writes an empty line after so long without a metric: one that has closed only
+/// its sending side looks like one that is gone, until something is written to it.
+const TAP_SILENCE: Duration = Duration::from_secs(1);
 /// How long what a client still sends is read and thrown away after the last reply: closing a connection with unread
 /// bytes resets it, and the client might never see that reply.
 const LINGER: Duration = Duration::from_secs(2);
-/// Bytes of one read.
-const READ_BYTES: usize = 4_096;
 /// Bytes of commands that a client may send ahead while it watches a `tap`.
 const AHEAD_BYTES_MAX: usize = 65_536;
 /// Lines of a `tap` are written together up to this size.
@@ -58,6 +62,13 @@ pub trait AdminActions {
 
     /// What `health` answers: up (true) or down.
     fn health(&self) -> bool;
+
+    /// The same question with the reason, for `/readyz`.
+    fn readiness(&self) -> Readiness;
+
+    /// Whether an HTTP client may call this host so: one of its own names, without a port. Addresses and `localhost` are
+    /// not asked for.
+    fn is_own_name(&self, name: &str) -> bool;
 
     /// Sets what `health` answers.
     fn set_health(&self, up: bool);
@@ -96,17 +107,23 @@ pub struct Tapped {
     pub node: Arc<str>,
 }
 
-/// Serves one connection to its end; when it returns, no read or write is under way.
-pub async fn serve(connection: impl Connection, proxy: &impl AdminActions, peer_is_loopback: bool) {
+/// Serves one connection to its end, or until it has to yield its place; when it returns, no read or write is under way.
+pub async fn serve(
+    connection: impl Connection,
+    proxy: &impl AdminActions,
+    peer_is_loopback: bool,
+    guest: &Guest,
+) {
     proxy.counters().count(AdminCounter::Connections);
     let mut client = Client {
         connection: &connection,
         reading: Reading::new(&connection),
         session: Session::new(),
         counters: proxy.counters(),
+        guest,
         may_change: proxy.changes_allowed(peer_is_loopback),
     };
-    if client.converse(proxy).await == End::Closing {
+    if client.converse_or_yield(proxy).await == End::Closing {
         client.linger().await;
     }
     connection.shutdown();
@@ -115,7 +132,7 @@ pub async fn serve(connection: impl Connection, proxy: &impl AdminActions, peer_
 
 /// Why a conversation is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// The client has said all, or nothing for too long, or is gone: nothing is left to read.
     Over,
     /// This side closes, though the client may still be sending.
@@ -123,17 +140,32 @@ enum End {
 }
 
 /// What a command leaves.
-type Answered = Result<(), End>;
+pub(super) type Answered = Result<(), End>;
 
-struct Client<'c, C> {
+pub(super) struct Client<'c, C> {
     connection: &'c C,
-    reading: Reading<'c, C>,
+    pub(super) reading: Reading<'c, C>,
     session: Session,
-    counters: &'c AdminCounters,
+    pub(super) counters: &'c AdminCounters,
+    pub(super) guest: &'c Guest,
     may_change: bool,
 }
 
 impl<C: Connection> Client<'_, C> {
+    async fn converse_or_yield(&mut self, proxy: &impl AdminActions) -> End {
+        let (connection, guest) = (self.connection, self.guest);
+        let mut conversation = pin!(self.converse(proxy));
+        tokio::select! {
+            biased;
+            end = &mut conversation => end,
+            () = guest.sent_away() => {
+                // A read or write that was begun must come to its end: this makes it.
+                connection.shutdown();
+                conversation.await
+            }
+        }
+    }
+
     async fn converse(&mut self, proxy: &impl AdminActions) -> End {
         let mut idle_since = Instant::now();
         loop {
@@ -170,6 +202,8 @@ impl<C: Connection> Client<'_, C> {
     /// Takes what a read brought.
     fn hear(&mut self, read: io::Result<Vec<u8>>) -> Answered {
         match read {
+            // This end is not the client's: half a command is none.
+            _ if self.guest.is_sent_away() => return Err(End::Over),
             Ok(bytes) if bytes.is_empty() => self.session.end_of_file(),
             Ok(bytes) => {
                 self.session.feed(&bytes);
@@ -184,10 +218,16 @@ impl<C: Connection> Client<'_, C> {
         let (counter, last_words) = match input {
             Input::Command(command) => {
                 self.counters.count(AdminCounter::Commands);
-                return self.command(command, proxy).await;
+                self.command(command, proxy).await?;
+                self.guest.answered();
+                return Ok(());
+            }
+            Input::Foreign(Foreign::Http) => {
+                let begun = self.session.take_foreign();
+                return Err(self.converse_http(begun, proxy).await);
             }
             Input::LineTooLong => (AdminCounter::LinesTooLong, reply::line_too_long()),
-            Input::Foreign(protocol) => (AdminCounter::ForeignProtocols, reply::foreign(protocol)),
+            Input::Foreign(Foreign::Tls) => (AdminCounter::ForeignProtocols, reply::tls()),
         };
         self.counters.count(counter);
         self.write(last_words).await?;
@@ -242,9 +282,11 @@ impl<C: Connection> Client<'_, C> {
 
     /// Shows metrics as they come, until there were `asked` of them, or the time is over, or the client is gone.
     ///
-    /// A client that has closed its sending side still gets its lines: whether it has gone for good shows in a write.
+    /// A client that has closed its sending side still gets its lines: whether it has gone for good shows in a write, so
+    /// something is written now and then.
     async fn tap(&mut self, mut metrics: mpsc::Receiver<Tapped>, asked: usize) -> Answered {
         let start = Instant::now();
+        let mut quiet_since = start;
         let mut shown = 0;
         while shown < asked {
             let listens = !self.session.is_ended() && self.session.buffered() < AHEAD_BYTES_MAX;
@@ -252,10 +294,16 @@ impl<C: Connection> Client<'_, C> {
                 biased;
                 read = self.reading.next(), if listens => {
                     self.hear(read)?;
+                    quiet_since = Instant::now();
                     continue;
                 }
                 metric = metrics.recv() => metric,
                 () = sleep_until(start + TAP) => None,
+                () = sleep_until(quiet_since + TAP_SILENCE), if !listens => {
+                    self.write("\n".to_owned()).await?;
+                    quiet_since = Instant::now();
+                    continue;
+                }
             };
             let Some(metric) = metric else {
                 return self.write(reply::tap_ended(shown, asked, start.elapsed().as_secs())).await;
@@ -268,12 +316,18 @@ impl<C: Connection> Client<'_, C> {
                 shown += 1;
             }
             self.write(lines).await?;
+            quiet_since = Instant::now();
+            self.guest.answered();
         }
         Ok(())
     }
 
     async fn write(&mut self, text: String) -> Answered {
-        let mut write = pin!(self.connection.write_all(reply::bounded(text).into_bytes()));
+        self.write_bytes(reply::bounded(text).into_bytes()).await
+    }
+
+    pub(super) async fn write_bytes(&mut self, bytes: Vec<u8>) -> Answered {
+        let mut write = pin!(self.connection.write_all(bytes));
         match timeout(WRITE, &mut write).await {
             Ok(written) => written.map_err(|_| End::Over),
             Err(_) => {
@@ -302,50 +356,6 @@ impl<C: Connection> Client<'_, C> {
     }
 }
 
-/// A read that was begun.
-type Read<'c> = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + 'c>>;
-
-/// At most one read, which goes on while nobody waits for it.
-struct Reading<'c, C> {
-    connection: &'c C,
-    under_way: Option<Read<'c>>,
-    buffer: Vec<u8>,
-}
-
-impl<'c, C: Connection> Reading<'c, C> {
-    fn new(connection: &'c C) -> Self {
-        Reading { connection, under_way: None, buffer: Vec::with_capacity(READ_BYTES) }
-    }
-
-    /// What the next read brings. Dropping this future loses nothing: the read goes on, and the next call takes it up.
-    async fn next(&mut self) -> io::Result<Vec<u8>> {
-        let read = match &mut self.under_way {
-            Some(read) => read,
-            none => {
-                let mut buffer = std::mem::take(&mut self.buffer);
-                buffer.clear();
-                buffer.reserve_exact(READ_BYTES);
-                none.insert(Box::pin(self.connection.read(buffer)))
-            }
-        };
-        let result = read.await;
-        self.under_way = None;
-        result
-    }
-
-    /// Returns a buffer for the next read.
-    fn give_back(&mut self, buffer: Vec<u8>) {
-        self.buffer = buffer;
-    }
-
-    /// Waits for the read under way, if any, after the connection was shut down.
-    async fn finish(&mut self) {
-        if let Some(read) = self.under_way.take() {
-            let _ = read.await;
-        }
-    }
-}
-
 #[cfg(test)]
 #[path = "server_tests.rs"]
-mod tests;
+pub(in crate::admin) mod tests;

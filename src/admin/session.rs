@@ -3,6 +3,8 @@
 //! In: bytes as they come, and word of a silence or of the end. Out: [`Input`]s. A newline ends a command; so does a
 //! silence or the end of file, because `echo -n stats | nc` sends neither newline nor, in some netcats, an end.
 //! What follows a silence is a line of its own, so the late newline of a command that was run is only an empty line.
+//! A line that belongs to HTTP ends the text for good, and is left to `http/` with all that follows it: a web page can make
+//! a browser send a request to localhost whose body, and whose method, it chooses.
 //! Next: `server.rs`, which reads, waits and answers.
 
 use super::command::{Command, parse, trim_start};
@@ -11,7 +13,7 @@ use memchr::memchr;
 /// Longest line, without its newline.
 pub const LINE_BYTES_MAX: usize = 4_096;
 
-/// Who speaks HTTP, and not to us. A web page can make a browser send a request to localhost whose body it chooses.
+/// The beginnings by which HTTP is known before its first line is whole.
 const HTTP_METHODS: [&[u8]; 10] = [
     b"GET ",
     b"HEAD ",
@@ -41,7 +43,7 @@ pub enum Input {
 /// A protocol that is not this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
-    /// A line began with an HTTP method.
+    /// A line began with an HTTP method, or ended as the first line of an HTTP request does, whatever its method.
     Http,
     /// A line began as a TLS handshake does.
     Tls,
@@ -61,6 +63,8 @@ pub struct Session {
     end_of_file: bool,
     /// Nothing is read any more: the line was too long, or it was another protocol.
     closed: bool,
+    /// What was fed from the line on that was HTTP.
+    foreign: Vec<u8>,
 }
 
 impl Session {
@@ -111,6 +115,11 @@ impl Session {
         self.closed || (self.end_of_file && !self.has_text())
     }
 
+    /// After [`Foreign::Http`]: what was fed from that line on.
+    pub fn take_foreign(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.foreign)
+    }
+
     /// The next command; `None` until more is known.
     pub fn next_command(&mut self) -> Option<Input> {
         while let Some((line, next)) = self.next_line() {
@@ -127,7 +136,11 @@ impl Session {
                 Line::Foreign(foreign) => Input::Foreign(foreign),
             };
             self.closed = true;
-            self.buffer = Vec::new();
+            let mut rest = std::mem::take(&mut self.buffer);
+            if end == Input::Foreign(Foreign::Http) {
+                rest.drain(..self.start);
+                self.foreign = rest;
+            }
             self.start = 0;
             self.cut = None;
             return Some(end);
@@ -145,7 +158,7 @@ impl Session {
             Some(newline) => (&window[..newline], Some(newline + 1)),
             None => (window, cut),
         };
-        if let Some(foreign) = foreign(line) {
+        if let Some(foreign) = foreign(line, next.is_some() && line.len() <= LINE_BYTES_MAX) {
             return Some((Line::Foreign(foreign), self.start));
         }
         if line.len() > LINE_BYTES_MAX {
@@ -162,15 +175,22 @@ enum Line<'a> {
 }
 
 /// The other protocol that a line, or its beginning, belongs to.
-fn foreign(line: &[u8]) -> Option<Foreign> {
+fn foreign(line: &[u8], is_whole: bool) -> Option<Foreign> {
     let line = trim_start(line);
-    if HTTP_METHODS.iter().any(|method| line.starts_with(method)) {
+    if HTTP_METHODS.iter().any(|method| line.starts_with(method)) || (is_whole && is_request_line(line)) {
         Some(Foreign::Http)
     } else if line.starts_with(TLS_HANDSHAKE) {
         Some(Foreign::Tls)
     } else {
         None
     }
+}
+
+/// Whether a whole line is the first of an HTTP request: a page may choose a method that nobody knows.
+fn is_request_line(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -282,15 +302,32 @@ mod tests {
         session.feed(b"\x16\x03\x01\x02\x00\nhealth down\n");
         assert_eq!(taken(&mut session), [Input::Foreign(Foreign::Tls)]);
         session = Session::new();
-        session.feed(b"GET\nGETS x\nget x\n");
+        session.feed(b"GET\nGETS x\nget x\nx / HTTP/1.1");
         assert_eq!(taken(&mut session), commands(&[Command::Unknown, Command::Unknown, Command::Unknown]));
+        // Its last line is not whole, and may be the beginning of a longer one.
+        assert!(session.has_text());
+    }
+
+    #[test]
+    fn http_with_a_method_of_its_own_is_http_and_is_left_with_all_that_follows() {
+        for line in ["HEALTH / HTTP/1.1\r\n", "health down HTTP/1.0\n", " where x HTTP/2.0\r\n"] {
+            let mut session = Session::new();
+            session.feed(b"ping\n");
+            session.feed(line.as_bytes());
+            session.feed(b"Host: x\n\nhealth down\n");
+            let expected = [Input::Command(Command::Ping), Input::Foreign(Foreign::Http)];
+            assert_eq!(taken(&mut session), expected, "{line}");
+            assert_eq!(session.take_foreign(), [line.as_bytes(), b"Host: x\n\nhealth down\n"].concat());
+            assert!(session.is_finished() && session.buffered() == 0);
+        }
     }
 
     /// The plain way: all bytes at once.
     fn oracle(bytes: &[u8]) -> Vec<Input> {
         let mut inputs = Vec::new();
         for line in bytes.split(|byte| *byte == b'\n') {
-            let end = match foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)]) {
+            let end = match foreign(&line[..line.len().min(LINE_BYTES_MAX + 1)], line.len() <= LINE_BYTES_MAX)
+            {
                 Some(foreign) => Some(Input::Foreign(foreign)),
                 None if line.len() > LINE_BYTES_MAX => Some(Input::LineTooLong),
                 None => None,
@@ -312,7 +349,7 @@ mod tests {
                 "ping", "stats", "health up", "tap a 5", "where x y", "\n", "\n", "\r\n", "\r", " ", "\t", "quit",
             ]).prop_map(|text| text.as_bytes().to_vec()),
             2 => proptest::collection::vec(any::<u8>(), 0..6),
-            1 => proptest::sample::select(vec!["GET ", "POST", "PO", "PUT x", "\x16\x03"])
+            1 => proptest::sample::select(vec!["GET ", "POST", "PO", "PUT x", "\x16\x03", "x / HTTP/1.1\r\n", " HTTP/1.1"])
                 .prop_map(|text| text.as_bytes().to_vec()),
             1 => (4_080..4_110usize).prop_map(|length| vec![b'z'; length]),
         ]

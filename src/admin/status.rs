@@ -44,12 +44,12 @@ pub fn render(view: &View) -> String {
     lines.extend(dropped(&counters, view));
     lines.extend(kernel_drops(view));
     lines.extend(view.origin.iter().map(|words| format!("sockets: {}", escape(words.as_bytes()))));
-    for (name, last) in [("last_restart", &view.last_restart), ("last_reload", &view.last_reload)] {
-        if let Some((ago_s, result)) = last {
-            // Several errors stand in one line here.
-            let result: Vec<String> = result.lines().map(|line| escape(line.as_bytes())).collect();
-            lines.push(format!("{name}: {ago_s} s ago: {}", result.join("; ")));
-        }
+    let last_restart = view.last_restart.as_ref().map(|(ago_s, words)| ("last_restart", *ago_s, words));
+    let last_reload = view.last_reload.as_ref().map(|last| ("last_reload", last.ago_s, &last.words));
+    for (name, ago_s, words) in last_restart.into_iter().chain(last_reload) {
+        // Several errors stand in one line here.
+        let words: Vec<String> = words.lines().map(|line| escape(line.as_bytes())).collect();
+        lines.push(format!("{name}: {ago_s} s ago: {}", words.join("; ")));
     }
     lines.extend(view.degraded.iter().map(|what| format!("degraded: {}", escape(what.as_bytes()))));
     lines.push(String::new());
@@ -86,7 +86,7 @@ fn living(view: &View) -> String {
 }
 
 /// The engines of all workers, each named once.
-fn engine(view: &View) -> String {
+pub fn engine(view: &View) -> String {
     let mut engines: Vec<&str> = view.facts().map(|facts| facts.engine).collect();
     engines.sort_unstable();
     engines.dedup();
@@ -172,6 +172,7 @@ fn kernel_drops(view: &View) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::view::LastReload;
     use super::super::view::tests::sample;
     use super::*;
 
@@ -233,7 +234,11 @@ mod tests {
         view.degraded.push("receive buffer: raise net.core.rmem_max".to_string());
         view.origin = Some("inherited from process 12".to_string());
         view.last_restart = Some((3, "refused: a stop is under way".to_string()));
-        view.last_reload = Some((7, "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string()));
+        view.last_reload = Some(LastReload {
+            ago_s: 7,
+            words: "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string(),
+            succeeded: false,
+        });
         for backend in &mut view.backends {
             backend.state = BackendState::Down;
         }

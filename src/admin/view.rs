@@ -4,10 +4,11 @@
 
 use super::counters::AdminCounters;
 use super::levers::LeversView;
+use super::readiness::Readiness;
 use crate::driver::Facts;
 use crate::placement::Fingerprint;
 use crate::stats::alloc::HeapFigures;
-use crate::stats::host::HostUdp;
+use crate::stats::host::{HostUdp, Process};
 use crate::stats::{Counter, Counters, Latency, Sleep};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +27,12 @@ pub struct View {
     pub ready: bool,
     /// What `health` answers: up (true) or down.
     pub health_up: bool,
+    /// The same with the reason.
+    pub readiness: Readiness,
+    /// When the process started: time since the Unix epoch.
+    pub started_unix_time: Duration,
+    /// When the config in force was read: time since the Unix epoch.
+    pub config_unix_time: Duration,
     /// The workers, by index.
     pub workers: Vec<WorkerView>,
     /// The histograms of all workers since the start.
@@ -54,16 +61,29 @@ pub struct View {
     pub admin: AdminCounters,
     /// Memory.
     pub memory: MemoryView,
-    /// This process.
+    /// This process's number.
     pub pid: u32,
+    /// What the kernel says of this process.
+    pub process: Process,
     /// Where its sockets come from, if it did not make them.
     pub origin: Option<String>,
     /// How the last restart stands, if one was asked for, and how many seconds ago it came to that.
     pub last_restart: Option<(u64, String)>,
-    /// How the last reload ended, if there was one, and how many seconds ago.
-    pub last_reload: Option<(u64, String)>,
+    /// How the last reload ended, if there was one.
+    pub last_reload: Option<LastReload>,
     /// What works less well than asked for, one sentence each.
     pub degraded: Vec<String>,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastReload {
+    /// Seconds since then.
+    pub ago_s: u64,
+    /// What the operator was told.
+    pub words: String,
+    /// Whether it was applied.
+    pub succeeded: bool,
 }
 
 /// One worker.
@@ -137,6 +157,16 @@ pub enum BackendState {
 }
 
 impl BackendState {
+    /// All of them.
+    pub const ALL: [BackendState; 6] = [
+        BackendState::Up,
+        BackendState::Down,
+        BackendState::Disabled,
+        BackendState::Unresolved,
+        BackendState::Drain,
+        BackendState::ForcedDown,
+    ];
+
     /// As users see it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -231,6 +261,9 @@ pub(super) mod tests {
             unix_time: Duration::from_secs(2_000_000_000),
             ready: true,
             health_up: true,
+            readiness: Readiness::Ready,
+            started_unix_time: Duration::from_secs(1_999_999_949),
+            config_unix_time: Duration::from_millis(1_999_999_950_250),
             spread: "flow",
             placement: "jump",
             fingerprint: Some(Fingerprint { config: 0x12ab, now: 0xfedc_ba98_7654_3210 }),

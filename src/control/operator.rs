@@ -8,8 +8,8 @@ use super::net::{self, Listener, Stream};
 use super::observe::Tap;
 use super::state::Control;
 use crate::admin::{
-    self, AdminActions, AdminCounter, AdminCounters, BackendView, LeversView, MemoryView, Tapped, View, Wish,
-    WorkerView,
+    self, AdminActions, AdminCounter, AdminCounters, BackendView, LastReload, LeversView, MemoryView, Places,
+    Readiness, Tapped, View, Wish, WorkerView,
 };
 use crate::config::Config;
 use crate::driver::clock;
@@ -23,7 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 /// Admin connections served at once.
@@ -52,29 +52,16 @@ pub async fn accept(operator: Rc<Operator>, listener: Rc<Listener>, open: Rc<Ope
 }
 
 /// The connections that are open, of all listeners.
-#[derive(Default)]
 pub struct Open {
-    served: Cell<usize>,
+    served: Rc<Places>,
     refused: Cell<usize>,
     /// No more are taken.
     pub closing: Cell<bool>,
 }
 
-/// Counts a connection as long as it lives.
-struct Place<'o>(&'o Cell<usize>);
-
-impl<'o> Place<'o> {
-    fn take(count: &'o Cell<usize>, most: usize) -> Option<Place<'o>> {
-        (count.get() < most).then(|| {
-            count.set(count.get() + 1);
-            Place(count)
-        })
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+impl Default for Open {
+    fn default() -> Self {
+        Open { served: Places::new(CONNECTIONS_MAX), refused: Cell::new(0), closing: Cell::new(false) }
     }
 }
 
@@ -82,15 +69,20 @@ fn greet(operator: &Rc<Operator>, open: &Rc<Open>, stream: Stream, peer: SocketA
     let (operator, open) = (operator.clone(), open.clone());
     stream.set_nodelay();
     net::spawn(async move {
-        if let Some(_place) = Place::take(&open.served, CONNECTIONS_MAX) {
+        if let Some((place, has_yielded)) = open.served.take() {
+            if has_yielded {
+                operator.counters.count(AdminCounter::ConnectionsYielded);
+            }
             let is_loopback = peer.ip().to_canonical().is_loopback();
-            admin::serve(stream, &*operator, is_loopback).await;
+            admin::serve(stream, &*operator, is_loopback, &place).await;
             return;
         }
         operator.counters.count(AdminCounter::ConnectionsRefused);
-        if let Some(_place) = Place::take(&open.refused, REFUSALS_MAX) {
+        if open.refused.get() < REFUSALS_MAX {
+            open.refused.set(open.refused.get() + 1);
             let deadline = net::deadline_in(REFUSAL);
             let _ = stream.write_all_until(TOO_MANY.to_vec(), deadline).await;
+            open.refused.set(open.refused.get() - 1);
         }
         stream.shutdown();
     });
@@ -182,13 +174,16 @@ impl AdminActions for Operator {
         let control = &self.control;
         control.collect_latency().await;
         let config = control.config();
-        let since = |(at, words): &(Instant, String)| (at.elapsed().as_secs(), words.clone());
+        let unix_time = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         View {
             uptime_s: control.started.elapsed().as_secs(),
             now_us: clock::now_us(),
-            unix_time: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            unix_time: unix_time(SystemTime::now()),
+            started_unix_time: unix_time(control.started_at),
+            config_unix_time: unix_time(control.config_since.get()),
             ready: control.ready.get(),
             health_up: control.is_healthy(),
+            readiness: control.readiness(),
             workers: control
                 .seats
                 .iter()
@@ -215,13 +210,18 @@ impl AdminActions for Operator {
             host_udp: host::udp_errors(),
             memory: self.memory(),
             pid: std::process::id(),
+            process: host::process(),
             origin: control.origin.clone(),
             last_restart: control
                 .last_restart
                 .borrow()
                 .as_ref()
                 .map(|last| (last.at.elapsed().as_secs(), last.words.clone())),
-            last_reload: control.last_reload.borrow().as_ref().map(since),
+            last_reload: control.last_reload.borrow().as_ref().map(|last| LastReload {
+                ago_s: last.at.elapsed().as_secs(),
+                words: last.words.clone(),
+                succeeded: last.succeeded,
+            }),
             degraded: control.degraded.borrow().clone(),
             admin: self.counters.clone(),
         }
@@ -229,6 +229,17 @@ impl AdminActions for Operator {
 
     fn health(&self) -> bool {
         self.control.is_healthy()
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.control.readiness()
+    }
+
+    /// What the admin port is configured to listen at, and the name that this host has given itself: neither can be the
+    /// name of somebody else's page.
+    fn is_own_name(&self, name: &str) -> bool {
+        let is_it = |own: &str| own.trim_end_matches('.').eq_ignore_ascii_case(name);
+        is_it(&self.control.config().management_host) || host::name().is_some_and(|own| is_it(&own))
     }
 
     fn set_health(&self, up: bool) {

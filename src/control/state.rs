@@ -16,7 +16,7 @@ use super::roster::Roster;
 use super::systemd::Notifier;
 use super::table::{self, Publisher};
 use super::{net, watch};
-use crate::admin::{Wish, escape};
+use crate::admin::{Readiness, Wish, escape};
 use crate::config::{Config, load};
 use crate::driver::Facts;
 use crate::driver::socket::Spread;
@@ -28,7 +28,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Mutex, Semaphore};
 
 /// Checks under way at once; each holds a descriptor and up to one operation on the ring.
@@ -77,6 +77,8 @@ pub struct Control {
     pub probes: Semaphore,
     /// When the process started.
     pub started: Instant,
+    /// The same by the wall clock.
+    pub started_at: SystemTime,
     /// The histograms of all workers since the start. Whoever takes figures from the workers adds them here: this
     /// thread, or another one by a `ProxyHandle`.
     pub latency: Arc<std::sync::Mutex<Latency>>,
@@ -94,8 +96,10 @@ pub struct Control {
     pub notifier: Notifier,
     /// How the last restart that was asked for stands.
     pub last_restart: RefCell<Option<LastRestart>>,
-    /// How the last reload ended, and when.
-    pub last_reload: RefCell<Option<(Instant, String)>>,
+    /// How the last reload ended, if there was one.
+    pub last_reload: RefCell<Option<LastReload>>,
+    /// When the config in force was read, by the wall clock.
+    pub config_since: Cell<SystemTime>,
     /// What works less well than asked for, one sentence each.
     pub degraded: RefCell<Vec<String>>,
     /// Who looks at passing metrics.
@@ -140,6 +144,17 @@ pub struct LastRestart {
     pub is_under_way: bool,
 }
 
+/// How a reload ended.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When.
+    pub at: Instant,
+    /// What the operator was told.
+    pub words: String,
+    /// Whether it was applied.
+    pub succeeded: bool,
+}
+
 impl Control {
     /// The state at start; nothing is published yet.
     pub fn new(parts: Parts) -> Rc<Control> {
@@ -171,6 +186,7 @@ impl Control {
             resolver: Resolver::new(),
             probes: Semaphore::new(PROBES_MAX),
             started: Instant::now(),
+            started_at: SystemTime::now(),
             latency: Arc::default(),
             health_wanted: Cell::new(true),
             ready: Cell::new(false),
@@ -180,6 +196,7 @@ impl Control {
             notifier,
             last_restart: RefCell::new(None),
             last_reload: RefCell::new(None),
+            config_since: Cell::new(SystemTime::now()),
             degraded: RefCell::default(),
             observers: RefCell::default(),
             roster: Roster::new(config),
@@ -210,7 +227,17 @@ impl Control {
 
     /// What `health` answers.
     pub fn is_healthy(&self) -> bool {
-        self.ready.get() && self.health_wanted.get() && !self.stopping.get()
+        self.readiness().is_ready()
+    }
+
+    /// The same with the reason.
+    pub fn readiness(&self) -> Readiness {
+        match () {
+            _ if !self.ready.get() => Readiness::Starting,
+            _ if self.stopping.get() => Readiness::Stopping,
+            _ if !self.health_wanted.get() => Readiness::HealthDown,
+            _ => Readiness::Ready,
+        }
     }
 
     /// The counters of all workers together, each a consistent snapshot.
@@ -387,7 +414,11 @@ impl Control {
             Ok(_) => tracing::info!("{words}"),
             Err(_) => tracing::error!("reload: {words}"),
         }
-        *self.last_reload.borrow_mut() = Some((Instant::now(), words.clone()));
+        if result.is_ok() {
+            self.config_since.set(SystemTime::now());
+        }
+        let last = LastReload { at: Instant::now(), words: words.clone(), succeeded: result.is_ok() };
+        *self.last_reload.borrow_mut() = Some(last);
         result.map(|_| words)
     }
 

@@ -3,8 +3,11 @@
 //! In: `/proc`. Out: numbers for `stats`, `backends` and `memstats`. The parsers are pure; a file that is missing or
 //! in another form gives `None`, never an error, because the proxy runs without these figures. Next: `admin/`.
 
+use nix::sys::resource::{Resource, getrlimit};
+use nix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 /// UDP errors of this network namespace since its start, IPv4 and IPv6 together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,21 @@ pub struct HostSocket {
     pub connected: bool,
     /// Datagrams that it dropped since it was made.
     pub drops: u64,
+}
+
+/// This process as the kernel counts it; what it does not show is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// CPU time of all its threads, kernel and user.
+    pub cpu: Option<Duration>,
+    /// Bytes of its address space.
+    pub virtual_bytes: Option<u64>,
+    /// Its threads.
+    pub threads: Option<u64>,
+    /// Its open files.
+    pub open_files: Option<u64>,
+    /// How many it may have open.
+    pub files_max: Option<u64>,
 }
 
 /// The host's UDP errors; `None` if the kernel does not show them.
@@ -49,6 +67,26 @@ pub fn resident_bytes() -> Option<u64> {
 /// CPU time that a thread of this process has used, in ns; `None` if it has ended, or if the kernel does not show it.
 pub fn thread_cpu_ns(thread: i32) -> Option<u64> {
     parse_schedstat(&fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?)
+}
+
+/// The name that this host has given itself; `None` if the kernel does not show it, or if there is none.
+pub fn name() -> Option<String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().to_owned();
+    (!name.is_empty() && name != "(none)").then_some(name)
+}
+
+/// What the kernel says of this process.
+pub fn process() -> Process {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let cpu = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok();
+    Process {
+        cpu: cpu.map(Duration::from),
+        virtual_bytes: parse_kib(&status, "VmSize:"),
+        threads: parse_status(&status, "Threads:").and_then(|threads| threads.trim().parse().ok()),
+        // The folder itself is open while it is read.
+        open_files: fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1) as u64),
+        files_max: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
+    }
 }
 
 /// Whether `address` is one of this host's, so that [`drops_at`] can tell of a server behind it.
@@ -130,10 +168,19 @@ fn parse_schedstat(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Reads `VmRSS` of `/proc/self/status`, which is in KiB.
+/// Reads `VmRSS` of `/proc/self/status`.
 pub fn parse_resident_bytes(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    value.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
+    parse_kib(status, "VmRSS:")
+}
+
+/// What follows `name` in `/proc/self/status`.
+fn parse_status<'s>(status: &'s str, name: &str) -> Option<&'s str> {
+    status.lines().find_map(|line| line.strip_prefix(name))
+}
+
+/// Bytes of a line of `/proc/self/status`, which is in KiB.
+fn parse_kib(status: &str, name: &str) -> Option<u64> {
+    parse_status(status, name)?.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -224,6 +271,14 @@ mod tests {
         assert_eq!(drops_at(&udp_sockets(), address), Some(0), "{address}");
         assert!(udp_errors().is_some());
         assert!(resident_bytes().is_some_and(|bytes| bytes > 100 << 10));
+        let process = process();
+        assert!(process.cpu.is_some_and(|cpu| !cpu.is_zero()) && process.virtual_bytes > resident_bytes());
+        assert!(
+            process.threads > Some(0)
+                && process.open_files > Some(2)
+                && process.files_max >= process.open_files
+        );
+        assert!(name().is_none_or(|name| !name.contains('\n')));
         assert!(is_on_this_host(address.ip()) && is_on_this_host("::1".parse().unwrap()));
         // 192.0.2.0/24 is for documentation: no host has it.
         assert!(!is_on_this_host("192.0.2.1".parse().unwrap()));

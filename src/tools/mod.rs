@@ -2,6 +2,7 @@
 //!
 //! In: parsed arguments. Out: an exit code. Next: nobody; the process ends with it.
 
+pub mod check_ready;
 pub mod demo;
 pub mod load;
 mod numbers;

@@ -1,0 +1,46 @@
+"""The expressions of the dashboard and of the alert rules, and the names of the metrics in them.
+
+In: the files of docs/monitoring. Out: texts. Next: watch.py holds them against a real scrape.
+"""
+
+import json
+import re
+
+# What begins a name of ours; functions and labels of PromQL do not.
+NAME = re.compile(r"\b((?:statsring|process)_[a-z0-9_]+)\b")
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def of_dashboard(path):
+    """Each expression of each panel, with Grafana's variables replaced, by the panel's title."""
+    dashboard = json.loads(path.read_text())
+    found = []
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            found.append((panel["title"], filled(target["expr"])))
+    found += [("annotation " + each["name"], filled(each["expr"])) for each in dashboard["annotations"]["list"]]
+    return found
+
+
+def filled(expression):
+    for variable, value in (("$__rate_interval", "10s"), ("$job", ".*"), ("$instance", ".*")):
+        expression = expression.replace(variable, value)
+    if "$" in expression:
+        raise ValueError(f"a variable that is not known: {expression}")
+    return expression
+
+
+def names(text):
+    """The names of metrics in an expression."""
+    return set(NAME.findall(QUOTED.sub('""', text)))
+
+
+def scraped_names(text):
+    """The names that a scrape has series for."""
+    return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and not line.startswith("#")}
+
+
+def shortened(rules):
+    """The alert rules with seconds for minutes."""
+    rules = re.sub(r"\[(\d+)m\]", lambda found: f"[{max(10, int(found[1]))}s]", rules)
+    return re.sub(r"for: \d+m", "for: 1s", rules)

@@ -1,0 +1,93 @@
+//! An HTTP connection, from its first request to its end: reads, waits, asks the proxy, answers.
+//!
+//! In: bytes, and the proxy as [`AdminActions`]. Out: answers, in the order of the requests. Nothing here calls what changes
+//! the proxy. Next: `server.rs` closes the connection.
+
+use super::host::is_this_host;
+use super::page::{self, Page};
+use super::request::{Head, Request, read};
+use super::response::{Response, Status};
+use crate::admin::counters::AdminCounter;
+use crate::admin::server::{AdminActions, Answered, Client, Connection, End, IDLE};
+use std::time::SystemTime;
+use tokio::time::{Instant, timeout_at};
+
+impl<C: Connection> Client<'_, C> {
+    /// Answers requests until one is the last, or none comes in time. `bytes` is what the client has sent so far.
+    pub(in crate::admin) async fn converse_http(
+        &mut self,
+        mut bytes: Vec<u8>,
+        proxy: &impl AdminActions,
+    ) -> End {
+        loop {
+            let (request, length) = match self.next_request(&mut bytes).await {
+                Ok(next) => next,
+                Err(end) => return end,
+            };
+            bytes.drain(..length);
+            let response = answer(&request, proxy).await;
+            if let Err(end) = self.respond(&response, request.is_head, request.is_last).await {
+                return end;
+            }
+        }
+    }
+
+    /// The next request and the length of its head. The time it has does not begin anew with each byte.
+    async fn next_request(&mut self, bytes: &mut Vec<u8>) -> Result<(Request, usize), End> {
+        let deadline = Instant::now() + IDLE;
+        loop {
+            match read(bytes) {
+                Head::Whole(request, length) => return Ok((request, length)),
+                Head::Refused(response) => {
+                    self.respond(&response, false, true).await?;
+                    return Err(End::Closing);
+                }
+                Head::Partial => {}
+            }
+            match timeout_at(deadline, self.reading.next()).await {
+                Ok(Ok(more)) if !more.is_empty() => {
+                    bytes.extend_from_slice(&more);
+                    self.reading.give_back(more);
+                }
+                // The client has ended, or this connection has yielded its place.
+                Ok(_) => return Err(End::Over),
+                Err(_) => {
+                    self.counters.count(AdminCounter::IdleClosed);
+                    if !bytes.is_empty() {
+                        let words =
+                            format!("the request did not come to its end within {} s", IDLE.as_secs());
+                        self.respond(&Response::words(Status::RequestTimeout, words), false, true).await?;
+                    }
+                    return Err(End::Closing);
+                }
+            }
+        }
+    }
+
+    async fn respond(&mut self, response: &Response, is_head: bool, is_last: bool) -> Answered {
+        let is_as_asked = matches!(response.status, Status::Ok | Status::Unavailable);
+        self.counters.count(if is_as_asked { AdminCounter::HttpRequests } else { AdminCounter::HttpErrors });
+        self.write_bytes(response.bytes(is_head, is_last, SystemTime::now())).await?;
+        self.guest.answered();
+        if is_last { Err(End::Closing) } else { Ok(()) }
+    }
+}
+
+async fn answer(request: &Request, proxy: &impl AdminActions) -> Response {
+    let host = request.host.as_deref();
+    if !host.is_none_or(|host| is_this_host(host, |name| proxy.is_own_name(name))) {
+        return page::stranger();
+    }
+    match Page::at(&request.path) {
+        Some(Page::Index) => page::index(),
+        Some(Page::Alive) => page::alive(),
+        Some(Page::Ready) => page::ready(proxy.readiness()),
+        Some(Page::Metrics) => page::metrics(&proxy.view().await),
+        Some(Page::Stats) => page::stats(&proxy.view().await, &proxy.config_json()),
+        None => page::unknown(),
+    }
+}
+
+#[cfg(test)]
+#[path = "converse_tests.rs"]
+mod tests;

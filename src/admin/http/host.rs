@@ -1,0 +1,88 @@
+//! Whom a request takes this host for: a page of elsewhere may have its own name resolve to this host (DNS rebinding), and
+//! would then read what it likes. Pure.
+//!
+//! In: the value of `Host`. Out: whether the request is answered. Next: `converse.rs`.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Whether the request means this host: by an address, by `localhost`, or by a name that `is_own_name` knows. A port may
+/// follow; it is not looked at, since a port may be mapped to another one.
+pub fn is_this_host(host: &str, is_own_name: impl Fn(&str) -> bool) -> bool {
+    let host = host.trim();
+    if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        let address = address.split('%').next().unwrap_or_default();
+        return address.parse::<Ipv6Addr>().is_ok()
+            && port.strip_prefix(':').map_or(port.is_empty(), is_port);
+    }
+    let name = match host.split_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        Some(_) => return false,
+        None => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.parse::<Ipv4Addr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || (!name.is_empty() && is_own_name(name))
+}
+
+/// Digits, or none at all, as RFC 3986 has it.
+fn is_port(text: &str) -> bool {
+    text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_own(name: &str) -> bool {
+        name.eq_ignore_ascii_case("proxy.example")
+    }
+
+    #[test]
+    fn addresses_localhost_and_own_names_are_this_host() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:8126",
+            "10.1.2.3:80",
+            "[::1]",
+            "[::1]:8126",
+            "[fe80::1%25eth0]:1",
+            "localhost",
+            "LocalHost:8126",
+            "localhost.:1",
+            "localhost:",
+            "proxy.example",
+            "PROXY.example.:8126",
+            " 127.0.0.1 ",
+        ] {
+            assert!(is_this_host(host, is_own), "{host}");
+        }
+    }
+
+    #[test]
+    fn other_names_and_senseless_ones_are_not() {
+        for host in [
+            "",
+            ":8126",
+            "evil.example",
+            "evil.example:8126",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "proxy.example.evil",
+            "[::1",
+            "[::1]x",
+            "[::1]:x",
+            "[evil]",
+            "[]",
+            "127.0.0.1:x",
+            "127.0.0.1:8126:1",
+            "127.0.0.1:123456",
+            "127.1",
+            "a b",
+            "localhost:80@evil.example",
+        ] {
+            assert!(!is_this_host(host, is_own), "{host}");
+        }
+    }
+}

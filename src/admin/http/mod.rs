@@ -1,0 +1,15 @@
+//! HTTP on the admin port, for monitors, load balancers and browsers: it shows, and can change nothing.
+//!
+//! In: a connection's bytes from the first line on that is HTTP. Out: answers. Inside: `request.rs` (bytes → [`Request`]
+//! or a refusal), `host.rs` (whom the request takes this host for), `page.rs` (path → page → text), `response.rs`
+//! (text → bytes) are pure; `converse.rs` reads, asks the proxy, and writes. Next: `prometheus/` and `json.rs` render the
+//! large pages.
+//!
+//! Methods are GET and HEAD, versions 1.0 and 1.1. A connection is kept as HTTP/1.1 says; it is closed after an error, after
+//! HTTP/1.0, and after a request with a body, which is not read.
+
+mod converse;
+mod host;
+mod page;
+mod request;
+mod response;

@@ -1,0 +1,122 @@
+//! The pages: path → page → answer. Pure.
+//!
+//! In: a path; a [`View`] or what little a page needs. Out: a [`Response`]. Next: `converse.rs` asks the proxy for what
+//! a page shows.
+
+use super::response::{Response, Status};
+use crate::admin::{Readiness, View, json, prometheus};
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// The list of the others.
+    Index,
+    /// Every figure, for Prometheus.
+    Metrics,
+    /// Whether anybody answers.
+    Alive,
+    /// Whether the proxy wants to be sent metrics.
+    Ready,
+    /// Everything that the text commands know.
+    Stats,
+}
+
+/// The paths with a line of explanation each: the answer to `/`.
+const INDEX: &str = "statsring's admin port. By HTTP it shows, and changes nothing:\n\
+    \n\
+    /metrics     every figure, for Prometheus (text format 0.0.4)\n\
+    /healthz     200 as long as the process works\n\
+    /readyz      200 if it is to be sent metrics, else 503 with the reason\n\
+    /stats.json  everything that the text commands know, as JSON\n\
+    \n\
+    Text commands, one a line, are answered on the same port: echo help | nc HOST PORT\n";
+
+impl Page {
+    /// The page at a path.
+    pub fn at(path: &str) -> Option<Page> {
+        Some(match path {
+            "/" => Page::Index,
+            "/metrics" => Page::Metrics,
+            "/healthz" => Page::Alive,
+            "/readyz" => Page::Ready,
+            "/stats.json" => Page::Stats,
+            _ => return None,
+        })
+    }
+}
+
+/// The list of pages.
+pub fn index() -> Response {
+    Response { body: INDEX.to_owned(), ..Response::words(Status::Ok, "") }
+}
+
+/// That anybody answers: without its workers, or after a panic, the process ends.
+pub fn alive() -> Response {
+    Response::words(Status::Ok, "ok")
+}
+
+/// Whether metrics are wanted.
+pub fn ready(readiness: Readiness) -> Response {
+    let status = if readiness.is_ready() { Status::Ok } else { Status::Unavailable };
+    Response::words(status, readiness.words())
+}
+
+/// Every figure.
+pub fn metrics(view: &View) -> Response {
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    Response { status: Status::Ok, content_type, body: prometheus::render(view) }
+}
+
+/// Everything, with the effective configuration.
+pub fn stats(view: &View, config_json: &str) -> Response {
+    Response { status: Status::Ok, content_type: "application/json", body: json::render(view, config_json) }
+}
+
+/// There is no such page.
+pub fn unknown() -> Response {
+    Response::words(Status::NotFound, "there is no such page; / lists those that there are")
+}
+
+/// The request means another host.
+pub fn stranger() -> Response {
+    Response::words(
+        Status::Forbidden,
+        "the Host of this request is neither an address, nor localhost, nor a name of this host: ask by its address, or \
+         set managementHost in the config to this name (other names are refused because a web page may have its own name \
+         lead here)",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_lists_every_page_and_no_other() {
+        let listed: Vec<&str> = INDEX
+            .lines()
+            .filter(|line| line.starts_with('/'))
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        assert_eq!(listed, ["/metrics", "/healthz", "/readyz", "/stats.json"]);
+        assert!(listed.iter().all(|path| Page::at(path).is_some()));
+        assert_eq!(Page::at("/"), Some(Page::Index));
+        for path in ["", "*", "/metrics/", "//metrics", "/METRICS", "/health down", "/reload"] {
+            assert_eq!(Page::at(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn ready_is_200_and_every_reason_against_it_503() {
+        assert_eq!(ready(Readiness::Ready).status, Status::Ok);
+        for reason in [Readiness::Starting, Readiness::Stopping, Readiness::HealthDown] {
+            let response = ready(reason);
+            assert_eq!(response.status, Status::Unavailable);
+            assert!(
+                response.body.starts_with("not ready: ") && response.body.ends_with('\n'),
+                "{}",
+                response.body
+            );
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! An answer → its bytes. Pure.
+//!
+//! In: a status and a body. Out: head and body of an HTTP/1.1 response. Next: `converse.rs` writes them.
+
+use std::time::SystemTime;
+
+/// The statuses that are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// As asked.
+    Ok,
+    /// Not HTTP as it is written down.
+    BadRequest,
+    /// It came by a name that is not this host's.
+    Forbidden,
+    /// No such page.
+    NotFound,
+    /// Neither GET nor HEAD.
+    MethodNotAllowed,
+    /// The request did not come to its end in time.
+    RequestTimeout,
+    /// The head is longer than may be.
+    HeadTooLarge,
+    /// Not ready.
+    Unavailable,
+    /// Not HTTP/1.0 and not HTTP/1.1.
+    VersionNotSupported,
+}
+
+impl Status {
+    /// Code and words of the status line.
+    const fn line(self) -> &'static str {
+        match self {
+            Status::Ok => "200 OK",
+            Status::BadRequest => "400 Bad Request",
+            Status::Forbidden => "403 Forbidden",
+            Status::NotFound => "404 Not Found",
+            Status::MethodNotAllowed => "405 Method Not Allowed",
+            Status::RequestTimeout => "408 Request Timeout",
+            Status::HeadTooLarge => "431 Request Header Fields Too Large",
+            Status::Unavailable => "503 Service Unavailable",
+            Status::VersionNotSupported => "505 HTTP Version Not Supported",
+        }
+    }
+}
+
+/// Plain text.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Its status.
+    pub status: Status,
+    /// What its body is.
+    pub content_type: &'static str,
+    /// Its body.
+    pub body: String,
+}
+
+impl Response {
+    /// A line of words.
+    pub fn words(status: Status, words: impl Into<String>) -> Response {
+        Response { status, content_type: TEXT, body: words.into() + "\n" }
+    }
+
+    /// Its bytes. To HEAD there is no body, though the head tells its length; `is_last` says that the connection ends.
+    pub fn bytes(&self, is_head: bool, is_last: bool, now: SystemTime) -> Vec<u8> {
+        // Figures of the moment: nobody is to keep them, or to guess what else they might be.
+        let mut text = format!(
+            "HTTP/1.1 {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+             X-Content-Type-Options: nosniff\r\n",
+            self.status.line(),
+            httpdate::fmt_http_date(now),
+            self.content_type,
+            self.body.len(),
+        );
+        if self.status == Status::MethodNotAllowed {
+            text.push_str("Allow: GET, HEAD\r\n");
+        }
+        if is_last {
+            text.push_str("Connection: close\r\n");
+        }
+        text.push_str("\r\n");
+        if !is_head {
+            text.push_str(&self.body);
+        }
+        text.into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn text(response: &Response, is_head: bool, is_last: bool) -> String {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        String::from_utf8(response.bytes(is_head, is_last, now)).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_well_formed() {
+        let response = Response::words(Status::Ok, "ok");
+        let head = "HTTP/1.1 200 OK\r\nDate: Wed, 18 May 2033 03:33:20 GMT\r\nContent-Type: text/plain; charset=utf-8\r\n\
+            Content-Length: 3\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n";
+        assert_eq!(text(&response, false, false), format!("{head}ok\n"));
+        assert_eq!(text(&response, true, false), head);
+    }
+
+    #[test]
+    fn a_405_says_what_is_allowed_and_a_last_answer_that_it_is_the_last() {
+        let text = text(&Response::words(Status::MethodNotAllowed, "no"), false, true);
+        assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{text}");
+        assert!(
+            text.contains("\r\nAllow: GET, HEAD\r\n") && text.contains("\r\nConnection: close\r\n\r\nno\n"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,236 @@
+//! `/stats.json`: everything that the text commands know, for programs. Pure.
+//!
+//! In: a [`View`], the effective configuration. Out: one JSON object; names and units as in `stats`, `backends` and `status`,
+//! words as there. A figure that is not known is null. Next: `http/`.
+
+use super::counters::AdminCounter;
+use super::latency;
+use super::status::{engine, up_or_down};
+use super::view::{BackendView, LastReload, View, WorkerView};
+use crate::driver::Restrictions;
+use crate::stats::{Counter, Counters, DropReason, Sleep};
+use crate::version::VERSION;
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
+
+/// The text.
+pub fn render(view: &View, config_json: &str) -> String {
+    let counters = view.counters();
+    let object = json!({
+        "version": VERSION,
+        "pid": view.pid,
+        "uptime_s": view.uptime_s,
+        "unix_time_s": view.unix_time.as_secs_f64(),
+        "health": up_or_down(view.health_up),
+        "ready": view.readiness.is_ready(),
+        "readiness": view.readiness.words(),
+        "engine": engine(view),
+        "placement": view.placement,
+        "fingerprint": view.fingerprint.map(|fingerprint| format!("{:016x}", fingerprint.now)),
+        "fingerprint_config": view.fingerprint.map(|fingerprint| format!("{:016x}", fingerprint.config)),
+        "spread": view.spread,
+        "listen": addresses(&view.listen),
+        "management": addresses(&view.management),
+        "sockets": view.origin,
+        "degraded": view.degraded,
+        "last_reload": view.last_reload.as_ref().map(last_reload),
+        "last_restart": view.last_restart.as_ref().map(|(ago_s, words)| json!({"ago_s": ago_s, "words": words})),
+        "stats": figures(&counters),
+        "metrics_dropped": dropped(&counters, view),
+        "metrics_unaccounted": i64::try_from(counters.imbalance()).ok(),
+        "worker_skew": view.worker_skew(),
+        "latency": latencies(view),
+        "workers": view.workers.iter().map(|one| worker(one, view)).collect::<Vec<_>>(),
+        "backends": view.backends.iter().map(backend).collect::<Vec<_>>(),
+        "levers": levers(view),
+        "memory": memory(view),
+        "process": process(view),
+        "host_udp": view.host_udp.map(|host| json!({
+            "rcvbuf_errors": host.rcvbuf_errors,
+            "sndbuf_errors": host.sndbuf_errors,
+        })),
+        "admin": AdminCounter::ALL.map(|counter| (counter.name(), view.admin.get(counter)))
+            .into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
+        // It comes as text, whole; a text that is no JSON would be shown as one.
+        "config": serde_json::from_str::<Value>(config_json).unwrap_or_else(|_| config_json.into()),
+    });
+    format!("{object:#}\n")
+}
+
+fn addresses(addresses: &[SocketAddr]) -> Vec<String> {
+    addresses.iter().map(SocketAddr::to_string).collect()
+}
+
+fn last_reload(last: &LastReload) -> Value {
+    json!({"ago_s": last.ago_s, "succeeded": last.succeeded, "words": last.words})
+}
+
+fn figures(counters: &Counters) -> Map<String, Value> {
+    Counter::ALL.iter().map(|counter| (counter.name().to_owned(), counters.get(*counter).into())).collect()
+}
+
+fn dropped(counters: &Counters, view: &View) -> Map<String, Value> {
+    let ago_s = |at_us: u64| view.now_us.saturating_sub(at_us) / 1_000_000;
+    let reason = |reason: &DropReason| {
+        let last_ago_s = counters.last_drop_us(*reason).map(ago_s);
+        (reason.name().to_owned(), json!({"metrics": counters.dropped(*reason), "last_ago_s": last_ago_s}))
+    };
+    DropReason::ALL.iter().map(reason).collect()
+}
+
+fn latencies(view: &View) -> Map<String, Value> {
+    let kinds = crate::stats::LatencyKind::ALL.map(|kind| (kind.name(), histogram(view.latency.get(kind))));
+    let all = ("latency", histogram(&latency::arrival_to_sent(&view.latency)));
+    kinds.into_iter().chain([all]).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn histogram(histogram: &Histogram<u64>) -> Value {
+    let at = |quantile| histogram.value_at_quantile(quantile);
+    json!({
+        "count": histogram.len(),
+        "mean_us": histogram.mean(),
+        "p50_us": at(0.5),
+        "p90_us": at(0.9),
+        "p99_us": at(0.99),
+        "p99_9_us": at(0.999),
+        "max_us": histogram.max(),
+    })
+}
+
+fn worker(worker: &WorkerView, view: &View) -> Value {
+    let drops: Vec<Value> = worker
+        .socket_drops
+        .iter()
+        .enumerate()
+        .map(|(socket, drops)| json!({"listen": view.listen.get(socket).map(SocketAddr::to_string), "kernel_drops": drops}))
+        .collect();
+    let sleep = match worker.sleep {
+        Sleep::Idle => json!({"mode": "idle"}),
+        Sleep::Each => json!({"mode": "each"}),
+        Sleep::Gather { sleep_us, filled_permille } => {
+            json!({"mode": "gather", "sleep_us": sleep_us, "buffer_filled": f64::from(filled_permille) / 1e3})
+        }
+    };
+    json!({
+        "stats": figures(&worker.counters),
+        "cpu_us": worker.cpu_us,
+        "pinned_to": worker.pinned_to,
+        "sockets": drops,
+        "sleep": sleep,
+        "facts": worker.facts.as_ref().map(|facts| json!({
+            "engine": facts.engine,
+            "receive_buffer_bytes": facts.receive_buffer_bytes,
+            "buffer_bytes": facts.buffer_bytes,
+            "ring_bytes": facts.ring_bytes,
+            "restrictions": match facts.restrictions {
+                Restrictions::None => "none",
+                Restrictions::InForce => "in force",
+                Restrictions::Refused(_) => "refused",
+            },
+        })),
+    })
+}
+
+fn backend(backend: &BackendView) -> Value {
+    json!({
+        "name": &*backend.name,
+        "state": backend.state.name(),
+        "since_s": backend.since_s,
+        "health": backend.is_healthy.map(up_or_down),
+        "metrics_sent": backend.metrics_sent,
+        "datagrams_sent": backend.datagrams_sent,
+        "bytes_sent": backend.bytes_sent,
+        "metrics_dropped": backend.metrics_dropped,
+        "refused": backend.refused,
+        "kernel_drops": backend.kernel_drops,
+        "datagrams_in_trains": backend.datagrams_in_trains,
+        "trains_refused": backend.trains_refused,
+        "trains_error": backend.trains_errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string()),
+        "packet_bytes_max": backend.packet_bytes_max,
+    })
+}
+
+fn levers(view: &View) -> Value {
+    json!({
+        "gso": view.gso,
+        "scanner": view.levers.scanner,
+        "cache_names": view.levers.cache_names,
+        "cache_entries": view.levers.cache_entries,
+        "flush_us": view.levers.flush_us,
+        "packet_auto": view.levers.packet_auto,
+        "receive_buffer_asked_bytes": view.receive_buffer_asked_bytes,
+    })
+}
+
+fn memory(view: &View) -> Value {
+    let heap = view.memory.heap;
+    json!({
+        "heap": {
+            "live_bytes": heap.live_bytes,
+            "allocated_bytes": heap.allocated_bytes,
+            "mapped_bytes": heap.mapped_bytes,
+            "mapped_bytes_peak": heap.mapped_bytes_peak,
+            "in_use_bytes": heap.in_use_bytes,
+            "free_bytes": heap.free_bytes,
+            "allocations": heap.allocations,
+            "frees": heap.frees,
+        },
+        "packet_pool_bytes": view.memory.packet_pool_bytes,
+        "send_buffer_bytes": view.memory.send_buffer_bytes,
+        "resident_bytes": view.memory.resident_bytes,
+    })
+}
+
+fn process(view: &View) -> Value {
+    json!({
+        "cpu_s": view.process.cpu.map(|cpu| cpu.as_secs_f64()),
+        "virtual_bytes": view.process.virtual_bytes,
+        "threads": view.process.threads,
+        "open_files": view.process.open_files,
+        "files_max": view.process.files_max,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::tests::sample;
+    use super::*;
+
+    #[test]
+    fn it_has_what_the_text_commands_tell() {
+        let mut view = sample();
+        view.last_reload = Some(LastReload { ago_s: 3, words: "a\u{1b}\n".to_owned(), succeeded: false });
+        let text = render(&view, "{\"port\": 8125}\n");
+        assert!(text.ends_with("}\n") && text.chars().all(|c| !c.is_control() || c == '\n'), "{text}");
+        let json: Value = serde_json::from_str(&text).unwrap();
+        for (place, value) in [
+            ("/version", json!(VERSION)),
+            ("/uptime_s", json!(51)),
+            ("/ready", json!(true)),
+            ("/engine", json!("io_uring")),
+            ("/fingerprint", json!("fedcba9876543210")),
+            ("/listen/1", json!("[::]:8125")),
+            ("/stats/metrics_received", json!(30)),
+            ("/metrics_dropped/malformed", json!({"metrics": 4, "last_ago_s": 40})),
+            ("/metrics_dropped/shutdown", json!({"metrics": 0, "last_ago_s": null})),
+            ("/metrics_unaccounted", json!(0)),
+            ("/latency/latency/count", json!(100)),
+            ("/latency/latency_bound/p50_us", json!(100)),
+            ("/workers/1/stats/datagrams_received", json!(4)),
+            ("/workers/0/sockets/0", json!({"listen": "0.0.0.0:8125", "kernel_drops": 0})),
+            ("/workers/0/facts/receive_buffer_bytes", json!(425_984)),
+            ("/backends/1/state", json!("down")),
+            ("/backends/2/health", json!(null)),
+            ("/backends/0/metrics_sent", json!(300)),
+            ("/last_reload", json!({"ago_s": 3, "succeeded": false, "words": "a\u{1b}\n"})),
+            ("/host_udp/rcvbuf_errors", json!(5)),
+            ("/admin/admin_http_requests", json!(0)),
+            ("/config/port", json!(8125)),
+        ] {
+            assert_eq!(json.pointer(place), Some(&value), "{place}: {text}");
+        }
+        assert_eq!(json["stats"].as_object().unwrap().len(), Counter::ALL.len());
+        assert_eq!(json["metrics_dropped"].as_object().unwrap().len(), DropReason::ALL.len());
+    }
+}

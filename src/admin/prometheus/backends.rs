@@ -1,0 +1,148 @@
+//! The backends' figures, each with its identity as label. Pure.
+//!
+//! In: a [`View`]. Out: families.
+
+use super::exposition::{Exposition, Kind};
+use crate::admin::view::{BackendState, BackendView, View};
+
+/// What is known of one backend, if it is.
+type Figure = fn(&BackendView) -> Option<u64>;
+
+/// The families of one figure for each backend.
+const FIGURES: [(Kind, &str, &str, Figure); 12] = [
+    (
+        Kind::Gauge,
+        "statsring_backend_up",
+        "1 if the backend gets metrics, else 0; statsring_backend_state_info tells why not.",
+        |backend| Some(u64::from(backend.state == BackendState::Up)),
+    ),
+    (
+        Kind::Gauge,
+        "statsring_backend_healthy",
+        "1 if the backend's health checks pass, whatever the operator wants of it; absent if it is not looked at.",
+        |backend| backend.is_healthy.map(u64::from),
+    ),
+    (
+        Kind::Gauge,
+        "statsring_backend_state_age_seconds",
+        "How long the backend has been in its state.",
+        |backend| Some(backend.since_s),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_metrics_sent_total",
+        "Metrics that this host's kernel accepted for the backend.",
+        |backend| Some(backend.metrics_sent),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_datagrams_sent_total",
+        "Packets that this host's kernel accepted for the backend.",
+        |backend| Some(backend.datagrams_sent),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_sent_bytes_total",
+        "Payload of the packets that this host's kernel accepted for the backend.",
+        |backend| Some(backend.bytes_sent),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_metrics_dropped_total",
+        "Metrics for the backend that the proxy dropped.",
+        |backend| Some(backend.metrics_dropped),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_refused_total",
+        "Sends that told of an earlier packet that the backend's host refused or that did not reach it.",
+        |backend| Some(backend.refused),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_kernel_drops_total",
+        "Datagrams that the kernel dropped at the backend's socket for want of room; only for backends on this host.",
+        |backend| backend.kernel_drops,
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_datagrams_in_trains_total",
+        "Packets for the backend sent together with others in one send (UDP_SEGMENT).",
+        |backend| Some(backend.datagrams_in_trains),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_trains_refused_total",
+        "Sends of several packets that were refused; their packets went one by one.",
+        |backend| Some(backend.trains_refused),
+    ),
+    (
+        Kind::Gauge,
+        "statsring_backend_packet_max_bytes",
+        "The largest packet that metrics for the backend are gathered into; 0 until it is known.",
+        |backend| Some(backend.packet_bytes_max as u64),
+    ),
+];
+
+/// The families.
+pub fn render(out: &mut Exposition, view: &View) {
+    for (kind, name, help, figure) in FIGURES {
+        let mut family = out.family(kind, name, help);
+        for backend in &view.backends {
+            if let Some(value) = figure(backend) {
+                family.add(&[("backend", &backend.name)], value);
+            }
+        }
+    }
+    let mut family = out.family(
+        Kind::Gauge,
+        "statsring_backend_state_info",
+        "1 for the state that the backend is in: up, down, disabled, unresolved, drain or forced_down.",
+    );
+    for backend in &view.backends {
+        family.add(&[("backend", &backend.name), ("state", backend.state.name())], 1);
+    }
+    let mut family = out.family(Kind::Gauge, "statsring_backends", "Backends of the config by state.");
+    for state in BackendState::ALL {
+        let count = view.backends.iter().filter(|backend| backend.state == state).count();
+        family.add(&[("state", state.name())], count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::view::tests::sample;
+    use super::*;
+
+    #[test]
+    fn each_backend_has_its_figures_and_its_state() {
+        let mut out = Exposition::new();
+        let mut view = sample();
+        view.backends[2].name = "[2001:db8::1]:8125".into();
+        render(&mut out, &view);
+        let text = out.finish();
+        for line in [
+            "statsring_backend_up{backend=\"a:8125\"} 1\n",
+            "statsring_backend_up{backend=\"b:8125\"} 0\n",
+            "statsring_backend_healthy{backend=\"b:8125\"} 0\n",
+            "statsring_backend_metrics_sent_total{backend=\"a:8125\"} 300\n",
+            "statsring_backend_kernel_drops_total{backend=\"b:8125\"} 3\n",
+            "statsring_backend_state_info{backend=\"[2001:db8::1]:8125\",state=\"unresolved\"} 1\n",
+            "statsring_backends{state=\"up\"} 1\n",
+            "statsring_backends{state=\"forced_down\"} 0\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        assert!(!text.contains("statsring_backend_healthy{backend=\"[2001"), "{text}");
+    }
+
+    #[test]
+    fn two_thousand_backends_with_long_names_stay_a_few_megabytes() {
+        let mut out = Exposition::new();
+        let mut view = sample();
+        let name = format!("{}.example:8125", "a".repeat(60));
+        view.backends = vec![BackendView { name: name.into(), ..view.backends[0].clone() }; 2_000];
+        render(&mut out, &view);
+        assert!(out.finish().len() < 4 << 20);
+    }
+}

@@ -1,0 +1,177 @@
+//! Prometheus's text format 0.0.4. Pure.
+//!
+//! In: families with their figures. Out: text. Next: nobody; `http/` sends it.
+
+use crate::admin::escape;
+use std::fmt::{Display, Write};
+
+/// What a family is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, from 0 at the start of the process.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by upper bound.
+    Histogram,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// The text as it grows.
+pub struct Exposition {
+    text: String,
+}
+
+impl Exposition {
+    /// Empty.
+    pub fn new() -> Exposition {
+        Exposition { text: String::new() }
+    }
+
+    /// A family; its head is written with its first figure. `help` is one sentence without backslashes or line ends.
+    pub fn family(&mut self, kind: Kind, name: &'static str, help: &'static str) -> Family<'_> {
+        Family { text: &mut self.text, kind, name, help, has_head: false }
+    }
+
+    /// A family of one figure.
+    pub fn one(&mut self, kind: Kind, name: &'static str, help: &'static str, value: impl Display) {
+        self.family(kind, name, help).add(&[], value);
+    }
+
+    /// A family of one figure, if it is known.
+    pub fn known(&mut self, kind: Kind, name: &'static str, help: &'static str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.one(kind, name, help, value);
+        }
+    }
+
+    /// The text.
+    pub fn finish(self) -> String {
+        self.text
+    }
+}
+
+/// Figures of one name.
+pub struct Family<'t> {
+    text: &'t mut String,
+    kind: Kind,
+    name: &'static str,
+    help: &'static str,
+    has_head: bool,
+}
+
+impl Family<'_> {
+    /// A figure.
+    pub fn add(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.line("", labels, value);
+    }
+
+    /// A histogram's figures: `bounds` and the number of values up to each, `count` of all, and their `sum`.
+    pub fn histogram(&mut self, labels: &[(&str, &str)], bounds: &[(f64, u64)], sum: f64, count: u64) {
+        let mut bucket = |bound: &str, up_to: u64| {
+            let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", bound)]).collect();
+            self.line("_bucket", &labels, up_to);
+        };
+        for (bound, up_to) in bounds {
+            bucket(&bound.to_string(), *up_to);
+        }
+        bucket("+Inf", count);
+        self.line("_sum", labels, sum);
+        self.line("_count", labels, count);
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        // Writing to a String cannot fail.
+        if !self.has_head {
+            let _ = writeln!(self.text, "# HELP {} {}", self.name, self.help);
+            let _ = writeln!(self.text, "# TYPE {} {}", self.name, self.kind.name());
+            self.has_head = true;
+        }
+        self.text.push_str(self.name);
+        self.text.push_str(suffix);
+        for (index, (name, value)) in labels.iter().enumerate() {
+            self.text.push(if index == 0 { '{' } else { ',' });
+            let _ = write!(self.text, "{name}=\"");
+            push_label_value(self.text, value);
+            self.text.push('"');
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+/// Control characters are shown as everywhere else ([`escape`]); then what the format itself wants escaped is.
+fn push_label_value(text: &mut String, value: &str) {
+    for character in escape(value.as_bytes()).chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            character => text.push(character),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn families_figures_and_labels_are_written_as_the_format_says() {
+        let mut out = Exposition::new();
+        out.one(Kind::Gauge, "a", "One.", 1.5);
+        let mut family = out.family(Kind::Counter, "b_total", "Two.");
+        family.add(&[("x", "1"), ("y", "")], u64::MAX);
+        family.add(&[("x", "2"), ("y", "z")], 0);
+        out.known(Kind::Gauge, "c", "Three.", None::<u64>);
+        out.family(Kind::Gauge, "d", "Four.");
+        let expected = "# HELP a One.\n# TYPE a gauge\na 1.5\n\
+            # HELP b_total Two.\n# TYPE b_total counter\nb_total{x=\"1\",y=\"\"} 18446744073709551615\n\
+            b_total{x=\"2\",y=\"z\"} 0\n";
+        assert_eq!(out.finish(), expected);
+    }
+
+    #[test]
+    fn a_histogram_is_cumulative_and_ends_with_all() {
+        let mut out = Exposition::new();
+        out.family(Kind::Histogram, "h", "Times.").histogram(&[("k", "v")], &[(0.005, 2), (1.0, 3)], 4.25, 7);
+        let expected = "# HELP h Times.\n# TYPE h histogram\nh_bucket{k=\"v\",le=\"0.005\"} 2\n\
+            h_bucket{k=\"v\",le=\"1\"} 3\nh_bucket{k=\"v\",le=\"+Inf\"} 7\nh_sum{k=\"v\"} 4.25\nh_count{k=\"v\"} 7\n";
+        assert_eq!(out.finish(), expected);
+    }
+
+    #[test]
+    fn a_label_value_cannot_break_its_line() {
+        let mut text = String::new();
+        push_label_value(&mut text, "a\"b\\c\nd\u{1b}é\u{202e}");
+        assert_eq!(text, "a\\\"b\\\\\\\\c\\\\x0ad\\\\x1bé\\\\xe2\\\\x80\\\\xae");
+    }
+
+    proptest! {
+        #[test]
+        fn any_label_value_is_read_back_as_it_is_shown(value in any::<String>()) {
+            let mut text = String::new();
+            push_label_value(&mut text, &value);
+            prop_assert!(!text.contains('\n'));
+            // As Prometheus reads it.
+            let mut read = String::new();
+            let mut characters = text.chars();
+            while let Some(character) = characters.next() {
+                prop_assert!(character != '"');
+                read.push(if character == '\\' { characters.next().unwrap() } else { character });
+            }
+            prop_assert_eq!(read, escape(value.as_bytes()));
+        }
+    }
+}

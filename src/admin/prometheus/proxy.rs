@@ -1,0 +1,236 @@
+//! The proxy as a whole: what it is, how it is, what is around it. Pure.
+//!
+//! In: a [`View`]. Out: families.
+
+use super::exposition::{Exposition, Kind};
+use crate::admin::counters::AdminCounter;
+use crate::admin::status::engine;
+use crate::admin::view::View;
+use crate::version::{COMMIT, NUMBER};
+
+/// What it is: facts, as labels of a figure that is always 1.
+pub fn identity(out: &mut Exposition, view: &View) {
+    let mut family = out.family(Kind::Gauge, "statsring_build_info", "The program, as labels; always 1.");
+    family.add(&[("version", NUMBER), ("revision", COMMIT), ("engine", &engine(view))], 1);
+    if let Some(fingerprint) = view.fingerprint {
+        let mut family = out.family(
+            Kind::Gauge,
+            "statsring_placement_info",
+            "The placement in force, as labels; always 1. Proxies with equal fingerprints send every name to the same backend; \
+             with equal config fingerprints they do as long as all backends are up.",
+        );
+        let labels = [
+            ("hashing", view.placement),
+            ("fingerprint", &*format!("{:016x}", fingerprint.now)),
+            ("config_fingerprint", &*format!("{:016x}", fingerprint.config)),
+        ];
+        family.add(&labels, 1);
+    }
+}
+
+/// How it is.
+pub fn state(out: &mut Exposition, view: &View) {
+    let gauge = Kind::Gauge;
+    out.one(
+        gauge,
+        "statsring_ready",
+        "1 if the proxy is to be sent metrics: every worker receives, no stop is under way, health is not down by command.",
+        u8::from(view.readiness.is_ready()),
+    );
+    out.one(
+        gauge,
+        "statsring_degraded",
+        "Things that work less well than asked for; the admin command status tells which.",
+        view.degraded.len(),
+    );
+    out.one(
+        gauge,
+        "statsring_metrics_unaccounted",
+        "Metrics received that were neither sent nor dropped nor are pending: anything but 0 is a mistake in the program.",
+        view.counters().imbalance(),
+    );
+    out.one(
+        gauge,
+        "statsring_config_last_reload_successful",
+        "1 if the last reload of the config was applied, or if there was none.",
+        u8::from(view.last_reload.as_ref().is_none_or(|last| last.succeeded)),
+    );
+    out.one(
+        gauge,
+        "statsring_config_last_reload_success_timestamp_seconds",
+        "When the config in force was read.",
+        view.config_unix_time.as_secs_f64(),
+    );
+    out.one(
+        gauge,
+        "statsring_flush_interval_seconds",
+        "The longest time that a metric is held back to gather others (flushInterval).",
+        view.levers.flush_us as f64 / 1e6,
+    );
+}
+
+/// What is around it: the host, the admin port, memory.
+pub fn surroundings(out: &mut Exposition, view: &View) {
+    let counter = Kind::Counter;
+    if let Some(host) = view.host_udp {
+        out.one(
+            counter,
+            "statsring_host_udp_receive_buffer_errors_total",
+            "Datagrams dropped at full receive buffers of any UDP socket of this host since its start.",
+            host.rcvbuf_errors,
+        );
+        out.one(
+            counter,
+            "statsring_host_udp_send_buffer_errors_total",
+            "Datagrams dropped at full send buffers of any UDP socket of this host since its start.",
+            host.sndbuf_errors,
+        );
+    }
+    for known in AdminCounter::ALL {
+        let (name, help) = admin(known);
+        out.one(counter, name, help, view.admin.get(known));
+    }
+    memory(out, view);
+}
+
+fn memory(out: &mut Exposition, view: &View) {
+    let gauge = Kind::Gauge;
+    let sum = |figure: fn(&crate::driver::Facts) -> usize| view.facts().map(figure).sum::<usize>();
+    out.one(gauge, "statsring_heap_live_bytes", "Heap in use by the program.", view.memory.heap.live_bytes);
+    out.one(
+        gauge,
+        "statsring_heap_mapped_bytes",
+        "Heap as mapped from the system.",
+        view.memory.heap.mapped_bytes,
+    );
+    out.one(
+        gauge,
+        "statsring_packet_pool_bytes",
+        "Packets of all workers, in use or not.",
+        view.memory.packet_pool_bytes,
+    );
+    out.one(
+        gauge,
+        "statsring_receive_ring_bytes",
+        "Receive buffers of all workers.",
+        sum(|facts| facts.buffer_bytes),
+    );
+    out.one(
+        gauge,
+        "statsring_ring_locked_bytes",
+        "Locked memory of all workers' rings.",
+        sum(|facts| facts.ring_bytes),
+    );
+    out.one(
+        gauge,
+        "statsring_send_buffer_granted_bytes",
+        "Send buffers granted to the backends' sockets of all workers: kernel memory, used only as far as needed.",
+        view.memory.send_buffer_bytes,
+    );
+}
+
+/// Name and explanation of what is counted at the admin port.
+fn admin(counter: AdminCounter) -> (&'static str, &'static str) {
+    match counter {
+        AdminCounter::Connections => {
+            ("statsring_admin_connections_total", "Connections to the admin port that were served.")
+        }
+        AdminCounter::ConnectionsRefused => (
+            "statsring_admin_connections_refused_total",
+            "Connections closed at once because all places were taken.",
+        ),
+        AdminCounter::ConnectionsYielded => (
+            "statsring_admin_connections_yielded_total",
+            "Connections closed because they were silent when all places were taken and another one came.",
+        ),
+        AdminCounter::Commands => {
+            ("statsring_admin_commands_total", "Text commands, unknown and misused ones included.")
+        }
+        AdminCounter::CommandsUnknown => {
+            ("statsring_admin_commands_unknown_total", "Text commands that were unknown or misused.")
+        }
+        AdminCounter::ChangesRefused => (
+            "statsring_admin_changes_refused_total",
+            "Changing commands from elsewhere than this host that were refused.",
+        ),
+        AdminCounter::LinesTooLong => {
+            ("statsring_admin_lines_too_long_total", "Connections ended by a line that was too long.")
+        }
+        AdminCounter::HttpRequests => {
+            ("statsring_admin_http_requests_total", "HTTP requests answered with what they asked for.")
+        }
+        AdminCounter::HttpErrors => {
+            ("statsring_admin_http_errors_total", "HTTP requests answered with an error.")
+        }
+        AdminCounter::ForeignProtocols => {
+            ("statsring_admin_foreign_protocols_total", "Connections ended because they spoke TLS.")
+        }
+        AdminCounter::IdleClosed => (
+            "statsring_admin_idle_closed_total",
+            "Connections ended because the client said nothing for too long.",
+        ),
+        AdminCounter::WritesTimedOut => (
+            "statsring_admin_writes_timed_out_total",
+            "Connections ended because the client did not take its answers.",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::view::LastReload;
+    use super::super::super::view::tests::sample;
+    use super::*;
+    use crate::admin::Readiness;
+    use crate::stats::Counter;
+
+    fn text(view: &View) -> String {
+        let mut out = Exposition::new();
+        identity(&mut out, view);
+        state(&mut out, view);
+        surroundings(&mut out, view);
+        out.finish()
+    }
+
+    #[test]
+    fn it_says_what_it_is_and_how() {
+        let view = sample();
+        let expected = [
+            &*format!(
+                "statsring_build_info{{version=\"{NUMBER}\",revision=\"{COMMIT}\",engine=\"io_uring\"}} 1\n"
+            ),
+            "statsring_placement_info{hashing=\"jump\",fingerprint=\"fedcba9876543210\",config_fingerprint=\"00000000000012ab\"} 1\n",
+            "statsring_ready 1\n",
+            "statsring_degraded 0\n",
+            "statsring_metrics_unaccounted 0\n",
+            "statsring_config_last_reload_successful 1\n",
+            "statsring_config_last_reload_success_timestamp_seconds 1999999950.25\n",
+            "statsring_flush_interval_seconds 0.005\n",
+            "statsring_host_udp_receive_buffer_errors_total 5\n",
+            "statsring_admin_http_requests_total 0\n",
+            "statsring_receive_ring_bytes 2000\n",
+        ];
+        let text = text(&view);
+        for line in expected {
+            assert!(text.contains(line), "{line}{text}");
+        }
+    }
+
+    #[test]
+    fn trouble_shows() {
+        let mut view = sample();
+        view.readiness = Readiness::HealthDown;
+        view.degraded.push("x".to_owned());
+        view.workers[0].counters.add(Counter::MetricsSent, 5);
+        view.last_reload = Some(LastReload { ago_s: 1, words: "no".to_owned(), succeeded: false });
+        let text = text(&view);
+        for line in [
+            "statsring_ready 0\n",
+            "statsring_degraded 1\n",
+            "statsring_metrics_unaccounted -5\n",
+            "statsring_config_last_reload_successful 0\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+    }
+}

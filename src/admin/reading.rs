@@ -1,0 +1,57 @@
+//! A connection's reads, one at a time, none of them ever dropped.
+//!
+//! In: a [`Connection`]. Out: bytes as they come. A read that was begun goes on while nobody waits for it, because the
+//! connection's runtime may neither cancel it nor free what it holds. Next: `server.rs`.
+
+use super::server::Connection;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+
+/// Bytes of one read.
+const READ_BYTES: usize = 4_096;
+
+/// A read that was begun.
+type Read<'c> = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + 'c>>;
+
+/// At most one read, which goes on while nobody waits for it.
+pub struct Reading<'c, C> {
+    connection: &'c C,
+    under_way: Option<Read<'c>>,
+    buffer: Vec<u8>,
+}
+
+impl<'c, C: Connection> Reading<'c, C> {
+    /// None is under way.
+    pub fn new(connection: &'c C) -> Self {
+        Reading { connection, under_way: None, buffer: Vec::with_capacity(READ_BYTES) }
+    }
+
+    /// What the next read brings. Dropping this future loses nothing: the read goes on, and the next call takes it up.
+    pub async fn next(&mut self) -> io::Result<Vec<u8>> {
+        let read = match &mut self.under_way {
+            Some(read) => read,
+            none => {
+                let mut buffer = std::mem::take(&mut self.buffer);
+                buffer.clear();
+                buffer.reserve_exact(READ_BYTES);
+                none.insert(Box::pin(self.connection.read(buffer)))
+            }
+        };
+        let result = read.await;
+        self.under_way = None;
+        result
+    }
+
+    /// Returns a buffer for the next read.
+    pub fn give_back(&mut self, buffer: Vec<u8>) {
+        self.buffer = buffer;
+    }
+
+    /// Waits for the read under way, if any, after the connection was shut down.
+    pub async fn finish(&mut self) {
+        if let Some(read) = self.under_way.take() {
+            let _ = read.await;
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! `statsring check-ready`: asks a running proxy whether it is to be sent metrics, for a container's HEALTHCHECK and for
+//! scripts.
+//!
+//! In: the address of an admin port, or a config to take it from. Out: a line of words, and exit code 0 if it is ready, 1 if
+//! it is not or does not answer. Next: nobody; Docker or a script looks at the code.
+
+use crate::cli::{DEFAULT_CONFIG, load, print, refuse};
+use crate::exit;
+use crate::lookup;
+use argh::FromArgs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the answer may take unless told otherwise.
+const TIMEOUT_MS: u64 = 2_000;
+/// Longest answer: a head and a line of words.
+const ANSWER_BYTES_MAX: usize = 16_384;
+
+/// Asks a running proxy whether it is to be sent metrics: every worker receives, no stop is under way, health is not down by
+/// command. Prints a line; exit code 0 if it is ready, 1 if it is not or does not answer.
+#[derive(FromArgs, Clone, Debug, PartialEq, Eq)]
+#[argh(
+    subcommand,
+    name = "check-ready",
+    help_triggers("-h", "--help"),
+    note = "The admin port is asked where the config has it; one that listens everywhere is asked on this host.",
+    error_code(1, "not ready, or no answer"),
+    error_code(64, "wrong usage, or a config with mistakes"),
+    error_code(66, "the config cannot be read")
+)]
+pub struct Options {
+    /// config file, JSON, to take the admin port's address from (default /etc/statsdproxy.json)
+    #[argh(option, short = 'f', arg_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// the admin port's address, instead of a config
+    #[argh(option, arg_name = "HOST:PORT")]
+    pub address: Option<String>,
+
+    /// how long the answer may take, in ms, 1 to 60000 (default 2000)
+    #[argh(option, arg_name = "MS")]
+    pub timeout: Option<u64>,
+}
+
+/// Asks; the exit code.
+pub fn run(options: &Options) -> u8 {
+    let timeout_ms = options.timeout.unwrap_or(TIMEOUT_MS);
+    if !(1..=60_000).contains(&timeout_ms) {
+        return refuse(&format!("--timeout {timeout_ms} is not in range (1 to 60000 ms)"));
+    }
+    let addresses = match (&options.address, &options.file) {
+        (Some(_), Some(_)) => {
+            return refuse("--address and -f both tell where the admin port is: leave one out");
+        }
+        (Some(address), None) => match resolved(address) {
+            Ok(addresses) => addresses,
+            Err(words) => return refuse(&words),
+        },
+        (None, file) => match load(file.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))) {
+            Ok(loaded) => loaded.config.management.into_iter().map(reachable).collect(),
+            Err(code) => return code,
+        },
+    };
+    match ask_any(&addresses, Duration::from_millis(timeout_ms)) {
+        Ok(Answer { is_ready: true, words }) => print(&format!("{words}\n")),
+        Ok(Answer { is_ready: false, words }) => not_ready(&words),
+        Err(words) => not_ready(&format!("not ready: {words}")),
+    }
+}
+
+/// Says why on stdout, where Docker looks for it.
+fn not_ready(words: &str) -> u8 {
+    match print(&format!("{words}\n")) {
+        exit::OK => exit::BAD_VERDICT,
+        code => code,
+    }
+}
+
+fn resolved(address: &str) -> Result<Vec<SocketAddr>, String> {
+    let found = lookup::endpoint(address)
+        .map_err(|error| format!("--address {address:?}: {error}; wanted is HOST:PORT"))?;
+    Ok(found.into_iter().map(reachable).collect())
+}
+
+/// Where a port is asked that listens here.
+fn reachable(listening: SocketAddr) -> SocketAddr {
+    let ip = match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listening.port())
+}
+
+/// What the proxy says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Answer {
+    is_ready: bool,
+    words: String,
+}
+
+/// Asks the first address that takes a connection; the time is for all of them together.
+fn ask_any(addresses: &[SocketAddr], timeout: Duration) -> Result<Answer, String> {
+    let deadline = Instant::now() + timeout;
+    let mut failures = Vec::new();
+    for address in addresses {
+        let connected = left(deadline).and_then(|left| TcpStream::connect_timeout(address, left));
+        match connected {
+            Ok(stream) => {
+                return ask(stream, *address, deadline)
+                    .map_err(|error| format!("{address}: {}", in_words(&error, timeout)));
+            }
+            Err(error) => failures.push(format!("{address}: {}", in_words(&error, timeout))),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+fn in_words(error: &io::Error, timeout: Duration) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {} ms", timeout.as_millis()),
+        _ => error.to_string(),
+    }
+}
+
+/// The time that is left, or the error of none.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn ask(mut stream: TcpStream, address: SocketAddr, deadline: Instant) -> io::Result<Answer> {
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    // By its address, which is always an answered Host, whatever name led here.
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4_096];
+    while bytes.len() < ANSWER_BYTES_MAX {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    answer(&bytes)
+}
+
+/// Reads the proxy's answer; anything else than it would say is an error.
+fn answer(bytes: &[u8]) -> io::Result<Answer> {
+    let not_ours = || {
+        let beginning = bytes[..bytes.len().min(60)].escape_ascii();
+        io::Error::other(format!(
+            "what answers there is no statsring of this version; it begins \"{beginning}\""
+        ))
+    };
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut parsed = httparse::Response::new(&mut fields);
+    let Ok(httparse::Status::Complete(head_bytes)) = parsed.parse(bytes) else { return Err(not_ours()) };
+    let words = String::from_utf8_lossy(&bytes[head_bytes..]).trim_end().to_owned();
+    let is_ready = match parsed.code {
+        Some(200) => true,
+        Some(503) => false,
+        _ => return Err(not_ours()),
+    };
+    let is_known = words.starts_with(if is_ready { "ready" } else { "not ready" });
+    if is_known {
+        Ok(Answer { is_ready, words: crate::admin::escape(words.as_bytes()) })
+    } else {
+        Err(not_ours())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    /// A server that answers one connection so, and then keeps it for a while.
+    fn answering(answer: &'static str, keep: Duration) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1_024];
+            let length = stream.read(&mut request).unwrap();
+            let request = std::str::from_utf8(&request[..length]).unwrap();
+            assert!(request.starts_with("GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:"), "{request}");
+            stream.write_all(answer.as_bytes()).unwrap();
+            thread::sleep(keep);
+        });
+        address
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn ready_and_not_ready_are_told_in_the_proxys_words() {
+        let ready = answering("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nready\n", Duration::ZERO);
+        assert_eq!(ask_any(&[ready], LONG), Ok(Answer { is_ready: true, words: "ready".to_owned() }));
+        let stopping =
+            answering("HTTP/1.1 503 Service Unavailable\r\n\r\nnot ready: a stop\n", Duration::ZERO);
+        assert_eq!(
+            ask_any(&[stopping], LONG),
+            Ok(Answer { is_ready: false, words: "not ready: a stop".to_owned() })
+        );
+    }
+
+    #[test]
+    fn who_is_not_there_or_silent_or_another_one_is_not_ready() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(ask_any(&[free], LONG).unwrap_err().contains("refused"));
+        let silent = answering("", LONG);
+        let error = ask_any(&[silent], Duration::from_millis(50)).unwrap_err();
+        assert!(error.ends_with("no answer within 50 ms"), "{error}");
+        for other in
+            ["pong\n", "HTTP/1.1 200 OK\r\n\r\nwelcome to nginx\n", "HTTP/1.1 404 Not Found\r\n\r\n", ""]
+        {
+            let error = ask_any(&[answering(other, Duration::ZERO)], LONG).unwrap_err();
+            assert!(error.contains("no statsring"), "{other:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_next_address_is_asked_if_one_takes_no_connection() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let ready = answering("HTTP/1.1 200 OK\r\n\r\nready: yes\n", Duration::ZERO);
+        assert!(ask_any(&[free, ready], LONG).unwrap().is_ready);
+    }
+
+    #[test]
+    fn a_port_that_listens_everywhere_is_asked_on_this_host() {
+        for (listening, asked) in
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:2", "[::1]:2"), ("192.0.2.1:3", "192.0.2.1:3")]
+        {
+            assert_eq!(reachable(listening.parse().unwrap()), asked.parse().unwrap());
+        }
+        assert_eq!(resolved("0.0.0.0:7").unwrap(), ["127.0.0.1:7".parse().unwrap()]);
+        assert!(resolved("nowhere").unwrap_err().contains("HOST:PORT"));
+    }
+}

@@ -1,0 +1,186 @@
+//! HTTP on the admin port and `check-ready`, as monitors, load balancers and containers use them; and clients that take
+//! the admin port's places away.
+
+use crate::patience::{PATIENCE, wait_until};
+use crate::proxy::{Proxy, config, run};
+use crate::{datagrams, refs, three, total};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// The answer to a request: status, body.
+fn http(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
+    (head["HTTP/1.1 ".len()..][..3].parse().unwrap(), body.to_owned())
+}
+
+fn get(proxy: &Proxy, path: &str) -> (u16, String) {
+    http(proxy.admin, &format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", proxy.admin))
+}
+
+/// A figure of `/metrics`: the sum of all series of this name whose labels have this text.
+fn figure(text: &str, name: &str, label: &str) -> f64 {
+    let of_name = |line: &&str| line.split(['{', ' ']).next() == Some(name) && line.contains(label);
+    text.lines().filter(of_name).map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}
+
+#[test]
+fn what_was_relayed_is_in_the_metrics_and_in_the_json() {
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"workers": 2}))) else { return };
+    proxy.send(datagrams(0..100));
+    proxy.send(["junk"]);
+    wait_until("every metric has arrived", || total(&backends) == 300);
+    proxy.settle();
+    let (status, text) = get(&proxy, "/metrics");
+    assert_eq!(status, 200);
+    assert_eq!(figure(&text, "statsring_metrics_received_total", ""), 301.0);
+    assert_eq!(figure(&text, "statsring_metrics_sent_total", ""), 300.0);
+    assert_eq!(figure(&text, "statsring_metrics_dropped_total", "reason=\"malformed\""), 1.0);
+    assert_eq!(figure(&text, "statsring_metrics_unaccounted", ""), 0.0);
+    for backend in &backends {
+        let label = format!("backend=\"{}\"", backend.name());
+        assert_eq!(figure(&text, "statsring_backend_metrics_sent_total", &label), backend.total() as f64);
+        assert_eq!(figure(&text, "statsring_backend_up", &label), 1.0);
+    }
+    assert_eq!(
+        figure(&text, "statsring_residence_seconds_count", ""),
+        figure(&text, "statsring_latency_seconds_count", "")
+    );
+    assert!(
+        figure(&text, "process_cpu_seconds_total", "") > 0.0 && figure(&text, "process_open_fds", "") > 5.0
+    );
+    let (status, text) = get(&proxy, "/stats.json");
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, &json["stats"]["metrics_sent"]), (200, &json!(300)));
+    assert_eq!(json["backends"].as_array().unwrap().len(), 3);
+    assert_eq!(json["config"]["workers"], json!(2));
+    // A page of elsewhere, and one that wants to change something.
+    assert_eq!(
+        http(proxy.admin, "GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").0,
+        403
+    );
+    assert_eq!(http(proxy.admin, "PUT /health HTTP/1.1\r\nHost: localhost\r\n\r\nhealth down\n").0, 405);
+    assert_eq!(proxy.ask("health"), "health: up\n");
+    assert_eq!(proxy.stat("admin_http_errors"), 2);
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+/// What `check-ready` says: exit code, words.
+fn check_ready(arguments: &[&str]) -> (i32, String) {
+    let output = run(&[&["check-ready"], arguments].concat());
+    let words = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), words)
+}
+
+#[test]
+fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"shutdownDelay": 60_000}))) else {
+        return;
+    };
+    let file = proxy.config_path().to_str().unwrap().to_owned();
+    let by_file = ["-f", file.as_str(), "--timeout", "60000"];
+    assert_eq!(get(&proxy, "/readyz").0, 200);
+    assert_eq!(check_ready(&by_file), (0, "ready: every worker receives\n".to_owned()));
+    assert_eq!(
+        check_ready(&["--address", &format!("localhost:{}", proxy.admin.port()), "--timeout", "60000"]).0,
+        0
+    );
+    proxy.ask("health down");
+    assert_eq!((get(&proxy, "/readyz").0, get(&proxy, "/healthz").0), (503, 200));
+    let (code, words) = check_ready(&by_file);
+    assert!(code == 1 && words.starts_with("not ready: health is down by command"), "{words}");
+    proxy.ask("health up");
+    proxy.signal(Signal::SIGTERM);
+    wait_until("it says that it stops", || {
+        get(&proxy, "/readyz") == (503, "not ready: a stop is under way\n".to_owned())
+    });
+    assert_eq!(check_ready(&by_file).0, 1);
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.exit_code(), 128 + 15);
+    let (code, words) = check_ready(&by_file);
+    assert!(code == 1 && words.starts_with("not ready: 127.0.0.1:") && words.contains("refused"), "{words}");
+}
+
+#[test]
+fn clients_that_hold_every_place_and_say_nothing_do_not_keep_an_operator_out() {
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut held: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(proxy.admin).unwrap()).collect();
+    // Half a command, and an endless one: neither is an answer.
+    held[1].write_all(b"health do").unwrap();
+    held[2].write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
+    let ask = || {
+        let mut client = TcpStream::connect(proxy.admin).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = client.write_all(b"ping\nquit\n");
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer);
+        answer
+    };
+    // Long before any of them is let go for its silence.
+    let begin = std::time::Instant::now();
+    wait_until("an operator is answered", || ask() == "pong\n");
+    for _ in 0..10 {
+        wait_until("and is answered again", || ask() == "pong\n");
+    }
+    assert!(
+        begin.elapsed() < Duration::from_secs(25),
+        "the places came free by themselves: {:?}",
+        begin.elapsed()
+    );
+    assert!(proxy.stat("admin_connections_yielded") >= 1);
+    assert_eq!(proxy.ask("health"), "health: up\n");
+    drop(held);
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.exit_code(), 0);
+}
+
+/// Open files of the process.
+fn open_files(proxy: &Proxy) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count()
+}
+
+#[test]
+fn a_tap_of_a_client_that_is_gone_holds_its_connection_no_longer() {
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    assert_eq!(proxy.ask("ping"), "pong\n");
+    wait_until("the connection before is closed", || {
+        let before = open_files(&proxy);
+        std::thread::sleep(Duration::from_millis(100));
+        open_files(&proxy) == before
+    });
+    let before = open_files(&proxy);
+    let begin = std::time::Instant::now();
+    for number in 0..20 {
+        let mut client = TcpStream::connect(proxy.admin).unwrap();
+        client.write_all(b"tap nothing.like.this 1000\n").unwrap();
+        match number % 3 {
+            // It ends as a program does that was killed.
+            0 => {}
+            // It has said all, and ends then.
+            1 => client.shutdown(Shutdown::Write).unwrap(),
+            // It has sent so much ahead that it is not listened to any more.
+            _ => {
+                let _ = client.set_write_timeout(Some(Duration::from_secs(1)));
+                let _ = client.write_all(&[b'\n'; 200_000]);
+            }
+        }
+        // Each tap has begun before its client leaves.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    wait_until("nothing is left of them", || open_files(&proxy) <= before);
+    assert!(begin.elapsed() < Duration::from_secs(25), "they ended by their own time: {:?}", begin.elapsed());
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.exit_code(), 0);
+}
