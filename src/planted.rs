@@ -47,6 +47,8 @@ pub enum Defect {
     DropsCountedTwice,
     /// A new process ends when the old one is gone, instead of going on in its place.
     RetiresWithOldProcess,
+    /// A new process that is told to stop before it hears "go" leaves the sockets to an old one that is gone.
+    StopForgetsPromise,
     /// An old process whose successor is late leaves all the same.
     GoneBeforeReady,
     /// A new process begins with every backend up.
@@ -87,13 +89,14 @@ impl Defect {
     ];
 
     /// Those of hand-over and reload.
-    pub const CONTROL: [Defect; 15] = [
+    pub const CONTROL: [Defect; 16] = [
         Defect::ReceiveNotCancelledAtLeave,
         Defect::LeftSocketFenced,
         Defect::SurplusSocketLeft,
         Defect::LeaveWithoutFlush,
         Defect::DropsCountedTwice,
         Defect::RetiresWithOldProcess,
+        Defect::StopForgetsPromise,
         Defect::GoneBeforeReady,
         Defect::HealthForgottenAtHandover,
         Defect::WishForgottenAtHandover,

@@ -281,7 +281,8 @@ pub struct Process {
     pub(super) held: Held,
     reports: mpsc::Receiver<Report>,
     signals: Signals,
-    stop: Arc<Notify>,
+    /// Asks for a stop from within the process.
+    pub(super) stop: Arc<Notify>,
 }
 
 /// What a process has before its workers start.

@@ -6,6 +6,7 @@
 use super::handover::decide::{GiverAction, GiverEvent, TakerAction, TakerEvent};
 use super::handover::inherit::left_to;
 use super::handover::message::Taken;
+use super::handover::predecessor::Predecessor;
 use super::handover::successor::Successor;
 use super::process::{Event, Failure, Process};
 use super::state::{Control, LastRestart};
@@ -147,7 +148,7 @@ impl Process {
                 "signal {signal} is passed on to process {}, which has taken over",
                 successor.pid()
             );
-            successor.signal(signal);
+            successor.say_stop(signal);
         }
         true
     }
@@ -163,6 +164,7 @@ impl Process {
         loop {
             match action {
                 TakerAction::SayReady => {
+                    tracing::info!("restart: ready to take over from process {pid}");
                     if let Some(Err(error)) = self.predecessor.as_ref().map(|old| old.say_ready()) {
                         tracing::warn!("process {pid} could not be told that this one is ready: {error}");
                     }
@@ -176,19 +178,25 @@ impl Process {
                     break;
                 }
                 TakerAction::Retire(why) => return Err(retired(&why)),
-                TakerAction::Nothing | TakerAction::Complete => {}
+                TakerAction::Nothing | TakerAction::Complete | TakerAction::Stop => {}
             }
             action = match self.event().await {
                 Event::Predecessor(event) => {
                     self.predecessor.as_mut().map_or(TakerAction::Nothing, |old| old.on(event))
                 }
                 Event::Ended { worker, end } => return Err(Failure::of_worker(worker, &end)),
-                Event::Stop(_) => return Err(retired("a stop was asked for")),
+                Event::Stop(_) => {
+                    tracing::info!("a stop was asked for; it waits for the word of process {pid}");
+                    self.predecessor.as_mut().map_or(TakerAction::Nothing, |old| old.on(TakerEvent::Stop))
+                }
                 event => {
                     self.decline(&event);
                     TakerAction::Nothing
                 }
             };
+        }
+        if self.predecessor.as_ref().is_some_and(Predecessor::is_to_stop) {
+            self.stop.notify_one();
         }
         if let Some(state) = self.predecessor.as_mut().and_then(|old| old.take_last_state()) {
             self.control.resume(&state);
@@ -200,7 +208,11 @@ impl Process {
     /// As the new process: what comes after it has taken over.
     pub(super) fn follow(&mut self, event: TakerEvent) {
         let Some(old) = &mut self.predecessor else { return };
-        if old.on(event) == TakerAction::Complete {
+        let action = old.on(event);
+        if action == TakerAction::Stop {
+            self.stop.notify_one();
+        }
+        if action == TakerAction::Complete {
             let words = format!("complete: process {} has ended and this one has taken over", old.offer.pid);
             note(&self.control, Outcome::Done, &words);
             if self.control.spread == Spread::Datagram {

@@ -301,6 +301,31 @@ fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
 }
 
 #[test]
+fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_nothing() {
+    let backends = three();
+    let Some((mut proxy, _)) = start_copy(config(&refs(&backends), json!({}))) else { return };
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("the new process is started", || proxy.logged(" was started: "));
+    // From now on the old one cannot answer.
+    proxy.signal(Signal::SIGSTOP);
+    wait_until("the new one asks", || proxy.logged("ready to take over from process "));
+    let log = proxy.log();
+    let words = log.lines().find(|line| line.contains(" was started: ")).unwrap();
+    let new = words.split("process ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(new), Signal::SIGTERM).unwrap();
+    wait_until("it waits for the answer", || proxy.logged("it waits for the word of process "));
+    let sender = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for datagram in datagrams(0..20) {
+        sender.send_to(datagram.as_bytes(), proxy.address).unwrap();
+    }
+    proxy.signal(Signal::SIGCONT);
+    assert_eq!(proxy.exit_code(), 0, "{}", proxy.log());
+    wait_until("both have told their account", || proxy.log().matches("account: ").count() == 2);
+    assert_eq!(total(&backends), 60, "{}", proxy.log());
+    assert!(!proxy.logged("the old one goes on"), "{}", proxy.log());
+}
+
+#[test]
 fn a_restart_during_a_stop_is_refused() {
     let backends = three();
     let config = config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64}));

@@ -98,6 +98,7 @@ impl Total {
             ("restarts aborted", happened.restarts_aborted),
             ("restarts that came to nothing", happened.restarts_failed),
             ("sockets taken over from a process that was gone", happened.inherited_unasked),
+            ("stops between two processes", happened.stops_between),
             ("reloads", happened.reloads),
             ("reloads refused", happened.reloads_refused),
             ("processes killed", happened.kills),

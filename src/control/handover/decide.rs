@@ -10,6 +10,9 @@
 //!                      └────abort────▶ Retired                     (cancels, flushes, ends)
 //! ```
 //!
+//! A stop that reaches the new process while it waits for the answer waits too: the "go" may be on its way, and then this
+//! one has to stop as the proxy, and relay what is queued, instead of leaving that to a process that is gone.
+//!
 //! The old process decides: until it has said "go" it goes on receiving, and from then on it is the new one's turn. While
 //! both receive, each relays what it gets. So the new process sets no time limit of its own: a "go" that is on its way
 //! must find it. If the old one is gone without a word it goes on: there is no other.
@@ -157,6 +160,8 @@ pub enum TakerEvent {
     Abort(String),
     /// The old process has ended.
     Gone,
+    /// This process is to stop: a signal, or the old process passes one on.
+    Stop,
 }
 
 /// What the new side does.
@@ -172,6 +177,8 @@ pub enum TakerAction {
     ServeUnasked,
     /// The hand-over is complete.
     Complete,
+    /// Stop, as the proxy.
+    Stop,
     /// End, for this reason, and relay what was received.
     Retire(String),
 }
@@ -181,17 +188,23 @@ pub enum TakerAction {
 pub struct Taker {
     stage: Taking,
     is_old_gone: bool,
+    is_to_stop: bool,
 }
 
 impl Taker {
     /// It begins to prepare.
     pub fn new() -> Taker {
-        Taker { stage: Taking::Arming, is_old_gone: false }
+        Taker { stage: Taking::Arming, is_old_gone: false, is_to_stop: false }
     }
 
     /// Whether the hand-over is over: this process serves, and the old one has ended.
     pub fn is_complete(&self) -> bool {
         self.stage == Taking::Alone
+    }
+
+    /// Whether a stop waits until this process is the proxy.
+    pub fn is_to_stop(&self) -> bool {
+        self.is_to_stop
     }
 
     /// What is to be done now.
@@ -205,6 +218,17 @@ impl Taker {
                 (Taking::Arming, Nothing)
             }
             (Taking::Arming | Taking::Offered, TakerEvent::Abort(why)) => (Taking::Retired, Retire(why)),
+            (Taking::Offered, TakerEvent::Stop)
+                if !self.is_to_stop && !is_planted(Defect::StopForgetsPromise) =>
+            {
+                self.is_to_stop = true;
+                (Taking::Offered, Nothing)
+            }
+            // The second time it is at once.
+            (Taking::Arming | Taking::Offered, TakerEvent::Stop) => {
+                (Taking::Retired, Retire("a stop was asked for".to_owned()))
+            }
+            (Taking::Serving, TakerEvent::Stop) => (Taking::Serving, Stop),
             (Taking::Offered, TakerEvent::Go) => (Taking::Serving, Serve),
             (Taking::Offered, TakerEvent::Gone) if is_planted(Defect::RetiresWithOldProcess) => {
                 (Taking::Retired, Retire("the old process is gone".to_owned()))
@@ -277,6 +301,7 @@ mod tests {
         NewFails,
         OldLate,
         Stop,
+        StopNew,
         AskAgain,
     }
 
@@ -289,6 +314,9 @@ mod tests {
         old_receives: bool,
         new_receives: bool,
         stop: bool,
+        /// A signal has reached the new process, or has been passed on to it.
+        is_new_signalled: bool,
+        is_passed_on: bool,
     }
 
     impl World {
@@ -301,6 +329,8 @@ mod tests {
                 old_receives: true,
                 new_receives: false,
                 stop: false,
+                is_new_signalled: false,
+                is_passed_on: false,
             }
         }
 
@@ -315,6 +345,7 @@ mod tests {
                 GiverAction::Start => {
                     assert!(self.taker.is_none(), "two new processes at once");
                     self.taker = Some(Taker::new());
+                    self.is_new_signalled = false;
                     // Each attempt has a channel of its own: what was said to or by the last new process is lost with it.
                     self.to_old.clear();
                     self.to_new.clear();
@@ -345,6 +376,7 @@ mod tests {
                 TakerAction::Serve | TakerAction::ServeUnasked | TakerAction::Complete => {
                     assert!(self.new_receives, "it serves and does not receive");
                 }
+                TakerAction::Stop => assert!(!self.old_receives, "the proxy stops, and there are two"),
                 TakerAction::Nothing => {}
             }
         }
@@ -369,10 +401,23 @@ mod tests {
                 Chance::NewFails => {}
                 Chance::OldLate if self.giver.is_busy() => self.old(GiverEvent::Late),
                 Chance::OldLate => {}
+                Chance::Stop if self.giver.is_gone() => {
+                    self.stop = true;
+                    if !std::mem::replace(&mut self.is_passed_on, true) {
+                        // Behind the "go", in the same channel.
+                        let before_end = self.to_new.iter().position(|event| *event == TakerEvent::Gone);
+                        self.to_new.insert(before_end.unwrap_or(self.to_new.len()), TakerEvent::Stop);
+                    }
+                }
                 Chance::Stop => {
                     self.stop = true;
                     self.old(GiverEvent::Stop);
                 }
+                // A signal overtakes what was said.
+                Chance::StopNew if !std::mem::replace(&mut self.is_new_signalled, true) => {
+                    self.new_side(TakerEvent::Stop);
+                }
+                Chance::StopNew => {}
                 Chance::AskAgain if !self.stop => self.old(GiverEvent::Asked(None)),
                 Chance::AskAgain => {}
             }
@@ -403,6 +448,23 @@ mod tests {
         assert!(world.new_receives && !world.old_receives);
     }
 
+    #[test]
+    fn a_stop_that_overtakes_the_go_stops_the_proxy_and_not_a_process_that_steps_back() {
+        let (mut first, mut second) = (Taker::new(), Taker::new());
+        for taker in [&mut first, &mut second] {
+            assert_eq!(taker.on(TakerEvent::Armed), TakerAction::SayReady);
+            assert_eq!(taker.on(TakerEvent::Stop), TakerAction::Nothing);
+        }
+        assert_eq!(first.on(TakerEvent::Go), TakerAction::Serve);
+        assert!(first.is_to_stop());
+        // Passed on as well, which is the same wish once more.
+        assert_eq!(first.on(TakerEvent::Stop), TakerAction::Stop);
+        assert_eq!(second.on(TakerEvent::Gone), TakerAction::ServeUnasked);
+        assert!(second.is_to_stop());
+        let mut third = Taker::new();
+        assert!(matches!(third.on(TakerEvent::Stop), TakerAction::Retire(_)), "nothing was promised yet");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
 
@@ -412,7 +474,7 @@ mod tests {
                 prop_oneof![
                     6 => Just(Chance::DeliverToOld), 6 => Just(Chance::DeliverToNew), 4 => Just(Chance::Arm),
                     1 => Just(Chance::NewFails), 1 => Just(Chance::OldLate),
-                    1 => Just(Chance::Stop), 2 => Just(Chance::AskAgain),
+                    1 => Just(Chance::Stop), 1 => Just(Chance::StopNew), 2 => Just(Chance::AskAgain),
                 ],
                 1..80,
             ),

@@ -114,6 +114,8 @@ pub enum Word {
     Go(State),
     /// The new process is to end, and why.
     Abort(String),
+    /// After "go": the old process was told to stop, by this signal, and who told it meant the proxy.
+    Stop(u8),
 }
 
 /// Why nothing was understood.

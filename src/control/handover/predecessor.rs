@@ -110,6 +110,10 @@ impl Predecessor {
                 TakerEvent::Go
             }
             Some(Heard::Word(Word::Abort(why))) => TakerEvent::Abort(why),
+            Some(Heard::Word(Word::Stop(signal))) => {
+                tracing::info!("the old process passes signal {signal} on");
+                TakerEvent::Stop
+            }
             Some(Heard::Gone) | None => {
                 self.heard = None;
                 TakerEvent::Gone
@@ -120,6 +124,11 @@ impl Predecessor {
     /// What is to be done about it.
     pub fn on(&mut self, event: TakerEvent) -> TakerAction {
         self.taker.on(event)
+    }
+
+    /// Whether a stop waits until this process is the proxy.
+    pub fn is_to_stop(&self) -> bool {
+        self.taker.is_to_stop()
     }
 
     /// Whether the hand-over is over.

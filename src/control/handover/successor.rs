@@ -114,8 +114,12 @@ impl Successor {
         let _ = self.child.kill();
     }
 
-    /// Passes a signal on to it.
-    pub fn signal(&self, number: u8) {
+    /// Passes on that a signal asked for a stop: as a word, which cannot overtake the "go", and by the signal itself to one
+    /// that does not listen.
+    pub fn say_stop(&self, number: u8) {
+        if self.link.send(&Word::Stop(number), NOTHING).is_ok() {
+            return;
+        }
         if let Ok(signal) = Signal::try_from(i32::from(number)) {
             let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
         }

@@ -188,6 +188,7 @@ impl World<'_> {
                 self.serve(new)?;
             }
             TakerAction::Complete => self.happened.restarts_complete += 1,
+            TakerAction::Stop => self.processes[new].wants_stop = true,
             TakerAction::Retire(_) if is_old_gone => {
                 return Err(format!("process {new} ends because the old one is gone: nobody is left"));
             }
@@ -214,6 +215,7 @@ impl World<'_> {
     fn serve(&mut self, number: usize) -> Result<(), String> {
         let now_us = self.now_us;
         let process = &mut self.processes[number];
+        process.wants_stop |= process.inheritance.as_ref().is_some_and(|heir| heir.taker.is_to_stop());
         let last_state = process.inheritance.as_mut().and_then(|inheritance| inheritance.last_state.take());
         if let Some(state) = &last_state {
             let now_ms = process.now_ms(now_us);

@@ -33,6 +33,7 @@ pub struct Happened {
     pub restarts_complete: u64,
     pub restarts_refused: u64,
     pub restarts_aborted: u64,
+    pub stops_between: u64,
     pub restarts_failed: u64,
     pub inherited_unasked: u64,
     pub reloads: u64,
@@ -62,6 +63,8 @@ pub struct World<'a> {
     pub held: HashMap<usize, Vec<usize>>,
     /// New processes that hear nothing.
     pub deaf: Vec<usize>,
+    /// New processes that a stop has reached before they served.
+    told_to_stop: Vec<usize>,
     pub stood: HashMap<usize, HashMap<Arc<str>, Stood>>,
     /// When it comes, a number that keeps the order, to whom, what.
     mail: Vec<(u64, u64, usize, Mail)>,
@@ -127,6 +130,7 @@ impl<'a> World<'a> {
             happened: Happened::default(),
             held: HashMap::new(),
             deaf: Vec::new(),
+            told_to_stop: Vec::new(),
             stood: HashMap::new(),
             mail: Vec::new(),
             posted: 0,
@@ -345,7 +349,8 @@ impl<'a> World<'a> {
             }
             (Order::Pause, _) => self.pause(),
             (Order::Stop, None) if self.earliest().is_some() || !self.mail.is_empty() => {
-                // Between "go" and its arrival nobody is to be asked: again a little later.
+                // Between "go" and its arrival: who is asked can only hear it. Again a little later, should nobody have.
+                self.stop_between()?;
                 self.orders = vec![(now_us + 1_000, Order::Stop)].into_iter().peekable();
             }
             (Order::Stop, Some(number)) => {
@@ -374,6 +379,26 @@ impl<'a> World<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A stop while the "go" is on its way: the old process passes it on, or a signal reaches the new one and overtakes it.
+    fn stop_between(&mut self) -> Result<(), String> {
+        let heirs =
+            self.processes.iter().filter(|process| process.is_alive() && process.stage == Stage::Starting);
+        let heir =
+            heirs.filter_map(|process| Some((process.inheritance.as_ref()?.old, process.number))).next_back();
+        let Some((old, new)) = heir
+            .filter(|(old, new)| self.processes[*old].giver.is_gone() && !self.told_to_stop.contains(new))
+        else {
+            return Ok(());
+        };
+        self.told_to_stop.push(new);
+        self.happened.stops_between += 1;
+        if self.processes[old].is_alive() && self.random.below(2) == 0 {
+            self.post(old, new, Mail::Taker(TakerEvent::Stop));
+            return Ok(());
+        }
+        self.take(new, TakerEvent::Stop)
     }
 
     /// The process that is the proxy now.
