@@ -5,6 +5,7 @@
 use crate::config::MemoryBound;
 use crate::config::{self, ConfigError, Loaded};
 use crate::control::Origin;
+use crate::driver::Engine;
 use crate::tools::{check_ready, demo, load, plan, sink, where_name};
 use crate::version::VERSION;
 use crate::{control, exit, logging};
@@ -32,7 +33,7 @@ const LAST_WORDS_BYTES_MAX: usize = 4_096;
     error_code(1, "a bad verdict of load or sink, or not ready"),
     error_code(64, "wrong usage, or a config with mistakes"),
     error_code(66, "the config cannot be read"),
-    error_code(69, "io_uring is refused"),
+    error_code(69, "io_uring is refused, and the config insists on it"),
     error_code(70, "a mistake in this program"),
     error_code(71, "the system refused something, as a port that is taken"),
     error_code(75, "a stop was cut short")
@@ -149,7 +150,9 @@ fn check(loaded: &Loaded) -> u8 {
     for notice in &loaded.notices {
         complain(notice);
     }
-    say(&MemoryBound::new(&loaded.config).to_string());
+    // Where the start decides about the engine, this is the larger one.
+    let engine = loaded.config.engine.unwrap_or(Engine::IoUring);
+    say(&MemoryBound::new(&loaded.config, engine).to_string());
     print(&format!("{:#}\n", loaded.config.to_json()))
 }
 

@@ -13,18 +13,18 @@ pub const COMMIT: &str = env!("STATSRING_COMMIT");
 #[cfg(target_feature = "crt-static")]
 macro_rules! features {
     () => {
-        "io_uring, static"
+        "io_uring, portable, static"
     };
 }
 #[cfg(not(target_feature = "crt-static"))]
 macro_rules! features {
     () => {
-        "io_uring"
+        "io_uring, portable"
     };
 }
 
 /// The program's version, the commit if the build knew it, and what is compiled in, as
-/// `0.1.0 (1a2b3c4d5e, io_uring, static)`.
+/// `0.1.0 (1a2b3c4d5e, io_uring, portable, static)`.
 pub const VERSION: &str = if COMMIT.is_empty() {
     concat!(env!("CARGO_PKG_VERSION"), " (", features!(), ")")
 } else {

@@ -97,7 +97,7 @@ fn the_version_is_one_line_with_the_commit_and_what_is_compiled_in() {
         assert_eq!(parts.remove(0), commit);
         assert!(commit.len() >= 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{commit}");
     }
-    assert_eq!(parts[0], "io_uring");
+    assert_eq!(parts[..2], ["io_uring", "portable"]);
     assert_eq!(parts.contains(&"static"), cfg!(target_feature = "crt-static"));
 }
 

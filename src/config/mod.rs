@@ -21,6 +21,7 @@ pub use assignment::{Assignment, sample_name};
 pub use load::{ConfigError, Loaded, load, parse};
 pub use memory::MemoryBound;
 
+use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown, Rules};
@@ -50,6 +51,8 @@ pub struct Config {
     pub on_node_down: OnNodeDown,
     /// The health checks.
     pub check: Check,
+    /// What carries the datagrams; `None` (`auto`): io_uring, or where that is refused, the portable engine.
+    pub engine: Option<Engine>,
     /// Worker threads, `auto` already resolved.
     pub workers: usize,
     /// Whether their number was left to the program.

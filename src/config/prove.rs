@@ -81,6 +81,7 @@ impl RawConfig {
                 rise: self.check_rise.or(2) as u32,
                 ..prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report)
             },
+            engine: self.engine.or(None),
             workers_auto,
             workers,
             pin_workers,

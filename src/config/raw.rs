@@ -7,13 +7,14 @@ use super::fields::{Fields, Range, Slot, nearest};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
 use super::{LogFormat, PinWorkers};
+use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 30] = [
+pub(super) const KEYS: [&str; 31] = [
     "host",
     "port",
     "managementHost",
@@ -27,6 +28,7 @@ pub(super) const KEYS: [&str; 30] = [
     "checkFast",
     "checkFall",
     "checkRise",
+    "engine",
     "workers",
     "pinWorkers",
     "spread",
@@ -73,6 +75,12 @@ const WORKERS: Range = Range::plain(1, 64);
 /// As many CPUs as a set of them can name.
 const CPU: Range = Range { min: 0, max: 1_023, noun: "a CPU", unit: "" };
 
+const ENGINES: [(&str, Option<Engine>); 3] = [
+    ("auto", None),
+    (Engine::IoUring.name(), Some(Engine::IoUring)),
+    (Engine::Portable.name(), Some(Engine::Portable)),
+];
+
 const GSO: [(&str, bool); 2] = [("auto", true), ("off", false)];
 
 /// A file's values by key.
@@ -91,6 +99,7 @@ pub(super) struct RawConfig {
     pub(super) check_fast_ms: Slot<u64>,
     pub(super) check_fall: Slot<u64>,
     pub(super) check_rise: Slot<u64>,
+    pub(super) engine: Slot<Option<Engine>>,
     pub(super) workers: Slot<Option<u64>>,
     pub(super) pin_workers: Slot<PinWorkers>,
     pub(super) spread: Slot<Spread>,
@@ -154,6 +163,7 @@ impl RawConfig {
             check_fast_ms: fields.whole("checkFast", CHECK_MS),
             check_fall: fields.whole("checkFall", CHECK_COUNT),
             check_rise: fields.whole("checkRise", CHECK_COUNT),
+            engine: fields.word("engine", &ENGINES),
             workers: fields.whole_or_auto("workers", WORKERS),
             pin_workers: read_pin_workers(&mut fields),
             spread: fields.word("spread", &[Spread::Flow, Spread::Datagram].map(|way| (way.name(), way))),

@@ -5,6 +5,7 @@
 
 use super::raw::KEYS;
 use super::{Config, LogFormat, PinWorkers};
+use crate::driver::Engine;
 use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
@@ -48,6 +49,7 @@ impl Config {
             "checkFast": self.check.fast_ms,
             "checkFall": self.check.fall,
             "checkRise": self.check.rise,
+            "engine": self.engine.map_or("auto", Engine::name),
             "workers": if self.workers_auto { json!("auto") } else { json!(self.workers) },
             "pinWorkers": match &self.pin_workers {
                 PinWorkers::Off => json!(false),

@@ -4,7 +4,7 @@
 use super::bed::{Bed, Log, PATIENCE, is_io_uring_refused, limits, no_children, packet, run, skip};
 use arc_swap::ArcSwap;
 use statsring::driver::socket::{bind_listeners, connect_backend};
-use statsring::driver::{Driver, DriverLimits, Wait, Waker};
+use statsring::driver::{Driver, DriverLimits, Engine, Wait, Waker};
 use statsring::packet::{SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement};
 use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
@@ -197,6 +197,7 @@ fn rig(send_buffer_bytes: usize) -> Rig {
             send_buffer_bytes,
             cache_entries: 10_000,
         },
+        engine: Engine::IoUring,
         cpu: None,
         has_inherited: false,
     })
