@@ -121,7 +121,7 @@ is_healthy() {
     [ "$(docker inspect --format '{{.State.Health.Status}}' statsring-test)" = healthy ]
 }
 
-# A run under the profile $2, called $1; the engine that statsring is to have there is $3.
+# A run under the profile $2, called $1; the engine that statsring is to have there is $3, and its log has $4.
 try_profile() {
     local attempt first pid load code=0 sinks health
     for attempt in 1 2 3 4 5 6 7 8 9 10; do
@@ -147,6 +147,7 @@ try_profile() {
         statsring >/dev/null || bad "$1: docker run"
     await "$1: the engine is $3" has "engine: $3"
     await "$1: HEALTHCHECK says healthy" is_healthy
+    await "$1: the log says: $4" logged "$4"
     pid=$(docker inspect --format '{{.State.Pid}}' statsring-test)
     for wanted in "Uid:.8125.8125.8125.8125" "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
         grep -q "^$wanted$" "/proc/$pid/status" || bad "$1: wanted $wanted in $(cat "/proc/$pid/status")"
@@ -172,5 +173,5 @@ try_profile() {
     echo "$1: $3, healthy, nothing lost, exit 0"
 }
 
-try_profile "default profile" "$work/default.json" portable
-try_profile "docker/seccomp.json" docker/seccomp.json io_uring
+try_profile "default profile" "$work/default.json" portable "a seccomp profile forbids it"
+try_profile "docker/seccomp.json" docker/seccomp.json io_uring "on io_uring"
