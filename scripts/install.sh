@@ -5,6 +5,8 @@
 #   scripts/install.sh [--prefix DIR] [--destdir DIR] [PROGRAM]
 #   scripts/install.sh --uninstall [--prefix DIR] [--destdir DIR]      removes all of it but the config
 #
+# With a systemd before 253 the service gets Type=notify and ExecReload= instead of Type=notify-reload.
+#
 # PROGRAM is target/release/statsring (cargo build --release) unless given; DIR of --prefix is /usr/local. With --destdir
 # everything is put below that folder, as packages are made.
 set -euo pipefail
@@ -66,6 +68,13 @@ install -D -m 644 docs/systemd/60-statsring.conf "$destdir$limits"
 install -D -m 644 docs/systemd/statsring.socket "$destdir$units/statsring.socket"
 install -D -m 644 docs/systemd/statsring.service "$destdir$units/statsring.service"
 sed -i "s|^ExecStart=/usr/local/bin/statsring|ExecStart=$binary|" "$destdir$units/statsring.service"
+# This host's systemd may be older than the unit's way to reload.
+version=$(systemctl --version 2>/dev/null | awk 'NR == 1 { print int($2) }' || true)
+if [ -z "$destdir" ] && [ "${version:-253}" -lt 253 ]; then
+    # shellcheck disable=SC2016 # expanded by systemd
+    sed -i 's|^Type=notify-reload$|Type=notify\nExecReload=/bin/kill -HUP $MAINPID|' "$units/statsring.service"
+    echo "systemd $version: the unit has Type=notify and ExecReload="
+fi
 install -D -m 644 -t "$destdir$papers" README.md LICENSE exampleConfig.json
 if [ -e "$destdir$config" ]; then
     echo "$config is there already and stays as it is"
@@ -73,6 +82,7 @@ else
     install -D -m 644 exampleConfig.json "$destdir$config"
 fi
 [ -z "$destdir" ] || exit 0
+[[ $prefix =~ ^/usr(/local)?$ ]] || echo "note: systemd and sysctl look below /usr/local and /usr only, not in $prefix"
 
 cat <<NEXT
 Installed $("$binary" --version). Next:
