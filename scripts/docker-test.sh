@@ -31,6 +31,8 @@ client=/usr/bin/docker
 STATSRING=${STATSRING:-$(scripts/build-static.sh)}
 find_program
 [[ $("$program" --version) == *static\) ]] || die "$program is not static: scripts/build-static.sh makes one that is"
+# It would load the host's libraries, which an image without any does not have.
+[ -z "$(nm "$program" | awk '$3 == "getaddrinfo"')" ] || bad "$program contains glibc's resolver"
 
 # shellcheck disable=SC2317,SC2329 # called by the trap
 finish_docker() {

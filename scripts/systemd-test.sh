@@ -262,6 +262,9 @@ hand_over
 in_root systemctl restart statsring || bad "systemctl restart statsring after a restart without loss"
 sleep 1
 end_load "systemctl restart under socket activation"
+hand_over
 in_root systemctl stop statsring.socket statsring.service || bad "systemctl stop"
 [ "$(property Result)" = success ] || bad "the stop's result is $(property Result)"
+# Each stop was waited for, those of processes that systemd had not started too.
+! logged "with signal SIGKILL" || bad "systemd killed a process instead of waiting for its end"
 echo "systemd: started, reloaded, restarted without loss, started again after a crash, restarted with its socket held, stopped"
