@@ -39,7 +39,7 @@ const LAST_WORDS_BYTES_MAX: usize = 4_096;
     error_code(75, "a stop was cut short")
 )]
 struct Arguments {
-    /// config file, JSON (default /etc/statsdproxy.json)
+    /// config file, JSON or one of StatsD's proxy.js (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     file: Option<PathBuf>,
 
@@ -139,14 +139,18 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
         }
     };
     logging::init(loaded.config.log_format, debug);
+    tracing::info!("{}: {}", path.display(), loaded.summary);
     for notice in &loaded.notices {
         tracing::warn!("{}: {notice}", path.display());
     }
-    control::run(loaded.config, control::Options { config_path: Some(path), debug }, origin)
+    let options = control::Options { config_path: Some(path), listing: loaded.listing, debug };
+    control::run(loaded.config, options, origin)
 }
 
-/// `--check`: the config goes to stdout alone, so that it can be kept as a file.
+/// `--check`: the config goes to stdout alone, so that it can be kept as a file, which is statsring's own JSON whatever the
+/// format was.
 fn check(loaded: &Loaded) -> u8 {
+    complain(&loaded.summary);
     for notice in &loaded.notices {
         complain(notice);
     }

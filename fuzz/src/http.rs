@@ -105,7 +105,8 @@ impl Request {
             let line = lines.next().filter(|line| line.ends_with(b"\n"))?;
             bytes += line.len();
             has_line_ends &= line.ends_with(b"\r\n");
-            let line = String::from_utf8_lossy(line).trim_end_matches('\n').trim_end_matches('\r').to_owned();
+            let line = &line[..line.len() - 1];
+            let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned();
             match (line.is_empty(), head.is_empty()) {
                 (true, true) => {}
                 (true, false) => break,
@@ -121,7 +122,7 @@ impl Request {
         let fields: Vec<(String, String)> = head[1..]
             .iter()
             .map(|line| line.split_once(':').unwrap_or(("", line)))
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim_matches([' ', '\t']).to_owned()))
             .collect();
         let is_plain = has_line_ends
             && words.next().is_none()

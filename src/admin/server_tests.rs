@@ -1,5 +1,8 @@
 //! The connection loop against a connection in memory, on a clock that stands still until all wait.
 
+#[path = "tap_tests.rs"]
+mod tap;
+
 use super::super::session::LINE_BYTES_MAX;
 use super::*;
 use std::cell::{Cell, RefCell};
@@ -115,6 +118,7 @@ pub(in crate::admin) struct Proxy {
     pub(in crate::admin) reloads: Cell<u32>,
     wish: Cell<Wish>,
     allow_changes: bool,
+    words: Cell<AdminWords>,
     taps: RefCell<Option<mpsc::Receiver<Tapped>>>,
     tapped: RefCell<Vec<(Vec<u8>, usize)>>,
     pub(in crate::admin) counters: AdminCounters,
@@ -169,6 +173,14 @@ impl AdminActions for Proxy {
 
     fn config_json(&self) -> String {
         "{\"port\": 8125}".to_string()
+    }
+
+    fn words(&self) -> AdminWords {
+        self.words.get()
+    }
+
+    fn listing(&self) -> String {
+        "\nport: 8125\n".to_string()
     }
 
     fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
@@ -395,84 +407,6 @@ async fn a_client_that_does_not_read_is_let_go() {
     assert_eq!(proxy.counters.get(AdminCounter::WritesTimedOut), 1);
 }
 
-fn metric(line: &str) -> Tapped {
-    Tapped { line: line.as_bytes().to_vec(), node: "h:1".into() }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_tap_shows_as_many_as_asked_and_later_commands_wait_for_it() {
-    let (proxy, wire) = (Proxy::default(), Wire::new());
-    let (sender, receiver) = mpsc::channel(10);
-    proxy.taps.replace(Some(receiver));
-    serve_while(&proxy, true, &wire, async {
-        wire.send(b"tap a. 3\nping\n");
-        sender.send(metric("a.x:1|c")).await.unwrap();
-        assert_eq!(wire.replies_within(1).await, "a.x:1|c\th:1\n");
-        wire.send(b"health\n");
-        assert_eq!(wire.replies_within(5_000).await, "");
-        wire.half_close();
-        assert_eq!(wire.replies_within(900).await, "");
-        for value in 2..5 {
-            sender.send(metric(&format!("a.\x1b:{value}|c"))).await.unwrap();
-        }
-        let expected = "a.\\x1b:2|c\th:1\na.\\x1b:3|c\th:1\npong\nhealth: up\n";
-        assert_eq!(wire.replies_within(1).await, expected);
-        assert!(sender.is_closed(), "the tap goes on unseen");
-    })
-    .await;
-    assert_eq!(*proxy.tapped.borrow(), [(b"a.".to_vec(), 3)]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_tap_without_metrics_ends_by_itself() {
-    let (proxy, wire) = (Proxy::default(), Wire::new());
-    let (sender, receiver) = mpsc::channel(10);
-    proxy.taps.replace(Some(receiver));
-    let lasted = serve_while(&proxy, true, &wire, async {
-        wire.send(b"tap 2\n");
-        sender.send(metric("a:1|c")).await.unwrap();
-        assert_eq!(wire.replies_within(29_990).await, "a:1|c\th:1\n");
-        assert_eq!(wire.replies_within(20).await, "1 of 2 metrics in 30 s\n");
-        assert!(sender.is_closed());
-        wire.half_close();
-    });
-    assert!(is_about(lasted.await, 30_010));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_ends_its_tap() {
-    let (proxy, wire) = (Proxy::default(), Wire::new());
-    let (sender, receiver) = mpsc::channel(10);
-    proxy.taps.replace(Some(receiver));
-    let lasted = serve_while(&proxy, true, &wire, async {
-        wire.send(b"tap 1000\n");
-        sleep(Duration::from_secs(1)).await;
-        wire.disappear();
-    });
-    assert!(is_about(lasted.await, 2_000));
-    assert!(sender.is_closed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_tap_is_not_kept_for_a_client_that_is_gone_though_no_metric_comes() {
-    for (is_gone, lasts_ms) in [(true, 6_000), (false, 30_000)] {
-        let (proxy, wire) = (Proxy::default(), Wire::new());
-        let (sender, receiver) = mpsc::channel(10);
-        proxy.taps.replace(Some(receiver));
-        let lasted = serve_while(&proxy, true, &wire, async {
-            wire.send(b"tap 1000\n");
-            // One that has only said all is still there, and sees an empty line now and then.
-            wire.half_close();
-            assert_eq!(wire.replies_within(5_500).await, "\n\n\n\n\n");
-            if is_gone {
-                wire.disappear();
-            }
-        });
-        assert!(is_about(lasted.await, lasts_ms), "gone: {is_gone}");
-        assert!(sender.is_closed());
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn who_has_to_yield_is_let_go_at_once_whatever_it_does() {
     for begun in ["", "health do", "stats\n", "tap 5\n", "GET /metr"] {
@@ -516,19 +450,48 @@ async fn half_a_command_of_who_has_to_yield_is_not_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_sent_ahead_during_a_tap_is_bounded() {
+async fn in_the_words_of_proxy_js_its_answers_are_given() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
-    let (sender, receiver) = mpsc::channel(10);
-    proxy.taps.replace(Some(receiver));
+    proxy.words.set(AdminWords::ProxyJs);
     let lasted = serve_while(&proxy, true, &wire, async {
-        wire.send(b"tap 1\n");
-        wire.send(&vec![b'\n'; 1 << 20]);
-        sleep(Duration::from_millis(900)).await;
-        assert!(wire.sent.borrow().len() > (1 << 20) - 2 * AHEAD_BYTES_MAX);
-        drop(sender);
-        assert_eq!(wire.replies_within(1).await, "0 of 1 metrics in 0 s\n");
-        assert!(wire.sent.borrow().is_empty());
-        wire.half_close();
+        for (sent, answer) in [
+            ("help\r\n", "Commands: config, health, status, quit\n\n"),
+            ("config\n", "\nport: 8125\n"),
+            ("status\n", "uptime: 51\nnodes: \n"),
+            ("health DOWN\n", "health: down\n"),
+            ("health sideways\n", "health: down\n"),
+            ("\r\n", "ERROR\n"),
+            ("what\n", "ERROR\n"),
+            ("ping\nstatsring config\n", "pong\n{\"port\": 8125}\n"),
+        ] {
+            wire.send(sent.as_bytes());
+            assert_eq!(wire.replies_within(1).await, answer, "{sent:?}");
+        }
+        // A reload may bring other words to a connection that is open.
+        proxy.words.set(AdminWords::Statsring);
+        wire.send(b"what\n");
+        assert_eq!(wire.replies_within(1).await, "unknown command\n");
+        wire.send(b"quit\n");
     });
-    assert!(is_about(lasted.await, 901));
+    assert!(lasted.await < Duration::from_secs(1));
+    assert_eq!(proxy.counters.get(AdminCounter::CommandsUnknown), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_may_stay_where_proxy_js_lets_it() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    proxy.words.set(AdminWords::ProxyJs);
+    let lasted = serve_while(&proxy, false, &wire, async {
+        sleep(Duration::from_secs(3_600)).await;
+        wire.send(b"health\n");
+        assert_eq!(wire.replies_within(1).await, "health: up\n");
+        wire.send(b"health down\n");
+        assert!(
+            wire.replies_within(1).await.starts_with("error: health up|down is taken from this host only")
+        );
+        proxy.words.set(AdminWords::Statsring);
+    });
+    let lasted = lasted.await;
+    assert!((3_600..3_670).contains(&lasted.as_secs()), "{lasted:?}");
+    assert_eq!(proxy.counters.get(AdminCounter::IdleClosed), 1);
 }

@@ -8,6 +8,8 @@
 //! Next: `server.rs`, which reads, waits and answers.
 
 use super::command::{Command, parse, trim_start};
+use super::proxy_js;
+use crate::config::AdminWords;
 use memchr::memchr;
 
 /// Longest line, without its newline.
@@ -63,6 +65,9 @@ pub struct Session {
     end_of_file: bool,
     /// Nothing is read any more: the line was too long, or it was another protocol.
     closed: bool,
+    words: AdminWords,
+    /// There was a read of white space alone, which is a command in the words of `proxy.js`.
+    blank: bool,
     /// What was fed from the line on that was HTTP.
     foreign: Vec<u8>,
 }
@@ -73,9 +78,18 @@ impl Session {
         Session::default()
     }
 
+    /// Takes what follows in these words.
+    pub fn speak(&mut self, words: AdminWords) {
+        self.words = words;
+    }
+
     /// Takes bytes as they came.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.closed || self.end_of_file {
+            return;
+        }
+        if self.words == AdminWords::ProxyJs && !self.has_text() && proxy_js::is_blank(bytes) {
+            self.blank = true;
             return;
         }
         self.buffer.drain(..self.start);
@@ -112,7 +126,7 @@ impl Session {
 
     /// Whether nothing more is taken and nothing is left to answer.
     pub fn is_finished(&self) -> bool {
-        self.closed || (self.end_of_file && !self.has_text())
+        self.closed || (self.end_of_file && !self.has_text() && !self.blank)
     }
 
     /// After [`Foreign::Http`]: what was fed from that line on.
@@ -122,10 +136,16 @@ impl Session {
 
     /// The next command; `None` until more is known.
     pub fn next_command(&mut self) -> Option<Input> {
+        if std::mem::take(&mut self.blank) {
+            return Some(Input::Command(Command::Unknown));
+        }
         while let Some((line, next)) = self.next_line() {
             let end = match line {
                 Line::Whole(line) => {
-                    let command = parse(line);
+                    let command = match self.words {
+                        AdminWords::Statsring => parse(line),
+                        AdminWords::ProxyJs => proxy_js::parse(line),
+                    };
                     self.start = next;
                     match command {
                         Command::Nothing => continue,
@@ -215,6 +235,25 @@ mod tests {
         session.feed(b"lth up\n");
         assert_eq!(taken(&mut session), commands(&[Command::SetHealth(true)]));
         assert!(!session.has_text() && !session.is_finished());
+    }
+
+    #[test]
+    fn in_the_words_of_proxy_js_a_blank_read_is_a_command_and_a_blank_line_behind_another_is_not() {
+        let mut session = Session::new();
+        session.speak(AdminWords::ProxyJs);
+        session.feed(b"\r\n");
+        assert_eq!(taken(&mut session), commands(&[Command::Unknown]));
+        session.feed(b"health\r\n\r\n");
+        assert_eq!(taken(&mut session), commands(&[Command::Health]));
+        session.feed(b"health UP\nping\nnothing\n");
+        assert_eq!(
+            taken(&mut session),
+            commands(&[Command::SetHealth(true), Command::Ping, Command::Unknown])
+        );
+        session.feed(b"  \n");
+        session.end_of_file();
+        assert_eq!(taken(&mut session), commands(&[Command::Unknown]));
+        assert!(session.is_finished());
     }
 
     #[test]

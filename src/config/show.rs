@@ -10,7 +10,8 @@ use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
 /// The keys that a reload may change.
-const RELOADABLE: [&str; 13] = [
+const RELOADABLE: [&str; 14] = [
+    "managementWords",
     "nodes",
     "hashing",
     "onNodeDown",
@@ -38,6 +39,7 @@ impl Config {
             "managementHost": self.management_host,
             "managementPort": port(&self.management),
             "managementAllowChanges": self.management_allow_changes,
+            "managementWords": self.management_words.name(),
             "nodes": self.shards.iter().map(|index| self.node_to_json(*index)).collect::<Vec<Value>>(),
             "hashing": self.hashing.name(),
             "onNodeDown": match self.on_node_down {

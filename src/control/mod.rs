@@ -58,6 +58,8 @@ use systemd::Notifier;
 pub struct Options {
     /// The file that a reload reads again; `None` if the config did not come from one.
     pub config_path: Option<PathBuf>,
+    /// That file as the admin command `config` of `proxy.js` shows it.
+    pub listing: String,
     /// Whether each metric is logged.
     pub debug: bool,
 }

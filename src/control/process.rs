@@ -588,7 +588,7 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { config_path: None, debug: false }
+        Options { config_path: None, listing: String::new(), debug: false }
     }
 
     /// A proxy in this process, its handle, and the thread that ends with its exit code.

@@ -147,7 +147,7 @@ pub fn take_error(socket: &impl AsRawFd) -> Option<i32> {
     let is_error = |header: &&libc::cmsghdr| {
         let sort = (header.cmsg_level, header.cmsg_type);
         matches!(sort, (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR))
-            && header.cmsg_len as usize >= size_of::<libc::cmsghdr>() + size_of::<libc::sock_extended_err>()
+            && header.cmsg_len >= size_of::<libc::cmsghdr>() + size_of::<libc::sock_extended_err>()
     };
     // SAFETY: (O); such a message carries a sock_extended_err, whose length was just looked at, at any alignment.
     let errno = header.filter(is_error).map(|header| unsafe {

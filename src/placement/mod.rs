@@ -117,6 +117,17 @@ impl Placement {
         }
     }
 
+    /// The living backends in the order in which the original would list them: the config's, but that one which returned
+    /// stands last on a ring of proxy.js.
+    pub fn living(&self, live: &LiveSet) -> Vec<usize> {
+        match self {
+            Placement::Ring(ring) if ring.is_of(live) => {
+                ring.order().iter().map(|node| usize::from(*node)).collect()
+            }
+            _ => live.iter().collect(),
+        }
+    }
+
     /// Which way it is.
     #[inline]
     pub fn hashing(&self) -> Hashing {

@@ -62,6 +62,12 @@ fn what_was_relayed_is_in_the_metrics_and_in_the_json() {
     assert_eq!((status, &json["stats"]["metrics_sent"]), (200, &json!(300)));
     assert_eq!(json["backends"].as_array().unwrap().len(), 3);
     assert_eq!(json["config"]["workers"], json!(2));
+    // By the name that this host has given itself, if that can be one.
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    if own.trim().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {}:1\r\nConnection: close\r\n\r\n", own.trim());
+        assert_eq!(http(proxy.admin, &request).0, 200);
+    }
     // A page of elsewhere, and one that wants to change something.
     assert_eq!(
         http(proxy.admin, "GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").0,
@@ -127,17 +133,11 @@ fn clients_that_hold_every_place_and_say_nothing_do_not_keep_an_operator_out() {
         let _ = client.read_to_string(&mut answer);
         answer
     };
-    // Long before any of them is let go for its silence.
-    let begin = std::time::Instant::now();
     wait_until("an operator is answered", || ask() == "pong\n");
     for _ in 0..10 {
         wait_until("and is answered again", || ask() == "pong\n");
     }
-    assert!(
-        begin.elapsed() < Duration::from_secs(25),
-        "the places came free by themselves: {:?}",
-        begin.elapsed()
-    );
+    assert_eq!(proxy.stat("admin_idle_closed"), 0, "the places came free by themselves");
     assert!(proxy.stat("admin_connections_yielded") >= 1);
     assert_eq!(proxy.ask("health"), "health: up\n");
     drop(held);

@@ -1,0 +1,119 @@
+//! The admin port in the words of StatsD's `proxy.js`, for its clients and monitors. Pure.
+//!
+//! In: a line, or what is to be shown. Out: a [`Command`], or the answer, byte for byte as `proxy.js` gives it. Source, read for
+//! its behaviour: `proxy.js`, `lib/mgmt_server.js` and `lib/helpers.js` of StatsD 0.9.0. Statsring's own commands work beside
+//! them, and `statsring status` is statsring's where both have one. Next: `session.rs` and `server.rs`.
+//!
+//! `proxy.js` takes what one read brings for one command. Here a command ends with its line: several of one read are answered
+//! one after the other, one that comes in pieces is put together, and `proxy.js` would say `ERROR` to either.
+
+use super::command::{Command, parse as parse_statsring};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// The answer to whatever is not known.
+pub const UNKNOWN: &str = "ERROR\n";
+/// The answer to `help`.
+pub const HELP: &str = "Commands: config, health, status, quit\n\n";
+
+/// The commands that `proxy.js` has.
+const WORDS: [&[u8]; 5] = [b"help", b"config", b"health", b"status", b"quit"];
+
+/// What is asked that statsring answers otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The list of commands.
+    Help,
+    /// The config's file.
+    Config,
+    /// Uptime, and the backends in the ring.
+    Status,
+}
+
+/// Reads one line. Its words are parted by single spaces, as `split(" ")` does it; words behind a command are passed over.
+pub fn parse(line: &[u8]) -> Command {
+    let line = trim(line);
+    let mut words = line.split(|byte| *byte == b' ');
+    let (name, argument) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    match name {
+        b"help" => Command::ProxyJs(Question::Help),
+        b"config" => Command::ProxyJs(Question::Config),
+        b"status" => Command::ProxyJs(Question::Status),
+        b"health" if argument.eq_ignore_ascii_case(b"up") => Command::SetHealth(true),
+        b"health" if argument.eq_ignore_ascii_case(b"down") => Command::SetHealth(false),
+        b"health" => Command::Health,
+        b"quit" => Command::Quit,
+        // A tab parts no words there.
+        _ if WORDS.contains(&first_word(line)) => Command::Unknown,
+        _ => parse_statsring(line),
+    }
+}
+
+/// What stands before the first blank, as statsring's own words are parted.
+fn first_word(line: &[u8]) -> &[u8] {
+    line.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default()
+}
+
+/// Whether a read brought nothing but white space, which `proxy.js` takes for a command without a name.
+pub fn is_blank(bytes: &[u8]) -> bool {
+    trim(bytes).is_empty()
+}
+
+/// Without white space around it, as JavaScript's `trim` takes it.
+fn trim(text: &[u8]) -> &[u8] {
+    let is_white = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
+    let start = text.iter().take_while(|byte| is_white(byte)).count();
+    let end = text[start..].iter().rev().take_while(|byte| is_white(byte)).count();
+    &text[start..text.len() - end]
+}
+
+/// The answer to `status`: how long it runs, and the backends in the ring, in its order.
+pub fn status(uptime_s: u64, ring: &[Arc<str>]) -> String {
+    let mut text = format!("uptime: {uptime_s}\nnodes: ");
+    for name in ring {
+        let _ = write!(text, "{} ", super::escape(name.as_bytes()));
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_proxy_js_are_taken_as_it_takes_them() {
+        let lines: [(&[u8], Command); 16] = [
+            (b"help", Command::ProxyJs(Question::Help)),
+            (b"help me\r", Command::ProxyJs(Question::Help)),
+            (b" \tconfig \x0b", Command::ProxyJs(Question::Config)),
+            (b"status x y", Command::ProxyJs(Question::Status)),
+            (b"health\r", Command::Health),
+            (b"health UP", Command::SetHealth(true)),
+            (b"health Down now", Command::SetHealth(false)),
+            (b"health  down", Command::Health),
+            (b"health sideways", Command::Health),
+            (b"health\tdown", Command::Unknown),
+            (b"quit now", Command::Quit),
+            (b"HELP", Command::Unknown),
+            (b"ping", Command::Ping),
+            (b"stats x", Command::Unknown),
+            (b"statsring status", Command::Status),
+            (b"statsring health down", Command::SetHealth(false)),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(parse(line), expected, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_status_lists_the_ring() {
+        assert_eq!(status(7, &["a:1".into(), "b:2".into()]), "uptime: 7\nnodes: a:1 b:2 \n");
+        assert_eq!(status(0, &[]), "uptime: 0\nnodes: \n");
+    }
+
+    #[test]
+    fn white_space_alone_is_blank() {
+        assert!(is_blank(b"\r\n \t\x0b") && is_blank(b"") && !is_blank(b" x\n"));
+    }
+}
