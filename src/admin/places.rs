@@ -11,18 +11,20 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A client has so long to be answered for the first time before it has to yield: more than the silence that ends a
+/// A client has so long to ask for something that there is before it has to yield: more than the silence that ends a
 /// command without a newline.
 const UNANSWERED: Duration = Duration::from_millis(400);
 /// One that was answered is left alone for so long.
 const ANSWERED: Duration = Duration::from_secs(1);
+/// One that asks again and again is left alone for so long: an operator's question takes less.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// What is known of one connection.
 #[derive(Debug)]
 pub struct Guest {
-    /// Since when it has got nothing: its last answer, or its beginning.
-    since: Cell<Instant>,
-    was_answered: Cell<bool>,
+    begun: Instant,
+    /// When it last took an answer to something that there is.
+    answered: Cell<Option<Instant>>,
     is_sent_away: Cell<bool>,
     sent_away: Notify,
 }
@@ -31,17 +33,16 @@ impl Guest {
     /// One that has just come.
     pub fn new() -> Guest {
         Guest {
-            since: Cell::new(Instant::now()),
-            was_answered: Cell::new(false),
+            begun: Instant::now(),
+            answered: Cell::new(None),
             is_sent_away: Cell::new(false),
             sent_away: Notify::new(),
         }
     }
 
-    /// It has taken an answer.
+    /// It has taken an answer to something that there is. What it asks in vain does not count.
     pub fn answered(&self) {
-        self.since.set(Instant::now());
-        self.was_answered.set(true);
+        self.answered.set(Some(Instant::now()));
     }
 
     /// Waits until it has to yield its place.
@@ -61,9 +62,26 @@ impl Guest {
         self.sent_away.notify_waiters();
     }
 
-    fn may_be_sent_away(&self, now: Instant) -> bool {
-        now - self.since.get() >= if self.was_answered.get() { ANSWERED } else { UNANSWERED }
+    /// Who has to yield first, and among equals since when; `None` if it is left alone.
+    fn standing(&self, now: Instant) -> Option<(Rank, Instant)> {
+        let lasts = now - self.begun;
+        match self.answered.get() {
+            None => (lasts >= UNANSWERED).then_some((Rank::Unanswered, self.begun)),
+            Some(at) if now - at >= ANSWERED => Some((Rank::Idle, at)),
+            Some(_) => (lasts >= BUSY).then_some((Rank::Busy, self.begun)),
+        }
     }
+}
+
+/// Who yields before whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It has not asked for anything that there is.
+    Unanswered,
+    /// It was answered, and asks no more.
+    Idle,
+    /// It asks again and again.
+    Busy,
 }
 
 impl Default for Guest {
@@ -88,7 +106,8 @@ impl Places {
     }
 
     /// A place for a newcomer, and whether another one had to yield it; `None` if nobody has to. First yields who was never
-    /// answered, then who was answered; among equals the one that has got nothing for the longest time.
+    /// answered, then who asks no more, then who asks again and again; among equals the one that does so for the longest
+    /// time.
     pub fn take(self: &Rc<Self>) -> Option<(Place, bool)> {
         let mut guests = self.guests.borrow_mut();
         let is_full = guests.len() >= self.most;
@@ -98,10 +117,9 @@ impl Places {
                 return None;
             }
             let now = Instant::now();
-            let longest = (0..guests.len())
-                .filter(|at| guests[*at].may_be_sent_away(now))
-                .min_by_key(|at| (guests[*at].was_answered.get(), guests[*at].since.get()))?;
-            guests.swap_remove(longest).send_away();
+            let standings = guests.iter().enumerate();
+            let (_, first) = standings.filter_map(|(at, guest)| Some((guest.standing(now)?, at))).min()?;
+            guests.swap_remove(first).send_away();
             self.leaving.set(self.leaving.get() + 1);
         }
         let guest = Rc::new(Guest::new());
@@ -180,6 +198,19 @@ mod tests {
         // The longer silence counts less than an answer.
         let _another = places.take().unwrap();
         assert!(newcomer.is_sent_away() && !held[0].is_sent_away());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_again_and_again_yields_in_the_end() {
+        let places = Places::new(2);
+        let held = full(&places);
+        for _ in 0..9 {
+            assert!(places.take().is_none());
+            advance(Duration::from_millis(550)).await;
+            held.iter().for_each(|place| place.answered());
+        }
+        advance(Duration::from_millis(50)).await;
+        assert!(places.take().is_some_and(|(_, has_yielded)| has_yielded));
     }
 
     #[tokio::test(start_paused = true)]

@@ -233,8 +233,11 @@ impl<C: Connection> Client<'_, C> {
         let (counter, last_words) = match input {
             Input::Command(command) => {
                 self.counters.count(AdminCounter::Commands);
+                let is_known = !matches!(command, Command::Unknown | Command::Misused(_));
                 self.command(command, proxy).await?;
-                self.guest.answered();
+                if is_known {
+                    self.guest.answered();
+                }
                 return Ok(());
             }
             Input::Foreign(Foreign::Http) => {

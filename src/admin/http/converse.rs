@@ -68,7 +68,9 @@ impl<C: Connection> Client<'_, C> {
         let is_as_asked = matches!(response.status, Status::Ok | Status::Unavailable);
         self.counters.count(if is_as_asked { AdminCounter::HttpRequests } else { AdminCounter::HttpErrors });
         self.write_bytes(response.bytes(is_head, is_last, SystemTime::now())).await?;
-        self.guest.answered();
+        if is_as_asked {
+            self.guest.answered();
+        }
         if is_last { Err(End::Closing) } else { Ok(()) }
     }
 }
