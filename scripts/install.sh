@@ -2,10 +2,11 @@
 # Installs statsring on this host: the program, its man page, systemd's units, socket buffers' limits, and an example config
 # where there is none yet. Starts nothing; what is to be done next is printed.
 #
-#   scripts/install.sh [--prefix DIR] [--destdir DIR] [PROGRAM]
+#   scripts/install.sh [--prefix DIR] [--destdir DIR] [--systemd VERSION] [PROGRAM]
 #   scripts/install.sh --uninstall [--prefix DIR] [--destdir DIR]      removes all of it but the config
 #
-# With a systemd before 253 the service gets Type=notify and ExecReload= instead of Type=notify-reload.
+# For a systemd before 253 the service gets Type=notify and ExecReload= instead of Type=notify-reload; VERSION is this host's
+# unless given, or with --destdir a new one.
 #
 # PROGRAM is target/release/statsring (cargo build --release) unless given; DIR of --prefix is /usr/local. With --destdir
 # everything is put below that folder, as packages are made.
@@ -26,12 +27,18 @@ prefix=/usr/local
 destdir=
 program=${CARGO_TARGET_DIR:-target}/release/statsring
 uninstall=
+systemd=
 while [ $# -gt 0 ]; do
     case $1 in
         --prefix | --destdir)
             [ $# -ge 2 ] || usage 64 >&2
             [[ $2 == /* ]] || die "$1 $2: give a path from the root on"
             declare "${1#--}=${2%/}"
+            shift
+            ;;
+        --systemd)
+            [[ ${2:-} =~ ^[0-9]+$ ]] || usage 64 >&2
+            systemd=$2
             shift
             ;;
         --uninstall) uninstall=1 ;;
@@ -68,12 +75,14 @@ install -D -m 644 docs/systemd/60-statsring.conf "$destdir$limits"
 install -D -m 644 docs/systemd/statsring.socket "$destdir$units/statsring.socket"
 install -D -m 644 docs/systemd/statsring.service "$destdir$units/statsring.service"
 sed -i "s|^ExecStart=/usr/local/bin/statsring|ExecStart=$binary|" "$destdir$units/statsring.service"
-# This host's systemd may be older than the unit's way to reload.
-version=$(systemctl --version 2>/dev/null | awk 'NR == 1 { print int($2) }' || true)
-if [ -z "$destdir" ] && [ "${version:-253}" -lt 253 ]; then
+if [ -z "$systemd$destdir" ]; then
+    systemd=$(systemctl --version 2>/dev/null | awk 'NR == 1 { print int($2) }' || true)
+fi
+# It may be older than the unit's way to reload.
+if [ "${systemd:-253}" -lt 253 ]; then
     # shellcheck disable=SC2016 # expanded by systemd
-    sed -i 's|^Type=notify-reload$|Type=notify\nExecReload=/bin/kill -HUP $MAINPID|' "$units/statsring.service"
-    echo "systemd $version: the unit has Type=notify and ExecReload="
+    sed -i 's|^Type=notify-reload$|Type=notify\nExecReload=/bin/sh -c '\''kill -HUP "$MAINPID"'\''|' "$destdir$units/statsring.service"
+    echo "systemd $systemd: the unit has Type=notify and ExecReload="
 fi
 install -D -m 644 -t "$destdir$papers" README.md LICENSE exampleConfig.json
 if [ -e "$destdir$config" ]; then

@@ -6,15 +6,16 @@
 # Usage: scripts/systemd-test.sh
 #        STATSRING=path scripts/systemd-test.sh      with that program
 #        RATE=20000 scripts/systemd-test.sh          datagrams a second (5000)
+#        RELEASE=bookworm scripts/systemd-test.sh    with that Debian's systemd (trixie)
 #
 # Needs root, cgroup v2 beside whatever else is mounted, and mmdebstrap (installed if it is missing), which makes the small
-# Debian once, in target/systemd-root. Exit 0 if all is well, 1 if not, 71 if something is missing here.
+# Debian once, in target/systemd-RELEASE. Exit 0 if all is well, 1 if not, 71 if something is missing here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-name=systemd-test
-# Type=notify-reload needs systemd 253: Debian 13 has 257.
-release=trixie
+name='systemd-test'
+# Debian 13, whose systemd 257 knows Type=notify-reload; bookworm has 252.
+release=${RELEASE:-trixie}
 rate=${RATE:-5000}
 
 die() {
@@ -87,10 +88,10 @@ property() {
 
 # --- The small Debian, made once.
 
-base=${CARGO_TARGET_DIR:-target}/systemd-root
+base=${CARGO_TARGET_DIR:-target}/systemd-$release
 if [ ! -e "$base/etc/debian_version" ]; then
     rm -rf "$base.new"
-    mmdebstrap --variant=minbase --include=systemd,dbus \
+    mmdebstrap --variant=minbase --include=systemd,dbus --dpkgopt=force-unsafe-io \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' "$release" "$base.new" ||
         die "mmdebstrap could not make a Debian $release in $base.new"
@@ -98,7 +99,8 @@ if [ ! -e "$base/etc/debian_version" ]; then
 fi
 root=$work/root
 cp -a "$base" "$root"
-scripts/install.sh --destdir "$root" "$program"
+systemd=$(chroot "$root" systemctl --version | awk 'NR == 1 { print int($2) }')
+scripts/install.sh --destdir "$root" --systemd "$systemd" "$program"
 ports=(8127 8129 8131)
 write_config() {
     cat >"$root/etc/statsdproxy.json" <<JSON
