@@ -7,6 +7,7 @@ use crate::config::{self, ConfigError, Loaded};
 use crate::control::Origin;
 use crate::driver::Engine;
 use crate::tools::{check_ready, demo, load, plan, sink, where_name};
+use crate::version::VERSION;
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -76,7 +77,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(code) => return code,
     };
     if arguments.version {
-        return print(&format!("{NAME} {}\n", env!("CARGO_PKG_VERSION")));
+        return print(&format!("{NAME} {VERSION}\n"));
     }
     let file = arguments.file;
     match arguments.command {

@@ -4,7 +4,7 @@
 //! a datagram enters by [`driver`], the [`worker`] carries it to the [`relay`], which reads its lines ([`wire`]),
 //! finds their backends ([`placement`]) and packs them into [`packet`]s, which the driver sends; [`stats`] keeps the
 //! account. [`config`] and [`control`] say what the workers should do, [`admin`] answers people, [`tools`] are the
-//! other commands, [`cli`] starts it all.
+//! other commands, [`cli`] starts it all. [`lookup`] finds hosts, [`version`] tells which build this is.
 
 #![deny(unsafe_code)]
 // What became of a metric may not be forgotten (`relay::Fate`).
@@ -24,8 +24,10 @@ pub mod admin;
 pub mod tools;
 pub mod cli;
 pub mod exit;
+pub mod lookup;
 pub mod logging;
 pub mod planted;
+pub mod version;
 
 /// The system's allocator, counted: for `memstats`, and for the test that the data path allocates nothing.
 #[global_allocator]

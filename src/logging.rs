@@ -4,13 +4,16 @@
 
 use crate::config::LogFormat;
 use std::io::IsTerminal;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::EnvFilter;
+
+/// Libraries whose own logs nobody needs: what they find out comes back as errors, which are told once.
+const SILENT: &str = "hickory_resolver=off,hickory_net=off,hickory_proto=off";
 
 /// Sets up the process's logs, from level info, or debug. Only the first call has an effect.
 pub fn init(format: LogFormat, debug: bool) {
-    let level = if debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    let level = if debug { "debug" } else { "info" };
     let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_env_filter(EnvFilter::new(format!("{level},{SILENT}")))
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(format == LogFormat::Text && std::io::stderr().is_terminal())

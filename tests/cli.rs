@@ -84,12 +84,21 @@ fn args<'a>(list: &'a [&'a str]) -> impl Iterator<Item = &'a OsStr> {
 }
 
 #[test]
-fn the_version_is_one_line() {
+fn the_version_is_one_line_with_the_commit_and_what_is_compiled_in() {
     let output = run(["--version"]);
-    assert_eq!(
-        (code(&output), stdout(&output).as_str(), stderr(&output).as_str()),
-        (0, "statsring 0.1.0\n", "")
-    );
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+    let line = stdout(&output);
+    let inside = line.strip_prefix(concat!("statsring ", env!("CARGO_PKG_VERSION"), " ("));
+    let inside = inside.and_then(|rest| rest.strip_suffix(")\n")).unwrap_or_else(|| panic!("{line:?}"));
+    let mut parts: Vec<&str> = inside.split(", ").collect();
+    // A build from an archive knows no commit; one from this checkout names its own.
+    let commit = env!("STATSRING_COMMIT");
+    if !commit.is_empty() {
+        assert_eq!(parts.remove(0), commit);
+        assert!(commit.len() >= 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{commit}");
+    }
+    assert_eq!(parts[..2], ["io_uring", "portable"]);
+    assert_eq!(parts.contains(&"static"), cfg!(target_feature = "crt-static"));
 }
 
 #[test]

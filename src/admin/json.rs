@@ -6,9 +6,10 @@
 use super::counters::AdminCounter;
 use super::latency;
 use super::status::{engine, up_or_down};
-use super::view::{BackendView, LastReload, VERSION, View, WorkerView};
+use super::view::{BackendView, LastReload, View, WorkerView};
 use crate::driver::Restrictions;
 use crate::stats::{Counter, Counters, DropReason, Sleep};
+use crate::version::VERSION;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;

@@ -4,9 +4,10 @@
 
 use super::escape::escape;
 use super::levers;
-use super::view::{BackendState, VERSION, View};
+use super::view::{BackendState, View};
 use crate::driver::Restrictions;
 use crate::stats::{Counter, Counters, DropReason};
+use crate::version::VERSION;
 use std::net::SocketAddr;
 
 /// The text. Lines that say `degraded` or `dropped` are there only if there is something to say.

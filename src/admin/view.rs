@@ -14,9 +14,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The program's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
 /// The proxy at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {

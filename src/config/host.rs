@@ -3,7 +3,8 @@
 //! In: a text of the file. Out: the host in its plain form, or what is wrong with it. Next: `prove.rs`.
 
 use super::json::quoted;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use crate::lookup;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Longest name that DNS can carry.
 const NAME_BYTES_MAX: usize = 253;
@@ -78,16 +79,11 @@ pub(super) fn listening(text: &str, port: u16) -> Result<(String, Vec<SocketAddr
         let address = address.to_canonical();
         return Ok((address.to_string(), vec![SocketAddr::from((address, port))]));
     }
-    let resolved: Vec<SocketAddr> = (host.as_str(), port)
-        .to_socket_addrs()
-        .map_err(|error| format!("{} does not resolve ({error})", quoted(text)))?
-        .collect();
+    let resolved = lookup::addresses(&host, port)
+        .map_err(|error| format!("{} does not resolve ({error})", quoted(text)))?;
     let v4 = resolved.iter().find(|address| address.is_ipv4());
     let v6 = resolved.iter().find(|address| address.is_ipv6());
-    let addresses: Vec<SocketAddr> = v4.into_iter().chain(v6).copied().collect();
-    if addresses.is_empty() {
-        return Err(format!("{} resolves to no address", quoted(text)));
-    }
+    let addresses = v4.into_iter().chain(v6).copied().collect();
     Ok((host, addresses))
 }
 

@@ -3,12 +3,13 @@
 //! In: a host as the config has it, and a port. Out: its addresses, or why there are none. Next: `watch.rs` keeps the
 //! chosen one up to date, `table.rs` hands it to the workers.
 //!
-//! The system's resolver can take half a minute, so each look-up runs on a short-lived thread of its own; at most
+//! A look-up (`lookup`) can take half a minute, so each runs on a short-lived thread of its own; at most
 //! [`LOOKUPS_MAX`] at once, however many names the config has.
 
 use super::offload::offload;
+use crate::lookup;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use tokio::sync::Semaphore;
 
 /// Look-ups, and so threads, at once.
@@ -32,12 +33,7 @@ impl Resolver {
         }
         let _slot = self.free.acquire().await.map_err(io::Error::other)?;
         let host = host.to_owned();
-        let lookup = move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-        let found: Vec<SocketAddr> = offload("resolve", lookup).await??;
-        if found.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-        }
-        Ok(found)
+        offload("resolve", move || lookup::addresses(&host, port)).await?
     }
 }
 

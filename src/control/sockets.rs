@@ -13,6 +13,7 @@ use super::{Origin, descriptors, signals};
 use crate::config::Config;
 use crate::driver::socket::{self, BindError, Listeners, Spread, Unbound};
 use crate::relay::Left;
+use crate::version::VERSION;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -364,7 +365,7 @@ fn hold(config: &Config, found: &Found, management: &[SocketAddr]) -> io::Result
         data: found.workers.iter().map(again).collect::<io::Result<_>>()?,
         admin: found.admin.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?,
         offer: Offer {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             pid: std::process::id(),
             data: found.listen.clone(),
             workers: found.workers.len(),

@@ -6,9 +6,10 @@
 
 use crate::cli::{DEFAULT_CONFIG, load, print, refuse};
 use crate::exit;
+use crate::lookup;
 use argh::FromArgs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -78,14 +79,9 @@ fn not_ready(words: &str) -> u8 {
 }
 
 fn resolved(address: &str) -> Result<Vec<SocketAddr>, String> {
-    let found = address
-        .to_socket_addrs()
+    let found = lookup::endpoint(address)
         .map_err(|error| format!("--address {address:?}: {error}; wanted is HOST:PORT"))?;
-    let addresses: Vec<SocketAddr> = found.map(reachable).collect();
-    if addresses.is_empty() {
-        return Err(format!("--address {address:?} resolves to no address"));
-    }
-    Ok(addresses)
+    Ok(found.into_iter().map(reachable).collect())
 }
 
 /// Where a port is asked that listens here.

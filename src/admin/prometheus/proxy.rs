@@ -5,12 +5,13 @@
 use super::exposition::{Exposition, Kind};
 use crate::admin::counters::AdminCounter;
 use crate::admin::status::engine;
-use crate::admin::view::{VERSION, View};
+use crate::admin::view::View;
+use crate::version::{COMMIT, NUMBER};
 
 /// What it is: facts, as labels of a figure that is always 1.
 pub fn identity(out: &mut Exposition, view: &View) {
     let mut family = out.family(Kind::Gauge, "statsring_build_info", "The program, as labels; always 1.");
-    family.add(&[("version", VERSION), ("engine", &engine(view))], 1);
+    family.add(&[("version", NUMBER), ("revision", COMMIT), ("engine", &engine(view))], 1);
     if let Some(fingerprint) = view.fingerprint {
         let mut family = out.family(
             Kind::Gauge,
@@ -195,7 +196,9 @@ mod tests {
     fn it_says_what_it_is_and_how() {
         let view = sample();
         let expected = [
-            &*format!("statsring_build_info{{version=\"{VERSION}\",engine=\"io_uring\"}} 1\n"),
+            &*format!(
+                "statsring_build_info{{version=\"{NUMBER}\",revision=\"{COMMIT}\",engine=\"io_uring\"}} 1\n"
+            ),
             "statsring_placement_info{hashing=\"jump\",fingerprint=\"fedcba9876543210\",config_fingerprint=\"00000000000012ab\"} 1\n",
             "statsring_ready 1\n",
             "statsring_degraded 0\n",

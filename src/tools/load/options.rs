@@ -7,11 +7,12 @@ use super::line::{LineForm, NAMES_MAX, Run};
 use super::names::Names;
 use super::replay::{REPLAY_DATAGRAM_BYTES, Replay};
 use super::send::Extent;
+use crate::lookup;
 use crate::tools::sink::receive::{RECEIVE_BUFFER_BYTES, parse_addresses};
 use crate::tools::sink::verdict::Tolerance;
 use crate::tools::sink::{health_addresses, seconds_to_us, tolerance};
 use argh::FromArgs;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -284,8 +285,8 @@ fn rate(text: &str) -> Result<Option<u64>, String> {
 }
 
 fn resolve(option: &str, text: &str) -> Result<SocketAddr, String> {
-    let mut addresses = text.to_socket_addrs().map_err(|error| format!("{option} {text:?}: {error}"))?;
-    addresses.next().ok_or_else(|| format!("{option} {text:?} has no address"))
+    let addresses = lookup::endpoint(text).map_err(|error| format!("{option} {text:?}: {error}"))?;
+    addresses.first().copied().ok_or_else(|| format!("{option} {text:?} has no address"))
 }
 
 /// Each type as often as its weight says.

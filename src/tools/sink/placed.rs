@@ -5,7 +5,8 @@
 //! placements gives the name to that sink. Next: `sequenced.rs`, which counts what no placement explains as misplaced.
 
 use crate::config::{self, Assignment, Config};
-use std::net::{SocketAddr, ToSocketAddrs};
+use crate::lookup;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Sinks that can be told apart here: bits of a word.
@@ -91,7 +92,7 @@ impl Placed {
 impl Placement {
     fn new(config: &Config, down: Option<&str>, sinks: &[SocketAddr]) -> Placement {
         let sink_of = |node: &config::Node| {
-            let found = (node.host.as_str(), node.port).to_socket_addrs().ok()?;
+            let found = lookup::addresses(&node.host, node.port).ok()?;
             found.into_iter().find_map(|address| sinks.iter().position(|sink| *sink == address))
         };
         Placement {

@@ -1,0 +1,179 @@
+#!/usr/bin/env bash
+# The image in a real Docker engine of its own: built from a static program, started as README and compose.yaml say (nobody's
+# user, no capability, read-only, no-new-privileges), under a current default seccomp profile and under docker/seccomp.json.
+# Each time its HEALTHCHECK must turn healthy, and everything that is sent through it must arrive, although `docker stop` comes
+# while it is on its way.
+#
+# Usage: scripts/docker-test.sh
+#        STATSRING=path scripts/docker-test.sh       with that program, which must be static (scripts/build-static.sh)
+#
+# Needs root, and installs Debian's docker.io and jq if they are missing. Nothing is pulled: the image's first stage, which
+# builds with Rust, is replaced by a program built here. Exit 0 if all is well, 1 if not, 71 if no engine runs here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=docker-test
+# shellcheck source=scripts/proxy.bash
+. scripts/proxy.bash
+
+[ "$(id -u)" = 0 ] || die "needs root, for a Docker engine of its own"
+missing=()
+command -v dockerd >/dev/null || missing+=(docker.io)
+command -v jq >/dev/null || missing+=(jq)
+if [ ${#missing[@]} -gt 0 ]; then
+    apt-get update
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+fi
+# The client that came with the engine, rather than one without its builder.
+client=/usr/bin/docker
+[ -x "$client" ] || client=$(command -v docker) || die "dockerd is here, and its client docker is not"
+
+STATSRING=${STATSRING:-$(scripts/build-static.sh)}
+find_program
+[[ $("$program" --version) == *static\) ]] || die "$program is not static: scripts/build-static.sh makes one that is"
+# It would load the host's libraries, which an image without any does not have.
+[ -z "$(nm "$program" | awk '$3 == "getaddrinfo"')" ] || bad "$program contains glibc's resolver"
+
+# shellcheck disable=SC2317,SC2329 # called by the trap
+finish_docker() {
+    local mount pid
+    [ ! -S "$work/docker.sock" ] || docker rm --force statsring-test >/dev/null 2>&1 || true
+    for pid in "${children[@]}"; do
+        kill -TERM "$pid" 2>/dev/null || continue
+        wait "$pid" 2>/dev/null || true
+    done
+    children=()
+    # The engine leaves its network namespace's mount behind.
+    while read -r mount; do
+        umount "$mount" 2>/dev/null || true
+    done < <(awk -v under="$work/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort -r)
+    finish
+}
+trap finish_docker EXIT
+
+docker() {
+    "$client" --host "unix://$work/docker.sock" "$@"
+}
+
+# Waits until a command succeeds, at most a minute; $1 says what is awaited.
+await() {
+    local what=$1 tick
+    shift
+    for ((tick = 0; tick < 300; tick++)); do
+        "$@" && return
+        sleep 0.2
+    done
+    docker logs statsring-test >&2 || true
+    bad "waited in vain: $what"
+}
+
+# --- An engine and an image.
+
+dockerd --iptables=false --ip-masq=false --bridge=none --storage-driver=vfs --data-root "$work/data" \
+    --exec-root "$work/exec" --pidfile "$work/docker.pid" --host "unix://$work/docker.sock" >"$work/dockerd-log" 2>&1 &
+engine=$!
+children+=("$engine")
+is_engine_up() {
+    if ! kill -0 "$engine" 2>/dev/null; then
+        tail -5 "$work/dockerd-log" >&2
+        die "no Docker engine runs on this machine; above is what dockerd said"
+    fi
+    docker info >/dev/null 2>&1
+}
+await "dockerd answers" is_engine_up
+
+# What `docker build` is given where the program is built already: see docker/Dockerfile.
+mkdir "$work/context"
+cp "$program" LICENSE "$work/context/"
+[ "$(basename "$program")" = statsring ] || mv "$work/context/$(basename "$program")" "$work/context/statsring"
+DOCKER_BUILDKIT=1 docker build --quiet --tag statsring --file docker/Dockerfile --build-arg PROGRAM=prebuilt \
+    "$work/context" >"$work/build-log" 2>&1 || { cat "$work/build-log" >&2; bad "docker build"; }
+bytes=$(docker image inspect --format '{{.Size}}' statsring)
+echo "image: $((bytes / 1000)) kB, Docker $(docker version --format '{{.Server.Version}}')"
+[ "$(docker run --rm --network none statsring --version)" = "$("$program" --version)" ] || bad "--version in the container"
+
+# The profile that engines of today bring along is the one beside the Dockerfile without its only addition.
+jq '.syscalls |= map(select(.names | contains(["io_uring_setup"]) | not))' docker/seccomp.json >"$work/default.json"
+[ "$(jq '.syscalls | length' "$work/default.json")" = $(($(jq '.syscalls | length' docker/seccomp.json) - 1)) ] ||
+    die "docker/seccomp.json is not the default profile and one rule more"
+
+# --- Containers.
+
+write_config() {
+    cat >"$work/config.json" <<JSON
+{ "host": "127.0.0.1", "port": $port, "managementHost": "127.0.0.1", "managementPort": $admin,
+  "checkInterval": ${interval:-10000}, "nodes": [
+  { "host": "statsd-1", "port": ${ports[0]}, "adminport": ${ports[3]} },
+  { "host": "statsd_2", "port": ${ports[1]}, "adminport": ${ports[4]} },
+  { "host": "statsd-3.test", "port": ${ports[2]}, "adminport": ${ports[5]} } ] }
+JSON
+}
+
+has() {
+    local text
+    text=$( (ask status) 2>/dev/null)
+    [[ $text == *"$1"* ]]
+}
+
+logged() {
+    [[ $(docker logs statsring-test 2>&1) == *"$1"* ]]
+}
+
+is_healthy() {
+    [ "$(docker inspect --format '{{.State.Health.Status}}' statsring-test)" = healthy ]
+}
+
+# A run under the profile $2, called $1; the engine that statsring is to have there is $3, and its log has $4.
+try_profile() {
+    local attempt first pid load code=0 sinks health
+    for attempt in 1 2 3 4 5 6 7 8 9 10; do
+        first=$((20000 + RANDOM % 12000))
+        mapfile -t ports < <(seq "$first" $((first + 7)))
+        are_free "${ports[@]}" && break
+        [ "$attempt" -lt 10 ] || die "no free ports after 10 attempts"
+    done
+    port=${ports[0]} admin=${ports[1]} ports=("${ports[@]:2}")
+    interval=10000 write_config
+    printf -v sinks '%s,%s,%s' "${ports[@]:0:3}"
+    printf -v health '%s,%s,%s' "${ports[@]:3:3}"
+    # The backends are there before the proxy looks for them.
+    "$program" load --to "127.0.0.1:$port" --sink "$sinks" --health "$health" --delay 8 --rate 5000 --names 1000 \
+        --flows 4 --seconds 600 --quiet >"$work/verdict" 2>&1 </dev/null &
+    load=$!
+    children+=("$load")
+
+    docker run --detach --name statsring-test --network host --add-host statsd-1:127.0.0.1 --add-host statsd_2:127.0.0.1 \
+        --add-host statsd-3.test:127.0.0.1 \
+        --read-only --cap-drop ALL --security-opt no-new-privileges --security-opt "seccomp=$2" \
+        --ulimit memlock=8388608 --health-interval 1s --volume "$work/config.json:/etc/statsdproxy.json:ro" \
+        statsring >/dev/null || bad "$1: docker run"
+    await "$1: the engine is $3" has "engine: $3"
+    await "$1: HEALTHCHECK says healthy" is_healthy
+    await "$1: the log says: $4" logged "$4"
+    pid=$(docker inspect --format '{{.State.Pid}}' statsring-test)
+    for wanted in "Uid:.8125.8125.8125.8125" "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
+        grep -q "^$wanted$" "/proc/$pid/status" || bad "$1: wanted $wanted in $(cat "/proc/$pid/status")"
+    done
+
+    # Whatever is sent from here on counts.
+    is_loaded() { ask stats >"$work/stats" 2>/dev/null && [ "$(figure metrics_received)" -gt 5000 ]; }
+    await "$1: metrics come in" is_loaded
+    interval=9000 write_config
+    docker kill --signal HUP statsring-test >/dev/null
+    await "$1: a reload on SIGHUP" logged "checkInterval: 10000 -> 9000"
+    docker kill --signal USR2 statsring-test >/dev/null
+    await "$1: SIGUSR2 is refused with the reason" logged "this is process 1"
+    kill -INT "$load"
+    docker stop statsring-test >/dev/null
+    wait "$load" || code=$?
+    sed -n '1,3p' "$work/verdict"
+    [ "$code" = 0 ] || { cat "$work/verdict" >&2; docker logs statsring-test >&2; bad "$1: the verdict is bad"; }
+    code=$(docker inspect --format '{{.State.ExitCode}}' statsring-test)
+    [ "$code" = 0 ] || { docker logs statsring-test >&2; bad "$1: exit code $code after docker stop"; }
+    logged "dropped 0, pending 0" || { docker logs statsring-test >&2; bad "$1: the account"; }
+    docker rm statsring-test >/dev/null
+    echo "$1: $3, healthy, nothing lost, exit 0"
+}
+
+try_profile "default profile" "$work/default.json" portable "a seccomp profile forbids it"
+try_profile "docker/seccomp.json" docker/seccomp.json io_uring "on io_uring"

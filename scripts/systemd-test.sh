@@ -1,0 +1,272 @@
+#!/usr/bin/env bash
+# statsring under a real systemd: a small Debian with systemd as process 1, in namespaces and a cgroup of its own, gets
+# statsring by scripts/install.sh, and its hardened units are used as on a host: start, reload, restart without loss, a crash,
+# socket activation with `systemctl restart` under load, stop. Every metric sent meanwhile must arrive.
+#
+# Usage: scripts/systemd-test.sh
+#        STATSRING=path scripts/systemd-test.sh      with that program
+#        RATE=20000 scripts/systemd-test.sh          datagrams a second (5000)
+#        RELEASE=bookworm scripts/systemd-test.sh    with that Debian's systemd (trixie)
+#
+# Needs root, cgroup v2 beside whatever else is mounted, and mmdebstrap (installed if it is missing), which makes the small
+# Debian once, in target/systemd-RELEASE. Exit 0 if all is well, 1 if not, 71 if something is missing here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name='systemd-test'
+# Debian 13, whose systemd 257 knows Type=notify-reload; bookworm has 252.
+release=${RELEASE:-trixie}
+rate=${RATE:-5000}
+
+die() {
+    echo "$name: $*" >&2
+    exit 71
+}
+
+bad() {
+    echo "BAD: $*" >&2
+    in_root journalctl --no-pager --unit statsring --unit statsring.socket 2>/dev/null | tail -40 >&2 || true
+    exit 1
+}
+
+[ "$(id -u)" = 0 ] || die "needs root, for namespaces with a systemd of their own"
+if ! command -v mmdebstrap >/dev/null; then
+    apt-get update
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mmdebstrap
+fi
+program=${STATSRING:-}
+if [ -z "$program" ]; then
+    cargo build --release
+    program=${CARGO_TARGET_DIR:-target}/release/statsring
+fi
+[ -x "$program" ] || die "no program at $program"
+program=$(readlink -f "$program")
+
+work=$(mktemp -d)
+cgroup=
+boot_pid=
+init=
+# shellcheck disable=SC2317,SC2329 # called by the trap
+finish() {
+    # Process 1's end is that of everything in its namespaces.
+    [ -z "$init" ] || kill -KILL "$init" 2>/dev/null || true
+    [ -z "$boot_pid" ] || wait "$boot_pid" 2>/dev/null || true
+    if [ -n "$cgroup" ]; then
+        local tick
+        for ((tick = 0; tick < 50; tick++)); do
+            find "$cgroup" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true
+            rmdir "$cgroup" 2>/dev/null && break
+            sleep 0.1
+        done
+    fi
+    ! mountpoint -q "$work/cgroup" || umount "$work/cgroup"
+    rm -rf --one-file-system "$work"
+}
+trap finish EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+enter=(--mount --uts --ipc --net --pid --cgroup)
+in_root() {
+    nsenter --target "$init" "${enter[@]}" -- "$@"
+}
+
+# Waits until a command succeeds, at most a minute; $1 says what is awaited.
+await() {
+    local what=$1 tick
+    shift
+    for ((tick = 0; tick < 300; tick++)); do
+        "$@" && return
+        sleep 0.2
+    done
+    bad "waited in vain: $what"
+}
+
+property() {
+    in_root systemctl show --value --property "$1" statsring.service
+}
+
+# --- The small Debian, made once.
+
+base=${CARGO_TARGET_DIR:-target}/systemd-$release
+if [ ! -e "$base/etc/debian_version" ]; then
+    rm -rf "$base.new"
+    mmdebstrap --variant=minbase --include=systemd,dbus --dpkgopt=force-unsafe-io \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' "$release" "$base.new" ||
+        die "mmdebstrap could not make a Debian $release in $base.new"
+    mv "$base.new" "$base"
+fi
+root=$work/root
+cp -a "$base" "$root"
+systemd=$(chroot "$root" systemctl --version | awk 'NR == 1 { print int($2) }')
+scripts/install.sh --destdir "$root" --systemd "$systemd" "$program"
+ports=(8127 8129 8131)
+write_config() {
+    cat >"$root/etc/statsdproxy.json" <<JSON
+{ "managementHost": "127.0.0.1", "checkInterval": $1, "nodes": [
+  { "host": "127.0.0.1", "port": ${ports[0]} }, { "host": "127.0.0.1", "port": ${ports[1]} },
+  { "host": "127.0.0.1", "port": ${ports[2]} } ] }
+JSON
+}
+write_config 10000
+
+# --- Its process 1.
+
+cat >"$work/boot" <<'BOOT'
+set -e
+cd "$1"
+mount --make-rprivate /
+mount --bind . .
+cd "$1"
+mkdir -p .old
+mount -t proc proc proc
+mount -t sysfs -o ro sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=755 tmpfs dev
+for device in null zero full random urandom tty; do
+    : >"dev/$device"
+    mount --bind "/dev/$device" "dev/$device"
+done
+# What PrivateDevices= takes along into a /dev of its own.
+mkdir dev/shm dev/mqueue dev/hugepages dev/pts
+mount -t tmpfs tmpfs dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+ip link set lo up
+pivot_root . .old
+umount -l .old
+exec env -i container=test PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    /lib/systemd/systemd --system --unit=multi-user.target --show-status=no </dev/null
+BOOT
+mounted=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+if [ -z "$mounted" ]; then
+    mkdir "$work/cgroup"
+    mount -t cgroup2 cgroup2 "$work/cgroup" || die "this kernel has no cgroup v2"
+    mounted=$work/cgroup
+fi
+cgroup=$mounted/statsring-$name-$$
+mkdir "$cgroup" || die "cannot make a cgroup in $mounted"
+# The shell that moves itself there is the one that becomes process 1's parent.
+# shellcheck disable=SC2016 # expanded by that shell
+bash -c 'echo $$ >"$1/cgroup.procs" && exec unshare --fork --pid --mount --uts --ipc --net --cgroup bash "$2" "$3"' \
+    boot "$cgroup" "$work/boot" "$root" >"$work/boot-log" 2>&1 &
+boot_pid=$!
+is_up() {
+    init=$(pgrep -P "$boot_pid" || true)
+    kill -0 "$boot_pid" 2>/dev/null || { cat "$work/boot-log" >&2; die "systemd did not start"; }
+    [ -n "$init" ] && [ "$(cat "/proc/$init/comm")" = systemd ] || return 1
+    # Degraded: something that a container cannot have, as kernel modules.
+    [[ $(in_root systemctl is-system-running 2>/dev/null) =~ ^(running|degraded)$ ]]
+}
+await "systemd is up" is_up
+echo "process 1: $(in_root systemctl --version | head -1)"
+
+# --- The units themselves.
+
+complaints=$(in_root systemd-analyze verify --man=no statsring.service statsring.socket 2>&1 || true)
+[ -z "$complaints" ] || bad "systemd-analyze verify: $complaints"
+score=$(in_root systemd-analyze security --no-pager --offline=true \
+    /usr/local/lib/systemd/system/statsring.service | tail -1)
+echo "systemd-analyze security --offline=true: ${score#→ }"
+
+# --- As a service that opens its port itself.
+
+start_load() {
+    # Not by in_root: in the background that would be one process more, between this one and the load.
+    nsenter --target "$init" "${enter[@]}" -- /usr/local/bin/statsring load --to 127.0.0.1:8125 --sink "$(IFS=,; echo "${ports[*]}")" \
+        --rate "$rate" --names 1000 --flows 4 --seconds 600 --quiet >"$work/verdict" 2>&1 </dev/null &
+    load=$!
+    await "the load runs" is_load_up
+}
+is_load_up() {
+    kill -0 "$load" 2>/dev/null || { cat "$work/verdict" >&2; bad "the load ended early"; }
+    load_child=$(pgrep -P "$load" || true)
+    [ -n "$load_child" ]
+}
+end_load() {
+    local code=0
+    kill -INT "$load_child"
+    wait "$load" || code=$?
+    sed -n '1,3p' "$work/verdict"
+    [ "$code" = 0 ] || { cat "$work/verdict" >&2; bad "$1: the verdict is bad"; }
+}
+has_changed_from() {
+    local pid
+    pid=$(property MainPID)
+    [ "$pid" != 0 ] && [ "$pid" != "$1" ] && [ "$(property ActiveState)" = active ] && [ ! -e "$root/proc/$1" ]
+}
+is_gone() {
+    ! in_root test -e "/proc/$1"
+}
+# Whether the log has it. The journal gets lines a moment after they were written.
+logged() {
+    in_root journalctl --no-pager --output=cat --unit statsring | grep "$1" >/dev/null
+}
+# By restart without loss: systemd's main process becomes another.
+hand_over() {
+    local old
+    old=$(property MainPID)
+    in_root systemctl kill --signal=SIGUSR2 --kill-whom=main statsring
+    await "another process is the main one" has_changed_from "$old"
+    await "the old process has ended" is_gone "$old"
+    echo "restart without loss: main process $old, then $(property MainPID)"
+}
+
+in_root systemctl start statsring || bad "systemctl start statsring"
+main=$(property MainPID)
+await "it says that it uses io_uring" logged "on io_uring"
+in_root cat "/proc/$main/status" >"$work/status"
+awk '$1 == "Uid:" { exit $2 == 0 }' "$work/status" || bad "it runs as root"
+for wanted in "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
+    grep -q "^$wanted$" "$work/status" || bad "wanted $wanted in $(cat "$work/status")"
+done
+in_root cat "/proc/$main/limits" >"$work/limits"
+# 64 MiB; a systemd that may not raise its own limit, as in a container, gives what it has.
+locked=67108864
+[[ $(ulimit -Hl) == unlimited || $(ulimit -Hl) -ge 65536 ]] || locked=$(($(ulimit -Hl) * 1024))
+grep -q "^Max locked memory  *$locked " "$work/limits" || bad "LimitMEMLOCK is not in force: $(cat "$work/limits")"
+
+start_load
+sleep 1
+write_config 9000
+in_root systemctl reload statsring || bad "systemctl reload statsring"
+[ "$(property MainPID)" = "$main" ] || bad "a reload changed the main process"
+await "the log tells what the reload changed" logged "checkInterval: 10000 -> 9000"
+hand_over
+sleep 1
+end_load "reload and restart without loss"
+
+# The main process is not one that systemd started, and its death is noticed all the same.
+crashed=$(property MainPID)
+in_root bash -c "kill -KILL $crashed"
+await "systemd starts it again after a crash" has_changed_from "$crashed"
+[ "$(property NRestarts)" = 1 ] || bad "NRestarts=$(property NRestarts) after a crash"
+in_root systemctl stop statsring || bad "systemctl stop statsring"
+[ "$(property Result)" = success ] || bad "the stop's result is $(property Result)"
+
+# --- With systemd's socket: restarts in the old manner lose nothing that fits into the kernel's buffer.
+
+in_root systemctl start statsring.socket || bad "systemctl start statsring.socket"
+[ "$(property ActiveState)" = inactive ] || bad "the socket alone started the service"
+start_load
+await "the first metric started the service" logged "were passed by the service manager"
+sleep 1
+for number in 1 2 3; do
+    before=$(property MainPID)
+    in_root systemctl restart statsring || bad "systemctl restart statsring, number $number"
+    [ "$(property MainPID)" != "$before" ] || bad "systemctl restart left the main process"
+    sleep 0.5
+done
+hand_over
+in_root systemctl restart statsring || bad "systemctl restart statsring after a restart without loss"
+sleep 1
+end_load "systemctl restart under socket activation"
+hand_over
+in_root systemctl stop statsring.socket statsring.service || bad "systemctl stop"
+[ "$(property Result)" = success ] || bad "the stop's result is $(property Result)"
+# Each stop was waited for, those of processes that systemd had not started too.
+! logged "with signal SIGKILL" || bad "systemd killed a process instead of waiting for its end"
+echo "systemd: started, reloaded, restarted without loss, started again after a crash, restarted with its socket held, stopped"

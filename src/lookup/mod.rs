@@ -1,0 +1,60 @@
+//! Names of hosts → addresses.
+//!
+//! In: a host as the config or an option has it, and a port. Out: its addresses in the order in which they should be tried,
+//! or why there are none. Next: whoever asked: `config/`, `control/resolve.rs`, `tools/`.
+//!
+//! The system's resolver (getaddrinfo) answers, so that a host is found as every other program here finds it. A static
+//! build cannot use it, since glibc's loads the host's own libraries at run time: it asks in its own way ([`dns`]).
+//!
+//! A look-up blocks, for seconds if name servers are silent, and must not be made on a thread that runs a tokio runtime.
+
+#[cfg(any(test, target_feature = "crt-static"))]
+mod dns;
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+/// The addresses of `host`, the preferred one first; never an empty list.
+pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found = ask(host, port)?;
+    if found.is_empty() {
+        return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(found)
+}
+
+/// The addresses that a text means which holds a port too: `statsd:8125`, `192.0.2.7:8125`, `[::1]:8125`.
+pub fn endpoint(text: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = text.parse() {
+        return Ok(vec![address]);
+    }
+    let refused = |what: &str| io::Error::new(ErrorKind::InvalidInput, what.to_owned());
+    let (host, port) =
+        text.rsplit_once(':').ok_or_else(|| refused("wanted is a host and a port, host:port"))?;
+    let port = port.parse().map_err(|_| refused("the port is not a number from 0 to 65535"))?;
+    addresses(host, port)
+}
+
+#[cfg(target_feature = "crt-static")]
+use dns::addresses as ask;
+
+#[cfg(not(target_feature = "crt-static"))]
+fn ask(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(std::net::ToSocketAddrs::to_socket_addrs(&(host, port))?.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_host_and_a_port() {
+        let only = |text: &str| endpoint(text).map(|found| found[0].to_string()).map_err(|e| e.to_string());
+        assert_eq!(only("192.0.2.7:8125").unwrap(), "192.0.2.7:8125");
+        assert_eq!(only("[::1]:8125").unwrap(), "[::1]:8125");
+        assert!(endpoint("localhost:8125").unwrap().iter().all(|address| address.ip().is_loopback()));
+        assert!(only("localhost").unwrap_err().contains("host:port"));
+        assert!(only("localhost:http").unwrap_err().contains("port"));
+        assert!(only("localhost:65536").unwrap_err().contains("65535"));
+    }
+}
