@@ -5,6 +5,7 @@
 use jsonc_parser::tokens::Token;
 use jsonc_parser::{Scanner, ScannerOptions};
 use statsring::config::{ConfigError, MemoryBound, parse};
+use statsring::driver::Engine;
 use std::net::IpAddr;
 
 /// Any bytes are a file.
@@ -21,7 +22,9 @@ pub fn run(bytes: &[u8]) {
             assert!(loaded.notices.iter().all(|notice| is_one_line(notice)), "{:?}", loaded.notices);
             assert!(is_one_line(&loaded.summary) && loaded.listing.starts_with('\n'));
             assert!(loaded.listing.lines().skip(1).all(|line| is_one_line(line) || line.is_empty()));
-            assert!(!MemoryBound::new(&loaded.config).to_string().is_empty());
+            for engine in [Engine::IoUring, Engine::Portable] {
+                assert!(!MemoryBound::new(&loaded.config, engine).to_string().is_empty());
+            }
         }
         Err(ConfigError::Invalid { mistakes, .. }) => {
             assert!(!mistakes.is_empty());
