@@ -43,8 +43,8 @@ pub fn choose(config: &Config, listeners: usize) -> Result<Chosen, Failure> {
             code: exit::NO_ENGINE,
         }),
         (Err(words), None) => Ok(Chosen::portable(Some(format!(
-            "engine: the portable one does the work, with more CPU for each datagram: {words}; then restart. To be content \
-             with it, set \"engine\": \"portable\""
+            "engine: the portable one does the work: {words}; then restart. To be content with it, set \"engine\": \
+             \"portable\""
         )))),
     }
 }
