@@ -411,6 +411,7 @@ async function startProxy(servers, hosts) {
     checkTimeout: 500,
     checkFast: 200,
     nodes: servers.map(({ host, port, adminport }) => ({ host, port, adminport })),
+    ...JSON.parse(`{${process.env.CONFIG || ''}}`),
   }));
   proxy.child = start(program, ['-f', proxy.config], path.join(work, 'statsring.log'));
   await waitUntil('statsring answers ping', 15000, async () => {

@@ -6,6 +6,7 @@
 # Usage: scripts/real-statsd-test.sh            builds the program and tests it
 #        STATSRING=path scripts/real-statsd-test.sh   tests that program
 #        SEED=n ...                             other traffic; the seed used is printed
+#        CONFIG='"engine": "portable"' ...      more keys for the proxy's config, as JSON
 #
 # Needs node and npm. Ends with "N passed, N failed"; exit 0 only if nothing failed.
 set -euo pipefail

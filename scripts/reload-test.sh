@@ -8,6 +8,7 @@
 #
 # Usage: scripts/reload-test.sh [COUNT] [RATE]      reloads (default 200), datagrams/s (default 50000)
 #        STATSRING=path scripts/reload-test.sh      with that program
+#        CONFIG='"engine": "portable"' ...          more keys for the proxy's config, as JSON
 #
 # Exit 0 if the verdict is good, 1 if it is bad, 64 for wrong usage, 71 if the system refused something.
 set -euo pipefail
@@ -40,6 +41,7 @@ config() {
   "host": "127.0.0.1", "port": $port, "managementHost": "127.0.0.1", "managementPort": $admin,
   "flushInterval": ${flush[turn % 4]}, "maxPacketSize": ${packet[turn % 4]}, "queue": ${queue[turn % 3]},
   "malformed": "${malformed[turn % 2]}",
+  ${CONFIG:+$CONFIG,}
   "nodes": [ $text ]
 }
 JSON

@@ -5,6 +5,7 @@
 use crate::config::MemoryBound;
 use crate::config::{self, ConfigError, Loaded};
 use crate::control::Origin;
+use crate::driver::Engine;
 use crate::tools::{check_ready, demo, load, plan, sink, where_name};
 use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
@@ -31,13 +32,13 @@ const LAST_WORDS_BYTES_MAX: usize = 4_096;
     error_code(1, "a bad verdict of load or sink, or not ready"),
     error_code(64, "wrong usage, or a config with mistakes"),
     error_code(66, "the config cannot be read"),
-    error_code(69, "io_uring is refused"),
+    error_code(69, "io_uring is refused, and the config insists on it"),
     error_code(70, "a mistake in this program"),
     error_code(71, "the system refused something, as a port that is taken"),
     error_code(75, "a stop was cut short")
 )]
 struct Arguments {
-    /// config file, JSON (default /etc/statsdproxy.json)
+    /// config file, JSON or one of StatsD's proxy.js (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     file: Option<PathBuf>,
 
@@ -137,18 +138,24 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
         }
     };
     logging::init(loaded.config.log_format, debug);
+    tracing::info!("{}: {}", path.display(), loaded.summary);
     for notice in &loaded.notices {
         tracing::warn!("{}: {notice}", path.display());
     }
-    control::run(loaded.config, control::Options { config_path: Some(path), debug }, origin)
+    let options = control::Options { config_path: Some(path), listing: loaded.listing, debug };
+    control::run(loaded.config, options, origin)
 }
 
-/// `--check`: the config goes to stdout alone, so that it can be kept as a file.
+/// `--check`: the config goes to stdout alone, so that it can be kept as a file, which is statsring's own JSON whatever the
+/// format was.
 fn check(loaded: &Loaded) -> u8 {
+    complain(&loaded.summary);
     for notice in &loaded.notices {
         complain(notice);
     }
-    say(&MemoryBound::new(&loaded.config).to_string());
+    // Where the start decides about the engine, this is the larger one.
+    let engine = loaded.config.engine.unwrap_or(Engine::IoUring);
+    say(&MemoryBound::new(&loaded.config, engine).to_string());
     print(&format!("{:#}\n", loaded.config.to_json()))
 }
 

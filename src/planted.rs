@@ -17,6 +17,10 @@ pub enum Defect {
     BufferGivenBackTwice,
     /// The error of a send is overlooked.
     SendErrorOverlooked,
+    /// A socket that gave as many datagrams as it was asked for is taken to be empty.
+    FullBatchTakenAsLast,
+    /// A packet that follows one for which the socket was full is taken as sent.
+    FollowerOfBusyTakenAsSent,
     /// A send is taken as done though the completions have overflowed.
     OverflowOverlooked,
     /// A send that the kernel has not taken is taken as done.
@@ -87,6 +91,9 @@ impl Defect {
         Defect::DropUncounted,
         Defect::DeadlineIgnored,
     ];
+
+    /// Those that only the portable engine can have.
+    pub const PORTABLE: [Defect; 2] = [Defect::FullBatchTakenAsLast, Defect::FollowerOfBusyTakenAsSent];
 
     /// Those of hand-over and reload.
     pub const CONTROL: [Defect; 16] = [

@@ -203,6 +203,50 @@ fn check_prints_a_config_on_stdout_and_the_rest_on_stderr() {
 }
 
 #[test]
+fn check_tells_the_format_and_prints_the_equivalent_json() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/exampleProxyConfig.js");
+    let output = run([OsStr::new("--check"), OsStr::new("-f"), example.as_os_str()]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let first = "statsring: format: StatsD's proxy.js (it has address, mgmt_address, mgmt_port, server, forkCount); placement: \
+                 hashring-3 (as in StatsD 0.8 and later)";
+    assert_eq!(stderr(&output).lines().next(), Some(first));
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("it is JSON");
+    assert_eq!((&json["hashing"], &json["managementWords"]), (&"hashring-3".into(), &"proxy.js".into()));
+    assert_eq!((&json["checkFall"], &json["checkTimeout"]), (&1.into(), &1_000.into()));
+    let equivalent = File::new("equivalent", &stdout(&output));
+    let again = run([OsStr::new("--check"), OsStr::new("-f"), equivalent.as_ref()]);
+    assert_eq!((code(&again), stdout(&again)), (0, stdout(&output)));
+    assert!(stderr(&again).contains("format: statsring's own"), "{}", stderr(&again));
+
+    // The tools take either: nothing moves between the two, and something does on the way to jump.
+    let plan = run([OsStr::new("plan"), example.as_os_str(), equivalent.as_ref()]);
+    assert!(stdout(&plan).starts_with("0 of 100,000 made-up names move: 0.0 %\n"), "{}", stderr(&plan));
+    let jump = File::nodes("from-proxy-js");
+    let plan = run([OsStr::new("plan"), example.as_os_str(), jump.as_ref()]);
+    assert_eq!((code(&plan), stdout(&plan).starts_with("0 of")), (0, false));
+    for (down, port) in [(None, 8127), (Some("127.0.0.1:8127"), 8129)] {
+        let mut arguments =
+            vec![OsStr::new("where"), OsStr::new("-f"), example.as_os_str(), OsStr::new("foo")];
+        arguments.extend(down.iter().flat_map(|node| [OsStr::new("--down"), OsStr::new(node)]));
+        assert_eq!(stdout(&run(arguments)), format!("foo\t127.0.0.1:{port}\n"));
+    }
+}
+
+#[test]
+fn mistakes_in_a_proxy_js_file_are_told_with_their_places() {
+    let file =
+        File::new("proxy-js", "{\n  nodes: [{host: 'a', port: 0}],\n  mgmt_prot: 1,\n  mgmt_port: 1,\n}\n");
+    let output = run([OsStr::new("--check"), OsStr::new("-f"), file.as_ref()]);
+    assert_eq!((code(&output), stdout(&output).as_str()), (64, ""));
+    for line in [
+        "  line 2, column 23: nodes[0].port: 0 is not a port (1 to 65535)",
+        "  line 3, column 3: mgmt_prot: unknown key; did you mean mgmt_port?",
+    ] {
+        assert!(stderr(&output).lines().any(|found| found == line), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn where_gives_the_golden_answers() {
     let file = File::nodes("golden");
     for (down, expected) in [

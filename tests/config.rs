@@ -35,7 +35,7 @@ fn texts(addresses: &[std::net::SocketAddr]) -> Vec<String> {
 
 #[test]
 fn the_shortest_file_gets_the_documented_defaults() {
-    let Loaded { config, notices } = good(r#"{"nodes": [{"host": "192.0.2.1", "port": 8127}]}"#);
+    let Loaded { config, notices, .. } = good(r#"{"nodes": [{"host": "192.0.2.1", "port": 8127}]}"#);
     assert_eq!(notices, Vec::<String>::new());
     assert_eq!(texts(&config.listen), ["0.0.0.0:8125", "[::]:8125"]);
     assert_eq!(texts(&config.management), ["127.0.0.1:8126", "[::1]:8126"]);
@@ -70,7 +70,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
 
 #[test]
 fn files_of_go_statsd_proxy_work_as_they_stand() {
-    let Loaded { config, notices } = good(
+    let Loaded { config, notices, .. } = good(
         r#"{
             "nodes": [
                 {"host": "127.0.0.1", "port": 8127, "adminport": 8128},
@@ -94,7 +94,7 @@ fn files_of_go_statsd_proxy_work_as_they_stand() {
 #[test]
 fn the_example_is_right() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("exampleConfig.json");
-    let Loaded { config, notices } = load(&path).expect("the example is readable and right");
+    let Loaded { config, notices, .. } = load(&path).expect("the example is readable and right");
     assert_eq!(notices, Vec::<String>::new());
     assert_eq!(config.nodes.len(), 3);
 }
@@ -183,8 +183,7 @@ fn unknown_keys_get_the_nearest_known_one() {
     for (key, expected) in [
         ("managmentPort", "managmentPort: unknown key; did you mean managementPort?"),
         ("flush_interval", "flush_interval: unknown key; did you mean flushInterval?"),
-        ("mgmt_port", "mgmt_port: unknown key; did you mean managementPort?"),
-        ("forkCount", "forkCount: unknown key; did you mean workers?"),
+        ("managment_port", "managment_port: unknown key; did you mean managementPort?"),
         ("a\\nb\\u001b", "\"a\\nb\\u{1b}\": unknown key (known are host, port, managementHost"),
     ] {
         let found = mistakes(&with(key, "1"));
@@ -202,7 +201,7 @@ fn unknown_keys_get_the_nearest_known_one() {
 
 #[test]
 fn another_letter_case_is_accepted_with_a_notice() {
-    let Loaded { config, notices } = good(
+    let Loaded { config, notices, .. } = good(
         r#"{"Port": 9125, "CHECKINTERVAL": 500, "Nodes": [
             {"Host": "192.0.2.1", "port": 1, "adminPort": 2}, {"host": "192.0.2.2", "port": 1, "adminPort": 2}
         ]}"#,
@@ -389,6 +388,7 @@ fn a_shard_map_names_backends_several_times() {
     let shown = config.to_json();
     assert_eq!(shown["nodes"].as_array().map(Vec::len), Some(5));
     assert_eq!(good(&shown.to_string()).config, config);
+    assert_eq!(good(&file("jump-fnv1a", "")).config.shards, config.shards);
     assert_eq!(
         mistakes(&file("murmur3", r#", "adminport": 3"#)),
         [
@@ -419,7 +419,7 @@ fn keys_without_effect_yet_are_accepted_with_one_notice_each() {
     assert_eq!(good(quiet).notices, Vec::<String>::new());
     let asking = r#"{"gso": "off", "timestamps": true, "cacheSize": 0, "maxPacketSize": "auto",
         "nodes": [{"host": "192.0.2.1", "port": 1, "gso": "off"}, {"host": "192.0.2.2", "port": 1}]}"#;
-    let Loaded { config, notices } = good(asking);
+    let Loaded { config, notices, .. } = good(asking);
     let keys: Vec<&str> = notices.iter().filter_map(|notice| notice.split(':').next()).collect();
     assert_eq!(keys, ["timestamps"]);
     assert_eq!((config.packet_auto, config.packet_bytes_max, config.cache_entries), (true, 8_192, 0));
@@ -429,7 +429,7 @@ fn keys_without_effect_yet_are_accepted_with_one_notice_each() {
 
 #[test]
 fn disabled_backends_keep_their_place() {
-    let Loaded { config, notices } = good(&with_nodes(
+    let Loaded { config, notices, .. } = good(&with_nodes(
         r#"{"host": "a.example", "port": 1, "disabled": true}, {"host": "b.example", "port": 1}"#,
     ));
     assert_eq!(config.nodes.iter().map(|node| node.disabled).collect::<Vec<_>>(), [true, false]);
@@ -543,12 +543,13 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 32] = [
     "host",
     "port",
     "managementHost",
     "managementPort",
     "managementAllowChanges",
+    "managementWords",
     "nodes",
     "hashing",
     "onNodeDown",
@@ -557,6 +558,7 @@ const KEYS: [&str; 30] = [
     "checkFast",
     "checkFall",
     "checkRise",
+    "engine",
     "workers",
     "pinWorkers",
     "spread",
@@ -621,6 +623,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "checkInterval" => ms(5_000, 86_400_000),
         "checkTimeout" | "checkFast" => ms(10, 5_000),
         "checkFall" | "checkRise" => ms(1, 100),
+        "engine" => prop::sample::select(vec![json!("auto"), json!("io_uring"), json!("portable")]).boxed(),
         "workers" => prop_oneof![ms(1, 64), Just(json!("auto"))].boxed(),
         // What true and lists mean depends on this host's CPUs and on the number of workers.
         "pinWorkers" => Just(json!(false)).boxed(),
@@ -632,6 +635,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "queue" => ms(65_507, 4 << 20),
         "cacheSize" => ms(0, 1 << 24),
         "malformed" => prop_oneof![Just(json!("drop")), Just(json!("forward"))].boxed(),
+        "managementWords" => prop_oneof![Just(json!("statsring")), Just(json!("proxy.js"))].boxed(),
         "gso" => prop_oneof![Just(json!("auto")), Just(json!("off"))].boxed(),
         "shutdownDelay" => ms(0, 3_600_000),
         "shutdownTimeout" => ms(1, 3_600_000),

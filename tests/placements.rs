@@ -196,6 +196,11 @@ fn jump_fnv1a() {
     ] {
         assert_eq!(many.home(name.as_bytes(), nodes.len()), Some(node - 10), "{name}");
     }
+    // Five entries of two backends, as `a:1:x b:1:x…`: jumps over five lead to the entries 1, 1, 3, 3, 4, 0, 2, 0.
+    let mut repeated = spec(Hashing::JumpFnv1a, &[("a", 1), ("b", 1)]);
+    repeated.shards = vec![0, 0, 1, 1, 0];
+    let repeated = Placement::new(repeated);
+    assert_eq!(NAMES.map(|name| repeated.home(name.as_bytes(), 2).unwrap()), [0, 0, 1, 1, 0, 0, 1, 0]);
 }
 
 /// The proxies of these placements leave a dead backend's names where they are. Where they are diverted all the same, only
@@ -266,7 +271,27 @@ fn words_tell_weights_and_shards_where_they_are_not_plain() {
     }
     let weighted = Placement::new(spec(Hashing::Ketama, &[("a:1", 2), ("b:1", 1)]));
     assert_eq!(weighted.words(), "ketama [2, 1]");
-    let mut sharded = spec(Hashing::Murmur3, &[("a:1", 1), ("b:1", 1)]);
-    sharded.shards = vec![1, 0, 1];
-    assert_eq!(Placement::new(sharded).words(), "murmur3 [1, 0, 1]");
+    for hashing in [Hashing::Murmur3, Hashing::JumpFnv1a] {
+        let mut sharded = spec(hashing, &[("a:1", 1), ("b:1", 1)]);
+        sharded.shards = vec![1, 0, 1];
+        assert_eq!(Placement::new(sharded).words(), format!("{} [1, 0, 1]", hashing.name()));
+    }
+}
+
+/// `ring.servers` of hashring: what `status` of `proxy.js` lists.
+#[test]
+fn the_living_stand_in_the_order_of_the_original() {
+    let lists = |placement: &Placement, dead: &[usize]| placement.living(&without(3, dead));
+    for hashing in [Hashing::Hashring3, Hashing::Hashring1] {
+        let ring = placement(hashing, &THREE);
+        assert_eq!(lists(&ring, &[]), [0, 1, 2]);
+        let one_down = ring.with_living(&without(3, &[0]));
+        assert_eq!(lists(&one_down, &[0]), [1, 2]);
+        let back = one_down.with_living(&without(3, &[]));
+        assert_eq!(lists(&back, &[]), [1, 2, 0], "who returns stands last");
+    }
+    for hashing in [Hashing::Jump, Hashing::Ketama, Hashing::Murmur3, Hashing::JumpFnv1a] {
+        let other = placement(hashing, &THREE).with_living(&without(3, &[1])).with_living(&without(3, &[2]));
+        assert_eq!(lists(&other, &[2]), [0, 1], "{}", hashing.name());
+    }
 }

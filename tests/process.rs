@@ -1,10 +1,13 @@
 //! The process from outside: started, fed, reloaded, abused, stopped; between stand-ins for StatsD servers.
 //!
-//! Everything waits for conditions, and everything stays on loopback, at ports that were free.
+//! Everything waits for conditions, and everything stays on loopback, at ports that were free. `process_portable.rs` is this
+//! file once more: under that name all of it runs on the portable engine.
 
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod backend;
+#[path = "process/engine.rs"]
+mod engine;
 #[path = "process/handover.rs"]
 mod handover;
 #[path = "process/hostile.rs"]
@@ -16,6 +19,10 @@ mod patience;
 #[path = "process/proxy.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod proxy;
+#[path = "process/proxy_js.rs"]
+mod proxy_js;
+#[path = "process/seccomp.rs"]
+mod seccomp;
 #[path = "process/service.rs"]
 mod service;
 

@@ -10,6 +10,7 @@ use statsring::admin::{
     AdminActions, AdminCounter, AdminCounters, Command, Connection, Guest, LINE_BYTES_MAX, LastReload,
     Readiness, Tapped, View, Wish, WorkerView, parse, serve,
 };
+use statsring::config::AdminWords;
 use std::cell::{Cell, RefCell};
 use std::io;
 use tokio::runtime::{Builder, Runtime};
@@ -204,6 +205,14 @@ impl AdminActions for Proxy {
 
     fn config_json(&self) -> String {
         "{\"port\": 8125}".into()
+    }
+
+    fn words(&self) -> AdminWords {
+        AdminWords::Statsring
+    }
+
+    fn listing(&self) -> String {
+        "\nport: 8125\n".into()
     }
 
     fn changes_allowed(&self, peer_is_loopback: bool) -> bool {

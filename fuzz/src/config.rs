@@ -1,10 +1,10 @@
-//! The config: any text is a config or a list of mistakes, and a config's own text means the same config.
+//! The config, of either format: any text is a config or a list of mistakes, and a config's own text means the same config.
 //!
 //! A file whose listening host is a name would be asked of the resolver: such files are left out, no fuzzer is to send queries.
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use jsonc_parser::tokens::Token;
+use jsonc_parser::{Scanner, ScannerOptions};
 use statsring::config::{ConfigError, MemoryBound, parse};
-use std::fmt;
 use std::net::IpAddr;
 
 /// Any bytes are a file.
@@ -19,6 +19,8 @@ pub fn run(bytes: &[u8]) {
             let again = parse(&shown).expect("the effective config is a config");
             assert_eq!(again.config, loaded.config, "the effective config means another one: {shown}");
             assert!(loaded.notices.iter().all(|notice| is_one_line(notice)), "{:?}", loaded.notices);
+            assert!(is_one_line(&loaded.summary) && loaded.listing.starts_with('\n'));
+            assert!(loaded.listing.lines().skip(1).all(|line| is_one_line(line) || line.is_empty()));
             assert!(!MemoryBound::new(&loaded.config).to_string().is_empty());
         }
         Err(ConfigError::Invalid { mistakes, .. }) => {
@@ -34,43 +36,39 @@ fn is_one_line(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control)
 }
 
-/// Whether a listening host of this file may be a name. A text that is no JSON has none.
+/// Whether a listening host of this file may be a name, in either format: a text behind a key with these letters, of the
+/// file itself. What the scanner does not know is passed over.
 fn asks_the_resolver(text: &str) -> bool {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    serde_json::from_str::<Hosts>(text).is_ok_and(|hosts| hosts.0)
-}
-
-/// Whether one of the listening hosts, of which doubled keys may give several, is neither an address nor known beforehand.
-struct Hosts(bool);
-
-impl<'de> Deserialize<'de> for Hosts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Hosts, D::Error> {
-        deserializer.deserialize_map(HostsVisitor)
-    }
-}
-
-struct HostsVisitor;
-
-impl<'de> Visitor<'de> for HostsVisitor {
-    type Value = Hosts;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Hosts, A::Error> {
-        let mut is_name = false;
-        while let Some(key) = map.next_key::<String>()? {
-            // Any key with these letters, since keys in another letter case are taken too.
-            if key.to_lowercase().contains("host") {
-                let value: serde_json::Value = map.next_value()?;
-                is_name |= value.as_str().is_some_and(|host| !is_known(host));
-            } else {
-                map.next_value::<IgnoredAny>()?;
+    let (mut depth, mut key, mut name) = (0i64, String::new(), String::new());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut scanner = Scanner::new(rest, &ScannerOptions::default());
+        loop {
+            match scanner.scan() {
+                Ok(None) => return false,
+                Err(_) => break,
+                Ok(Some(Token::OpenBrace | Token::OpenBracket)) => depth += 1,
+                Ok(Some(Token::CloseBrace | Token::CloseBracket)) => depth -= 1,
+                Ok(Some(Token::Comma)) => key.clear(),
+                Ok(Some(Token::Colon)) => key = std::mem::take(&mut name).to_lowercase(),
+                Ok(Some(Token::String(value))) => {
+                    let is_host = key.contains("host") || key.contains("address");
+                    if depth <= 1 && is_host && !is_known(&value) {
+                        return true;
+                    }
+                    name = value.into_owned();
+                }
+                Ok(Some(Token::Word(word))) => name = word.to_owned(),
+                Ok(Some(_)) => {}
             }
         }
-        Ok(Hosts(is_name))
+        let mut passed = scanner.token_end().max(scanner.token_start() + 1).min(rest.len());
+        while !rest.is_char_boundary(passed) {
+            passed += 1;
+        }
+        rest = &rest[passed..];
     }
+    false
 }
 
 fn is_known(host: &str) -> bool {

@@ -3,6 +3,7 @@
 //!
 //! The bytes: 4 of a result, 4 of flags, 1 of the areas' size, then the buffer.
 
+use statsring::driver::errno;
 use statsring::driver::uring::classify::{self, ReceiveResult};
 use statsring::driver::uring::header::{self, HEADER_BYTES};
 
@@ -29,8 +30,8 @@ fn completion(res: i32, flags: u32) {
         ReceiveResult::NoData => assert!(res >= 0),
         _ => assert!(res < 0),
     }
-    classify::send_outcome(res);
-    classify::wait_result(classify::errno_of(res));
+    errno::send_outcome(res);
+    errno::wait_result(errno::errno_of(res));
 }
 
 fn datagram(received: &[u8], prefix_bytes: usize) {

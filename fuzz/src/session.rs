@@ -6,7 +6,8 @@
 //! taken only at the end), the rest is what the client sends.
 
 use crate::expand::expand;
-use statsring::admin::{Command, Foreign, Input, LINE_BYTES_MAX, Session, parse};
+use statsring::admin::{Command, Foreign, Input, LINE_BYTES_MAX, Session, parse, proxy_js};
+use statsring::config::AdminWords;
 
 /// Two of these are more than a line may have.
 pub const REPEAT: usize = 2_050;
@@ -33,6 +34,7 @@ pub fn run(bytes: &[u8]) {
     assert!(session.is_finished());
     assert_eq!(inputs, expected);
     with_silences(text, piece_bytes(*way, text));
+    in_the_words_of_proxy_js(text, piece_bytes(*way, text));
 }
 
 /// How long the pieces of a text are.
@@ -60,6 +62,30 @@ fn with_silences(text: &[u8], piece_bytes: usize) {
     }
     let ends = inputs.iter().filter(|input| !matches!(input, Input::Command(_))).count();
     assert!(ends <= 1 && !inputs.contains(&Input::Command(Command::Nothing)));
+}
+
+/// The words of `proxy.js`: a read of white space alone is a command, any other's lines are; nothing is kept after a silence.
+fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
+    let mut session = Session::new();
+    session.speak(AdminWords::ProxyJs);
+    for piece in text.chunks(piece_bytes) {
+        session.feed(piece);
+        session.silence();
+        let taken: Vec<Input> = std::iter::from_fn(|| session.next_command()).collect();
+        assert_eq!(session.buffered(), 0);
+        assert!(!taken.contains(&Input::Command(Command::Nothing)));
+        if session.is_ended() {
+            return;
+        }
+        let is_blank = piece.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0x0b);
+        let lines = piece.split(|byte| *byte == b'\n').map(proxy_js::parse);
+        let expected: Vec<Input> = if is_blank {
+            vec![Input::Command(Command::Unknown)]
+        } else {
+            lines.filter(|command| *command != Command::Nothing).map(Input::Command).collect()
+        };
+        assert_eq!(taken, expected);
+    }
 }
 
 /// The plain way: all bytes at once.

@@ -229,6 +229,7 @@ def known():
     """Every program, by the name it is chosen by."""
     return {
         "statsring": Statsring("statsring"),
+        "portable": Statsring("statsring, portable engine", config={"engine": "portable"}),
         "floor": Floor("discard floor"),
         "proxy.js": ProxyJs("proxy.js"),
         "statsdproxy": StatsdProxy("statsdproxy"),

@@ -3,6 +3,7 @@
 //! In: one line, without its newline. Out: what the client wants, or how the command is used. Names are
 //! case-sensitive, as StatsD's are. Next: `server.rs`, which answers.
 
+use super::proxy_js;
 use super::wish::Wish;
 use crate::stats::LatencyKind;
 
@@ -46,6 +47,8 @@ pub enum Command {
     Status,
     /// The effective configuration.
     Config,
+    /// What `proxy.js` answers in words of its own.
+    ProxyJs(proxy_js::Question),
     /// Which backend serves this name.
     Where(Vec<u8>),
     /// Metrics as they pass.
@@ -69,9 +72,18 @@ pub enum Command {
     Unknown,
 }
 
-/// Reads one line. One `\r` at its end and blanks (space, tab) around it do not count.
+/// Reads one line. One `\r` at its end and blanks (space, tab) around it do not count. `statsring` in front changes nothing:
+/// where other words are spoken, it leads to these.
 pub fn parse(line: &[u8]) -> Command {
     let line = trim(line.strip_suffix(b"\r").unwrap_or(line));
+    match split_word(line) {
+        (b"statsring", b"") => Command::Help,
+        (b"statsring", rest) => command(rest),
+        _ => command(line),
+    }
+}
+
+fn command(line: &[u8]) -> Command {
     let (name, rest) = split_word(line);
     match (name, rest) {
         (b"", _) => Command::Nothing,
@@ -185,7 +197,10 @@ mod tests {
 
     #[test]
     fn each_command_is_known() {
-        let known: [(&[u8], Command); 17] = [
+        let known: [(&[u8], Command); 20] = [
+            (b"statsring", Command::Help),
+            (b"statsring  status\r", Command::Status),
+            (b"statsring statsring", Command::Unknown),
             (b"ping", Command::Ping),
             (b"stats\r", Command::Stats),
             (b"  memstats \t", Command::Memstats),
@@ -274,7 +289,7 @@ mod tests {
         for name in &listed {
             assert_ne!(parse(name.as_bytes()), Command::Unknown, "help lists {name}");
         }
-        let all = "ping stats memstats latency backends backend health status config where tap reload version help quit";
+        let all = "ping stats memstats latency backends backend health status config where tap reload version help statsring quit";
         assert_eq!(listed, all.split(' ').collect::<Vec<_>>());
         assert!(HELP.lines().all(|line| line.len() <= 120));
     }

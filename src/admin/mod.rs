@@ -4,7 +4,8 @@
 //! The way of a command: [`Session`] (bytes → lines) → [`parse`] (line → [`Command`]) → [`serve`] (asks
 //! [`AdminActions`]) → `reply.rs` and its neighbours ([`View`] → text). HTTP on the same port takes its own way, from the
 //! first line that is HTTP on: `http/` (bytes → request → page), `prometheus/` and `json.rs` ([`View`] → text). All but what
-//! waits ([`serve`], `http/converse.rs`, `reading.rs`, `places.rs`) is pure. The commands:
+//! waits ([`serve`], `http/converse.rs`, `reading.rs`, `places.rs`) is pure. Under a config of StatsD's `proxy.js` the commands
+//! that both know are taken and answered in its words (`proxy_js.rs`). The commands:
 //!
 #![doc = concat!("```text\n", include_str!("help.txt"), "```")]
 //!
@@ -21,6 +22,7 @@ mod levers;
 mod memstats;
 mod places;
 mod prometheus;
+pub mod proxy_js;
 mod readiness;
 mod reading;
 mod reply;

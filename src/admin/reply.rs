@@ -7,7 +7,8 @@ use super::escape::escape;
 use super::session::LINE_BYTES_MAX;
 use super::status::up_or_down;
 use super::view::View;
-use super::{Tapped, backends, latency, memstats, stats, status};
+use super::{Tapped, backends, latency, memstats, proxy_js, stats, status};
+use crate::config::AdminWords;
 
 /// Longest reply; the largest configuration's is far shorter.
 pub const REPLY_BYTES_MAX: usize = 4 << 20;
@@ -54,6 +55,15 @@ pub fn refused(command: &str) -> String {
 /// The answer to a command with wrong arguments.
 pub fn misused(what_it_takes: &str) -> String {
     format!("error: {what_it_takes}\n")
+}
+
+/// The answer to anything else.
+pub fn unknown(words: AdminWords) -> String {
+    match words {
+        AdminWords::Statsring => "unknown command\n",
+        AdminWords::ProxyJs => proxy_js::UNKNOWN,
+    }
+    .to_string()
 }
 
 /// The answer to a line that is too long.

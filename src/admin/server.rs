@@ -7,12 +7,14 @@
 use super::command::Command;
 use super::counters::{AdminCounter, AdminCounters};
 use super::places::Guest;
+use super::proxy_js::Question;
 use super::readiness::Readiness;
 use super::reading::Reading;
 use super::session::{Foreign, Input, Session};
 use super::view::{VERSION, View};
 use super::wish::Wish;
-use super::{HELP, reply};
+use super::{HELP, proxy_js, reply};
+use crate::config::AdminWords;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -88,6 +90,12 @@ pub trait AdminActions {
 
     /// The effective configuration, as JSON.
     fn config_json(&self) -> String;
+
+    /// In whose words the admin port answers.
+    fn words(&self) -> AdminWords;
+
+    /// The configuration's file, as `proxy.js` answers `config`.
+    fn listing(&self) -> String;
 
     /// Whether commands that change something are taken from this peer: it is on this host, or
     /// `managementAllowChanges` is set.
@@ -168,11 +176,13 @@ impl<C: Connection> Client<'_, C> {
     async fn converse(&mut self, proxy: &impl AdminActions) -> End {
         let mut idle_since = Instant::now();
         loop {
+            self.session.speak(proxy.words());
             while let Some(input) = self.session.next_command() {
                 if let Err(end) = self.answer(input, proxy).await {
                     return end;
                 }
                 idle_since = Instant::now();
+                self.session.speak(proxy.words());
             }
             if self.session.is_finished() {
                 return End::Over;
@@ -188,6 +198,11 @@ impl<C: Connection> Client<'_, C> {
                     idle_since = Instant::now();
                 }
                 () = sleep_until(until) => {
+                    // `proxy.js` lets everyone stay; here they yield their places when all are taken.
+                    if !unfinished && proxy.words() == AdminWords::ProxyJs {
+                        idle_since = Instant::now();
+                        continue;
+                    }
                     if !unfinished {
                         self.counters.count(AdminCounter::IdleClosed);
                         return End::Over;
@@ -249,6 +264,12 @@ impl<C: Connection> Client<'_, C> {
             Command::Help => HELP.to_string(),
             Command::Health => reply::health(proxy.health()),
             Command::Config => proxy.config_json(),
+            Command::ProxyJs(Question::Help) => proxy_js::HELP.to_string(),
+            Command::ProxyJs(Question::Config) => proxy.listing(),
+            Command::ProxyJs(Question::Status) => {
+                let view = proxy.view().await;
+                proxy_js::status(view.uptime_s, &view.ring)
+            }
             Command::Where(name) => proxy.where_name(&name),
             Command::SetHealth(_) | Command::Reload | Command::SetBackend { .. } if !self.may_change => {
                 self.counters.count(AdminCounter::ChangesRefused);
@@ -270,7 +291,7 @@ impl<C: Connection> Client<'_, C> {
             }
             Command::Unknown => {
                 self.counters.count(AdminCounter::CommandsUnknown);
-                "unknown command\n".to_string()
+                reply::unknown(proxy.words())
             }
             Command::Stats
             | Command::Memstats

@@ -118,6 +118,7 @@ pub(in crate::admin) struct Proxy {
     pub(in crate::admin) reloads: Cell<u32>,
     wish: Cell<Wish>,
     allow_changes: bool,
+    words: Cell<AdminWords>,
     taps: RefCell<Option<mpsc::Receiver<Tapped>>>,
     tapped: RefCell<Vec<(Vec<u8>, usize)>>,
     pub(in crate::admin) counters: AdminCounters,
@@ -172,6 +173,14 @@ impl AdminActions for Proxy {
 
     fn config_json(&self) -> String {
         "{\"port\": 8125}".to_string()
+    }
+
+    fn words(&self) -> AdminWords {
+        self.words.get()
+    }
+
+    fn listing(&self) -> String {
+        "\nport: 8125\n".to_string()
     }
 
     fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
@@ -438,4 +447,51 @@ async fn half_a_command_of_who_has_to_yield_is_not_run() {
     })
     .await;
     assert!(!proxy.down.get());
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_words_of_proxy_js_its_answers_are_given() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    proxy.words.set(AdminWords::ProxyJs);
+    let lasted = serve_while(&proxy, true, &wire, async {
+        for (sent, answer) in [
+            ("help\r\n", "Commands: config, health, status, quit\n\n"),
+            ("config\n", "\nport: 8125\n"),
+            ("status\n", "uptime: 51\nnodes: \n"),
+            ("health DOWN\n", "health: down\n"),
+            ("health sideways\n", "health: down\n"),
+            ("\r\n", "ERROR\n"),
+            ("what\n", "ERROR\n"),
+            ("ping\nstatsring config\n", "pong\n{\"port\": 8125}\n"),
+        ] {
+            wire.send(sent.as_bytes());
+            assert_eq!(wire.replies_within(1).await, answer, "{sent:?}");
+        }
+        // A reload may bring other words to a connection that is open.
+        proxy.words.set(AdminWords::Statsring);
+        wire.send(b"what\n");
+        assert_eq!(wire.replies_within(1).await, "unknown command\n");
+        wire.send(b"quit\n");
+    });
+    assert!(lasted.await < Duration::from_secs(1));
+    assert_eq!(proxy.counters.get(AdminCounter::CommandsUnknown), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_may_stay_where_proxy_js_lets_it() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    proxy.words.set(AdminWords::ProxyJs);
+    let lasted = serve_while(&proxy, false, &wire, async {
+        sleep(Duration::from_secs(3_600)).await;
+        wire.send(b"health\n");
+        assert_eq!(wire.replies_within(1).await, "health: up\n");
+        wire.send(b"health down\n");
+        assert!(
+            wire.replies_within(1).await.starts_with("error: health up|down is taken from this host only")
+        );
+        proxy.words.set(AdminWords::Statsring);
+    });
+    let lasted = lasted.await;
+    assert!((3_600..3_670).contains(&lasted.as_secs()), "{lasted:?}");
+    assert_eq!(proxy.counters.get(AdminCounter::IdleClosed), 1);
 }

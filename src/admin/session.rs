@@ -8,6 +8,8 @@
 //! Next: `server.rs`, which reads, waits and answers.
 
 use super::command::{Command, parse, trim_start};
+use super::proxy_js;
+use crate::config::AdminWords;
 use memchr::memchr;
 
 /// Longest line, without its newline.
@@ -63,6 +65,9 @@ pub struct Session {
     end_of_file: bool,
     /// Nothing is read any more: the line was too long, or it was another protocol.
     closed: bool,
+    words: AdminWords,
+    /// What a read as a whole is in the words of `proxy.js`; it comes before what is buffered.
+    read: Option<Command>,
     /// What was fed from the line on that was HTTP.
     foreign: Vec<u8>,
 }
@@ -73,10 +78,22 @@ impl Session {
         Session::default()
     }
 
+    /// Takes what follows in these words.
+    pub fn speak(&mut self, words: AdminWords) {
+        self.words = words;
+    }
+
     /// Takes bytes as they came.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.closed || self.end_of_file {
             return;
+        }
+        let may_be_whole = self.words == AdminWords::ProxyJs && !self.has_text() && self.read.is_none();
+        if may_be_whole && !bytes.split(|byte| *byte == b'\n').any(|line| foreign(line, true).is_some()) {
+            self.read = proxy_js::parse_read(bytes);
+            if self.read.is_some() {
+                return;
+            }
         }
         self.buffer.drain(..self.start);
         self.cut = self.cut.map(|cut| cut.saturating_sub(self.start));
@@ -112,7 +129,7 @@ impl Session {
 
     /// Whether nothing more is taken and nothing is left to answer.
     pub fn is_finished(&self) -> bool {
-        self.closed || (self.end_of_file && !self.has_text())
+        self.closed || (self.end_of_file && !self.has_text() && self.read.is_none())
     }
 
     /// After [`Foreign::Http`]: what was fed from that line on.
@@ -122,10 +139,16 @@ impl Session {
 
     /// The next command; `None` until more is known.
     pub fn next_command(&mut self) -> Option<Input> {
+        if let Some(command) = self.read.take() {
+            return Some(Input::Command(command));
+        }
         while let Some((line, next)) = self.next_line() {
             let end = match line {
                 Line::Whole(line) => {
-                    let command = parse(line);
+                    let command = match self.words {
+                        AdminWords::Statsring => parse(line),
+                        AdminWords::ProxyJs => proxy_js::parse(line),
+                    };
                     self.start = next;
                     match command {
                         Command::Nothing => continue,
@@ -215,6 +238,48 @@ mod tests {
         session.feed(b"lth up\n");
         assert_eq!(taken(&mut session), commands(&[Command::SetHealth(true)]));
         assert!(!session.has_text() && !session.is_finished());
+    }
+
+    #[test]
+    fn in_the_words_of_proxy_js_a_read_of_several_lines_is_one_command() {
+        let mut session = Session::new();
+        session.speak(AdminWords::ProxyJs);
+        let reads: [(&[u8], &[Command]); 8] = [
+            (b"\r\n", &[Command::Unknown]),
+            (b"health\r\n\r\n", &[Command::Health]),
+            (b"help\nhealth\n", &[Command::Unknown]),
+            (b"health down\nhealth\nstatus\n", &[Command::Health]),
+            (b"help\nquit\n", &[Command::Unknown]),
+            // Statsring's own commands come as they always do.
+            (b"ping\nstats\nhealth UP\n", &[Command::Ping, Command::Stats, Command::SetHealth(true)]),
+            (b"statsring version\nhelp\n", &[Command::Version, Command::ProxyJs(proxy_js::Question::Help)]),
+            (b"  \n", &[Command::Unknown]),
+        ];
+        for (read, expected) in reads {
+            session.feed(read);
+            assert_eq!(taken(&mut session), commands(expected), "{}", read.escape_ascii());
+        }
+        // Behind text that waits it is as it always is.
+        session.feed(b"help");
+        session.feed(b"\nping\n");
+        let expected = [Command::ProxyJs(proxy_js::Question::Help), Command::Ping];
+        assert_eq!(taken(&mut session), commands(&expected));
+        session.feed(b"nothing\nhealth\n");
+        session.end_of_file();
+        assert!(!session.is_finished());
+        assert_eq!(taken(&mut session), commands(&[Command::Unknown]));
+        assert!(session.is_finished());
+    }
+
+    #[test]
+    fn another_protocol_ends_it_in_the_words_of_proxy_js_too() {
+        for start in ["POST / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02\n\n"] {
+            let mut session = Session::new();
+            session.speak(AdminWords::ProxyJs);
+            session.feed(start.as_bytes());
+            session.feed(b"health down\n");
+            assert!(matches!(taken(&mut session)[..], [Input::Foreign(_)]), "{start}");
+        }
     }
 
     #[test]

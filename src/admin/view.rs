@@ -42,6 +42,8 @@ pub struct View {
     pub latency: Latency,
     /// The backends, in the config's order.
     pub backends: Vec<BackendView>,
+    /// The backends that serve names, in the placement's order.
+    pub ring: Vec<Arc<str>>,
     /// Which worker gets a datagram: `flow` or `datagram`, as it really is.
     pub spread: &'static str,
     /// The value of `hashing`.

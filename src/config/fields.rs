@@ -8,13 +8,15 @@ use serde_json::Number;
 
 /// Longest key for which the nearest known one is looked for.
 const SUGGESTED_BYTES_MAX: usize = 64;
-/// Keys that StatsD's `proxy.js` has under another name.
-const OTHER_NAMES: [(&str, &str); 4] = [
-    ("mgmt_port", "managementPort"),
-    ("mgmt_address", "managementHost"),
-    ("address", "host"),
-    ("forkCount", "workers"),
-];
+/// By whose rules an object is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Statsring's: an unknown key is a mistake, a known one may be in another letter case.
+    Statsring,
+    /// JavaScript's, as `proxy.js` takes a config: the last of two equal keys counts, an unknown key is passed over (one that
+    /// is nearly known is a mistake all the same), a number may be a text.
+    ProxyJs,
+}
 
 /// What a key gave.
 #[derive(Debug)]
@@ -79,6 +81,7 @@ impl Range {
 
 /// An object's values by key, while they are being read.
 pub(super) struct Fields<'a> {
+    pub(super) dialect: Dialect,
     /// `nodes[3].`, or empty for the file itself.
     prefix: String,
     entries: Vec<(Place, &'static str, Json)>,
@@ -86,41 +89,81 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Sorts an object's entries by the keys in `known`; unknown and doubled keys are reported.
+    /// Sorts an object's entries by the keys in `known`; what is wrong with them is reported.
     ///
     /// `place` gives the place of the entry with a position.
     pub(super) fn new(
+        dialect: Dialect,
         prefix: String,
         object: Vec<(String, Json)>,
         known: &[&'static str],
         place: impl Fn(usize) -> Place,
         report: &'a mut Report,
     ) -> Fields<'a> {
-        let mut fields = Fields { prefix, entries: Vec::with_capacity(object.len()), report };
+        let mut fields = Fields { dialect, prefix, entries: Vec::with_capacity(object.len()), report };
         let mut first_spellings: Vec<String> = Vec::new();
         for (position, (given, value)) in object.into_iter().enumerate() {
-            let Some(key) = known.iter().find(|key| key.eq_ignore_ascii_case(&given)) else {
-                let text =
-                    format!("{}{}: unknown key{}", fields.prefix, shown_key(&given), hint(&given, known));
-                fields.report.mistake(place(position), text);
+            let place = place(position);
+            let is_known = |key: &&&str| match dialect {
+                Dialect::Statsring => key.eq_ignore_ascii_case(&given),
+                Dialect::ProxyJs => **key == given,
+            };
+            let Some(key) = known.iter().find(is_known) else {
+                fields.unknown(place, &given, known);
                 continue;
             };
             if let Some(first) = fields.entries.iter().position(|(_, other, _)| other == key) {
-                let spelling = &first_spellings[first];
-                let first =
-                    if *spelling == given { String::new() } else { format!(" (first as {spelling})") };
-                let text = format!("{}{given}: given twice{first}; leave one", fields.prefix);
-                fields.report.mistake(place(position), text);
+                fields.doubled(place, &given, &first_spellings[first], first, value);
                 continue;
             }
             if *key != given {
-                let parent = if fields.prefix.is_empty() { "" } else { "nodes[]." };
+                let parent = fields.parent();
                 fields.report.notice(format!("{parent}{given} is read as {key}: better write it so"));
             }
-            fields.entries.push((place(position), key, value));
+            fields.entries.push((place, key, value));
             first_spellings.push(given);
         }
         fields
+    }
+
+    /// The object in words that do not tell one node from another.
+    fn parent(&self) -> &'static str {
+        if self.prefix.is_empty() { "" } else { "nodes[]." }
+    }
+
+    fn unknown(&mut self, place: Place, given: &str, known: &[&'static str]) {
+        let key = shown_key(given);
+        if self.dialect == Dialect::ProxyJs && nearest(given, known).is_none() {
+            let key = format!("{}{key}", self.parent());
+            return self.report.idle(key, "proxy.js does not know it either");
+        }
+        self.report.mistake(place, format!("{}{key}: unknown key{}", self.prefix, hint(given, known)));
+    }
+
+    fn doubled(&mut self, place: Place, given: &str, spelling: &str, first: usize, value: Json) {
+        if self.dialect == Dialect::ProxyJs {
+            self.entries[first].0 = place;
+            self.entries[first].2 = value;
+            let text = format!("{}{given}: given twice; the last one counts, as in proxy.js", self.prefix);
+            return self.report.notice(text);
+        }
+        let first = if spelling == given { String::new() } else { format!(" (first as {spelling})") };
+        self.report.mistake(place, format!("{}{given}: given twice{first}; leave one", self.prefix));
+    }
+
+    /// Takes what JavaScript's `||` takes for nothing as absent.
+    pub(super) fn drop_falsy(&mut self, keys: &[&str]) {
+        for (_, key, value) in &mut self.entries {
+            if keys.contains(key) && !value.is_truthy() {
+                *value = Json::Null;
+            }
+        }
+    }
+
+    /// Where `key` stands, if it does and is not null.
+    pub(super) fn place(&self, key: &str) -> Option<Place> {
+        let is_it = |(_, known, value): &&(Place, &str, Json)| *known == key && !matches!(value, Json::Null);
+        self.entries.iter().find(is_it).map(|(place, ..)| *place)
     }
 
     /// Where `key` stands and what it holds; `None` if it is absent or null.
@@ -219,6 +262,17 @@ impl<'a> Fields<'a> {
 
     fn whole_of(&mut self, place: Place, key: &str, value: &Json, range: Range, or: &str) -> Slot<u64> {
         let allowed = format!("({}{or})", range.shown());
+        let of_text;
+        let value = match value {
+            Json::Text(text) if self.dialect == Dialect::ProxyJs => match digits(text) {
+                Some(number) => {
+                    of_text = Json::Number(number.into());
+                    &of_text
+                }
+                None => value,
+            },
+            value => value,
+        };
         let Json::Number(number) = value else {
             return self.wrong_kind(place, key, value, &format!("a number without quotes {allowed}"));
         };
@@ -260,6 +314,13 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The number that a text of digits is, as Node takes it for a port. One with a leading 0 would be another identity.
+fn digits(text: &str) -> Option<u64> {
+    let is_plain = text == "0" || !text.starts_with('0');
+    (is_plain && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| text.parse().ok())?
+}
+
 /// The number as one without fraction and sign; `8125.0` is one, too.
 fn whole_number(number: &Number) -> Option<u64> {
     /// Up to here f64 holds every whole number.
@@ -284,8 +345,7 @@ fn shown_key(key: &str) -> String {
 
 /// The nearest known key, or else all of them.
 fn hint(given: &str, known: &[&'static str]) -> String {
-    let other_name = OTHER_NAMES.iter().find(|(other, key)| *other == given && known.contains(key));
-    match other_name.map(|(_, key)| *key).or_else(|| nearest(given, known)) {
+    match nearest(given, known) {
         Some(key) => format!("; did you mean {key}?"),
         None => format!(" (known are {})", known.join(", ")),
     }

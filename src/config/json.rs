@@ -1,7 +1,7 @@
 //! JSON as it stands in the file, with every key that was given, twice ones included.
 //!
 //! serde's derive stops at the first mistake, and serde_json's own tree forgets doubled keys: neither can tell an
-//! operator everything that is wrong with a file. In: text. Out: a [`Json`] tree. Next: `fields.rs`, which reads it.
+//! operator everything that is wrong with a file. In: text. Out: a [`Json`] tree. Next: `source.rs`, which tells the format.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
@@ -22,20 +22,24 @@ pub(super) enum Json {
 }
 
 impl Json {
-    /// Reads a whole file; the error names line and column.
-    pub(super) fn read(text: &str) -> Result<Json, String> {
-        // Editors on other systems put a byte order mark in front, which is no JSON but no mistake either.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    /// Reads a whole file.
+    pub(super) fn read(text: &str) -> Result<Json, JsonFault> {
         serde_json::from_str(text).map_err(|error| {
             let shown = error.to_string();
             let cause = shown.rsplit_once(" at line ").map_or(shown.as_str(), |(cause, _)| cause);
-            format!(
-                "line {}, column {}: {cause} (JSON has keys and texts in double quotes, no comments, and no comma \
-                 before a closing bracket)",
-                error.line(),
-                error.column(),
-            )
+            JsonFault { line: error.line(), column: error.column(), cause: cause.to_owned() }
         })
+    }
+
+    /// What JavaScript takes it for where it wants a truth value.
+    pub(super) fn is_truthy(&self) -> bool {
+        match self {
+            Json::Null => false,
+            Json::Flag(flag) => *flag,
+            Json::Number(number) => number.as_f64() != Some(0.0),
+            Json::Text(text) => !text.is_empty(),
+            Json::List(_) | Json::Object(_) => true,
+        }
     }
 
     /// What it is, in words that follow "is".
@@ -48,6 +52,25 @@ impl Json {
             Json::List(_) => "a list",
             Json::Object(_) => "an object",
         }
+    }
+}
+
+/// Why a text is no JSON.
+#[derive(Debug)]
+pub(super) struct JsonFault {
+    pub(super) line: usize,
+    pub(super) column: usize,
+    cause: String,
+}
+
+impl JsonFault {
+    /// For the operator: place and cause.
+    pub(super) fn words(&self) -> String {
+        format!(
+            "line {}, column {}: {} (JSON has keys and texts in double quotes, no comments, and no comma before a \
+             closing bracket)",
+            self.line, self.column, self.cause
+        )
     }
 }
 
@@ -146,11 +169,10 @@ mod tests {
 
     #[test]
     fn a_syntax_error_says_where() {
-        let error = Json::read("{\n  \"a\": 1,\n}").unwrap_err();
+        let error = Json::read("{\n  \"a\": 1,\n}").unwrap_err().words();
         assert!(error.starts_with("line 3, column 1: trailing comma"), "{error}");
-        let error = Json::read("").unwrap_err();
+        let error = Json::read("").unwrap_err().words();
         assert!(error.starts_with("line 1, column 0: EOF"), "{error}");
-        assert!(Json::read("\u{feff}{}").is_ok());
         assert!(Json::read(&"[".repeat(100_000)).is_err());
     }
 

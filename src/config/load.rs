@@ -2,10 +2,11 @@
 //!
 //! In: a path or a text. Out: [`Loaded`], or a [`ConfigError`] with every mistake. Next: `cli.rs`, and `control/` at a reload.
 
-use super::Config;
 use super::json::Json;
 use super::raw::RawConfig;
 use super::report::Report;
+use super::source::Source;
+use super::{Config, Format, listing, proxy_js};
 use crate::exit;
 use std::fmt;
 use std::fs::File;
@@ -20,6 +21,12 @@ const FILE_BYTES_MAX: usize = 8 << 20;
 pub struct Loaded {
     /// What to run.
     pub config: Config,
+    /// What the file was written for.
+    pub format: Format,
+    /// One sentence: the format, the placement, and by what they were told.
+    pub summary: String,
+    /// The file as the admin command `config` of `proxy.js` shows it.
+    pub listing: String,
     /// One line each: keys in another letter case, keys without effect.
     pub notices: Vec<String>,
 }
@@ -112,15 +119,45 @@ pub fn parse(text: &str) -> Result<Loaded, ConfigError> {
 }
 
 fn read(text: &str) -> Result<Loaded, Vec<String>> {
-    let json = Json::read(text).map_err(|mistake| vec![mistake])?;
-    let Json::Object(object) = json else {
-        return Err(vec![format!(
-            "the file is {}; wanted is an object, {{\"nodes\": [{{\"host\": …, \"port\": …}}]}}",
-            json.kind()
-        )]);
-    };
+    let Source { format, object, places } = Source::read(text).map_err(|mistake| vec![mistake])?;
+    let listing = listing::render(&object);
+    let summary = Summary::new(format, &object);
     let mut report = Report::default();
-    let config = RawConfig::read(object, &mut report).prove(&mut report);
-    let notices = report.finish()?;
-    Ok(Loaded { config, notices })
+    let raw = match format {
+        Format::Statsring => RawConfig::read(object, &mut report),
+        Format::ProxyJs => proxy_js::read(object, &mut report),
+    };
+    let config = raw.prove(&mut report);
+    let notices = report.finish(places.as_ref())?;
+    Ok(Loaded { summary: summary.words(&config), config, format, listing, notices })
+}
+
+/// By what the format and the placement were told.
+struct Summary {
+    format: Format,
+    /// The keys that only `proxy.js` has.
+    keys: Vec<&'static str>,
+    names_hashing: bool,
+}
+
+impl Summary {
+    fn new(format: Format, object: &[(String, Json)]) -> Summary {
+        let names_hashing = object
+            .iter()
+            .any(|(key, value)| key.eq_ignore_ascii_case("hashing") && !matches!(value, Json::Null));
+        Summary { format, keys: proxy_js::own_keys(object), names_hashing }
+    }
+
+    fn words(&self, config: &Config) -> String {
+        let (whose, why) = match self.format {
+            Format::Statsring => ("statsring's own", "no key that only proxy.js has".to_owned()),
+            Format::ProxyJs => ("StatsD's proxy.js", format!("it has {}", self.keys.join(", "))),
+        };
+        let because = match self.format {
+            _ if self.names_hashing => "as the key hashing says",
+            Format::Statsring => "the default",
+            Format::ProxyJs => "as in StatsD 0.8 and later",
+        };
+        format!("format: {whose} ({why}); placement: {} ({because})", config.hashing.name())
+    }
 }

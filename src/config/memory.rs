@@ -4,6 +4,7 @@
 
 use super::Config;
 use crate::driver::uring::KernelRing;
+use crate::driver::{Engine, portable};
 use crate::placement::{HashCache, Placement};
 use crate::stats::{LatencyKind, new_histogram};
 use crate::worker::Limits;
@@ -42,22 +43,29 @@ impl Config {
 }
 
 impl MemoryBound {
-    /// The bound for a config.
-    pub fn new(config: &Config) -> MemoryBound {
+    /// The bound for a config, on this engine.
+    pub fn new(config: &Config, engine: Engine) -> MemoryBound {
         let limits = config.limits();
+        let driver = limits.driver();
         let nodes = config.nodes.len();
         let pool = limits.relay().pool_size(nodes, config.packet_bytes_max);
-        let rings = KernelRing::bytes(&limits.driver(), config.listen.len());
+        let (buffer_bytes, rings) = match engine {
+            Engine::IoUring => (
+                limits.buffers * limits.buffer_bytes.next_multiple_of(64),
+                KernelRing::bytes(&driver, config.listen.len()),
+            ),
+            Engine::Portable => (portable::buffer_bytes(&driver), 0),
+        };
         let histogram_bytes = new_histogram().distinct_values() * size_of::<u64>();
         MemoryBound {
             workers: config.workers,
             per_worker: vec![
-                ("receive buffers", limits.buffers * limits.buffer_bytes.next_multiple_of(64)),
+                ("receive buffers", buffer_bytes),
                 ("packets", pool.packets * pool.packet_bytes),
                 ("packets for metrics longer than one", pool.oversize * pool.oversize_bytes),
                 ("cache of names", HashCache::bytes(limits.cache_entries)),
                 ("backends", limits.sockets_max * BACKEND_BYTES),
-                ("rings", rings + limits.sends_max * SEND_SLOT_BYTES),
+                ("rings and sends", rings + limits.sends_max * SEND_SLOT_BYTES),
                 // One set with the worker, one to swap with.
                 ("latency histograms", 2 * LatencyKind::ALL.len() * histogram_bytes),
             ],
@@ -132,7 +140,7 @@ mod tests {
     use crate::worker::NODES_MAX;
 
     fn bound(text: &str) -> MemoryBound {
-        MemoryBound::new(&parse(text).expect("a good config").config)
+        MemoryBound::new(&parse(text).expect("a good config").config, Engine::IoUring)
     }
 
     #[test]
@@ -164,6 +172,14 @@ mod tests {
         assert_eq!(placement("jump", ""), Some(0));
         assert_eq!(placement("hashring-3", ""), Some(40 * (2 * 12 + 3 * 6)));
         assert_eq!(placement("ketama", r#", "weight": 3"#), Some(3 * 160 * (2 * 12 + 3 * 6)));
+    }
+
+    #[test]
+    fn the_portable_engine_takes_less() {
+        let config = parse(r#"{"nodes": [{"host": "192.0.2.1", "port": 1}]}"#).expect("a good config").config;
+        let [ring, portable] = [Engine::IoUring, Engine::Portable]
+            .map(|engine| MemoryBound::new(&config, engine).worker_bytes());
+        assert!(portable + (4 << 20) < ring, "{portable} {ring}");
     }
 
     #[test]

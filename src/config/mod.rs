@@ -1,26 +1,34 @@
 //! The config file: text → `RawConfig` (serde) → [`Config`] (proven); every mistake of a file in one run.
 //!
-//! In: a JSON file. Out: a `Config` whose addresses and ranges hold. Next: `control/`, which makes it run.
-//! Inside: `json.rs` reads the text, `fields.rs` and `raw.rs` its keys, `prove.rs`, `nodes.rs`, `host.rs` and `pin.rs` prove how
-//! they go together. `assignment.rs` tells where names go.
+//! In: a JSON file, or a config of StatsD's `proxy.js`. Out: a `Config` whose addresses and ranges hold. Next: `control/`,
+//! which makes it run.
+//! Inside: `source.rs` tells the format; `json.rs`, or `literal.rs` with `fault.rs`, reads the text; `fields.rs` and `raw.rs` its
+//! keys, `proxy_js.rs` those of `proxy.js`; `prove.rs`, `nodes.rs`, `host.rs` and `pin.rs` prove how they go together.
+//! `assignment.rs` tells where names go, `listing.rs` shows a file as `proxy.js` does.
 
 mod assignment;
+mod fault;
 mod fields;
 mod host;
 mod json;
+mod listing;
+mod literal;
 mod load;
 mod memory;
 mod nodes;
 mod pin;
 mod prove;
+mod proxy_js;
 mod raw;
 mod report;
 mod show;
+mod source;
 
 pub use assignment::{Assignment, sample_name};
 pub use load::{ConfigError, Loaded, load, parse};
 pub use memory::MemoryBound;
 
+use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown, Rules};
@@ -40,9 +48,11 @@ pub struct Config {
     pub management: Vec<SocketAddr>,
     /// Whether changing admin commands are taken from elsewhere than loopback.
     pub management_allow_changes: bool,
+    /// In whose words the admin port answers.
+    pub management_words: AdminWords,
     /// The backends, in the file's order, which is part of the placement; each once.
     pub nodes: Vec<Node>,
-    /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` allows.
+    /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` and `jump-fnv1a` allow.
     pub shards: Vec<u16>,
     /// How names find their backend.
     pub hashing: Hashing,
@@ -50,6 +60,8 @@ pub struct Config {
     pub on_node_down: OnNodeDown,
     /// The health checks.
     pub check: Check,
+    /// What carries the datagrams; `None` (`auto`): io_uring, or where that is refused, the portable engine.
+    pub engine: Option<Engine>,
     /// Worker threads, `auto` already resolved.
     pub workers: usize,
     /// Whether their number was left to the program.
@@ -144,6 +156,38 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What a file was written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Statsring's own JSON, and go-statsd-proxy's.
+    Statsring,
+    /// StatsD's `proxy.js`: a JavaScript object literal with keys of its own.
+    ProxyJs,
+}
+
+/// In whose words the admin port answers what both know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdminWords {
+    /// Statsring's.
+    #[default]
+    Statsring,
+    /// Those of StatsD's `proxy.js`: `help`, `config`, `health`, `status`, `quit`, and `ERROR` for what is unknown.
+    ProxyJs,
+}
+
+impl AdminWords {
+    /// Both of them.
+    pub const ALL: [AdminWords; 2] = [AdminWords::Statsring, AdminWords::ProxyJs];
+
+    /// The value of `managementWords`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AdminWords::Statsring => "statsring",
+            AdminWords::ProxyJs => "proxy.js",
+        }
+    }
 }
 
 impl Config {

@@ -25,6 +25,8 @@ pub(super) struct Rules<'r> {
     pub(super) gso: bool,
     /// Where the proxy itself listens.
     pub(super) listen: &'r [SocketAddr],
+    /// Whether a backend that is listed again, word for word, counts once, as in `proxy.js`.
+    pub(super) may_double: bool,
 }
 
 impl Rules<'_> {
@@ -88,6 +90,11 @@ impl List<'_> {
             Entry::Occupied(entry) => {
                 let (first, index) = *entry.get();
                 let other = &self.nodes[index];
+                if self.rules.may_double && *other == node {
+                    let text = format!("{} is listed twice and counts once, as in proxy.js", node.name);
+                    report.notice(format!("nodes[{position}]: {text}"));
+                    return;
+                }
                 if !self.rules.may_repeat() {
                     let spelled =
                         if other.name == node.name { String::new() } else { format!(", {}", other.name) };

@@ -8,7 +8,7 @@ use super::nodes;
 use super::pin;
 use super::raw::RawConfig;
 use super::report::{PLACE_END, Report};
-use super::{Check, Config, LogFormat};
+use super::{AdminWords, Check, Config, LogFormat};
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
@@ -33,11 +33,12 @@ impl RawConfig {
     pub(super) fn prove(self, report: &mut Report) -> Config {
         self.note_idle_keys(report);
         let port_is_known = !self.port.is_wrong();
-        let (host, listen) = listening(self.host, self.port.or(8125), "host", host::EVERY, report);
+        let [host_key, management_key] = self.host_keys;
+        let (host, listen) = listening(self.host, self.port.or(8125), host_key, host::EVERY, report);
         let (management_host, management) = listening(
             self.management_host,
             self.management_port.or(8126),
-            "managementHost",
+            management_key,
             host::LOOPBACK,
             report,
         );
@@ -63,7 +64,12 @@ impl RawConfig {
         let hashing = self.hashing.or(Hashing::Jump);
         let (nodes, shards) = nodes::prove(
             self.nodes,
-            &nodes::Rules { hashing: hashing_is_known.then_some(hashing), gso, listen: loop_ends },
+            &nodes::Rules {
+                hashing: hashing_is_known.then_some(hashing),
+                gso,
+                listen: loop_ends,
+                may_double: self.may_double_nodes,
+            },
             report,
         );
         Config {
@@ -74,6 +80,7 @@ impl RawConfig {
             management_host,
             management,
             management_allow_changes: self.management_allow_changes.or(false),
+            management_words: self.management_words.or(AdminWords::Statsring),
             hashing,
             on_node_down: self.on_node_down.or(on_node_down_default(hashing)),
             check: Check {
@@ -81,6 +88,7 @@ impl RawConfig {
                 rise: self.check_rise.or(2) as u32,
                 ..prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report)
             },
+            engine: self.engine.or(None),
             workers_auto,
             workers,
             pin_workers,

@@ -3,22 +3,24 @@
 //! In: a [`Json`] tree. Out: [`RawConfig`], whose slots say what was given, absent, or wrong (and reported).
 //! Next: `prove.rs`, which makes a `Config` of it.
 
-use super::fields::{Fields, Range, Slot, nearest};
+use super::fields::{Dialect, Fields, Range, Slot, nearest};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
-use super::{LogFormat, PinWorkers};
+use super::{AdminWords, LogFormat, PinWorkers};
+use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 30] = [
+pub(super) const KEYS: [&str; 32] = [
     "host",
     "port",
     "managementHost",
     "managementPort",
     "managementAllowChanges",
+    "managementWords",
     "nodes",
     "hashing",
     "onNodeDown",
@@ -27,6 +29,7 @@ pub(super) const KEYS: [&str; 30] = [
     "checkFast",
     "checkFall",
     "checkRise",
+    "engine",
     "workers",
     "pinWorkers",
     "spread",
@@ -46,7 +49,7 @@ pub(super) const KEYS: [&str; 30] = [
     "logFormat",
 ];
 /// The keys of one node.
-const NODE_KEYS: [&str; 6] = ["host", "port", "adminport", "weight", "disabled", "gso"];
+pub(super) const NODE_KEYS: [&str; 6] = ["host", "port", "adminport", "weight", "disabled", "gso"];
 
 /// Entries of a list that names backends several times: many times the 4,096 that uber's statsrelay speaks of.
 pub(super) const SHARDS_MAX: usize = 65_536;
@@ -73,6 +76,12 @@ const WORKERS: Range = Range::plain(1, 64);
 /// As many CPUs as a set of them can name.
 const CPU: Range = Range { min: 0, max: 1_023, noun: "a CPU", unit: "" };
 
+const ENGINES: [(&str, Option<Engine>); 3] = [
+    ("auto", None),
+    (Engine::IoUring.name(), Some(Engine::IoUring)),
+    (Engine::Portable.name(), Some(Engine::Portable)),
+];
+
 const GSO: [(&str, bool); 2] = [("auto", true), ("off", false)];
 
 /// A file's values by key.
@@ -83,6 +92,7 @@ pub(super) struct RawConfig {
     pub(super) management_host: Slot<String>,
     pub(super) management_port: Slot<u64>,
     pub(super) management_allow_changes: Slot<bool>,
+    pub(super) management_words: Slot<AdminWords>,
     pub(super) nodes: Slot<Vec<RawNode>>,
     pub(super) hashing: Slot<Hashing>,
     pub(super) on_node_down: Slot<OnNodeDown>,
@@ -91,6 +101,7 @@ pub(super) struct RawConfig {
     pub(super) check_fast_ms: Slot<u64>,
     pub(super) check_fall: Slot<u64>,
     pub(super) check_rise: Slot<u64>,
+    pub(super) engine: Slot<Option<Engine>>,
     pub(super) workers: Slot<Option<u64>>,
     pub(super) pin_workers: Slot<PinWorkers>,
     pub(super) spread: Slot<Spread>,
@@ -108,6 +119,10 @@ pub(super) struct RawConfig {
     pub(super) shutdown_timeout_ms: Slot<u64>,
     pub(super) handover_timeout_ms: Slot<u64>,
     pub(super) log_format: Slot<LogFormat>,
+    /// What the file calls `host` and `managementHost`.
+    pub(super) host_keys: [&'static str; 2],
+    /// Whether the same backend listed twice counts once, without a word of its share.
+    pub(super) may_double_nodes: bool,
 }
 
 /// One entry of `nodes`.
@@ -138,15 +153,26 @@ impl RawNode {
 impl RawConfig {
     /// Reads a file's keys; what is wrong goes to `report`.
     pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfig {
-        let mut fields = Fields::new(String::new(), object, &KEYS, |position| [position, 0, 0], report);
-        let raw = RawConfig {
+        let place = |position| [position, 0, 0];
+        let mut fields = Fields::new(Dialect::Statsring, String::new(), object, &KEYS, place, report);
+        let raw = RawConfig::of(&mut fields);
+        #[cfg(test)]
+        assert!(fields.left().is_empty(), "known but not read: {:?}", fields.left());
+        raw
+    }
+
+    /// Takes statsring's own keys from a file.
+    pub(super) fn of(fields: &mut Fields<'_>) -> RawConfig {
+        RawConfig {
             host: fields.text("host"),
             port: fields.whole("port", Range::PORT),
             management_host: fields.text("managementHost"),
             management_port: fields.whole("managementPort", Range::PORT),
             management_allow_changes: fields.flag("managementAllowChanges"),
-            nodes: read_nodes(&mut fields),
-            hashing: read_hashing(&mut fields),
+            management_words: fields
+                .word("managementWords", &AdminWords::ALL.map(|words| (words.name(), words))),
+            nodes: read_nodes(fields),
+            hashing: read_hashing(fields),
             on_node_down: fields
                 .word("onNodeDown", &[("divert", OnNodeDown::Divert), ("drop", OnNodeDown::Drop)]),
             check_interval_ms: fields.whole("checkInterval", CHECK_MS),
@@ -154,8 +180,9 @@ impl RawConfig {
             check_fast_ms: fields.whole("checkFast", CHECK_MS),
             check_fall: fields.whole("checkFall", CHECK_COUNT),
             check_rise: fields.whole("checkRise", CHECK_COUNT),
+            engine: fields.word("engine", &ENGINES),
             workers: fields.whole_or_auto("workers", WORKERS),
-            pin_workers: read_pin_workers(&mut fields),
+            pin_workers: read_pin_workers(fields),
             spread: fields.word("spread", &[Spread::Flow, Spread::Datagram].map(|way| (way.name(), way))),
             flush_us: fields.ms_as_us("flushInterval", FLUSH_MS_MAX),
             packet_bytes_max: fields.whole_or_auto("maxPacketSize", PACKET_BYTES),
@@ -172,10 +199,9 @@ impl RawConfig {
             shutdown_timeout_ms: fields.whole("shutdownTimeout", Range::ms(1, SHUTDOWN_MS_MAX)),
             handover_timeout_ms: fields.whole("handoverTimeout", Range::ms(1, SHUTDOWN_MS_MAX)),
             log_format: fields.word("logFormat", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
-        };
-        #[cfg(test)]
-        assert!(fields.left().is_empty(), "known but not read: {:?}", fields.left());
-        raw
+            host_keys: ["host", "managementHost"],
+            may_double_nodes: false,
+        }
     }
 }
 
@@ -230,8 +256,9 @@ fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
         return fields.wrong(place, "nodes", count_of_nodes(list.len()));
     }
     let [top, ..] = place;
-    let nodes = list.into_iter().enumerate();
-    let nodes = nodes.filter_map(|(index, node)| read_node(top, index, node, fields.report)).collect();
+    let (dialect, nodes) = (fields.dialect, list.into_iter().enumerate());
+    let nodes =
+        nodes.filter_map(|(index, node)| read_node(dialect, [top, index], node, fields.report)).collect();
     Slot::Given(place, nodes)
 }
 
@@ -240,7 +267,7 @@ pub(super) fn count_of_nodes(count: usize) -> String {
     format!("{count} backends are listed, which is not in range (1 to {NODES_MAX})")
 }
 
-fn read_node(top: usize, index: usize, node: Json, report: &mut Report) -> Option<RawNode> {
+fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mut Report) -> Option<RawNode> {
     // Places within a node begin at 1: those that concern it as a whole stand first.
     let place = [top, index + 1, 0];
     let Json::Object(object) = node else {
@@ -253,7 +280,7 @@ fn read_node(top: usize, index: usize, node: Json, report: &mut Report) -> Optio
     };
     let prefix = format!("nodes[{index}].");
     let place_of = |position| [top, index + 1, position + 1];
-    let mut fields = Fields::new(prefix, object, &NODE_KEYS, place_of, report);
+    let mut fields = Fields::new(dialect, prefix, object, &NODE_KEYS, place_of, report);
     let node = RawNode {
         index,
         place,

@@ -1,7 +1,9 @@
 //! What is wrong or worth saying about a file, gathered over one whole reading.
 //!
-//! In: `fields.rs` and `prove.rs` add. Out: mistakes in the file's order, notices without repetition.
-//! Next: `mod.rs`, which makes an error or a `Loaded` of it.
+//! In: `fields.rs` and `prove.rs` add. Out: mistakes in the file's order, with line and column if they are known; notices
+//! without repetition. Next: `load.rs`, which makes an error or a `Loaded` of it.
+
+use super::literal::Places;
 
 /// Where in the file something stands: the top-level key, the node, the node's key, each by its position.
 pub(super) type Place = [usize; 3];
@@ -15,6 +17,8 @@ pub(super) struct Report {
     mistakes: Vec<(Place, String)>,
     /// Text and how often it was said.
     notices: Vec<(String, usize)>,
+    /// Keys without effect, each with the reason.
+    idle: Vec<(String, &'static str)>,
 }
 
 impl Report {
@@ -31,16 +35,36 @@ impl Report {
         }
     }
 
-    /// The notices, or else every mistake in the file's order.
-    pub(super) fn finish(mut self) -> Result<Vec<String>, Vec<String>> {
+    /// Adds a key without effect, with the reason; all of them are told in one notice.
+    pub(super) fn idle(&mut self, key: String, reason: &'static str) {
+        if !self.idle.iter().any(|(known, _)| *known == key) {
+            self.idle.push((key, reason));
+        }
+    }
+
+    fn idle_notice(&self) -> Option<String> {
+        let words: Vec<String> = self.idle.iter().map(|(key, reason)| format!("{key} ({reason})")).collect();
+        (!words.is_empty()).then(|| format!("without effect: {}", words.join(", ")))
+    }
+
+    /// The notices, or else every mistake in the file's order, each with its place where `places` has it.
+    pub(super) fn finish(mut self, places: Option<&Places>) -> Result<Vec<String>, Vec<String>> {
         if self.mistakes.is_empty() {
-            let notices = self.notices.into_iter().map(|(text, times)| match times {
+            let idle = self.idle_notice().map(|words| (words, 1));
+            let notices = self.notices.into_iter().chain(idle).map(|(text, times)| match times {
                 1 => text,
                 _ => format!("{text} ({times} times)"),
             });
             return Ok(notices.collect());
         }
         self.mistakes.sort_by_key(|(place, _)| *place);
-        Err(self.mistakes.into_iter().map(|(_, text)| text).collect())
+        let mistakes = self.mistakes.into_iter().map(|(place, text)| match places {
+            None => text,
+            Some(places) => {
+                let (line, column) = places.find(place);
+                format!("line {line}, column {column}: {text}")
+            }
+        });
+        Err(mistakes.collect())
     }
 }

@@ -5,11 +5,13 @@
 
 use super::raw::KEYS;
 use super::{Config, LogFormat, PinWorkers};
+use crate::driver::Engine;
 use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
 /// The keys that a reload may change.
-const RELOADABLE: [&str; 13] = [
+const RELOADABLE: [&str; 14] = [
+    "managementWords",
     "nodes",
     "hashing",
     "onNodeDown",
@@ -37,6 +39,7 @@ impl Config {
             "managementHost": self.management_host,
             "managementPort": port(&self.management),
             "managementAllowChanges": self.management_allow_changes,
+            "managementWords": self.management_words.name(),
             "nodes": self.shards.iter().map(|index| self.node_to_json(*index)).collect::<Vec<Value>>(),
             "hashing": self.hashing.name(),
             "onNodeDown": match self.on_node_down {
@@ -48,6 +51,7 @@ impl Config {
             "checkFast": self.check.fast_ms,
             "checkFall": self.check.fall,
             "checkRise": self.check.rise,
+            "engine": self.engine.map_or("auto", Engine::name),
             "workers": if self.workers_auto { json!("auto") } else { json!(self.workers) },
             "pinWorkers": match &self.pin_workers {
                 PinWorkers::Off => json!(false),

@@ -5,12 +5,13 @@
 //!
 //! ```text
 //! process.rs   start → ready → events → exit code                  signals.rs, stop.rs, systemd.rs
+//!   engine.rs    io_uring, or what does without it
 //!   sockets.rs   everything that listens, wherever it comes from   bind.rs, activation.rs, descriptors.rs
 //!   restart.rs   a new process takes over, or this one did         handover/
 //!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, probe.rs, resolve.rs, backend.rs
 //!   operator.rs  the admin port's connections and actions          observe.rs, reload.rs
 //!   state.rs     what is known, and its way to the workers         roster.rs, table.rs
-//!   net.rs       TCP on tokio-uring; nothing else knows it         offload.rs (work that may block)
+//!   net.rs       TCP on either engine; nothing else knows it       offload.rs (work that may block)
 //! ```
 //!
 //! Next: `admin/`.
@@ -19,6 +20,7 @@ mod activation;
 pub mod backend;
 mod bind;
 mod descriptors;
+mod engine;
 mod handle;
 pub mod handover;
 pub mod health;
@@ -56,6 +58,8 @@ use systemd::Notifier;
 pub struct Options {
     /// The file that a reload reads again; `None` if the config did not come from one.
     pub config_path: Option<PathBuf>,
+    /// That file as the admin command `config` of `proxy.js` shows it.
+    pub listing: String,
     /// Whether each metric is logged.
     pub debug: bool,
 }

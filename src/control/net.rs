@@ -1,20 +1,23 @@
-//! TCP on tokio-uring: the only file that knows its types, so that the same control thread can run on plain tokio.
+//! The control thread's TCP, on tokio-uring or on plain tokio: the only file that knows their types.
 //!
 //! In: listeners that the system made, addresses to connect to. Out: streams whose operations take a buffer and give
 //! it back. Next: `probe.rs` and the admin port use them.
 //!
-//! What tokio-uring asks of its users, and who keeps it:
+//! [`run_local`] is told which of the two it is; everything else is the same for its users. What tokio-uring asks of them,
+//! they do in either case, and who keeps it:
 //! - A dropped operation is neither cancelled nor freed, and its descriptor lives until the kernel ends it. So nothing
 //!   here drops one: at a deadline the socket is shut down, which ends the operation, and then it is awaited. Callers
-//!   do the same: [`Stream::shutdown`], then await.
+//!   do the same: [`Stream::shutdown`], then await. On plain tokio a shut down socket is ready at once, with its end.
 //! - Connecting cannot be ended that way (a lost SYN holds its descriptor for two minutes), so connecting is done by
 //!   tokio, whose future may be dropped, and the connected socket is handed over.
 //! - Nor can accepting, where another process has the same listening socket and is to go on: shutting the socket down
 //!   would end that too. So it is done by tokio as well.
-//! - Sockets must block: a nonblocking one makes the ring answer EAGAIN instead of waiting.
+//! - Sockets must block: a nonblocking one makes the ring answer EAGAIN instead of waiting. Plain tokio's must not.
 //! - The runtime's drop waits for every operation. [`run_local`] drops it only if none is left, else leaks it: it is
-//!   called once per process, by those who are about to end.
+//!   called once per process, by those who are about to end. Plain tokio's waits for nothing.
 
+use crate::driver::Engine;
+use crate::driver::uring::patiently;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
@@ -23,6 +26,7 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
+use tokio::task::LocalSet;
 use tokio::time::{Instant, timeout_at};
 
 /// Submissions the ring takes between two trips to the kernel.
@@ -37,34 +41,50 @@ pub const RING_BYTES: usize = (64 * SUBMISSIONS as usize).next_multiple_of(4_096
 thread_local! {
     /// Operations that the kernel has not ended.
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
+    /// What this thread runs on.
+    static ENGINE: Cell<Engine> = const { Cell::new(Engine::IoUring) };
 }
 
 /// Counts an operation as in flight until it is ended; one that is dropped stays counted.
 async fn tracked<T>(operation: impl Future<Output = T>) -> T {
-    IN_FLIGHT.with(|count| count.set(count.get() + 1));
+    IN_FLIGHT.set(IN_FLIGHT.get() + 1);
     let result = operation.await;
-    IN_FLIGHT.with(|count| count.set(count.get() - 1));
+    IN_FLIGHT.set(IN_FLIGHT.get() - 1);
     result
 }
 
-/// Runs `future` on this thread, with a ring for [`Stream`] and [`Listener`], and tokio's timers and signals.
+/// Runs `future` on this thread, for [`Stream`] and [`Listener`] on what `engine` says, with tokio's timers and signals.
 ///
-/// Fails if io_uring is refused or the system is out of descriptors.
-pub fn run_local<T>(future: impl Future<Output = T>) -> io::Result<T> {
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_cqsize(COMPLETIONS);
-    let runtime =
-        tokio_uring::Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(&ring))?;
+/// Fails if io_uring is asked for and refused, or the system is out of descriptors.
+pub fn run_local<T>(engine: Engine, future: impl Future<Output = T>) -> io::Result<T> {
+    ENGINE.set(engine);
+    if engine == Engine::Portable {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return Ok(LocalSet::new().block_on(&runtime, future));
+    }
+    let runtime = ring_runtime()?;
     let result = runtime.block_on(future);
-    if IN_FLIGHT.with(Cell::get) > 0 {
+    if IN_FLIGHT.get() > 0 {
         std::mem::forget(runtime);
     }
     Ok(result)
 }
 
+fn ring_runtime() -> io::Result<tokio_uring::Runtime> {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_cqsize(COMPLETIONS);
+    patiently(|| tokio_uring::Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(&ring)))
+}
+
+/// Whether this thread could have its ring: makes it, and lets go of it.
+pub fn try_ring() -> io::Result<()> {
+    ring_runtime().map(drop)
+}
+
 /// Starts a task on this thread, inside [`run_local`].
 pub fn spawn<T: 'static>(task: impl Future<Output = T> + 'static) -> tokio::task::JoinHandle<T> {
-    tokio_uring::spawn(task)
+    // Both runtimes have tokio's set of local tasks around them.
+    tokio::task::spawn_local(task)
 }
 
 /// A listening socket.
@@ -106,7 +126,15 @@ impl Listener {
 
 /// A connected socket.
 pub struct Stream {
-    inner: tokio_uring::net::TcpStream,
+    inner: Connected,
+}
+
+/// What is connected.
+enum Connected {
+    /// Its operations are the ring's.
+    Ring(tokio_uring::net::TcpStream),
+    /// Its operations are system calls when it is ready.
+    Plain(tokio::net::TcpStream),
 }
 
 impl Stream {
@@ -118,9 +146,12 @@ impl Stream {
     }
 
     fn from_tokio(stream: tokio::net::TcpStream) -> io::Result<Stream> {
+        if ENGINE.get() == Engine::Portable {
+            return Ok(Stream { inner: Connected::Plain(stream) });
+        }
         let stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
-        Ok(Stream { inner: tokio_uring::net::TcpStream::from_std(stream) })
+        Ok(Stream { inner: Connected::Ring(tokio_uring::net::TcpStream::from_std(stream)) })
     }
 
     /// Reads behind what `buffer` holds, at most up to its capacity; gives it back with the number of bytes that came,
@@ -131,8 +162,13 @@ impl Stream {
         if held == buffer.capacity() {
             return (Err(io::Error::other("no room left in the buffer")), buffer);
         }
-        let (result, slice) = tracked(self.inner.read(buffer.slice(held..))).await;
-        (result, slice.into_inner())
+        match &self.inner {
+            Connected::Ring(stream) => {
+                let (result, slice) = tracked(stream.read(buffer.slice(held..))).await;
+                (result, slice.into_inner())
+            }
+            Connected::Plain(stream) => read_plain(stream, buffer).await,
+        }
     }
 
     /// Like [`Stream::read`]; at the deadline the connection is shut down and the error is `TimedOut`.
@@ -142,7 +178,10 @@ impl Stream {
 
     /// Writes all of `bytes` and gives the buffer back. Never drop this future: shut down and await it.
     pub async fn write_all(&self, bytes: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        tracked(self.inner.write_all(bytes)).await
+        match &self.inner {
+            Connected::Ring(stream) => tracked(stream.write_all(bytes)).await,
+            Connected::Plain(stream) => (write_plain(stream, &bytes).await, bytes),
+        }
     }
 
     /// Like [`Stream::write_all`]; at the deadline the connection is shut down and the error is `TimedOut`.
@@ -152,12 +191,18 @@ impl Stream {
 
     /// Ends both directions; what is pending on it ends soon after. Repeating it does nothing.
     pub fn shutdown(&self) {
-        let _ = self.inner.shutdown(Shutdown::Both);
+        let _ = match &self.inner {
+            Connected::Ring(stream) => stream.shutdown(Shutdown::Both),
+            Connected::Plain(stream) => socket2::SockRef::from(stream).shutdown(Shutdown::Both),
+        };
     }
 
     /// Answers small replies at once instead of waiting for more.
     pub fn set_nodelay(&self) {
-        let _ = self.inner.set_nodelay(true);
+        let _ = match &self.inner {
+            Connected::Ring(stream) => stream.set_nodelay(true),
+            Connected::Plain(stream) => stream.set_nodelay(true),
+        };
     }
 
     async fn ended_at<T>(
@@ -175,6 +220,37 @@ impl Stream {
     }
 }
 
+/// Reads once there is something, or an end.
+async fn read_plain(stream: &tokio::net::TcpStream, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    let held = buffer.len();
+    buffer.resize(buffer.capacity(), 0);
+    let result = loop {
+        if let Err(error) = stream.readable().await {
+            break Err(error);
+        }
+        match stream.try_read(&mut buffer[held..]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => break result,
+        }
+    };
+    buffer.truncate(held + result.as_ref().copied().unwrap_or(0));
+    (result, buffer)
+}
+
+/// Writes all of `bytes`, as there is room.
+async fn write_plain(stream: &tokio::net::TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// The error of a deadline that passed.
 fn timed_out() -> io::Error {
     io::Error::from(io::ErrorKind::TimedOut)
@@ -190,11 +266,12 @@ pub(super) mod tests {
     use super::*;
     use std::net::{Ipv4Addr, TcpListener};
 
-    /// Runs a test on the real ring; where io_uring is refused it is skipped, and the reason said.
-    pub fn run_or_skip(test: impl Future<Output = ()>) {
-        if let Err(error) = run_local(test) {
+    /// Runs a test on the real ring, if io_uring is not refused, which is said; and on plain tokio.
+    pub fn run_on_both<F: Future<Output = ()>>(test: impl Fn() -> F) {
+        if let Err(error) = run_local(Engine::IoUring, test()) {
             eprintln!("skipped: io_uring is refused here: {error}");
         }
+        run_local(Engine::Portable, test()).unwrap();
     }
 
     fn listen() -> (TcpListener, SocketAddr) {
@@ -209,7 +286,7 @@ pub(super) mod tests {
 
     #[test]
     fn bytes_go_there_and_back() {
-        run_or_skip(async {
+        run_on_both(|| async {
             let (listener, address) = listen();
             let listener = Listener::from_std(listener).unwrap();
             let server = spawn(async move {
@@ -230,12 +307,12 @@ pub(super) mod tests {
             assert_eq!(reply, b"ping");
             server.await.unwrap();
         });
-        assert_eq!(IN_FLIGHT.with(Cell::get), 0);
+        assert_eq!(IN_FLIGHT.get(), 0);
     }
 
     #[test]
     fn reading_goes_on_behind_what_the_buffer_holds() {
-        run_or_skip(async {
+        run_on_both(|| async {
             let (listener, address) = listen();
             let peer = std::thread::spawn(move || {
                 use std::io::Write;
@@ -259,21 +336,21 @@ pub(super) mod tests {
 
     #[test]
     fn a_deadline_ends_a_read_and_leaves_nothing_in_flight() {
-        run_or_skip(async {
+        run_on_both(|| async {
             let (listener, address) = listen();
             let stream = Stream::connect(address, soon()).await.unwrap();
             let silent = listener.accept().unwrap();
             let (read, _) =
                 stream.read_until(Vec::with_capacity(8), deadline_in(Duration::from_millis(20))).await;
             assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
-            assert_eq!(IN_FLIGHT.with(Cell::get), 0);
+            assert_eq!(IN_FLIGHT.get(), 0);
             drop(silent);
         });
     }
 
     #[test]
     fn closing_ends_a_pending_accept() {
-        run_or_skip(async {
+        run_on_both(|| async {
             let (listener, address) = listen();
             let listener = std::rc::Rc::new(Listener::from_std(listener).unwrap());
             let accepting = spawn({
@@ -286,12 +363,12 @@ pub(super) mod tests {
             let refused = Stream::connect(address, soon()).await.err().unwrap();
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         });
-        assert_eq!(IN_FLIGHT.with(Cell::get), 0);
+        assert_eq!(IN_FLIGHT.get(), 0);
     }
 
     #[test]
     fn a_listener_that_was_left_goes_on_elsewhere() {
-        run_or_skip(async {
+        run_on_both(|| async {
             let (listener, address) = listen();
             let elsewhere = Listener::from_std(listener.try_clone().unwrap()).unwrap();
             let listener = std::rc::Rc::new(Listener::from_std(listener).unwrap());
@@ -306,21 +383,44 @@ pub(super) mod tests {
             elsewhere.accept().await.unwrap();
             drop(connected);
         });
-        assert_eq!(IN_FLIGHT.with(Cell::get), 0);
+        assert_eq!(IN_FLIGHT.get(), 0);
     }
 
     #[test]
     fn an_end_with_a_pending_operation_does_not_wait_for_it() {
-        run_or_skip(async {
+        run_on_both(|| async {
             let (listener, address) = listen();
             let stream = Stream::connect(address, soon()).await.unwrap();
             spawn(async move {
                 let _listener = listener;
                 stream.read(Vec::with_capacity(8)).await.0.map(|_| ())
             });
-            while IN_FLIGHT.with(Cell::get) == 0 {
+            while ENGINE.get() == Engine::IoUring && IN_FLIGHT.get() == 0 {
                 tokio::task::yield_now().await;
             }
+        });
+    }
+
+    #[test]
+    fn a_long_answer_to_a_slow_reader_arrives_whole() {
+        run_on_both(|| async {
+            const BYTES: usize = 8 << 20;
+            let (listener, address) = listen();
+            let peer = std::thread::spawn(move || {
+                use std::io::Read;
+                let mut stream = listener.accept().unwrap().0;
+                std::thread::sleep(Duration::from_millis(20));
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                assert!(bytes.len() == BYTES && bytes.iter().all(|byte| *byte == b'x'));
+            });
+            let stream = Stream::connect(address, soon()).await.unwrap();
+            let (written, bytes) = stream.write_all(vec![b'x'; BYTES]).await;
+            written.unwrap();
+            assert_eq!(bytes.len(), BYTES);
+            stream.shutdown();
+            drop(stream);
+            peer.join().unwrap();
         });
     }
 }

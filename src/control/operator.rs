@@ -11,7 +11,7 @@ use crate::admin::{
     self, AdminActions, AdminCounter, AdminCounters, BackendView, LastReload, LeversView, MemoryView, Places,
     Readiness, Tapped, View, Wish, WorkerView,
 };
-use crate::config::Config;
+use crate::config::{AdminWords, Config};
 use crate::driver::clock;
 use crate::placement::HashCache;
 use crate::planted::panic_on;
@@ -22,7 +22,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
@@ -122,6 +122,13 @@ impl Operator {
         self.control.backends().iter().map(|backend| backend_view(backend, &sockets)).collect()
     }
 
+    /// The backends that serve names, in the placement's order.
+    fn ring(&self) -> Vec<Arc<str>> {
+        let table = self.control.publisher.routes.load();
+        let living = table.placement.living(&table.live).into_iter();
+        living.filter_map(|index| table.nodes.get(index)).map(|node| node.name.clone()).collect()
+    }
+
     fn memory(&self) -> MemoryView {
         let control = &self.control;
         // Every worker has a socket of its own for each backend whose address is known.
@@ -199,6 +206,7 @@ impl AdminActions for Operator {
                 .collect(),
             latency: control.latency.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             backends: self.backends(),
+            ring: self.ring(),
             spread: control.spread.name(),
             placement: config.hashing.name(),
             fingerprint: control.fingerprint(),
@@ -282,6 +290,14 @@ impl AdminActions for Operator {
 
     fn config_json(&self) -> String {
         format!("{:#}\n", self.control.config().to_json())
+    }
+
+    fn words(&self) -> AdminWords {
+        self.control.config().management_words
+    }
+
+    fn listing(&self) -> String {
+        self.control.listing.borrow().clone()
     }
 
     fn changes_allowed(&self, peer_is_loopback: bool) -> bool {

@@ -89,7 +89,7 @@ pub fn judge(answer: &[u8], ended: bool) -> Option<Result<(), ProbeError>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::net::tests::run_or_skip;
+    use super::super::net::tests::run_on_both;
     use super::*;
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -112,8 +112,8 @@ mod tests {
         (address, thread)
     }
 
-    fn check(limit_ms: u64, act: impl FnOnce(TcpStream) + Send + 'static, expected: &'static str) {
-        run_or_skip(async move {
+    fn check(limit_ms: u64, act: impl FnOnce(TcpStream) + Clone + Send + 'static, expected: &'static str) {
+        let check = async |act| {
             let (address, thread) = backend(act);
             let verdict = probe(address, limit_ms).await;
             thread.join().unwrap();
@@ -121,7 +121,8 @@ mod tests {
                 Ok(()) => assert_eq!("up", expected),
                 Err(error) => assert_eq!(error.to_string(), expected),
             }
-        });
+        };
+        run_on_both(|| check(act.clone()));
     }
 
     #[test]
@@ -153,7 +154,7 @@ mod tests {
         };
         check(50, until_closed, "no answer that it is up within 50 ms");
         let trickle = |mut stream: TcpStream| while stream.write_all(b"x").is_ok() {};
-        run_or_skip(async move {
+        run_on_both(|| async move {
             let (address, thread) = backend(trickle);
             let error = probe(address, 300).await.unwrap_err();
             thread.join().unwrap();
@@ -182,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_refused_connection_fails_with_its_cause() {
-        run_or_skip(async {
+        run_on_both(|| async {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let address = listener.local_addr().unwrap();
             drop(listener);

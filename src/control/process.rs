@@ -3,6 +3,7 @@
 //! In: a config. Out: a running proxy, then an exit code (`exit.rs`). Next: `state.rs` knows, `watch.rs` and
 //! `operator.rs` work; the stop is `stop.rs`, a restart without loss `restart.rs`.
 
+use super::engine::{self, Chosen};
 use super::handle::ProxyHandle;
 use super::handover::decide::{Giver, GiverEvent, TakerAction, TakerEvent};
 use super::handover::predecessor::Predecessor;
@@ -19,8 +20,7 @@ use super::table::{self, Publisher};
 use super::{Options, Origin, restart, watch};
 use crate::config::{Config, MemoryBound};
 use crate::driver::socket::Unbound;
-use crate::driver::uring::{KernelRing, refusal};
-use crate::driver::{DriverError, Restrictions, Waker};
+use crate::driver::{DriverError, Engine, Restrictions, Waker};
 use crate::exit;
 use crate::relay::{Left, Phase};
 use crate::stats::WorkerShared;
@@ -58,17 +58,25 @@ pub fn run_with(config: Config, options: Options, started: impl FnOnce(ProxyHand
 }
 
 fn begin(mut config: Config, options: Options, mut origin: Origin, started: impl FnOnce(ProxyHandle)) -> u8 {
-    let sockets = match sockets::open(&mut config, &mut origin) {
+    let mut sockets = match sockets::open(&mut config, &mut origin) {
         Ok(sockets) => sockets,
         Err(failure) => {
             origin.refuse(&failure.words);
             return failure.tell();
         }
     };
-    let rings_bytes = rings_bytes(&config, sockets.listen.len());
-    match net::run_local(live(config, options, sockets, origin, started)) {
+    let chosen = match engine::choose(&config, sockets.listen.len()) {
+        Ok(chosen) => chosen,
+        Err(failure) => {
+            origin.refuse(&failure.words);
+            return failure.tell();
+        }
+    };
+    sockets.degraded.extend(chosen.degraded.iter().cloned());
+    let (engine, rings_bytes) = (chosen.engine, chosen.rings_bytes);
+    match net::run_local(engine, live(config, options, sockets, origin, (chosen, started))) {
         Ok(code) => code,
-        Err(error) => refused(error, rings_bytes).tell(),
+        Err(error) => refused(error, rings_bytes, engine).tell(),
     }
 }
 
@@ -109,22 +117,16 @@ impl Failure {
     }
 }
 
-/// Locked memory that the rings of the control thread and of all workers need.
-fn rings_bytes(config: &Config, listeners: usize) -> usize {
-    net::RING_BYTES + config.workers * KernelRing::bytes(&config.limits().driver(), listeners)
-}
-
-/// The control thread's own ring could not be made. `rings_bytes` is what all rings need of locked memory.
-fn refused(error: io::Error, rings_bytes: usize) -> Failure {
+/// The control thread's runtime could not be made. `rings_bytes` is what all rings need of locked memory.
+fn refused(error: io::Error, rings_bytes: usize, engine: Engine) -> Failure {
     let is_refusal = matches!(
         error.raw_os_error(),
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::ENOMEM)
     );
-    if !is_refusal {
+    if engine == Engine::Portable || !is_refusal {
         return Failure::system(format!("the control thread cannot start: {error}"));
     }
-    let error = refusal::refusal("io_uring_setup", error, rings_bytes, &refusal::Host::read());
-    Failure { words: error.to_string(), code: exit::NO_ENGINE }
+    Failure { words: engine::refused(error, rings_bytes).to_string(), code: exit::NO_ENGINE }
 }
 
 /// The proxy's life on the control thread's runtime.
@@ -133,10 +135,10 @@ async fn live(
     options: Options,
     sockets: Sockets,
     origin: Origin,
-    started: impl FnOnce(ProxyHandle),
+    (chosen, started): (Chosen, impl FnOnce(ProxyHandle)),
 ) -> u8 {
-    let memory = MemoryBound::new(&config).to_string();
-    let (mut process, sockets) = match prepare(config, options, sockets, origin).await {
+    let memory = MemoryBound::new(&config, chosen.engine).to_string();
+    let (mut process, sockets) = match prepare(config, options, sockets, origin, chosen).await {
         Ok(prepared) => prepared,
         Err(failure) => return failure.tell(),
     };
@@ -176,6 +178,7 @@ async fn prepare(
     options: Options,
     sockets: Sockets,
     origin: Origin,
+    chosen: Chosen,
 ) -> Result<(Process, Rest), Failure> {
     let (publisher, seats) = seats(&config).inspect_err(|failure| origin.refuse(&failure.words))?;
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
@@ -205,7 +208,7 @@ async fn prepare(
     control.look_up(&backends).await;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
-    let before = Before { predecessor, program, held: sockets.held };
+    let before = Before { predecessor, program, held: sockets.held, chosen };
     let process = Process::start(control, sockets.workers, (report, reports), before)?;
     Ok((process, Rest { admin: sockets.admin, late: sockets.late }))
 }
@@ -290,6 +293,7 @@ struct Before {
     predecessor: Option<Predecessor>,
     program: Option<Program>,
     held: Held,
+    chosen: Chosen,
 }
 
 impl Process {
@@ -299,7 +303,7 @@ impl Process {
         (report, reports): (mpsc::Sender<Report>, mpsc::Receiver<Report>),
         before: Before,
     ) -> Result<Process, Failure> {
-        let Before { mut predecessor, program, held } = before;
+        let Before { mut predecessor, program, held, chosen } = before;
         if let Some(old) = &mut predecessor {
             old.listen()
                 .map_err(|error| Failure::system(format!("the old process cannot be heard: {error}")))?;
@@ -315,7 +319,8 @@ impl Process {
                 waker: control.publisher.wakers[index].clone(),
                 reports: report.clone(),
                 limits: control.limits,
-                rings_bytes: rings_bytes(&control.config(), control.listen.len()),
+                engine: chosen.engine,
+                rings_bytes: chosen.rings_bytes,
                 cpu: control.seats[index].cpu.get(),
                 has_inherited,
             };
@@ -583,32 +588,34 @@ mod tests {
     }
 
     fn options() -> Options {
-        Options { config_path: None, debug: false }
+        Options { config_path: None, listing: String::new(), debug: false }
     }
 
-    /// A proxy in this process, its handle, and the thread that ends with its exit code; `None` where io_uring is
-    /// refused.
-    fn start(config: Config) -> Option<(ProxyHandle, JoinHandle<u8>)> {
+    /// A proxy in this process, its handle, and the thread that ends with its exit code.
+    fn start(config: Config) -> (ProxyHandle, JoinHandle<u8>) {
         let (give, take) = std_mpsc::channel();
         let thread = std::thread::spawn(move || {
             run_with(config, options(), |handle| {
                 let _ = give.send(handle);
             })
         });
-        if let Ok(handle) = take.recv_timeout(Duration::from_secs(60)) {
-            return Some((handle, thread));
+        match take.recv_timeout(Duration::from_secs(60)) {
+            Ok(handle) => (handle, thread),
+            Err(_) => panic!("the start failed: {:?}", thread.join()),
         }
-        assert_eq!(thread.join().unwrap(), exit::NO_ENGINE, "only a refusal may keep it from starting");
-        eprintln!("skipped: io_uring is refused here");
-        None
     }
 
     #[test]
     fn a_proxy_in_process_is_fed_read_stopped_and_leaves_nothing_behind() {
+        [None, Some(Engine::Portable)].into_iter().for_each(feed_read_stop);
+    }
+
+    fn feed_read_stop(engine: Option<Engine>) {
         let backend = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut config = config(&[&backend.local_addr().unwrap().to_string()]);
         (config.listen, config.management, config.workers) = (anywhere(), anywhere(), 2);
-        let Some((proxy, thread)) = start(config.clone()) else { return };
+        config.engine = engine;
+        let (proxy, thread) = start(config.clone());
         assert_eq!((proxy.workers().len(), proxy.routes().live.alive()), (2, 1));
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         sender.send_to(b"gorets:1|c", proxy.listen()[0]).unwrap();
@@ -632,7 +639,7 @@ mod tests {
         // The same ports can be had again.
         config.listen = proxy.listen().to_vec();
         config.management = proxy.management().to_vec();
-        let Some((again, thread)) = start(config) else { return };
+        let (again, thread) = start(config);
         again.stop();
         assert_eq!(thread.join().unwrap(), exit::OK);
     }
@@ -657,7 +664,13 @@ mod tests {
         for (end, code) in codes {
             assert_eq!(Failure::of_worker(0, &end).code, code, "{end:?}");
         }
-        assert_eq!(refused(io::Error::from_raw_os_error(libc::EPERM), 1).code, exit::NO_ENGINE);
-        assert_eq!(refused(io::Error::from_raw_os_error(libc::EMFILE), 1).code, exit::SYSTEM);
+        let codes = [
+            (libc::EPERM, Engine::IoUring, exit::NO_ENGINE),
+            (libc::EMFILE, Engine::IoUring, exit::SYSTEM),
+            (libc::EPERM, Engine::Portable, exit::SYSTEM),
+        ];
+        for (errno, engine, code) in codes {
+            assert_eq!(refused(io::Error::from_raw_os_error(errno), 1, engine).code, code, "{errno}");
+        }
     }
 }

@@ -102,6 +102,8 @@ pub struct Control {
     pub config_since: Cell<SystemTime>,
     /// What works less well than asked for, one sentence each.
     pub degraded: RefCell<Vec<String>>,
+    /// The config's file as the admin command `config` of `proxy.js` shows it.
+    pub listing: RefCell<String>,
     /// Who looks at passing metrics.
     pub observers: RefCell<Observers>,
     roster: Roster,
@@ -174,6 +176,7 @@ impl Control {
         let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
         let pool_bytes = pool.packets * pool.packet_bytes + pool.oversize * pool.oversize_bytes;
         Rc::new(Control {
+            listing: RefCell::new(options.listing.clone()),
             options,
             seats,
             publisher,
@@ -437,6 +440,7 @@ impl Control {
         for notice in &loaded.notices {
             tracing::warn!("config: {notice}");
         }
+        *self.listing.borrow_mut() = loaded.listing;
         self.apply(loaded.config).await;
         if !self.in_force().await {
             changes.words.push(NOT_IN_FORCE.trim_start_matches("; ").to_owned());

@@ -4,14 +4,22 @@
 //! backends' sockets, and every packet back with its outcome. Next: `worker/`, the only place where driver and relay meet.
 //!
 //! One batch is: [`Driver::push`] packets, [`Driver::enter`] (submits them, sleeps), [`Driver::deliver`] (hands the
-//! worker what happened). [`uring`] does it on io_uring; [`sim`] is a seeded fake kernel for tests.
+//! worker what happened). [`uring`] does it on io_uring, [`portable`] by system calls that every Linux has; [`sim`] is a
+//! seeded fake kernel for tests.
 
+mod backoff;
 pub mod clock;
+mod endpoints;
+pub mod errno;
 mod holder;
+mod mapping;
 pub(crate) mod options;
 pub mod passed;
+pub mod portable;
+mod segment;
 pub mod sim;
 pub mod socket;
+mod train;
 pub mod uring;
 pub mod waker;
 
@@ -19,6 +27,25 @@ use crate::packet::{Packet, SendOutcome, SocketSlot};
 use std::net::SocketAddr;
 
 pub use waker::Waker;
+
+/// What carries datagrams between the kernel and a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// io_uring.
+    IoUring,
+    /// recvmmsg, sendmmsg and ppoll, which every Linux has.
+    Portable,
+}
+
+impl Engine {
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Engine::IoUring => "io_uring",
+            Engine::Portable => "portable",
+        }
+    }
+}
 
 /// How long [`Driver::enter`] may sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +118,7 @@ pub struct ReceiveEvents {
 /// What a driver was granted, fixed after its start; shown in `status` and `memstats`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// "io_uring", "sim".
+    /// "io_uring", "portable", "sim".
     pub engine: &'static str,
     /// Receive buffer of one listening socket, as the kernel granted it (it counts its own overhead in).
     pub receive_buffer_bytes: usize,

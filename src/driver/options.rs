@@ -1,6 +1,6 @@
 //! Socket options and calls that the safe crates lack.
 //!
-//! In: descriptors of sockets that the caller owns. Out: numbers. Next: `socket.rs`, `uring/kernel.rs`.
+//! In: descriptors of sockets that the caller owns. Out: numbers. Next: `socket.rs`, `endpoints.rs`.
 //!
 //! Invariant of this file: (O) every pointer handed to the kernel points to a local of the length handed with it, and so
 //! does every pointer within such a local.
@@ -124,8 +124,8 @@ pub fn is_any_readable(mut sockets: impl Iterator<Item = RawFd>) -> bool {
     })
 }
 
-/// Takes one entry out of a socket's error queue; false if it was empty.
-pub fn take_error(socket: &impl AsRawFd) -> bool {
+/// Takes one entry out of a socket's error queue: its errno, 0 if it cannot be told; `None` if the queue was empty.
+pub fn take_error(socket: &impl AsRawFd) -> Option<i32> {
     let mut payload = [0u8; 64];
     let mut control = [0u64; 64];
     let mut iov = libc::iovec { iov_base: (&raw mut payload).cast(), iov_len: payload.len() };
@@ -139,5 +139,19 @@ pub fn take_error(socket: &impl AsRawFd) -> bool {
     let result = unsafe {
         libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)
     };
-    result >= 0
+    if result < 0 {
+        return None;
+    }
+    // SAFETY: (O): the kernel has set the control area's length, which is within `control`.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
+    let is_error = |header: &&libc::cmsghdr| {
+        let sort = (header.cmsg_level, header.cmsg_type);
+        matches!(sort, (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR))
+            && header.cmsg_len >= size_of::<libc::cmsghdr>() + size_of::<libc::sock_extended_err>()
+    };
+    // SAFETY: (O); such a message carries a sock_extended_err, whose length was just looked at, at any alignment.
+    let errno = header.filter(is_error).map(|header| unsafe {
+        libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned().ee_errno
+    });
+    Some(errno.and_then(|errno| i32::try_from(errno).ok()).unwrap_or(0))
 }

@@ -15,7 +15,7 @@ pub enum Hashing {
     Ketama,
     /// uber's and lyft's statsrelay: murmur3_x86_32 of the name, modulo the entries of the list.
     Murmur3,
-    /// jjneely/statsrelay: FNV-1a 64 of the name, jump consistent hash.
+    /// jjneely/statsrelay: FNV-1a 64 of the name, jump consistent hash over the entries of the list.
     JumpFnv1a,
 }
 
@@ -47,9 +47,9 @@ impl Hashing {
         matches!(self, Hashing::Ketama)
     }
 
-    /// Whether the list may name a backend several times, as the shard map of statsrelay does.
+    /// Whether the list may name a backend several times, as the shard map of statsrelay and the instances of jjneely's do.
     pub const fn has_shards(self) -> bool {
-        matches!(self, Hashing::Murmur3)
+        matches!(self, Hashing::Murmur3 | Hashing::JumpFnv1a)
     }
 
     /// Whether the proxy that it comes from gives a dead backend's names to the others. The rest leave them where they

@@ -22,9 +22,7 @@ pub use live::LiveSet;
 pub use ring::Ring;
 pub use shards::Shards;
 
-use fnv::FnvHasher;
 use std::borrow::Cow;
-use std::hash::Hasher;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -44,9 +42,7 @@ pub struct Spec {
 pub enum Placement {
     /// [`Hashing::Jump`].
     Jump,
-    /// [`Hashing::JumpFnv1a`].
-    JumpFnv1a,
-    /// [`Hashing::Murmur3`].
+    /// [`Hashing::Murmur3`] and [`Hashing::JumpFnv1a`].
     Shards(Arc<Shards>),
     /// [`Hashing::Hashring3`], [`Hashing::Hashring1`] and [`Hashing::Ketama`].
     Ring(Arc<Ring>),
@@ -67,20 +63,13 @@ pub fn key_hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 
-/// The name hash of jjneely's statsrelay.
-fn fnv1a_64(key: &[u8]) -> u64 {
-    let mut hasher = FnvHasher::default();
-    hasher.write(key);
-    hasher.finish()
-}
-
 impl Placement {
     /// The placement when all backends live. Takes time for a ring: an MD5 digest for every point or every fourth.
     pub fn new(spec: Spec) -> Placement {
         match spec.hashing {
             Hashing::Jump => Placement::Jump,
-            Hashing::JumpFnv1a => Placement::JumpFnv1a,
-            Hashing::Murmur3 => Placement::Shards(Arc::new(Shards::new(&spec.shards))),
+            Hashing::Murmur3 => Placement::Shards(Arc::new(Shards::murmur3(&spec.shards))),
+            Hashing::JumpFnv1a => Placement::Shards(Arc::new(Shards::jump_fnv1a(&spec.shards))),
             Hashing::Hashring3 | Hashing::Hashring1 | Hashing::Ketama => {
                 Placement::Ring(Arc::new(Ring::new(spec)))
             }
@@ -90,8 +79,8 @@ impl Placement {
     /// The most memory that a placement's tables take, in bytes, while the old and the new one live.
     pub fn bytes_max(spec: &Spec) -> usize {
         match spec.hashing {
-            Hashing::Jump | Hashing::JumpFnv1a => 0,
-            Hashing::Murmur3 => 2 * spec.shards.len() * size_of::<u16>(),
+            Hashing::Jump => 0,
+            Hashing::Murmur3 | Hashing::JumpFnv1a => 2 * spec.shards.len() * size_of::<u16>(),
             Hashing::Hashring3 | Hashing::Hashring1 | Hashing::Ketama => Ring::bytes_max(spec),
         }
     }
@@ -99,8 +88,8 @@ impl Placement {
     /// Whether [`Placement::new`] would make it, but for who lives.
     pub fn is_of(&self, spec: &Spec) -> bool {
         match self {
-            Placement::Jump | Placement::JumpFnv1a => self.hashing() == spec.hashing,
-            Placement::Shards(shards) => spec.hashing == Hashing::Murmur3 && shards.entries() == spec.shards,
+            Placement::Jump => spec.hashing == Hashing::Jump,
+            Placement::Shards(shards) => shards.hashing() == spec.hashing && shards.entries() == spec.shards,
             Placement::Ring(ring) => ring.spec() == spec,
         }
     }
@@ -117,13 +106,23 @@ impl Placement {
         }
     }
 
+    /// The living backends in the order in which the original would list them: the config's, but that one which returned
+    /// stands last on a ring of proxy.js.
+    pub fn living(&self, live: &LiveSet) -> Vec<usize> {
+        match self {
+            Placement::Ring(ring) if ring.is_of(live) => {
+                ring.order().iter().map(|node| usize::from(*node)).collect()
+            }
+            _ => live.iter().collect(),
+        }
+    }
+
     /// Which way it is.
     #[inline]
     pub fn hashing(&self) -> Hashing {
         match self {
             Placement::Jump => Hashing::Jump,
-            Placement::JumpFnv1a => Hashing::JumpFnv1a,
-            Placement::Shards(_) => Hashing::Murmur3,
+            Placement::Shards(shards) => shards.hashing(),
             Placement::Ring(ring) => ring.spec().hashing,
         }
     }
@@ -132,7 +131,7 @@ impl Placement {
     /// stands once, with weight 1.
     pub fn words(&self) -> Cow<'static, str> {
         let numbers: Vec<u32> = match self {
-            Placement::Jump | Placement::JumpFnv1a => Vec::new(),
+            Placement::Jump => Vec::new(),
             Placement::Shards(shards) => shards.entries().iter().copied().map(u32::from).collect(),
             Placement::Ring(ring) => ring.spec().nodes.iter().map(|(_, weight)| *weight).collect(),
         };
@@ -153,8 +152,7 @@ impl Placement {
     pub fn home(&self, key: &[u8], nodes: usize) -> Option<usize> {
         match self {
             Placement::Jump => (nodes > 0).then(|| jump::jump(xxh3_64(key), nodes)),
-            Placement::JumpFnv1a => (nodes > 0).then(|| jump::jump(fnv1a_64(key), nodes)),
-            Placement::Shards(shards) => shards.home(Shards::hash(key)),
+            Placement::Shards(shards) => shards.home(shards.hash(key)),
             Placement::Ring(ring) => ring.home(ring.hash(key)),
         }
     }
@@ -163,10 +161,11 @@ impl Placement {
     pub fn destination(&self, key_hash: u64, key: &[u8], live: &LiveSet) -> Option<Destination> {
         match self {
             Placement::Jump => jump_destination(key_hash, live),
-            Placement::JumpFnv1a => jump_destination(fnv1a_64(key), live),
             Placement::Shards(shards) => {
-                let hash = Shards::hash(key);
-                Some(Destination { owner: shards.owner(hash, live)?, home: shards.home(hash)? })
+                let hash = shards.hash(key);
+                let owner = shards.owner(hash, live)?;
+                let home = if live.is_full() { owner } else { shards.home(hash)? };
+                Some(Destination { owner, home })
             }
             Placement::Ring(ring) => {
                 let hash = ring.hash(key);

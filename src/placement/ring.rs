@@ -97,6 +97,11 @@ impl Ring {
         &self.spec
     }
 
+    /// The living backends in the order in which the original holds them.
+    pub fn order(&self) -> &[u16] {
+        &self.order
+    }
+
     /// Whether the ring of the living is that of `live`.
     pub fn is_of(&self, live: &LiveSet) -> bool {
         self.live == *live

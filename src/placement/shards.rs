@@ -1,27 +1,53 @@
-//! The shard map of uber's and lyft's statsrelay: murmur3_x86_32 of the name, modulo the entries of the list.
+//! Lists in which a backend may stand several times: the shard map of uber's and lyft's statsrelay, and the arguments of
+//! jjneely's. A name's hash chooses an entry: murmur3_x86_32 of it modulo their number, or its FNV-1a 64 by a jump.
 //!
 //! Sources, read for their behaviour: `src/hashlib.c` and `src/hashring.c` of github.com/uber/statsrelay, `src/shard.rs` of
-//! github.com/lyft/statsrelay.
+//! github.com/lyft/statsrelay, `jump.go` and `statsrelay.go` of github.com/jjneely/statsrelay.
 //!
-//! In: the list, in which a backend may stand several times, and a key. Out: its backend.
+//! In: the list and a key. Out: its backend.
 
-use super::jump::{DRAWS_MAX, last_choice};
-use super::{LiveSet, splitmix64};
+use super::jump::{DRAWS_MAX, jump, last_choice};
+use super::{Hashing, LiveSet, splitmix64};
+use fnv::FnvHasher;
+use std::hash::Hasher;
 use std::io::Cursor;
 
-/// The seed of both programs.
+/// The seed of uber's and lyft's programs.
 const SEED: u32 = 0xaccd_3d34;
+
+/// How a key chooses an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// [`Hashing::Murmur3`].
+    Murmur3,
+    /// [`Hashing::JumpFnv1a`].
+    JumpFnv1a,
+}
 
 /// The list as indices of backends.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shards {
+    choice: Choice,
     entries: Box<[u16]>,
 }
 
 impl Shards {
-    /// The list; each entry is the index of a backend.
-    pub fn new(entries: &[u16]) -> Shards {
-        Shards { entries: entries.into() }
+    /// The shard map of uber's and lyft's statsrelay; each entry is the index of a backend.
+    pub fn murmur3(entries: &[u16]) -> Shards {
+        Shards { choice: Choice::Murmur3, entries: entries.into() }
+    }
+
+    /// The backends of jjneely's statsrelay, HOST:PORT or HOST:PORT:INSTANCE; each entry is the index of a backend.
+    pub fn jump_fnv1a(entries: &[u16]) -> Shards {
+        Shards { choice: Choice::JumpFnv1a, entries: entries.into() }
+    }
+
+    /// Which placement it is.
+    pub fn hashing(&self) -> Hashing {
+        match self.choice {
+            Choice::Murmur3 => Hashing::Murmur3,
+            Choice::JumpFnv1a => Hashing::JumpFnv1a,
+        }
     }
 
     /// Its entries.
@@ -30,25 +56,32 @@ impl Shards {
     }
 
     /// The hash of a key.
-    pub fn hash(key: &[u8]) -> u32 {
-        // Reading from memory does not fail.
-        murmur3::murmur3_32(&mut Cursor::new(key), SEED).unwrap_or_default()
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        match self.choice {
+            // Reading from memory does not fail.
+            Choice::Murmur3 => murmur3::murmur3_32(&mut Cursor::new(key), SEED).unwrap_or_default().into(),
+            Choice::JumpFnv1a => {
+                let mut hasher = FnvHasher::default();
+                hasher.write(key);
+                hasher.finish()
+            }
+        }
     }
 
     /// The backend that owns what hashes to `hash`.
-    pub fn home(&self, hash: u32) -> Option<usize> {
-        self.entry(u64::from(hash))
+    pub fn home(&self, hash: u64) -> Option<usize> {
+        self.entry(hash)
     }
 
     /// The living backend that serves what hashes to `hash`; `None` if none lives.
     ///
     /// The originals give a dead backend's names to nobody. Where the config wants them diverted it is done as `jump`
     /// does it: only these names move, evenly, and the answer depends on the living set alone.
-    pub fn owner(&self, hash: u32, live: &LiveSet) -> Option<usize> {
+    pub fn owner(&self, hash: u64, live: &LiveSet) -> Option<usize> {
         if live.alive() == 0 {
             return None;
         }
-        let mut draw = u64::from(hash);
+        let mut draw = hash;
         for _ in 0..DRAWS_MAX {
             let node = self.entry(draw)?;
             if live.contains(node) {
@@ -56,11 +89,15 @@ impl Shards {
             }
             draw = splitmix64(draw);
         }
-        last_choice(u64::from(hash), live)
+        last_choice(hash, live)
     }
 
     fn entry(&self, draw: u64) -> Option<usize> {
-        let index = draw.checked_rem(self.entries.len() as u64)?;
-        self.entries.get(index as usize).map(|node| usize::from(*node))
+        let index = match (self.choice, self.entries.len()) {
+            (_, 0) => return None,
+            (Choice::Murmur3, count) => (draw % count as u64) as usize,
+            (Choice::JumpFnv1a, count) => jump(draw, count),
+        };
+        self.entries.get(index).map(|node| usize::from(*node))
     }
 }

@@ -26,7 +26,7 @@ const LISTED_MAX: usize = 20;
             the admin port's command where tells what the running proxy does at this moment."
 )]
 pub struct Options {
-    /// config file, JSON (default /etc/statsdproxy.json)
+    /// config file, JSON or one of StatsD's proxy.js (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     pub file: Option<PathBuf>,
 

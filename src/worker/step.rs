@@ -18,6 +18,8 @@ use tokio::sync::mpsc::Sender;
 
 /// Rounds of transmitting and taking within one batch, before orders are looked at again.
 const ROUNDS_MAX: usize = 64;
+/// The longest sleep between two tries to arm the receives at the start.
+const ARMING_SLEEP_US: u64 = 1_000;
 /// How often the kernel's drop counts are read while traffic flows.
 const DROPS_INTERVAL_US: u64 = 10_000;
 
@@ -254,7 +256,8 @@ impl<D: Driver> Worker<D> {
     fn next_wait(&mut self, has_pushed: bool) -> Wait {
         let now_us = self.driver.now_us();
         if !self.is_ready {
-            return Wait::Poll;
+            // A driver that has something to arm does not sleep.
+            return Wait::EventUntil { deadline_us: now_us + ARMING_SLEEP_US };
         }
         if let Some(wait) = self.stage_wait(now_us) {
             return wait;

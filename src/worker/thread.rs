@@ -1,11 +1,11 @@
-//! The thread around a worker: it builds the ring inside, since a ring belongs to the thread that made it.
+//! The thread around a worker: it makes the driver inside, since a ring belongs to the thread that made it.
 //!
 //! In: sockets and links from control. Out: a [`Report::Ended`], whatever happens. Next: `step.rs`.
 
 use super::limits::Limits;
 use super::step::{Step, Worker, WorkerLinks};
 use super::{Ended, Report};
-use crate::driver::{DriverError, DriverLimits, Waker, uring};
+use crate::driver::{Driver, DriverError, DriverLimits, Engine, Waker, portable, uring};
 use crate::planted::panic_on;
 use crate::relay::RouteTable;
 use crate::stats::{Counter, WorkerShared};
@@ -33,6 +33,8 @@ pub struct WorkerSetup {
     pub reports: Sender<Report>,
     /// Its bounds.
     pub limits: Limits,
+    /// What carries its datagrams.
+    pub engine: Engine,
     /// Locked memory that all rings of this process need.
     pub rings_bytes: usize,
     /// The CPU that it is to keep to; `None` = where the kernel puts it.
@@ -59,20 +61,30 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
         waker,
         reports,
         limits,
+        engine,
         rings_bytes,
         cpu,
         has_inherited,
     } = setup;
     shared.set_thread(nix::unistd::gettid().as_raw());
-    // Before the ring: its memory then lies near that CPU.
+    // Before the driver: its memory then lies near that CPU.
     if let Some(cpu) = cpu
         && let Err(error) = keep_to(cpu)
     {
         let error = error.into();
         let _ = reports.try_send(Report::PinFailed { worker: index, cpu, error });
     }
-    let driver = uring::open(listeners, waker, &DriverLimits { rings_bytes, ..limits.driver() })?;
-    let mut worker = Worker::new(driver, WorkerLinks { index, routes, shared, reports, limits });
+    let bounds = DriverLimits { rings_bytes, ..limits.driver() };
+    let links = WorkerLinks { index, routes, shared, reports, limits };
+    match engine {
+        Engine::IoUring => work(uring::open(listeners, waker, &bounds)?, links, has_inherited),
+        Engine::Portable => work(portable::open(listeners, waker, &bounds)?, links, has_inherited),
+    }
+}
+
+/// A worker's life on its driver.
+fn work(driver: impl Driver, links: WorkerLinks, has_inherited: bool) -> Result<Ended, DriverError> {
+    let mut worker = Worker::new(driver, links);
     if has_inherited {
         worker.forget_drops();
     }

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 const RESTARTS: usize = 5;
 
 /// What the accounts of all old processes in the log and the present one say was dropped, by the kernel or by the proxy.
-fn dropped(proxy: &Proxy) -> u64 {
+pub fn dropped(proxy: &Proxy) -> u64 {
     let number = |text: &str, word: &str| -> u64 {
         let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("no {word:?} in {text}"));
         rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()

@@ -2,7 +2,8 @@
 
 use crate::backend::Backend;
 use crate::patience::{PATIENCE, wait_until};
-use crate::proxy::{ConfigFile, PROGRAM, Proxy, config};
+use crate::proxy::{ConfigFile, PROGRAM, Proxy, config, is_portable};
+use crate::seccomp;
 use crate::{datagrams, refs, three, total};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -226,7 +227,12 @@ fn it_runs_as_a_user_without_any_right_from_the_start() {
     assert_eq!(effective.trim_start_matches("CapEff:").trim(), "0000000000000000");
     proxy.send(datagrams(0..100));
     wait_until("every metric has arrived", || total(&backends) == 300);
-    assert!(proxy.ask("status").contains("\nrings: restricted to receive, send, read and cancel "));
+    let rings = if proxy.status("engine") == "io_uring" {
+        "restricted to receive, send, read and cancel "
+    } else {
+        "nothing to restrict"
+    };
+    assert!(proxy.status("rings").starts_with(rings));
     // Reload too: sockets are registered with a ring that is restricted.
     proxy.config.json["nodes"].as_array_mut().unwrap().pop();
     proxy.config.write();
@@ -250,6 +256,15 @@ fn figure_before(text: &str, words: &str) -> u64 {
 
 #[test]
 fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
+    if is_portable() {
+        // It locks none: with none it runs.
+        let program = Copy::new("unlocked");
+        let started = start(&program.0, config(&refs(&three()), json!({})), |command| {
+            unprivileged(command, OTHERS, 0);
+        });
+        assert_eq!(started.unwrap().status("engine"), "portable");
+        return;
+    }
     if Path::new("/proc/self").metadata().is_ok_and(|me| me.uid() != 0) {
         eprintln!("skipped: another user's limit counts what this user's other programs have locked");
         return;
@@ -258,7 +273,7 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
     let backends = three();
     for workers in [1u32, 3] {
         let (user, other) = (OTHERS + 2 * workers, OTHERS + 2 * workers + 1);
-        let mut config = config(&refs(&backends), json!({"workers": workers}));
+        let mut config = config(&refs(&backends), json!({"workers": workers, "engine": "io_uring"}));
         let ports = crate::proxy::free_ports();
         (config["port"], config["managementPort"]) = (ports.0.into(), ports.1.into());
         let file = ConfigFile::new(config.clone());
@@ -269,6 +284,15 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(69), "{text}");
         let enough = figure_before(&text, " bytes of locked memory");
+        // Left to the program, the portable engine takes over, and the figure is told too.
+        let mut auto = config.clone();
+        auto["engine"] = json!("auto");
+        let mut fallen_back =
+            start(&program.0, auto, |command| unprivileged(command, user, MEMLOCK_SMALL)).unwrap();
+        assert_eq!(fallen_back.status("engine"), "portable");
+        assert_eq!(figure_before(&fallen_back.status("degraded"), " bytes of locked memory"), enough);
+        fallen_back.signal(Signal::SIGTERM);
+        assert_eq!(fallen_back.exit_code(), 0);
         let started = start(&program.0, config, |command| {
             unprivileged(command, other, enough);
         });
@@ -285,11 +309,11 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
 /// Has io_uring_register(2) answer EINVAL to IORING_REGISTER_RESTRICTIONS, as a kernel that does not know them.
 fn refuse_restrictions(command: &mut Command) {
     const RESTRICTIONS: u32 = 11;
-    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let step = seccomp::step;
     let (load, equal) =
         (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
     // The call's number stands at 0 of seccomp's data, the lower half of its second argument at 24.
-    let mut program = [
+    let program = [
         step(load, 0, 0, 0),
         step(equal, 0, 3, libc::SYS_io_uring_register as u32),
         step(load, 0, 0, 24),
@@ -297,21 +321,14 @@ fn refuse_restrictions(command: &mut Command) {
         step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
         step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let install = move || {
-        let described = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-        // SAFETY: the program outlives the calls, which copy it.
-        let result = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const described)
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
-    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(install) };
+    seccomp::install(command, program);
 }
 
 #[test]
 fn a_kernel_without_restrictions_is_told_once_and_served() {
+    if is_portable() {
+        return;
+    }
     let backends = three();
     let config = config(&refs(&backends), json!({"workers": 2}));
     let Some(mut proxy) = start(Path::new(PROGRAM), config, refuse_restrictions) else {

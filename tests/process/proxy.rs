@@ -68,6 +68,11 @@ impl Drop for ConfigFile {
     }
 }
 
+/// Whether these tests are of the portable engine: the same files are compiled once more under another name, which says so.
+pub fn is_portable() -> bool {
+    env!("CARGO_CRATE_NAME").ends_with("_portable")
+}
+
 /// The nodes of a config for these backends.
 pub fn nodes(backends: &[&Backend]) -> Value {
     backends
@@ -87,6 +92,9 @@ pub fn config(backends: &[&Backend], extra: Value) -> Value {
         "checkTimeout": 2000,
         "checkFast": 100,
     });
+    if is_portable() {
+        config["engine"] = json!("portable");
+    }
     for (key, value) in extra.as_object().unwrap() {
         config[key] = value.clone();
     }

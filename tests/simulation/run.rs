@@ -4,7 +4,7 @@ use crate::inspection::Inspection;
 use crate::oracle::{self, Case};
 use crate::scenario::{START_US, Scenario};
 use arc_swap::ArcSwap;
-use statsring::driver::sim::{Fault, SimDriver, SimHandle, SimRing};
+use statsring::driver::sim::{Fault, SimDriver, SimHandle};
 use statsring::relay::RouteTable;
 use statsring::stats::{Counter, Counters, Latency, WorkerShared};
 use statsring::worker::{Ended, Report, Step, Worker, WorkerLinks};
@@ -139,7 +139,7 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
 
 impl<'a> Run<'a> {
     fn start(scenario: &'a Scenario) -> Run<'a> {
-        let (ring, handle) = SimRing::new(&scenario.setup);
+        let (driver, handle) = SimDriver::new(&scenario.setup);
         let routes = Arc::new(ArcSwap::new(Arc::clone(&scenario.first)));
         let shared = Arc::new(WorkerShared::default());
         let (sender, reports) = channel(256);
@@ -161,7 +161,7 @@ impl<'a> Run<'a> {
         Run {
             scenario,
             handle,
-            worker: Worker::new(SimDriver::new(ring), links),
+            worker: Worker::new(driver, links),
             routes,
             shared,
             reports,

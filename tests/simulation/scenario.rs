@@ -1,5 +1,6 @@
 //! A seed → everything that will happen in one run: the fake kernel's nature, the traffic, what control does and when.
 
+use statsring::driver::Engine;
 use statsring::driver::sim::{Faults, Random, SimSetup};
 use statsring::placement::{LiveSet, Placement};
 use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
@@ -27,13 +28,15 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    pub fn new(seed: u64) -> Scenario {
+    /// The run of a seed, with the driver of `engine`.
+    pub fn new(seed: u64, engine: Engine) -> Scenario {
         let mut random = Random::new(seed ^ 0x5CE4_A210);
         let is_good_day = random.below(8) == 0;
         let faults = if is_good_day { Faults::none() } else { Faults::mixed(&mut random) };
         let payload_bytes_max = random.between(48, 600) as usize;
         let setup = SimSetup {
             seed,
+            engine,
             listeners: random.between(1, 2) as usize,
             buffers: if random.below(3) == 0 { random.between(1, 6) } else { random.between(7, 64) } as usize,
             prefix_bytes: 16,
@@ -53,6 +56,7 @@ impl Scenario {
                 buffers,
                 payload_bytes_max,
                 completions_max: 1_024,
+                engine,
                 ..SimSetup::roomy(seed)
             }
         } else {

@@ -3,6 +3,7 @@
 use crate::host;
 use crate::run::{self, Verdict};
 use crate::scenario::Scenario;
+use statsring::driver::Engine;
 use statsring::driver::sim::Fault;
 use statsring::stats::{Counter, DropReason};
 use statsring::worker::Ended;
@@ -13,9 +14,11 @@ use std::time::{Duration, Instant};
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// One worker on a fake kernel.
+    /// One worker on a fake ring.
     Worker,
-    /// Whole proxies on a fake host.
+    /// One worker on fake system calls: the portable engine.
+    Portable,
+    /// Whole proxies on a fake host, of either engine.
     Host,
 }
 
@@ -24,6 +27,7 @@ impl Family {
     pub fn replay(self, seed: u64) -> String {
         let variable = match self {
             Family::Worker => "STATSRING_SEED",
+            Family::Portable => "STATSRING_PORTABLE_SEED",
             Family::Host => "STATSRING_HOST_SEED",
         };
         format!("{variable}={seed} cargo test --test simulation -- --nocapture")
@@ -32,8 +36,10 @@ impl Family {
     /// Runs one seed; a panic is a failure like any other.
     pub fn run(self, seed: u64, is_traced: bool) -> Result<Total, String> {
         let act = || match self {
-            Family::Worker => {
-                let scenario = Scenario::new(seed);
+            Family::Worker | Family::Portable => {
+                let is_portable = self == Family::Portable;
+                let engine = if is_portable { Engine::Portable } else { Engine::IoUring };
+                let scenario = Scenario::new(seed, engine);
                 if is_traced {
                     scenario.print();
                 }

@@ -3,6 +3,7 @@
 //! In: a rate for each fault. Out: whether it strikes now, and a count of each. Next: `kernel.rs`, which strikes.
 
 use super::random::Random;
+use crate::driver::Engine;
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -95,10 +96,45 @@ faults! {
     TrainRefused = "send: train refused",
     /// A success is told though it was asked not to.
     SendSuccessTold = "send: success told",
+    /// sendmmsg stops before a message that has nothing wrong.
+    SendStopped = "sendmmsg stopped early",
+    /// sendmmsg stops at a message that is not the first, whose error the call does not tell.
+    SendErrorUntold = "sendmmsg: error not told",
+    /// A sleep finds a socket readable, and a moment later it has nothing.
+    ReadyInVain = "readable in vain",
     /// A backend's socket cannot be made.
     OpenFailed = "socket not made",
     /// The listening socket's queue was full.
     KernelDrop = "kernel drop",
+}
+
+impl Fault {
+    /// Whether it can happen to the driver of `engine`.
+    pub const fn concerns(self, engine: Engine) -> bool {
+        match self {
+            Fault::ShortSubmit
+            | Fault::SubmissionQueueFull
+            | Fault::EnterBusy
+            | Fault::EnterAgain
+            | Fault::LostMore
+            | Fault::NoBuffers
+            | Fault::NoBuffersSpurious
+            | Fault::CompletionQueueFull
+            | Fault::CompletionOverflowed
+            | Fault::ReceiveErrorWithBuffer
+            | Fault::TurnEnded
+            | Fault::WakeError
+            | Fault::CancelFirst
+            | Fault::CancelLast
+            | Fault::CancelMissed
+            | Fault::CancelAlready
+            | Fault::SendSuccessTold => matches!(engine, Engine::IoUring),
+            Fault::SendStopped | Fault::SendErrorUntold | Fault::ReadyInVain => {
+                matches!(engine, Engine::Portable)
+            }
+            _ => true,
+        }
+    }
 }
 
 /// Faults in ten thousand chances, by kind, and what struck.

@@ -9,6 +9,7 @@ use super::faults::{Fault, Faults};
 use super::listener::Queued;
 use super::network::Network;
 use super::random::Random;
+use super::sockets::{Tries, send_train};
 use super::{ReceivedDatagram, SimSetup};
 use crate::driver::Wait;
 use crate::driver::uring::classify::{CQE_BUFFER, CQE_BUFFER_SHIFT, CQE_MORE};
@@ -17,15 +18,15 @@ use crate::driver::uring::ring::{Completion, Entered, Token};
 use crate::packet::Packet;
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 
 /// Datagrams that one turn of a receive takes before others run.
 const TURN_DATAGRAMS_MAX: usize = 32;
-/// Longest time that one call of `enter` takes beside its sleep, µs.
-const ENTER_US_MAX: u64 = 20;
+/// Longest time that one call of the kernel takes beside its sleep, µs.
+pub(super) const CALL_US_MAX: u64 = 20;
 /// Longest oversleeping, µs.
-const OVERSLEEP_US_MAX: u64 = 4_000;
+pub(super) const OVERSLEEP_US_MAX: u64 = 4_000;
 
 /// A queued submission.
 #[derive(Clone, Copy, Debug)]
@@ -84,9 +85,11 @@ pub(super) struct Kernel {
     /// Rules that the driver broke.
     pub violations: Vec<String>,
     /// A signal came while the thread was not asleep.
-    was_interrupted: bool,
+    pub was_interrupted: bool,
     /// The next receives to be armed fail with this.
     pub arm_errno: Option<i32>,
+    /// Errnos in the error queues of backends' sockets, by slot: what sendmmsg did not tell.
+    pub untold_errnos: HashMap<u32, i32>,
     /// The last `enter` was to sleep for ever, and nothing was to come.
     pub is_stuck: bool,
 }
@@ -120,6 +123,7 @@ impl Kernel {
             violations: Vec::new(),
             was_interrupted: false,
             arm_errno: None,
+            untold_errnos: HashMap::new(),
             is_stuck: false,
         }
     }
@@ -179,7 +183,7 @@ impl Kernel {
     /// One `io_uring_enter`, or a bad day's imitation of it.
     pub fn enter(&mut self, wait: Wait, memory: &mut [u8]) -> Entered {
         self.is_stuck = false;
-        self.clock_us += 1 + self.random.below(ENTER_US_MAX);
+        self.clock_us += 1 + self.random.below(CALL_US_MAX);
         let is_interrupted = self.arrive() | std::mem::take(&mut self.was_interrupted);
         for (fault, errno) in [
             (Fault::EnterBusy, libc::EBUSY),
@@ -280,19 +284,20 @@ impl Kernel {
     }
 
     /// When something happens next of itself.
-    fn next_us(&self) -> Option<u64> {
+    pub fn next_us(&self) -> Option<u64> {
         let signal_us = self.interrupts.peek().map(|Reverse(at_us)| *at_us);
         let network = self.network.borrow();
         let own = self.receptions.iter().filter_map(|of| network.sockets[of.socket].next_us(self.clock_us));
         own.chain(signal_us).chain(network.next_us()).chain(self.horizon_us).min()
     }
 
-    fn is_at_horizon(&self) -> bool {
+    /// Whether others have to run.
+    pub fn is_at_horizon(&self) -> bool {
         self.horizon_us.is_some_and(|horizon_us| self.clock_us >= horizon_us)
     }
 
     /// Lets happen what is due; whether a signal was part of it.
-    fn arrive(&mut self) -> bool {
+    pub fn arrive(&mut self) -> bool {
         let dropped = self.network.borrow_mut().advance(self.clock_us);
         for _ in 0..dropped {
             self.faults.count(Fault::KernelDrop);
@@ -382,17 +387,8 @@ impl Kernel {
         }
         let train: Vec<&Packet> =
             self.slots[head..head + packets].iter().flatten().map(|slotted| &slotted.packet).collect();
-        let lengths: Vec<usize> = train.iter().map(|packet| packet.len()).collect();
-        if lengths.split_last().is_some_and(|(last, others)| {
-            others.iter().any(|length| *length != lengths[0]) || *last > lengths[0] || packets > 64
-        }) {
-            self.violations.push(format!("no kernel takes a train of packets of {lengths:?} bytes"));
-        }
-        let res = if packets > 1 && self.faults.strikes(Fault::TrainRefused, &mut self.random) {
-            -libc::EIO
-        } else {
-            self.backends.send(&train, self.clock_us, &mut self.faults, &mut self.random)
-        };
+        let tries = Tries { faults: &mut self.faults, random: &mut self.random, now_us: self.clock_us };
+        let res = send_train(&train, &mut self.backends, tries, &mut self.violations);
         if res < 0 || self.faults.strikes(Fault::SendSuccessTold, &mut self.random) {
             self.post(token, res, 0);
         }

@@ -1,26 +1,30 @@
 //! A seeded fake kernel for tests: the same seed gives the same run, to the microsecond.
 //!
-//! It stands in for io_uring below the driver's own bookkeeping, so that a test on it exercises the code that runs on the
-//! real ring. In: a setup and a script. Out: everything that a kernel may do, and a record of it. Next:
-//! `driver/uring/engine.rs`, which is driven by it.
+//! It stands in for the kernel below the drivers' own bookkeeping, so that a test on it exercises the code that runs on the
+//! real ring, or makes the real system calls (`calls.rs`). In: a setup and a script. Out: everything that a kernel may do,
+//! and a record of it. Next: `driver/uring/engine.rs` and `driver/portable/engine.rs`, which are driven by it.
 
 mod backends;
 mod buffers;
+mod calls;
+mod engines;
 mod faults;
 mod kernel;
 mod listener;
 mod network;
 mod random;
+mod sockets;
 
 pub use backends::Accepted;
 pub use buffers::Census;
+pub use calls::SimCalls;
+pub use engines::SimDriver;
 pub use faults::{Fault, Faults};
 pub use network::SimNetwork;
 pub use random::Random;
 
-use super::uring::engine::RingDriver;
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
-use super::{Facts, Restrictions, Wait};
+use super::{Engine, Facts, Restrictions, Wait};
 use crate::packet::{Packet, SocketSlot};
 use kernel::{Kernel, SlottedPacket, Submission};
 use std::cell::RefCell;
@@ -31,14 +35,13 @@ use std::rc::Rc;
 /// What the clock of a fake kernel shows at first, µs.
 pub const START_US: u64 = 1_000_000;
 
-/// The driver on a fake ring.
-pub type SimDriver = RingDriver<SimRing>;
-
 /// What a fake kernel is made of.
 #[derive(Clone, Debug)]
 pub struct SimSetup {
     /// Everything that is left to chance follows from it.
     pub seed: u64,
+    /// Which driver is on top.
+    pub engine: Engine,
     /// Listening sockets.
     pub listeners: usize,
     /// Receive buffers.
@@ -64,6 +67,7 @@ impl SimSetup {
     pub fn roomy(seed: u64) -> SimSetup {
         SimSetup {
             seed,
+            engine: Engine::IoUring,
             listeners: 1,
             buffers: 64,
             prefix_bytes: 16,
@@ -73,6 +77,32 @@ impl SimSetup {
             completions_max: 256,
             queue_bytes_max: 1 << 20,
             faults: Faults::none(),
+        }
+    }
+}
+
+impl SimSetup {
+    /// A network of its own, with as many sockets, each bound to an address of its own.
+    fn network(&self) -> (SimNetwork, Vec<usize>) {
+        let network = SimNetwork::new();
+        let sockets: Vec<usize> =
+            (0..self.listeners).map(|address| network.socket(address, self.queue_bytes_max)).collect();
+        for socket in &sockets {
+            network.bind(*socket);
+        }
+        (network, sockets)
+    }
+
+    /// What a driver on it is granted.
+    fn facts(&self) -> Facts {
+        Facts {
+            restrictions: Restrictions::None,
+            engine: "sim",
+            receive_buffer_bytes: self.queue_bytes_max,
+            buffers: self.buffers,
+            buffer_bytes: self.buffers * (self.prefix_bytes + self.payload_bytes_max),
+            sends_in_flight_max: self.sends_max,
+            ring_bytes: 0,
         }
     }
 }
@@ -111,12 +141,7 @@ pub struct SimHandle {
 impl SimRing {
     /// A fake ring with listening sockets of its own, each at an address of its own, and the hand on it.
     pub fn new(setup: &SimSetup) -> (SimRing, SimHandle) {
-        let network = SimNetwork::new();
-        let sockets: Vec<usize> =
-            (0..setup.listeners).map(|address| network.socket(address, setup.queue_bytes_max)).collect();
-        for socket in &sockets {
-            network.bind(*socket);
-        }
+        let (network, sockets) = setup.network();
         SimRing::on(setup, &network, &sockets, START_US)
     }
 
@@ -140,15 +165,7 @@ impl SimRing {
                 prefix_bytes: setup.prefix_bytes,
                 sends_max: setup.sends_max,
             },
-            facts: Facts {
-                restrictions: Restrictions::None,
-                engine: "sim",
-                receive_buffer_bytes: setup.queue_bytes_max,
-                buffers: setup.buffers,
-                buffer_bytes: setup.buffers * buffer_bytes,
-                sends_in_flight_max: setup.sends_max,
-                ring_bytes: 0,
-            },
+            facts: setup.facts(),
         };
         (ring, SimHandle { kernel, network: network.clone() })
     }
@@ -269,18 +286,11 @@ impl Ring for SimRing {
     }
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
-        let mut kernel = self.kernel.borrow_mut();
-        let Kernel { faults, random, backends, .. } = &mut *kernel;
-        if faults.strikes(Fault::OpenFailed, random) {
-            return Err(std::io::Error::from_raw_os_error(libc::EMFILE));
-        }
-        backends.open(slot.0 as usize, address);
-        Ok(())
+        self.kernel.borrow_mut().open_backend(slot, address)
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
-        // Paths of several widths, and one that is not known.
-        [None, Some(0), Some(600), Some(1_472)][slot.0 as usize % 4]
+        path_payload_bytes(slot)
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
@@ -296,33 +306,26 @@ impl Ring for SimRing {
     fn clear_errors(&mut self, _slot: SocketSlot) {}
 
     fn leave(&mut self, listener: usize) {
-        if let Some(reception) = self.kernel.borrow_mut().receptions.get_mut(listener) {
-            reception.is_left = true;
-        }
+        self.kernel.borrow_mut().leave(listener);
     }
 
     fn fence(&mut self) -> std::io::Result<()> {
-        let mut kernel = self.kernel.borrow_mut();
-        let Kernel { network, receptions, clock_us, faults, .. } = &mut *kernel;
-        for reception in receptions.iter().filter(|reception| !reception.is_left) {
-            let dropped = network.borrow_mut().fence(reception.socket, *clock_us);
-            (0..dropped).for_each(|_| faults.count(Fault::KernelDrop));
-        }
+        self.kernel.borrow_mut().fence();
         Ok(())
     }
 
     fn is_queue_empty(&mut self) -> bool {
-        let kernel = self.kernel.borrow();
-        let mut receptions = kernel.receptions.iter().enumerate();
-        receptions.all(|(listener, reception)| reception.is_left || kernel.is_queue_empty(listener))
+        self.kernel.borrow().are_queues_empty()
     }
 
     fn kernel_drops(&mut self, listener: usize) -> u64 {
-        let kernel = self.kernel.borrow();
-        kernel.receptions.get(listener).map_or(0, |reception| {
-            kernel.network.borrow().sockets.get(reception.socket).map_or(0, |socket| socket.drops)
-        })
+        self.kernel.borrow().kernel_drops(listener)
     }
+}
+
+/// Paths of several widths, and one that is not known.
+fn path_payload_bytes(slot: SocketSlot) -> Option<usize> {
+    [None, Some(0), Some(600), Some(1_472)][slot.0 as usize % 4]
 }
 
 impl SimHandle {

@@ -9,7 +9,7 @@
 
 #![allow(unsafe_code)]
 
-use super::mapping::Mapping;
+use crate::driver::mapping::Mapping;
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 use std::io;

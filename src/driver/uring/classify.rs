@@ -1,9 +1,9 @@
-//! What a completion means, as total functions: any result with any flags has exactly one meaning.
+//! What a receive's completion means, as a total function: any result with any flags has exactly one meaning.
 //!
-//! In: `res` and `flags` as the kernel wrote them. Out: [`Received`], [`SendOutcome`], [`WaitResult`].
-//! Next: `engine.rs`, which acts on them.
+//! In: `res` and `flags` as the kernel wrote them. Out: [`Received`]. Next: `engine.rs`, which acts on it; what the errno
+//! of a send or of a wait means is in `driver/errno.rs`.
 
-use crate::packet::SendOutcome;
+use crate::driver::errno::{errno_of, is_impossible};
 
 /// A buffer comes with the completion; its id is in the upper half of the flags.
 pub const CQE_BUFFER: u32 = 1 << 0;
@@ -63,71 +63,6 @@ pub fn classify(res: i32, flags: u32) -> Received {
     Received { buffer, armed: flags & CQE_MORE != 0, result }
 }
 
-/// What the kernel said to a send; successes usually say nothing.
-pub fn send_outcome(res: i32) -> SendOutcome {
-    if res >= 0 {
-        return SendOutcome::Sent;
-    }
-    match errno_of(res) {
-        // A cancelled send was not tried.
-        libc::EAGAIN | libc::EINTR | libc::ECANCELED => SendOutcome::Busy,
-        libc::ECONNREFUSED => SendOutcome::Refused,
-        libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN => SendOutcome::Unreachable,
-        libc::ENOBUFS | libc::ENOMEM => SendOutcome::NoBuffers,
-        libc::EMSGSIZE => SendOutcome::TooLong,
-        libc::EPERM | libc::EACCES => SendOutcome::Denied,
-        errno => SendOutcome::Failed(errno),
-    }
-}
-
-/// Whether the error of a train's send means that this host, route or device takes no trains. Single packets go on.
-/// Sources: udp(7) on UDP_SEGMENT; devices that pass the probe may answer EIO at run time.
-pub fn is_train_refusal(errno: i32) -> bool {
-    matches!(errno, libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
-}
-
-/// What the end of a wait means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitResult {
-    /// Part of normal work.
-    Normal,
-    /// Worth counting; go on.
-    Odd,
-    /// The ring cannot be used (any more).
-    Broken,
-}
-
-/// The meaning of the errno of a wait, 0 for none.
-pub fn wait_result(errno: i32) -> WaitResult {
-    match errno {
-        0 | libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN => WaitResult::Normal,
-        libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENXIO | libc::EEXIST | libc::EOPNOTSUPP => {
-            WaitResult::Broken
-        }
-        libc::EBADFD | libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EOWNERDEAD => WaitResult::Broken,
-        _ => WaitResult::Odd,
-    }
-}
-
-/// The errno in a negative result.
-pub fn errno_of(res: i32) -> i32 {
-    res.checked_neg().unwrap_or(i32::MAX)
-}
-
-/// Whether a receive's or a wake's errno says that the request itself is wrong.
-pub fn is_impossible(errno: i32) -> bool {
-    matches!(
-        errno,
-        libc::EBADF
-            | libc::EFAULT
-            | libc::EINVAL
-            | libc::ENOTSOCK
-            | libc::EOPNOTSUPP
-            | libc::EPERM
-            | libc::EACCES
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,32 +101,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn every_send_result_has_one_outcome() {
-        for res in all_results() {
-            let outcome = send_outcome(res);
-            assert_eq!(res >= 0, outcome == SendOutcome::Sent, "{res}");
-            if let SendOutcome::Failed(errno) = outcome {
-                assert_eq!(errno, errno_of(res));
-            }
-        }
-        assert_eq!(send_outcome(-libc::EAGAIN), SendOutcome::Busy);
-        assert_eq!(send_outcome(-libc::ECONNREFUSED), SendOutcome::Refused);
-        assert_eq!(send_outcome(-libc::EHOSTUNREACH), SendOutcome::Unreachable);
-        assert_eq!(send_outcome(-libc::ENOBUFS), SendOutcome::NoBuffers);
-        assert_eq!(send_outcome(-libc::EMSGSIZE), SendOutcome::TooLong);
-        assert_eq!(send_outcome(-libc::EPERM), SendOutcome::Denied);
-        assert_eq!(send_outcome(-libc::EIO), SendOutcome::Failed(libc::EIO));
-    }
-
-    #[test]
-    fn only_the_four_normal_errors_of_a_wait_are_normal() {
-        let normal: Vec<i32> = (1..4096).filter(|errno| wait_result(*errno) == WaitResult::Normal).collect();
-        let mut expected = vec![libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
-        expected.sort_unstable();
-        assert_eq!(normal, expected);
-        assert_eq!(wait_result(0), WaitResult::Normal);
     }
 }

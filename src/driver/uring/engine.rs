@@ -10,14 +10,16 @@
 
 mod sends;
 
-use super::classify::{self, ReceiveResult, Received, WaitResult};
+use super::classify::{self, ReceiveResult, Received};
 use super::header;
 use super::ring::{Completion, Operation, Ring, RingSizes, Token};
 use super::standing::Standing;
+use crate::driver::errno::{self, WaitResult};
+use crate::driver::train::Trains;
 use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
-use sends::Train;
+use sends::QueuedTrain;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -48,9 +50,9 @@ pub struct RingDriver<R: Ring> {
     /// Each packet's head: the slot whose send it is part of; its own if it goes alone.
     heads: Box<[usize]>,
     /// The train that the next packet may join, queued since the last enter.
-    train: Option<Train>,
-    /// Sockets, by slot, to which no trains go since one was refused.
-    trains_refused: Vec<bool>,
+    train: Option<QueuedTrain>,
+    /// To which sockets trains go.
+    trains: Trains,
     /// Whether what stands is to be cancelled rather than armed.
     is_cancelling: bool,
     /// Listeners whose receives are to be cancelled rather than armed: others receive there.
@@ -93,7 +95,7 @@ impl<R: Ring> RingDriver<R> {
             outcomes: vec![SendOutcome::Sent; sizes.sends_max].into_boxed_slice(),
             heads: (0..sizes.sends_max).collect(),
             train: None,
-            trains_refused: Vec::new(),
+            trains: Trains::default(),
             is_cancelling: false,
             left: vec![false; sizes.listeners],
             is_starved: false,
@@ -303,9 +305,9 @@ impl<R: Ring> RingDriver<R> {
         if completion.res >= 0 {
             standing.succeeded();
         } else {
-            let errno = classify::errno_of(completion.res);
+            let errno = errno::errno_of(completion.res);
             standing.failed(self.ring.now_us());
-            if classify::is_impossible(errno) {
+            if errno::is_impossible(errno) {
                 self.broken = Some(("read of the wake's eventfd", errno));
             }
         }
@@ -350,7 +352,7 @@ impl<R: Ring> RingDriver<R> {
 
     /// Sorts the errno of a wait: normal, odd, or the end.
     fn judge_wait(&mut self, errno: i32) -> Result<(), DriverError> {
-        match classify::wait_result(errno) {
+        match errno::wait_result(errno) {
             WaitResult::Normal => self.wait_errors_in_a_row = 0,
             WaitResult::Odd => {
                 self.receive_events.wait_errors += 1;
@@ -388,11 +390,7 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
         self.ring.open_backend(slot, address)?;
-        let index = slot.0 as usize;
-        if self.trains_refused.len() <= index {
-            self.trains_refused.resize(index + 1, false);
-        }
-        self.trains_refused[index] = false;
+        self.trains.opened(slot);
         Ok(())
     }
 
@@ -416,13 +414,11 @@ impl<R: Ring> Driver for RingDriver<R> {
             Err(packet) => packet,
         };
         packet.in_train = false;
-        let (socket, segment_bytes) = (packet.socket, packet.len());
+        let train = self.trains.begin(&packet);
         self.ring.send(slot, packet, Token::new(Operation::Send, slot, generation))?;
         self.outcomes[slot] = SendOutcome::Sent;
         self.heads[slot] = slot;
-        let is_open = self.takes_trains(socket);
-        self.train =
-            Some(Train { head: slot, number: self.queued, socket, packets: 1, segment_bytes, is_open });
+        self.train = Some(QueuedTrain { head: slot, number: self.queued, train });
         self.sends.push_back(self.queued);
         self.queued += 1;
         self.sends_pushed += 1;

@@ -16,14 +16,16 @@ use super::buffers::{Buffers, GROUP};
 use super::refusal::{Host, refusal};
 use super::restrict::restrict;
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
-use crate::driver::{DriverError, DriverLimits, Facts, Wait, Waker, clock, options, socket};
+use super::trial::patiently;
+use crate::driver::endpoints::{Backends, Listening};
+use crate::driver::segment::{self, SegmentBytes};
+use crate::driver::{DriverError, DriverLimits, Engine, Facts, Wait, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +33,6 @@ use std::time::Duration;
 const ENTER_GETEVENTS: u32 = 1;
 /// The header that the kernel writes before each datagram; no name and no control messages are asked for.
 const PREFIX_BYTES: usize = 16;
-/// Error queue entries taken after one error of a send.
-const ERRORS_TAKEN_MAX: usize = 64;
 
 /// An io_uring instance and everything its requests point to.
 pub struct KernelRing {
@@ -42,17 +42,12 @@ pub struct KernelRing {
     sends: SendSlots,
     receive_message: Box<libc::msghdr>,
     wake_count: Box<[u8; 8]>,
-    listeners: Vec<UdpSocket>,
-    backends: Vec<Option<UdpSocket>>,
-    /// Those of the listeners that others go on receiving from.
-    left: Vec<bool>,
-    fences: Vec<UdpSocket>,
+    listeners: Listening,
+    backends: Backends,
     /// Its eventfd is registered; it has to stay open.
     _waker: Arc<Waker>,
     /// What was queued and not consumed yet, in order: a send's slot, or nothing.
     queued: VecDeque<Option<usize>>,
-    drops: Vec<DropCount>,
-    send_buffer_bytes: usize,
     sizes: RingSizes,
     facts: Facts,
     not_send: PhantomData<*const ()>,
@@ -75,25 +70,6 @@ struct SendSlots {
     segments: Box<[SegmentBytes]>,
 }
 
-/// The control message that tells the kernel how long a train's segments are.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct SegmentBytes {
-    header: libc::cmsghdr,
-    bytes: u16,
-    padding: [u8; 6],
-}
-
-/// CMSG_LEN of a `u16`.
-const SEGMENT_BYTES_LEN: usize = size_of::<libc::cmsghdr>() + size_of::<u16>();
-
-/// A socket's drop count, beyond the kernel's 32 bits.
-#[derive(Clone, Copy, Default)]
-struct DropCount {
-    last: u32,
-    total: u64,
-}
-
 impl KernelRing {
     /// Builds the ring in this thread; `listeners` are bound, `waker` wakes this worker.
     pub fn new(
@@ -101,23 +77,26 @@ impl KernelRing {
         waker: Arc<Waker>,
         limits: &DriverLimits,
     ) -> Result<KernelRing, DriverError> {
-        let (sq_entries, cq_entries) = queue_entries(limits, listeners.len());
-        let ring_bytes = KernelRing::bytes(limits, listeners.len());
+        let listeners = Listening::new(listeners);
+        let (sq_entries, cq_entries) = queue_entries(limits, listeners.count());
+        let ring_bytes = KernelRing::bytes(limits, listeners.count());
         let refused = |operation, error: io::Error| {
             refusal(operation, error, limits.rings_bytes.max(ring_bytes), &Host::read())
         };
 
-        let ring = IoUring::builder()
+        let mut builder = IoUring::builder();
+        builder
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_submit_all()
             .setup_r_disabled()
-            .setup_cqsize(cq_entries)
-            .build(sq_entries)
-            .map_err(|error| refused("io_uring_setup", error))?;
+            .setup_cqsize(cq_entries);
+        let ring =
+            patiently(|| builder.build(sq_entries)).map_err(|error| refused("io_uring_setup", error))?;
         let buffers = Buffers::new(limits.buffers, limits.buffer_bytes)
             .map_err(|source| DriverError::System { operation: "mmap of the receive buffers", source })?;
-        buffers.register(&ring.submitter()).map_err(|error| refused("registering the buffer ring", error))?;
+        patiently(|| buffers.register(&ring.submitter()))
+            .map_err(|error| refused("registering the buffer ring", error))?;
         register_files(&ring, &listeners, &waker, limits.sockets_max)
             .map_err(|error| refused("registering files", error))?;
         let restrictions = restrict(&ring.submitter());
@@ -125,14 +104,14 @@ impl KernelRing {
         ring.submitter().register_enable_rings().map_err(|error| refused("enabling the ring", error))?;
 
         let sizes = RingSizes {
-            listeners: listeners.len(),
+            listeners: listeners.count(),
             buffers: limits.buffers,
             prefix_bytes: PREFIX_BYTES,
             sends_max: limits.sends_max,
         };
         let facts = Facts {
-            engine: "io_uring",
-            receive_buffer_bytes: granted_receive_buffer(&listeners)?,
+            engine: Engine::IoUring.name(),
+            receive_buffer_bytes: listeners.receive_buffer_bytes()?,
             buffers: limits.buffers,
             buffer_bytes: buffers.data_bytes(),
             sends_in_flight_max: limits.sends_max,
@@ -143,16 +122,12 @@ impl KernelRing {
             ring,
             buffers,
             sends: SendSlots::new(limits.sends_max),
-            receive_message: Box::new(empty_message()),
+            receive_message: Box::new(segment::empty_message()),
             wake_count: Box::new([0; 8]),
-            backends: std::iter::repeat_with(|| None).take(limits.sockets_max).collect(),
-            left: vec![false; listeners.len()],
-            fences: Vec::new(),
+            backends: Backends::new(limits.sockets_max, limits.send_buffer_bytes),
             _waker: waker,
             queued: VecDeque::with_capacity(sq_entries as usize),
-            drops: vec![DropCount::default(); listeners.len()],
             listeners,
-            send_buffer_bytes: limits.send_buffer_bytes,
             sizes,
             facts,
             not_send: PhantomData,
@@ -323,66 +298,40 @@ impl Ring for KernelRing {
     }
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<()> {
-        let index = self.file_index(slot);
-        let Some(place) = self.backends.get_mut(slot.0 as usize) else {
-            return Err(io::Error::other(format!("there is no socket slot {}", slot.0)));
-        };
-        let socket = socket::connect_backend(address, self.send_buffer_bytes)?;
-        self.ring.submitter().register_files_update(index, &[socket.as_raw_fd()])?;
-        *place = Some(socket);
-        Ok(())
+        let (index, submitter) = (self.file_index(slot), self.ring.submitter());
+        self.backends.open(slot, address, |fd| submitter.register_files_update(index, &[fd]).map(|_| ()))
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
-        let socket = self.backends.get(slot.0 as usize)?.as_ref()?;
-        let is_ipv6 = socket.peer_addr().ok()?.is_ipv6();
-        options::path_payload_bytes(socket, is_ipv6).ok()
+        self.backends.path_payload_bytes(slot)
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
         let index = self.file_index(slot);
-        if let Some(place) = self.backends.get_mut(slot.0 as usize)
-            && place.take().is_some()
-        {
+        if self.backends.close(slot) {
             // Taking a file out of the table fails only for an index beyond it.
             let _ = self.ring.submitter().register_files_update(index, &[-1]);
         }
     }
 
     fn clear_errors(&mut self, slot: SocketSlot) {
-        if let Some(Some(socket)) = self.backends.get(slot.0 as usize) {
-            let _ = (0..ERRORS_TAKEN_MAX).take_while(|_| options::take_error(socket)).count();
-        }
+        let _ = self.backends.take_errors(slot);
     }
 
     fn leave(&mut self, listener: usize) {
-        if let Some(is_left) = self.left.get_mut(listener) {
-            *is_left = true;
-        }
+        self.listeners.leave(listener);
     }
 
     fn fence(&mut self) -> io::Result<()> {
-        let own = self.listeners.iter().zip(&self.left).filter(|(_, is_left)| !**is_left);
-        for (listener, _) in own {
-            self.fences.push(socket::fence(listener)?);
-        }
-        Ok(())
+        self.listeners.fence()
     }
 
     fn is_queue_empty(&mut self) -> bool {
-        let own = self.listeners.iter().zip(&self.left).filter(|(_, is_left)| !**is_left);
-        !options::is_any_readable(own.map(|(listener, _)| listener.as_raw_fd()))
+        self.listeners.is_queue_empty()
     }
 
     fn kernel_drops(&mut self, listener: usize) -> u64 {
-        let (Some(count), Some(socket)) = (self.drops.get_mut(listener), self.listeners.get(listener)) else {
-            return 0;
-        };
-        if let Ok(now) = options::drops(socket) {
-            count.total += u64::from(now.wrapping_sub(count.last));
-            count.last = now;
-        }
-        count.total
+        self.listeners.kernel_drops(listener)
     }
 }
 
@@ -391,22 +340,10 @@ impl SendSlots {
         SendSlots {
             packets: std::iter::repeat_with(|| None).take(count).collect(),
             consumed: vec![false; count],
-            messages: vec![empty_message(); count].into_boxed_slice(),
+            messages: vec![segment::empty_message(); count].into_boxed_slice(),
             iovecs: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; count]
                 .into_boxed_slice(),
-            segments: vec![
-                SegmentBytes {
-                    header: libc::cmsghdr {
-                        cmsg_len: SEGMENT_BYTES_LEN as _,
-                        cmsg_level: libc::SOL_UDP,
-                        cmsg_type: libc::UDP_SEGMENT,
-                    },
-                    bytes: 0,
-                    padding: [0; 6],
-                };
-                count
-            ]
-            .into_boxed_slice(),
+            segments: vec![SegmentBytes::new(); count].into_boxed_slice(),
         }
     }
 
@@ -425,7 +362,7 @@ impl SendSlots {
         }
         self.iovecs[slot] =
             libc::iovec { iov_base: packet.bytes().as_ptr().cast_mut().cast(), iov_len: packet.len() };
-        self.segments[head].bytes = bytes;
+        self.segments[head].set(bytes);
         let message = &mut self.messages[head];
         message.msg_iovlen = count + 1;
         message.msg_control = (&raw mut self.segments[head]).cast();
@@ -451,33 +388,17 @@ impl SendSlots {
     }
 }
 
-fn empty_message() -> libc::msghdr {
-    // SAFETY: zeroes are a valid msghdr: no name, no areas, no control messages.
-    unsafe { std::mem::zeroed() }
-}
-
 fn register_files(
     ring: &IoUring,
-    listeners: &[UdpSocket],
+    listeners: &Listening,
     waker: &Waker,
     sockets_max: usize,
 ) -> io::Result<()> {
     let submitter = ring.submitter();
-    submitter.register_files_sparse((listeners.len() + 1 + sockets_max) as u32)?;
-    let mut files: Vec<_> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
+    submitter.register_files_sparse((listeners.count() + 1 + sockets_max) as u32)?;
+    let mut files: Vec<_> = listeners.descriptors().collect();
     files.push(waker.descriptor());
     submitter.register_files_update(0, &files).map(|_| ())
-}
-
-fn granted_receive_buffer(listeners: &[UdpSocket]) -> Result<usize, DriverError> {
-    let mut granted = usize::MAX;
-    for listener in listeners {
-        let bytes = socket2::SockRef::from(listener)
-            .recv_buffer_size()
-            .map_err(|source| DriverError::System { operation: "reading SO_RCVBUF back", source })?;
-        granted = granted.min(bytes);
-    }
-    Ok(granted)
 }
 
 /// Entries of the submission and of the completion queue.

@@ -1,21 +1,22 @@
 //! io_uring: multishot receive into a registered buffer ring, sends in batches, one enter for both.
 //!
 //! In: datagrams from the kernel, packets from the worker. Out: both to the other side. `engine.rs` keeps the rules, on
-//! any `ring.rs`; `kernel.rs` is the real one, with `buffers.rs`, `mapping.rs` and `restrict.rs`; `classify.rs` and `header.rs` read
-//! what comes back; `refusal.rs` says why io_uring is not to be had. Next: `worker/`.
+//! any `ring.rs`; `kernel.rs` is the real one, with `buffers.rs` and `restrict.rs`; `classify.rs` and `header.rs` read
+//! what comes back; `refusal.rs` says why io_uring is not to be had, `trial.rs` finds that out before it counts. Next: `worker/`.
 
 mod buffers;
 pub mod classify;
 pub mod engine;
 pub mod header;
 mod kernel;
-mod mapping;
 pub mod refusal;
 pub mod restrict;
 pub mod ring;
 mod standing;
+mod trial;
 
 pub use kernel::KernelRing;
+pub use trial::{patiently, try_out};
 
 use super::{DriverError, DriverLimits, Waker};
 use engine::RingDriver;

@@ -3,15 +3,7 @@
 //! In: queued, consumed, ended, as they happen. Out: whether it is armed, has to be armed, may be tried again when.
 //! Next: `engine.rs`, which asks before each `enter`.
 
-/// Failures in a row before trying again at once becomes waiting.
-const FAILURES_AT_ONCE_MAX: u32 = 4;
-/// The first wait after a failure, µs; it doubles.
-const RETRY_FIRST_US: u64 = 1_000;
-/// The longest, µs.
-const RETRY_LONGEST_US: u64 = 1_000_000;
-/// Doublings that surely reach it.
-const DOUBLINGS_MAX: u32 = 10;
-const _: () = assert!(RETRY_FIRST_US << DOUBLINGS_MAX >= RETRY_LONGEST_US);
+use crate::driver::backoff::Backoff;
 
 /// Where the operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +24,7 @@ pub(super) struct Standing {
     generation: u32,
     /// A cancel is queued or in the kernel.
     is_cancel_under_way: bool,
-    failures_in_a_row: u32,
-    retry_at_us: Option<u64>,
+    backoff: Backoff,
 }
 
 impl Standing {
@@ -43,8 +34,7 @@ impl Standing {
             state: State::Idle,
             generation: 0,
             is_cancel_under_way: false,
-            failures_in_a_row: 0,
-            retry_at_us: None,
+            backoff: Backoff::default(),
         }
     }
 
@@ -52,7 +42,7 @@ impl Standing {
     pub fn queued(&mut self, number: u64, generation: u32) {
         self.state = State::Queued { number };
         self.generation = generation;
-        self.retry_at_us = None;
+        self.backoff.tried();
     }
 
     /// The kernel has taken the first `consumed` submissions.
@@ -71,18 +61,12 @@ impl Standing {
 
     /// It did its work.
     pub fn succeeded(&mut self) {
-        self.failures_in_a_row = 0;
-        self.retry_at_us = None;
+        self.backoff.succeeded();
     }
 
-    /// It failed: after several times in a row the next try waits, longer each time, or a lasting error would keep the
-    /// thread busy.
+    /// It failed: see [`Backoff::failed`].
     pub fn failed(&mut self, now_us: u64) {
-        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
-        if let Some(waits) = self.failures_in_a_row.checked_sub(FAILURES_AT_ONCE_MAX + 1) {
-            let wait_us = (RETRY_FIRST_US << waits.min(DOUBLINGS_MAX)).min(RETRY_LONGEST_US);
-            self.retry_at_us = Some(now_us.saturating_add(wait_us));
-        }
+        self.backoff.failed(now_us);
     }
 
     /// A cancel of it was queued.
@@ -127,7 +111,7 @@ impl Standing {
 
     /// When to try again after failures; `None`: at once.
     pub fn retry_at_us(&self) -> Option<u64> {
-        self.retry_at_us
+        self.backoff.retry_at_us()
     }
 }
 
@@ -149,24 +133,5 @@ mod tests {
         assert!(standing.is_idle() && !standing.is_quiet());
         standing.cancel_ended();
         assert!(standing.is_quiet());
-    }
-
-    #[test]
-    fn lasting_failures_are_tried_again_ever_later_but_not_never() {
-        let mut standing = Standing::new();
-        for _ in 0..FAILURES_AT_ONCE_MAX {
-            standing.failed(0);
-            assert_eq!(standing.retry_at_us(), None);
-        }
-        let mut last_us = 0;
-        for _ in 0..100 {
-            standing.failed(0);
-            let retry_us = standing.retry_at_us().unwrap();
-            assert!(retry_us >= last_us.max(RETRY_FIRST_US) && retry_us <= RETRY_LONGEST_US);
-            last_us = retry_us;
-        }
-        assert_eq!(last_us, RETRY_LONGEST_US);
-        standing.succeeded();
-        assert_eq!(standing.retry_at_us(), None);
     }
 }

@@ -168,7 +168,7 @@ impl Demo {
         // Ends the show if the proxy ends first.
         let (proxy_runs, proxy_ended) = oneshot::channel::<()>();
         self.events.hold();
-        let options = control::Options { config_path: None, debug: false };
+        let options = control::Options { config_path: None, listing: String::new(), debug: false };
         let code = control::run_with(config, options, |proxy| {
             let Some(ending) = self.ending.take() else { return };
             let stage = Stage {

@@ -14,7 +14,8 @@ use statsring::control::probe::judge as judge_answer;
 use statsring::control::reload::compare;
 use statsring::control::roster::Roster;
 use statsring::control::rounds::{Next, Rounds, judge};
-use statsring::driver::sim::{Random, SimDriver, SimHandle, SimNetwork, SimRing, SimSetup};
+use statsring::driver::Engine;
+use statsring::driver::sim::{Random, SimDriver, SimHandle, SimNetwork, SimSetup};
 use statsring::placement::{LiveSet, Placement, splitmix64};
 use statsring::relay::{Left, Phase, RouteTable};
 use statsring::stats::{Counter, Counters, WorkerShared};
@@ -201,6 +202,11 @@ impl Process {
         now_us.saturating_sub(self.born_us) / 1_000
     }
 
+    /// Whether its engine is the portable one: half of all processes', so that restarts lead from either to either.
+    fn is_portable(&self, plan: &Plan) -> bool {
+        splitmix64(plan.seed ^ self.number as u64).is_multiple_of(2)
+    }
+
     /// Starts a worker on these sockets. The first table is published.
     pub fn start_worker(
         &mut self,
@@ -212,8 +218,9 @@ impl Process {
     ) {
         let index = self.seats.len();
         let seed = splitmix64(plan.seed ^ ((self.number as u64) << 32) ^ index as u64);
-        let setup = SimSetup { seed, ..plan.setup.clone() };
-        let (ring, handle) = SimRing::on(&setup, network, &sockets, now_us);
+        let engine = if self.is_portable(plan) { Engine::Portable } else { Engine::IoUring };
+        let setup = SimSetup { seed, engine, ..plan.setup.clone() };
+        let (driver, handle) = SimDriver::on(&setup, network, &sockets, now_us);
         let shared = Arc::new(WorkerShared::default());
         let (sender, reports) = channel(256);
         let links = WorkerLinks {
@@ -223,7 +230,7 @@ impl Process {
             reports: sender,
             limits: plan.limits,
         };
-        let mut worker = Worker::new(SimDriver::new(ring), links);
+        let mut worker = Worker::new(driver, links);
         if has_inherited {
             worker.forget_drops();
         }

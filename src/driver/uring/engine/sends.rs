@@ -2,30 +2,21 @@
 //!
 //! In: packets from `push`, errors from the ring. Out: every packet with its outcome, oldest first. Next: `engine.rs`.
 
-use super::super::classify;
 use super::super::ring::{Completion, Ring, Token};
 use super::RingDriver;
-use crate::driver::Events;
+use crate::driver::train::Train;
+use crate::driver::{Events, errno};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 
-/// Packets in one train: a train is also a burst into the backend's receive buffer.
-const TRAIN_PACKETS_MAX: usize = 16;
-/// Bytes of one train: those of the longest datagram.
-const TRAIN_BYTES_MAX: usize = 65_507;
-
-/// Packets that follow each other in one send.
+/// A train whose send is queued.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Train {
+pub(super) struct QueuedTrain {
+    /// The slot of its first packet.
     pub(super) head: usize,
     /// The submission's number.
     pub(super) number: u64,
-    pub(super) socket: SocketSlot,
-    pub(super) packets: usize,
-    /// The length of the head's packet, which all but the last have.
-    pub(super) segment_bytes: usize,
-    /// Whether the last one has it too, so that another may follow.
-    pub(super) is_open: bool,
+    pub(super) train: Train,
 }
 
 impl<R: Ring> RingDriver<R> {
@@ -37,7 +28,7 @@ impl<R: Ring> RingDriver<R> {
         match self.outcomes.get_mut(token.index()) {
             Some(outcome) if is_current => {
                 if !is_planted(Defect::SendErrorOverlooked) {
-                    *outcome = classify::send_outcome(completion.res);
+                    *outcome = errno::send_outcome(completion.res);
                 }
             }
             _ => self.stray_completions += 1,
@@ -69,7 +60,7 @@ impl<R: Ring> RingDriver<R> {
             let Some(number) = self.sends.pop_front() else { return };
             // The head of a train does not know of those that joined it; that the next one has its number tells.
             packet.in_train |= self.sends.front() == Some(&number);
-            let outcome = self.outcome_of(&packet, self.heads[slot]);
+            let outcome = self.trains.judge(&packet, self.outcomes[self.heads[slot]]);
             let is_answered = !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy);
             if is_answered && cleared != Some(packet.socket) {
                 self.ring.clear_errors(packet.socket);
@@ -79,50 +70,22 @@ impl<R: Ring> RingDriver<R> {
         }
     }
 
-    /// What to tell of a packet: its send's outcome; a train that the host does not take at all is to be taken apart.
-    fn outcome_of(&mut self, packet: &Packet, head: usize) -> SendOutcome {
-        let errno = match self.outcomes[head] {
-            SendOutcome::TooLong => libc::EMSGSIZE,
-            SendOutcome::Failed(errno) => errno,
-            other => return other,
-        };
-        if !packet.in_train || !classify::is_train_refusal(errno) {
-            return self.outcomes[head];
-        }
-        if let Some(refused) = self.trains_refused.get_mut(packet.socket.0 as usize) {
-            *refused = true;
-        }
-        SendOutcome::TrainRefused(errno)
-    }
-
     /// Lets a packet join the train before it, if it may and fits.
     pub(super) fn join(&mut self, mut packet: Packet, slot: usize) -> Result<(), Packet> {
-        let Some(train) = self.train.filter(|train| {
-            packet.may_join
-                && train.is_open
-                && train.socket == packet.socket
-                && train.packets < TRAIN_PACKETS_MAX
-                && packet.len() <= train.segment_bytes
-                && (train.packets + 1) * train.segment_bytes <= TRAIN_BYTES_MAX
-                && slot == train.head + train.packets
-        }) else {
-            return Err(packet);
-        };
-        let is_open = packet.len() == train.segment_bytes;
+        let joined = self.train.and_then(|queued| {
+            let train = queued.train.with(&packet)?;
+            (slot == queued.head + queued.train.packets()).then_some(QueuedTrain { train, ..queued })
+        });
+        let Some(queued) = joined else { return Err(packet) };
         packet.in_train = true;
-        if let Err(mut packet) = self.ring.join(train.head, slot, packet) {
+        if let Err(mut packet) = self.ring.join(queued.head, slot, packet) {
             packet.in_train = false;
             return Err(packet);
         }
-        self.train = Some(Train { packets: train.packets + 1, is_open, ..train });
-        self.heads[slot] = train.head;
-        self.sends.push_back(train.number);
+        self.train = Some(queued);
+        self.heads[slot] = queued.head;
+        self.sends.push_back(queued.number);
         self.sends_pushed += 1;
         Ok(())
-    }
-
-    /// Whether a packet to this socket may be followed by others in its send.
-    pub(super) fn takes_trains(&self, socket: SocketSlot) -> bool {
-        !self.trains_refused.get(socket.0 as usize).copied().unwrap_or(true)
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::driver::sim::{Fault, Faults, Random, SimDriver, SimHandle, SimRing, SimSetup};
+use crate::driver::sim::{Fault, Faults, Random, SimHandle, SimRing, SimSetup};
+
+type SimDriver = RingDriver<SimRing>;
 
 /// Remembers what it is told, and pauses when asked to.
 #[derive(Default)]

@@ -1,6 +1,7 @@
-//! Anonymous memory, page-aligned, zeroed, not touched before its use: what the kernel shares with a ring.
+//! Anonymous memory, page-aligned, zeroed, not touched before its use: what the kernel writes to.
 //!
-//! In: a length. Out: a pointer that stays valid as long as the mapping. Next: `buffers.rs`.
+//! In: a length. Out: a pointer that stays valid as long as the mapping. Next: `uring/buffers.rs`,
+//! `portable/kernel.rs`.
 
 #![allow(unsafe_code)]
 

@@ -1,0 +1,246 @@
+//! What is wrong with a text that should be an object literal: where, at which key, and what to write instead.
+//!
+//! In: the text, and the byte at which reading failed. Out: a [`Fault`]. A config that contains code is no rare mistake,
+//! since `proxy.js` runs its config as JavaScript: code is told apart, and refused with what to write in its place.
+//! Next: `source.rs`.
+
+use super::json::quoted;
+use super::literal::{object_start, position, skip_blanks};
+use jsonc_parser::tokens::Token;
+use jsonc_parser::{Scanner, ScannerOptions};
+
+/// Why a text is no object literal.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// Line and column, from 1.
+    pub(super) at: (usize, usize),
+    /// Whether code stands there, which another reading of the file would not explain.
+    pub(super) is_code: bool,
+    reason: String,
+}
+
+/// Words with which code begins, whatever follows them.
+const CODE_WORDS: [&str; 14] = [
+    "function", "new", "class", "async", "await", "typeof", "void", "var", "let", "const", "return", "if",
+    "process", "require",
+];
+/// Signs that work on values.
+const OPERATORS: &str = "+-*/%?<>=!&|^~.(";
+
+impl Fault {
+    pub(super) fn new(text: &str, offset: usize, reason: String) -> Fault {
+        Fault { at: position(text, offset), is_code: false, reason }
+    }
+
+    fn code(text: &str, offset: usize, reason: String) -> Fault {
+        Fault { is_code: true, ..Fault::new(text, offset, reason) }
+    }
+
+    /// The text does not begin with an object.
+    pub(super) fn of_beginning(text: &str, at: usize) -> Fault {
+        let rest = &text[at..];
+        let before = rest.find('{').map(|brace| rest[..brace].trim_end());
+        if let Some(before) = before.filter(|before| is_code(before) || before.ends_with('=')) {
+            let reason =
+                format!("the file begins with code, {}: leave out what stands before the {{", quoted(before));
+            return Fault::code(text, at, reason);
+        }
+        Fault::new(text, at, "an object is wanted, { … }".to_owned())
+    }
+
+    /// Something stands behind the object.
+    pub(super) fn of_rest(text: &str, at: usize) -> Fault {
+        let rest = first_line(&text[at..]);
+        let reason = format!(
+            "{} stands behind the object's end; a config is one object and nothing else",
+            quoted(rest)
+        );
+        Fault { is_code: is_code(rest), ..Fault::new(text, at, reason) }
+    }
+
+    /// For the operator: place, key, cause, remedy.
+    pub(super) fn words(&self) -> String {
+        let (line, column) = self.at;
+        format!("line {line}, column {column}: {}", self.reason)
+    }
+}
+
+/// Why reading failed at `offset`; `cause` is the parser's word for it.
+pub(super) fn explain(text: &str, offset: usize, cause: &str) -> Fault {
+    let offset = (0..=offset).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    // A sign without a number behind it is told by what follows it.
+    let offset = if text[..offset].ends_with(['+', '-']) { offset - 1 } else { offset };
+    let Spot { path, value_start } = Spot::of(text, offset);
+    let at = skip_blanks(text, offset).unwrap_or(offset);
+    let rest = &text[at..];
+    let line = first_line(rest);
+    if line.starts_with('`') {
+        return Fault::code(
+            text,
+            at,
+            format!("{path}a text in backticks is code; write it in quotes: 'text'"),
+        );
+    }
+    if line.starts_with("undefined") {
+        return Fault::code(text, at, format!("{path}undefined is no value; leave the key out"));
+    }
+    if is_number_at(text, at) {
+        let reason = "a number in a form that is not read; write decimal digits without a leading 0, and an address in quotes";
+        return Fault::new(text, at, format!("{path}{reason}"));
+    }
+    let start = value_start.unwrap_or(at);
+    let value = first_line(&text[start..]);
+    if is_code(line) || (starts_with_word(value) && is_code(value)) {
+        let reason = format!(
+            "{path}code, {}: statsring runs none; write the value itself that it gives, a text in quotes",
+            quoted(value.trim_end_matches([',', ' ', '}', ']']))
+        );
+        return Fault::code(text, start, reason);
+    }
+    let word = word(line);
+    for (missing, name) in [("Expected comma", "comma"), ("Expected colon", "colon")] {
+        if cause.starts_with(missing) && !word.is_empty() {
+            return Fault::new(text, at, format!("{path}a {name} is missing before {}", quoted(word)));
+        }
+    }
+    if !word.is_empty() {
+        let reason =
+            format!("{path}{} is not understood here ({cause}); a text stands in quotes", quoted(word));
+        return Fault::new(text, at, reason);
+    }
+    let cause = cause.to_lowercase();
+    match rest.chars().next() {
+        Some(found) => {
+            Fault::new(text, at, format!("{path}{cause} at {}", quoted(found.encode_utf8(&mut [0; 4]))))
+        }
+        None => Fault::new(text, at, format!("{path}{cause} at the end of the file")),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or("").trim()
+}
+
+/// The name with which a text begins.
+fn word(text: &str) -> &str {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
+    &text[..end]
+}
+
+fn starts_with_word(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_alphabetic() || c == '_' || c == '$')
+}
+
+/// Whether a text begins with an expression rather than with a value.
+fn is_code(text: &str) -> bool {
+    let word = word(text);
+    let after = text[word.len()..].trim_start();
+    if word.is_empty() {
+        return text.starts_with(|c: char| OPERATORS.contains(c));
+    }
+    CODE_WORDS.contains(&word) || after.starts_with(|c: char| OPERATORS.contains(c) || c == '[')
+}
+
+/// Whether the byte lies within a number that was read in parts, as `010` or `0b11`.
+fn is_number_at(text: &str, at: usize) -> bool {
+    let before = text[..at].chars().next_back();
+    let here = text[at..].chars().next();
+    before.is_some_and(|c| c.is_ascii_digit())
+        && here.is_some_and(|c| c.is_ascii_alphanumeric() || "._".contains(c))
+}
+
+/// One bracket that is open.
+enum Frame {
+    Object(Option<String>),
+    List(usize),
+}
+
+/// The key at which a byte stands, as `nodes[1].host: `; empty if it is none's.
+pub(super) fn key_path(text: &str, offset: usize) -> String {
+    Spot::of(text, offset).path
+}
+
+/// What a byte belongs to.
+struct Spot {
+    /// The key, as `nodes[1].host: `; empty if it is none's.
+    path: String,
+    /// Where the value begins of which something was read before that byte.
+    value_start: Option<usize>,
+}
+
+impl Spot {
+    fn of(text: &str, offset: usize) -> Spot {
+        let mut frames = Frames::default();
+        let Some(start) = object_start(text) else { return Spot { path: String::new(), value_start: None } };
+        let mut scanner = Scanner::new(&text[start..], &ScannerOptions::default());
+        while let Ok(Some(token)) = scanner.scan() {
+            let token_start = start + scanner.token_start();
+            if token_start >= offset {
+                break;
+            }
+            frames.take(token, token_start);
+        }
+        Spot { path: frames.path(), value_start: frames.value_start }
+    }
+}
+
+/// The brackets that are open.
+#[derive(Default)]
+struct Frames {
+    open: Vec<Frame>,
+    /// The last name that was read, which is a key if a colon follows.
+    name: Option<String>,
+    value_start: Option<usize>,
+}
+
+impl Frames {
+    fn take(&mut self, token: Token<'_>, start: usize) {
+        let is_value = matches!(self.open.last(), Some(Frame::Object(Some(_)) | Frame::List(_)));
+        let is_sign = matches!(
+            token,
+            Token::OpenBrace
+                | Token::OpenBracket
+                | Token::CloseBrace
+                | Token::CloseBracket
+                | Token::Colon
+                | Token::Comma
+        );
+        self.value_start = if is_sign { None } else { self.value_start.or(is_value.then_some(start)) };
+        match token {
+            Token::OpenBrace => self.open.push(Frame::Object(None)),
+            Token::OpenBracket => self.open.push(Frame::List(0)),
+            Token::CloseBrace | Token::CloseBracket => drop(self.open.pop()),
+            Token::Colon => {
+                if let Some(Frame::Object(key)) = self.open.last_mut() {
+                    *key = self.name.take();
+                }
+            }
+            Token::Comma => match self.open.last_mut() {
+                Some(Frame::Object(key)) => *key = None,
+                Some(Frame::List(index)) => *index += 1,
+                None => {}
+            },
+            Token::String(name) => self.name = Some(name.into_owned()),
+            Token::Word(name) => self.name = Some(name.to_owned()),
+            _ => {}
+        }
+    }
+
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for frame in &self.open {
+            match frame {
+                Frame::Object(Some(key)) if path.is_empty() => path.push_str(&shown(key)),
+                Frame::Object(Some(key)) => path.push_str(&format!(".{}", shown(key))),
+                Frame::Object(None) => {}
+                Frame::List(index) => path.push_str(&format!("[{index}]")),
+            }
+        }
+        if path.is_empty() { path } else { format!("{path}: ") }
+    }
+}
+
+/// A key as it stands, in quotes where it could be mistaken for something else.
+fn shown(key: &str) -> String {
+    if !key.is_empty() && word(key) == key { key.to_owned() } else { quoted(key) }
+}

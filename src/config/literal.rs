@@ -1,0 +1,296 @@
+//! A JavaScript object literal, as `proxy.js` takes its config: comments, single quotes, keys without quotes, trailing
+//! commas, hexadecimal numbers, brackets around the whole and semicolons behind it. Nothing is run.
+//!
+//! `proxy.js` evaluates `config = ` followed by the file's text. In: that text. Out: a [`Json`] tree and the place of
+//! everything in it, or a [`Fault`]. Next: `source.rs`, which tells the format by the keys.
+
+use super::fault::{Fault, explain, key_path};
+use super::json::Json;
+use super::report::Place;
+use jsonc_parser::ast::{Array, Object, Value};
+use jsonc_parser::common::Range;
+use jsonc_parser::tokens::Token;
+use jsonc_parser::{CollectOptions, ParseOptions, Scanner, ScannerOptions, parse_to_ast};
+use serde_json::Number;
+use std::collections::HashMap;
+
+/// More than any config needs, and little enough for every stack.
+const DEPTH_MAX: usize = 32;
+
+/// A file that was read.
+#[derive(Debug)]
+pub(super) struct Literal {
+    /// Its entries, in its order, doubled keys included.
+    pub(super) object: Vec<(String, Json)>,
+    /// Where each of them stands.
+    pub(super) places: Places,
+}
+
+/// Lines and columns of what a report names.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// Where the object begins.
+    root: (usize, usize),
+    found: HashMap<Place, (usize, usize)>,
+}
+
+impl Places {
+    /// Line and column, from 1; what is missing in an object stands where the object begins.
+    pub(super) fn find(&self, place: Place) -> (usize, usize) {
+        let [top, node, _] = place;
+        let of_its_object = || self.found.get(&[top, node, 0]);
+        *self.found.get(&place).or_else(of_its_object).unwrap_or(&self.root)
+    }
+}
+
+/// Line and column of a byte, from 1.
+pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
+    Lines::new(text).position(offset)
+}
+
+/// A text and where each of its lines begins, in bytes.
+struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    fn new(text: &'t str) -> Lines<'t> {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Lines { text, starts }
+    }
+
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let start = self.starts[line - 1];
+        (line, self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1)
+    }
+}
+
+/// Reads a whole file.
+pub(super) fn read(text: &str) -> Result<Literal, Fault> {
+    let (start, brackets) = opening(text)?;
+    let end = start + outline(text, start)?;
+    closing(text, end, brackets)?;
+    let body = &text[start..end];
+    let options = ParseOptions { allow_missing_commas: false, ..ParseOptions::default() };
+    let tree = parse_to_ast(body, &CollectOptions::default(), &options)
+        .map_err(|error| explain(text, start + error.range().start, &error.kind().to_string()))?;
+    let Some(Value::Object(object)) = tree.value else {
+        return Err(Fault::new(text, start, "an object is wanted here".to_owned()));
+    };
+    Reader { lines: Lines::new(text), start, found: HashMap::new() }.literal(&object)
+}
+
+/// Where the object begins, if there is one.
+pub(super) fn object_start(text: &str) -> Option<usize> {
+    opening(text).ok().map(|(start, _)| start)
+}
+
+/// Where the object begins, and how many round brackets stand before it.
+fn opening(text: &str) -> Result<(usize, usize), Fault> {
+    let mut at = skip_blanks(text, 0)?;
+    let mut brackets = 0;
+    while text[at..].starts_with('(') {
+        brackets += 1;
+        at = skip_blanks(text, at + 1)?;
+    }
+    if text[at..].starts_with('{') { Ok((at, brackets)) } else { Err(Fault::of_beginning(text, at)) }
+}
+
+/// The length of the object, by its brackets. What does not go together within is told by the parser.
+fn outline(text: &str, start: usize) -> Result<usize, Fault> {
+    let body = &text[start..];
+    let mut scanner = Scanner::new(body, &ScannerOptions::default());
+    let mut open: Vec<char> = Vec::new();
+    loop {
+        let token = scanner
+            .scan()
+            .map_err(|error| explain(text, start + error.range().start, &error.kind().to_string()))?;
+        let token_start = start + scanner.token_start();
+        match token {
+            None => {
+                return Err(Fault::new(text, start, "the object is not closed: a } is missing".to_owned()));
+            }
+            Some(Token::OpenBrace) => open.push('}'),
+            Some(Token::OpenBracket) => open.push(']'),
+            Some(Token::CloseBrace) => closed(text, token_start, open.pop(), '}')?,
+            Some(Token::CloseBracket) => closed(text, token_start, open.pop(), ']')?,
+            Some(Token::String(_)) => closed_on_its_line(text, token_start, start + scanner.token_end())?,
+            Some(_) => {}
+        }
+        if open.len() > DEPTH_MAX {
+            let reason = format!("brackets within brackets, more than {DEPTH_MAX} deep");
+            return Err(Fault::new(text, token_start, reason));
+        }
+        if open.is_empty() {
+            return Ok(scanner.token_end());
+        }
+    }
+}
+
+/// A bracket is to be closed by its like.
+fn closed(text: &str, at: usize, wanted: Option<char>, found: char) -> Result<(), Fault> {
+    match wanted {
+        Some(wanted) if wanted != found => {
+            let path = key_path(text, at);
+            Err(Fault::new(text, at, format!("{path}a {wanted} is missing before the {found}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// JavaScript ends a text at its line's end, unless a backslash stands there; the scanner would read on.
+fn closed_on_its_line(text: &str, start: usize, end: usize) -> Result<(), Fault> {
+    let mut after_backslash = false;
+    for byte in text[start..end].bytes() {
+        if byte == b'\n' && !after_backslash {
+            let path = key_path(text, start);
+            return Err(Fault::new(
+                text,
+                start,
+                format!("{path}the text that begins here is not closed on its line"),
+            ));
+        }
+        after_backslash = (byte == b'\\' && !after_backslash) || (byte == b'\r' && after_backslash);
+    }
+    Ok(())
+}
+
+/// What may stand behind the object: its brackets, semicolons, comments.
+fn closing(text: &str, end: usize, brackets: usize) -> Result<(), Fault> {
+    let mut at = skip_blanks(text, end)?;
+    for _ in 0..brackets {
+        if !text[at..].starts_with(')') {
+            return Err(Fault::new(
+                text,
+                at,
+                "a ) is missing, which was opened before the object".to_owned(),
+            ));
+        }
+        at = skip_blanks(text, at + 1)?;
+    }
+    while text[at..].starts_with(';') {
+        at = skip_blanks(text, at + 1)?;
+    }
+    if at == text.len() { Ok(()) } else { Err(Fault::of_rest(text, at)) }
+}
+
+/// Where the next thing stands that is neither white space nor a comment.
+pub(super) fn skip_blanks(text: &str, mut at: usize) -> Result<usize, Fault> {
+    loop {
+        let rest = &text[at..];
+        let blank = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+        at += rest.len() - blank.len();
+        if blank.starts_with("//") {
+            at += blank.find(['\n', '\r']).unwrap_or(blank.len());
+        } else if let Some(comment) = blank.strip_prefix("/*") {
+            let Some(length) = comment.find("*/") else {
+                return Err(Fault::new(text, at, "the comment that begins here is not closed".to_owned()));
+            };
+            at += length + 4;
+        } else {
+            return Ok(at);
+        }
+    }
+}
+
+/// Makes a tree of the parser's.
+struct Reader<'t> {
+    lines: Lines<'t>,
+    /// Where the parsed part begins.
+    start: usize,
+    found: HashMap<Place, (usize, usize)>,
+}
+
+impl Reader<'_> {
+    fn literal(mut self, root: &Object<'_>) -> Result<Literal, Fault> {
+        let mut object = Vec::with_capacity(root.properties.len());
+        for (top, property) in root.properties.iter().enumerate() {
+            self.note([top, 0, 0], property.range);
+            if let Value::Array(array) = &property.value {
+                self.note_elements(top, array);
+            }
+            object.push((property.name.as_str().to_owned(), self.value(&property.value)?));
+        }
+        Ok(Literal { object, places: Places { root: self.lines.position(self.start), found: self.found } })
+    }
+
+    fn note(&mut self, place: Place, range: Range) {
+        self.found.insert(place, self.lines.position(self.start + range.start));
+    }
+
+    fn note_elements(&mut self, top: usize, array: &Array<'_>) {
+        for (index, element) in array.elements.iter().enumerate() {
+            self.note([top, index + 1, 0], range(element));
+            if let Value::Object(object) = element {
+                for (position, property) in object.properties.iter().enumerate() {
+                    self.note([top, index + 1, position + 1], property.range);
+                }
+            }
+        }
+    }
+
+    fn value(&self, value: &Value<'_>) -> Result<Json, Fault> {
+        Ok(match value {
+            Value::NullKeyword(_) => Json::Null,
+            Value::BooleanLit(flag) => Json::Flag(flag.value),
+            Value::StringLit(text) => Json::Text(text.value.clone().into_owned()),
+            Value::NumberLit(literal) => match number(literal.value) {
+                Some(number) => Json::Number(number),
+                None => {
+                    let at = self.start + literal.range.start;
+                    let path = key_path(self.lines.text, at);
+                    let reason = format!("{path}{} is no number to go by", literal.value);
+                    return Err(Fault::new(self.lines.text, at, reason));
+                }
+            },
+            Value::Array(array) => Json::List(
+                array.elements.iter().map(|element| self.value(element)).collect::<Result<_, _>>()?,
+            ),
+            Value::Object(object) => {
+                let entries = object.properties.iter();
+                let entries =
+                    entries.map(|entry| Ok((entry.name.as_str().to_owned(), self.value(&entry.value)?)));
+                Json::Object(entries.collect::<Result<_, Fault>>()?)
+            }
+        })
+    }
+}
+
+fn range(value: &Value<'_>) -> Range {
+    match value {
+        Value::NullKeyword(null) => null.range,
+        Value::BooleanLit(flag) => flag.range,
+        Value::StringLit(text) => text.range,
+        Value::NumberLit(number) => number.range,
+        Value::Array(array) => array.range,
+        Value::Object(object) => object.range,
+    }
+}
+
+/// A number as JavaScript writes it; `None` for what is none or is infinite.
+fn number(text: &str) -> Option<Number> {
+    let (is_negative, digits) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    if let Some(hexadecimal) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        let whole = u64::from_str_radix(hexadecimal, 16).ok()?;
+        return if is_negative { Number::from_f64(-(whole as f64)) } else { Some(whole.into()) };
+    }
+    if let Ok(whole) = digits.parse::<u64>() {
+        match i64::try_from(whole) {
+            _ if !is_negative => return Some(whole.into()),
+            Ok(whole) if whole != 0 => return Some((-whole).into()),
+            _ => {}
+        }
+    }
+    let value: f64 = digits.parse().ok()?;
+    Number::from_f64(if is_negative { -value } else { value })
+}
+
+#[cfg(test)]
+#[path = "literal_tests.rs"]
+mod tests;

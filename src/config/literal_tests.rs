@@ -1,0 +1,155 @@
+//! Object literals as people write them for `proxy.js`, and what a text that is none is told.
+
+use super::*;
+
+fn good(text: &str) -> Literal {
+    read(text).unwrap_or_else(|fault| panic!("{text}\n{}", fault.words()))
+}
+
+fn shown(literal: &Literal) -> Vec<String> {
+    literal.object.iter().map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+fn fault(text: &str) -> (String, bool) {
+    match read(text) {
+        Ok(literal) => panic!("{text}\nis taken as {literal:?}"),
+        Err(fault) => (fault.words(), fault.is_code),
+    }
+}
+
+#[test]
+fn everything_that_an_object_literal_may_have_is_read() {
+    let text = "\u{feff}/* {not: 'this'} */ (( // one\n{ a: 'x', \"b\": \"it's\", 'c': 0x1F, d: +.5, e: 5., f: -3, g: 1e3\n, \
+                _$h: true, i: null, 7: 'seven', j: 'a\\\n\\x41\\'b', nested: {list: [1, 2,], },\n} /* after */ ) );; // end";
+    assert_eq!(
+        shown(&good(text)),
+        [
+            "a=\"x\"",
+            "b=\"it's\"",
+            "c=31",
+            "d=0.5",
+            "e=5.0",
+            "f=-3",
+            "g=1000.0",
+            "_$h=true",
+            "i=null",
+            "7=\"seven\"",
+            "j=\"aA'b\"",
+            "nested={…}"
+        ]
+    );
+    assert_eq!(shown(&good("{}")), Vec::<String>::new());
+    assert_eq!(shown(&good("{a: 1, a: 2}")), ["a=1", "a=2"]);
+}
+
+#[test]
+fn everything_has_its_line_and_column() {
+    let places =
+        good("// a comment\n({ port: 1,\n  nodes: [ {host: 'é', port: 2},\n\t{ port: 3 } ] })").places;
+    assert_eq!(places.find([0, 0, 0]), (2, 4));
+    assert_eq!(places.find([1, 0, 0]), (3, 3));
+    assert_eq!(places.find([1, 1, 0]), (3, 12));
+    assert_eq!(places.find([1, 1, 2]), (3, 24));
+    assert_eq!(places.find([1, 2, 1]), (4, 4));
+    // What is missing stands with what should hold it.
+    assert_eq!(places.find([1, 2, usize::MAX]), (4, 2));
+    assert_eq!(places.find([usize::MAX; 3]), (2, 2));
+}
+
+#[test]
+fn code_is_refused_with_what_to_write_instead() {
+    for (text, at, part) in [
+        (
+            "{\n port: process.env.PORT\n}",
+            "line 2, column 8: port: code, \"process.env.PORT\"",
+            "write the value itself",
+        ),
+        (
+            "{nodes: require('./nodes')}",
+            "line 1, column 9: nodes: code, \"require('./nodes')\"",
+            "statsring runs none",
+        ),
+        (
+            "{nodes: [{host: 'a', port: getPort(1)}]}",
+            "line 1, column 28: nodes[0].port: code, \"getPort(1)\"",
+            "the value",
+        ),
+        ("{checkInterval: 10 * 1000}", "line 1, column 17: checkInterval: code, \"10 * 1000\"", "the value"),
+        ("{checkInterval: 10 +1}", "line 1, column 17: checkInterval: code, \"10 +1\"", "the value"),
+        ("{address: 'a' + 'b'}", "line 1, column 11: address: code, \"'a' + 'b'\"", "the value"),
+        ("{address: x ? 'a' : 'b'}", "line 1, column 11: address: code, \"x ? 'a' : 'b'\"", "the value"),
+        ("{address: `a`}", "line 1, column 11: address: a text in backticks", "in quotes"),
+        (
+            "{address: undefined, port: 1}",
+            "line 1, column 11: address: undefined is no value",
+            "leave the key out",
+        ),
+        ("{on: function () {}}", "line 1, column 6: on: code, \"function () {", "the value"),
+        ("{a: (1)}", "line 1, column 5: a: code, \"(1)\"", "the value"),
+        ("{...other}", "line 1, column 2: code, \"...other\"", "the value"),
+        (
+            "module.exports = {port: 1}",
+            "line 1, column 1: the file begins with code, \"module.exports =\"",
+            "leave out",
+        ),
+        (
+            "// x\nvar config = {}",
+            "line 2, column 1: the file begins with code, \"var config =\"",
+            "before the {",
+        ),
+        (
+            "{a: 1}.a",
+            "line 1, column 7: \".a\" stands behind the object's end",
+            "one object and nothing else",
+        ),
+    ] {
+        let (words, is_code) = fault(text);
+        assert!(words.starts_with(at) && words.contains(part) && is_code, "{text}\n{words}");
+    }
+}
+
+#[test]
+fn other_mistakes_say_where_and_what() {
+    for (text, start, part) in [
+        ("{\n a: 1\n b: 2}", "line 3, column 2: a: a comma is missing before \"b\"", ""),
+        (
+            "{nodes: [{host: 'a' port: 1}]}",
+            "line 1, column 21: nodes[0].host: a comma is missing before \"port\"",
+            "",
+        ),
+        (
+            "{address: localhost, a: 1}",
+            "line 1, column 11: address: \"localhost\" is not understood",
+            "quotes",
+        ),
+        (
+            "{address: 127.0.0.1}",
+            "line 1, column 16: address: a number in a form that is not read",
+            "address in quotes",
+        ),
+        ("{port: 08125}", "line 1, column 9: port: a number in a form", "without a leading 0"),
+        ("{port: 0o17}", "line 1, column 9: port: a number in a form", "decimal digits"),
+        ("{port: Infinity}", "line 1, column 8: port: Infinity is no number to go by", ""),
+        (
+            "{address: 'a,\n port: 'b'}",
+            "line 1, column 11: address: the text that begins here is not closed",
+            "",
+        ),
+        ("{a: 1", "line 1, column 1: the object is not closed", "}"),
+        ("({a: 1}", "line 1, column 8: a ) is missing", ""),
+        ("{a: 1} {}", "line 1, column 8: \"{}\" stands behind the object's end", ""),
+        ("/* {a: 1}", "line 1, column 1: the comment that begins here is not closed", ""),
+        ("", "line 1, column 1: an object is wanted", ""),
+        ("<html>", "line 1, column 1: an object is wanted", ""),
+        ("{é: 'ü", "line 1, column 5: é: ", ""),
+        ("[]", "line 1, column 1: an object is wanted", ""),
+        ("{a 1}", "line 1, column 4: a colon is missing before \"1\"", ""),
+        ("{a: }", "line 1, column 5: a: unexpected close brace", ""),
+        ("{a: [1, }", "line 1, column 9: a[1]: a ] is missing before the }", ""),
+    ] {
+        let (words, is_code) = fault(text);
+        assert!(words.starts_with(start) && words.contains(part) && !is_code, "{text}\n{words}");
+    }
+    let deep = format!("{{a: {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(fault(&deep).0.contains("more than 32 deep"));
+}

@@ -1,0 +1,234 @@
+//! The keys of StatsD's `proxy.js`, with the meaning that its code gives them, which its comments and docs do not always do.
+//!
+//! In: a file's entries. Out: a [`RawConfig`] that does what `proxy.js` would: its placement, its health checks (one result
+//! counts), its addresses, its admin words. A file may have statsring's own keys beside them if it says which `hashing` is
+//! meant; `proxy.js` passes over what it does not know. Source, read for its behaviour: `proxy.js`, `lib/config.js`,
+//! `lib/mgmt_server.js` and `servers/udp.js` of StatsD 0.9.0. Next: `prove.rs`.
+
+use super::AdminWords;
+use super::fields::{Dialect, Fields, Range, Slot};
+use super::host;
+use super::json::{Json, quoted};
+use super::raw::{KEYS, NODE_KEYS, RawConfig};
+use super::report::{PLACE_END, Place, Report};
+use crate::placement::Hashing;
+use crate::relay::Malformed;
+use std::net::Ipv6Addr;
+
+/// The keys that only `proxy.js` has.
+pub(super) const PROXY_JS_KEYS: [&str; 10] = [
+    "mgmt_port",
+    "mgmt_address",
+    "address",
+    "address_ipv6",
+    "udp_version",
+    "forkCount",
+    "server",
+    "log",
+    "healthStatus",
+    "automaticConfigReload",
+];
+/// The keys that it shares with statsring's own format.
+pub(super) const SHARED_KEYS: [&str; 5] = ["nodes", "host", "port", "checkInterval", "cacheSize"];
+/// The keys that a node has in both formats.
+const SHARED_NODE_KEYS: [&str; 3] = ["host", "port", "adminport"];
+/// Pairs that would say the same thing twice.
+const RIVALS: [(&str, &str); 3] =
+    [("mgmt_port", "managementPort"), ("mgmt_address", "managementHost"), ("forkCount", "workers")];
+/// Where `proxy.js` writes `config.key || default`.
+const WITH_DEFAULTS: [&str; 8] =
+    ["port", "address", "mgmt_port", "mgmt_address", "cacheSize", "checkInterval", "server", "forkCount"];
+/// As many workers as statsring has at most; 0 and 1 are one process.
+const FORKS: Range = Range { min: 0, max: 64, noun: "in range", unit: "" };
+const CHECK_INTERVAL_MS_DEFAULT: u64 = 10_000;
+/// Stands behind everything in the file, which does not hold it.
+const NOWHERE: Place = [PLACE_END; 3];
+
+/// The keys of a file that only `proxy.js` has, in its order.
+pub(super) fn own_keys(object: &[(String, Json)]) -> Vec<&'static str> {
+    let known = |key: &str| PROXY_JS_KEYS.into_iter().find(|known| *known == key);
+    let mut keys: Vec<&'static str> = object.iter().filter_map(|(key, _)| known(key)).collect();
+    keys.dedup();
+    keys
+}
+
+/// Reads a file's keys; what is wrong goes to `report`.
+pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfig {
+    let mixed = first_of_statsrings(&object);
+    let proxy_js = own_keys(&object).first().copied().unwrap_or_default();
+    let known: Vec<&'static str> = KEYS.into_iter().chain(PROXY_JS_KEYS).collect();
+    let place = |position| [position, 0, 0];
+    let mut fields = Fields::new(Dialect::ProxyJs, String::new(), object, &known, place, report);
+    if let Some((place, key)) = mixed.filter(|_| fields.place("hashing").is_none()) {
+        fields.wrong::<()>(place, &key, format!(
+            "is a key of statsring's own, and {proxy_js} is one of proxy.js: say which placement is meant. With \
+             \"hashing\": \"hashring-3\" names stay where proxy.js (StatsD 0.8 and later) has them; with \"hashing\": \
+             \"jump\" they go where statsring's own configs place them"
+        ));
+    }
+    for (theirs, ours) in RIVALS {
+        if let (Some(place), Some(_)) = (fields.place(theirs), fields.place(ours)) {
+            fields.wrong::<()>(
+                place,
+                theirs,
+                format!("says the same as {ours}, which is given too; leave one"),
+            );
+        }
+    }
+    fields.drop_falsy(&WITH_DEFAULTS);
+    note_idle_keys(&mut fields);
+    read_server(&mut fields);
+    let listening = read_listening(&mut fields);
+    let management = fields.text("mgmt_address");
+    note_open_admin_port(&management, &mut fields);
+    let management_port = fields.whole("mgmt_port", Range::PORT);
+    let workers = read_workers(&mut fields);
+    let raw = RawConfig::of(&mut fields);
+    #[cfg(test)]
+    assert!(fields.left().is_empty(), "known but not read: {:?}", fields.left());
+    implied(RawConfig {
+        host: listening,
+        management_host: given_or(every_if_v6(management), raw.management_host),
+        management_port: given_or(management_port, raw.management_port),
+        workers: given_or(workers, raw.workers),
+        host_keys: ["address", "mgmt_address"],
+        may_double_nodes: true,
+        ..raw
+    })
+}
+
+/// The first key that `proxy.js` does not have and statsring has, of the file or of a node, with its place.
+fn first_of_statsrings(object: &[(String, Json)]) -> Option<(Place, String)> {
+    for (top, (key, value)) in object.iter().enumerate() {
+        let is_own = KEYS.contains(&key.as_str()) && !SHARED_KEYS.contains(&key.as_str());
+        if is_own && key != "hashing" {
+            return Some(([top, 0, 0], key.clone()));
+        }
+        let Json::List(nodes) = value else { continue };
+        for (index, node) in nodes.iter().enumerate() {
+            let Json::Object(entries) = node else { continue };
+            let own = entries.iter().position(|(key, _)| {
+                NODE_KEYS.contains(&key.as_str()) && !SHARED_NODE_KEYS.contains(&key.as_str())
+            });
+            if let Some(position) = own.filter(|_| key == "nodes") {
+                let key = format!("nodes[{index}].{}", entries[position].0);
+                return Some(([top, index + 1, position + 1], key));
+            }
+        }
+    }
+    None
+}
+
+/// What follows from the format where the file does not say otherwise.
+fn implied(raw: RawConfig) -> RawConfig {
+    let interval_ms = match raw.check_interval_ms {
+        Slot::Given(_, ms) => ms,
+        Slot::Absent | Slot::Wrong => CHECK_INTERVAL_MS_DEFAULT,
+    };
+    RawConfig {
+        management_host: or_implied(raw.management_host, host::EVERY.to_owned()),
+        management_words: or_implied(raw.management_words, AdminWords::ProxyJs),
+        hashing: or_implied(raw.hashing, Hashing::Hashring3),
+        malformed: or_implied(raw.malformed, Malformed::Forward),
+        check_timeout_ms: or_implied(raw.check_timeout_ms, interval_ms),
+        check_fall: or_implied(raw.check_fall, 1),
+        check_rise: or_implied(raw.check_rise, 1),
+        workers: or_implied(raw.workers, Some(1)),
+        ..raw
+    }
+}
+
+fn or_implied<T>(slot: Slot<T>, value: T) -> Slot<T> {
+    match slot {
+        Slot::Absent => Slot::Given(NOWHERE, value),
+        slot => slot,
+    }
+}
+
+fn given_or<T>(theirs: Slot<T>, ours: Slot<T>) -> Slot<T> {
+    match theirs {
+        Slot::Absent => ours,
+        theirs => theirs,
+    }
+}
+
+/// Where metrics come in. `proxy.js` listens in one family, but Node's `::` takes IPv4, too.
+fn read_listening(fields: &mut Fields<'_>) -> Slot<String> {
+    let is_v6 = fields.take("address_ipv6").is_some_and(|(_, value)| value.is_truthy());
+    match fields.text("address") {
+        Slot::Absent if is_v6 => Slot::Given(NOWHERE, host::EVERY.to_owned()),
+        Slot::Absent => Slot::Given(NOWHERE, "0.0.0.0".to_owned()),
+        address => every_if_v6(address),
+    }
+}
+
+/// `::` as Node means it: every address of both families.
+fn every_if_v6(address: Slot<String>) -> Slot<String> {
+    match address {
+        Slot::Given(place, text) if text.parse() == Ok(Ipv6Addr::UNSPECIFIED) => {
+            Slot::Given(place, host::EVERY.to_owned())
+        }
+        address => address,
+    }
+}
+
+fn read_workers(fields: &mut Fields<'_>) -> Slot<Option<u64>> {
+    match fields.whole_or_auto("forkCount", FORKS) {
+        Slot::Given(place, Some(forks)) => Slot::Given(place, Some(forks.max(1))),
+        slot => slot,
+    }
+}
+
+/// Which server `proxy.js` would load: the one for UDP, or one that this program does not have.
+fn read_server(fields: &mut Fields<'_>) {
+    let Slot::Given(place, server) = fields.text("server") else { return };
+    let name = server.strip_suffix(".js").unwrap_or(&server);
+    let name = name.rsplit_once("servers/").map_or(name, |(_, name)| name);
+    let reason = match name {
+        "udp" => return,
+        "tcp" => {
+            "takes metrics over TCP, which this version does not: let the clients send UDP, and leave server out"
+        }
+        _ => "is a server of its own, code, which statsring does not run: it has './servers/udp' only",
+    };
+    fields.wrong::<()>(place, "server", format!("{} {reason}", quoted(&server)));
+}
+
+/// Says which keys do nothing, and what to do instead.
+fn note_idle_keys(fields: &mut Fields<'_>) {
+    const NOR_THERE: &str = "in proxy.js neither";
+    for key in ["udp_version", "healthStatus"] {
+        if fields.take(key).is_some() {
+            fields.report.idle(key.to_owned(), NOR_THERE);
+        }
+    }
+    if fields.take("host").is_some() {
+        let reason =
+            "in proxy.js neither since StatsD 0.8: both listen at address, or everywhere without one";
+        fields.report.idle("host".to_owned(), reason);
+    }
+    if fields.take("log").is_some() {
+        fields.report.idle("log".to_owned(), "logs go to stderr; see logFormat");
+    }
+    if fields.take("automaticConfigReload").is_some_and(|(_, value)| value.is_truthy()) {
+        let reason = "a changed file never reached the ring of proxy.js; here SIGHUP or the admin command reload takes it over";
+        fields.report.idle("automaticConfigReload".to_owned(), reason);
+    }
+}
+
+/// The admin port of `proxy.js` is open to everybody unless the file says otherwise, and so is statsring's; but not for changes.
+fn note_open_admin_port(address: &Slot<String>, fields: &mut Fields<'_>) {
+    let is_local = match address {
+        Slot::Given(_, text) => ["127.0.0.1", "localhost", "::1"].contains(&text.as_str()),
+        Slot::Absent => fields.place("managementHost").is_some(),
+        Slot::Wrong => true,
+    };
+    if !is_local && fields.place("managementAllowChanges").is_none() {
+        fields.report.notice(
+            "the admin port can be reached from elsewhere, as that of proxy.js; but commands that change something, health \
+             up and health down among them, are taken from this host only. managementAllowChanges: true, with a hashing, \
+             lifts that; mgmt_address: 'localhost' closes the port"
+                .to_owned(),
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! Which format a file is in, told from its keys: statsring's own JSON, or a config of StatsD's `proxy.js`.
+//!
+//! It is `proxy.js`'s if a key occurs that only `proxy.js` has. Neither the file's name nor its comments count. Statsring's
+//! own configs are JSON and nothing more, so that every tool reads them.
+//! In: a text. Out: a [`Source`], or why it is none. Next: `raw.rs` or `proxy_js.rs`, which read the keys.
+
+use super::Format;
+use super::json::{Json, JsonFault};
+use super::literal::{self, Literal, Places};
+use super::proxy_js::{PROXY_JS_KEYS, SHARED_KEYS};
+
+/// A file whose keys are still to be read.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) format: Format,
+    pub(super) object: Vec<(String, Json)>,
+    /// Where everything stands, if mistakes are to be told with line and column.
+    pub(super) places: Option<Places>,
+}
+
+impl Source {
+    /// Reads a whole file; what is wrong with it as a whole is one mistake.
+    pub(super) fn read(text: &str) -> Result<Source, String> {
+        // Editors on other systems put a byte order mark in front, which is no JSON but no mistake either.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        match Json::read(text) {
+            Ok(Json::Object(object)) if !is_proxy_js(&object) => {
+                Ok(Source { format: Format::Statsring, object, places: None })
+            }
+            Ok(Json::Object(_)) => match literal::read(text) {
+                Ok(literal) => Ok(Source::proxy_js(literal)),
+                Err(fault) => Err(fault.words()),
+            },
+            Ok(json) => Err(format!(
+                "the file is {}; wanted is an object, {{\"nodes\": [{{\"host\": …, \"port\": …}}]}}",
+                json.kind()
+            )),
+            Err(json_fault) => Source::read_literal(text, json_fault),
+        }
+    }
+
+    fn proxy_js(literal: Literal) -> Source {
+        Source { format: Format::ProxyJs, object: literal.object, places: Some(literal.places) }
+    }
+
+    /// A text that is no JSON: a `proxy.js` config, or a mistake.
+    fn read_literal(text: &str, json_fault: JsonFault) -> Result<Source, String> {
+        let literal = match literal::read(text) {
+            Ok(literal) => literal,
+            // The reading that came further is the one that was meant.
+            Err(fault) if fault.is_code || fault.at > (json_fault.line, json_fault.column + 1) => {
+                return Err(fault.words());
+            }
+            Err(_) => return Err(json_fault.words()),
+        };
+        if is_proxy_js(&literal.object) {
+            return Ok(Source::proxy_js(literal));
+        }
+        let is_shared = |(key, _): &(String, Json)| SHARED_KEYS.contains(&key.as_str());
+        if !literal.object.is_empty() && literal.object.iter().all(is_shared) {
+            return Err(format!(
+                "{}. As it stands, the file could be a config of proxy.js, which places names by hashring-3, or one of \
+                 statsring's own, which places them by jump. For the first, add a key that only proxy.js has, as \
+                 mgmt_port: 8126, its default; for the second, make it JSON",
+                json_fault.words()
+            ));
+        }
+        Err(json_fault.words())
+    }
+}
+
+fn is_proxy_js(object: &[(String, Json)]) -> bool {
+    object.iter().any(|(key, _)| PROXY_JS_KEYS.contains(&key.as_str()))
+}

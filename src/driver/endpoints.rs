@@ -1,0 +1,166 @@
+//! The sockets of one worker, as every engine has them: those that listen, and those that lead to backends.
+//!
+//! In: bound sockets, backends' addresses. Out: what the kernel says about them; fences. Next: the engines, which receive
+//! from the first and send to the second.
+
+use super::{DriverError, options, socket};
+use crate::packet::SocketSlot;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+
+/// Entries of an error queue taken at once.
+const ERRORS_TAKEN_MAX: usize = 64;
+
+/// Listening sockets.
+pub struct Listening {
+    sockets: Vec<UdpSocket>,
+    /// Those that others go on receiving from.
+    left: Vec<bool>,
+    /// They hold the addresses that fenced sockets are connected to.
+    fences: Vec<UdpSocket>,
+    drops: Vec<DropCount>,
+}
+
+/// A socket's drop count, beyond the kernel's 32 bits.
+#[derive(Clone, Copy, Default)]
+struct DropCount {
+    last: u32,
+    total: u64,
+}
+
+impl Listening {
+    /// Takes bound sockets.
+    pub fn new(sockets: Vec<UdpSocket>) -> Listening {
+        let count = sockets.len();
+        Listening {
+            sockets,
+            left: vec![false; count],
+            fences: Vec::new(),
+            drops: vec![DropCount::default(); count],
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Their descriptors, in order.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.sockets.iter().map(AsRawFd::as_raw_fd)
+    }
+
+    /// The descriptor of one.
+    pub fn descriptor(&self, listener: usize) -> Option<RawFd> {
+        self.sockets.get(listener).map(AsRawFd::as_raw_fd)
+    }
+
+    /// The smallest receive buffer among them, as the kernel granted it.
+    pub fn receive_buffer_bytes(&self) -> Result<usize, DriverError> {
+        let mut granted = usize::MAX;
+        for listener in &self.sockets {
+            let bytes = socket2::SockRef::from(listener)
+                .recv_buffer_size()
+                .map_err(|source| DriverError::System { operation: "reading SO_RCVBUF back", source })?;
+            granted = granted.min(bytes);
+        }
+        Ok(granted)
+    }
+
+    /// Leaves one to others who receive from it.
+    pub fn leave(&mut self, listener: usize) {
+        if let Some(is_left) = self.left.get_mut(listener) {
+            *is_left = true;
+        }
+    }
+
+    fn own(&self) -> impl Iterator<Item = &UdpSocket> {
+        self.sockets.iter().zip(&self.left).filter(|(_, is_left)| !**is_left).map(|(socket, _)| socket)
+    }
+
+    /// Makes sure that nothing new arrives at those that were not left; their queues stay readable.
+    pub fn fence(&mut self) -> io::Result<()> {
+        let Listening { sockets, left, fences, .. } = self;
+        for (listener, _) in sockets.iter().zip(left.iter()).filter(|(_, is_left)| !**is_left) {
+            fences.push(socket::fence(listener)?);
+        }
+        Ok(())
+    }
+
+    /// Whether none of those that were not left has a datagram queued.
+    pub fn is_queue_empty(&self) -> bool {
+        !options::is_any_readable(self.own().map(AsRawFd::as_raw_fd))
+    }
+
+    /// Datagrams that the kernel dropped at one of them for want of room, since it was made.
+    pub fn kernel_drops(&mut self, listener: usize) -> u64 {
+        let (Some(count), Some(socket)) = (self.drops.get_mut(listener), self.sockets.get(listener)) else {
+            return 0;
+        };
+        if let Ok(now) = options::drops(socket) {
+            count.total += u64::from(now.wrapping_sub(count.last));
+            count.last = now;
+        }
+        count.total
+    }
+}
+
+/// Connected sockets to backends, by slot.
+pub struct Backends {
+    sockets: Vec<Option<UdpSocket>>,
+    send_buffer_bytes: usize,
+}
+
+impl Backends {
+    /// None yet, at most `sockets_max`, each with a send buffer of `send_buffer_bytes` asked for.
+    pub fn new(sockets_max: usize, send_buffer_bytes: usize) -> Backends {
+        Backends { sockets: std::iter::repeat_with(|| None).take(sockets_max).collect(), send_buffer_bytes }
+    }
+
+    /// Connects slot `slot`, replacing what was there if `made`, which is told the new descriptor, has nothing against it.
+    pub fn open(
+        &mut self,
+        slot: SocketSlot,
+        address: SocketAddr,
+        made: impl FnOnce(RawFd) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(place) = self.sockets.get_mut(slot.0 as usize) else {
+            return Err(io::Error::other(format!("there is no socket slot {}", slot.0)));
+        };
+        let socket = socket::connect_backend(address, self.send_buffer_bytes)?;
+        made(socket.as_raw_fd())?;
+        *place = Some(socket);
+        Ok(())
+    }
+
+    /// Closes slot `slot`; whether there was a socket.
+    pub fn close(&mut self, slot: SocketSlot) -> bool {
+        self.sockets.get_mut(slot.0 as usize).is_some_and(|place| place.take().is_some())
+    }
+
+    /// The descriptor in slot `slot`.
+    pub fn descriptor(&self, slot: SocketSlot) -> Option<RawFd> {
+        self.get(slot).map(AsRawFd::as_raw_fd)
+    }
+
+    fn get(&self, slot: SocketSlot) -> Option<&UdpSocket> {
+        self.sockets.get(slot.0 as usize)?.as_ref()
+    }
+
+    /// The longest datagram that goes to slot `slot` in one piece; `None` if that is unknown.
+    pub fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
+        let socket = self.get(slot)?;
+        let is_ipv6 = socket.peer_addr().ok()?.is_ipv6();
+        options::path_payload_bytes(socket, is_ipv6).ok()
+    }
+
+    /// Empties the error queue of slot `slot`, which fills with ICMP answers where IP_RECVERR is set; the errno of its
+    /// first entry, if it had one.
+    pub fn take_errors(&self, slot: SocketSlot) -> Option<i32> {
+        let socket = self.get(slot)?;
+        let first = options::take_error(socket)?;
+        let _ = (1..ERRORS_TAKEN_MAX).take_while(|_| options::take_error(socket).is_some()).count();
+        Some(first)
+    }
+}

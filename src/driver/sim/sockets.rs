@@ -1,0 +1,77 @@
+//! What both drivers do with the fake kernel's sockets: send, connect, leave, fence, count drops.
+//!
+//! In: sockets by number, packets. Out: results and errnos. Next: `kernel.rs` and `calls.rs`, which have the rest.
+
+use super::backends::Backends;
+use super::faults::{Fault, Faults};
+use super::kernel::Kernel;
+use super::random::Random;
+use crate::packet::{Packet, SocketSlot};
+use std::io;
+use std::net::SocketAddr;
+
+impl Kernel {
+    /// Whether nothing has arrived that waits at a socket that was not left.
+    pub fn are_queues_empty(&self) -> bool {
+        let mut receptions = self.receptions.iter().enumerate();
+        receptions.all(|(listener, reception)| reception.is_left || self.is_queue_empty(listener))
+    }
+
+    /// Others receive there from now on.
+    pub fn leave(&mut self, listener: usize) {
+        if let Some(reception) = self.receptions.get_mut(listener) {
+            reception.is_left = true;
+        }
+    }
+
+    /// Nothing new arrives at the sockets that were not left.
+    pub fn fence(&mut self) {
+        for reception in self.receptions.iter().filter(|reception| !reception.is_left) {
+            let dropped = self.network.borrow_mut().fence(reception.socket, self.clock_us);
+            (0..dropped).for_each(|_| self.faults.count(Fault::KernelDrop));
+        }
+    }
+
+    /// Datagrams dropped at a listening socket.
+    pub fn kernel_drops(&self, listener: usize) -> u64 {
+        self.receptions.get(listener).map_or(0, |reception| {
+            self.network.borrow().sockets.get(reception.socket).map_or(0, |socket| socket.drops)
+        })
+    }
+
+    /// Connects a socket to a backend.
+    pub fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<()> {
+        if self.faults.strikes(Fault::OpenFailed, &mut self.random) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        self.backends.open(slot.0 as usize, address);
+        Ok(())
+    }
+}
+
+/// What decides how a send ends.
+pub(super) struct Tries<'a> {
+    pub faults: &'a mut Faults,
+    pub random: &'a mut Random,
+    pub now_us: u64,
+}
+
+/// A send of one packet, or of a train, to one socket: the number of bytes, or a negated errno.
+pub(super) fn send_train(
+    train: &[&Packet],
+    backends: &mut Backends,
+    tries: Tries<'_>,
+    violations: &mut Vec<String>,
+) -> i32 {
+    let lengths: Vec<usize> = train.iter().map(|packet| packet.len()).collect();
+    if lengths.split_last().is_some_and(|(last, others)| {
+        others.iter().any(|length| *length != lengths[0]) || *last > lengths[0] || lengths.len() > 64
+    }) {
+        violations.push(format!("no kernel takes a train of packets of {lengths:?} bytes"));
+    }
+    let Tries { faults, random, now_us } = tries;
+    if lengths.len() > 1 && faults.strikes(Fault::TrainRefused, random) {
+        return -libc::EIO;
+    }
+    backends.send(train, now_us, faults, random)
+}

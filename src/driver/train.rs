@@ -1,0 +1,140 @@
+//! Trains: several packets to one socket that go as one send, which the kernel cuts into segments again (UDP_SEGMENT).
+//!
+//! In: packets in the order in which they were pushed. Out: which of them go together, and what an error of their send means
+//! for each. Pure. Next: the engines, which make the sends.
+
+use super::errno;
+use crate::packet::{Packet, SendOutcome, SocketSlot};
+
+/// Packets in one train: a train is also a burst into the backend's receive buffer.
+pub const TRAIN_PACKETS_MAX: usize = 16;
+/// Bytes of one train: those of the longest datagram.
+const TRAIN_BYTES_MAX: usize = 65_507;
+
+/// Packets that follow each other in one send.
+#[derive(Clone, Copy, Debug)]
+pub struct Train {
+    socket: SocketSlot,
+    packets: usize,
+    /// The length of the first packet, which all but the last have.
+    segment_bytes: usize,
+    /// Whether the last one has it too, so that another may follow.
+    is_open: bool,
+}
+
+impl Train {
+    /// The train with one more packet; `None` if that may not join it, or does not fit.
+    pub fn with(self, packet: &Packet) -> Option<Train> {
+        let fits = packet.may_join
+            && self.is_open
+            && self.socket == packet.socket
+            && self.packets < TRAIN_PACKETS_MAX
+            && packet.len() <= self.segment_bytes
+            && (self.packets + 1) * self.segment_bytes <= TRAIN_BYTES_MAX;
+        let is_open = packet.len() == self.segment_bytes;
+        fits.then_some(Train { packets: self.packets + 1, is_open, ..self })
+    }
+
+    /// Packets in it.
+    pub fn packets(self) -> usize {
+        self.packets
+    }
+}
+
+/// To which sockets trains go.
+#[derive(Debug, Default)]
+pub struct Trains {
+    /// By slot: none go there since one was refused.
+    refused: Vec<bool>,
+}
+
+impl Trains {
+    /// Socket `slot` leads somewhere new.
+    pub fn opened(&mut self, slot: SocketSlot) {
+        let index = slot.0 as usize;
+        if self.refused.len() <= index {
+            self.refused.resize(index + 1, false);
+        }
+        self.refused[index] = false;
+    }
+
+    /// A train of one packet; others may join it if its socket takes trains.
+    pub fn begin(&self, packet: &Packet) -> Train {
+        let is_open = !self.refused.get(packet.socket.0 as usize).copied().unwrap_or(true);
+        Train { socket: packet.socket, packets: 1, segment_bytes: packet.len(), is_open }
+    }
+
+    /// What to tell of a packet whose send ended with `outcome`: that, but a train that the host does not take at all is to
+    /// be taken apart, and no more are made for its socket.
+    pub fn judge(&mut self, packet: &Packet, outcome: SendOutcome) -> SendOutcome {
+        let errno = match outcome {
+            SendOutcome::TooLong => libc::EMSGSIZE,
+            SendOutcome::Failed(errno) => errno,
+            other => return other,
+        };
+        if !packet.in_train || !errno::is_train_refusal(errno) {
+            return outcome;
+        }
+        if let Some(refused) = self.refused.get_mut(packet.socket.0 as usize) {
+            *refused = true;
+        }
+        SendOutcome::TrainRefused(errno)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(bytes: usize, slot: u32) -> Packet {
+        let mut packet = Packet::with_capacity(65_507);
+        packet.pad(bytes);
+        (packet.socket, packet.may_join) = (SocketSlot(slot), true);
+        packet
+    }
+
+    fn trains() -> Trains {
+        let mut trains = Trains::default();
+        trains.opened(SocketSlot(0));
+        trains
+    }
+
+    #[test]
+    fn packets_of_one_length_join_and_a_shorter_one_is_the_last() {
+        let first = trains().begin(&packet(100, 0));
+        let second = first.with(&packet(100, 0)).unwrap();
+        assert!(second.with(&packet(101, 0)).is_none() && second.with(&packet(100, 1)).is_none());
+        let third = second.with(&packet(99, 0)).unwrap();
+        assert_eq!(third.packets(), 3);
+        assert!(third.with(&packet(99, 0)).is_none());
+        let mut alone = packet(100, 0);
+        alone.may_join = false;
+        assert!(second.with(&alone).is_none());
+    }
+
+    #[test]
+    fn a_train_has_its_bounds() {
+        let longest = |bytes: usize| {
+            let mut train = trains().begin(&packet(bytes, 0));
+            while let Some(next) = train.with(&packet(bytes, 0)) {
+                train = next;
+            }
+            train.packets()
+        };
+        assert_eq!((longest(1_432), longest(30_000), longest(65_507)), (TRAIN_PACKETS_MAX, 2, 1));
+    }
+
+    #[test]
+    fn after_a_refusal_packets_go_alone_until_the_socket_leads_elsewhere() {
+        let mut trains = trains();
+        let mut refused = packet(100, 0);
+        assert_eq!(trains.judge(&refused, SendOutcome::TooLong), SendOutcome::TooLong, "it went alone");
+        refused.in_train = true;
+        assert_eq!(trains.judge(&refused, SendOutcome::Busy), SendOutcome::Busy);
+        let failed = SendOutcome::Failed(libc::EIO);
+        assert_eq!(trains.judge(&refused, failed), SendOutcome::TrainRefused(libc::EIO));
+        assert!(trains.begin(&packet(100, 0)).with(&packet(100, 0)).is_none());
+        trains.opened(SocketSlot(0));
+        assert!(trains.begin(&packet(100, 0)).with(&packet(100, 0)).is_some());
+    }
+}

@@ -1,0 +1,117 @@
+//! Whether io_uring does here all that a worker asks of it, found out before the engine is chosen.
+//!
+//! In: how many workers there will be, and their bounds. Out: yes, or the refusal in the operator's words. Next:
+//! `control/engine.rs`, which chooses.
+//!
+//! It is not enough that a ring can be made: a kernel may lack one operation, a profile may allow one system call of the
+//! three, and the locked memory may do for one ring only.
+
+use super::KernelRing;
+use super::engine::RingDriver;
+use super::refusal::{Host, refusal};
+use crate::driver::{Driver, DriverError, DriverLimits, Events, Flow, Wait, Waker};
+use crate::packet::{Packet, SendOutcome};
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the kernel may take to give back the memory of rings that are gone.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Rounds in which a datagram has to come; each waits a little.
+const ROUNDS: u32 = 100;
+const ROUND_US: u64 = 10_000;
+
+/// Makes something of the kernel's, again for a while if locked memory is short: that of rings which have just been closed,
+/// here or in a process that has ended, comes back in the kernel's own time.
+pub fn patiently<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match make() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && Instant::now() < deadline => {
+                std::thread::sleep(PATIENCE / 50);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Makes the rings of all workers at once, and lets one of them do what a worker's does: receive, be woken, cancel.
+///
+/// # Errors
+/// io_uring is refused, or lacks something; in words.
+pub fn try_out(workers: usize, limits: &DriverLimits) -> Result<(), DriverError> {
+    let unusable =
+        |source| DriverError::System { operation: "a pair of sockets to try io_uring with", source };
+    // A pair of unix sockets: it needs no network, and io_uring treats it like any other socket.
+    let (listener, sender) = UnixDatagram::pair().map_err(unusable)?;
+    let waker = Arc::new(Waker::new().map_err(unusable)?);
+    let others: Result<Vec<KernelRing>, DriverError> =
+        (1..workers).map(|_| KernelRing::new(Vec::new(), Arc::clone(&waker), limits)).collect();
+    let listener = UdpSocket::from(OwnedFd::from(listener));
+    let ring = KernelRing::new(vec![listener], Arc::clone(&waker), limits)?;
+    let worked = work(RingDriver::new(ring), &waker, &sender);
+    drop(others?);
+    worked.map_err(|error| match error {
+        DriverError::System { operation, source } => {
+            refusal(operation, source, limits.rings_bytes, &Host::read())
+        }
+        refused => refused,
+    })
+}
+
+/// Counts what comes.
+struct Count(usize);
+
+impl Events for Count {
+    fn datagram(&mut self, _bytes: &[u8], _datagram_bytes: usize) -> Flow {
+        self.0 += 1;
+        Flow::More
+    }
+
+    fn sent(&mut self, _packet: Packet, _outcome: SendOutcome) {}
+}
+
+fn work(mut driver: RingDriver<KernelRing>, waker: &Waker, sender: &UnixDatagram) -> Result<(), DriverError> {
+    let failed = |operation, source| DriverError::System { operation, source };
+    let mut count = Count(0);
+    for round in 0..ROUNDS {
+        let deadline_us = driver.now_us() + ROUND_US;
+        driver.enter(if round == 0 { Wait::Poll } else { Wait::EventUntil { deadline_us } })?;
+        driver.deliver(&mut count);
+        if round == 0 {
+            waker.wake();
+            sender.send(b"x").map_err(|error| failed("a datagram to try io_uring with", error))?;
+        }
+        if count.0 > 0 && driver.is_armed() {
+            driver.cancel();
+        }
+        if count.0 > 0 && driver.is_quiet() {
+            return Ok(());
+        }
+    }
+    Err(failed("receiving by io_uring", io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_short_of_memory_is_tried_again_and_nothing_else() {
+        let mut tries = 0;
+        let made = patiently(|| {
+            tries += 1;
+            if tries < 3 { Err(io::Error::from_raw_os_error(libc::ENOMEM)) } else { Ok(tries) }
+        });
+        assert_eq!(made.unwrap(), 3);
+        let mut tries = 0;
+        let refused: io::Result<()> = patiently(|| {
+            tries += 1;
+            Err(io::Error::from_raw_os_error(libc::EPERM))
+        });
+        assert_eq!((refused.unwrap_err().raw_os_error(), tries), (Some(libc::EPERM), 1));
+    }
+}

@@ -1,0 +1,109 @@
+//! Where io_uring is refused, or not wanted: the portable engine, and restarts from either engine to the other.
+
+use super::proxy::{PROGRAM, is_portable};
+use super::*;
+use std::process::Command;
+
+/// Starts a proxy to which these system calls are refused with `errno`.
+fn start_refused(
+    config: serde_json::Value,
+    (first, last): (libc::c_long, libc::c_long),
+    errno: i32,
+) -> Option<Proxy> {
+    Proxy::start_by(config, |path| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("-f").arg(path);
+        seccomp::refuse(&mut command, first, last, errno);
+        command
+    })
+}
+
+/// io_uring_setup, _enter and _register.
+const ALL: (libc::c_long, libc::c_long) = (libc::SYS_io_uring_setup, libc::SYS_io_uring_register);
+
+#[test]
+fn where_io_uring_is_refused_the_portable_engine_does_the_work_and_says_why() {
+    if is_portable() {
+        return;
+    }
+    let only = |call: libc::c_long| (call, call);
+    let cases = [
+        (ALL, libc::EPERM, "docker/seccomp.json"),
+        (ALL, libc::ENOSYS, "has no io_uring, or a seccomp profile hides it"),
+        (only(libc::SYS_io_uring_setup), libc::EINVAL, "Use Linux 6.1 or later"),
+        // A ring can be made, and is of no use.
+        (only(libc::SYS_io_uring_enter), libc::EPERM, "docker/seccomp.json"),
+        (only(libc::SYS_io_uring_register), libc::EPERM, "docker/seccomp.json"),
+    ];
+    for (calls, errno, remedy) in cases {
+        let backends = three();
+        let config = config(&refs(&backends), json!({"workers": 2}));
+        let mut proxy = start_refused(config, calls, errno).unwrap();
+        assert_eq!(proxy.status("engine"), "portable");
+        let degraded = proxy.status("degraded");
+        assert!(degraded.starts_with("engine: the portable one does the work"), "{degraded}");
+        assert!(degraded.contains(remedy), "{degraded}");
+        assert_eq!(proxy.log().matches("the portable one does the work").count(), 1, "{}", proxy.log());
+        proxy.send(datagrams(0..100));
+        wait_until("every metric has arrived", || total(&backends) == 300);
+        if errno == libc::EPERM && calls == ALL {
+            // The next process is under the same profile.
+            proxy.restart();
+            assert_eq!(proxy.status("engine"), "portable");
+            proxy.send(datagrams(0..100));
+            wait_until("every metric has arrived", || total(&backends) == 600);
+            continue;
+        }
+        proxy.signal(Signal::SIGTERM);
+        assert_eq!(proxy.exit_code(), 0);
+    }
+}
+
+#[test]
+fn who_insists_on_io_uring_gets_the_reason_and_the_exit_code() {
+    if is_portable() {
+        return;
+    }
+    let (port, admin_port) = proxy::free_ports();
+    let backends = three();
+    let mut config = config(&refs(&backends), json!({"engine": "io_uring"}));
+    (config["port"], config["managementPort"]) = (port.into(), admin_port.into());
+    let file = ConfigFile::new(config);
+    let mut command = Command::new(PROGRAM);
+    command.arg("-f").arg(&file.path);
+    seccomp::refuse(&mut command, ALL.0, ALL.1, libc::EPERM);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{text}");
+    assert!(text.contains("docker/seccomp.json") && text.contains("\"engine\": \"auto\""), "{text}");
+}
+
+#[test]
+fn a_restart_leads_from_either_engine_to_the_other_and_loses_nothing() {
+    if is_portable() {
+        return;
+    }
+    let backends = three();
+    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"workers": 2}))) else { return };
+    if proxy.status("engine") != "io_uring" {
+        eprintln!("skipped: io_uring is refused here");
+        return;
+    }
+    let traffic: Vec<Traffic> = (0..4).map(|_| Traffic::start(&proxy, "flow")).collect();
+    wait_until("traffic flows", || proxy.stat("metrics_received") > 500);
+    for engine in ["portable", "io_uring", "portable", "portable"] {
+        proxy.config.json["engine"] = engine.into();
+        proxy.config.write();
+        let answer = proxy.ask("reload");
+        let is_new = proxy.status("engine") != engine;
+        assert!(!is_new || answer.contains("a restart is needed to change engine"), "{answer}");
+        proxy.restart();
+        assert_eq!(proxy.status("engine"), engine);
+        wait_until("traffic goes on", || proxy.stat("metrics_received") > 500);
+    }
+    let sent: u64 = traffic.into_iter().map(Traffic::end).sum();
+    let told = || total(&backends) + handover::dropped(&proxy);
+    wait_until("every metric has arrived or is told", || told() >= sent);
+    proxy.settle();
+    assert_eq!(told(), sent);
+}

@@ -1,0 +1,38 @@
+//! System calls refused to a process that is about to start, as a container's profile refuses them.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// One step of a filter.
+pub fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+/// Puts the process under this filter, and all that it starts.
+pub fn install<const N: usize>(command: &mut Command, mut program: [libc::sock_filter; N]) {
+    let install = move || {
+        let described = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the program outlives the calls, which copy it.
+        let result = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const described)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}
+
+/// Has the system calls from `first` to `last` answer `errno`.
+pub fn refuse(command: &mut Command, first: libc::c_long, last: libc::c_long, errno: i32) {
+    // The call's number stands at 0 of seccomp's data.
+    let program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 2, first as u32),
+        step(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 1, 0, last as u32),
+        step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    install(command, program);
+}
