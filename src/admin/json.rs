@@ -29,6 +29,7 @@ pub fn render(view: &View, config_json: &str) -> String {
         "placement": view.placement,
         "fingerprint": view.fingerprint.map(|fingerprint| format!("{:016x}", fingerprint.now)),
         "fingerprint_config": view.fingerprint.map(|fingerprint| format!("{:016x}", fingerprint.config)),
+        "serving": view.ring.iter().map(|name| &**name).collect::<Vec<&str>>(),
         "spread": view.spread,
         "listen": addresses(&view.listen),
         "management": addresses(&view.management),
