@@ -19,10 +19,10 @@ mod patience;
 #[path = "process/proxy.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod proxy;
-#[path = "process/seccomp.rs"]
-mod seccomp;
 #[path = "process/proxy_js.rs"]
 mod proxy_js;
+#[path = "process/seccomp.rs"]
+mod seccomp;
 #[path = "process/service.rs"]
 mod service;
 
