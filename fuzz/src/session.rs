@@ -64,7 +64,8 @@ fn with_silences(text: &[u8], piece_bytes: usize) {
     assert!(ends <= 1 && !inputs.contains(&Input::Command(Command::Nothing)));
 }
 
-/// The words of `proxy.js`: a read of white space alone is a command, any other's lines are; nothing is kept after a silence.
+/// The words of `proxy.js`: a read of white space alone is a command, and one of several lines is, unless it begins with one of
+/// statsring's own; else its lines are. Nothing is kept after a silence.
 fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
     let mut session = Session::new();
     session.speak(AdminWords::ProxyJs);
@@ -77,15 +78,33 @@ fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
         if session.is_ended() {
             return;
         }
-        let is_blank = piece.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0x0b);
         let lines = piece.split(|byte| *byte == b'\n').map(proxy_js::parse);
-        let expected: Vec<Input> = if is_blank {
-            vec![Input::Command(Command::Unknown)]
-        } else {
-            lines.filter(|command| *command != Command::Nothing).map(Input::Command).collect()
+        let expected: Vec<Input> = match as_one_command(piece) {
+            Some(command) => vec![Input::Command(command)],
+            None => lines.filter(|command| *command != Command::Nothing).map(Input::Command).collect(),
         };
         assert_eq!(taken, expected);
     }
+}
+
+/// What a read is as a whole, if it is one command: with its inner newlines as bytes of its words.
+fn as_one_command(read: &[u8]) -> Option<Command> {
+    let is_white = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
+    let Some(start) = read.iter().position(|byte| !is_white(byte)) else { return Some(Command::Unknown) };
+    let end = read.iter().rposition(|byte| !is_white(byte)).map_or(start, |last| last + 1);
+    let text = &read[start..end];
+    let first: Vec<u8> = text.iter().copied().take_while(|byte| *byte != b'\n').collect();
+    if first.len() == text.len() {
+        return None;
+    }
+    let words = ["help", "config", "health", "status", "quit"];
+    let word = first.split(|byte| b" \t\r\x0b\x0c".contains(byte)).next().unwrap_or_default();
+    let is_theirs = words.iter().any(|theirs| theirs.as_bytes() == word);
+    if !is_theirs && proxy_js::parse(&first) != Command::Unknown {
+        return None;
+    }
+    let joined: Vec<u8> = text.iter().map(|byte| if *byte == b'\n' { 1 } else { *byte }).collect();
+    Some(proxy_js::parse(&joined))
 }
 
 /// The plain way: all bytes at once.
