@@ -83,7 +83,7 @@ fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
             Some(command) => vec![Input::Command(command)],
             None => lines.filter(|command| *command != Command::Nothing).map(Input::Command).collect(),
         };
-        assert_eq!(taken, expected);
+        assert_eq!(taken, expected, "{}", piece.escape_ascii());
     }
 }
 
