@@ -64,7 +64,8 @@ fn with_silences(text: &[u8], piece_bytes: usize) {
     assert!(ends <= 1 && !inputs.contains(&Input::Command(Command::Nothing)));
 }
 
-/// The words of `proxy.js`: a read of white space alone is a command, any other's lines are; nothing is kept after a silence.
+/// The words of `proxy.js`: a read of white space alone, or of several lines of its words, is one command, any other's lines
+/// are; nothing is kept after a silence.
 fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
     let mut session = Session::new();
     session.speak(AdminWords::ProxyJs);
@@ -77,13 +78,13 @@ fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
         if session.is_ended() {
             return;
         }
-        let is_blank = piece.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0x0b);
         let lines = piece.split(|byte| *byte == b'\n').map(proxy_js::parse);
-        let expected: Vec<Input> = if is_blank {
-            vec![Input::Command(Command::Unknown)]
-        } else {
-            lines.filter(|command| *command != Command::Nothing).map(Input::Command).collect()
+        let expected: Vec<Input> = match proxy_js::parse_read(piece) {
+            Some(whole) => vec![Input::Command(whole)],
+            None => lines.filter(|command| *command != Command::Nothing).map(Input::Command).collect(),
         };
+        let is_blank = piece.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0x0b);
+        assert!(!is_blank || expected == [Input::Command(Command::Unknown)]);
         assert_eq!(taken, expected);
     }
 }
