@@ -303,11 +303,15 @@ fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
 #[test]
 fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_nothing() {
     let backends = three();
-    let Some((mut proxy, _)) = start_copy(config(&refs(&backends), json!({}))) else { return };
+    let Some((mut proxy, program)) = start_copy(config(&refs(&backends), json!({}))) else { return };
+    // The new process begins when it is let, and the old one cannot answer then.
+    let gate = program.with_extension("gate");
+    let waits = format!("while [ ! -e '{}' ]; do sleep 0.02; done", gate.display());
+    replace(&program, &format!("#!/bin/sh\n{waits}\nexec '{PROGRAM}' \"$@\"\n"));
     proxy.signal(Signal::SIGUSR2);
     wait_until("the new process is started", || proxy.logged(" was started: "));
-    // From now on the old one cannot answer.
     proxy.signal(Signal::SIGSTOP);
+    fs::write(&gate, "").unwrap();
     wait_until("the new one asks", || proxy.logged("ready to take over from process "));
     let log = proxy.log();
     let words = log.lines().find(|line| line.contains(" was started: ")).unwrap();
