@@ -8,7 +8,7 @@ use super::nodes;
 use super::pin;
 use super::raw::RawConfig;
 use super::report::{PLACE_END, Report};
-use super::{AdminWords, Check, Config, LogFormat};
+use super::{AdminWords, Check, Config, LogFormat, PinWorkers};
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
@@ -28,6 +28,32 @@ const CHECK_MS_DEFAULT: u64 = 1_000;
 /// Workers that `auto` starts at most: more are a decision about the host's CPUs.
 const WORKERS_AUTO_MAX: usize = 4;
 
+/// The workers, as all keys about them together say.
+struct Crew {
+    is_auto: bool,
+    count: usize,
+    pin: PinWorkers,
+    cpus: Vec<usize>,
+    spread: Spread,
+}
+
+fn prove_workers(
+    workers: Slot<Option<u64>>,
+    pin: Slot<PinWorkers>,
+    spread: Slot<Spread>,
+    report: &mut Report,
+) -> Crew {
+    let is_known = !workers.is_wrong();
+    let workers = workers.or(None);
+    let count = workers.map_or_else(workers_of_this_host, |count| count as usize);
+    let (pin, cpus) = pin::prove(pin, is_known.then_some(count), report);
+    let spread = spread.or(Spread::Flow);
+    if spread == Spread::Datagram && count == 1 && is_known {
+        report.notice("spread: has no effect with one worker, which gets every datagram".to_owned());
+    }
+    Crew { is_auto: workers.is_none(), count, pin, cpus, spread }
+}
+
 impl RawConfig {
     /// The config that these values mean; worthless if `report` has mistakes in the end.
     pub(super) fn prove(self, report: &mut Report) -> Config {
@@ -43,22 +69,11 @@ impl RawConfig {
             report,
         );
         let gso = self.gso.or(true);
-        let workers_are_known = !self.workers.is_wrong();
-        let workers = self.workers.or(None);
-        let workers_auto = workers.is_none();
-        let workers = workers.map_or_else(workers_of_this_host, |count| count as usize);
-        let (pin_workers, worker_cpus) =
-            pin::prove(self.pin_workers, workers_are_known.then_some(workers), report);
-        let spread = self.spread.or(Spread::Flow);
-        if spread == Spread::Datagram && workers == 1 && workers_are_known {
-            report.notice("spread: has no effect with one worker, which gets every datagram".to_owned());
-        }
+        let crew = prove_workers(self.workers, self.pin_workers, self.spread, report);
         let packet_is_known = !self.packet_bytes_max.is_wrong();
-        let (packet_auto, packet_bytes_max) =
-            match self.packet_bytes_max.or(Some(PACKET_BYTES_DEFAULT as u64)) {
-                Some(bytes) => (false, bytes as usize),
-                None => (true, PACKET_BYTES_AUTO),
-            };
+        let packet_bytes_max = self.packet_bytes_max.or(Some(PACKET_BYTES_DEFAULT as u64));
+        let packet_auto = packet_bytes_max.is_none();
+        let packet_bytes_max = packet_bytes_max.map_or(PACKET_BYTES_AUTO, |bytes| bytes as usize);
         let loop_ends: &[SocketAddr] = if port_is_known { &listen } else { &[] };
         let hashing_is_known = !self.hashing.is_wrong();
         let hashing = self.hashing.or(Hashing::Jump);
@@ -89,11 +104,11 @@ impl RawConfig {
                 ..prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report)
             },
             engine: self.engine.or(None),
-            workers_auto,
-            workers,
-            pin_workers,
-            worker_cpus,
-            spread,
+            workers_auto: crew.is_auto,
+            workers: crew.count,
+            pin_workers: crew.pin,
+            worker_cpus: crew.cpus,
+            spread: crew.spread,
             flush_us: self.flush_us.or(5_000),
             packet_bytes_max,
             packet_auto,
