@@ -69,7 +69,8 @@ pub fn parse_read(bytes: &[u8]) -> Option<Command> {
 
 /// Whether a line is a command that `proxy.js` does not have.
 fn is_own(line: &[u8]) -> bool {
-    !WORDS.contains(&first_word(trim(line)))
+    let line = trim(line);
+    !WORDS.contains(&first_word(line))
         && !matches!(parse_statsring(line), Command::Unknown | Command::Nothing)
 }
 
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_read_of_several_lines_is_one_command() {
-        let reads: [(&[u8], Option<Command>); 11] = [
+        let reads: [(&[u8], Option<Command>); 12] = [
             (b"", Some(Command::Unknown)),
             (b"\r\n \t\x0b", Some(Command::Unknown)),
             (b" help\n", None),
@@ -139,6 +140,7 @@ mod tests {
             (b"health down x\nhealth\n", Some(Command::SetHealth(false))),
             (b"nothing\r\nhelp\r\n", Some(Command::Unknown)),
             (b"ping\nhelp\n", None),
+            (b"ping\x0c\n stats\n", None),
             (b"statsring status\nhelp\n", None),
         ];
         for (read, expected) in reads {
