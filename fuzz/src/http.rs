@@ -126,6 +126,7 @@ impl Request {
             .collect();
         let is_plain = has_line_ends
             && words.next().is_none()
+            && !method.is_empty()
             && method.bytes().all(|b| b.is_ascii_uppercase())
             && target.starts_with('/')
             && target.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-?=&".contains(&b))
