@@ -2,8 +2,9 @@
 //! defects, each of which the same runs must find.
 //!
 //! A failing seed is printed. `STATSRING_SEED=N cargo test --test simulation` runs that one alone with a worker on
-//! io_uring, `STATSRING_PORTABLE_SEED=N` with one on the portable engine, `STATSRING_HOST_SEED=N` with a host; `STATSRING_SEEDS=N` runs another number of them. `scripts/simulate.sh` runs seeds
-//! that are not among the tests' for as long as it is told.
+//! io_uring, `STATSRING_PORTABLE_SEED=N` with one on the portable engine, `STATSRING_HOST_SEED=N` with a host;
+//! `STATSRING_SEEDS=N` runs another number of them. `scripts/simulate.sh` runs seeds that are not among the tests' for as
+//! long as it is told.
 
 mod host;
 mod inspection;
