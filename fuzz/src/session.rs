@@ -137,8 +137,9 @@ pub fn foreign(line: &[u8]) -> Option<Foreign> {
         .iter()
         .any(|method| line.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.first() == Some(&b' ')));
     match line {
-        _ if has_method || (is_whole && ends_as_a_request_line(line)) => Some(Foreign::Http),
+        _ if has_method => Some(Foreign::Http),
         [0x16, 0x03, ..] => Some(Foreign::Tls),
+        _ if is_whole && ends_as_a_request_line(line) => Some(Foreign::Http),
         _ => None,
     }
 }

@@ -200,10 +200,13 @@ enum Line<'a> {
 /// The other protocol that a line, or its beginning, belongs to.
 fn foreign(line: &[u8], is_whole: bool) -> Option<Foreign> {
     let line = trim_start(line);
-    if HTTP_METHODS.iter().any(|method| line.starts_with(method)) || (is_whole && is_request_line(line)) {
+    if HTTP_METHODS.iter().any(|method| line.starts_with(method)) {
         Some(Foreign::Http)
     } else if line.starts_with(TLS_HANDSHAKE) {
+        // Before what only a whole line shows: it must not matter how the bytes are cut.
         Some(Foreign::Tls)
+    } else if is_whole && is_request_line(line) {
+        Some(Foreign::Http)
     } else {
         None
     }
@@ -371,6 +374,20 @@ mod tests {
         assert_eq!(taken(&mut session), commands(&[Command::Unknown, Command::Unknown, Command::Unknown]));
         // Its last line is not whole, and may be the beginning of a longer one.
         assert!(session.has_text());
+    }
+
+    #[test]
+    fn a_handshake_that_ends_as_a_request_line_is_a_handshake_however_it_is_cut() {
+        let text = b"\x16\x03\x01s@4/ HTTP/2.1\n";
+        for piece_bytes in 1..=text.len() {
+            let mut session = Session::new();
+            let mut inputs = Vec::new();
+            for piece in text.chunks(piece_bytes) {
+                session.feed(piece);
+                inputs.extend(taken(&mut session));
+            }
+            assert_eq!(inputs, [Input::Foreign(Foreign::Tls)], "in pieces of {piece_bytes}");
+        }
     }
 
     #[test]
