@@ -22,7 +22,7 @@ fn start(count: usize) -> Vec<Backend> {
     (0..count).map(|_| Backend::start()).collect()
 }
 
-fn proxy_of(backends: &[Backend], extra: Value) -> Option<Proxy> {
+fn proxy_of(backends: &[Backend], extra: Value) -> Proxy {
     Proxy::start(config(&backends.iter().collect::<Vec<_>>(), extra))
 }
 
@@ -52,7 +52,7 @@ fn assert_only_its_names_moved(before: &HashMap<String, String>, now: &HashMap<S
 fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
     let backends = start(3);
     let quick = json!({"checkInterval": 500, "checkTimeout": 300, "checkFast": 100});
-    let Some(mut proxy) = proxy_of(&backends, quick) else { return };
+    let mut proxy = proxy_of(&backends, quick);
     let hostile = backends[1].name();
     let before = owners(&mut proxy, &backends);
     for (manner, cause) in [
@@ -85,7 +85,7 @@ fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
 fn a_backend_that_flaps_at_every_check_moves_no_name() {
     let backends = start(3);
     let quick = json!({"checkInterval": 100, "checkTimeout": 100, "checkFast": 50});
-    let Some(mut proxy) = proxy_of(&backends, quick) else { return };
+    let mut proxy = proxy_of(&backends, quick);
     let flapping = &backends[1];
     let (before, asked) = (owners(&mut proxy, &backends), flapping.asked());
     flapping.behave(Manner::Flaps);
@@ -100,7 +100,7 @@ fn a_backend_that_flaps_at_every_check_moves_no_name() {
 fn every_metric_of_an_outage_is_counted_or_explained() {
     let mut backends = start(3);
     let quick = json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50});
-    let Some(mut proxy) = proxy_of(&backends, quick) else { return };
+    let mut proxy = proxy_of(&backends, quick);
     let flapping = backends[1].name();
     for _ in 0..3 {
         backends[1].kill();
@@ -136,11 +136,7 @@ fn owners_settle(proxy: &mut Proxy, backends: &[Backend], flapping: &str) {
 #[test]
 fn a_drained_backend_gets_nothing_is_watched_and_comes_back() {
     let mut backends = start(3);
-    let Some(mut proxy) =
-        proxy_of(&backends, json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}))
-    else {
-        return;
-    };
+    let mut proxy = proxy_of(&backends, json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
     let (before, drained) = (owners(&mut proxy, &backends), backends[1].name());
     assert_eq!(proxy.ask(&format!("backend {drained} drain")), format!("backend {drained}: drain\n"));
     assert_only_its_names_moved(&before, &owners(&mut proxy, &backends), &drained);
@@ -173,7 +169,7 @@ fn a_drained_backend_gets_nothing_is_watched_and_comes_back() {
 #[test]
 fn a_forced_down_backend_is_dead_and_a_drained_one_is_not() {
     let backends = start(2);
-    let Some(mut proxy) = proxy_of(&backends, json!({"onNodeDown": "drop"})) else { return };
+    let mut proxy = proxy_of(&backends, json!({"onNodeDown": "drop"}));
     let (before, out) = (owners(&mut proxy, &backends), backends[0].name());
     let its_names = before.values().filter(|owner| **owner == out).count() as u64;
     assert_eq!(proxy.ask(&format!("backend {out} drain")), format!("backend {out}: drain\n"));
@@ -193,8 +189,8 @@ fn a_forced_down_backend_is_dead_and_a_drained_one_is_not() {
 #[test]
 fn proxies_of_a_fleet_can_be_compared_by_their_fingerprints() {
     let backends = start(3);
-    let Some(one) = proxy_of(&backends, json!({})) else { return };
-    let Some(mut other) = proxy_of(&backends, json!({"flushInterval": 9, "workers": 2})) else { return };
+    let one = proxy_of(&backends, json!({}));
+    let mut other = proxy_of(&backends, json!({"flushInterval": 9, "workers": 2}));
     let of = |proxy: &Proxy| (proxy.status("fingerprint"), proxy.status("fingerprint_config"));
     wait_until("they agree", || of(&one) == of(&other));
     let together = of(&one);
@@ -234,7 +230,7 @@ fn a_reload_keeps_sockets_health_and_figures_of_the_backends_that_stay() {
     let mut backends = start(4);
     let three =
         config(&backends[..3].iter().collect::<Vec<_>>(), json!({"checkInterval": 60_000, "workers": 2}));
-    let Some(mut proxy) = Proxy::start(three) else { return };
+    let mut proxy = Proxy::start(three);
     owners(&mut proxy, &backends);
     backends[1].kill();
     let mut number = 0;
@@ -302,12 +298,11 @@ fn a_name_that_moves_is_followed_and_one_that_stops_resolving_keeps_its_address(
     let node = json!({"host": "moving.statsring.test", "port": here.port, "adminport": here.adminport});
     let mut wanted = config(&[&here], json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
     wanted["nodes"] = json!([node]);
-    let started = Proxy::start_by(wanted, |path| {
+    let mut proxy = Proxy::start_by(wanted, |path| {
         let mut started = Command::new(command[0]);
         started.args(&command[1..]).arg("-f").arg(path);
         started
     });
-    let Some(mut proxy) = started else { return };
     let name = format!("moving.statsring.test:{}", here.port);
     proxy.wait_for_state(&name, "up");
     proxy.send(["first:1|c"]);

@@ -41,7 +41,7 @@ fn nodes(count: usize, sinks: &[(Socket, u16)]) -> Value {
     (0..count).map(node).collect()
 }
 
-fn start(count: usize, sinks: &[(Socket, u16)], extra: Value) -> Option<Proxy> {
+fn start(count: usize, sinks: &[(Socket, u16)], extra: Value) -> Proxy {
     let mut config = config(&[], extra);
     config["nodes"] = nodes(count, sinks);
     Proxy::start(config)
@@ -83,7 +83,7 @@ fn accounted(proxy: &Proxy) -> u64 {
 #[test]
 fn with_three_backends_a_flood_leaves_it_small_and_a_second_one_adds_nothing() {
     let sinks = sinks();
-    let Some(proxy) = start(3, &sinks, json!({})) else { return };
+    let proxy = start(3, &sinks, json!({}));
     let at_start = memstat(&proxy, "bytes resident");
     flood(&proxy, 300_000);
     let first = memstat(&proxy, "bytes resident");
@@ -102,7 +102,7 @@ fn with_three_backends_a_flood_leaves_it_small_and_a_second_one_adds_nothing() {
 #[test]
 fn reloads_leave_no_memory_behind() {
     let sinks = sinks();
-    let Some(mut proxy) = start(3, &sinks, json!({})) else { return };
+    let mut proxy = start(3, &sinks, json!({}));
     for number in 0..24 {
         proxy.config.json["maxPacketSize"] = json!([1_432, 512, 8_192, 1_000][number / 2 % 4]);
         proxy.config.json["queue"] = json!([262_144, 1_048_576, 65_536][number / 2 % 3]);
@@ -125,7 +125,7 @@ fn a_thousand_backends_fit_64_mib_and_the_usual_limit_on_open_files() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(1_024), hard).unwrap();
     let sinks = sinks();
-    let Some(proxy) = start(1_000, &sinks, json!({})) else { return };
+    let proxy = start(1_000, &sinks, json!({}));
     let at_start = memstat(&proxy, "bytes resident");
     flood(&proxy, 100_000);
     let after = memstat(&proxy, "bytes resident");

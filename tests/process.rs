@@ -116,7 +116,7 @@ impl Traffic {
 #[test]
 fn every_metric_reaches_the_one_backend_that_where_names() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"workers": 2}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     assert_eq!(proxy.ask("ping"), "pong\n");
     assert_eq!(proxy.ask("health"), "health: up\n");
     proxy.send(datagrams(0..500));
@@ -151,7 +151,7 @@ fn whole_where(proxy: &Proxy, name: &str) -> String {
 #[test]
 fn stats_balance_under_load() {
     let backends = three();
-    let Some(proxy) = Proxy::start(config(&refs(&backends), json!({"workers": 2}))) else { return };
+    let proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     let traffic = [Traffic::start(&proxy, "one"), Traffic::start(&proxy, "two")];
     wait_until("traffic flows", || proxy.stat("metrics_received") > 100);
     for _ in 0..50 {
@@ -167,7 +167,7 @@ fn stats_balance_under_load() {
 #[test]
 fn a_reload_under_traffic_loses_nothing_and_moves_only_its_share() {
     let backends = [Backend::start(), Backend::start(), Backend::start(), Backend::start()];
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends[..3]), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends[..3]), json!({})));
     proxy.send(datagrams(0..300));
     wait_until("every metric has arrived", || total(&backends) == 900);
     let before = owners(&backends);
@@ -207,7 +207,7 @@ fn a_reload_under_traffic_loses_nothing_and_moves_only_its_share() {
 #[test]
 fn a_bad_file_changes_nothing_and_every_mistake_is_told() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let config_before = proxy.ask("config");
     proxy.config.write_text(
         r#"{"nodes": [{"host": "127.0.0.1", "port": 99999}], "checkFall": 0, "queu": 5, "malformed": "perhaps"}"#,
@@ -231,7 +231,7 @@ fn a_bad_file_changes_nothing_and_every_mistake_is_told() {
 #[test]
 fn a_dead_backends_names_move_and_come_back() {
     let mut backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.send(datagrams(0..200));
     wait_until("every metric has arrived", || total(&backends) == 600);
     let before = owners(&backends);
@@ -262,7 +262,7 @@ fn a_dead_backends_names_move_and_come_back() {
 #[test]
 fn a_backend_whose_metrics_port_refuses_is_taken_out_though_it_says_it_is_up() {
     let mut backends = three();
-    let Some(proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let proxy = Proxy::start(config(&refs(&backends), json!({})));
     let refusing = backends[0].name();
     backends[0].kill_data();
     let traffic = Traffic::start(&proxy, "steady");
@@ -281,7 +281,7 @@ fn a_backend_without_adminport_is_taken_out_by_its_refusals_and_tried_again() {
     let mut backends = three();
     let mut config = config(&refs(&backends), json!({}));
     config["nodes"][2].as_object_mut().unwrap().remove("adminport");
-    let Some(proxy) = Proxy::start(config) else { return };
+    let proxy = Proxy::start(config);
     let refusing = backends[2].name();
     assert_eq!(proxy.state(&refusing), "up");
     backends[2].kill_data();
@@ -296,7 +296,7 @@ fn a_backend_without_adminport_is_taken_out_by_its_refusals_and_tried_again() {
 #[test]
 fn without_any_backend_metrics_are_dropped_and_counted() {
     let mut backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     for backend in &mut backends {
         backend.kill();
     }
@@ -316,7 +316,7 @@ fn a_name_that_does_not_resolve_keeps_its_place_and_counts_as_down() {
     let backends = three();
     let mut config = config(&refs(&backends), json!({}));
     config["nodes"][1] = json!({"host": "statsring-test.invalid", "port": 8125, "adminport": 8126});
-    let Some(mut proxy) = Proxy::start(config) else { return };
+    let mut proxy = Proxy::start(config);
     assert_eq!(proxy.state("statsring-test.invalid:8125"), "unresolved");
     proxy.send(datagrams(0..100));
     wait_until("the others take its names", || total(&backends) == 300);
@@ -327,7 +327,7 @@ fn a_name_that_does_not_resolve_keeps_its_place_and_counts_as_down() {
 #[test]
 fn a_stop_under_traffic_loses_nothing_that_was_queued() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"workers": 2}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     let traffic = Traffic::start(&proxy, "meanwhile");
     proxy.send(datagrams(0..300));
     wait_until("traffic flows", || traffic.sent() > 200);
@@ -358,7 +358,7 @@ fn a_delayed_stop_says_down_and_goes_on_forwarding() {
     let backends = three();
     let delay_ms = PATIENCE.as_millis() as u64;
     let config = config(&refs(&backends), json!({"shutdownDelay": delay_ms}));
-    let Some(mut proxy) = Proxy::start(config) else { return };
+    let mut proxy = Proxy::start(config);
     proxy.signal(Signal::SIGTERM);
     wait_until("health says down", || proxy.ask("health") == "health: down\n");
     proxy.send(datagrams(0..20));
@@ -372,7 +372,7 @@ fn a_delayed_stop_says_down_and_goes_on_forwarding() {
 fn the_second_of_two_equal_signals_ends_it_at_once() {
     let backends = three();
     let config = config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64}));
-    let Some(mut proxy) = Proxy::start(config) else { return };
+    let mut proxy = Proxy::start(config);
     proxy.signal(Signal::SIGTERM);
     wait_until("it is stopping", || proxy.logged("stopping: "));
     proxy.signal(Signal::SIGTERM);
@@ -382,7 +382,7 @@ fn the_second_of_two_equal_signals_ends_it_at_once() {
 #[test]
 fn an_interrupt_stops_it_in_order() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.signal(Signal::SIGINT);
     assert_eq!(proxy.exit_code(), 0);
 }
@@ -390,7 +390,7 @@ fn an_interrupt_stops_it_in_order() {
 #[test]
 fn it_can_be_started_again_at_once() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     // In order, and killed, when the kernel cleans up in its own time.
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         proxy.send(datagrams(0..10));
@@ -406,7 +406,7 @@ fn it_can_be_started_again_at_once() {
 #[test]
 fn a_second_instance_is_refused_and_told_who_is_there() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let second = run(&["-f", proxy.config_path().to_str().unwrap()]);
     let words = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(71), "{words}");
@@ -443,7 +443,7 @@ fn a_bad_config_and_a_missing_one_have_exit_codes_of_their_own() {
 #[test]
 fn bad_datagrams_are_counted_and_good_ones_go_on() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let junk: Vec<u8> = (0..2_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     proxy.send([b"".as_slice(), b"\n\n\n", b"no colon", b"no.bar:1", b":1|c", &junk, &[b'x'; 65_507]]);
     let mut long: Vec<u8> = b"whole.line:1|c\n".to_vec();
@@ -471,7 +471,7 @@ fn bad_datagrams_are_counted_and_good_ones_go_on() {
 #[test]
 fn a_flood_of_a_million_lines_is_survived_and_accounted_for() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let datagram: Vec<u8> = b"f:1|c\n".repeat(1_000);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..1_000 {
@@ -508,7 +508,7 @@ fn a_flood_of_a_million_lines_is_survived_and_accounted_for() {
 #[test]
 fn hostile_admin_clients_are_counted_and_delay_nobody() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     // One that says nothing, and stays.
     let silent = TcpStream::connect(proxy.admin).unwrap();
     // One that sends 10 MB without a newline: it is closed long before.
@@ -535,7 +535,7 @@ fn hostile_admin_clients_are_counted_and_delay_nobody() {
 #[test]
 fn more_admin_connections_than_may_be_are_told_so() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let answered =
         |client: &mut TcpStream| client.write_all(b"ping\n").and_then(|()| client.read_exact(&mut [0; 5]));
     let mut held: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(proxy.admin).unwrap()).collect();
@@ -592,7 +592,7 @@ fn more_admin_connections_than_may_be_are_told_so() {
 #[test]
 fn the_operator_can_take_the_proxy_out_and_back() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     assert_eq!(proxy.ask("health down"), "health: down\n");
     assert_eq!(proxy.ask("health"), "health: down\n");
     proxy.send(datagrams(0..10));
@@ -603,7 +603,7 @@ fn the_operator_can_take_the_proxy_out_and_back() {
 #[test]
 fn a_tap_shows_the_next_matching_metrics_with_their_backends() {
     let backends = three();
-    let Some(proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let proxy = Proxy::start(config(&refs(&backends), json!({})));
     let traffic = [Traffic::start(&proxy, "wanted"), Traffic::start(&proxy, "other")];
     let answer = proxy.ask("tap wanted 25");
     assert_eq!(answer.lines().count(), 25, "{answer}");
@@ -622,7 +622,7 @@ fn a_tap_shows_the_next_matching_metrics_with_their_backends() {
 #[test]
 fn the_debug_log_shows_metrics_and_counts_those_beyond_a_thousand_a_second() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start_with(config(&refs(&backends), json!({})), &["-d"]) else { return };
+    let mut proxy = Proxy::start_with(config(&refs(&backends), json!({})), &["-d"]);
     proxy.send(["gorets:1|c"]);
     wait_until("the metric is logged with its backend", || proxy.logged("gorets:1|c -> 127.0.0.1:"));
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -636,7 +636,7 @@ fn the_debug_log_shows_metrics_and_counts_those_beyond_a_thousand_a_second() {
 #[test]
 fn a_disabled_backend_keeps_its_place_and_gets_nothing() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.send(datagrams(0..200));
     wait_until("every metric has arrived", || total(&backends) == 600);
     let before = owners(&backends);

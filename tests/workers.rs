@@ -53,7 +53,7 @@ fn a_busy_sender_is_shared_if_wanted_and_every_metric_still_reaches_its_backend_
     let backends = [Backend::start(), Backend::start(), Backend::start()];
     let all = [&backends[0], &backends[1], &backends[2]];
     let extra = json!({"workers": 2, "spread": "datagram"});
-    let Some(mut proxy) = Proxy::start(config(&all, extra)) else { return };
+    let mut proxy = Proxy::start(config(&all, extra));
     proxy.send((0..600).map(|number| format!("shared.{number}:1|c")));
     let stats = proxy.settle();
     let by_worker = datagrams_by_worker(&stats);
@@ -83,7 +83,7 @@ fn a_busy_sender_is_shared_if_wanted_and_every_metric_still_reaches_its_backend_
 #[test]
 fn by_default_a_sender_has_one_worker_and_keeps_its_order() {
     let sink = socket();
-    let Some(mut proxy) = Proxy::start(config_of(&sink, json!({"workers": 2}))) else { return };
+    let mut proxy = Proxy::start(config_of(&sink, json!({"workers": 2})));
     proxy.send((0..600).map(|number| format!("gauge:{number}|g")));
     let stats = proxy.settle();
     let mut by_worker = datagrams_by_worker(&stats);
@@ -102,7 +102,7 @@ fn by_default_a_sender_has_one_worker_and_keeps_its_order() {
 fn a_stop_of_workers_that_share_a_sender_loses_nothing() {
     let sink = socket();
     let extra = json!({"workers": 2, "spread": "datagram"});
-    let Some(mut proxy) = Proxy::start(config_of(&sink, extra)) else { return };
+    let mut proxy = Proxy::start(config_of(&sink, extra));
     let sender = socket();
     sender.connect(proxy.address).unwrap();
     let mut accepted = 0u64;
@@ -150,7 +150,7 @@ fn each_worker_keeps_to_its_cpu_and_the_other_threads_to_none() {
     let cpus: Vec<usize> = allowed.iter().rev().take(2).copied().collect();
     let sink = socket();
     let extra = json!({"workers": cpus.len(), "pinWorkers": cpus});
-    let Some(mut proxy) = Proxy::start(config_of(&sink, extra)) else { return };
+    let mut proxy = Proxy::start(config_of(&sink, extra));
     let everywhere = status_of(&PathBuf::from("/proc/thread-self"), "Cpus_allowed_list");
     let mut pinned = 0;
     for (thread, name) in threads(&proxy) {
@@ -177,7 +177,7 @@ fn each_worker_keeps_to_its_cpu_and_the_other_threads_to_none() {
 #[test]
 fn with_no_flush_interval_a_lone_metric_leaves_at_once() {
     let sink = socket();
-    let Some(proxy) = Proxy::start(config_of(&sink, json!({"flushInterval": 0}))) else { return };
+    let proxy = Proxy::start(config_of(&sink, json!({"flushInterval": 0})));
     let sender = socket();
     // The median of many, and several tries: a busy machine makes some late. With a hold none would be so early.
     let median = || {
@@ -204,9 +204,7 @@ fn an_idle_process_sleeps() {
     let backends = [Backend::start(), Backend::start(), Backend::start()];
     for flush_ms in [0, 5] {
         let extra = json!({"flushInterval": flush_ms, "workers": 2, "checkInterval": 10_000});
-        let Some(mut proxy) = Proxy::start(config(&[&backends[0], &backends[1], &backends[2]], extra)) else {
-            return;
-        };
+        let mut proxy = Proxy::start(config(&[&backends[0], &backends[1], &backends[2]], extra));
         proxy.send(["before.the.silence:1|c"]);
         proxy.settle();
         // The checks of the start, and the end of the traffic.

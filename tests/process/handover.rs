@@ -31,7 +31,7 @@ fn restarts_under_load_lose_nothing_double_nothing_and_move_no_name() {
     let nodes: serde_json::Value =
         ports.iter().map(|port| json!({"host": "127.0.0.1", "port": port})).collect();
     let config = config(&[], json!({"nodes": nodes, "workers": 2}));
-    let Some(mut proxy) = Proxy::start(config) else { return };
+    let mut proxy = Proxy::start(config);
     // Where the receive buffer is small, a pause of this machine is longer than it lasts.
     let granted = proxy.ask("status");
     let granted = granted.lines().find_map(|line| line.strip_prefix("receive_buffer: ")).unwrap().to_owned();
@@ -78,7 +78,7 @@ fn restarts_under_load_lose_nothing_double_nothing_and_move_no_name() {
 #[test]
 fn the_number_of_workers_may_change_both_ways_under_traffic() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"workers": 1}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 1})));
     let traffic: Vec<Traffic> = (0..8).map(|_| Traffic::start(&proxy, "flow")).collect();
     wait_until("traffic flows", || proxy.stat("metrics_received") > 500);
     for (workers, spread) in [(3, "flow"), (2, "datagram"), (3, "datagram"), (1, "flow")] {
@@ -109,7 +109,7 @@ fn the_number_of_workers_may_change_both_ways_under_traffic() {
 #[test]
 fn only_the_sockets_that_the_config_changes_are_made_anew() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.send(datagrams(0..50));
     let (old_address, old_admin) = (proxy.address, proxy.admin);
     let (port, admin_port) = proxy::free_ports();
@@ -139,9 +139,7 @@ fn only_the_sockets_that_the_config_changes_are_made_anew() {
 #[test]
 fn what_is_known_goes_along() {
     let mut backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"checkInterval": 3_600_000}))) else {
-        return;
-    };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({"checkInterval": 3_600_000})));
     let (refusing, dead) = (backends[0].name(), backends[1].name());
     proxy.send(datagrams(0..200));
     wait_until("every metric has arrived", || total(&backends) == 600);
@@ -183,7 +181,7 @@ fn what_is_known_goes_along() {
 #[test]
 fn a_drained_backend_stays_drained() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let drained = backends[0].name();
     let answer = proxy.ask(&format!("backend {drained} drain"));
     assert_eq!(answer, format!("backend {drained}: drain\n"));
@@ -211,14 +209,14 @@ fn replace(path: &Path, text: &str) {
     fs::rename(new, path).unwrap();
 }
 
-fn start_copy(config: serde_json::Value) -> Option<(Proxy, PathBuf)> {
+fn start_copy(config: serde_json::Value) -> (Proxy, PathBuf) {
     let proxy = Proxy::start_by(config, |path| {
         let mut command = Command::new(copy(path));
         command.arg("-f").arg(path);
         command
-    })?;
+    });
     let program = proxy.config_path().with_file_name("program");
-    Some((proxy, program))
+    (proxy, program)
 }
 
 /// Asks for a restart that comes to nothing; `words` tell why.
@@ -241,7 +239,7 @@ fn fail(proxy: &mut Proxy, backends: &[Backend], words: &str) {
 fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
     let backends = three();
     let config = config(&refs(&backends), json!({"handoverTimeout": 20_000, "shutdownTimeout": 100}));
-    let Some((mut proxy, program)) = start_copy(config) else { return };
+    let (mut proxy, program) = start_copy(config);
     replace(&program, "#!/bin/sh\nexit 3\n");
     fail(&mut proxy, &backends, "the new process ended with exit code 3");
     replace(&program, "this is no program");
@@ -283,7 +281,7 @@ fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
 fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
     let backends = three();
     let config = config(&refs(&backends), json!({"shutdownTimeout": 100}));
-    let Some((mut proxy, program)) = start_copy(config) else { return };
+    let (mut proxy, program) = start_copy(config);
     replace(&program, "#!/bin/sh\necho \"new process $$\" >&2\nexec sleep 600\n");
     proxy.signal(Signal::SIGUSR2);
     wait_until("the new process runs", || proxy.logged("new process "));
@@ -303,7 +301,7 @@ fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
 #[test]
 fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_nothing() {
     let backends = three();
-    let Some((mut proxy, program)) = start_copy(config(&refs(&backends), json!({}))) else { return };
+    let (mut proxy, program) = start_copy(config(&refs(&backends), json!({})));
     // The new process begins when it is let, and the old one cannot answer then.
     let gate = program.with_extension("gate");
     let waits = format!("while [ ! -e '{}' ]; do sleep 0.02; done", gate.display());
@@ -333,7 +331,7 @@ fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_noth
 fn a_restart_during_a_stop_is_refused() {
     let backends = three();
     let config = config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64}));
-    let Some(mut proxy) = Proxy::start(config) else { return };
+    let mut proxy = Proxy::start(config);
     proxy.signal(Signal::SIGTERM);
     wait_until("it is stopping", || proxy.logged("stopping: "));
     proxy.signal(Signal::SIGUSR2);
@@ -351,12 +349,11 @@ fn the_first_process_of_a_container_says_that_it_cannot() {
         eprintln!("skipped: no process namespace can be made here");
         return;
     }
-    let started = Proxy::start_by(config(&refs(&backends), json!({})), |path| {
+    let mut proxy = Proxy::start_by(config(&refs(&backends), json!({})), |path| {
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child", PROGRAM, "-f"]).arg(path);
         command
     });
-    let Some(mut proxy) = started else { return };
     let outside = proxy.pid();
     let children = fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).unwrap();
     let inside = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());

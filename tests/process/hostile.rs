@@ -28,7 +28,7 @@ const MEMLOCK_USUAL: u64 = 8 << 20;
 const MEMLOCK_SMALL: u64 = 64 << 10;
 
 /// Starts a copy of the program, by a command that `prepare` changes.
-fn start(program: &Path, config: Value, prepare: impl Fn(&mut Command)) -> Option<Proxy> {
+fn start(program: &Path, config: Value, prepare: impl Fn(&mut Command)) -> Proxy {
     Proxy::start_by(config, |path| {
         let mut command = Command::new(program);
         command.arg("-f").arg(path);
@@ -38,7 +38,7 @@ fn start(program: &Path, config: Value, prepare: impl Fn(&mut Command)) -> Optio
 }
 
 /// Starts a proxy that panics on a thread of this kind.
-fn planted(thread: &str, backends: &[Backend; 3]) -> Option<Proxy> {
+fn planted(thread: &str, backends: &[Backend; 3]) -> Proxy {
     start(Path::new(PROGRAM), config(&refs(backends), json!({})), |command| {
         command.env("STATSRING_PLANTED_PANIC", thread);
     })
@@ -48,7 +48,7 @@ fn planted(thread: &str, backends: &[Backend; 3]) -> Option<Proxy> {
 fn a_panic_of_any_thread_ends_the_process_with_a_message() {
     let backends = three();
     for (thread, name) in [("worker", "worker-0"), ("control", "main"), ("helper", "reload")] {
-        let Some(mut proxy) = planted(thread, &backends) else { return };
+        let mut proxy = planted(thread, &backends);
         assert_eq!(proxy.ask("ping"), "pong\n");
         match thread {
             "worker" => proxy.send_burst(&["a:1|c".to_owned()]),
@@ -90,7 +90,7 @@ fn answers(proxy: &Proxy) -> bool {
 fn a_panic_ends_the_process_though_nobody_reads_its_log() {
     let backends = three();
     // Learns free ports from a first life.
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0);
     let (reader, writer) = io::pipe().unwrap();
@@ -152,7 +152,7 @@ fn a_thousand_hostile_admin_clients_take_bounded_memory_and_no_metric() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(4_096.min(hard)), hard).unwrap();
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.send(datagrams(0..100));
     wait_until("every metric has arrived", || total(&backends) == 300);
     let before_kib = resident_kib(&proxy);
@@ -218,10 +218,9 @@ fn unprivileged(command: &mut Command, user: u32, memlock_bytes: u64) {
 fn it_runs_as_a_user_without_any_right_from_the_start() {
     let program = Copy::new("nobody");
     let backends = three();
-    let started = start(&program.0, config(&refs(&backends), json!({})), |command| {
+    let mut proxy = start(&program.0, config(&refs(&backends), json!({})), |command| {
         unprivileged(command, NOBODY, MEMLOCK_USUAL)
     });
-    let Some(mut proxy) = started else { return };
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
     let effective = status.lines().find(|line| line.starts_with("CapEff:")).unwrap();
     assert_eq!(effective.trim_start_matches("CapEff:").trim(), "0000000000000000");
@@ -262,7 +261,7 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
         let started = start(&program.0, config(&refs(&three()), json!({})), |command| {
             unprivileged(command, OTHERS, 0);
         });
-        assert_eq!(started.unwrap().status("engine"), "portable");
+        assert_eq!(started.status("engine"), "portable");
         return;
     }
     if Path::new("/proc/self").metadata().is_ok_and(|me| me.uid() != 0) {
@@ -287,17 +286,15 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
         // Left to the program, the portable engine takes over, and the figure is told too.
         let mut auto = config.clone();
         auto["engine"] = json!("auto");
-        let mut fallen_back =
-            start(&program.0, auto, |command| unprivileged(command, user, MEMLOCK_SMALL)).unwrap();
+        let mut fallen_back = start(&program.0, auto, |command| unprivileged(command, user, MEMLOCK_SMALL));
         assert_eq!(fallen_back.status("engine"), "portable");
         assert_eq!(figure_before(&fallen_back.status("degraded"), " bytes of locked memory"), enough);
         fallen_back.signal(Signal::SIGTERM);
         assert_eq!(fallen_back.exit_code(), 0);
-        let started = start(&program.0, config, |command| {
+        // So much is enough: with less the start would fail.
+        let mut proxy = start(&program.0, config, |command| {
             unprivileged(command, other, enough);
         });
-        let mut proxy =
-            started.unwrap_or_else(|| panic!("{enough} bytes are not enough for {workers} workers"));
         let before = total(&backends);
         proxy.send(datagrams(0..10));
         wait_until("every metric has arrived", || total(&backends) == before + 30);
@@ -331,9 +328,7 @@ fn a_kernel_without_restrictions_is_told_once_and_served() {
     }
     let backends = three();
     let config = config(&refs(&backends), json!({"workers": 2}));
-    let Some(mut proxy) = start(Path::new(PROGRAM), config, refuse_restrictions) else {
-        return;
-    };
+    let mut proxy = start(Path::new(PROGRAM), config, refuse_restrictions);
     proxy.send(datagrams(0..100));
     wait_until("every metric has arrived", || total(&backends) == 300);
     let status = proxy.ask("status");

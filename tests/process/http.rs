@@ -34,7 +34,7 @@ fn figure(text: &str, name: &str, label: &str) -> f64 {
 #[test]
 fn what_was_relayed_is_in_the_metrics_and_in_the_json() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"workers": 2}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     proxy.send(datagrams(0..100));
     proxy.send(["junk"]);
     wait_until("every metric has arrived", || total(&backends) == 300);
@@ -90,9 +90,7 @@ fn check_ready(arguments: &[&str]) -> (i32, String) {
 #[test]
 fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({"shutdownDelay": 60_000}))) else {
-        return;
-    };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({"shutdownDelay": 60_000})));
     let file = proxy.config_path().to_str().unwrap().to_owned();
     let by_file = ["-f", file.as_str(), "--timeout", "60000"];
     assert_eq!(get(&proxy, "/readyz").0, 200);
@@ -120,7 +118,7 @@ fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
 #[test]
 fn clients_that_hold_every_place_and_say_nothing_do_not_keep_an_operator_out() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let mut held: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(proxy.admin).unwrap()).collect();
     // Half a command, and an endless one: neither is an answer.
     held[1].write_all(b"health do").unwrap();
@@ -153,7 +151,7 @@ fn open_files(proxy: &Proxy) -> usize {
 #[test]
 fn a_tap_of_a_client_that_is_gone_holds_its_connection_no_longer() {
     let backends = three();
-    let Some(mut proxy) = Proxy::start(config(&refs(&backends), json!({}))) else { return };
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     assert_eq!(proxy.ask("ping"), "pong\n");
     wait_until("the connection before is closed", || {
         let before = open_files(&proxy);

@@ -13,8 +13,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_statsring");
-/// The exit code of a host that refuses io_uring.
-const NO_ENGINE: i32 = 69;
 /// Starts that may find a chosen port taken meanwhile.
 const STARTS: usize = 5;
 /// Datagrams that may be on their way into the proxy at once: fewer than the smallest receive buffer holds.
@@ -113,12 +111,12 @@ pub fn run(arguments: &[&str]) -> Output {
 }
 
 impl Proxy {
-    /// Starts the proxy and waits until it is ready; `None` where io_uring is refused, which is said.
-    pub fn start(config: Value) -> Option<Proxy> {
+    /// Starts the proxy and waits until it is ready.
+    pub fn start(config: Value) -> Proxy {
         Proxy::start_with(config, &[])
     }
 
-    pub fn start_with(config: Value, arguments: &[&str]) -> Option<Proxy> {
+    pub fn start_with(config: Value, arguments: &[&str]) -> Proxy {
         Proxy::start_by(config, |path| {
             let mut command = Command::new(PROGRAM);
             command.arg("-f").arg(path).args(arguments);
@@ -126,9 +124,8 @@ impl Proxy {
         })
     }
 
-    /// Starts the proxy by a command of the caller's, which is told the config's path; waits until it is ready. `None` where
-    /// io_uring is refused, which is said.
-    pub fn start_by(config: Value, command: impl Fn(&Path) -> Command) -> Option<Proxy> {
+    /// Starts the proxy by a command of the caller's, which is told the config's path; waits until it is ready.
+    pub fn start_by(config: Value, command: impl Fn(&Path) -> Command) -> Proxy {
         for _ in 0..STARTS {
             let (port, admin_port) = free_ports();
             let mut config = config.clone();
@@ -138,11 +135,7 @@ impl Proxy {
             let command = command(&config.path);
             let mut proxy = Proxy::spawn(config, port, admin_port, command);
             match proxy.wait_until_ready() {
-                None => return Some(proxy),
-                Some(NO_ENGINE) => {
-                    eprintln!("skipped: io_uring is refused here: {}", proxy.log());
-                    return None;
-                }
+                None => return proxy,
                 // Somebody took a port between its choice and the start.
                 Some(71) if proxy.log().contains("is taken") => {}
                 Some(code) => panic!("the start failed with exit code {code}: {}", proxy.log()),
