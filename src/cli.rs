@@ -2,28 +2,17 @@
 //!
 //! In: the process's arguments. Out: an exit code (`exit.rs`). Next: `config/`, then `control/` or one of `tools/`.
 
-use crate::config::MemoryBound;
-use crate::config::{self, ConfigError, Loaded};
+use crate::config::{self, Loaded, MemoryBound};
+use crate::console::{NAME, complain, print, refuse, say};
 use crate::control::Origin;
 use crate::driver::Engine;
+use crate::tools::config_file::{self, DEFAULT_CONFIG};
 use crate::tools::{check_ready, demo, load, plan, sink, where_name};
 use crate::version::VERSION;
-use crate::{control, exit, logging};
+use crate::{control, logging};
 use argh::{EarlyExit, FromArgs};
-use nix::poll::{PollFd, PollFlags, poll};
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-
-/// The config that is read unless another is given, go-statsd-proxy's.
-pub const DEFAULT_CONFIG: &str = "/etc/statsdproxy.json";
-const NAME: &str = "statsring";
-/// How long a panic's message waits for a reader of stderr that has stalled.
-const STALLED_READER_MS: u16 = 1_000;
-/// A pipe that can be written to takes so much without blocking (PIPE_BUF).
-const LAST_WORDS_BYTES_MAX: usize = 4_096;
+use std::path::PathBuf;
 
 /// A StatsD proxy: sends every metric to the backend that owns its name.
 #[derive(FromArgs, Debug, PartialEq)]
@@ -104,7 +93,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         None => {
             let path = file.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
             if arguments.check {
-                return load(&path).map_or_else(|code| code, |loaded| check(&loaded));
+                return config_file::load(&path).map_or_else(|code| code, |loaded| check(&loaded));
             }
             serve(path, arguments.debug)
         }
@@ -135,7 +124,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
         Ok(loaded) => loaded,
         Err(error) => {
             origin.refuse(&error.to_string());
-            return unloaded(&error);
+            return config_file::unloaded(&error);
         }
     };
     logging::init(loaded.config.log_format, debug);
@@ -158,76 +147,4 @@ fn check(loaded: &Loaded) -> u8 {
     let engine = loaded.config.engine.unwrap_or(Engine::IoUring);
     say(&MemoryBound::new(&loaded.config, engine).to_string());
     print(&format!("{:#}\n", loaded.config.to_json()))
-}
-
-/// The config of a file; if there is none, the operator has been told and the exit code is returned.
-pub fn load(path: &Path) -> Result<Loaded, u8> {
-    config::load(path).map_err(|error| unloaded(&error))
-}
-
-/// Tells the operator why there is no config; the exit code.
-fn unloaded(error: &ConfigError) -> u8 {
-    complain(&error.to_string());
-    if let ConfigError::Unreadable { .. } = error {
-        say(&format!("Give another file with -f FILE, or see the proxy at work without one: {NAME} demo\n"));
-    }
-    error.exit_code()
-}
-
-/// Tells the operator about wrong usage; the exit code.
-pub fn refuse(text: &str) -> u8 {
-    complain(text);
-    say(&format!("{NAME} --help tells more.\n"));
-    exit::USAGE
-}
-
-/// Writes a message with the program's name to stderr, whoever reads it or not.
-pub fn complain(text: &str) {
-    say(&format!("{NAME}: {text}\n"));
-}
-
-/// Writes to stderr. Unlike `eprint!` it does not panic when nobody reads.
-fn say(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-/// Writes to stdout; the exit code.
-pub fn print(text: &str) -> u8 {
-    let mut stdout = io::stdout().lock();
-    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
-}
-
-/// The exit code after writing to stdout: a reader that has seen enough (`| head`) is no error.
-pub fn written(result: io::Result<()>) -> u8 {
-    match result {
-        Ok(()) => exit::OK,
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => exit::OK,
-        Err(error) => {
-            complain(&format!("cannot write to standard output: {error}"));
-            exit::SYSTEM
-        }
-    }
-}
-
-/// Lets a panic of any thread end the process with exit code 70: a service manager starts it again, whereas a
-/// proxy without one of its threads would lose metrics in silence.
-pub fn exit_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
-        let name = thread.name().unwrap_or("unnamed");
-        last_words(&format!("{NAME}: this is a mistake in the program: thread {name} {panic}\n"));
-        std::process::exit(i32::from(exit::INTERNAL));
-    }));
-}
-
-/// Writes to stderr without a lock that another thread may hold, and without waiting for a reader that has stalled: neither
-/// may keep a process alive that has lost a thread.
-fn last_words(text: &str) {
-    let stderr = io::stderr();
-    let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let is_ready = poll(&mut polled, STALLED_READER_MS).is_ok_and(|ready| ready > 0);
-    if let (true, Ok(copy)) = (is_ready, stderr.as_fd().try_clone_to_owned()) {
-        let text = &text.as_bytes()[..text.len().min(LAST_WORDS_BYTES_MAX)];
-        let _ = File::from(copy).write_all(text);
-    }
 }

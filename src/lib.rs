@@ -4,7 +4,8 @@
 //! a datagram enters by [`driver`], the [`worker`] carries it to the [`relay`], which reads its lines ([`wire`]),
 //! finds their backends ([`placement`]) and packs them into [`packet`]s, which the driver sends; [`stats`] keeps the
 //! account. [`config`] and [`control`] say what the workers should do, [`admin`] answers people, [`tools`] are the
-//! other commands, [`cli`] starts it all. [`lookup`] finds hosts, [`version`] tells which build this is.
+//! other commands, [`cli`] starts it all. Behind these stand what all may use: [`console`] and [`logging`] speak to people,
+//! [`crash`] and [`exit`] say how a run ends, [`lookup`] finds hosts, [`version`] tells which build this is.
 
 #![deny(unsafe_code)]
 // What became of a metric may not be forgotten (`relay::Fate`).
@@ -23,6 +24,8 @@ pub mod control;
 pub mod admin;
 pub mod tools;
 pub mod cli;
+pub mod console;
+pub mod crash;
 pub mod exit;
 pub mod lookup;
 pub mod logging;

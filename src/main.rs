@@ -6,6 +6,6 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     statsring::stats::alloc::give_back_large_blocks();
-    statsring::cli::exit_on_panic();
+    statsring::crash::exit_on_panic();
     ExitCode::from(statsring::cli::run(std::env::args_os()))
 }

@@ -161,8 +161,8 @@ fn without_a_readable_config_it_says_what_to_do() {
 
 #[test]
 fn the_usual_config_is_tried_first() {
-    if Path::new(statsring::cli::DEFAULT_CONFIG).exists() {
-        eprintln!("skipped: this host has a {}", statsring::cli::DEFAULT_CONFIG);
+    if Path::new(statsring::tools::config_file::DEFAULT_CONFIG).exists() {
+        eprintln!("skipped: this host has a {}", statsring::tools::config_file::DEFAULT_CONFIG);
         return;
     }
     let output = run::<&str>([]);
@@ -470,7 +470,7 @@ fn again(test: &str, role: &str) -> Command {
 #[test]
 fn a_panic_of_any_thread_ends_the_process() {
     if std::env::var_os(CHILD).is_some() {
-        statsring::cli::exit_on_panic();
+        statsring::crash::exit_on_panic();
         let worker = std::thread::Builder::new().name("worker-1".to_owned());
         let thread = worker.spawn(|| panic!("planted")).expect("a thread");
         let _ = thread.join();

@@ -29,6 +29,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     ("config", &["control", "admin", "tools", "cli"]),
     ("admin", &["control", "tools", "cli"]),
+    ("control", &["tools", "cli"]),
+    ("tools", &["cli"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -90,5 +90,5 @@ fn the_page_tells_of_every_exit_code_and_of_no_other() {
 
 #[test]
 fn the_page_names_the_config_that_is_read_by_default() {
-    assert!(MANUAL.contains(statsring::cli::DEFAULT_CONFIG));
+    assert!(MANUAL.contains(statsring::tools::config_file::DEFAULT_CONFIG));
 }

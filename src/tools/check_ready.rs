@@ -4,7 +4,8 @@
 //! In: the address of an admin port, or a config to take it from. Out: a line of words, and exit code 0 if it is ready, 1 if
 //! it is not or does not answer. Next: nobody; Docker or a script looks at the code.
 
-use crate::cli::{DEFAULT_CONFIG, load, print, refuse};
+use super::config_file::{DEFAULT_CONFIG, load};
+use crate::console::{print, refuse};
 use crate::exit;
 use crate::lookup;
 use argh::FromArgs;

@@ -3,8 +3,8 @@
 //! In: two configs, and names from a file or made up. Out: how many names go from each backend to each, as tables or JSON.
 //! Next: nobody; the operator decides.
 
-use crate::cli::{complain, print, refuse};
 use crate::config::{self, Assignment, Config, sample_name};
+use crate::console::{complain, print, refuse};
 use crate::exit;
 use crate::tools::numbers::grouped;
 use crate::worker::DATAGRAM_BYTES_LIMIT;

@@ -3,8 +3,9 @@
 //! In: a config, backends taken as down, names from the arguments or from standard input. Out: `NAME<TAB>HOST:PORT`
 //! lines. Next: nobody; a script reads them.
 
-use crate::cli::{DEFAULT_CONFIG, complain, load, refuse, written};
+use super::config_file::{DEFAULT_CONFIG, load};
 use crate::config::{Assignment, Config};
+use crate::console::{complain, refuse, written};
 use crate::exit;
 use crate::worker::DATAGRAM_BYTES_LIMIT;
 use argh::FromArgs;

@@ -27,7 +27,7 @@ mod traffic;
 use crate::control::{self, ProxyHandle};
 use crate::placement::Placement;
 use crate::stats::Counter;
-use crate::{cli, config, exit};
+use crate::{config, console, exit};
 use account::{Account, Verdict};
 use argh::FromArgs;
 use backends::Backends;
@@ -82,7 +82,7 @@ pub fn run(options: Options) -> u8 {
     if let Some(seconds) = options.seconds
         && !(1..=SECONDS_MAX).contains(&seconds)
     {
-        return cli::refuse(&format!("--seconds {seconds} is not in range (1 to {SECONDS_MAX})"));
+        return console::refuse(&format!("--seconds {seconds} is not in range (1 to {SECONDS_MAX})"));
     }
     match Demo::prepare(options.seconds) {
         Ok(demo) => demo.run(),
@@ -92,7 +92,7 @@ pub fn run(options: Options) -> u8 {
 
 /// Tells that the host refused something that the demo needs; the exit code.
 fn refused(error: &io::Error) -> u8 {
-    cli::complain(&format!("the demo cannot start: {error}"));
+    console::complain(&format!("the demo cannot start: {error}"));
     exit::SYSTEM
 }
 
@@ -154,7 +154,7 @@ impl Demo {
         let ports = ports::choose()?;
         let notes = self.notes.drain(..).chain(ports.notes());
         let text: String = notes.map(|note| format!("statsring demo: {note}\n")).collect();
-        if cli::print(&text) != exit::OK {
+        if console::print(&text) != exit::OK {
             return Ok((None, exit::OK));
         }
         let config = config::parse(&config_text(&self.nodes, &ports)).map_err(io::Error::other)?.config;
@@ -200,14 +200,14 @@ impl Demo {
             Ok(Err(_)) => return exit::INTERNAL,
         };
         if ran.written.is_err() {
-            return cli::written(ran.written);
+            return console::written(ran.written);
         }
         if proxy_code > SIGNALLED {
             // A second signal: whoever sent it does not want to wait, and there is no final account.
             return proxy_code;
         }
         let account = self.account(ran, proxy);
-        let printed = cli::print(&account.text());
+        let printed = console::print(&account.text());
         match account.verdict() {
             _ if proxy_code != exit::OK => proxy_code,
             Verdict::Wrong(_) => exit::BAD_VERDICT,

@@ -28,7 +28,7 @@ use super::sink::replayed::Replayed;
 use super::sink::sequenced::Sequenced;
 use super::sink::verdict::Verdict;
 use super::sink::{LOOK_MS, as_json, finish, placed, tell};
-use crate::cli::refuse;
+use crate::console::refuse;
 use crate::stats::host::{self, HostUdp};
 use admin::ProxyStats;
 use generate::Source;

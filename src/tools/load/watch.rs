@@ -6,7 +6,7 @@
 use super::process::ProcessMeter;
 use super::report::ProcessFigures;
 use super::send::{SendLive, Sent};
-use crate::cli::complain;
+use crate::console::complain;
 use crate::tools::sink::LOOK_MS;
 use crate::tools::sink::clock::host_now_us;
 use crate::tools::sink::interrupt::Interrupt;

@@ -19,7 +19,7 @@ pub mod verdict;
 
 use super::load::line::NAMES_MAX;
 use super::load::replay::Replay;
-use crate::cli::{complain, print, refuse};
+use crate::console::{complain, print, refuse};
 use crate::exit;
 use account::{Account, Expected};
 use argh::FromArgs;
