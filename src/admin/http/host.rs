@@ -10,8 +10,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub fn is_this_host(host: &str, is_own_name: impl Fn(&str) -> bool) -> bool {
     if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };
-        let address = address.split('%').next().unwrap_or_default();
+        let (address, zone) = address.split_once('%').unwrap_or((address, ""));
         return address.parse::<Ipv6Addr>().is_ok()
+            && is_zone(zone)
             && port.strip_prefix(':').map_or(port.is_empty(), is_port);
     }
     let name = match host.split_once(':') {
@@ -23,6 +24,11 @@ pub fn is_this_host(host: &str, is_own_name: impl Fn(&str) -> bool) -> bool {
     name.parse::<Ipv4Addr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
         || (!name.is_empty() && is_own_name(name))
+}
+
+/// Which of this host's links an address belongs to, as RFC 6874 writes it: `25eth0` behind the percent sign.
+fn is_zone(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte))
 }
 
 /// Digits, or none at all, as RFC 3986 has it.
@@ -70,6 +76,8 @@ mod tests {
             "proxy.example.evil",
             "[::1",
             "[::1]x",
+            "[::1%a b]",
+            "[::%t: [::1]%1]",
             "[::1]:x",
             "[evil]",
             "[]",
