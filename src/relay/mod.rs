@@ -56,6 +56,15 @@ pub struct RelayLimits {
 }
 
 impl RelayLimits {
+    /// The packets that one datagram's lines for `nodes` backends can need.
+    fn needs(&self, nodes: usize, packet_bytes: usize) -> Needs {
+        let may_be_oversize = self.datagram_bytes_max > packet_bytes;
+        Needs {
+            packets: self.packets_per_datagram(nodes, packet_bytes),
+            oversize: if may_be_oversize { self.oversize_per_datagram(packet_bytes) } else { 0 },
+        }
+    }
+
     /// The packets needed for `nodes` backends: one open for each, those with the driver, those that wait.
     pub fn pool_size(&self, nodes: usize, packet_bytes: usize) -> PoolSize {
         PoolSize {
@@ -64,11 +73,7 @@ impl RelayLimits {
                 + self.packets_per_datagram(nodes, packet_bytes)
                 + self.backlog_bytes_max / packet_bytes,
             packet_bytes,
-            oversize: if self.datagram_bytes_max > packet_bytes {
-                2 * self.oversize_per_datagram(packet_bytes)
-            } else {
-                0
-            },
+            oversize: 2 * self.needs(nodes, packet_bytes).oversize,
             oversize_bytes: self.datagram_bytes_max,
         }
     }
@@ -84,6 +89,13 @@ impl RelayLimits {
     fn oversize_per_datagram(&self, packet_bytes: usize) -> usize {
         self.datagram_bytes_max / packet_bytes + 1
     }
+}
+
+/// Free packets without which a datagram is not taken: each kind's most that its lines can open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Needs {
+    packets: usize,
+    oversize: usize,
 }
 
 /// How much [`Relay::transmit`] sends.
@@ -115,6 +127,8 @@ struct Opened {
 pub struct Relay {
     table: Arc<RouteTable>,
     limits: RelayLimits,
+    /// By the table's backends and size of packet, asked for before each datagram.
+    needs: Needs,
     pool: Pool,
     egress: Vec<Egress>,
     /// The packets of all egresses that wait for busy sockets.
@@ -154,6 +168,7 @@ impl Relay {
             .collect();
         let mut relay = Relay {
             limits,
+            needs: limits.needs(table.nodes.len(), table.rules.packet_bytes_max),
             pool: Pool::new(size),
             busy: Vec::with_capacity(egress.len()),
             egress,
@@ -229,10 +244,8 @@ impl Relay {
 
     /// Whether the lines of one more datagram will find packets.
     pub fn has_room(&self) -> bool {
-        let packet_bytes = self.table.rules.packet_bytes_max;
-        let oversize = self.limits.datagram_bytes_max > packet_bytes;
-        let enough = self.pool.free() >= self.limits.packets_per_datagram(self.egress.len(), packet_bytes)
-            && (!oversize || self.pool.free_oversize() >= self.limits.oversize_per_datagram(packet_bytes))
+        let enough = self.pool.free() >= self.needs.packets
+            && self.pool.free_oversize() >= self.needs.oversize
             && self.ready.len() < self.limits.sends_max;
         // With nothing to hand over, transmitting would free nothing: go on, and count what finds no packet.
         enough || (self.ready.is_empty() && self.handed_over.0 == 0)
@@ -301,15 +314,13 @@ impl Relay {
     /// Makes everything that waits for busy sockets ready again, before what was ready, in order.
     fn retry_busy(&mut self) {
         while let Some(backend) = self.busy.pop() {
+            // What gathered meanwhile goes along: its deadline may have been passed over while the socket was busy.
+            self.close(backend);
             let egress = &mut self.egress[backend];
             egress.busy = false;
             while let Some(packet) = egress.next_back(&mut self.waiting) {
                 self.backlog_bytes -= packet.capacity();
                 self.ready.push_front(packet);
-            }
-            if self.egress[backend].open.is_some() {
-                // Its entry may have been passed over while the socket was busy; its deadline is near or past.
-                self.opened.push_front(Opened { backend, opened: self.egress[backend].opened });
             }
         }
     }

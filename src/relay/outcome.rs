@@ -77,11 +77,14 @@ impl Relay {
         let backend = packet.backend;
         if !self.egress[backend].busy {
             self.egress[backend].busy = true;
+            if self.busy.is_empty() {
+                // All are tried when the first of them is due, or each that becomes busy would put the others off.
+                let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
+                self.busy_retry_us = now_us + pause_us;
+            }
             if !is_planted(Defect::BusyPacketLost) {
                 self.busy.push(backend);
             }
-            let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
-            self.busy_retry_us = now_us + pause_us;
         }
         self.wait_or_drop(packet, now_us);
     }

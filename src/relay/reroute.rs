@@ -35,6 +35,7 @@ impl Relay {
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
         let grown = table.nodes.len() > self.table.nodes.len();
         self.few = few_buckets(&table);
+        self.needs = self.limits.needs(table.nodes.len(), table.rules.packet_bytes_max);
         self.table = table;
         if resized || grown {
             self.renew_pool();

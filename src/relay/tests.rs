@@ -284,7 +284,7 @@ fn a_busy_backend_holds_its_packets_in_order_within_its_queue() {
     // Nothing leaves while the socket is busy, whatever is due.
     assert!(out(&mut relay, 10 + FLUSH_US - 1, Flush::Due).is_empty());
     let packets = out(&mut relay, 20 + FLUSH_US, Flush::Due);
-    assert_eq!(texts(&packets), ["one:1|c", "two:1|c"]);
+    assert_eq!(texts(&packets), ["one:1|c\ntwo:1|c"]);
     // Busy again: both wait, in order, in one packet.
     settle(&mut relay, packets, SendOutcome::Busy, 9_000);
     for i in 0..100 {
@@ -301,6 +301,47 @@ fn a_busy_backend_holds_its_packets_in_order_within_its_queue() {
     settle(&mut relay, packets, SendOutcome::Sent, 90_000);
     assert!(relay.is_empty());
     assert_eq!(relay.counters().imbalance(), 0);
+}
+
+/// A metric that this backend owns.
+fn metric_of(relay: &Relay, backend: usize) -> String {
+    let table = relay.table();
+    let owns = |name: &String| {
+        let hash = crate::placement::key_hash(name.as_bytes());
+        let destination = table.placement.destination(hash, name.as_bytes(), &table.live);
+        destination.is_some_and(|destination| destination.owner == backend)
+    };
+    let name = (0..).map(|number| format!("metric.{number}")).find(owns).unwrap();
+    format!("{name}:1|c")
+}
+
+#[test]
+fn a_busy_backend_does_not_hold_up_what_is_due_for_another() {
+    let mut relay = relay_of(&["a:1", "b:1"], Rules { flush_us: 100_000, ..rules() });
+    let [to_a, to_b] = [0, 1].map(|backend| metric_of(&relay, backend));
+    feed(&mut relay, 0, &to_b);
+    feed(&mut relay, 70_000, &vec![to_a.as_str(); 12].join("\n"));
+    let packets = out(&mut relay, 75_000, Flush::Due);
+    assert!(!packets.is_empty());
+    settle(&mut relay, packets, SendOutcome::Busy, 75_000);
+    feed(&mut relay, 94_000, &to_a);
+    let retry_us = relay.next_deadline_us().unwrap();
+    assert!(!out(&mut relay, retry_us, Flush::Due).is_empty());
+    assert_eq!(relay.next_deadline_us(), Some(100_000));
+    assert_eq!(texts(&out(&mut relay, 100_000, Flush::Due)), [to_b]);
+}
+
+#[test]
+fn a_backend_that_becomes_busy_does_not_put_off_the_retry_of_another() {
+    let mut relay = relay_of(&["a:1", "b:1"], rules());
+    let metrics = [0, 1].map(|backend| metric_of(&relay, backend));
+    for (at_us, metric) in [(0, &metrics[0]), (4_000, &metrics[1])] {
+        feed(&mut relay, at_us, metric);
+        let packets = out(&mut relay, at_us, Flush::All);
+        settle(&mut relay, packets, SendOutcome::Busy, at_us);
+    }
+    assert_eq!(relay.next_deadline_us(), Some(FLUSH_US));
+    assert_eq!(out(&mut relay, FLUSH_US, Flush::Due).len(), 2);
 }
 
 #[test]
