@@ -3,6 +3,7 @@
 //! In: bound sockets, backends' addresses. Out: what the kernel says about them; fences. Next: the engines, which receive
 //! from the first and send to the second.
 
+use super::errno::QueuedError;
 use super::{DriverError, options, socket};
 use crate::packet::SocketSlot;
 use std::io;
@@ -156,11 +157,12 @@ impl Backends {
     }
 
     /// Empties the error queue of slot `slot`, which fills with ICMP answers where IP_RECVERR is set; the errno of its
-    /// first entry, if it had one.
-    pub fn take_errors(&self, slot: SocketSlot) -> Option<i32> {
+    /// first entry, if it had one, and whether any of them was such an answer.
+    pub fn take_errors(&self, slot: SocketSlot) -> Option<QueuedError> {
         let socket = self.get(slot)?;
         let first = options::take_error(socket)?;
-        let _ = (1..ERRORS_TAKEN_MAX).take_while(|_| options::take_error(socket).is_some()).count();
-        Some(first)
+        let others = (1..ERRORS_TAKEN_MAX).map_while(|_| options::take_error(socket));
+        let is_answer = others.fold(first.is_answer, |is_answer, other| is_answer | other.is_answer);
+        Some(QueuedError { is_answer, ..first })
     }
 }

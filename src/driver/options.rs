@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use super::errno::QueuedError;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -124,8 +125,8 @@ pub fn is_any_readable(mut sockets: impl Iterator<Item = RawFd>) -> bool {
     })
 }
 
-/// Takes one entry out of a socket's error queue: its errno, 0 if it cannot be told; `None` if the queue was empty.
-pub fn take_error(socket: &impl AsRawFd) -> Option<i32> {
+/// Takes one entry out of a socket's error queue; `None` if the queue was empty.
+pub fn take_error(socket: &impl AsRawFd) -> Option<QueuedError> {
     let mut payload = [0u8; 64];
     let mut control = [0u64; 64];
     let mut iov = libc::iovec { iov_base: (&raw mut payload).cast(), iov_len: payload.len() };
@@ -150,8 +151,11 @@ pub fn take_error(socket: &impl AsRawFd) -> Option<i32> {
             && header.cmsg_len >= size_of::<libc::cmsghdr>() + size_of::<libc::sock_extended_err>()
     };
     // SAFETY: (O); such a message carries a sock_extended_err, whose length was just looked at, at any alignment.
-    let errno = header.filter(is_error).map(|header| unsafe {
-        libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned().ee_errno
-    });
-    Some(errno.and_then(|errno| i32::try_from(errno).ok()).unwrap_or(0))
+    let error = header
+        .filter(is_error)
+        .map(|header| unsafe { libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned() });
+    Some(error.map_or_else(QueuedError::default, |error| QueuedError {
+        errno: i32::try_from(error.ee_errno).unwrap_or(0),
+        is_answer: matches!(error.ee_origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6),
+    }))
 }

@@ -320,7 +320,7 @@ fn a_busy_backend_does_not_hold_up_what_is_due_for_another() {
     let mut relay = relay_of(&["a:1", "b:1"], Rules { flush_us: 100_000, ..rules() });
     let [to_a, to_b] = [0, 1].map(|backend| metric_of(&relay, backend));
     feed(&mut relay, 0, &to_b);
-    feed(&mut relay, 70_000, &vec![to_a.as_str(); 12].join("\n"));
+    feed(&mut relay, 70_000, &[to_a.as_str(); 12].join("\n"));
     let packets = out(&mut relay, 75_000, Flush::Due);
     assert!(!packets.is_empty());
     settle(&mut relay, packets, SendOutcome::Busy, 75_000);

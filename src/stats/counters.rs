@@ -54,7 +54,7 @@ named! {
         SendsBusy = "sends_busy",
         /// Sends that reported an earlier datagram's refusal, and were repeated.
         BackendRefused = "backend_refused",
-        /// Sends that reported an unreachable backend, and were repeated.
+        /// Sends that reported an unreachable backend, or another ICMP answer to an earlier datagram, and were repeated.
         BackendUnreachable = "backend_unreachable",
         /// Metrics whose own backend was down and that another one served.
         MetricsDiverted = "metrics_diverted",

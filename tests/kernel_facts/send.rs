@@ -6,10 +6,12 @@ use super::bed::{
 };
 use super::raw;
 use io_uring::{opcode, squeue, types};
+use nix::sys::socket::{SockaddrIn, getsockname};
+use socket2::{Domain, Protocol, Socket, Type};
 use statsring::driver::uring::ring::Ring;
 use statsring::driver::{Driver, DriverLimits, Wait, socket};
 use statsring::packet::{SendOutcome, SocketSlot};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 
@@ -144,7 +146,7 @@ fn a_later_send_reports_the_refusal_of_an_earlier_one_and_is_not_sent_itself_and
 }
 
 #[test]
-fn refusals_fill_the_error_queue_and_clear_errors_empties_it() {
+fn refusals_fill_the_error_queue_and_take_errors_empties_it() {
     let Some(mut bed) = bed(&limits()) else { return };
     let address = deserted();
     bed.ring.open_backend(SLOT, address).unwrap();
@@ -157,8 +159,53 @@ fn refusals_fill_the_error_queue_and_clear_errors_empties_it() {
     }
     while bed.ring.next_completion().is_some() {}
     assert!(has_error(fd), "the errors that sends reported are still in the queue");
-    bed.ring.clear_errors(SLOT);
+    let error = bed.ring.take_errors(SLOT).unwrap();
+    assert_eq!((error.errno, error.is_answer), (libc::ECONNREFUSED, true));
     assert!(!has_error(fd));
+}
+
+/// ICMP's "protocol unreachable" (RFC 792) about a datagram of 127.0.0.1 from one port to another, as it is sent.
+fn protocol_unreachable(from: u16, to: u16) -> Vec<u8> {
+    let (unreachable, protocol, udp) = (3, 2, 17);
+    let mut message = vec![unreachable, protocol, 0, 0, 0, 0, 0, 0];
+    // The header of the datagram, and the first eight bytes in it.
+    message.extend([0x45, 0, 0, 29, 0, 0, 0, 0, 64, udp, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1]);
+    message.extend([from.to_be_bytes(), to.to_be_bytes(), 9u16.to_be_bytes(), [0; 2]].concat());
+    // RFC 1071.
+    let sum: u32 = message.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
+#[test]
+fn an_icmp_answer_is_told_by_a_later_send_with_an_errno_that_could_be_its_own_and_the_queue_tells_them_apart()
+{
+    let Ok(icmp) = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)) else {
+        return super::bed::skip("only root may send ICMP messages");
+    };
+    let Some(mut bed) = bed(&limits()) else { return };
+    let (backend, address) = backend();
+    bed.ring.open_backend(SLOT, address).unwrap();
+    let fd = descriptor_connected_to(address);
+    let own: SockaddrIn = getsockname(fd).unwrap();
+    let answer = protocol_unreachable(own.port(), address.port());
+    icmp.send_to(&answer, &SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    wait_until("the answer has come", || has_error(fd));
+    let mut send = |bytes: &[u8]| {
+        bed.send(0, bytes);
+        bed.ring.enter(Wait::Poll);
+        assert!(bed.ring.take_packet(0).is_some());
+        let res = bed.ring.next_completion().map(|completion| completion.res);
+        (res, bed.ring.take_errors(SLOT).map(|error| error.is_answer))
+    };
+    assert_eq!(send(b"not sent"), (Some(-libc::ENOPROTOOPT), Some(true)));
+    assert_eq!(send(b"goes"), (None, None));
+    assert_eq!(send(&[b'x'; 65_508]), (Some(-libc::EMSGSIZE), Some(false)));
+    let mut buffer = [0; 16];
+    let length = backend.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"goes");
 }
 
 #[test]

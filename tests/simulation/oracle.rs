@@ -261,7 +261,7 @@ impl Judge<'_> {
             DropReason::QueueFull => struck(Fault::SendBusy),
             DropReason::SendNoBuffers => struck(Fault::SendNoBuffers),
             DropReason::SendTooLong => struck(Fault::SendTooLong),
-            DropReason::SendUnreachable => struck(Fault::SendUnreachable),
+            DropReason::SendUnreachable => struck(Fault::SendUnreachable) || struck(Fault::SendAnswered),
             DropReason::SendRefused => struck(Fault::SendRefused),
             DropReason::SendDenied => struck(Fault::SendDenied),
             DropReason::SendFailed => {
@@ -298,6 +298,7 @@ impl Judge<'_> {
             Fault::SendBusy,
             Fault::SendRefused,
             Fault::SendUnreachable,
+            Fault::SendAnswered,
             // A train that meets one of these is taken apart and repeated.
             Fault::TrainRefused,
             Fault::SendInvalid,

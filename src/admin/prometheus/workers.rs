@@ -48,7 +48,7 @@ fn described(counter: Counter) -> Option<(&'static str, &'static str)> {
         ),
         Counter::BackendUnreachable => (
             "statsring_sends_unreachable_total",
-            "Sends that told of a backend that cannot be reached; they were repeated.",
+            "Sends that told of a backend that cannot be reached, or of another ICMP answer; they were repeated.",
         ),
         Counter::MetricsDiverted => (
             "statsring_metrics_diverted_total",

@@ -5,6 +5,7 @@
 //! rules.
 
 use crate::driver::Facts;
+use crate::driver::errno::QueuedError;
 use crate::packet::{Packet, SocketSlot};
 use std::net::SocketAddr;
 
@@ -86,8 +87,8 @@ pub trait Calls {
     fn close_backend(&mut self, slot: SocketSlot);
 
     /// Empties the error queue of socket `slot`, which fills with ICMP answers where IP_RECVERR is set; the errno of its
-    /// first entry, if it had one.
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<i32>;
+    /// first entry, if it had one, and whether any of them was such an answer.
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError>;
 
     /// Leaves a listening socket to others who receive from it: [`Calls::fence`] and [`Calls::is_queue_empty`] are no longer
     /// about it.

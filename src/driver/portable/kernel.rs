@@ -12,6 +12,7 @@
 
 use super::calls::{Calls, Datagram, Sent, Sizes};
 use crate::driver::endpoints::{Backends, Listening};
+use crate::driver::errno::QueuedError;
 use crate::driver::mapping::Mapping;
 use crate::driver::segment::{self, SegmentBytes};
 use crate::driver::uring::header::HEADER_BYTES;
@@ -266,7 +267,7 @@ impl Calls for SystemCalls {
         self.backends.close(slot);
     }
 
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<i32> {
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
         self.backends.take_errors(slot)
     }
 

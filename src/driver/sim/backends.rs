@@ -4,6 +4,7 @@
 
 use super::faults::{Fault, Faults};
 use super::random::Random;
+use crate::driver::errno::QueuedError;
 use crate::packet::{Arrival, Packet};
 use std::net::SocketAddr;
 
@@ -33,6 +34,8 @@ struct Socket {
     busy_until_us: u64,
     /// So many more refusals follow.
     refusals_left: u64,
+    /// What lies in its error queue.
+    queued_error: Option<QueuedError>,
 }
 
 /// All sockets by slot.
@@ -54,7 +57,13 @@ impl Backends {
             self.sockets.resize_with(slot + 1, || None);
         }
         self.made += 1;
-        self.sockets[slot] = Some(Socket { address, serial: self.made, busy_until_us: 0, refusals_left: 0 });
+        self.sockets[slot] = Some(Socket {
+            address,
+            serial: self.made,
+            busy_until_us: 0,
+            refusals_left: 0,
+            queued_error: None,
+        });
     }
 
     /// Where each open socket leads, and the number of the call that made it.
@@ -69,6 +78,11 @@ impl Backends {
         }
     }
 
+    /// Empties a socket's error queue.
+    pub fn take_errors(&mut self, slot: usize) -> Option<QueuedError> {
+        self.sockets.get_mut(slot)?.as_mut()?.queued_error.take()
+    }
+
     /// Executes a send of one packet or of a train to one socket: the number of bytes, or a negated errno.
     pub fn send(&mut self, train: &[&Packet], now_us: u64, faults: &mut Faults, random: &mut Random) -> i32 {
         let slot = train.first().map_or(usize::MAX, |packet| packet.socket.0 as usize);
@@ -77,6 +91,9 @@ impl Backends {
             return -libc::EBADF;
         };
         if let Some(errno) = socket.refuse(now_us, faults, random) {
+            if matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH) {
+                socket.queued_error = Some(QueuedError { errno, is_answer: true });
+            }
             return -errno;
         }
         for packet in train {
@@ -112,6 +129,11 @@ impl Socket {
         if faults.strikes(Fault::SendRefused, random) {
             self.refusals_left = random.below(2) * random.below(12);
             return Some(libc::ECONNREFUSED);
+        }
+        if faults.strikes(Fault::SendAnswered, random) {
+            let errno = [libc::EMSGSIZE, libc::EPROTO, libc::EACCES][random.below(3) as usize];
+            self.queued_error = Some(QueuedError { errno, is_answer: true });
+            return Some(errno);
         }
         let errnos = [
             (Fault::SendNoBuffers, libc::ENOBUFS),

@@ -11,6 +11,7 @@ use super::network::SimNetwork;
 use super::sockets::{Tries, send_train};
 use super::{ReceivedDatagram, START_US, SimHandle, SimSetup, path_payload_bytes};
 use crate::driver::Facts;
+use crate::driver::errno::QueuedError;
 use crate::driver::portable::calls::{Calls, Datagram, Sent, Sizes};
 use crate::packet::{Packet, SocketSlot};
 use std::cell::RefCell;
@@ -201,10 +202,6 @@ impl Calls for SimCalls {
                 rest = others;
                 continue;
             }
-            let slot = train.first().map_or(u32::MAX, |packet| packet.socket.0);
-            if matches!(-res, libc::ECONNREFUSED | libc::EHOSTUNREACH) {
-                kernel.untold_errnos.insert(slot, -res);
-            }
             if message == 0 {
                 return Sent { messages: 0, errno: -res };
             }
@@ -261,8 +258,8 @@ impl Calls for SimCalls {
         self.kernel.borrow_mut().backends.close(slot.0 as usize);
     }
 
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<i32> {
-        self.kernel.borrow_mut().untold_errnos.remove(&slot.0)
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
+        self.kernel.borrow_mut().backends.take_errors(slot.0 as usize)
     }
 
     fn leave(&mut self, listener: usize) {

@@ -88,6 +88,8 @@ faults! {
     SendDenied = "send: EPERM",
     /// The host cannot be reached.
     SendUnreachable = "send: EHOSTUNREACH",
+    /// An earlier packet met an ICMP answer whose errno a packet may also have on its own.
+    SendAnswered = "send: ICMP answer to an earlier packet",
     /// An argument was wrong.
     SendInvalid = "send: EINVAL",
     /// The device failed.

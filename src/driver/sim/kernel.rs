@@ -18,7 +18,7 @@ use crate::driver::uring::ring::{Completion, Entered, Token};
 use crate::packet::Packet;
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::rc::Rc;
 
 /// Datagrams that one turn of a receive takes before others run.
@@ -88,8 +88,6 @@ pub(super) struct Kernel {
     pub was_interrupted: bool,
     /// The next receives to be armed fail with this.
     pub arm_errno: Option<i32>,
-    /// Errnos in the error queues of backends' sockets, by slot: what sendmmsg did not tell.
-    pub untold_errnos: HashMap<u32, i32>,
     /// The last `enter` was to sleep for ever, and nothing was to come.
     pub is_stuck: bool,
 }
@@ -123,7 +121,6 @@ impl Kernel {
             violations: Vec::new(),
             was_interrupted: false,
             arm_errno: None,
-            untold_errnos: HashMap::new(),
             is_stuck: false,
         }
     }

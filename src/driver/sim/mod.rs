@@ -23,6 +23,7 @@ pub use faults::{Fault, Faults};
 pub use network::SimNetwork;
 pub use random::Random;
 
+use super::errno::QueuedError;
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
 use super::{Engine, Facts, Restrictions, Wait};
 use crate::packet::{Packet, SocketSlot};
@@ -303,7 +304,9 @@ impl Ring for SimRing {
         kernel.backends.close(slot.0 as usize);
     }
 
-    fn clear_errors(&mut self, _slot: SocketSlot) {}
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
+        self.kernel.borrow_mut().backends.take_errors(slot.0 as usize)
+    }
 
     fn leave(&mut self, listener: usize) {
         self.kernel.borrow_mut().leave(listener);

@@ -18,6 +18,7 @@ use super::restrict::restrict;
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
 use super::trial::patiently;
 use crate::driver::endpoints::{Backends, Listening};
+use crate::driver::errno::QueuedError;
 use crate::driver::segment::{self, SegmentBytes};
 use crate::driver::{DriverError, DriverLimits, Engine, Facts, Wait, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
@@ -314,8 +315,8 @@ impl Ring for KernelRing {
         }
     }
 
-    fn clear_errors(&mut self, slot: SocketSlot) {
-        let _ = self.backends.take_errors(slot);
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
+        self.backends.take_errors(slot)
     }
 
     fn leave(&mut self, listener: usize) {

@@ -4,6 +4,7 @@
 //! In: submissions with a [`Token`] each. Out: [`Completion`]s with the same token. Next: `engine.rs`, which keeps the
 //! rules; `classify.rs` and `header.rs`, which read what comes back.
 
+use crate::driver::errno::QueuedError;
 use crate::driver::{Facts, Wait};
 use crate::packet::{Packet, SocketSlot};
 use std::net::SocketAddr;
@@ -185,9 +186,9 @@ pub trait Ring {
     /// Closes socket `slot`; sends that follow complete with -EBADF.
     fn close_backend(&mut self, slot: SocketSlot);
 
-    /// Empties the error queue of socket `slot`, which fills with ICMP answers where IP_RECVERR is set. Called after a
-    /// send's error.
-    fn clear_errors(&mut self, slot: SocketSlot);
+    /// Empties the error queue of socket `slot`, which fills with ICMP answers where IP_RECVERR is set; the errno of its
+    /// first entry, if it had one, and whether any of them was such an answer. Called after a send's error.
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError>;
 
     /// Leaves a listening socket to others who receive from it: [`Ring::fence`] and [`Ring::is_queue_empty`] are no longer
     /// about it. Without such a listener it does nothing.

@@ -7,7 +7,7 @@
 //! when the message is tried again as the first one. Either way an error means that the message was not sent.
 
 use super::{Calls, PortableDriver};
-use crate::driver::errno;
+use crate::driver::errno::{self, QueuedError};
 use crate::packet::{SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 
@@ -36,17 +36,20 @@ impl<C: Calls> PortableDriver<C> {
         let packets_taken: usize = self.messages[..taken].iter().sum();
         self.outcomes.resize(first + packets_taken, SendOutcome::Sent);
         let Some(next) = self.messages.get(taken).copied() else { return };
-        let errno = if taken > 0 {
+        let error = if taken > 0 {
             // The error of a later message is lost, unless the error queue has it: else the next call tells.
             match self.calls.take_errors(slot) {
-                Some(errno) if errno > 0 => errno,
+                Some(error) if error.errno > 0 => error,
                 _ => return,
             }
-        } else {
+        } else if matches!(sent.errno, 0 | libc::EAGAIN) {
             // An answer without a message and without an error is none: as if the socket were full.
-            if sent.errno == 0 { libc::EAGAIN } else { sent.errno }
+            QueuedError { errno: libc::EAGAIN, is_answer: false }
+        } else {
+            let is_answer = self.calls.take_errors(slot).is_some_and(|error| error.is_answer);
+            QueuedError { errno: sent.errno, is_answer }
         };
-        self.failed(next, slot, errno, taken == 0);
+        self.failed(next, slot, error);
     }
 
     /// Cuts what is to go to `slot`, from packet `first` on, into messages: trains where they are allowed.
@@ -68,11 +71,11 @@ impl<C: Calls> PortableDriver<C> {
     }
 
     /// The message of the next `packets` was not sent.
-    fn failed(&mut self, packets: usize, slot: SocketSlot, errno: i32, is_told: bool) {
-        let outcome = if is_planted(Defect::SendErrorOverlooked) {
-            SendOutcome::Sent
-        } else {
-            errno::send_outcome(-errno)
+    fn failed(&mut self, packets: usize, slot: SocketSlot, error: QueuedError) {
+        let outcome = match errno::send_outcome(-error.errno) {
+            _ if is_planted(Defect::SendErrorOverlooked) => SendOutcome::Sent,
+            outcome if error.is_answer => errno::outcome_of_answer(outcome),
+            outcome => outcome,
         };
         self.has_unsent_ones = true;
         let first = self.outcomes.len();
@@ -86,8 +89,6 @@ impl<C: Calls> PortableDriver<C> {
             let overlooked = is_planted(Defect::FollowerOfBusyTakenAsSent);
             let follower = if overlooked { SendOutcome::Sent } else { SendOutcome::Busy };
             self.outcomes.resize(first + packets + same, follower);
-        } else if is_told {
-            self.calls.take_errors(slot);
         }
     }
 }

@@ -33,6 +33,12 @@ fn packet(text: &str, slot: u32) -> Packet {
     packet
 }
 
+fn joining(text: &str) -> Packet {
+    let mut packet = packet(text, 0);
+    packet.may_join = true;
+    packet
+}
+
 fn backend() -> SocketAddr {
     "127.0.0.1:8125".parse().unwrap()
 }
@@ -122,6 +128,7 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         (Fault::SendTooLong, SendOutcome::TooLong),
         (Fault::SendDenied, SendOutcome::Denied),
         (Fault::SendUnreachable, SendOutcome::Unreachable),
+        (Fault::SendAnswered, SendOutcome::Unreachable),
         (Fault::SendInvalid, SendOutcome::Failed(libc::EINVAL)),
         (Fault::SendInputOutput, SendOutcome::Failed(libc::EIO)),
     ];
@@ -199,9 +206,7 @@ fn a_refused_train_is_taken_apart_and_no_other_is_made() {
     driver.open_backend(SocketSlot(0), backend()).unwrap();
     let push = |driver: &mut PortableDriver<SimCalls>| {
         for number in 10..30 {
-            let mut packet = packet(&number.to_string(), 0);
-            packet.may_join = true;
-            driver.push(packet).unwrap();
+            driver.push(joining(&number.to_string())).unwrap();
         }
     };
     push(&mut driver);
@@ -217,6 +222,24 @@ fn a_refused_train_is_taken_apart_and_no_other_is_made() {
     driver.deliver(&mut log);
     assert!(log.sent.len() == 20 && log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Sent));
     check(&handle, 7);
+}
+
+#[test]
+fn an_answer_to_an_earlier_packet_says_nothing_about_trains() {
+    let mut setup = SimSetup::roomy(8);
+    setup.faults.set(Fault::SendAnswered, 10_000);
+    let (mut driver, _) = driver(&setup);
+    driver.open_backend(SocketSlot(0), backend()).unwrap();
+    for _ in 0..2 {
+        for number in 10..30 {
+            driver.push(joining(&number.to_string())).unwrap();
+        }
+        let mut log = Log::default();
+        driver.enter(Wait::Poll).unwrap();
+        driver.deliver(&mut log);
+        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Unreachable), "{:?}", log.sent);
+        assert!(driver.trains.begin(&packet("1", 0)).with(&joining("2")).is_some());
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl<R: Ring> RingDriver<R> {
 
     /// Tells the settled sends, oldest first.
     pub(super) fn tell_sends(&mut self, events: &mut impl Events) {
-        let mut cleared: Option<SocketSlot> = None;
+        let mut answered: Option<(SocketSlot, bool)> = None;
         while self.sends_settled > 0 {
             let oldest = self.sends_pushed - self.sends.len() as u64;
             let slot = (oldest % self.sizes.sends_max as u64) as usize;
@@ -60,14 +60,27 @@ impl<R: Ring> RingDriver<R> {
             let Some(number) = self.sends.pop_front() else { return };
             // The head of a train does not know of those that joined it; that the next one has its number tells.
             packet.in_train |= self.sends.front() == Some(&number);
-            let outcome = self.trains.judge(&packet, self.outcomes[self.heads[slot]]);
-            let is_answered = !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy);
-            if is_answered && cleared != Some(packet.socket) {
-                self.ring.clear_errors(packet.socket);
-                cleared = Some(packet.socket);
+            let mut outcome = self.outcomes[self.heads[slot]];
+            let is_error = !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy);
+            if is_error && self.is_answer(packet.socket, &mut answered) {
+                outcome = errno::outcome_of_answer(outcome);
             }
+            let outcome = self.trains.judge(&packet, outcome);
             events.sent(packet, outcome);
         }
+    }
+
+    /// Whether the error of a send to this socket was an answer to an earlier packet. Empties the socket's error queue, once
+    /// for packets that follow each other: `known` is of the last socket that was asked about.
+    fn is_answer(&mut self, socket: SocketSlot, known: &mut Option<(SocketSlot, bool)>) -> bool {
+        if let Some((last, is_answer)) = *known
+            && last == socket
+        {
+            return is_answer;
+        }
+        let is_answer = self.ring.take_errors(socket).is_some_and(|error| error.is_answer);
+        *known = Some((socket, is_answer));
+        is_answer
     }
 
     /// Lets a packet join the train before it, if it may and fits.

@@ -184,6 +184,7 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         (Fault::SendTooLong, SendOutcome::TooLong),
         (Fault::SendDenied, SendOutcome::Denied),
         (Fault::SendUnreachable, SendOutcome::Unreachable),
+        (Fault::SendAnswered, SendOutcome::Unreachable),
         (Fault::SendInvalid, SendOutcome::Failed(libc::EINVAL)),
         (Fault::SendInputOutput, SendOutcome::Failed(libc::EIO)),
         (Fault::SendSuccessTold, SendOutcome::Sent),
@@ -199,6 +200,27 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         driver.deliver(&mut log);
         assert_eq!(log.sent, [(b"a:1|c".to_vec(), expected)]);
         check(&driver, &handle, 4);
+    }
+}
+
+#[test]
+fn an_answer_to_an_earlier_packet_says_nothing_about_trains() {
+    let mut setup = SimSetup::roomy(8);
+    setup.faults.set(Fault::SendAnswered, 10_000);
+    let (mut driver, handle) = driver(&setup);
+    driver.open_backend(SocketSlot(0), backend()).unwrap();
+    for _ in 0..2 {
+        for number in 10..30 {
+            let mut packet = packet(&number.to_string(), 0);
+            packet.may_join = true;
+            driver.push(packet).unwrap();
+        }
+        let mut log = Log::default();
+        driver.enter(Wait::Poll).unwrap();
+        driver.deliver(&mut log);
+        assert_eq!(log.sent.len(), 20);
+        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Unreachable), "{:?}", log.sent);
+        check(&driver, &handle, 8);
     }
 }
 
