@@ -9,6 +9,7 @@ use super::resolve::literal;
 use super::table::Standing;
 use crate::admin::{BackendState, Wish};
 use crate::config::{Check, Node};
+use crate::driver::socket::with_port;
 use crate::planted::{Defect, is_planted};
 use crate::stats::NodeCounters;
 use std::cell::{Cell, Ref, RefCell};
@@ -78,7 +79,7 @@ impl Backend {
     pub fn admin_address(&self) -> Option<SocketAddr> {
         let node = self.node.borrow();
         let (address, port) = (self.address.get()?, node.adminport?);
-        (!node.disabled).then(|| SocketAddr::new(address.ip(), port))
+        (!node.disabled).then(|| with_port(address, port))
     }
 
     /// For the route table.

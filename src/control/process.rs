@@ -483,9 +483,13 @@ impl Process {
                 }
             }
             Report::SocketFailed { node, error } => tracing::error!(
-                "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed",
+                "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is tried \
+                 again every second",
                 node.escape_default()
             ),
+            Report::SocketMade { node } => {
+                tracing::info!("backend {}: there is a socket for it now", node.escape_default())
+            }
             Report::SendFailed { node, error } => {
                 tracing::warn!(
                     "backend {}: a send failed: {error}; counted as send_failed",

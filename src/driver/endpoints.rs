@@ -71,6 +71,7 @@ impl Listening {
 
     /// Leaves one to others who receive from it.
     pub fn leave(&mut self, listener: usize) {
+        self.kernel_drops(listener);
         if let Some(is_left) = self.left.get_mut(listener) {
             *is_left = true;
         }
@@ -80,13 +81,18 @@ impl Listening {
         self.sockets.iter().zip(&self.left).filter(|(_, is_left)| !**is_left).map(|(socket, _)| socket)
     }
 
-    /// Makes sure that nothing new arrives at those that were not left; their queues stay readable.
+    /// Makes sure that nothing new arrives at those that were not left; their queues stay readable. One that cannot be
+    /// fenced does not keep the others from it; the last failure is told.
     pub fn fence(&mut self) -> io::Result<()> {
-        let Listening { sockets, left, fences, .. } = self;
-        for (listener, _) in sockets.iter().zip(left.iter()).filter(|(_, is_left)| !**is_left) {
-            fences.push(socket::fence(listener)?);
+        let mut told = Ok(());
+        let fenced: Vec<io::Result<UdpSocket>> = self.own().map(socket::fence).collect();
+        for fence in fenced {
+            match fence {
+                Ok(holder) => self.fences.push(holder),
+                Err(error) => told = Err(error),
+            }
         }
-        Ok(())
+        told
     }
 
     /// Whether none of those that were not left has a datagram queued.
@@ -94,12 +100,14 @@ impl Listening {
         !options::is_any_readable(self.own().map(AsRawFd::as_raw_fd))
     }
 
-    /// Datagrams that the kernel dropped at one of them for want of room, since it was made.
+    /// Datagrams that the kernel dropped at one of them for want of room, since it was made; of one that was left, until
+    /// then: who receives from it now counts the others.
     pub fn kernel_drops(&mut self, listener: usize) -> u64 {
         let (Some(count), Some(socket)) = (self.drops.get_mut(listener), self.sockets.get(listener)) else {
             return 0;
         };
-        if let Ok(now) = options::drops(socket) {
+        let is_left = self.left.get(listener).is_some_and(|is_left| *is_left);
+        if !is_left && let Ok(now) = options::drops(socket) {
             count.total += u64::from(now.wrapping_sub(count.last));
             count.last = now;
         }

@@ -190,6 +190,9 @@ pub trait Driver {
     /// The longest datagram that goes to socket `slot` in one piece, as its path's MTU says; `None` if that is unknown.
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;
 
+    /// Has trains go to socket `slot` again, though one was refused there.
+    fn allow_trains(&mut self, slot: SocketSlot);
+
     /// Closes socket `slot`; no packet for it may be in flight.
     fn close_backend(&mut self, slot: SocketSlot);
 

@@ -80,9 +80,15 @@ pub fn bind_listeners(
 /// Where any port will do, both families get the same one.
 fn same_port(asked: SocketAddr, bound: &[SocketAddr]) -> SocketAddr {
     match bound.first() {
-        Some(first) if asked.port() == 0 => SocketAddr::new(asked.ip(), first.port()),
+        Some(first) if asked.port() == 0 => with_port(asked, first.port()),
         _ => asked,
     }
+}
+
+/// The same address with another port; an IPv6 one keeps its scope.
+pub fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 /// Binds without SO_REUSEPORT and lets go: fails if anybody is there.
@@ -260,13 +266,13 @@ pub fn fence(listener: &UdpSocket) -> io::Result<UdpSocket> {
     // By sender the kernel chooses among the sockets that are not connected, in every version; of a program that spreads at
     // random nobody promises that. Where there is none this fails, and nothing is to be done.
     let _ = options::spread_by_flow(listener);
-    let local = listener.local_addr()?.ip();
-    let unused = match local {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        specific => specific,
-    };
-    let holder = UdpSocket::bind((unused, 0))?;
+    let mut unused = with_port(listener.local_addr()?, 0);
+    match unused.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => unused.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => unused.set_ip(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        _ => {}
+    }
+    let holder = UdpSocket::bind(unused)?;
     listener.connect(holder.local_addr()?)?;
     Ok(holder)
 }

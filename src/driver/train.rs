@@ -49,8 +49,8 @@ pub struct Trains {
 }
 
 impl Trains {
-    /// Socket `slot` leads somewhere new.
-    pub fn opened(&mut self, slot: SocketSlot) {
+    /// Socket `slot` leads somewhere new, or trains are wanted again where they were refused.
+    pub fn allow(&mut self, slot: SocketSlot) {
         let index = slot.0 as usize;
         if self.refused.len() <= index {
             self.refused.resize(index + 1, false);
@@ -95,7 +95,7 @@ mod tests {
 
     fn trains() -> Trains {
         let mut trains = Trains::default();
-        trains.opened(SocketSlot(0));
+        trains.allow(SocketSlot(0));
         trains
     }
 
@@ -134,7 +134,7 @@ mod tests {
         let failed = SendOutcome::Failed(libc::EIO);
         assert_eq!(trains.judge(&refused, failed), SendOutcome::TrainRefused(libc::EIO));
         assert!(trains.begin(&packet(100, 0)).with(&packet(100, 0)).is_none());
-        trains.opened(SocketSlot(0));
+        trains.allow(SocketSlot(0));
         assert!(trains.begin(&packet(100, 0)).with(&packet(100, 0)).is_some());
     }
 }

@@ -35,12 +35,18 @@ pub enum Report {
         /// The backend's identity.
         node: Arc<str>,
     },
-    /// A backend's socket could not be made; its metrics are dropped as `send_failed`.
+    /// A backend's socket could not be made; its metrics are dropped as `send_failed` until another try succeeds. Told once
+    /// for each errno.
     SocketFailed {
         /// The backend's identity.
         node: Arc<str>,
         /// Why.
         error: std::io::Error,
+    },
+    /// A backend's socket could be made at last.
+    SocketMade {
+        /// The backend's identity.
+        node: Arc<str>,
     },
     /// A send failed with an error that has no reason of its own; told once per errno.
     SendFailed {

@@ -3,7 +3,6 @@
 //! In: the route table, looked at once per batch. Out: the relay rerouted between two batches; the drain, step by step:
 //! fence the sockets, read their now finite queues, flush, cancel, end. Next: `step.rs`.
 
-use super::sockets::Sockets;
 use super::step::{Step, Worker};
 use super::{Ended, Report};
 use crate::driver::{Driver, DriverError, Wait};
@@ -43,10 +42,12 @@ pub enum Stage {
 impl<D: Driver> Worker<D> {
     /// Looks for a new route table and follows it.
     pub(super) fn follow_orders(&mut self) -> Result<(), DriverError> {
-        let table = Arc::clone(self.routes.load());
-        if Arc::ptr_eq(&table, self.relay.table()) {
+        let retry_at_us = self.sockets.retry_at_us();
+        let is_known = Arc::ptr_eq(self.routes.load(), self.relay.table());
+        if is_known && retry_at_us.is_none_or(|at_us| self.driver.now_us() < at_us) {
             return Ok(());
         }
+        let table = Arc::clone(self.routes.load());
         if is_planted(Defect::GenerationToldTooEarly) && self.shared.generation() < table.generation {
             self.shared.set_generation(table.generation);
             return Ok(());
@@ -60,11 +61,16 @@ impl<D: Driver> Worker<D> {
                 return Ok(());
             }
         }
-        let sockets = self.sockets.follow(&table, &mut self.driver, &mut self.reporter);
+        let is_complete = same_nodes && retry_at_us.is_none();
+        if !is_complete {
+            self.sockets.follow(&table, &mut self.driver, &mut self.reporter);
+        }
         let now_us = self.driver.now_us();
-        self.relay.reroute(Arc::clone(&table), &sockets, now_us);
-        self.relay.limit_packets(Sockets::path_payload_bytes(&sockets, &self.driver));
-        self.sockets.release(&table, &mut self.driver);
+        self.relay.reroute(Arc::clone(&table), self.sockets.slots(), now_us);
+        self.sockets.limit_packets(&mut self.relay, &self.driver);
+        if !is_complete {
+            self.sockets.release(&table, &mut self.driver);
+        }
         self.coalescing.set_flush_us(table.rules.flush_us);
         self.shared.set_generation(table.generation);
         let (timeout_us, left) = match table.phase {

@@ -1,105 +1,153 @@
 //! Which backend has which socket slot of the driver; identical backends keep theirs across reloads.
 //!
-//! In: a route table. Out: its backends' slots in its order. Next: `relay/reroute.rs`.
+//! In: a route table. Out: its backends' slots in its order, and when to try again what could not be made. Next:
+//! `relay/reroute.rs`.
 
 use super::Report;
 use super::reporter::Reporter;
 use crate::driver::Driver;
 use crate::packet::SocketSlot;
 use crate::planted::{Defect, is_planted};
-use crate::relay::RouteTable;
+use crate::relay::{Relay, RouteNode, RouteTable};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// The pause before a socket that could not be made is tried again, µs: a route or an address may come at any time, and
+/// nobody tells.
+const RETRY_US: u64 = 1_000_000;
 
 /// A connected socket.
 struct Open {
     name: Arc<str>,
     address: SocketAddr,
+    gso: bool,
 }
 
 /// The sockets of one worker.
 pub struct Sockets {
-    slots: Vec<Option<Open>>,
+    open: Vec<Option<Open>>,
+    /// Where each open one lies.
+    by_name: HashMap<Arc<str>, usize>,
+    /// Those of the table that was followed last, in its order.
+    slots: Vec<Option<SocketSlot>>,
+    /// Backends of that table whose socket could not be made, with the errno that was told.
+    missing: HashMap<Arc<str>, Option<i32>>,
+    retry_at_us: Option<u64>,
 }
 
 impl Sockets {
     /// None yet; at most `sockets_max` at once.
     pub fn new(sockets_max: usize) -> Sockets {
-        Sockets { slots: std::iter::repeat_with(|| None).take(sockets_max).collect() }
+        Sockets {
+            open: std::iter::repeat_with(|| None).take(sockets_max).collect(),
+            by_name: HashMap::new(),
+            slots: Vec::new(),
+            missing: HashMap::new(),
+            retry_at_us: None,
+        }
     }
 
     /// Whether every backend of a table has its socket already.
     pub fn has_all(&self, table: &RouteTable) -> bool {
-        table.nodes.iter().all(|node| {
-            node.address.is_none_or(|address| {
-                self.find(&node.name).is_some_and(|index| {
-                    self.slots[index].as_ref().is_some_and(|open| open.address == address)
-                })
-            })
-        })
+        table.nodes.iter().all(|node| node.address.is_none() || self.kept(node).is_some())
     }
 
-    /// The slots for a table: those it has are kept, missing ones are made. A backend that moved keeps its slot and
-    /// gets a socket to its new address; if that fails it has none, rather than one to where it no longer is, until
-    /// the next table. Sockets that are no longer needed stay until [`Sockets::release`].
-    pub fn follow(
-        &mut self,
-        table: &RouteTable,
-        driver: &mut impl Driver,
-        reporter: &mut Reporter,
-    ) -> Vec<Option<SocketSlot>> {
-        table
-            .nodes
-            .iter()
-            .map(|node| {
-                let known = self.find(&node.name);
-                let Some(address) = node.address else { return known.map(slot) };
-                if let Some(index) = known
-                    && self.slots[index].as_ref().is_some_and(|open| open.address == address)
-                    && !is_planted(Defect::SocketReplacedAtReload)
-                {
-                    return Some(slot(index));
-                }
-                let index = known.or_else(|| self.slots.iter().position(Option::is_none));
-                match index
-                    .ok_or_else(no_slot)
-                    .and_then(|index| driver.open_backend(slot(index), address).map(|()| index))
-                {
-                    Ok(index) => {
-                        self.slots[index] = Some(Open { name: Arc::clone(&node.name), address });
-                        Some(slot(index))
+    /// The slots of the table that was followed last, in its order.
+    pub fn slots(&self) -> &[Option<SocketSlot>] {
+        &self.slots
+    }
+
+    /// When to follow the table once more, µs of the driver's clock: a socket could not be made.
+    pub fn retry_at_us(&self) -> Option<u64> {
+        self.retry_at_us
+    }
+
+    /// Finds the slots for a table: those it has are kept, missing ones are made. A backend that moved keeps its slot and
+    /// gets a socket to its new address; if that fails it has none, rather than one to where it no longer is, until the next
+    /// try. Sockets that are no longer needed stay until [`Sockets::release`].
+    pub fn follow(&mut self, table: &RouteTable, driver: &mut impl Driver, reporter: &mut Reporter) {
+        let told = std::mem::take(&mut self.missing);
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.clear();
+        for node in table.nodes.iter() {
+            let slot = match self.slot_of(node, driver) {
+                Ok(slot) => {
+                    if told.contains_key(&node.name) {
+                        reporter.tell(Report::SocketMade { node: Arc::clone(&node.name) });
                     }
-                    Err(error) => {
+                    slot
+                }
+                Err(error) => {
+                    let errno = error.raw_os_error();
+                    self.missing.insert(Arc::clone(&node.name), errno);
+                    if told.get(&node.name) != Some(&errno) {
                         reporter.tell(Report::SocketFailed { node: Arc::clone(&node.name), error });
-                        None
                     }
+                    None
                 }
-            })
-            .collect()
+            };
+            slots.push(slot);
+        }
+        self.slots = slots;
+        self.retry_at_us = (!self.missing.is_empty()).then(|| driver.now_us() + RETRY_US);
     }
 
-    /// For each of these slots the longest datagram that its path takes in one piece, if that is known.
-    pub fn path_payload_bytes<'a>(
-        slots: &'a [Option<SocketSlot>],
-        driver: &'a impl Driver,
-    ) -> impl Iterator<Item = Option<usize>> + 'a {
-        slots.iter().map(|slot| slot.and_then(|slot| driver.path_payload_bytes(slot)))
+    /// The slot of one backend; one whose address is not known has that of its old address, if any.
+    fn slot_of(&mut self, node: &RouteNode, driver: &mut impl Driver) -> std::io::Result<Option<SocketSlot>> {
+        let known = self.by_name.get(&node.name).copied();
+        let Some(address) = node.address else { return Ok(known.map(slot)) };
+        if let Some(index) = self.kept(node)
+            && !is_planted(Defect::SocketReplacedAtReload)
+        {
+            self.follow_gso(index, node, driver);
+            return Ok(Some(slot(index)));
+        }
+        let index = known.or_else(|| self.open.iter().position(Option::is_none)).ok_or_else(no_slot)?;
+        driver.open_backend(slot(index), address)?;
+        self.by_name.insert(Arc::clone(&node.name), index);
+        self.open[index] = Some(Open { name: Arc::clone(&node.name), address, gso: node.gso });
+        Ok(Some(slot(index)))
+    }
+
+    /// Where the socket lies that leads to this backend's address, if there is one.
+    fn kept(&self, node: &RouteNode) -> Option<usize> {
+        let index = *self.by_name.get(&node.name)?;
+        let open = self.open.get(index)?.as_ref()?;
+        (node.address == Some(open.address)).then_some(index)
+    }
+
+    /// Who switches trains off and on wants to try them again.
+    fn follow_gso(&mut self, index: usize, node: &RouteNode, driver: &mut impl Driver) {
+        if let Some(open) = &mut self.open[index]
+            && !std::mem::replace(&mut open.gso, node.gso)
+            && node.gso
+        {
+            driver.allow_trains(slot(index));
+        }
+    }
+
+    /// Where the rules leave the size of packets to the paths: asks the paths.
+    pub fn limit_packets(&self, relay: &mut Relay, driver: &impl Driver) {
+        if relay.table().rules.packet_auto {
+            let path = |slot: &Option<SocketSlot>| slot.and_then(|slot| driver.path_payload_bytes(slot));
+            relay.limit_packets(self.slots.iter().map(path));
+        }
     }
 
     /// Closes the sockets of backends that the table does not list.
     pub fn release(&mut self, table: &RouteTable, driver: &mut impl Driver) {
-        for (index, entry) in self.slots.iter_mut().enumerate() {
-            let gone =
-                entry.as_ref().is_some_and(|open| !table.nodes.iter().any(|node| node.name == open.name));
-            if gone && !is_planted(Defect::SocketLeakedAtReload) {
+        let listed: HashSet<&str> = table.nodes.iter().map(|node| &*node.name).collect();
+        for (index, place) in self.open.iter_mut().enumerate() {
+            let is_gone = place.as_ref().is_some_and(|open| !listed.contains(&*open.name));
+            if is_gone
+                && !is_planted(Defect::SocketLeakedAtReload)
+                && let Some(open) = place.take()
+            {
+                self.by_name.remove(&open.name);
                 driver.close_backend(slot(index));
-                *entry = None;
             }
         }
-    }
-
-    fn find(&self, name: &str) -> Option<usize> {
-        self.slots.iter().position(|entry| entry.as_ref().is_some_and(|open| &*open.name == name))
     }
 }
 
@@ -109,4 +157,115 @@ fn slot(index: usize) -> SocketSlot {
 
 fn no_slot() -> std::io::Error {
     std::io::Error::other("all socket slots are taken; restart with the new list of nodes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::sim::{Fault, SimDriver, SimHandle, SimSetup};
+    use crate::placement::{LiveSet, Placement};
+    use crate::relay::{Malformed, OnNodeDown, Phase, Rules};
+    use crate::stats::{Counter, DropReason, WorkerShared};
+    use crate::worker::{Limits, Worker, WorkerLinks};
+    use arc_swap::ArcSwap;
+    use tokio::sync::mpsc::{Receiver, channel};
+
+    fn table() -> RouteTable {
+        let node = RouteNode {
+            name: "a:1".into(),
+            address: "10.0.0.1:8125".parse().ok(),
+            gso: true,
+            counters: Arc::default(),
+        };
+        RouteTable {
+            generation: 1,
+            nodes: vec![node].into(),
+            live: LiveSet::all(1),
+            diverted: LiveSet::nobody(),
+            placement: Placement::Jump,
+            rules: Rules {
+                flush_us: 5_000,
+                packet_bytes_max: 1_432,
+                packet_auto: false,
+                queue_bytes_max: 1 << 16,
+                malformed: Malformed::Drop,
+                on_node_down: OnNodeDown::Divert,
+            },
+            phase: Phase::Run,
+            observer: None,
+        }
+    }
+
+    /// A worker on a kernel that gives it no socket for its backend, until it is told to stop that.
+    fn without_a_socket() -> (Worker<SimDriver>, SimHandle, Receiver<Report>) {
+        let mut setup = SimSetup::roomy(1);
+        setup.faults.set(Fault::OpenFailed, 10_000);
+        let limits = Limits {
+            datagram_bytes_max: setup.payload_bytes_max,
+            buffers: setup.buffers,
+            buffer_bytes: setup.payload_bytes_max + setup.prefix_bytes,
+            sends_max: setup.sends_max,
+            sockets_max: 4,
+            backlog_bytes_max: 20_000,
+            send_buffer_bytes: 1 << 20,
+            cache_entries: 0,
+        };
+        let (driver, handle) = SimDriver::new(&setup);
+        let (sender, reports) = channel(64);
+        let links = WorkerLinks {
+            index: 0,
+            routes: Arc::new(ArcSwap::from_pointee(table())),
+            shared: Arc::new(WorkerShared::default()),
+            reports: sender,
+            limits,
+        };
+        (Worker::new(driver, links), handle, reports)
+    }
+
+    /// Steps until the fake clock shows `until_us`, with a metric every 100 ms.
+    fn run(worker: &mut Worker<SimDriver>, handle: &SimHandle, until_us: u64) {
+        let from_us = handle.now_us();
+        for at_us in (from_us..until_us).step_by(100_000) {
+            handle.datagram_at(at_us, 0, b"x:1|c".as_slice());
+        }
+        handle.set_horizon(until_us);
+        while handle.now_us() < until_us {
+            worker.step().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_socket_that_could_not_be_made_is_tried_again_without_a_new_table() {
+        let (mut worker, handle, mut reports) = without_a_socket();
+        let start_us = handle.now_us();
+        run(&mut worker, &handle, start_us + 3_500_000);
+        assert_eq!(worker.relay().counters().get(Counter::MetricsSent), 0);
+        handle.stop_faults();
+        run(&mut worker, &handle, start_us + 5_000_000);
+        let counters = worker.relay().counters();
+        assert!(counters.get(Counter::MetricsSent) >= 9, "{}", counters.identity());
+        assert!(counters.dropped(DropReason::SendFailed) <= 41, "{}", counters.identity());
+        let told: Vec<Report> = std::iter::from_fn(|| reports.try_recv().ok()).collect();
+        let count = |wanted: fn(&Report) -> bool| told.iter().filter(|report| wanted(report)).count();
+        assert_eq!(
+            count(|report| matches!(report, Report::SocketFailed { .. })),
+            1,
+            "once, not every second"
+        );
+        assert_eq!(count(|report| matches!(report, Report::SocketMade { .. })), 1);
+    }
+
+    #[test]
+    fn an_idle_worker_wakes_for_a_missing_socket_and_then_no_more() {
+        let (mut worker, handle, _reports) = without_a_socket();
+        for _ in 0..20 {
+            worker.step().unwrap();
+            assert!(!handle.is_stuck());
+        }
+        handle.stop_faults();
+        while !handle.is_stuck() {
+            worker.step().unwrap();
+        }
+        assert_eq!(handle.backend_sockets().len(), 1);
+    }
 }

@@ -92,13 +92,13 @@ impl<D: Driver> Worker<D> {
         let table = Arc::clone(routes.load());
         let mut sockets = Sockets::new(links.limits.sockets_max);
         let mut reporter = Reporter::new(links.reports);
-        let slots = sockets.follow(&table, &mut driver, &mut reporter);
+        let now_us = driver.now_us();
+        sockets.follow(&table, &mut driver, &mut reporter);
         links.shared.drops.make_room(driver.listeners());
         links.shared.set_generation(table.generation);
-        let now_us = driver.now_us();
         let flush_us = table.rules.flush_us;
-        let mut relay = Relay::new(links.limits.relay(), table, &slots);
-        relay.limit_packets(Sockets::path_payload_bytes(&slots, &driver));
+        let mut relay = Relay::new(links.limits.relay(), table, sockets.slots());
+        sockets.limit_packets(&mut relay, &driver);
         Worker {
             coalescing: Coalescing::new(driver.facts().receive_buffer_bytes, flush_us),
             relay,
@@ -135,11 +135,12 @@ impl<D: Driver> Worker<D> {
 
     /// One batch.
     pub fn step(&mut self) -> Result<Step, DriverError> {
+        let woke_before_us = self.woke_us;
+        self.batch = Batch::default();
         self.follow_orders()?;
         let has_pushed = self.hand_over(self.flush())?;
         let wait = self.next_wait(has_pushed);
         let was_armed = self.driver.is_armed();
-        let woke_before_us = self.woke_us;
         self.enter(wait)?;
         self.taken_us = self.woke_us;
         if wait == Wait::Event && self.took_all {
@@ -154,6 +155,10 @@ impl<D: Driver> Worker<D> {
             self.reporter.tell(Report::Ready { worker: self.index, facts });
         }
         let step = self.advance_stage();
+        if let Step::Ended(_) = step {
+            // What was dropped since the last look is told by nobody else.
+            self.read_drops();
+        }
         self.publish();
         Ok(step)
     }
@@ -209,7 +214,6 @@ impl<D: Driver> Worker<D> {
     /// Takes everything that came, transmitting in between when the relay is full. Whether all of it was taken in one
     /// go; under overload the rest is left to the next batch, so that orders are followed in time.
     fn take(&mut self) -> Result<bool, DriverError> {
-        self.batch = Batch::default();
         for round in 0..ROUNDS_MAX {
             self.took_all = self.deliver() == Delivered::All;
             if self.took_all {
@@ -280,7 +284,7 @@ impl<D: Driver> Worker<D> {
             // Before a sleep without an end, the outcome of what was pushed belongs into the account.
             return Wait::Poll;
         }
-        match due_us {
+        match due_us.into_iter().chain(self.sockets.retry_at_us()).min() {
             Some(deadline_us) => Wait::EventUntil { deadline_us },
             None => Wait::Event,
         }

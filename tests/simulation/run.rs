@@ -4,7 +4,8 @@ use crate::inspection::Inspection;
 use crate::oracle::{self, Case};
 use crate::scenario::{START_US, Scenario};
 use arc_swap::ArcSwap;
-use statsring::driver::sim::{Fault, SimDriver, SimHandle};
+use statsring::driver::Driver;
+use statsring::driver::sim::{SimDriver, SimHandle};
 use statsring::relay::RouteTable;
 use statsring::stats::{Counter, Counters, Latency, WorkerShared};
 use statsring::worker::{Ended, Report, Step, Worker, WorkerLinks};
@@ -242,9 +243,11 @@ impl<'a> Run<'a> {
         if self.ready_reports > 1 || (self.ready_reports == 0 && self.scenario.is_good_day) {
             return Err(format!("ready was reported {} times", self.ready_reports));
         }
-        let drops = verdict.counters.get(Counter::KernelDrops);
-        if drops > verdict.faults[Fault::KernelDrop as usize] {
-            return Err(format!("{drops} kernel drops counted, more than there were"));
+        let counted = verdict.counters.get(Counter::KernelDrops);
+        let driver = self.worker.driver_mut();
+        let dropped: u64 = (0..driver.listeners()).map(|listener| driver.kernel_drops(listener)).sum();
+        if counted != dropped {
+            return Err(format!("{counted} kernel drops counted, there were {dropped}"));
         }
         Ok(())
     }

@@ -270,12 +270,16 @@ impl<C: Calls> Driver for PortableDriver<C> {
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
         self.calls.open_backend(slot, address)?;
-        self.trains.opened(slot);
+        self.trains.allow(slot);
         Ok(())
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
         self.calls.path_payload_bytes(slot)
+    }
+
+    fn allow_trains(&mut self, slot: SocketSlot) {
+        self.trains.allow(slot);
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {

@@ -92,6 +92,10 @@ impl Driver for SimDriver {
         either!(self, driver => driver.path_payload_bytes(slot))
     }
 
+    fn allow_trains(&mut self, slot: SocketSlot) {
+        either!(self, driver => driver.allow_trains(slot))
+    }
+
     fn close_backend(&mut self, slot: SocketSlot) {
         either!(self, driver => driver.close_backend(slot))
     }

@@ -308,6 +308,8 @@ impl Ring for SimRing {
         self.kernel.borrow_mut().backends.take_errors(slot.0 as usize)
     }
 
+    fn let_go(&mut self) {}
+
     fn leave(&mut self, listener: usize) {
         self.kernel.borrow_mut().leave(listener);
     }

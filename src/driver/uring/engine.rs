@@ -134,6 +134,14 @@ impl<R: Ring> RingDriver<R> {
         self.receives().nth(listener).is_some_and(|receive| !receive.is_idle())
     }
 
+    /// Whether nothing stands in the kernel, nothing is on its way, and nothing waits for delivery.
+    fn is_idle(&self) -> bool {
+        self.sends.is_empty()
+            && self.received.is_empty()
+            && self.standing.iter().all(Standing::is_quiet)
+            && !self.ring.has_overflowed()
+    }
+
     fn receives(&self) -> impl Iterator<Item = &Standing> {
         self.standing.iter().take(self.sizes.listeners)
     }
@@ -370,6 +378,14 @@ impl<R: Ring> RingDriver<R> {
     }
 }
 
+impl<R: Ring> Drop for RingDriver<R> {
+    fn drop(&mut self) {
+        if self.is_idle() {
+            self.ring.let_go();
+        }
+    }
+}
+
 /// Whether the end of a receive is overlooked on purpose.
 fn is_forgotten(result: &ReceiveResult) -> bool {
     match result {
@@ -390,12 +406,16 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
         self.ring.open_backend(slot, address)?;
-        self.trains.opened(slot);
+        self.trains.allow(slot);
         Ok(())
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
         self.ring.path_payload_bytes(slot)
+    }
+
+    fn allow_trains(&mut self, slot: SocketSlot) {
+        self.trains.allow(slot);
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
@@ -483,10 +503,7 @@ impl<R: Ring> Driver for RingDriver<R> {
     }
 
     fn is_quiet(&self) -> bool {
-        self.sends.is_empty()
-            && self.received.is_empty()
-            && self.standing.iter().all(Standing::is_quiet)
-            && !self.ring.has_overflowed()
+        self.is_idle()
     }
 
     fn is_armed(&self) -> bool {

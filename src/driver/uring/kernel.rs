@@ -54,14 +54,6 @@ pub struct KernelRing {
     not_send: PhantomData<*const ()>,
 }
 
-impl Drop for KernelRing {
-    /// The kernel takes a ring down in its own time, and keeps the registered sockets open until then: the port would
-    /// stay taken for some 40 ms, and a restart at once would be refused.
-    fn drop(&mut self) {
-        let _ = self.ring.submitter().unregister_files();
-    }
-}
-
 /// The places that sends are made from.
 struct SendSlots {
     packets: Vec<Option<Packet>>,
@@ -317,6 +309,10 @@ impl Ring for KernelRing {
 
     fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
         self.backends.take_errors(slot)
+    }
+
+    fn let_go(&mut self) {
+        let _ = self.ring.submitter().unregister_files();
     }
 
     fn leave(&mut self, listener: usize) {

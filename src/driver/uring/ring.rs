@@ -190,6 +190,11 @@ pub trait Ring {
     /// first entry, if it had one, and whether any of them was such an answer. Called after a send's error.
     fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError>;
 
+    /// Lets go of all sockets; only at the end, when nothing stands and nothing is in flight. The kernel takes a ring down in
+    /// its own time, and keeps registered sockets open until then: the port would stay taken for some 40 ms, and a restart
+    /// at once would be refused. Kernels up to 6.12 wait here for every request that has one of the files, without an end.
+    fn let_go(&mut self);
+
     /// Leaves a listening socket to others who receive from it: [`Ring::fence`] and [`Ring::is_queue_empty`] are no longer
     /// about it. Without such a listener it does nothing.
     fn leave(&mut self, listener: usize);
