@@ -226,6 +226,8 @@ pub enum SendOutcome {
     Refused,
     /// EHOSTUNREACH, ENETUNREACH and their kin: no way to the backend, or an earlier datagram met that answer.
     Unreachable,
+    /// Another errno that an ICMP answer to an earlier datagram left at the socket; this one was not sent: send it again.
+    Answered,
     /// ENOBUFS: a queueing discipline or the device dropped it.
     NoBuffers,
     /// EMSGSIZE: longer than the path or the socket can carry.

@@ -100,6 +100,7 @@ fn outcome(is_bad: bool) -> BoxedStrategy<SendOutcome> {
         2 => Just(SendOutcome::Busy),
         2 => Just(SendOutcome::Refused),
         1 => Just(SendOutcome::Unreachable),
+        1 => Just(SendOutcome::Answered),
         1 => Just(SendOutcome::NoBuffers),
         1 => Just(SendOutcome::TooLong),
         1 => Just(SendOutcome::Denied),
@@ -371,6 +372,7 @@ impl World {
                 SendOutcome::Busy
                     | SendOutcome::Refused
                     | SendOutcome::Unreachable
+                    | SendOutcome::Answered
                     | SendOutcome::TrainRefused(_)
             );
             self.is_busy_seen |= *outcome == SendOutcome::Busy;

@@ -297,6 +297,7 @@ fn outcome(kind: u8) -> SendOutcome {
         6 => SendOutcome::Denied,
         7 => SendOutcome::Failed(5),
         8 => SendOutcome::TrainRefused(5),
+        9 => SendOutcome::Answered,
         _ => SendOutcome::Sent,
     }
 }

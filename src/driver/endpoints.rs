@@ -3,7 +3,7 @@
 //! In: bound sockets, backends' addresses. Out: what the kernel says about them; fences. Next: the engines, which receive
 //! from the first and send to the second.
 
-use super::errno::QueuedError;
+use super::answers::QueuedErrors;
 use super::{DriverError, options, socket};
 use crate::packet::SocketSlot;
 use std::io;
@@ -164,13 +164,9 @@ impl Backends {
         options::path_payload_bytes(socket, is_ipv6).ok()
     }
 
-    /// Empties the error queue of slot `slot`, which fills with ICMP answers where IP_RECVERR is set; the errno of its
-    /// first entry, if it had one, and whether any of them was such an answer.
-    pub fn take_errors(&self, slot: SocketSlot) -> Option<QueuedError> {
+    /// Empties the error queue of slot `slot`, which fills with ICMP answers where IP_RECVERR is set; what there was.
+    pub fn take_errors(&self, slot: SocketSlot) -> Option<QueuedErrors> {
         let socket = self.get(slot)?;
-        let first = options::take_error(socket)?;
-        let others = (1..ERRORS_TAKEN_MAX).map_while(|_| options::take_error(socket));
-        let is_answer = others.fold(first.is_answer, |is_answer, other| is_answer | other.is_answer);
-        Some(QueuedError { is_answer, ..first })
+        QueuedErrors::collect((0..ERRORS_TAKEN_MAX).map_while(|_| options::take_error(socket)))
     }
 }

@@ -22,25 +22,6 @@ pub fn send_outcome(res: i32) -> SendOutcome {
     }
 }
 
-/// An entry of a socket's error queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueuedError {
-    /// Its errno; 0 if it cannot be told.
-    pub errno: i32,
-    /// It is an ICMP answer, so it belongs to a packet that was sent earlier.
-    pub is_answer: bool,
-}
-
-/// What the outcome of a send means if its error was an ICMP answer to an earlier packet: this one was not sent, nothing is
-/// wrong with it, and it may go once more. (`__udp4_lib_err` leaves the answer's errno at the socket, where the next send
-/// finds it.)
-pub fn outcome_of_answer(outcome: SendOutcome) -> SendOutcome {
-    match outcome {
-        SendOutcome::TooLong | SendOutcome::Denied | SendOutcome::Failed(_) => SendOutcome::Unreachable,
-        other => other,
-    }
-}
-
 /// Whether the error of a train's send means that this host, route or device takes no trains. Single packets go on.
 /// Sources: udp(7) on UDP_SEGMENT; devices that pass the probe may answer EIO at run time.
 pub fn is_train_refusal(errno: i32) -> bool {
@@ -109,18 +90,6 @@ mod tests {
         assert_eq!(send_outcome(-libc::EMSGSIZE), SendOutcome::TooLong);
         assert_eq!(send_outcome(-libc::EPERM), SendOutcome::Denied);
         assert_eq!(send_outcome(-libc::EIO), SendOutcome::Failed(libc::EIO));
-    }
-
-    #[test]
-    fn an_answer_to_an_earlier_packet_is_never_this_ones_fault() {
-        for errno in 1..200 {
-            let outcome = outcome_of_answer(send_outcome(-errno));
-            let is_own =
-                matches!(outcome, SendOutcome::TooLong | SendOutcome::Denied | SendOutcome::Failed(_));
-            assert!(!is_own, "{errno}: {outcome:?}");
-        }
-        assert_eq!(outcome_of_answer(SendOutcome::Refused), SendOutcome::Refused);
-        assert_eq!(outcome_of_answer(SendOutcome::Busy), SendOutcome::Busy);
     }
 
     #[test]

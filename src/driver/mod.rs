@@ -7,6 +7,7 @@
 //! worker what happened). [`uring`] does it on io_uring, [`portable`] by system calls that every Linux has; [`sim`] is a
 //! seeded fake kernel for tests.
 
+pub mod answers;
 mod backoff;
 pub mod clock;
 mod endpoints;

@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)]
 
-use super::errno::QueuedError;
+use super::answers::QueuedError;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 

@@ -36,11 +36,19 @@ impl Relay {
             SendOutcome::Busy => self.put_off(packet, now_us),
             SendOutcome::Refused => {
                 self.counters.add(Counter::BackendRefused, 1);
-                return self.repeat(packet, REFUSED_ATTEMPTS_MAX, DropReason::SendRefused, now_us);
+                let hint = self.note_refusal(packet.backend);
+                self.repeat(packet, REFUSED_ATTEMPTS_MAX, DropReason::SendRefused, now_us);
+                return hint;
             }
             SendOutcome::Unreachable => {
                 self.counters.add(Counter::BackendUnreachable, 1);
-                return self.repeat(packet, UNREACHABLE_ATTEMPTS_MAX, DropReason::SendUnreachable, now_us);
+                let hint = self.note_refusal(packet.backend);
+                self.repeat(packet, UNREACHABLE_ATTEMPTS_MAX, DropReason::SendUnreachable, now_us);
+                return hint;
+            }
+            SendOutcome::Answered => {
+                self.counters.add(Counter::BackendUnreachable, 1);
+                self.repeat(packet, UNREACHABLE_ATTEMPTS_MAX, DropReason::SendUnreachable, now_us);
             }
             SendOutcome::NoBuffers => self.discard(packet, DropReason::SendNoBuffers, now_us),
             SendOutcome::TooLong => self.discard(packet, DropReason::SendTooLong, now_us),
@@ -99,20 +107,22 @@ impl Relay {
     }
 
     /// The error belongs to an earlier datagram and this one was not sent: again at once, a bounded number of times.
-    fn repeat(&mut self, mut packet: Packet, attempts_max: u8, reason: DropReason, now_us: u64) -> Hint {
-        let backend = packet.backend;
-        let hint = self.table.nodes[backend].counters.refused();
+    fn repeat(&mut self, mut packet: Packet, attempts_max: u8, reason: DropReason, now_us: u64) {
         packet.attempts += 1;
         if is_planted(Defect::RefusedPacketLost) {
             self.accepted(packet, now_us);
         } else if packet.attempts > attempts_max {
             self.discard(packet, reason, now_us);
-        } else if self.egress[backend].busy {
+        } else if self.egress[packet.backend].busy {
             self.wait_or_drop(packet, now_us);
         } else {
             self.ready.push_back(packet);
         }
-        if hint { Hint::Check { backend } } else { Hint::None }
+    }
+
+    /// Counts a refusal, of which the health checks are to know.
+    fn note_refusal(&self, backend: usize) -> Hint {
+        if self.table.nodes[backend].counters.refused() { Hint::Check { backend } } else { Hint::None }
     }
 
     /// Drops a packet's metrics for a reason.

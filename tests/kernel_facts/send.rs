@@ -8,8 +8,9 @@ use super::raw;
 use io_uring::{opcode, squeue, types};
 use nix::sys::socket::{SockaddrIn, getsockname};
 use socket2::{Domain, Protocol, Socket, Type};
+use statsring::driver::answers::Answers;
 use statsring::driver::uring::ring::Ring;
-use statsring::driver::{Driver, DriverLimits, Wait, socket};
+use statsring::driver::{Driver, DriverLimits, Wait, errno, socket};
 use statsring::packet::{SendOutcome, SocketSlot};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -159,8 +160,7 @@ fn refusals_fill_the_error_queue_and_take_errors_empties_it() {
     }
     while bed.ring.next_completion().is_some() {}
     assert!(has_error(fd), "the errors that sends reported are still in the queue");
-    let error = bed.ring.take_errors(SLOT).unwrap();
-    assert_eq!((error.errno, error.is_answer), (libc::ECONNREFUSED, true));
+    assert_eq!(bed.ring.take_errors(SLOT).unwrap().first, libc::ECONNREFUSED);
     assert!(!has_error(fd));
 }
 
@@ -193,16 +193,19 @@ fn an_icmp_answer_is_told_by_a_later_send_with_an_errno_that_could_be_its_own_an
     let answer = protocol_unreachable(own.port(), address.port());
     icmp.send_to(&answer, &SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     wait_until("the answer has come", || has_error(fd));
+    let mut answers = Answers::default();
+    answers.opened(SLOT);
     let mut send = |bytes: &[u8]| {
         bed.send(0, bytes);
         bed.ring.enter(Wait::Poll);
         assert!(bed.ring.take_packet(0).is_some());
-        let res = bed.ring.next_completion().map(|completion| completion.res);
-        (res, bed.ring.take_errors(SLOT).map(|error| error.is_answer))
+        let res = bed.ring.next_completion().map_or(0, |completion| completion.res);
+        answers.next_batch();
+        answers.explain(SLOT, errno::send_outcome(res), bed.ring.take_errors(SLOT).unwrap_or_default())
     };
-    assert_eq!(send(b"not sent"), (Some(-libc::ENOPROTOOPT), Some(true)));
-    assert_eq!(send(b"goes"), (None, None));
-    assert_eq!(send(&[b'x'; 65_508]), (Some(-libc::EMSGSIZE), Some(false)));
+    assert_eq!(send(b"not sent"), SendOutcome::Answered);
+    assert_eq!(send(b"goes"), SendOutcome::Sent);
+    assert_eq!(send(&[b'x'; 65_508]), SendOutcome::TooLong);
     let mut buffer = [0; 16];
     let length = backend.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"goes");

@@ -5,7 +5,7 @@
 //! rules.
 
 use crate::driver::Facts;
-use crate::driver::errno::QueuedError;
+use crate::driver::answers::QueuedErrors;
 use crate::packet::{Packet, SocketSlot};
 use std::net::SocketAddr;
 
@@ -86,9 +86,9 @@ pub trait Calls {
     /// Closes socket `slot`; sends that follow answer EBADF.
     fn close_backend(&mut self, slot: SocketSlot);
 
-    /// Empties the error queue of socket `slot`, which fills with ICMP answers where IP_RECVERR is set; the errno of its
-    /// first entry, if it had one, and whether any of them was such an answer.
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError>;
+    /// Empties the error queue of socket `slot`, which fills with ICMP answers where IP_RECVERR is set; what there
+    /// was.
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors>;
 
     /// Leaves a listening socket to others who receive from it: [`Calls::fence`] and [`Calls::is_queue_empty`] are no longer
     /// about it.

@@ -12,6 +12,7 @@
 mod sends;
 
 use super::calls::{Calls, Sizes};
+use crate::driver::answers::Answers;
 use crate::driver::backoff::Backoff;
 use crate::driver::errno::{self, WaitResult};
 use crate::driver::train::Trains;
@@ -49,6 +50,8 @@ pub struct PortableDriver<C: Calls> {
     /// One of those was not sent: the worker may send it again at once.
     has_unsent_ones: bool,
     trains: Trains,
+    /// ICMP answers that sends reported.
+    answers: Answers,
     is_cancelling: bool,
     has_entered: bool,
     sleep_errors_in_a_row: u32,
@@ -95,6 +98,7 @@ impl<C: Calls> PortableDriver<C> {
             untold: VecDeque::with_capacity(sizes.sends_max),
             has_unsent_ones: false,
             trains: Trains::default(),
+            answers: Answers::default(),
             is_cancelling: false,
             has_entered: false,
             sleep_errors_in_a_row: 0,
@@ -270,6 +274,7 @@ impl<C: Calls> Driver for PortableDriver<C> {
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
         self.calls.open_backend(slot, address)?;
+        self.answers.opened(slot);
         self.trains.allow(slot);
         Ok(())
     }

@@ -11,8 +11,8 @@
 #![allow(unsafe_code)]
 
 use super::calls::{Calls, Datagram, Sent, Sizes};
+use crate::driver::answers::QueuedErrors;
 use crate::driver::endpoints::{Backends, Listening};
-use crate::driver::errno::QueuedError;
 use crate::driver::mapping::Mapping;
 use crate::driver::segment::{self, SegmentBytes};
 use crate::driver::uring::header::HEADER_BYTES;
@@ -267,7 +267,7 @@ impl Calls for SystemCalls {
         self.backends.close(slot);
     }
 
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors> {
         self.backends.take_errors(slot)
     }
 

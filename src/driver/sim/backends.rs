@@ -4,7 +4,7 @@
 
 use super::faults::{Fault, Faults};
 use super::random::Random;
-use crate::driver::errno::QueuedError;
+use crate::driver::answers::{QueuedError, QueuedErrors};
 use crate::packet::{Arrival, Packet};
 use std::net::SocketAddr;
 
@@ -35,7 +35,7 @@ struct Socket {
     /// So many more refusals follow.
     refusals_left: u64,
     /// What lies in its error queue.
-    queued_error: Option<QueuedError>,
+    queued_errors: Vec<QueuedError>,
 }
 
 /// All sockets by slot.
@@ -62,7 +62,7 @@ impl Backends {
             serial: self.made,
             busy_until_us: 0,
             refusals_left: 0,
-            queued_error: None,
+            queued_errors: Vec::new(),
         });
     }
 
@@ -79,8 +79,8 @@ impl Backends {
     }
 
     /// Empties a socket's error queue.
-    pub fn take_errors(&mut self, slot: usize) -> Option<QueuedError> {
-        self.sockets.get_mut(slot)?.as_mut()?.queued_error.take()
+    pub fn take_errors(&mut self, slot: usize) -> Option<QueuedErrors> {
+        QueuedErrors::collect(self.sockets.get_mut(slot)?.as_mut()?.queued_errors.drain(..))
     }
 
     /// Executes a send of one packet or of a train to one socket: the number of bytes, or a negated errno.
@@ -92,7 +92,7 @@ impl Backends {
         };
         if let Some(errno) = socket.refuse(now_us, faults, random) {
             if matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH) {
-                socket.queued_error = Some(QueuedError { errno, is_answer: true });
+                socket.queued_errors.push(QueuedError { errno, is_answer: true });
             }
             return -errno;
         }
@@ -132,7 +132,7 @@ impl Socket {
         }
         if faults.strikes(Fault::SendAnswered, random) {
             let errno = [libc::EMSGSIZE, libc::EPROTO, libc::EACCES][random.below(3) as usize];
-            self.queued_error = Some(QueuedError { errno, is_answer: true });
+            self.queued_errors.push(QueuedError { errno, is_answer: true });
             return Some(errno);
         }
         let errnos = [

@@ -11,7 +11,7 @@ use super::network::SimNetwork;
 use super::sockets::{Tries, send_train};
 use super::{ReceivedDatagram, START_US, SimHandle, SimSetup, path_payload_bytes};
 use crate::driver::Facts;
-use crate::driver::errno::QueuedError;
+use crate::driver::answers::QueuedErrors;
 use crate::driver::portable::calls::{Calls, Datagram, Sent, Sizes};
 use crate::packet::{Packet, SocketSlot};
 use std::cell::RefCell;
@@ -258,7 +258,7 @@ impl Calls for SimCalls {
         self.kernel.borrow_mut().backends.close(slot.0 as usize);
     }
 
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors> {
         self.kernel.borrow_mut().backends.take_errors(slot.0 as usize)
     }
 

@@ -23,7 +23,7 @@ pub use faults::{Fault, Faults};
 pub use network::SimNetwork;
 pub use random::Random;
 
-use super::errno::QueuedError;
+use super::answers::QueuedErrors;
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
 use super::{Engine, Facts, Restrictions, Wait};
 use crate::packet::{Packet, SocketSlot};
@@ -304,7 +304,7 @@ impl Ring for SimRing {
         kernel.backends.close(slot.0 as usize);
     }
 
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors> {
         self.kernel.borrow_mut().backends.take_errors(slot.0 as usize)
     }
 

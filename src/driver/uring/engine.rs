@@ -14,6 +14,7 @@ use super::classify::{self, ReceiveResult, Received};
 use super::header;
 use super::ring::{Completion, Operation, Ring, RingSizes, Token};
 use super::standing::Standing;
+use crate::driver::answers::Answers;
 use crate::driver::errno::{self, WaitResult};
 use crate::driver::train::Trains;
 use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
@@ -53,6 +54,8 @@ pub struct RingDriver<R: Ring> {
     train: Option<QueuedTrain>,
     /// To which sockets trains go.
     trains: Trains,
+    /// ICMP answers that sends reported.
+    answers: Answers,
     /// Whether what stands is to be cancelled rather than armed.
     is_cancelling: bool,
     /// Listeners whose receives are to be cancelled rather than armed: others receive there.
@@ -96,6 +99,7 @@ impl<R: Ring> RingDriver<R> {
             heads: (0..sizes.sends_max).collect(),
             train: None,
             trains: Trains::default(),
+            answers: Answers::default(),
             is_cancelling: false,
             left: vec![false; sizes.listeners],
             is_starved: false,
@@ -406,6 +410,7 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
         self.ring.open_backend(slot, address)?;
+        self.answers.opened(slot);
         self.trains.allow(slot);
         Ok(())
     }

@@ -17,8 +17,8 @@ use super::refusal::{Host, refusal};
 use super::restrict::restrict;
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
 use super::trial::patiently;
+use crate::driver::answers::QueuedErrors;
 use crate::driver::endpoints::{Backends, Listening};
-use crate::driver::errno::QueuedError;
 use crate::driver::segment::{self, SegmentBytes};
 use crate::driver::{DriverError, DriverLimits, Engine, Facts, Wait, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
@@ -307,7 +307,7 @@ impl Ring for KernelRing {
         }
     }
 
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError> {
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors> {
         self.backends.take_errors(slot)
     }
 

@@ -4,7 +4,7 @@
 //! In: submissions with a [`Token`] each. Out: [`Completion`]s with the same token. Next: `engine.rs`, which keeps the
 //! rules; `classify.rs` and `header.rs`, which read what comes back.
 
-use crate::driver::errno::QueuedError;
+use crate::driver::answers::QueuedErrors;
 use crate::driver::{Facts, Wait};
 use crate::packet::{Packet, SocketSlot};
 use std::net::SocketAddr;
@@ -186,9 +186,9 @@ pub trait Ring {
     /// Closes socket `slot`; sends that follow complete with -EBADF.
     fn close_backend(&mut self, slot: SocketSlot);
 
-    /// Empties the error queue of socket `slot`, which fills with ICMP answers where IP_RECVERR is set; the errno of its
-    /// first entry, if it had one, and whether any of them was such an answer. Called after a send's error.
-    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedError>;
+    /// Empties the error queue of socket `slot`, which fills with ICMP answers where IP_RECVERR is set; what there
+    /// was. Called after a send's error.
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors>;
 
     /// Lets go of all sockets; only at the end, when nothing stands and nothing is in flight. The kernel takes a ring down in
     /// its own time, and keeps registered sockets open until then: the port would stay taken for some 40 ms, and a restart

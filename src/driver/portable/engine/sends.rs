@@ -7,7 +7,7 @@
 //! when the message is tried again as the first one. Either way an error means that the message was not sent.
 
 use super::{Calls, PortableDriver};
-use crate::driver::errno::{self, QueuedError};
+use crate::driver::errno;
 use crate::packet::{SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 
@@ -15,6 +15,7 @@ impl<C: Calls> PortableDriver<C> {
     /// Sends everything that was pushed; each packet's outcome is known then.
     pub(super) fn send_all(&mut self) {
         self.outcomes.clear();
+        self.answers.next_batch();
         while self.outcomes.len() < self.unsent.len() {
             self.send_some();
         }
@@ -36,20 +37,22 @@ impl<C: Calls> PortableDriver<C> {
         let packets_taken: usize = self.messages[..taken].iter().sum();
         self.outcomes.resize(first + packets_taken, SendOutcome::Sent);
         let Some(next) = self.messages.get(taken).copied() else { return };
-        let error = if taken > 0 {
+        let outcome = if taken > 0 {
             // The error of a later message is lost, unless the error queue has it: else the next call tells.
             match self.calls.take_errors(slot) {
-                Some(error) if error.errno > 0 => error,
+                Some(errors) if errors.first > 0 => {
+                    self.answers.explain(slot, errno::send_outcome(-errors.first), errors)
+                }
                 _ => return,
             }
         } else if matches!(sent.errno, 0 | libc::EAGAIN) {
             // An answer without a message and without an error is none: as if the socket were full.
-            QueuedError { errno: libc::EAGAIN, is_answer: false }
+            SendOutcome::Busy
         } else {
-            let is_answer = self.calls.take_errors(slot).is_some_and(|error| error.is_answer);
-            QueuedError { errno: sent.errno, is_answer }
+            let errors = self.calls.take_errors(slot).unwrap_or_default();
+            self.answers.explain(slot, errno::send_outcome(-sent.errno), errors)
         };
-        self.failed(next, slot, error);
+        self.failed(next, slot, outcome);
     }
 
     /// Cuts what is to go to `slot`, from packet `first` on, into messages: trains where they are allowed.
@@ -71,12 +74,8 @@ impl<C: Calls> PortableDriver<C> {
     }
 
     /// The message of the next `packets` was not sent.
-    fn failed(&mut self, packets: usize, slot: SocketSlot, error: QueuedError) {
-        let outcome = match errno::send_outcome(-error.errno) {
-            _ if is_planted(Defect::SendErrorOverlooked) => SendOutcome::Sent,
-            outcome if error.is_answer => errno::outcome_of_answer(outcome),
-            outcome => outcome,
-        };
+    fn failed(&mut self, packets: usize, slot: SocketSlot, outcome: SendOutcome) {
+        let outcome = if is_planted(Defect::SendErrorOverlooked) { SendOutcome::Sent } else { outcome };
         self.has_unsent_ones = true;
         let first = self.outcomes.len();
         for packet in &self.unsent[first..first + packets] {

@@ -128,7 +128,7 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         (Fault::SendTooLong, SendOutcome::TooLong),
         (Fault::SendDenied, SendOutcome::Denied),
         (Fault::SendUnreachable, SendOutcome::Unreachable),
-        (Fault::SendAnswered, SendOutcome::Unreachable),
+        (Fault::SendAnswered, SendOutcome::Answered),
         (Fault::SendInvalid, SendOutcome::Failed(libc::EINVAL)),
         (Fault::SendInputOutput, SendOutcome::Failed(libc::EIO)),
     ];
@@ -237,7 +237,7 @@ fn an_answer_to_an_earlier_packet_says_nothing_about_trains() {
         let mut log = Log::default();
         driver.enter(Wait::Poll).unwrap();
         driver.deliver(&mut log);
-        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Unreachable), "{:?}", log.sent);
+        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Answered), "{:?}", log.sent);
         assert!(driver.trains.begin(&packet("1", 0)).with(&joining("2")).is_some());
     }
 }

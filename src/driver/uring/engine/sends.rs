@@ -6,7 +6,7 @@ use super::super::ring::{Completion, Ring, Token};
 use super::RingDriver;
 use crate::driver::train::Train;
 use crate::driver::{Events, errno};
-use crate::packet::{Packet, SendOutcome, SocketSlot};
+use crate::packet::{Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
 
 /// A train whose send is queued.
@@ -46,7 +46,7 @@ impl<R: Ring> RingDriver<R> {
 
     /// Tells the settled sends, oldest first.
     pub(super) fn tell_sends(&mut self, events: &mut impl Events) {
-        let mut answered: Option<(SocketSlot, bool)> = None;
+        self.answers.next_batch();
         while self.sends_settled > 0 {
             let oldest = self.sends_pushed - self.sends.len() as u64;
             let slot = (oldest % self.sizes.sends_max as u64) as usize;
@@ -61,26 +61,13 @@ impl<R: Ring> RingDriver<R> {
             // The head of a train does not know of those that joined it; that the next one has its number tells.
             packet.in_train |= self.sends.front() == Some(&number);
             let mut outcome = self.outcomes[self.heads[slot]];
-            let is_error = !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy);
-            if is_error && self.is_answer(packet.socket, &mut answered) {
-                outcome = errno::outcome_of_answer(outcome);
+            if !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy) {
+                let errors = self.ring.take_errors(packet.socket).unwrap_or_default();
+                outcome = self.answers.explain(packet.socket, outcome, errors);
             }
             let outcome = self.trains.judge(&packet, outcome);
             events.sent(packet, outcome);
         }
-    }
-
-    /// Whether the error of a send to this socket was an answer to an earlier packet. Empties the socket's error queue, once
-    /// for packets that follow each other: `known` is of the last socket that was asked about.
-    fn is_answer(&mut self, socket: SocketSlot, known: &mut Option<(SocketSlot, bool)>) -> bool {
-        if let Some((last, is_answer)) = *known
-            && last == socket
-        {
-            return is_answer;
-        }
-        let is_answer = self.ring.take_errors(socket).is_some_and(|error| error.is_answer);
-        *known = Some((socket, is_answer));
-        is_answer
     }
 
     /// Lets a packet join the train before it, if it may and fits.

@@ -184,7 +184,7 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         (Fault::SendTooLong, SendOutcome::TooLong),
         (Fault::SendDenied, SendOutcome::Denied),
         (Fault::SendUnreachable, SendOutcome::Unreachable),
-        (Fault::SendAnswered, SendOutcome::Unreachable),
+        (Fault::SendAnswered, SendOutcome::Answered),
         (Fault::SendInvalid, SendOutcome::Failed(libc::EINVAL)),
         (Fault::SendInputOutput, SendOutcome::Failed(libc::EIO)),
         (Fault::SendSuccessTold, SendOutcome::Sent),
@@ -219,7 +219,7 @@ fn an_answer_to_an_earlier_packet_says_nothing_about_trains() {
         driver.enter(Wait::Poll).unwrap();
         driver.deliver(&mut log);
         assert_eq!(log.sent.len(), 20);
-        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Unreachable), "{:?}", log.sent);
+        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Answered), "{:?}", log.sent);
         check(&driver, &handle, 8);
     }
 }
