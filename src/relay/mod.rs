@@ -53,6 +53,8 @@ pub struct RelayLimits {
     pub datagram_bytes_max: usize,
     /// Entries of the cache from name to backend; 0 = none.
     pub cache_entries: usize,
+    /// Whether packets note when each of their metrics arrived: [`Relay::ingest_stamped`].
+    pub timestamps: bool,
 }
 
 impl RelayLimits {
@@ -70,6 +72,7 @@ impl RelayLimits {
                 0
             },
             oversize_bytes: self.datagram_bytes_max,
+            timestamps: self.timestamps,
         }
     }
 
@@ -134,6 +137,8 @@ pub struct Relay {
     look: u64,
     /// Lines of the datagram that is being taken.
     found: Vec<Found>,
+    /// When it arrived, if that is known.
+    stamped_us: Option<i64>,
     /// What decides without the cache, if the table is such.
     few: Option<FewBuckets>,
     /// Decisions by name, right for this table only.
@@ -166,6 +171,7 @@ impl Relay {
             sequence: 0,
             look: 0,
             found: Vec::with_capacity(FOUND_MAX),
+            stamped_us: None,
             few: few_buckets(&table),
             cache: HashCache::new(limits.cache_entries),
             scanner: Scanner::new(),
