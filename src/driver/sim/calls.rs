@@ -292,7 +292,11 @@ impl Calls for SimCalls {
     }
 
     fn is_queue_empty(&self) -> bool {
-        self.kernel.borrow().are_queues_empty()
+        let kernel = &mut *self.kernel.borrow_mut();
+        // A call too. Without its time, who polls until a receive that failed may be tried again would do so for ever.
+        kernel.clock_us += 1;
+        kernel.was_interrupted |= kernel.arrive();
+        kernel.are_queues_empty()
     }
 
     fn kernel_drops(&mut self, listener: usize) -> u64 {
