@@ -107,6 +107,7 @@ fn relay(case: &Case) -> Relay {
         backlog_bytes_max: 1 << 20,
         datagram_bytes_max: 8192,
         cache_entries: case.cache_entries,
+        timestamps: false,
     };
     let sockets: Vec<_> = (0..case.nodes).map(|index| Some(SocketSlot(index as u32))).collect();
     let mut relay = Relay::new(limits, table(case.nodes, case.hashing), &sockets);

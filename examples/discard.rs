@@ -7,7 +7,7 @@
 
 use argh::FromArgs;
 use statsring::driver::socket::bind_listeners;
-use statsring::driver::{Delivered, Driver, DriverError, Events, Flow, Wait, Waker, uring};
+use statsring::driver::{Delivered, Driver, DriverError, Events, Flow, Stamp, Wait, Waker, uring};
 use statsring::packet::{Packet, SendOutcome};
 use statsring::worker::{Coalescing, Limits};
 use std::error::Error;
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let flush_us = (options.flush_interval.clamp(0.0, 1_000.0) * 1e3) as u64;
     let sockets = bind_listeners(&[options.listen], 1, options.receive_buffer)?.workers.remove(0);
     // No socket sends; the other bounds are a worker's.
-    let limits = Limits::new(1, DATAGRAM_BYTES_MAX, 1 << 20, 0);
+    let limits = Limits::new(1, DATAGRAM_BYTES_MAX, 1 << 20, 0, false);
     let driver = uring::open(sockets, Arc::new(Waker::new()?), &limits.driver())?;
     let mut floor = Floor::new(driver, if options.each { 0 } else { flush_us });
     while !floor.driver.is_armed() {
@@ -147,7 +147,7 @@ struct Sink {
 }
 
 impl Events for Sink {
-    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow {
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, _stamp: Stamp) -> Flow {
         black_box(bytes);
         self.datagrams += 1;
         self.bytes += datagram_bytes as u64;

@@ -120,6 +120,7 @@ fn relay(scenario: &Scenario) -> Relay {
         backlog_bytes_max: 4 << 20,
         datagram_bytes_max: 8_192,
         cache_entries: scenario.cache_entries,
+        timestamps: false,
     };
     let sockets: Vec<_> = (0..scenario.nodes).map(|index| Some(SocketSlot(index as u32))).collect();
     let mut relay = Relay::new(limits, Arc::new(table), &sockets);

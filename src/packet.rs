@@ -3,6 +3,11 @@
 //! In: the relay fills packets with whole lines. Out: the driver owns a packet from the moment it is pushed until
 //! its outcome is known, then hands it back. Next: `relay/` fills them, `driver/` sends them; neither knows the other.
 
+mod arrivals;
+
+pub use arrivals::Arrivals;
+
+use crate::planted::{Defect, is_planted};
 use bytes::BytesMut;
 use std::ops::{Deref, DerefMut};
 
@@ -78,6 +83,8 @@ pub struct Contents {
     pub may_join: bool,
     /// The driver's word: it went, or was to go, in a train with others.
     pub in_train: bool,
+    /// When its metrics arrived, if the kernel's timestamps are asked for. A pointer: without them it costs nothing.
+    pub arrivals: Option<Box<Arrivals>>,
 }
 
 /// What is known of the arrival of a batch of datagrams; µs of the driver's clock.
@@ -115,7 +122,14 @@ impl Packet {
             attempts: 0,
             may_join: false,
             in_train: false,
+            arrivals: None,
         }))
+    }
+
+    /// The same, with room for its metrics' arrivals.
+    pub fn with_arrivals(mut self) -> Packet {
+        self.arrivals = Some(Box::default());
+        self
     }
 }
 
@@ -193,6 +207,11 @@ impl Contents {
             return false;
         }
         self.metrics += other.metrics - 1;
+        if let (Some(arrivals), Some(others)) = (&mut self.arrivals, &other.arrivals)
+            && !is_planted(Defect::ArrivalsLostAtAbsorb)
+        {
+            arrivals.append(others);
+        }
         true
     }
 
@@ -205,8 +224,19 @@ impl Contents {
         }
     }
 
+    /// Notes when metrics that were appended just now arrived; nothing if that is not known, or not asked for.
+    #[inline(always)]
+    pub fn note_arrival(&mut self, arrived_us: Option<i64>, metrics: u32) {
+        if let (Some(arrivals), Some(arrived_us)) = (&mut self.arrivals, arrived_us) {
+            arrivals.add(arrived_us, metrics);
+        }
+    }
+
     /// Empties it for its next use.
     pub fn clear(&mut self) {
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.clear();
+        }
         self.len = 0;
         self.metrics = 0;
         self.attempts = 0;
@@ -263,5 +293,25 @@ mod tests {
         assert_eq!((wide.bytes(), wide.metrics), (&b"z:1|c\na:1|c\nb:2|c"[..], 3));
         packet.clear();
         assert!(packet.is_empty());
+    }
+
+    #[test]
+    fn what_is_absorbed_keeps_its_arrivals() {
+        let with = |line: &[u8], arrived_us: i64| {
+            let mut packet = Packet::with_capacity(16).with_arrivals();
+            assert!(packet.append(line));
+            packet.note_arrival(Some(arrived_us), 1);
+            packet
+        };
+        let told = |packet: &Packet| packet.arrivals.iter().flat_map(|of| of.iter()).collect::<Vec<_>>();
+        let (mut one, other) = (with(b"a:1|c", 5), with(b"b:1|c", 9));
+        assert!(!one.absorb(&other, 8));
+        assert_eq!(told(&one), [(5, 1)]);
+        assert!(one.absorb(&other, 16));
+        assert_eq!(told(&one), [(5, 1), (9, 1)]);
+        one.note_arrival(None, 1);
+        assert_eq!(told(&one), [(5, 1), (9, 1)]);
+        one.clear();
+        assert_eq!(told(&one), []);
     }
 }

@@ -39,6 +39,10 @@ pub enum Defect {
     DropUncounted,
     /// A packet that is not full is held for ever.
     DeadlineIgnored,
+    /// What a waiting packet absorbs loses its arrivals.
+    ArrivalsLostAtAbsorb,
+    /// A timestamp is believed whatever it says.
+    AbsurdStampBelieved,
     /// The receive on a socket that is left to others goes on.
     ReceiveNotCancelledAtLeave,
     /// A socket that is left to others is fenced.
@@ -75,7 +79,7 @@ pub enum Defect {
 
 impl Defect {
     /// Those of the data path.
-    pub const DATA_PATH: [Defect; 14] = [
+    pub const DATA_PATH: [Defect; 16] = [
         Defect::NoRearmAfterLostMore,
         Defect::NoRearmAfterNoBuffers,
         Defect::BufferLeaked,
@@ -90,6 +94,8 @@ impl Defect {
         Defect::RefusedPacketLost,
         Defect::DropUncounted,
         Defect::DeadlineIgnored,
+        Defect::ArrivalsLostAtAbsorb,
+        Defect::AbsurdStampBelieved,
     ];
 
     /// Those that only the portable engine can have.

@@ -3,7 +3,7 @@
 //! What is rare may allocate (a new route table, a report to control); it is done once while warming up.
 
 use arc_swap::ArcSwap;
-use statsring::driver::{Driver, DriverError, DriverLimits, Waker, portable, socket, uring};
+use statsring::driver::{Driver, DriverError, DriverLimits, Waker, portable, prefix_bytes, socket, uring};
 use statsring::placement::{LiveSet, Placement};
 use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use statsring::stats::alloc::thread_allocations;
@@ -79,6 +79,7 @@ const DATAGRAM_BYTES_MAX: usize = 4_096;
 /// Four backends: two take what comes, one is dead and its names are diverted, one refuses. `None` where io_uring is
 /// refused; the reason is printed.
 fn rig<D: Driver>(
+    timestamps: bool,
     open: impl FnOnce(Vec<UdpSocket>, Arc<Waker>, &DriverLimits) -> Result<D, DriverError>,
 ) -> Option<Rig<D>> {
     let backends: Vec<UdpSocket> = (0..2).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
@@ -90,12 +91,13 @@ fn rig<D: Driver>(
     let limits = Limits {
         datagram_bytes_max: DATAGRAM_BYTES_MAX,
         buffers: 256,
-        buffer_bytes: DATAGRAM_BYTES_MAX + 16,
+        buffer_bytes: DATAGRAM_BYTES_MAX + prefix_bytes(timestamps),
         sends_max: 64,
         sockets_max: 16,
         backlog_bytes_max: 1 << 20,
         send_buffer_bytes: 1 << 20,
         cache_entries: 10_000,
+        timestamps,
     };
     let waker = Arc::new(Waker::new().unwrap());
     let driver = match open(listeners.workers.remove(0), Arc::clone(&waker), &limits.driver()) {
@@ -195,14 +197,22 @@ fn send_rounds(sender: &UdpSocket, rounds: std::ops::Range<u64>, waker: &Waker, 
 
 #[test]
 fn a_worker_on_the_real_ring_allocates_nothing_after_its_start() {
-    let Some(rig) = rig(uring::open) else { return };
+    let Some(rig) = rig(false, uring::open) else { return };
     // Each datagram without a payload ends the receive, which is armed again.
     assert!(relay_all(rig) > 10);
 }
 
 #[test]
 fn a_worker_on_the_portable_engine_allocates_nothing_after_its_start() {
-    assert_eq!(relay_all(rig(portable::open).unwrap()), 1, "a receive for each socket");
+    assert_eq!(relay_all(rig(false, portable::open).unwrap()), 1, "a receive for each socket");
+}
+
+#[test]
+fn with_timestamps_neither_allocates() {
+    if let Some(rig) = rig(true, uring::open) {
+        relay_all(rig);
+    }
+    relay_all(rig(true, portable::open).unwrap());
 }
 
 /// Relays datagrams of all sorts, idles, and drains, without an allocation; how often receives were armed.

@@ -197,7 +197,7 @@ fn check_prints_a_config_on_stdout_and_the_rest_on_stderr() {
     let text = stderr(&output);
     for part in [
         "Nodes is read as nodes",
-        "timestamps: has no effect in this version",
+        "arrivals of packets' metrics",
         "memory bound: ",
         "for each of 2 workers",
         "receive buffers",

@@ -1,9 +1,12 @@
 //! The portable driver on the real kernel, over loopback: what it relies on, and what it makes of the kernel's answers.
 
 use statsring::driver::portable::{self, SystemCalls, engine::PortableDriver};
-use statsring::driver::{Delivered, Driver, DriverLimits, Events, Flow, Restrictions, Wait, Waker, socket};
+use statsring::driver::{
+    Delivered, Driver, DriverLimits, Events, Flow, Restrictions, Stamp, Wait, Waker, prefix_bytes, socket,
+};
 use statsring::packet::{Packet, SendOutcome, SocketSlot};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,10 +19,12 @@ const ROOM_BYTES: usize = 240;
 struct Log {
     datagrams: Vec<(Vec<u8>, usize)>,
     sent: Vec<SendOutcome>,
+    stamps: Vec<Stamp>,
 }
 
 impl Events for Log {
-    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow {
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow {
+        self.stamps.push(stamp);
         self.datagrams.push((bytes.to_vec(), datagram_bytes));
         Flow::More
     }
@@ -44,6 +49,11 @@ struct Bed {
 }
 
 fn bed() -> Bed {
+    bed_with(false)
+}
+
+/// A bed whose driver is told when datagrams arrive, or not.
+fn bed_with(timestamps: bool) -> Bed {
     let mut listeners = socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, 8 << 20).unwrap();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(listeners.addresses[0]).unwrap();
@@ -51,11 +61,12 @@ fn bed() -> Bed {
     let waker = Arc::new(Waker::new().unwrap());
     let limits = DriverLimits {
         buffers: 200,
-        buffer_bytes: 16 + ROOM_BYTES,
+        buffer_bytes: prefix_bytes(timestamps) + ROOM_BYTES,
         sends_max: 300,
         sockets_max: 4,
         send_buffer_bytes: 1 << 20,
         rings_bytes: 0,
+        timestamps,
     };
     let driver = portable::open(listeners.workers.remove(0), Arc::clone(&waker), &limits).unwrap();
     Bed { driver, listener, waker, sender }
@@ -109,6 +120,62 @@ fn datagrams_of_every_size_are_told_with_their_true_length_in_order() {
     }
     assert_eq!(bed.driver.receive_events().zero_length, rounds as u64);
     assert!(bed.driver.is_armed() && bed.driver.is_drained());
+}
+
+/// Switches SO_TIMESTAMPNS of a socket on or off, as another process that has it does.
+fn stamp_arrivals(socket: &UdpSocket, is_on: bool) {
+    let value = i32::from(is_on);
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel reads as many bytes of `value`, which outlives the call.
+    let result = unsafe {
+        let value = (&raw const value).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, value, length)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Sends datagrams of several sizes and takes them; what was told of them.
+fn relay_sizes(bed: &mut Bed, count: usize) -> Log {
+    let mut log = Log::default();
+    for number in 0..count {
+        bed.sender.send(&vec![b'x'; number % 300]).unwrap();
+    }
+    let start = Instant::now();
+    while log.datagrams.len() < count {
+        bed.driver.enter(Wait::Event).unwrap();
+        bed.driver.deliver(&mut log);
+        assert!(start.elapsed() < PATIENCE, "{} of {count}", log.datagrams.len());
+    }
+    for (number, (bytes, datagram_bytes)) in log.datagrams.iter().enumerate() {
+        let size = number % 300;
+        assert_eq!((*datagram_bytes, bytes.len()), (size, size.min(ROOM_BYTES)), "datagram {number}");
+    }
+    log
+}
+
+#[test]
+fn arrivals_are_told_of_every_datagram_of_every_batch_while_the_option_is_on() {
+    let mut bed = bed_with(true);
+    let before_us = bed.driver.now_us() as i64;
+    // More than one call takes, so that the room of each message is used again.
+    let log = relay_sizes(&mut bed, 400);
+    let after_us = bed.driver.now_us() as i64;
+    for stamp in &log.stamps {
+        let Stamp::At(at_us) = stamp else { panic!("{stamp:?}") };
+        assert!((before_us - 1_000..=after_us + 1).contains(at_us), "{before_us} {at_us} {after_us}");
+    }
+    // A process that takes the socket over has another wish; the datagrams are whole all the same.
+    stamp_arrivals(&bed.listener, false);
+    assert_eq!(relay_sizes(&mut bed, 100).stamps, [Stamp::Missing; 100]);
+    stamp_arrivals(&bed.listener, true);
+    assert!(relay_sizes(&mut bed, 100).stamps.iter().all(|stamp| matches!(stamp, Stamp::At(_))));
+}
+
+#[test]
+fn without_room_a_timestamp_changes_nothing() {
+    let mut bed = bed();
+    stamp_arrivals(&bed.listener, true);
+    assert_eq!(relay_sizes(&mut bed, 100).stamps, [Stamp::Unasked; 100]);
 }
 
 #[test]

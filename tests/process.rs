@@ -25,6 +25,8 @@ mod proxy_js;
 mod seccomp;
 #[path = "process/service.rs"]
 mod service;
+#[path = "process/timestamps.rs"]
+mod timestamps;
 
 use backend::Backend;
 use nix::sys::signal::Signal;

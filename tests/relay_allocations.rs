@@ -106,9 +106,11 @@ impl Edge {
         busy_backends
     }
 
+    /// Every datagram has a stamp; what it is for depends on the relay.
     fn ingest(&mut self, bytes: &[u8]) {
         let arrival = Arrival { bound_us: self.now_us, taken_us: self.now_us, after_idle: false };
-        self.relay.ingest(arrival, &bytes[..bytes.len().min(8_192)], bytes.len());
+        let stamped_us = Some(self.now_us as i64 - 7);
+        self.relay.ingest_stamped(arrival, stamped_us, &bytes[..bytes.len().min(8_192)], bytes.len());
         self.now_us += 10;
     }
 }
@@ -128,6 +130,15 @@ fn odd_answer(draw: u64) -> SendOutcome {
 
 #[test]
 fn a_relay_with_a_thousand_backends_allocates_nothing_from_its_first_datagram_on() {
+    relay_all(false);
+}
+
+#[test]
+fn it_allocates_nothing_for_arrivals_either() {
+    relay_all(true);
+}
+
+fn relay_all(timestamps: bool) {
     let addresses: Vec<SocketAddr> =
         (0..1_000).map(|index| SocketAddr::from(([127, 0, 0, 1], 10_000 + index))).collect();
     let sockets: Vec<Option<SocketSlot>> = (0..1_000).map(|index| Some(SocketSlot(index))).collect();
@@ -136,6 +147,7 @@ fn a_relay_with_a_thousand_backends_allocates_nothing_from_its_first_datagram_on
         backlog_bytes_max: 4 << 20,
         datagram_bytes_max: 8_192,
         cache_entries: 10_000,
+        timestamps,
     };
     let table = Arc::new(table(&addresses, |index| index % 10 != 3));
     let mut edge = Edge {
@@ -180,6 +192,7 @@ fn finding_a_backend_allocates_nothing_with_any_placement() {
         backlog_bytes_max: 4 << 20,
         datagram_bytes_max: 8_192,
         cache_entries: 0,
+        timestamps: false,
     };
     let inputs: Vec<Vec<u8>> = (0..100).flat_map(datagrams).collect();
     for hashing in Hashing::ALL {

@@ -279,6 +279,7 @@ impl World {
             backlog_bytes_max: 1_500,
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
             cache_entries: 10_000,
+            timestamps: false,
         };
         World {
             relay: Relay::new(limits, table(&spec, 1), &sockets(&spec)),

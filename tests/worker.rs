@@ -38,6 +38,7 @@ fn limits() -> Limits {
         backlog_bytes_max: 1 << 20,
         send_buffer_bytes: 1 << 20,
         cache_entries: 10_000,
+        timestamps: false,
     }
 }
 

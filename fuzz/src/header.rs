@@ -1,8 +1,9 @@
-//! What the kernel writes: the header before a datagram, and a completion's result and flags. All of it read by total
-//! functions.
+//! What the kernel writes: the header before a datagram, the control messages behind it, and a completion's result and flags.
+//! All of it read by total functions.
 //!
 //! The bytes: 4 of a result, 4 of flags, 1 of the areas' size, then the buffer.
 
+use statsring::driver::control_messages::{AREA_BYTES, stamp_ns, write_stamp};
 use statsring::driver::errno;
 use statsring::driver::uring::classify::{self, ReceiveResult};
 use statsring::driver::uring::header::{self, HEADER_BYTES};
@@ -16,6 +17,7 @@ pub fn run(bytes: &[u8]) {
     let word = |at: usize| u32::from_ne_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
     completion(word(0) as i32, word(4));
     datagram(received, usize::from(start[8]));
+    control(received, usize::from(start[8]));
 }
 
 fn completion(res: i32, flags: u32) {
@@ -32,6 +34,23 @@ fn completion(res: i32, flags: u32) {
     }
     errno::send_outcome(res);
     errno::wait_result(errno::errno_of(res));
+}
+
+/// The control messages lie within their area, and a timestamp in them is found again when it is written as the kernel does.
+fn control(received: &[u8], prefix_bytes: usize) {
+    let control = header::control(received, prefix_bytes);
+    assert!(control.len() <= prefix_bytes.saturating_sub(HEADER_BYTES));
+    if !control.is_empty() {
+        assert_eq!(Some(control), received.get(HEADER_BYTES..HEADER_BYTES + control.len()));
+    }
+    // As the portable engine has them: all that was received.
+    for messages in [control, received] {
+        let Some(stamp) = stamp_ns(messages) else { continue };
+        assert!(messages.len() >= AREA_BYTES, "a timestamp was found where there is no room for one");
+        let mut area = [0; AREA_BYTES];
+        write_stamp(&mut area, stamp);
+        assert_eq!(stamp_ns(&area), Some(stamp));
+    }
 }
 
 fn datagram(received: &[u8], prefix_bytes: usize) {

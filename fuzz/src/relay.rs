@@ -1,6 +1,7 @@
 //! Datagrams through the whole relay, with any outcome of any send, and the account checked after every step.
 //!
-//! The bytes are pieces, parted by FF FE. The first two bytes of the first piece are the rules; every other piece is one step,
+//! The bytes are pieces, parted by FF FE. The first two bytes of the first piece are the rules (bit 6 of the second: whether
+//! packets note when metrics arrived); every other piece is one step,
 //! named by its first byte: `D` a datagram, `C` one that was longer, `T` and `F` transmit what is due and everything, `O`
 //! outcomes, `A` time goes by, `L` other backends live, or there are
 //! others. Any other piece is a datagram.
@@ -93,6 +94,7 @@ impl World {
             backlog_bytes_max: 1_000,
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
             cache_entries: if flags & 8 == 0 { 0 } else { 64 },
+            timestamps: live & 0x40 != 0,
         };
         let mut relay = Relay::new(limits, table(live, rules, 1), &sockets(live));
         if flags & 16 != 0 {
@@ -135,7 +137,9 @@ impl World {
         let received = &bytes[..bytes.len().min(DATAGRAM_BYTES_MAX)];
         let arrival = Arrival { bound_us: self.now_us, taken_us: self.now_us, after_idle: false };
         let is_cut = missing > 0 || received.len() < bytes.len();
-        self.relay.ingest(arrival, received, bytes.len() + missing);
+        // Some datagrams have no stamp; a relay without timestamps takes no notice.
+        let stamped_us = (!bytes.len().is_multiple_of(3)).then_some(self.now_us as i64 - 5);
+        self.relay.ingest_stamped(arrival, stamped_us, received, bytes.len() + missing);
         let mut whole = received;
         if is_cut {
             let end = received.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
@@ -202,6 +206,8 @@ impl World {
         assert!(!lines.is_empty() && !packet.bytes().starts_with(b"\n"));
         assert!(packet.len() <= self.rules.packet_bytes_max || lines.len() == 1, "a packet is too long");
         assert_eq!(packet.socket, SocketSlot(packet.backend as u32));
+        let noted = packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()).map(|(_, metrics)| metrics);
+        assert!(noted.sum::<u32>() <= packet.metrics, "arrivals of metrics that are not there");
     }
 
     /// The oldest packet that the driver has comes back.

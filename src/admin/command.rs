@@ -120,8 +120,9 @@ fn backend(arguments: &[u8]) -> Command {
 }
 
 fn latency(arguments: &[u8]) -> Command {
-    const MISUSED: Command =
-        Command::Misused("latency takes nothing, hgrm, or hgrm and one of bound, residence, after_idle");
+    const MISUSED: Command = Command::Misused(
+        "latency takes nothing, hgrm, or hgrm and one of bound, residence, after_idle, exact",
+    );
     let (form, kind) = split_word(arguments);
     if form != b"hgrm" {
         return MISUSED;
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn each_command_is_known() {
-        let known: [(&[u8], Command); 20] = [
+        let known: [(&[u8], Command); 21] = [
             (b"statsring", Command::Help),
             (b"statsring  status\r", Command::Status),
             (b"statsring statsring", Command::Unknown),
@@ -207,6 +208,7 @@ mod tests {
             (b"latency", Command::Latency),
             (b"latency hgrm", Command::LatencyDistribution(None)),
             (b"latency  hgrm residence", Command::LatencyDistribution(Some(LatencyKind::Residence))),
+            (b"latency hgrm exact", Command::LatencyDistribution(Some(LatencyKind::Exact))),
             (b"latency hgrm latency_after_idle", Command::LatencyDistribution(Some(LatencyKind::AfterIdle))),
             (b"backends", Command::Backends),
             (b"health", Command::Health),

@@ -8,7 +8,7 @@ use super::latency;
 use super::status::{engine, up_or_down};
 use super::view::{BackendView, LastReload, View, WorkerView};
 use crate::driver::Restrictions;
-use crate::stats::{Counter, Counters, DropReason, Sleep};
+use crate::stats::{Counter, Counters, DropReason, LatencyKind, Sleep};
 use crate::version::VERSION;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
@@ -81,9 +81,10 @@ fn dropped(counters: &Counters, view: &View) -> Map<String, Value> {
 }
 
 fn latencies(view: &View) -> Map<String, Value> {
-    let kinds = crate::stats::LatencyKind::ALL.map(|kind| (kind.name(), histogram(view.latency.get(kind))));
+    let kinds =
+        LatencyKind::measured(view.timestamps).map(|kind| (kind.name(), histogram(view.latency.get(kind))));
     let all = ("latency", histogram(&latency::arrival_to_sent(&view.latency)));
-    kinds.into_iter().chain([all]).map(|(name, value)| (name.to_owned(), value)).collect()
+    kinds.chain([all]).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn histogram(histogram: &Histogram<u64>) -> Value {
@@ -231,6 +232,10 @@ mod tests {
         ] {
             assert_eq!(json.pointer(place), Some(&value), "{place}: {text}");
         }
+        assert_eq!(json.pointer("/latency/latency_exact"), None, "it is measured with timestamps only");
+        view.timestamps = true;
+        let with: Value = serde_json::from_str(&render(&view, "{}")).unwrap();
+        assert_eq!(with.pointer("/latency/latency_exact/count"), Some(&json!(0)));
         assert_eq!(json["stats"].as_object().unwrap().len(), Counter::ALL.len());
         assert_eq!(json["metrics_dropped"].as_object().unwrap().len(), DropReason::ALL.len());
     }

@@ -21,10 +21,10 @@ pub fn arrival_to_sent(latency: &Latency) -> Histogram<u64> {
     sum
 }
 
-/// One line for each histogram, tab-separated, with a header; in µs.
-pub fn render_summary(latency: &Latency) -> String {
+/// One line for each histogram that is measured, with or without the kernel's timestamps, tab-separated, with a header; in µs.
+pub fn render_summary(latency: &Latency, timestamps: bool) -> String {
     let mut text = String::from("histogram\tcount\tmean\tp50\tp90\tp99\tp99.9\tmax\n");
-    for kind in LatencyKind::ALL {
+    for kind in LatencyKind::measured(timestamps) {
         let histogram = latency.get(kind);
         let at = |quantile| histogram.value_at_quantile(quantile);
         // Writing to a String cannot fail.
@@ -44,9 +44,12 @@ pub fn render_summary(latency: &Latency) -> String {
     text
 }
 
-/// The percentile distribution of one histogram, or of [`arrival_to_sent`], in µs.
-pub fn render_distribution(latency: &Latency, kind: Option<LatencyKind>) -> String {
+/// The percentile distribution of one histogram, or of [`arrival_to_sent`], in µs; an error for one that is not measured.
+pub fn render_distribution(latency: &Latency, kind: Option<LatencyKind>, timestamps: bool) -> String {
     match kind {
+        Some(LatencyKind::Exact) if !timestamps => {
+            "error: exact latencies are measured with \"timestamps\": true in the configuration, from a restart on\n".to_owned()
+        }
         Some(kind) => distribution(latency.get(kind)),
         None => distribution(&arrival_to_sent(latency)),
     }
@@ -96,9 +99,9 @@ mod tests {
 
     #[test]
     fn the_summary_has_a_line_for_each_histogram() {
-        let text = render_summary(&sample());
+        let text = render_summary(&sample(), false);
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
-        assert_eq!(rows.len(), 1 + LatencyKind::ALL.len());
+        assert_eq!(rows.len(), LatencyKind::ALL.len(), "all but the exact one");
         assert!(rows.iter().all(|row| row.len() == 8), "{text}");
         assert_eq!(rows[0], ["histogram", "count", "mean", "p50", "p90", "p99", "p99.9", "max"]);
         assert_eq!(&rows[1][..2], ["latency_residence", "2000"]);
@@ -112,16 +115,29 @@ mod tests {
     }
 
     #[test]
+    fn the_exact_one_is_shown_with_timestamps_only() {
+        let mut latency = sample();
+        latency.record(LatencyKind::Exact, 30, 5);
+        let text = render_summary(&latency, true);
+        assert!(text.ends_with("latency_exact\t5\t30.0\t30\t30\t30\t30\t30\n"), "{text}");
+        let distribution = |timestamps| render_distribution(&latency, Some(LatencyKind::Exact), timestamps);
+        assert!(distribution(true).contains("Total count    =            5]"));
+        assert!(
+            distribution(false).starts_with("error: exact latencies are measured with \"timestamps\": true")
+        );
+    }
+
+    #[test]
     fn empty_histograms_are_shown_as_zeros() {
-        let text = render_summary(&Latency::new());
+        let text = render_summary(&Latency::new(), false);
         assert!(text.contains("latency_bound\t0\t0.0\t0\t0\t0\t0\t0\n"), "{text}");
-        let text = render_distribution(&Latency::new(), None);
+        let text = render_distribution(&Latency::new(), None, false);
         assert!(text.contains("Total count    =            0]"), "{text}");
     }
 
     #[test]
     fn the_distribution_is_what_the_plotter_reads() {
-        let text = render_distribution(&sample(), Some(LatencyKind::Residence));
+        let text = render_distribution(&sample(), Some(LatencyKind::Residence), false);
         let mut lines = text.lines();
         assert_eq!(lines.next(), Some("       Value     Percentile TotalCount 1/(1-Percentile)"));
         assert_eq!(lines.next(), Some(""));
@@ -149,7 +165,7 @@ mod tests {
 
     #[test]
     fn without_a_kind_it_covers_every_metric() {
-        let text = render_distribution(&sample(), None);
+        let text = render_distribution(&sample(), None, false);
         assert!(text.contains("#[Max     =        70.00, Total count    =            4]"), "{text}");
         assert!(text.contains("       40.00 0.000000000000          3           1.00\n"), "{text}");
     }

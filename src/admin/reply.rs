@@ -18,8 +18,10 @@ pub fn shown(command: &Command, view: &View) -> Option<String> {
     Some(match command {
         Command::Stats => stats::render(view),
         Command::Memstats => memstats::render(view),
-        Command::Latency => latency::render_summary(&view.latency),
-        Command::LatencyDistribution(kind) => latency::render_distribution(&view.latency, *kind),
+        Command::Latency => latency::render_summary(&view.latency, view.timestamps),
+        Command::LatencyDistribution(kind) => {
+            latency::render_distribution(&view.latency, *kind, view.timestamps)
+        }
         Command::Backends => backends::render(view),
         Command::Status => status::render(view),
         _ => return None,

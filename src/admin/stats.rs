@@ -5,7 +5,7 @@
 use super::counters::AdminCounter;
 use super::latency;
 use super::view::{View, WorkerView};
-use crate::stats::{Counter, DropReason};
+use crate::stats::{Counter, DropReason, LatencyKind};
 use std::fmt::Write;
 
 /// The text. Each number is in the form of C's `%f`; whole ones are exact however large.
@@ -28,6 +28,12 @@ pub fn render(view: &View) -> String {
     add("latency_p50_us", arrival_to_sent.value_at_quantile(0.5));
     add("latency_p99_us", arrival_to_sent.value_at_quantile(0.99));
     add("latency_max_us", arrival_to_sent.max());
+    if view.timestamps {
+        let exact = view.latency.get(LatencyKind::Exact);
+        add("latency_exact_p50_us", exact.value_at_quantile(0.5));
+        add("latency_exact_p99_us", exact.value_at_quantile(0.99));
+        add("latency_exact_max_us", exact.max());
+    }
     if let Some(host) = view.host_udp {
         add("host_udp_rcvbuf_errors", host.rcvbuf_errors);
         add("host_udp_sndbuf_errors", host.sndbuf_errors);
@@ -141,6 +147,20 @@ mod tests {
         let max: f64 = figures["latency_max_us"].parse().unwrap();
         assert_eq!(figures["latency_p99_us"], figures["latency_max_us"]);
         assert!((5_000.0..5_050.0).contains(&max), "{max}");
+    }
+
+    #[test]
+    fn exact_latencies_are_there_with_timestamps_only() {
+        let mut view = sample();
+        view.latency.record(LatencyKind::Exact, 70, 98);
+        assert!(!render(&view).contains("latency_exact"));
+        view.timestamps = true;
+        let text = render(&view);
+        for line in
+            ["latency_exact_p50_us: 70.000000\n", "latency_exact_max_us: 70.000000\n", "latency_p50_us: 100."]
+        {
+            assert!(text.contains(line), "{line}{text}");
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct View {
     pub workers: Vec<WorkerView>,
     /// The histograms of all workers since the start.
     pub latency: Latency,
+    /// Whether the kernel's timestamps are asked for, so that latencies are measured exactly too.
+    pub timestamps: bool,
     /// The backends, in the config's order.
     pub backends: Vec<BackendView>,
     /// The backends that serve names, in the placement's order.

@@ -38,7 +38,13 @@ pub struct MemoryBound {
 impl Config {
     /// The bounds of one worker.
     pub fn limits(&self) -> Limits {
-        Limits::new(self.nodes.len(), self.datagram_bytes_max, self.send_buffer_bytes, self.cache_entries)
+        Limits::new(
+            self.nodes.len(),
+            self.datagram_bytes_max,
+            self.send_buffer_bytes,
+            self.cache_entries,
+            self.timestamps,
+        )
     }
 }
 
@@ -63,6 +69,7 @@ impl MemoryBound {
                 ("receive buffers", buffer_bytes),
                 ("packets", pool.packets * pool.packet_bytes),
                 ("packets for metrics longer than one", pool.oversize * pool.oversize_bytes),
+                ("arrivals of packets' metrics", pool.arrivals_bytes()),
                 ("cache of names", HashCache::bytes(limits.cache_entries)),
                 ("backends", limits.sockets_max * BACKEND_BYTES),
                 ("rings and sends", rings + limits.sends_max * SEND_SLOT_BYTES),
@@ -172,6 +179,21 @@ mod tests {
         assert_eq!(placement("jump", ""), Some(0));
         assert_eq!(placement("hashring-3", ""), Some(40 * (2 * 12 + 3 * 6)));
         assert_eq!(placement("ketama", r#", "weight": 3"#), Some(3 * 160 * (2 * 12 + 3 * 6)));
+    }
+
+    #[test]
+    fn timestamps_are_paid_for_by_who_asks_for_them() {
+        let part = |timestamps: bool, name: &str| {
+            let node = r#"{"host": "192.0.2.1", "port": 1}"#;
+            let bound = bound(&format!(r#"{{"timestamps": {timestamps}, "nodes": [{node}]}}"#));
+            bound.per_worker.iter().find(|(of, _)| *of == name).map(|(_, bytes)| *bytes)
+        };
+        assert_eq!(part(false, "arrivals of packets' metrics"), Some(0));
+        let arrivals = part(true, "arrivals of packets' metrics").unwrap();
+        let packets = part(true, "packets").unwrap() / 1_432;
+        // 64 runs of 8 bytes for each packet, and a few words.
+        assert!((packets * 512..packets * 600).contains(&arrivals), "{arrivals} bytes for {packets} packets");
+        assert!(part(true, "receive buffers").unwrap() <= (8 << 20) + (64 << 10));
     }
 
     #[test]

@@ -57,7 +57,6 @@ fn prove_workers(
 impl RawConfig {
     /// The config that these values mean; worthless if `report` has mistakes in the end.
     pub(super) fn prove(self, report: &mut Report) -> Config {
-        self.note_idle_keys(report);
         let port_is_known = !self.port.is_wrong();
         let [host_key, management_key] = self.host_keys;
         let (host, listen) = listening(self.host, self.port.or(8125), host_key, host::EVERY, report);
@@ -128,13 +127,6 @@ impl RawConfig {
             shutdown_timeout_ms: self.shutdown_timeout_ms.or(5_000),
             handover_timeout_ms: self.handover_timeout_ms.or(30_000),
             log_format: self.log_format.or(LogFormat::Text),
-        }
-    }
-
-    /// Says which keys ask for something that this version does not do yet.
-    fn note_idle_keys(&self, report: &mut Report) {
-        if let Slot::Given(_, true) = self.timestamps {
-            report.notice("timestamps: has no effect in this version; latencies are upper bounds".to_owned());
         }
     }
 }

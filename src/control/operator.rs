@@ -205,6 +205,7 @@ impl AdminActions for Operator {
                 })
                 .collect(),
             latency: control.latency.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            timestamps: control.limits.timestamps,
             backends: self.backends(),
             ring: self.ring(),
             spread: control.spread.name(),

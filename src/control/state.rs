@@ -174,7 +174,7 @@ impl Control {
         } = parts;
         let limits = config.limits();
         let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
-        let pool_bytes = pool.packets * pool.packet_bytes + pool.oversize * pool.oversize_bytes;
+        let pool_bytes = pool.bytes() + pool.arrivals_bytes();
         Rc::new(Control {
             listing: RefCell::new(options.listing.clone()),
             options,

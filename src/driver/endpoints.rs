@@ -31,8 +31,13 @@ struct DropCount {
 }
 
 impl Listening {
-    /// Takes bound sockets.
-    pub fn new(sockets: Vec<UdpSocket>) -> Listening {
+    /// Takes bound sockets, and has their datagrams stamped or not, as `timestamps` says.
+    pub fn new(sockets: Vec<UdpSocket>, timestamps: bool) -> Listening {
+        for socket in &sockets {
+            // Off too is said: an inherited socket has it as the process before wanted it. Where it is refused, datagrams come
+            // without, which is counted.
+            let _ = options::stamp_arrivals(socket, timestamps);
+        }
         let count = sockets.len();
         Listening {
             sockets,

@@ -10,6 +10,7 @@
 pub mod answers;
 mod backoff;
 pub mod clock;
+pub mod control_messages;
 mod endpoints;
 pub mod errno;
 mod holder;
@@ -20,6 +21,7 @@ pub mod portable;
 mod segment;
 pub mod sim;
 pub mod socket;
+mod stamps;
 mod train;
 pub mod uring;
 pub mod waker;
@@ -27,6 +29,7 @@ pub mod waker;
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 use std::net::SocketAddr;
 
+pub use stamps::Stamp;
 pub use waker::Waker;
 
 /// What carries datagrams between the kernel and a worker.
@@ -82,8 +85,9 @@ pub trait Events {
     fn flow(&self) -> Flow {
         Flow::More
     }
-    /// A datagram arrived. `bytes` is what there was room for, `datagram_bytes` its true length.
-    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow;
+    /// A datagram arrived. `bytes` is what there was room for, `datagram_bytes` its true length, `stamp` when the kernel says
+    /// that it did.
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow;
     /// A pushed packet comes back with what the kernel said to it. Every pushed packet comes back exactly once.
     fn sent(&mut self, packet: Packet, outcome: SendOutcome);
 }
@@ -152,8 +156,10 @@ pub enum Restrictions {
 pub struct DriverLimits {
     /// Receive buffers.
     pub buffers: usize,
-    /// Bytes of one, header included.
+    /// Bytes of one, with [`DriverLimits::prefix_bytes`].
     pub buffer_bytes: usize,
+    /// Whether the kernel is to tell when each datagram arrived (SO_TIMESTAMPNS).
+    pub timestamps: bool,
     /// Packets that may be between `push` and `sent`.
     pub sends_max: usize,
     /// Socket slots for backends.
@@ -162,6 +168,18 @@ pub struct DriverLimits {
     pub send_buffer_bytes: usize,
     /// Locked memory that all rings of this process need, for the operator where there is too little; 0 = not known.
     pub rings_bytes: usize,
+}
+
+impl DriverLimits {
+    /// Bytes of a buffer before a datagram's payload: the kernel's header, and the control messages if any are asked for.
+    pub const fn prefix_bytes(&self) -> usize {
+        prefix_bytes(self.timestamps)
+    }
+}
+
+/// Bytes of a receive buffer before a datagram's payload, with or without the kernel's timestamps.
+pub const fn prefix_bytes(timestamps: bool) -> usize {
+    uring::header::HEADER_BYTES + if timestamps { control_messages::AREA_BYTES } else { 0 }
 }
 
 /// A driver can no longer work; the process must end with this message.

@@ -56,6 +56,11 @@ pub fn report_errors(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
     }
 }
 
+/// Has the kernel tell with each datagram of this socket when it arrived, or not: a control message, SCM_TIMESTAMPNS.
+pub fn stamp_arrivals(socket: &impl AsRawFd, is_on: bool) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, i32::from(is_on))
+}
+
 /// Has the kernel give each datagram to one of the first `sockets` (more than 0) of this socket's SO_REUSEPORT group at
 /// random, whoever sent it.
 ///

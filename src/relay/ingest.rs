@@ -98,6 +98,20 @@ impl Work for &mut Hashing<'_> {
 }
 
 impl Relay {
+    /// Takes a datagram that arrived at `stamped_us` as the kernel says; `None` if it does not say so believably. Packets note
+    /// it if the limits say so.
+    pub fn ingest_stamped(
+        &mut self,
+        arrival: Arrival,
+        stamped_us: Option<i64>,
+        bytes: &[u8],
+        datagram_bytes: usize,
+    ) {
+        self.stamped_us = stamped_us;
+        self.ingest(arrival, bytes, datagram_bytes);
+        self.stamped_us = None;
+    }
+
     /// Takes a datagram: its lines are routed and packed. `datagram_bytes` is its true length, of which `bytes` is what
     /// there was room for.
     pub fn ingest(&mut self, arrival: Arrival, bytes: &[u8], datagram_bytes: usize) {
@@ -138,25 +152,36 @@ impl Relay {
     fn route_found(&mut self, arrival: Arrival, datagram: &[u8]) {
         let mut found = std::mem::take(&mut self.found);
         self.decide_all(&mut found, datagram);
+        // Known once for all lines, so that those without a stamp are packed by code that knows of none.
+        let held = match self.stamped_us {
+            None => self.pack_found::<false>(arrival, &found, datagram),
+            Some(_) => self.pack_found::<true>(arrival, &found, datagram),
+        };
+        self.counters.add(Counter::MetricsPending, held);
+        found.clear();
+        self.found = found;
+    }
+
+    /// Packs lines that are decided; how many are held then.
+    #[inline(always)]
+    fn pack_found<const STAMPED: bool>(&mut self, arrival: Arrival, found: &[Found], datagram: &[u8]) -> u64 {
         let is_observed = self.table.observer.is_some();
         let mut held = 0;
-        for Found { start, end, decision, .. } in &found {
+        for Found { start, end, decision, .. } in found {
             let line = datagram.get(*start as usize..*end as usize).unwrap_or(&[]);
             let fate = match *decision {
                 None => Fate::Dropped(DropReason::NoBackend, None),
                 Some(decision) if is_observed || decision.is_away_from_home() => {
-                    self.route_unusual(arrival, line, decision)
+                    self.route_unusual::<STAMPED>(arrival, line, decision)
                 }
-                Some(decision) => self.pack(arrival, line, decision.backend()),
+                Some(decision) => self.pack::<STAMPED>(arrival, line, decision.backend()),
             };
             match fate {
                 Fate::Held => held += 1,
                 Fate::Dropped(reason, backend) => self.drop_line(reason, backend, arrival.taken_us),
             }
         }
-        self.counters.add(Counter::MetricsPending, held);
-        found.clear();
-        self.found = found;
+        held
     }
 
     /// Decides for lines: without memory, by the cache, or anew.
@@ -181,7 +206,12 @@ impl Relay {
 
     /// Packs a line that is away from home, or shown to somebody.
     #[inline(never)]
-    fn route_unusual(&mut self, arrival: Arrival, line: &[u8], decision: Decision) -> Fate {
+    fn route_unusual<const STAMPED: bool>(
+        &mut self,
+        arrival: Arrival,
+        line: &[u8],
+        decision: Decision,
+    ) -> Fate {
         let backend = decision.backend();
         if decision.is_away_from_home() {
             // The decision stays with a dead backend only if its names are to be dropped.
@@ -193,7 +223,7 @@ impl Relay {
         if let Some(observer) = &self.table.observer {
             observer.routed(line, &self.table.nodes[backend]);
         }
-        self.pack(arrival, line, backend)
+        self.pack::<STAMPED>(arrival, line, backend)
     }
 
     /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
@@ -222,10 +252,13 @@ impl Relay {
 
     /// Puts a line into its backend's open packet, or into a fresh one.
     #[inline(always)]
-    fn pack(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Fate {
+    fn pack<const STAMPED: bool>(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Fate {
         let egress = &mut self.egress[backend];
         if let Some(open) = &mut egress.open {
             if open.append_next(line, egress.packet_bytes_max) {
+                if STAMPED {
+                    open.note_arrival(self.stamped_us, 1);
+                }
                 return Fate::Held;
             }
             self.close(backend);
@@ -252,6 +285,7 @@ impl Relay {
         packet.backend = backend;
         packet.socket = socket;
         packet.arrival = arrival;
+        packet.note_arrival(self.stamped_us, 1);
         let alone = packet.len() > self.egress[backend].packet_bytes_max;
         let egress = &mut self.egress[backend];
         egress.opened += 1;

@@ -53,6 +53,8 @@ pub struct RelayLimits {
     pub datagram_bytes_max: usize,
     /// Entries of the cache from name to backend; 0 = none.
     pub cache_entries: usize,
+    /// Whether packets note when each of their metrics arrived: [`Relay::ingest_stamped`].
+    pub timestamps: bool,
 }
 
 impl RelayLimits {
@@ -75,6 +77,7 @@ impl RelayLimits {
             packet_bytes,
             oversize: 2 * self.needs(nodes, packet_bytes).oversize,
             oversize_bytes: self.datagram_bytes_max,
+            timestamps: self.timestamps,
         }
     }
 
@@ -148,6 +151,8 @@ pub struct Relay {
     look: u64,
     /// Lines of the datagram that is being taken.
     found: Vec<Found>,
+    /// When it arrived, if that is known.
+    stamped_us: Option<i64>,
     /// What decides without the cache, if the table is such.
     few: Option<FewBuckets>,
     /// Decisions by name, right for this table only.
@@ -181,6 +186,7 @@ impl Relay {
             sequence: 0,
             look: 0,
             found: Vec::with_capacity(FOUND_MAX),
+            stamped_us: None,
             few: few_buckets(&table),
             cache: HashCache::new(limits.cache_entries),
             scanner: Scanner::new(),

@@ -2,7 +2,7 @@
 //!
 //! In: packets whose outcome is known. Out: empty packets for `egress.rs`. Nothing is allocated in between.
 
-use crate::packet::Packet;
+use crate::packet::{Arrivals, Packet};
 use bytes::BytesMut;
 
 /// Free packets of two sizes: those that metrics are gathered into, and a few for metrics longer than that.
@@ -28,12 +28,19 @@ pub struct PoolSize {
     pub oversize: usize,
     /// Bytes of one; a metric is never longer than the datagram it came in.
     pub oversize_bytes: usize,
+    /// Whether each of them notes when its metrics arrived.
+    pub timestamps: bool,
 }
 
 impl PoolSize {
     /// Bytes of all payloads.
     pub const fn bytes(self) -> usize {
         self.packets * self.packet_bytes + self.oversize * self.oversize_bytes
+    }
+
+    /// Bytes of what they note.
+    pub const fn arrivals_bytes(self) -> usize {
+        if self.timestamps { (self.packets + self.oversize) * size_of::<Arrivals>() } else { 0 }
     }
 }
 
@@ -52,7 +59,10 @@ impl Pool {
         let make = |count: usize, bytes: usize| {
             let mut memory = BytesMut::zeroed(count * bytes);
             let mut packets = Vec::with_capacity(count);
-            packets.extend((0..count).map(|_| Packet::over(memory.split_to(bytes), number)));
+            packets.extend((0..count).map(|_| {
+                let packet = Packet::over(memory.split_to(bytes), number);
+                if size.timestamps { packet.with_arrivals() } else { packet }
+            }));
             packets
         };
         Pool {
@@ -94,7 +104,9 @@ mod tests {
 
     #[test]
     fn packets_come_and_go_by_size_and_foreign_ones_are_freed() {
-        let mut pool = Pool::new(PoolSize { packets: 2, packet_bytes: 10, oversize: 1, oversize_bytes: 20 });
+        let size =
+            PoolSize { packets: 2, packet_bytes: 10, oversize: 1, oversize_bytes: 20, timestamps: false };
+        let mut pool = Pool::new(size);
         let small = pool.take(10).unwrap();
         let long = pool.take(11).unwrap();
         assert_eq!((small.capacity(), long.capacity()), (10, 20));
@@ -105,8 +117,9 @@ mod tests {
         pool.give(Packet::with_capacity(10));
         assert_eq!((pool.free(), pool.free_oversize()), (2, 1));
         let (old, old_long) = (pool.take(10).unwrap(), pool.take(20).unwrap());
-        pool.renew(PoolSize { packets: 3, packet_bytes: 10, oversize: 1, oversize_bytes: 20 });
+        pool.renew(PoolSize { packets: 3, timestamps: true, ..size });
         let taken = (pool.take(10).unwrap(), pool.take(20).unwrap());
+        assert!(old.arrivals.is_none() && taken.0.arrivals.is_some() && taken.1.arrivals.is_some());
         pool.give(old);
         pool.give(old_long);
         assert_eq!((pool.free(), pool.free_oversize()), (2, 0));

@@ -46,7 +46,13 @@ fn sockets(count: u32) -> Vec<Option<SocketSlot>> {
 }
 
 fn limits() -> RelayLimits {
-    RelayLimits { sends_max: 16, backlog_bytes_max: 2_000, datagram_bytes_max: 1_000, cache_entries: 10_000 }
+    RelayLimits {
+        sends_max: 16,
+        backlog_bytes_max: 2_000,
+        datagram_bytes_max: 1_000,
+        cache_entries: 10_000,
+        timestamps: false,
+    }
 }
 
 fn relay_of(nodes: &[&str], rules: Rules) -> Relay {
@@ -525,4 +531,52 @@ fn a_debug_build_stops_at_the_first_metric_that_is_not_accounted_for() {
     settle(&mut relay, packets, SendOutcome::Denied, 1);
     feed(&mut relay, 2, "y:1|c");
     relay.check_account();
+}
+
+#[test]
+fn packets_tell_when_each_metric_arrived_however_often_they_are_sent() {
+    let limits = RelayLimits { timestamps: true, ..limits() };
+    let mut relay = Relay::new(limits, table(&["a:1"], LiveSet::all(1), rules()), &sockets(1));
+    let feed = |relay: &mut Relay, stamped_us: Option<i64>, text: &str| {
+        relay.ingest_stamped(at(100), stamped_us, text.as_bytes(), text.len());
+    };
+    let told = |packets: &[Packet]| -> Vec<(i64, u32)> {
+        packets
+            .iter()
+            .flat_map(|packet| packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()))
+            .collect()
+    };
+    feed(&mut relay, Some(90), "x:1|c\njunk\ny:2|c\n");
+    feed(&mut relay, None, "unknown:1|c");
+    feed(&mut relay, Some(95), "z:3|g");
+    let packets = out(&mut relay, 200, Flush::All);
+    assert_eq!(texts(&packets), ["x:1|c\ny:2|c\nunknown:1|c\nz:3|g"]);
+    assert_eq!(told(&packets), [(90, 2), (95, 1)]);
+    settle(&mut relay, packets, SendOutcome::Refused, 210);
+    let packets = out(&mut relay, 220, Flush::All);
+    assert_eq!(told(&packets), [(90, 2), (95, 1)], "it goes once more");
+
+    // It waits for the busy socket, and a long metric's packet behind it; what fits is put together.
+    settle(&mut relay, packets, SendOutcome::Busy, 230);
+    feed(&mut relay, Some(240), "w:1|c");
+    feed(&mut relay, Some(250), &format!("{}:1|c", "n".repeat(300)));
+    let packets = out(&mut relay, 100_000, Flush::All);
+    assert_eq!(packets.len(), 2);
+    assert_eq!(told(&packets), [(90, 2), (95, 1), (240, 1), (250, 1)]);
+    settle(&mut relay, packets, SendOutcome::Sent, 100_100);
+
+    feed(&mut relay, None, "a:1|c");
+    let packets = out(&mut relay, 200_000, Flush::All);
+    assert_eq!(told(&packets), [], "nothing is left of those before");
+    settle(&mut relay, packets, SendOutcome::Sent, 200_100);
+    assert_eq!(relay.counters().imbalance(), 0);
+}
+
+#[test]
+fn without_timestamps_packets_have_no_memory_for_arrivals() {
+    let mut relay = relay_of(&["a:1"], rules());
+    relay.ingest_stamped(at(100), Some(90), b"x:1|c", 5);
+    let packets = out(&mut relay, 200, Flush::All);
+    assert!(packets[0].arrivals.is_none());
+    settle(&mut relay, packets, SendOutcome::Sent, 210);
 }

@@ -50,6 +50,10 @@ named! {
         DatagramsTruncated = "datagrams_truncated",
         /// Bytes of them that there was no room for.
         BytesTruncated = "bytes_truncated",
+        /// With `timestamps`: datagrams that came without the kernel's timestamp.
+        TimestampsMissing = "timestamps_missing",
+        /// With `timestamps`: datagrams whose timestamp cannot be right, or cannot be trusted since the clock was set.
+        TimestampsAbsurd = "timestamps_absurd",
         /// Sends that a full socket buffer put off (EAGAIN).
         SendsBusy = "sends_busy",
         /// Sends that reported an earlier datagram's refusal, and were repeated.

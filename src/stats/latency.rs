@@ -19,11 +19,19 @@ pub enum LatencyKind {
     Bound,
     /// Batches that ended an idle sleep, measured from the wake-up.
     AfterIdle,
+    /// With `timestamps`: from the arrival that the kernel has stamped, to that submit.
+    Exact,
 }
 
 impl LatencyKind {
     /// All of them.
-    pub const ALL: [LatencyKind; 3] = [LatencyKind::Residence, LatencyKind::Bound, LatencyKind::AfterIdle];
+    pub const ALL: [LatencyKind; 4] =
+        [LatencyKind::Residence, LatencyKind::Bound, LatencyKind::AfterIdle, LatencyKind::Exact];
+
+    /// Those that are measured, with or without the kernel's timestamps.
+    pub fn measured(timestamps: bool) -> impl Iterator<Item = LatencyKind> {
+        LatencyKind::ALL.into_iter().filter(move |kind| timestamps || *kind != LatencyKind::Exact)
+    }
 
     /// Its name as users see it.
     pub const fn name(self) -> &'static str {
@@ -31,6 +39,7 @@ impl LatencyKind {
             LatencyKind::Residence => "latency_residence",
             LatencyKind::Bound => "latency_bound",
             LatencyKind::AfterIdle => "latency_after_idle",
+            LatencyKind::Exact => "latency_exact",
         }
     }
 }
@@ -43,13 +52,13 @@ pub fn new_histogram() -> Histogram<u64> {
 /// One histogram of each kind.
 #[derive(Clone, Debug)]
 pub struct Latency {
-    histograms: [Histogram<u64>; 3],
+    histograms: [Histogram<u64>; LatencyKind::ALL.len()],
 }
 
 impl Latency {
     /// Empty ones.
     pub fn new() -> Latency {
-        Latency { histograms: [new_histogram(), new_histogram(), new_histogram()] }
+        Latency { histograms: std::array::from_fn(|_| new_histogram()) }
     }
 
     /// Records `count` metrics that took `us`. Never allocates.

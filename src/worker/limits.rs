@@ -3,7 +3,7 @@
 //! In: what the config asks for. Out: sizes for the driver and the relay. Next: `config/memory.rs` adds them up for the
 //! operator, `worker/mod.rs` lives within them.
 
-use crate::driver::DriverLimits;
+use crate::driver::{DriverLimits, prefix_bytes};
 use crate::placement::VALUE_MAX;
 use crate::relay::RelayLimits;
 
@@ -18,8 +18,6 @@ const RECEIVE_BYTES_TARGET: usize = 8 << 20;
 /// Fewest and most receive buffers.
 const BUFFERS_MIN: usize = 64;
 const BUFFERS_MAX: usize = 4_096;
-/// The header the kernel writes in front of each datagram.
-const BUFFER_HEADER_BYTES: usize = 16;
 /// Sends submitted at once.
 const SENDS_MAX: usize = 512;
 /// Bytes that all backends together may have waiting, per worker, whatever `queue` says.
@@ -32,8 +30,10 @@ pub struct Limits {
     pub datagram_bytes_max: usize,
     /// Receive buffers.
     pub buffers: usize,
-    /// Bytes of one, header included.
+    /// Bytes of one, with what the kernel writes before the datagram.
     pub buffer_bytes: usize,
+    /// Whether the kernel tells when each datagram arrived.
+    pub timestamps: bool,
     /// Packets that may be with the driver at once.
     pub sends_max: usize,
     /// Socket slots for backends; a reload needs those of the old and of the new list.
@@ -48,18 +48,20 @@ pub struct Limits {
 
 impl Limits {
     /// The bounds for `nodes` backends, datagrams of at most `datagram_bytes_max`, sockets to backends with
-    /// `send_buffer_bytes`, and a cache of `cache_entries` names.
+    /// `send_buffer_bytes`, and a cache of `cache_entries` names; with or without the kernel's timestamps.
     pub fn new(
         nodes: usize,
         datagram_bytes_max: usize,
         send_buffer_bytes: usize,
         cache_entries: usize,
+        timestamps: bool,
     ) -> Limits {
-        let buffer_bytes = datagram_bytes_max + BUFFER_HEADER_BYTES;
+        let buffer_bytes = datagram_bytes_max + prefix_bytes(timestamps);
         Limits {
             datagram_bytes_max,
             buffers: (RECEIVE_BYTES_TARGET / buffer_bytes).clamp(BUFFERS_MIN, BUFFERS_MAX),
             buffer_bytes,
+            timestamps,
             sends_max: SENDS_MAX,
             sockets_max: (nodes * 2 + 64).min(2 * NODES_MAX),
             backlog_bytes_max: BACKLOG_BYTES_MAX,
@@ -73,6 +75,7 @@ impl Limits {
         DriverLimits {
             buffers: self.buffers,
             buffer_bytes: self.buffer_bytes,
+            timestamps: self.timestamps,
             sends_max: self.sends_max,
             sockets_max: self.sockets_max,
             send_buffer_bytes: self.send_buffer_bytes,
@@ -87,6 +90,7 @@ impl Limits {
             backlog_bytes_max: self.backlog_bytes_max,
             datagram_bytes_max: self.datagram_bytes_max,
             cache_entries: self.cache_entries,
+            timestamps: self.timestamps,
         }
     }
 }

@@ -209,6 +209,7 @@ mod tests {
             backlog_bytes_max: 20_000,
             send_buffer_bytes: 1 << 20,
             cache_entries: 0,
+            timestamps: false,
         };
         let (driver, handle) = SimDriver::new(&setup);
         let (sender, reports) = channel(64);

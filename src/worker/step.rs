@@ -7,7 +7,7 @@ use super::orders::Stage;
 use super::reporter::Reporter;
 use super::sockets::Sockets;
 use super::{Ended, Limits, Report};
-use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Wait};
+use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Stamp, Wait};
 use crate::packet::{Arrival, Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
 use crate::relay::{Flush, Hint, Relay, RouteTable, Transmitted};
@@ -375,18 +375,46 @@ struct Sink<'a> {
     woke_us: u64,
 }
 
+impl Sink<'_> {
+    /// Takes a datagram that the kernel was to stamp.
+    fn ingest_stamped(&mut self, stamp: Stamp, bytes: &[u8], datagram_bytes: usize) {
+        let (stamped_us, counter) = match stamp {
+            Stamp::At(stamped_us) => (Some(stamped_us), None),
+            Stamp::Missing | Stamp::Unasked => (None, Some(Counter::TimestampsMissing)),
+            Stamp::Absurd => (None, Some(Counter::TimestampsAbsurd)),
+        };
+        if let Some(counter) = counter {
+            self.relay.counters_mut().add(counter, 1);
+        }
+        self.relay.ingest_stamped(self.arrival, stamped_us, bytes, datagram_bytes);
+    }
+
+    /// Records how long each metric of a packet that was sent took since the kernel had stamped it.
+    fn record_exact(&mut self, packet: &Packet) {
+        let Some(arrivals) = &packet.arrivals else { return };
+        for (arrived_us, metrics) in arrivals.iter() {
+            let took_us = (self.submitted_us as i64).saturating_sub(arrived_us);
+            let took_us = u64::try_from(took_us).unwrap_or(0);
+            self.latency.record(LatencyKind::Exact, took_us, u64::from(metrics));
+        }
+    }
+}
+
 impl Events for Sink<'_> {
     fn flow(&self) -> Flow {
         if self.relay.has_room() { Flow::More } else { Flow::Pause }
     }
 
-    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow {
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow {
         self.batch.datagrams += 1;
         self.batch.bytes += datagram_bytes as u64;
         if datagram_bytes > bytes.len() {
             self.reporter.truncated(datagram_bytes);
         }
-        self.relay.ingest(self.arrival, bytes, datagram_bytes);
+        match stamp {
+            Stamp::Unasked => self.relay.ingest(self.arrival, bytes, datagram_bytes),
+            stamp => self.ingest_stamped(stamp, bytes, datagram_bytes),
+        }
         self.flow()
     }
 
@@ -401,6 +429,7 @@ impl Events for Sink<'_> {
                 metrics,
             );
             self.latency.record(kind, self.submitted_us.saturating_sub(arrival.bound_us), metrics);
+            self.record_exact(&packet);
         }
         if let SendOutcome::Failed(errno) = outcome {
             self.reporter.send_failed(&self.relay.table().nodes[packet.backend].name, errno);

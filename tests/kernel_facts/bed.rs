@@ -4,7 +4,7 @@ use io_uring::IoUring;
 use statsring::driver::uring::KernelRing;
 use statsring::driver::uring::engine::RingDriver;
 use statsring::driver::uring::ring::{Completion, Operation, Ring, Token};
-use statsring::driver::{Driver, DriverLimits, Events, Flow, Wait, Waker, clock, socket};
+use statsring::driver::{Driver, DriverLimits, Events, Flow, Stamp, Wait, Waker, clock, socket};
 use statsring::packet::{Packet, SendOutcome, SocketSlot};
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
@@ -54,6 +54,7 @@ pub fn limits() -> DriverLimits {
         sockets_max: 8,
         send_buffer_bytes: 1 << 20,
         rings_bytes: 0,
+        timestamps: false,
     }
 }
 
@@ -271,6 +272,18 @@ pub fn has_error(fd: RawFd) -> bool {
     ready > 0 && poll.revents & libc::POLLERR != 0
 }
 
+/// Switches SO_TIMESTAMPNS of a socket on or off.
+pub fn stamp_arrivals(socket: &UdpSocket, is_on: bool) {
+    let value = i32::from(is_on);
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel reads as many bytes of `value`, which outlives the call.
+    let result = unsafe {
+        let value = (&raw const value).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, value, length)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
 /// The number of a socket's descriptor.
 pub fn number(socket: &UdpSocket) -> RawFd {
     socket.as_raw_fd()
@@ -280,11 +293,13 @@ pub fn number(socket: &UdpSocket) -> RawFd {
 #[derive(Default)]
 pub struct Log {
     pub datagrams: Vec<(Vec<u8>, usize)>,
+    pub stamps: Vec<Stamp>,
     pub sent: Vec<(Vec<u8>, SendOutcome)>,
 }
 
 impl Events for Log {
-    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize) -> Flow {
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow {
+        self.stamps.push(stamp);
         self.datagrams.push((bytes.to_vec(), datagram_bytes));
         Flow::More
     }

@@ -196,6 +196,7 @@ fn rig(engine: Engine, send_buffer_bytes: usize) -> Rig {
             backlog_bytes_max: 1 << 20,
             send_buffer_bytes,
             cache_entries: 10_000,
+            timestamps: false,
         },
         engine,
         cpu: None,

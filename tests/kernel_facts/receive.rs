@@ -1,10 +1,12 @@
 //! Multishot recvmsg into provided buffers: what a completion brings, and what ends it.
 
-use super::bed::{Log, RECEIVE, bed, drive, goes_on, header, limits, sender_to};
+use super::bed::{Log, RECEIVE, bed, drive, goes_on, header, limits, sender_to, stamp_arrivals};
 use super::raw::Raw;
 use io_uring::cqueue;
+use statsring::driver::control_messages::{AREA_BYTES, stamp_ns};
+use statsring::driver::uring::header::{self as layout, HEADER_BYTES};
 use statsring::driver::uring::ring::Ring;
-use statsring::driver::{Delivered, Driver, DriverError, DriverLimits, Wait};
+use statsring::driver::{Delivered, Driver, DriverError, DriverLimits, Stamp, Wait, clock, prefix_bytes};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
@@ -36,6 +38,85 @@ fn areas_for_name_and_control_stand_before_the_payload_as_asked() {
     let [name_bytes, control_bytes, payload_bytes, _] = header(received);
     assert_eq!((name_bytes, control_bytes, payload_bytes), (size_of::<libc::sockaddr_in>() as u32, 0, 10));
     assert_eq!(&received[16 + 128 + 64..], b"gorets:1|c");
+}
+
+/// Bounds as `limits`, with timestamps.
+fn stamped_limits() -> DriverLimits {
+    DriverLimits { timestamps: true, buffer_bytes: prefix_bytes(true) + 240, ..limits() }
+}
+
+#[test]
+fn with_so_timestampns_the_control_area_holds_the_moment_of_arrival() {
+    let Some(mut bed) = bed(&stamped_limits()) else { return };
+    let before_ns = clock::wall_ns();
+    bed.arm();
+    bed.sender.send(b"gorets:1|c").unwrap();
+    let completion = bed.complete_one();
+    let after_ns = clock::wall_ns();
+    assert_eq!(completion.res, 16 + 32 + 10);
+    assert!(goes_on(completion));
+    let received = bed.received(completion);
+    assert_eq!(
+        header(received),
+        [0, 32, 10, 0],
+        "room for one timestamp is used to the last byte, and nothing is cut"
+    );
+    assert_eq!(&received[48..], b"gorets:1|c");
+    let stamp_ns = stamp_ns(layout::control(received, 48)).expect("a timestamp");
+    assert!((before_ns..=after_ns).contains(&stamp_ns), "{before_ns} {stamp_ns} {after_ns}");
+}
+
+#[test]
+fn the_driver_tells_arrivals_on_its_own_clock() {
+    let Some(bed) = bed(&stamped_limits()) else { return };
+    let (mut driver, sender) = bed.into_driver();
+    let mut log = Log::default();
+    let before_us = driver.now_us() as i64;
+    for text in ["one", "", "three"] {
+        sender.send(text.as_bytes()).unwrap();
+    }
+    drive(&mut driver, &mut log, "three datagrams", |log| log.datagrams.len() == 3);
+    let after_us = driver.now_us() as i64;
+    assert_eq!(log.datagrams[2], (b"three".to_vec(), 5));
+    for stamp in &log.stamps {
+        let Stamp::At(at_us) = stamp else { panic!("{:?}", log.stamps) };
+        // Both clocks are told in whole µs, and are read one after the other.
+        assert!((before_us - 1_000..=after_us + 1).contains(at_us), "{before_us} {at_us} {after_us}");
+    }
+}
+
+#[test]
+fn a_timestamp_without_room_leaves_the_datagram_as_it_is() {
+    // As after a hand-over: another process has switched the option of the shared socket on.
+    let Some(mut raw) = Raw::new(4, 512, 0, 0) else { return };
+    let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stamp_arrivals(&listener, true);
+    let sender = sender_to(listener.local_addr().unwrap());
+    raw.receive(listener.as_raw_fd(), libc::MSG_TRUNC, 1);
+    sender.send(b"gorets:1|c").unwrap();
+    let completion = &raw.complete(1)[0];
+    let received = raw.received(completion);
+    let [_, control_bytes, payload_bytes, flags] = header(received);
+    assert_eq!((completion.result(), control_bytes, payload_bytes), (16 + 10, 0, 10));
+    assert_eq!(flags, libc::MSG_CTRUNC as u32);
+    assert_eq!(layout::parse(received, HEADER_BYTES).unwrap().payload, b"gorets:1|c");
+}
+
+#[test]
+fn room_without_a_timestamp_stays_empty() {
+    // And the other way round: it has been switched off.
+    let Some(mut raw) = Raw::new(4, 512, 0, AREA_BYTES) else { return };
+    let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stamp_arrivals(&listener, true);
+    stamp_arrivals(&listener, false);
+    let sender = sender_to(listener.local_addr().unwrap());
+    raw.receive(listener.as_raw_fd(), libc::MSG_TRUNC, 1);
+    sender.send(b"gorets:1|c").unwrap();
+    let completion = &raw.complete(1)[0];
+    let received = raw.received(completion);
+    assert_eq!(header(received), [0, 0, 10, 0]);
+    assert_eq!(stamp_ns(layout::control(received, 16 + AREA_BYTES)), None);
+    assert_eq!(layout::parse(received, 16 + AREA_BYTES).unwrap().payload, b"gorets:1|c");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What should have become of every line, found out the plain way, and compared with what the fake kernel saw.
 
 use crate::run::{Timeline, Verdict};
-use statsring::driver::sim::{Accepted, Fault, ReceivedDatagram};
+use statsring::driver::sim::{Accepted, Fault, ReceivedDatagram, Stamped};
 use statsring::relay::{Malformed, OnNodeDown, RouteTable};
 use statsring::stats::{Counter, Counters, DropReason, LatencyKind};
 use statsring::worker::Ended;
@@ -16,6 +16,7 @@ struct Line<'a> {
     text: &'a [u8],
     arrived_us: u64,
     at_us: u64,
+    stamped: Option<Stamped>,
     key: Option<&'a [u8]>,
     /// No other line has this text, so that what is sent can be told to be this one.
     is_unique: bool,
@@ -78,7 +79,8 @@ pub fn judge(
     judge.counts(received, accepted, cut)?;
     let matched = judge.match_packets(accepted)?;
     judge.reasons(verdict, cut)?;
-    judge.latency(verdict)?;
+    judge.timestamps(received)?;
+    judge.latency(accepted, verdict)?;
     judge.order(accepted, &matched, verdict)
 }
 
@@ -106,6 +108,7 @@ fn lines<'a>(readings: &'a [(Reading<'a>, &ReceivedDatagram)]) -> Vec<Line<'a>> 
                 text,
                 arrived_us: one.arrived_us,
                 at_us: one.at_us,
+                stamped: one.stamped,
                 key: key(text),
                 is_unique: times[text] == 1,
             })
@@ -190,6 +193,7 @@ impl Judge<'_> {
                 shown()
             ));
         }
+        self.arrivals(packet, &indices, tolerance_us)?;
         if self.case.is_good_day {
             let budget_us = self.case.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
             for line in indices.iter().map(|index| &self.lines[*index]).filter(|line| line.is_unique) {
@@ -206,6 +210,47 @@ impl Judge<'_> {
             }
         }
         Ok(indices)
+    }
+
+    /// Whether the packet tells of each line with a good stamp when it arrived, or when an older neighbour did; and of no
+    /// other line. None lies before the bound.
+    fn arrivals(&self, packet: &Accepted, indices: &[usize], tolerance_us: u64) -> Result<(), String> {
+        let bound_us = if packet.arrival.after_idle { 0 } else { packet.arrival.bound_us };
+        if let Some((at_us, _)) = packet
+            .arrivals
+            .iter()
+            .find(|(at_us, _)| at_us.saturating_add_unsigned(tolerance_us) < bound_us as i64)
+        {
+            return Err(format!(
+                "said not to have arrived before {bound_us}, and to have arrived at {at_us}"
+            ));
+        }
+        let lines: Vec<&Line> = indices.iter().map(|index| &self.lines[*index]).collect();
+        if lines.iter().any(|line| !line.is_unique) {
+            return Ok(());
+        }
+        let stamped = lines.iter().filter(|line| line.stamped == Some(Stamped::Right));
+        let mut arrived = stamped.map(|line| line.arrived_us as i64);
+        for (at_us, metrics) in &packet.arrivals {
+            let oldest_us = arrived.by_ref().take(*metrics as usize).min();
+            if oldest_us != Some(*at_us) {
+                return Err(format!(
+                    "{metrics} metrics are said to have arrived at {at_us}, did at {oldest_us:?}"
+                ));
+            }
+        }
+        match arrived.next() {
+            None => Ok(()),
+            Some(at_us) => Err(format!("a metric that arrived at {at_us} is not told of")),
+        }
+    }
+
+    /// Every datagram whose stamp is of no use is counted, under its reason.
+    fn timestamps(&self, received: &[ReceivedDatagram]) -> Result<(), String> {
+        let stamped = |how| received.iter().filter(|one| one.stamped == Some(how)).count() as u64;
+        let get = |counter| self.counters.get(counter);
+        expect("timestamps_missing", get(Counter::TimestampsMissing), stamped(Stamped::Missing))?;
+        expect("timestamps_absurd", get(Counter::TimestampsAbsurd), stamped(Stamped::Absurd))
     }
 
     /// Whether the packet's backend owned the line, and had that address, under some table that may have been in force.
@@ -274,15 +319,24 @@ impl Judge<'_> {
         }
     }
 
-    /// The histograms hold every metric sent, and on a good day nothing beyond the budget.
-    fn latency(&self, verdict: &Verdict) -> Result<(), String> {
+    /// The histograms hold every metric sent, the exact one those whose arrival is known, and on a good day nothing beyond the
+    /// budget.
+    fn latency(&self, accepted: &[Accepted], verdict: &Verdict) -> Result<(), String> {
         let Some(latency) = &verdict.latency else { return Ok(()) };
         let sent = self.counters.get(Counter::MetricsSent);
-        let [residence, bound, after_idle] = LatencyKind::ALL.map(|kind| latency.get(kind));
+        let [residence, bound, after_idle, exact] = LatencyKind::ALL.map(|kind| latency.get(kind));
         expect("residences recorded", residence.len(), sent)?;
         expect("bounds recorded", bound.len() + after_idle.len(), sent)?;
+        let arrivals = accepted.iter().flat_map(|packet| &packet.arrivals);
+        let known: u64 = arrivals.map(|(_, metrics)| u64::from(*metrics)).sum();
+        expect("exact latencies recorded", exact.len(), known)?;
+        if !self.case.is_good_day {
+            return Ok(());
+        }
         let budget_us = self.case.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
-        for (what, histogram) in [("residence", residence), ("bound", bound), ("after idle", after_idle)] {
+        let histograms =
+            [("residence", residence), ("bound", bound), ("after idle", after_idle), ("exact", exact)];
+        for (what, histogram) in histograms {
             let longest_us = histogram.max();
             // Two significant digits: up to 1 % more than was recorded.
             if longest_us > (budget_us + SLACK_US) * 101 / 100 {

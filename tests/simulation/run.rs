@@ -26,7 +26,7 @@ pub struct Verdict {
     pub faults: Vec<u64>,
     pub steps: u64,
     pub virtual_us: u64,
-    /// On good days.
+    /// What was measured while it drained: all of it.
     pub latency: Option<Latency>,
 }
 
@@ -102,7 +102,7 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
     let ended = loop {
         run.act();
         steps += 1;
-        let asks_latency = scenario.is_good_day && run.is_draining;
+        let asks_latency = run.is_draining;
         if asks_latency {
             run.shared.latency.request();
         }
@@ -128,7 +128,7 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
         faults: run.handle.fault_counts(),
         steps,
         virtual_us: run.handle.now_us() - START_US,
-        latency: scenario.is_good_day.then_some(latency),
+        latency: Some(latency),
     };
     run.check_end(&verdict)?;
     let case = Case { is_good_day: scenario.is_good_day, timeline: &run.timeline };

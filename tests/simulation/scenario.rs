@@ -34,12 +34,15 @@ impl Scenario {
         let is_good_day = random.below(8) == 0;
         let faults = if is_good_day { Faults::none() } else { Faults::mixed(&mut random) };
         let payload_bytes_max = random.between(48, 600) as usize;
+        // By the seed, so that what chance does is the same with and without.
+        let timestamps = seed % 5 < 2;
         let setup = SimSetup {
             seed,
             engine,
             listeners: random.between(1, 2) as usize,
             buffers: if random.below(3) == 0 { random.between(1, 6) } else { random.between(7, 64) } as usize,
-            prefix_bytes: 16,
+            prefix_bytes: if timestamps { SimSetup::STAMPED_PREFIX_BYTES } else { 16 },
+            timestamps,
             payload_bytes_max,
             sends_max: random.between(1, 32) as usize,
             submissions_max: random.between(1, 48) as usize,
@@ -49,12 +52,14 @@ impl Scenario {
             faults,
         };
         let setup = if is_good_day {
-            let SimSetup { listeners, payload_bytes_max, .. } = setup;
+            let SimSetup { listeners, payload_bytes_max, prefix_bytes, timestamps, .. } = setup;
             let buffers = setup.buffers.max(16);
             SimSetup {
                 listeners,
                 buffers,
                 payload_bytes_max,
+                prefix_bytes,
+                timestamps,
                 completions_max: 1_024,
                 engine,
                 ..SimSetup::roomy(seed)
@@ -71,6 +76,7 @@ impl Scenario {
             backlog_bytes_max: random.between(0, 20_000) as usize,
             send_buffer_bytes: 1 << 20,
             cache_entries: if seed.is_multiple_of(3) { 0 } else { 4_096 },
+            timestamps: setup.timestamps,
         };
         let drain_timeout_us = [0, 1_000, 5_000_000, 5_000_000][random.below(4) as usize];
         let rules = any_rules(&mut random, Malformed::Drop);

@@ -14,8 +14,8 @@ const BOUNDS_US: [u64; 20] = [
     250_000, 500_000, 1_000_000, 2_500_000, 10_000_000,
 ];
 
-/// The families.
-pub fn render(out: &mut Exposition, latency: &Latency) {
+/// The families; those that are measured only with the kernel's timestamps if `timestamps` says so.
+pub fn render(out: &mut Exposition, latency: &Latency, timestamps: bool) {
     let mut family = out.family(
         Kind::Histogram,
         "statsring_latency_seconds",
@@ -31,6 +31,16 @@ pub fn render(out: &mut Exposition, latency: &Latency) {
         "How long each metric stayed in the process, from the return of the wait that delivered it to its sending.",
     );
     add(&mut family, &[], latency.get(LatencyKind::Residence));
+    if !timestamps {
+        return;
+    }
+    // A family of its own: in the first one every metric counts once.
+    let mut family = out.family(
+        Kind::Histogram,
+        "statsring_latency_exact_seconds",
+        "How long each metric took from its arrival, as the kernel has stamped it, to its sending (timestamps).",
+    );
+    add(&mut family, &[], latency.get(LatencyKind::Exact));
 }
 
 fn add(family: &mut super::exposition::Family<'_>, labels: &[(&str, &str)], histogram: &Histogram<u64>) {
@@ -61,7 +71,7 @@ mod tests {
 
     fn text(latency: &Latency) -> String {
         let mut out = Exposition::new();
-        render(&mut out, latency);
+        render(&mut out, latency, false);
         out.finish()
     }
 
@@ -109,6 +119,19 @@ mod tests {
             );
         }
         assert_eq!(series(&text, "statsring_latency_seconds", "wake_up").2, 0);
+    }
+
+    #[test]
+    fn exact_ones_are_there_with_timestamps_only() {
+        let mut latency = Latency::new();
+        latency.record(LatencyKind::Exact, 300, 7);
+        assert!(!text(&latency).contains("exact_seconds"));
+        let mut out = Exposition::new();
+        render(&mut out, &latency, true);
+        let text = out.finish();
+        let (buckets, _, count) = series(&text, "statsring_latency_exact_seconds", "");
+        assert_eq!((count, buckets[2], buckets[3]), (7, (0.000_25, 0), (0.000_5, 7)));
+        assert_eq!(series(&text, "statsring_latency_seconds", "socket_empty").2, 0);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn render(view: &View) -> String {
     proxy::identity(&mut out, view);
     proxy::state(&mut out, view);
     workers::render(&mut out, view);
-    latency::render(&mut out, &view.latency);
+    latency::render(&mut out, &view.latency, view.timestamps);
     backends::render(&mut out, view);
     proxy::surroundings(&mut out, view);
     process::render(&mut out, view);
@@ -126,6 +126,7 @@ mod tests {
         let mut view = sample();
         view.process = crate::stats::host::process();
         view.memory.resident_bytes = Some(1);
+        view.timestamps = true;
         let text = render(&view);
         let kinds: BTreeMap<&str, &str> =
             text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();

@@ -39,6 +39,14 @@ fn described(counter: Counter) -> Option<(&'static str, &'static str)> {
             "statsring_truncated_bytes_total",
             "Bytes of datagrams longer than maxDatagramSize that there was no room for.",
         ),
+        Counter::TimestampsMissing => (
+            "statsring_timestamps_missing_total",
+            "Datagrams that came without the kernel's timestamp though timestamps is true; their latency is not in statsring_latency_exact_seconds.",
+        ),
+        Counter::TimestampsAbsurd => (
+            "statsring_timestamps_absurd_total",
+            "Datagrams whose timestamp lay in the future or a minute back, or before which the host's clock had been set; not in statsring_latency_exact_seconds.",
+        ),
         Counter::SendsBusy => {
             ("statsring_sends_busy_total", "Sends that a full socket buffer put off; they were repeated.")
         }

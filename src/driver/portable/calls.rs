@@ -22,6 +22,8 @@ pub struct Sizes {
     pub sends_max: usize,
     /// Messages that one [`Calls::send`] takes at most.
     pub messages_max: usize,
+    /// Whether datagrams come with the kernel's timestamps.
+    pub timestamps: bool,
 }
 
 /// A received datagram.
@@ -47,6 +49,9 @@ pub trait Calls {
     /// The clock, µs, monotonic.
     fn now_us(&self) -> u64;
 
+    /// The wall clock, ns since 1970.
+    fn wall_ns(&self) -> u64;
+
     /// The sizes it was made with.
     fn sizes(&self) -> Sizes;
 
@@ -62,6 +67,9 @@ pub trait Calls {
 
     /// A datagram of the last [`Calls::receive`].
     fn datagram(&self, index: usize) -> Datagram<'_>;
+
+    /// The control messages that came with it.
+    fn control(&self, index: usize) -> &[u8];
 
     /// Sends messages to one socket (sendmmsg, MSG_DONTWAIT): `packets` in order, of which each of `trains` takes so many as
     /// one message. `packets` has as many as `trains` sum up to, and all have the same socket.

@@ -14,7 +14,9 @@ mod sends;
 use super::calls::{Calls, Sizes};
 use crate::driver::answers::Answers;
 use crate::driver::backoff::Backoff;
+use crate::driver::control_messages;
 use crate::driver::errno::{self, WaitResult};
+use crate::driver::stamps::{Stamp, Stamps};
 use crate::driver::train::Trains;
 use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
@@ -56,6 +58,7 @@ pub struct PortableDriver<C: Calls> {
     has_entered: bool,
     sleep_errors_in_a_row: u32,
     receive_events: ReceiveEvents,
+    stamps: Stamps,
     /// What to report as fatal at the next `enter`.
     broken: Option<(&'static str, i32)>,
 }
@@ -103,6 +106,7 @@ impl<C: Calls> PortableDriver<C> {
             has_entered: false,
             sleep_errors_in_a_row: 0,
             receive_events: ReceiveEvents::default(),
+            stamps: Stamps::default(),
             broken: None,
         }
     }
@@ -200,6 +204,9 @@ impl<C: Calls> PortableDriver<C> {
             match self.calls.receive(index, room) {
                 Ok(received) if received > 0 => {
                     (self.held, self.delivered) = (received, 0);
+                    if self.sizes.timestamps {
+                        self.stamps.read(self.calls.now_us(), self.calls.wall_ns());
+                    }
                     self.turn_left -= received.min(self.turn_left);
                     self.listeners[index].may_have_more =
                         received >= room && !is_planted(Defect::FullBatchTakenAsLast);
@@ -237,16 +244,25 @@ impl<C: Calls> PortableDriver<C> {
 
     /// Hands the next held datagram to the worker.
     fn deliver_one(&mut self, events: &mut impl Events) -> Flow {
+        let stamp = self.stamp(self.delivered);
         let datagram = self.calls.datagram(self.delivered);
         self.delivered += 1;
         self.receive_events.zero_length += u64::from(datagram.datagram_bytes == 0);
         let is_cut_hidden = is_planted(Defect::CutLineForwarded);
         let datagram_bytes = if is_cut_hidden { datagram.payload.len() } else { datagram.datagram_bytes };
-        let flow = events.datagram(datagram.payload, datagram_bytes);
+        let flow = events.datagram(datagram.payload, datagram_bytes, stamp);
         if flow == Flow::Pause && is_planted(Defect::DatagramLostInPause) && self.delivered < self.held {
             self.delivered += 1;
         }
         flow
+    }
+
+    /// When the kernel says that a held datagram arrived.
+    fn stamp(&self, index: usize) -> Stamp {
+        if !self.sizes.timestamps {
+            return Stamp::Unasked;
+        }
+        self.stamps.stamp(control_messages::stamp_ns(self.calls.control(index)))
     }
 
     fn may_have_more(&self) -> bool {

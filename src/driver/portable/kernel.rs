@@ -5,17 +5,18 @@
 //! Invariants that the unsafe blocks rest on:
 //! (L) each header's vector points to a place of `memory` that is as long as the vector says, or to a packet that the caller
 //!     has borrowed for the whole call; neither `memory` nor the vectors of receives are ever replaced or written to here,
-//!     and headers and vectors of sends are written anew for each call;
+//!     and headers and vectors of sends are written anew for each call. Each place begins with `control_bytes` for control
+//!     messages, to which the header of a receive points if there are any, and whose length it is given before each call;
 //! (S) the kernel uses what it is given during the call only: none of these calls goes on after it has returned.
 
 #![allow(unsafe_code)]
 
 use super::calls::{Calls, Datagram, Sent, Sizes};
 use crate::driver::answers::QueuedErrors;
+use crate::driver::control_messages::AREA_BYTES;
 use crate::driver::endpoints::{Backends, Listening};
 use crate::driver::mapping::Mapping;
 use crate::driver::segment::{self, SegmentBytes};
-use crate::driver::uring::header::HEADER_BYTES;
 use crate::driver::{DriverError, DriverLimits, Engine, Facts, Restrictions, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
 use std::io;
@@ -45,7 +46,9 @@ pub struct SystemCalls {
     /// Where datagrams are received, one every `stride_bytes`.
     memory: Mapping,
     stride_bytes: usize,
-    /// Room for one datagram.
+    /// Room for control messages at the beginning of each place; 0 if none are asked for.
+    control_bytes: usize,
+    /// Room for one datagram, behind them.
     room_bytes: usize,
     receive_headers: Vec<libc::mmsghdr>,
     /// What those point to, which points into `memory`: (L).
@@ -66,21 +69,29 @@ impl SystemCalls {
         waker: Arc<Waker>,
         limits: &DriverLimits,
     ) -> Result<SystemCalls, DriverError> {
-        let listeners = Listening::new(listeners);
+        let listeners = Listening::new(listeners, limits.timestamps);
         // SAFETY: it takes numbers. A kernel that refuses leaves sleeps a little less exact, and nothing else.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK_NS) };
         let stride_bytes = stride_bytes(limits);
         // Here no header stands before a datagram.
-        let room_bytes = limits.buffer_bytes.saturating_sub(HEADER_BYTES);
+        let room_bytes = limits.buffer_bytes.saturating_sub(limits.prefix_bytes());
+        let control_bytes = if limits.timestamps { AREA_BYTES } else { 0 };
         let memory = Mapping::new(BATCH * stride_bytes)
             .map_err(|source| DriverError::System { operation: "mmap of the receive buffers", source })?;
+        // Within `memory`, as long as a buffer at least.
+        let place = |index: usize| memory.start().wrapping_add(index * stride_bytes);
         let vector = |index: usize| libc::iovec {
-            // Within `memory`, as long as a buffer at least.
-            iov_base: memory.start().wrapping_add(index * stride_bytes).cast(),
+            iov_base: place(index).wrapping_add(control_bytes).cast(),
             iov_len: room_bytes,
         };
         let mut receive_vectors: Vec<libc::iovec> = (0..BATCH).map(vector).collect();
-        let receive_headers = receive_vectors.iter_mut().map(|vector| header(vector, 1)).collect();
+        let mut receive_headers: Vec<libc::mmsghdr> =
+            receive_vectors.iter_mut().map(|vector| header(vector, 1)).collect();
+        if control_bytes > 0 {
+            for (index, header) in receive_headers.iter_mut().enumerate() {
+                header.msg_hdr.msg_control = place(index).cast();
+            }
+        }
         let wake = waker.descriptor();
         let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let polls = listeners.descriptors().chain([wake]).map(poll).collect();
@@ -99,6 +110,7 @@ impl SystemCalls {
             waker,
             memory,
             stride_bytes,
+            control_bytes,
             room_bytes,
             receive_headers,
             _receive_vectors: receive_vectors,
@@ -112,6 +124,7 @@ impl SystemCalls {
                 turn: limits.buffers.max(BATCH),
                 sends_max: packets_max,
                 messages_max: MESSAGES_MAX,
+                timestamps: limits.timestamps,
             },
             listeners,
             facts,
@@ -162,6 +175,10 @@ impl Calls for SystemCalls {
         clock::now_us()
     }
 
+    fn wall_ns(&self) -> u64 {
+        clock::wall_ns()
+    }
+
     fn sizes(&self) -> Sizes {
         self.sizes
     }
@@ -173,8 +190,14 @@ impl Calls for SystemCalls {
     fn receive(&mut self, listener: usize, count_max: usize) -> Result<usize, i32> {
         let Some(fd) = self.listeners.descriptor(listener) else { return Err(libc::EBADF) };
         let count = count_max.min(self.receive_headers.len());
-        // SAFETY: (L), (S): `count` headers, each with one vector over a place of `memory`, which nobody borrows, since this
-        // takes `&mut self`; without a timeout.
+        if self.control_bytes > 0 {
+            // The kernel has written there how much it used.
+            for header in &mut self.receive_headers[..count] {
+                header.msg_hdr.msg_controllen = self.control_bytes as _;
+            }
+        }
+        // SAFETY: (L), (S): `count` headers, each with one vector over a place of `memory`, and either no room for control
+        // messages or that at the place's beginning; nobody borrows it, since this takes `&mut self`; without a timeout.
         let result = unsafe {
             libc::recvmmsg(
                 fd,
@@ -192,13 +215,24 @@ impl Calls for SystemCalls {
         if index >= self.receive_headers.len() {
             return Datagram { payload: &[], datagram_bytes: 0 };
         }
-        // SAFETY: the place of this index lies within `memory` and is as long as `room_bytes` at least; its bytes were zeroed
+        // SAFETY: the place of this index lies within `memory` and has `room_bytes` behind its `control_bytes`; its bytes were zeroed
         // when it was mapped, and the kernel writes there only while `receive` runs, which needs `&mut self`.
         let payload = unsafe {
-            let start = self.memory.start().add(index * self.stride_bytes);
+            let start = self.memory.start().add(index * self.stride_bytes + self.control_bytes);
             std::slice::from_raw_parts(start, datagram_bytes.min(self.room_bytes))
         };
         Datagram { payload, datagram_bytes }
+    }
+
+    fn control(&self, index: usize) -> &[u8] {
+        let Some(header) = self.receive_headers.get(index) else { return &[] };
+        let told_bytes: usize = header.msg_hdr.msg_controllen as _;
+        let used_bytes = told_bytes.min(self.control_bytes);
+        // SAFETY: as above: the place of this index begins with `control_bytes`, and of those no more are taken.
+        unsafe {
+            let start = self.memory.start().add(index * self.stride_bytes);
+            std::slice::from_raw_parts(start, used_bytes)
+        }
     }
 
     fn send(&mut self, packets: &[Packet], trains: &[usize]) -> Sent {

@@ -20,6 +20,8 @@ pub struct Accepted {
     pub at_us: u64,
     /// What was known of the arrival of its oldest metric.
     pub arrival: Arrival,
+    /// When its metrics arrived, and how many together, as far as the packet tells.
+    pub arrivals: Vec<(i64, u32)>,
     /// The payload.
     pub bytes: Box<[u8]>,
 }
@@ -102,6 +104,7 @@ impl Backends {
                 address: socket.address,
                 at_us: now_us,
                 arrival: packet.arrival,
+                arrivals: packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()).collect(),
                 bytes: packet.bytes().into(),
             });
         }

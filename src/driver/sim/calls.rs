@@ -9,7 +9,8 @@ use super::kernel::{CALL_US_MAX, Kernel, OVERSLEEP_US_MAX};
 use super::listener::Queued;
 use super::network::SimNetwork;
 use super::sockets::{Tries, send_train};
-use super::{ReceivedDatagram, START_US, SimHandle, SimSetup, path_payload_bytes};
+use super::timestamps::Control;
+use super::{ReceivedDatagram, START_US, SimHandle, SimSetup, path_payload_bytes, wall_ns};
 use crate::driver::Facts;
 use crate::driver::answers::QueuedErrors;
 use crate::driver::portable::calls::{Calls, Datagram, Sent, Sizes};
@@ -28,6 +29,8 @@ pub struct SimCalls {
     room_bytes: usize,
     /// True lengths of the datagrams in `memory`.
     lengths: Vec<usize>,
+    /// Their control messages; as long as timestamps are asked for.
+    controls: Vec<Option<Control>>,
     /// What the last sleep found readable.
     ready: Vec<bool>,
     sizes: Sizes,
@@ -56,6 +59,7 @@ impl SimCalls {
             memory: vec![0; batch * setup.payload_bytes_max],
             room_bytes: setup.payload_bytes_max,
             lengths: vec![0; batch],
+            controls: std::iter::repeat_with(|| None).take(batch).collect(),
             ready: vec![false; sockets.len()],
             sizes: Sizes {
                 listeners: sockets.len(),
@@ -63,6 +67,7 @@ impl SimCalls {
                 turn: setup.buffers,
                 sends_max: setup.sends_max,
                 messages_max: MESSAGES_MAX,
+                timestamps: setup.timestamps,
             },
             facts: setup.facts(),
         };
@@ -126,6 +131,10 @@ impl Calls for SimCalls {
         self.kernel.borrow().clock_us
     }
 
+    fn wall_ns(&self) -> u64 {
+        wall_ns(self.kernel.borrow().clock_us)
+    }
+
     fn sizes(&self) -> Sizes {
         self.sizes
     }
@@ -148,8 +157,8 @@ impl Calls for SimCalls {
             return Err(errno);
         }
         let mut count = 0;
-        for (place, length) in self.memory.chunks_mut(self.room_bytes).zip(&mut self.lengths).take(count_max)
-        {
+        let places = self.memory.chunks_mut(self.room_bytes).zip(&mut self.lengths).zip(&mut self.controls);
+        for ((place, length), control) in places.take(count_max) {
             let taken = kernel.network.borrow_mut().sockets[socket].take(kernel.clock_us);
             let Some(Queued { arrived_us, bytes }) = taken else { break };
             let copied = bytes.len().min(place.len());
@@ -162,6 +171,8 @@ impl Calls for SimCalls {
                     kernel.faults.count(fault);
                 }
             }
+            let stamps = kernel.timestamps;
+            *control = stamps.then(|| Control::new(arrived_us, &mut kernel.faults, &mut kernel.random));
             let at_us = kernel.clock_us;
             kernel.received.push(ReceivedDatagram {
                 listener,
@@ -169,6 +180,7 @@ impl Calls for SimCalls {
                 at_us,
                 bytes_received: copied,
                 bytes,
+                stamped: control.as_ref().map(|control| control.stamped),
             });
             count += 1;
         }
@@ -180,6 +192,11 @@ impl Calls for SimCalls {
         let start = index * self.room_bytes;
         let payload = self.memory.get(start..start + datagram_bytes.min(self.room_bytes)).unwrap_or(&[]);
         Datagram { payload, datagram_bytes }
+    }
+
+    fn control(&self, index: usize) -> &[u8] {
+        let control = self.controls.get(index).and_then(Option::as_ref);
+        control.and_then(|control| control.area.get(..control.bytes)).unwrap_or(&[])
     }
 
     fn send(&mut self, packets: &[Packet], trains: &[usize]) -> Sent {
@@ -272,7 +289,11 @@ impl Calls for SimCalls {
     }
 
     fn is_queue_empty(&self) -> bool {
-        self.kernel.borrow().are_queues_empty()
+        let kernel = &mut *self.kernel.borrow_mut();
+        // A call too. Without its time, who polls until a receive that failed may be tried again would do so for ever.
+        kernel.clock_us += 1;
+        kernel.was_interrupted |= kernel.arrive();
+        kernel.are_queues_empty()
     }
 
     fn kernel_drops(&mut self, listener: usize) -> u64 {

@@ -106,6 +106,12 @@ faults! {
     ReadyInVain = "readable in vain",
     /// A backend's socket cannot be made.
     OpenFailed = "socket not made",
+    /// A datagram comes without the timestamp that was asked for.
+    TimestampMissing = "timestamp missing",
+    /// A datagram's timestamp cannot be right.
+    TimestampAbsurd = "timestamp absurd",
+    /// A datagram's control messages found no room.
+    ControlTruncated = "control messages truncated",
     /// The listening socket's queue was full.
     KernelDrop = "kernel drop",
 }

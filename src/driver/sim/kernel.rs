@@ -10,10 +10,12 @@ use super::listener::Queued;
 use super::network::Network;
 use super::random::Random;
 use super::sockets::{Tries, send_train};
+use super::timestamps::Control;
 use super::{ReceivedDatagram, SimSetup};
 use crate::driver::Wait;
+use crate::driver::control_messages::AREA_BYTES;
 use crate::driver::uring::classify::{CQE_BUFFER, CQE_BUFFER_SHIFT, CQE_MORE};
-use crate::driver::uring::header::{self, HEADER_BYTES};
+use crate::driver::uring::header::{self, HEADER_BYTES, Told};
 use crate::driver::uring::ring::{Completion, Entered, Token};
 use crate::packet::Packet;
 use std::cell::RefCell;
@@ -70,6 +72,7 @@ pub(super) struct Kernel {
     pub buffers: Buffers,
     pub buffer_bytes: usize,
     prefix_bytes: usize,
+    pub timestamps: bool,
     pub network: Rc<RefCell<Network>>,
     pub receptions: Vec<Reception>,
     wake: Option<Token>,
@@ -109,6 +112,7 @@ impl Kernel {
             buffers: Buffers::new(setup.buffers),
             buffer_bytes: setup.prefix_bytes + setup.payload_bytes_max,
             prefix_bytes: setup.prefix_bytes,
+            timestamps: setup.timestamps,
             network,
             receptions: sockets.iter().map(reception).collect(),
             wake: None,
@@ -494,8 +498,12 @@ impl Kernel {
         let buffer = &mut memory[start..start + self.buffer_bytes];
         // What a careless reader would find beyond the end.
         buffer.fill(b'?');
-        if let Some(place) = buffer.first_chunk_mut::<HEADER_BYTES>() {
-            header::write(place, datagram.len(), is_cut);
+        let control = self.timestamps.then(|| Control::new(arrived_us, &mut self.faults, &mut self.random));
+        if let Some((place, areas)) = buffer.split_first_chunk_mut::<HEADER_BYTES>() {
+            header::write(place, told(control.as_ref(), datagram.len(), is_cut));
+            if let (Some(control), Some(area)) = (&control, areas.first_chunk_mut::<AREA_BYTES>()) {
+                *area = control.area;
+            }
         }
         buffer[self.prefix_bytes..self.prefix_bytes + copied].copy_from_slice(&datagram[..copied]);
         if is_cut {
@@ -516,6 +524,7 @@ impl Kernel {
             at_us: self.clock_us,
             bytes_received: copied,
             bytes: datagram,
+            stamped: control.map(|control| control.stamped),
         });
         let flags = CQE_BUFFER | u32::from(id) << CQE_BUFFER_SHIFT | if is_over { 0 } else { CQE_MORE };
         if is_over {
@@ -534,4 +543,11 @@ impl Kernel {
             self.overflowed.push_back(completion);
         }
     }
+}
+
+/// The header of a datagram with these control messages.
+fn told(control: Option<&Control>, payload_bytes: usize, is_cut: bool) -> Told {
+    let (control_bytes, is_control_cut) =
+        control.map_or((0, false), |control| (control.bytes, control.is_cut));
+    Told { control_bytes, is_control_cut, payload_bytes, is_cut }
 }

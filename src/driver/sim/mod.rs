@@ -14,6 +14,7 @@ mod listener;
 mod network;
 mod random;
 mod sockets;
+mod timestamps;
 
 pub use backends::Accepted;
 pub use buffers::Census;
@@ -24,6 +25,8 @@ pub use network::SimNetwork;
 pub use random::Random;
 
 use super::answers::QueuedErrors;
+use super::control_messages::AREA_BYTES;
+use super::uring::header::HEADER_BYTES;
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
 use super::{Engine, Facts, Restrictions, Wait};
 use crate::packet::{Packet, SocketSlot};
@@ -35,6 +38,8 @@ use std::rc::Rc;
 
 /// What the clock of a fake kernel shows at first, µs.
 pub const START_US: u64 = 1_000_000;
+/// What its wall clock shows when its clock shows 0: ns since 1970.
+const WALL_START_NS: u64 = 1_700_000_000_000_000_000;
 
 /// What a fake kernel is made of.
 #[derive(Clone, Debug)]
@@ -49,6 +54,8 @@ pub struct SimSetup {
     pub buffers: usize,
     /// Bytes before the payload in a buffer; at least 16.
     pub prefix_bytes: usize,
+    /// Whether it stamps datagrams; then `prefix_bytes` is [`SimSetup::STAMPED_PREFIX_BYTES`] at least.
+    pub timestamps: bool,
     /// Room for a payload in a buffer.
     pub payload_bytes_max: usize,
     /// Packets in flight.
@@ -64,6 +71,9 @@ pub struct SimSetup {
 }
 
 impl SimSetup {
+    /// Bytes before the payload with room for a timestamp.
+    pub const STAMPED_PREFIX_BYTES: usize = HEADER_BYTES + AREA_BYTES;
+
     /// A kernel on a good day, with room for everything.
     pub fn roomy(seed: u64) -> SimSetup {
         SimSetup {
@@ -71,7 +81,8 @@ impl SimSetup {
             engine: Engine::IoUring,
             listeners: 1,
             buffers: 64,
-            prefix_bytes: 16,
+            prefix_bytes: HEADER_BYTES,
+            timestamps: false,
             payload_bytes_max: 512,
             sends_max: 32,
             submissions_max: 64,
@@ -121,6 +132,19 @@ pub struct ReceivedDatagram {
     pub bytes_received: usize,
     /// All of it.
     pub bytes: Box<[u8]>,
+    /// How it was stamped; `None` if no timestamps were asked for.
+    pub stamped: Option<Stamped>,
+}
+
+/// How the fake kernel stamped a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamped {
+    /// With the moment of its arrival.
+    Right,
+    /// Not at all, or where it found no room.
+    Missing,
+    /// With a moment that cannot be.
+    Absurd,
 }
 
 /// The fake ring, which a driver owns.
@@ -164,6 +188,7 @@ impl SimRing {
                 listeners: sockets.len(),
                 buffers: setup.buffers,
                 prefix_bytes: setup.prefix_bytes,
+                timestamps: setup.timestamps,
                 sends_max: setup.sends_max,
             },
             facts: setup.facts(),
@@ -175,6 +200,10 @@ impl SimRing {
 impl Ring for SimRing {
     fn now_us(&self) -> u64 {
         self.kernel.borrow().clock_us
+    }
+
+    fn wall_ns(&self) -> u64 {
+        wall_ns(self.kernel.borrow().clock_us)
     }
 
     fn sizes(&self) -> RingSizes {
@@ -326,6 +355,11 @@ impl Ring for SimRing {
     fn kernel_drops(&mut self, listener: usize) -> u64 {
         self.kernel.borrow().kernel_drops(listener)
     }
+}
+
+/// The wall clock when the clock shows `now_us`.
+fn wall_ns(now_us: u64) -> u64 {
+    WALL_START_NS + now_us * 1_000
 }
 
 /// Paths of several widths, and one that is not known.

@@ -15,7 +15,9 @@ use super::header;
 use super::ring::{Completion, Operation, Ring, RingSizes, Token};
 use super::standing::Standing;
 use crate::driver::answers::Answers;
+use crate::driver::control_messages;
 use crate::driver::errno::{self, WaitResult};
+use crate::driver::stamps::{Stamp, Stamps};
 use crate::driver::train::Trains;
 use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
@@ -70,6 +72,7 @@ pub struct RingDriver<R: Ring> {
     wait_errors_in_a_row: u32,
     receive_events: ReceiveEvents,
     stray_completions: u64,
+    stamps: Stamps,
     /// What to report as fatal at the end of this batch.
     broken: Option<(&'static str, i32)>,
 }
@@ -108,6 +111,7 @@ impl<R: Ring> RingDriver<R> {
             wait_errors_in_a_row: 0,
             receive_events: ReceiveEvents::default(),
             stray_completions: 0,
+            stamps: Stamps::default(),
             broken: None,
         }
     }
@@ -342,7 +346,8 @@ impl<R: Ring> RingDriver<R> {
                 let is_cut_hidden = is_planted(Defect::CutLineForwarded);
                 let datagram_bytes =
                     if is_cut_hidden { datagram.payload.len() } else { datagram.datagram_bytes };
-                events.datagram(datagram.payload, datagram_bytes)
+                let stamp = self.stamp(received);
+                events.datagram(datagram.payload, datagram_bytes, stamp)
             }
             None => {
                 self.receive_events.bad_headers += 1;
@@ -354,6 +359,14 @@ impl<R: Ring> RingDriver<R> {
             self.give_back(buffer.id);
         }
         flow
+    }
+
+    /// When the kernel says that a received datagram arrived.
+    fn stamp(&self, received: &[u8]) -> Stamp {
+        if !self.sizes.timestamps {
+            return Stamp::Unasked;
+        }
+        self.stamps.stamp(control_messages::stamp_ns(header::control(received, self.sizes.prefix_bytes)))
     }
 
     fn give_back(&mut self, id: u16) {
@@ -469,6 +482,9 @@ impl<R: Ring> Driver for RingDriver<R> {
         self.tell_sends(events);
         if !self.received.is_empty() && events.flow() == Flow::Pause {
             return Delivered::Paused;
+        }
+        if self.sizes.timestamps && !self.received.is_empty() {
+            self.stamps.read(self.ring.now_us(), self.ring.wall_ns());
         }
         while let Some(buffer) = self.received.pop_front() {
             let flow = self.deliver_one(buffer, events);

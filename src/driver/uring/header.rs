@@ -33,6 +33,14 @@ pub fn parse(received: &[u8], prefix_bytes: usize) -> Option<Datagram<'_>> {
     Some(Datagram { payload, datagram_bytes })
 }
 
+/// The control messages in `received`, as far as the kernel used their area, which ends where the payload starts at
+/// `prefix_bytes`; no name is asked for, so it starts behind the header. Empty if the header makes no sense.
+pub fn control(received: &[u8], prefix_bytes: usize) -> &[u8] {
+    let area = received.get(HEADER_BYTES..prefix_bytes).unwrap_or(&[]);
+    let used = word(received, 1).and_then(|bytes| usize::try_from(bytes).ok());
+    used.and_then(|bytes| area.get(..bytes)).unwrap_or(&[])
+}
+
 /// The header's number at `index`.
 fn word(received: &[u8], index: usize) -> Option<u32> {
     let start = index.checked_mul(4)?;
@@ -40,10 +48,24 @@ fn word(received: &[u8], index: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
+/// What a header tells; for the fake kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told {
+    /// Bytes of control messages.
+    pub control_bytes: usize,
+    /// Whether some found no room (MSG_CTRUNC).
+    pub is_control_cut: bool,
+    /// The datagram's length.
+    pub payload_bytes: usize,
+    /// Whether it found no room (MSG_TRUNC).
+    pub is_cut: bool,
+}
+
 /// Writes a header as the kernel does; for the fake kernel.
-pub fn write(buffer: &mut [u8; HEADER_BYTES], payload_bytes: usize, is_cut: bool) {
-    let flags = if is_cut { libc::MSG_TRUNC as u32 } else { 0 };
-    let words = [0, 0, payload_bytes as u32, flags];
+pub fn write(buffer: &mut [u8; HEADER_BYTES], told: Told) {
+    let flag = |is_set: bool, flag: i32| if is_set { flag as u32 } else { 0 };
+    let flags = flag(told.is_cut, libc::MSG_TRUNC) | flag(told.is_control_cut, libc::MSG_CTRUNC);
+    let words = [0, told.control_bytes as u32, told.payload_bytes as u32, flags];
     for (to, word) in buffer.chunks_exact_mut(4).zip(words) {
         to.copy_from_slice(&word.to_ne_bytes());
     }
@@ -56,7 +78,7 @@ mod tests {
 
     fn buffer(payload: &[u8], payload_bytes: usize, is_cut: bool, area: usize) -> Vec<u8> {
         let mut header = [0; HEADER_BYTES];
-        write(&mut header, payload_bytes, is_cut);
+        write(&mut header, Told { payload_bytes, is_cut, ..Told::default() });
         [&header[..], &vec![0xAA; area], payload].concat()
     }
 
@@ -91,9 +113,28 @@ mod tests {
         assert_eq!(parse(&buffer(b"abc", 3, false, 0), 64), None);
     }
 
+    #[test]
+    fn control_messages_are_what_the_kernel_used_of_their_area() {
+        let with = |control_bytes: usize| {
+            let mut header = [0; HEADER_BYTES];
+            write(&mut header, Told { control_bytes, payload_bytes: 3, ..Told::default() });
+            [&header[..], b"12345678", b"abc"].concat()
+        };
+        for (told, used) in [(0, &b""[..]), (5, b"12345"), (8, b"12345678"), (9, b"")] {
+            let received = with(told);
+            assert_eq!(control(&received, HEADER_BYTES + 8), used, "{told}");
+            assert_eq!(parse(&received, HEADER_BYTES + 8).unwrap().payload, b"abc");
+        }
+        assert_eq!(control(&with(5), HEADER_BYTES), b"", "there is no area");
+        assert_eq!(control(&with(5)[..20], HEADER_BYTES + 8), b"");
+        assert_eq!(control(&[1; 7], 5), b"");
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_fail(received in proptest::collection::vec(any::<u8>(), 0..80), prefix in 0usize..96) {
+            let area = prefix.saturating_sub(HEADER_BYTES);
+            prop_assert!(control(&received, prefix).len() <= area.min(received.len()));
             if let Some(datagram) = parse(&received, prefix) {
                 prop_assert_eq!(datagram.payload.len() + prefix, received.len());
                 prop_assert!(datagram.datagram_bytes >= datagram.payload.len());

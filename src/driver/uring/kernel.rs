@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 use super::buffers::{Buffers, GROUP};
+use super::header::HEADER_BYTES;
 use super::refusal::{Host, refusal};
 use super::restrict::restrict;
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
@@ -32,8 +33,6 @@ use std::time::Duration;
 
 /// IORING_ENTER_GETEVENTS of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
-/// The header that the kernel writes before each datagram; no name and no control messages are asked for.
-const PREFIX_BYTES: usize = 16;
 
 /// An io_uring instance and everything its requests point to.
 pub struct KernelRing {
@@ -70,7 +69,7 @@ impl KernelRing {
         waker: Arc<Waker>,
         limits: &DriverLimits,
     ) -> Result<KernelRing, DriverError> {
-        let listeners = Listening::new(listeners);
+        let listeners = Listening::new(listeners, limits.timestamps);
         let (sq_entries, cq_entries) = queue_entries(limits, listeners.count());
         let ring_bytes = KernelRing::bytes(limits, listeners.count());
         let refused = |operation, error: io::Error| {
@@ -99,7 +98,8 @@ impl KernelRing {
         let sizes = RingSizes {
             listeners: listeners.count(),
             buffers: limits.buffers,
-            prefix_bytes: PREFIX_BYTES,
+            prefix_bytes: limits.prefix_bytes(),
+            timestamps: limits.timestamps,
             sends_max: limits.sends_max,
         };
         let facts = Facts {
@@ -115,7 +115,7 @@ impl KernelRing {
             ring,
             buffers,
             sends: SendSlots::new(limits.sends_max),
-            receive_message: Box::new(segment::empty_message()),
+            receive_message: Box::new(receive_message(&sizes)),
             wake_count: Box::new([0; 8]),
             backends: Backends::new(limits.sockets_max, limits.send_buffer_bytes),
             _waker: waker,
@@ -175,6 +175,10 @@ impl KernelRing {
 impl Ring for KernelRing {
     fn now_us(&self) -> u64 {
         clock::now_us()
+    }
+
+    fn wall_ns(&self) -> u64 {
+        clock::wall_ns()
     }
 
     fn sizes(&self) -> RingSizes {
@@ -383,6 +387,13 @@ impl SendSlots {
         message.msg_controllen = 0;
         Some(message)
     }
+}
+
+/// What each receive asks for beside the payload: no name; room for control messages, which is in the buffer.
+fn receive_message(sizes: &RingSizes) -> libc::msghdr {
+    let mut message = segment::empty_message();
+    message.msg_controllen = sizes.prefix_bytes.saturating_sub(HEADER_BYTES) as _;
+    message
 }
 
 fn register_files(

@@ -107,6 +107,8 @@ pub struct RingSizes {
     pub buffers: usize,
     /// Bytes before a datagram's payload in its buffer: the header (16) and the areas for name and control messages.
     pub prefix_bytes: usize,
+    /// Whether the area for control messages is for the kernel's timestamps.
+    pub timestamps: bool,
     /// Packet slots: sends between [`Ring::send`] and [`Ring::take_packet`].
     pub sends_max: usize,
 }
@@ -119,6 +121,9 @@ pub struct RingSizes {
 pub trait Ring {
     /// The clock, µs, monotonic.
     fn now_us(&self) -> u64;
+
+    /// The wall clock, ns since 1970.
+    fn wall_ns(&self) -> u64;
 
     /// The sizes it was made with.
     fn sizes(&self) -> RingSizes;

@@ -9,7 +9,7 @@
 use super::KernelRing;
 use super::engine::RingDriver;
 use super::refusal::{Host, refusal};
-use crate::driver::{Driver, DriverError, DriverLimits, Events, Flow, Wait, Waker};
+use crate::driver::{Driver, DriverError, DriverLimits, Events, Flow, Stamp, Wait, Waker};
 use crate::packet::{Packet, SendOutcome};
 use std::io;
 use std::net::UdpSocket;
@@ -66,7 +66,7 @@ pub fn try_out(workers: usize, limits: &DriverLimits) -> Result<(), DriverError>
 struct Count(usize);
 
 impl Events for Count {
-    fn datagram(&mut self, _bytes: &[u8], _datagram_bytes: usize) -> Flow {
+    fn datagram(&mut self, _bytes: &[u8], _datagram_bytes: usize, _stamp: Stamp) -> Flow {
         self.0 += 1;
         Flow::More
     }

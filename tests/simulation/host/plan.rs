@@ -56,7 +56,14 @@ impl Plan {
         let mut random = Random::new(seed ^ 0x0B57_AC1E);
         let is_good_day = random.below(6) == 0;
         let payload_bytes_max = random.between(48, 400) as usize;
-        let roomy = SimSetup { payload_bytes_max, completions_max: 1_024, ..SimSetup::roomy(seed) };
+        let timestamps = seed.is_multiple_of(3);
+        let roomy = SimSetup {
+            payload_bytes_max,
+            prefix_bytes: if timestamps { SimSetup::STAMPED_PREFIX_BYTES } else { 16 },
+            timestamps,
+            completions_max: 1_024,
+            ..SimSetup::roomy(seed)
+        };
         let setup = if is_good_day {
             roomy
         } else {
@@ -80,6 +87,7 @@ impl Plan {
             backlog_bytes_max: random.between(0, 20_000) as usize,
             send_buffer_bytes: 1 << 20,
             cache_entries: if random.below(4) == 0 { 0 } else { 4_096 },
+            timestamps: setup.timestamps,
         };
         let config = any_config(&mut random, is_good_day);
         let span_us = random.between(20_000, 160_000);
