@@ -47,6 +47,9 @@ pub fn take() -> Result<Option<Activated>, Failure> {
     sort(descriptors, &names).map(Some).map_err(usage)
 }
 
+/// Data addresses that can be told apart when they are left to others ([`crate::relay::Left`]).
+const ADDRESSES_MAX: usize = 64;
+
 /// Sorts them by kind; an error is for the operator.
 fn sort(descriptors: Vec<OwnedFd>, names: &[&str]) -> Result<Activated, String> {
     let mut activated = Activated::default();
@@ -68,6 +71,9 @@ fn sort(descriptors: Vec<OwnedFd>, names: &[&str]) -> Result<Activated, String> 
             Some((_, sockets)) => sockets.push(socket),
             None => data.push((address, vec![socket])),
         }
+    }
+    if data.len() > ADDRESSES_MAX {
+        return Err(format!("passed sockets: {} data addresses are more than {ADDRESSES_MAX}", data.len()));
     }
     let workers = data.first().map_or(0, |(_, sockets)| sockets.len());
     if let Some((address, sockets)) = data.iter().find(|(_, sockets)| sockets.len() != workers) {

@@ -2,6 +2,7 @@
 //!
 //! In: addresses from the config. Out: one listening socket each, or the operator's message. Next: `operator.rs`.
 
+use crate::driver::socket::with_port;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -28,13 +29,16 @@ pub enum AdminBindError {
     },
 }
 
-/// Listens on each address. An IPv6 address on a host without IPv6 is left out if another one is served.
-pub fn bind_admin(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, AdminBindError> {
+/// Listens on each address. An IPv6 address on a host without IPv6 is left out if another one is served, which there may be
+/// already (`has_others`).
+pub fn bind_admin(addresses: &[SocketAddr], has_others: bool) -> Result<Vec<TcpListener>, AdminBindError> {
     let mut listeners: Vec<TcpListener> = Vec::with_capacity(addresses.len());
+    let is_optional =
+        |address: &SocketAddr| address.is_ipv6() && (has_others || addresses.iter().any(SocketAddr::is_ipv4));
     for address in addresses {
         match listen(same_port(*address, &listeners)) {
             Ok(listener) => listeners.push(listener),
-            Err(error) if addresses.len() > 1 && address.is_ipv6() && lacks_ipv6(&error) => {
+            Err(error) if is_optional(address) && lacks_ipv6(&error) => {
                 tracing::warn!("admin port: {address} is left out: {error}");
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -54,7 +58,7 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 fn same_port(asked: SocketAddr, bound: &[TcpListener]) -> SocketAddr {
     let first = bound.first().and_then(|listener| listener.local_addr().ok());
     match first {
-        Some(first) if asked.port() == 0 => SocketAddr::new(asked.ip(), first.port()),
+        Some(first) if asked.port() == 0 => with_port(asked, first.port()),
         _ => asked,
     }
 }
@@ -79,7 +83,7 @@ mod tests {
     fn a_taken_port_is_named() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = held.local_addr().unwrap();
-        let error = bind_admin(&[address]).unwrap_err();
+        let error = bind_admin(&[address], false).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
@@ -91,14 +95,25 @@ mod tests {
     #[test]
     fn a_foreign_address_is_an_error_with_its_cause() {
         // An address for documentation, which no host has.
-        let error = bind_admin(&["192.0.2.1:8126".parse().unwrap()]).unwrap_err();
+        let error = bind_admin(&["192.0.2.1:8126".parse().unwrap()], false).unwrap_err();
         assert!(matches!(error, AdminBindError::System { .. }), "{error}");
         assert!(error.to_string().contains("192.0.2.1:8126"));
     }
 
     #[test]
+    fn an_ipv6_address_that_this_host_lacks_is_left_out_only_beside_others() {
+        // An address for documentation, which no host has.
+        let missing = ["[2001:db8::1]:0".parse().unwrap(), "[2001:db8::2]:0".parse().unwrap()];
+        assert!(bind_admin(&missing, false).is_err());
+        assert_eq!(bind_admin(&missing, true).unwrap().len(), 0);
+        let beside = [missing[0], "127.0.0.1:0".parse().unwrap()];
+        assert_eq!(bind_admin(&beside, false).unwrap().len(), 1);
+    }
+
+    #[test]
     fn both_families_get_the_same_free_port() {
-        let listeners = bind_admin(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
+        let listeners =
+            bind_admin(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()], false).unwrap();
         let ports: Vec<u16> =
             listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         assert!(ports.iter().all(|port| *port == ports[0] && *port > 0), "{ports:?}");

@@ -193,6 +193,7 @@ async fn prepare(
         management: sockets.management,
         send_buffer_granted_bytes: sockets.send_buffer_granted_bytes,
         spread: sockets.spread,
+        has_given_sockets: sockets.held.is_data_activated(),
         notifier,
         origin: sockets.origin,
     });
@@ -253,12 +254,10 @@ pub enum Event {
     Predecessor(TakerEvent),
     /// A stop is wanted: the signal's number, or `None` if a [`ProxyHandle`] asked.
     Stop(Option<u8>),
-    /// A worker's thread ended.
+    /// A worker's thread ended; how, stands in [`Process::ended`].
     Ended {
         /// Which.
         worker: usize,
-        /// How.
-        end: Result<Ended, DriverError>,
     },
 }
 
@@ -270,6 +269,8 @@ pub struct Process {
     pub ended: Vec<Option<Result<Ended, DriverError>>>,
     /// The workers' threads.
     pub threads: Vec<JoinHandle<()>>,
+    /// Why there are not as many as there should be; then those that run are to end.
+    obstacle: Option<Failure>,
     /// Whether another process is to take over from this one.
     pub(super) giver: Giver,
     /// That process.
@@ -304,12 +305,20 @@ impl Process {
         before: Before,
     ) -> Result<Process, Failure> {
         let Before { mut predecessor, program, held, chosen } = before;
-        if let Some(old) = &mut predecessor {
-            old.listen()
-                .map_err(|error| Failure::system(format!("the old process cannot be heard: {error}")))?;
+        let refuse = |predecessor: &Option<Predecessor>, words: String| {
+            predecessor.iter().for_each(|old| old.say_failed(&words));
+            Failure::system(words)
+        };
+        if let Some(old) = &mut predecessor
+            && let Err(error) = old.listen()
+        {
+            return Err(refuse(&predecessor, format!("the old process cannot be heard: {error}")));
         }
+        // Before the workers: what they take would be lost if nobody could end them.
+        let signals = Signals::listen()
+            .map_err(|error| refuse(&predecessor, format!("signals cannot be handled: {error}")))?;
         let has_inherited = predecessor.is_some() || held.is_data_activated();
-        let mut threads = Vec::with_capacity(listeners.len());
+        let (mut threads, mut obstacle) = (Vec::with_capacity(listeners.len()), None);
         for (index, listeners) in listeners.into_iter().enumerate() {
             let setup = WorkerSetup {
                 index,
@@ -324,14 +333,17 @@ impl Process {
                 cpu: control.seats[index].cpu.get(),
                 has_inherited,
             };
-            let thread = worker::spawn(setup)
-                .map_err(|error| Failure::system(format!("no thread for worker {index}: {error}")))?;
-            threads.push(thread);
+            match worker::spawn(setup) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    obstacle = Some(Failure::system(format!("no thread for worker {index}: {error}")));
+                    break;
+                }
+            }
         }
-        let signals = Signals::listen()
-            .map_err(|error| Failure::system(format!("signals cannot be handled: {error}")))?;
         let ended = threads.iter().map(|_| None).collect();
         Ok(Process {
+            obstacle,
             control,
             ended,
             threads,
@@ -349,10 +361,13 @@ impl Process {
 
     /// Waits until every worker's receive is armed.
     async fn armed(&mut self) -> Result<(), Failure> {
+        if let Some(obstacle) = self.obstacle.take() {
+            return Err(obstacle);
+        }
         let deadline = net::deadline_in(READY);
         while self.control.seats.iter().any(|seat| seat.facts.borrow().is_none()) {
             match tokio::time::timeout_at(deadline, self.event()).await {
-                Ok(Event::Ended { worker, end }) => return Err(Failure::of_worker(worker, &end)),
+                Ok(Event::Ended { worker }) => return Err(self.end_of(worker)),
                 Ok(Event::Stop(_)) => {
                     return Err(Failure { words: "stopped before it was ready".to_owned(), code: exit::OK });
                 }
@@ -368,6 +383,14 @@ impl Process {
             }
         }
         Ok(())
+    }
+
+    /// What a worker's end means that nobody asked for.
+    pub fn end_of(&self, worker: usize) -> Failure {
+        match self.ended.get(worker) {
+            Some(Some(end)) => Failure::of_worker(worker, end),
+            _ => Failure::of_worker(worker, &Ok(Ended::Panicked)),
+        }
     }
 
     fn announce(&self, memory: &str) {
@@ -443,8 +466,9 @@ impl Process {
                 }
                 Event::Predecessor(event) => self.follow(event),
                 Event::Stop(signal) => break stop::stop(self, signal).await,
-                Event::Ended { worker, end } => {
-                    break stop::fail(self, Failure::of_worker(worker, &end)).await;
+                Event::Ended { worker } => {
+                    let failure = self.end_of(worker);
+                    break stop::fail(self, failure).await;
                 }
             }
         };
@@ -470,7 +494,7 @@ impl Process {
         }
     }
 
-    fn note(&self, report: Report) -> Event {
+    fn note(&mut self, report: Report) -> Event {
         match report {
             Report::Ready { worker, facts } => {
                 if let Some(seat) = self.control.seats.get(worker) {
@@ -519,7 +543,12 @@ impl Process {
                     "the sockets could not be fenced: {error}; what arrives during the stop may be lost"
                 );
             }
-            Report::Ended { worker, end } => return Event::Ended { worker, end },
+            Report::Ended { worker, end } => {
+                if let Some(place) = self.ended.get_mut(worker) {
+                    *place = Some(end);
+                }
+                return Event::Ended { worker };
+            }
         }
         Event::Noted
     }

@@ -74,6 +74,11 @@ impl Process {
             }
             GiverAction::GoOn(why) => {
                 self.successor = None;
+                self.held.restore(&self.control.config(), self.control.spread);
+                if self.control.stopping.get() {
+                    note(&self.control, Outcome::Refused, "a stop ended it");
+                    return None;
+                }
                 note(&self.control, Outcome::Failed, &why);
                 self.control.notifier.ready();
                 self.control.tell_status();
@@ -120,7 +125,7 @@ impl Process {
                     }
                     return Some(signal);
                 }
-                Event::Ended { worker, end } => self.ended[worker] = Some(end),
+                Event::Ended { .. } => {}
                 event => self.decline(&event),
             }
         }
@@ -184,7 +189,7 @@ impl Process {
                 Event::Predecessor(event) => {
                     self.predecessor.as_mut().map_or(TakerAction::Nothing, |old| old.on(event))
                 }
-                Event::Ended { worker, end } => return Err(Failure::of_worker(worker, &end)),
+                Event::Ended { worker } => return Err(self.end_of(worker)),
                 Event::Stop(_) => {
                     tracing::info!("a stop was asked for; it waits for the word of process {pid}");
                     self.predecessor.as_mut().map_or(TakerAction::Nothing, |old| old.on(TakerEvent::Stop))
@@ -231,6 +236,18 @@ impl Process {
         }
     }
 
+    /// A reload that comes while this process starts or ends: who asks means the proxy.
+    fn decline_reload(&self) {
+        match &self.successor {
+            Some(successor) if self.giver.is_gone() => {
+                tracing::info!("reload: passed on to process {}, which has taken over", successor.pid());
+                successor.ask_reload();
+            }
+            _ if self.control.stopping.get() => tracing::warn!("reload: refused: a stop is under way"),
+            _ => tracing::info!("reload: not needed: the config was read a moment ago, at the start"),
+        }
+    }
+
     /// What is said to events that change nothing while this process starts or ends.
     pub(super) fn decline(&self, event: &Event) {
         match event {
@@ -244,6 +261,7 @@ impl Process {
             Event::Successor(GiverEvent::Ended(how)) if self.giver.is_gone() => {
                 tracing::error!("the process that has taken over {how}; nobody is left to go on");
             }
+            Event::Reload => self.decline_reload(),
             _ => {}
         }
     }

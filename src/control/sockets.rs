@@ -79,6 +79,26 @@ impl Held {
         self.offer.admin_activated
     }
 
+    /// Puts the sockets back as this process has them: a new one that came to nothing may have changed what both share.
+    pub fn restore(&self, config: &Config, spread: Spread) {
+        for socket in self.data.iter().flatten() {
+            let restored = if self.offer.data_activated {
+                socket::raise_receive_buffer(socket, config.receive_buffer_bytes)
+            } else {
+                socket::ask_receive_buffer(socket, config.receive_buffer_bytes)
+            };
+            if let Err(error) = restored {
+                tracing::warn!(
+                    "receiveBuffer: {error}: it is now as the process wanted it that was not to be"
+                );
+            }
+        }
+        match spread {
+            Spread::Datagram => self.spread_again(),
+            Spread::Flow => socket::spread_by_sender(&self.data),
+        }
+    }
+
     /// Spreads datagrams over the workers once more: an old process that fenced sockets of its own has undone it.
     pub fn spread_again(&self) {
         if let Err(error) = socket::spread_over(&self.data) {
@@ -104,14 +124,14 @@ struct Found {
 /// workers in `config` becomes that of the sockets.
 pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure> {
     signals::block().map_err(|error| Failure::system(format!("signals cannot be blocked: {error}")))?;
-    let few_descriptors = descriptors::raise(config).map_err(Failure::system)?;
     let mut found = match (&mut origin.predecessor, origin.activated.take()) {
         (Some(predecessor), _) => inherit(config, predecessor)?,
         (None, Some(activated)) => activate(config, activated)?,
         (None, None) => bind(config)?,
     };
-    found.degraded.extend(few_descriptors);
     set_workers(config, found.workers.len(), &mut found.degraded);
+    // Only now it is known for how many workers.
+    found.degraded.extend(descriptors::raise(config).map_err(Failure::system)?);
     let spread = spread(config, &found.workers, &mut found.degraded);
     let management: io::Result<Vec<SocketAddr>> = found.admin.iter().map(TcpListener::local_addr).collect();
     let management = management.map_err(|error| Failure::system(format!("the admin port: {error}")))?;
@@ -135,7 +155,7 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
 /// Binds everything.
 fn bind(config: &Config) -> Result<Found, Failure> {
     let listeners = bind_data(config).map_err(Failure::system)?;
-    let admin = bind_admin(&config.management).map_err(Failure::system)?;
+    let admin = bind_admin(&config.management, false).map_err(Failure::system)?;
     let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} is left out: {error}");
     Ok(Found {
         degraded: listeners.skipped.iter().map(skipped).collect(),
@@ -201,8 +221,11 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
             origin: None,
         }
     };
-    found.admin =
-        if has_admin { activated.admin } else { bind_admin(&config.management).map_err(Failure::system)? };
+    found.admin = if has_admin {
+        activated.admin
+    } else {
+        bind_admin(&config.management, false).map_err(Failure::system)?
+    };
     (found.admin_activated, found.origin) = (has_admin, Some(origin));
     Ok(found)
 }
@@ -246,7 +269,8 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<Found, Fail
         }
     }
     if !new_admin.is_empty() {
-        admin.extend(bind_admin(&new_admin).map_err(Failure::system)?);
+        let has_others = !admin.is_empty();
+        admin.extend(bind_admin(&new_admin, has_others).map_err(Failure::system)?);
     }
     let shared = if offer.data_activated { Left::ALL } else { plan.inherited() };
     let origin = words(&plan, offer, late.len(), admin.len());
@@ -385,4 +409,33 @@ fn send_buffer_granted(asked_bytes: usize) -> u64 {
     let granted = socket::connect_backend(nobody, asked_bytes)
         .and_then(|socket| socket2::SockRef::from(&socket).send_buffer_size());
     granted.map_or(0, |bytes| bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::reload::tests::config;
+
+    #[test]
+    fn what_a_new_process_changed_at_shared_sockets_is_put_back() {
+        let config = Config { receive_buffer_bytes: 100_000, ..config(&["127.0.0.1:9"]) };
+        let bound = socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 2, 100_000).unwrap();
+        let held = Held { data: bound.workers, admin: Vec::new(), offer: Offer::default() };
+        let granted = |index: usize| socket2::SockRef::from(&held.data[index][0]).recv_buffer_size().unwrap();
+        let before = [granted(0), granted(1)];
+        held.data.iter().flatten().for_each(|socket| socket::ask_receive_buffer(socket, 5_000).unwrap());
+        socket::spread_by_sender(&held.data);
+        assert_ne!([granted(0), granted(1)], before);
+        held.restore(&config, Spread::Datagram);
+        assert_eq!([granted(0), granted(1)], before);
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        (0..100).for_each(|_| assert_eq!(sender.send_to(b"x", bound.addresses[0]).unwrap(), 1));
+        let received = |index: usize| {
+            let socket = &held.data[index][0];
+            socket.set_nonblocking(true).unwrap();
+            std::iter::from_fn(|| socket.recv(&mut [0; 4]).ok()).count()
+        };
+        // 50 each are expected; none is a matter of 1 in 2^99.
+        assert!(received(0) > 0 && received(1) > 0, "spread by datagram again");
+    }
 }

@@ -71,6 +71,8 @@ pub struct Control {
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
     pub spread: Spread,
+    /// Whether the service manager made the data sockets, whose number is that of the workers.
+    has_given_sockets: bool,
     /// Looks names up.
     pub resolver: Resolver,
     /// Checks that may still be started.
@@ -129,6 +131,8 @@ pub struct Parts {
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
     pub spread: Spread,
+    /// Whether the service manager made the data sockets, whose number is that of the workers.
+    pub has_given_sockets: bool,
     /// The service manager, if there is one.
     pub notifier: Notifier,
     /// Where the sockets come from, if this process did not make them.
@@ -169,6 +173,7 @@ impl Control {
             management,
             send_buffer_granted_bytes,
             spread,
+            has_given_sockets,
             notifier,
             origin,
         } = parts;
@@ -186,6 +191,7 @@ impl Control {
             packet_pool_bytes: (config.workers * pool_bytes) as u64,
             send_buffer_granted_bytes,
             spread,
+            has_given_sockets,
             resolver: Resolver::new(),
             probes: Semaphore::new(PROBES_MAX),
             started: Instant::now(),
@@ -431,7 +437,11 @@ impl Control {
         };
         // A name among the listening hosts, or a hung network file system, may block it.
         let loaded = offload("reload", move || load(&path)).await.map_err(|error| error.to_string())?;
-        let loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
+        let mut loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
+        if self.has_given_sockets {
+            // Then the sockets say how many there are, and not the file.
+            loaded.config.workers = self.seats.len();
+        }
         let mut changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
             .map_err(|refusal| refusal.to_string())?;
         if self.stopping.get() {

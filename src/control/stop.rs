@@ -76,14 +76,18 @@ pub async fn abandon(mut process: Process, failure: Failure) -> u8 {
     } else {
         failure.tell()
     };
-    let timeout = if process.predecessor.is_some() {
-        Duration::from_millis(process.control.config().shutdown_timeout_ms)
-    } else {
-        Duration::ZERO
-    };
+    // What clients have sent to sockets that others had before is no less worth than at any other end; nor is it where this
+    // one was asked to stop.
+    let timeout = Duration::from_millis(process.control.config().shutdown_timeout_ms);
     process.control.drain(timeout);
-    let _ = workers_ended(&mut process, Instant::now() + timeout + ABANDON).await;
-    code
+    let ended = match workers_ended(&mut process, Instant::now() + timeout + ABANDON).await {
+        Ok(()) => conclude(&process),
+        Err(_) => {
+            account(&process);
+            exit::CUT_SHORT
+        }
+    };
+    if code == exit::OK { ended } else { code }
 }
 
 /// Goes on as before until `deadline`; an error is the exit code of an earlier end.
@@ -92,8 +96,9 @@ async fn go_on(process: &mut Process, deadline: Instant) -> Result<(), u8> {
         match timeout_at(deadline, process.event()).await {
             Err(_) => return Ok(()),
             Ok(Event::Stop(Some(signal))) => return Err(cut_off(process, signal)),
-            Ok(Event::Ended { worker, end }) => {
-                return Err(Box::pin(fail(process, Failure::of_worker(worker, &end))).await);
+            Ok(Event::Ended { worker }) => {
+                let failure = process.end_of(worker);
+                return Err(Box::pin(fail(process, failure)).await);
             }
             Ok(event) => process.decline(&event),
         }
@@ -121,11 +126,10 @@ async fn workers_ended(process: &mut Process, deadline: Instant) -> Result<(), O
         match timeout_at(deadline, process.event()).await {
             Err(_) => return Err(None),
             Ok(Event::Stop(Some(signal))) => return Err(Some(signal)),
-            Ok(Event::Ended { worker, end }) => {
-                if let Err(error) = &end {
+            Ok(Event::Ended { worker }) => {
+                if let Some(Some(Err(error))) = process.ended.get(worker) {
                     tracing::error!("worker {worker}: {error}");
                 }
-                process.ended[worker] = Some(end);
             }
             Ok(event) => process.decline(&event),
         }

@@ -90,10 +90,10 @@ impl Listening {
     /// fenced does not keep the others from it; the last failure is told.
     pub fn fence(&mut self) -> io::Result<()> {
         let mut told = Ok(());
-        let fenced: Vec<io::Result<UdpSocket>> = self.own().map(socket::fence).collect();
+        let fenced: Vec<io::Result<Option<UdpSocket>>> = self.own().map(socket::fence).collect();
         for fence in fenced {
             match fence {
-                Ok(holder) => self.fences.push(holder),
+                Ok(holder) => self.fences.extend(holder),
                 Err(error) => told = Err(error),
             }
         }

@@ -261,8 +261,9 @@ pub fn connect_backend(address: SocketAddr, send_buffer_bytes: usize) -> io::Res
 }
 
 /// Fences a listening socket: connected to an address that nobody sends from, nothing new arrives, and its queue stays
-/// readable. The returned socket holds that address; keep it as long as the fence.
-pub fn fence(listener: &UdpSocket) -> io::Result<UdpSocket> {
+/// readable. The returned socket holds that address; keep it as long as the fence. There is none, and needs to be none, where
+/// it listens to IPv6 on a host that has no such address.
+pub fn fence(listener: &UdpSocket) -> io::Result<Option<UdpSocket>> {
     // By sender the kernel chooses among the sockets that are not connected, in every version; of a program that spreads at
     // random nobody promises that. Where there is none this fails, and nothing is to be done.
     let _ = options::spread_by_flow(listener);
@@ -272,9 +273,19 @@ pub fn fence(listener: &UdpSocket) -> io::Result<UdpSocket> {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => unused.set_ip(IpAddr::V6(Ipv6Addr::LOCALHOST)),
         _ => {}
     }
-    let holder = UdpSocket::bind(unused)?;
+    let holder = match UdpSocket::bind(unused) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && lacks_ipv6(unused) => {
+            return Ok(None);
+        }
+        bound => bound?,
+    };
     listener.connect(holder.local_addr()?)?;
-    Ok(holder)
+    Ok(Some(holder))
+}
+
+/// Whether it is an IPv6 address on a host that has none at all (if_inet6 lists them, see proc_net(5)).
+fn lacks_ipv6(address: SocketAddr) -> bool {
+    address.is_ipv6() && std::fs::read("/proc/net/if_inet6").map_or(true, |list| list.is_empty())
 }
 
 #[cfg(test)]

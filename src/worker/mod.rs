@@ -8,6 +8,8 @@ mod coalesce;
 mod limits;
 mod orders;
 mod reporter;
+#[cfg(test)]
+mod sim_tests;
 mod sockets;
 mod step;
 mod thread;

@@ -43,7 +43,12 @@ impl<D: Driver> Worker<D> {
     /// Looks for a new route table and follows it.
     pub(super) fn follow_orders(&mut self) -> Result<(), DriverError> {
         let retry_at_us = self.sockets.retry_at_us();
-        let is_known = Arc::ptr_eq(self.routes.load(), self.relay.table());
+        let is_known = {
+            let table = self.routes.load();
+            // A worker may be born with a table that says that it is to end.
+            let is_followed = table.phase == Phase::Run || self.stage != Stage::Running;
+            Arc::ptr_eq(table, self.relay.table()) && is_followed
+        };
         if is_known && retry_at_us.is_none_or(|at_us| self.driver.now_us() < at_us) {
             return Ok(());
         }

@@ -60,6 +60,23 @@ fn where_io_uring_is_refused_the_portable_engine_does_the_work_and_says_why() {
 }
 
 #[test]
+fn a_worker_that_cannot_receive_ends_the_process_with_its_account() {
+    let (port, admin_port) = proxy::free_ports();
+    let backends = three();
+    let mut config = config(&refs(&backends), json!({"engine": "portable"}));
+    (config["port"], config["managementPort"]) = (port.into(), admin_port.into());
+    let file = ConfigFile::new(config);
+    let mut command = Command::new(PROGRAM);
+    command.arg("-f").arg(&file.path);
+    seccomp::refuse(&mut command, libc::SYS_recvmmsg, libc::SYS_recvmmsg, libc::EPERM);
+    let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(71), "{text}");
+    assert!(text.contains("worker 0 cannot go on") && text.contains("account: "), "{text}");
+    assert!(!text.contains("did not end"), "{text}");
+}
+
+#[test]
 fn who_insists_on_io_uring_gets_the_reason_and_the_exit_code() {
     if is_portable() {
         return;

@@ -365,6 +365,59 @@ fn the_first_process_of_a_container_says_that_it_cannot() {
 }
 
 #[test]
+fn a_restart_that_is_given_up_before_it_was_offered_blames_nobody() {
+    let config = ConfigFile::new(config(&[], json!({"nodes": [{"host": "127.0.0.1", "port": 9}]})));
+    let (mut old, new) = std::os::unix::net::UnixStream::pair().unwrap();
+    let word = br#"{"Abort":"a stop is under way"}"#;
+    let frame = [b"STATSRNG".as_slice(), &1u32.to_be_bytes(), &(word.len() as u32).to_be_bytes(), word];
+    old.write_all(&frame.concat()).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("-f").arg(&config.path).env("STATSRING_HANDOVER", "1");
+    let output = command.stdin(Stdio::from(std::os::fd::OwnedFd::from(new))).output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_ne!(output.status.code(), Some(0), "{words}");
+    assert!(words.contains("the old process has ended the restart"), "{words}");
+}
+
+/// In a network without IPv6: starts, restarts, ends. Its arguments are the program and the config; what it prints is the log.
+const WITHOUT_IPV6: &str = r#"
+    ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 || exit 77
+    cd "$(dirname "$2")"
+    await() { for _ in $(seq 300); do grep -q "$1" log && return; sleep 0.1; done; cat log; exit 1; }
+    "$1" -f "$2" 2>log & old=$!
+    await 'ready: '
+    kill -USR2 "$old"
+    await 'restart: complete'
+    new=$(sed -n 's/.*restart: process \([0-9]*\) was started.*/\1/p' log)
+    kill -TERM "$new"
+    await 'account: .*'
+    for _ in $(seq 100); do [ -e "/proc/$new" ] || break; sleep 0.1; done
+    cat log
+"#;
+
+#[test]
+fn on_a_host_without_ipv6_a_restart_and_a_stop_go_as_anywhere() {
+    let mut config =
+        json!({"port": 8125, "managementPort": 8126, "nodes": [{"host": "127.0.0.1", "port": 9}]});
+    if proxy::is_portable() {
+        config["engine"] = "portable".into();
+    }
+    let config = ConfigFile::new(config);
+    let mut command = Command::new("unshare");
+    command.args(["--net", "bash", "-c", WITHOUT_IPV6, "bash", PROGRAM]).arg(&config.path);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stdout);
+    if output.status.code() == Some(77) || String::from_utf8_lossy(&output.stderr).contains("unshare failed")
+    {
+        eprintln!("skipped: no network namespace can be made here");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(log.contains("is left out") && log.contains("restart: complete"), "{log}");
+    assert!(!log.contains("could not be fenced") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
 fn a_stray_variable_in_the_environment_is_told() {
     let config = ConfigFile::new(config(&[], json!({"nodes": [{"host": "127.0.0.1", "port": 9}]})));
     let output = Command::new(PROGRAM)

@@ -55,6 +55,8 @@ impl Predecessor {
         let received =
             link.set_patience(Some(OFFER)).map_err(LinkError::from).and_then(|()| link.receive::<Offer>());
         match received {
+            // A word that overtook the offer reads as an empty one: the old process has given the restart up already.
+            Ok(Some((Offer { pid: 0, .. }, _))) => Err("the old process has ended the restart".to_owned()),
             Ok(Some((offer, sockets))) => Ok(Some(Predecessor {
                 offer,
                 sockets,

@@ -32,6 +32,8 @@ pub struct Successor {
     is_silent: bool,
     deadline: Instant,
     ended: Option<String>,
+    /// Its end was told: there is nothing more to tell.
+    is_told: bool,
 }
 
 impl Successor {
@@ -55,7 +57,7 @@ impl Successor {
             let _ = SigSet::all().thread_block();
             converse(&ear, &offer, sockets, &hear);
         })?;
-        Ok(Successor { child, link, heard, is_silent: false, deadline, ended: None })
+        Ok(Successor { child, link, heard, is_silent: false, deadline, ended: None, is_told: false })
     }
 
     /// Its process.
@@ -67,7 +69,11 @@ impl Successor {
     pub async fn next(&mut self) -> GiverEvent {
         loop {
             if let Some(how) = &self.ended {
+                if self.is_told {
+                    return std::future::pending().await;
+                }
                 if self.is_silent {
+                    self.is_told = true;
                     return GiverEvent::Ended(how.clone());
                 }
                 match timeout(LAST_WORDS, self.heard.recv()).await {
@@ -107,6 +113,11 @@ impl Successor {
     /// Says that it is to end. One that does not hear it runs out of time.
     pub fn say_abort(&self, why: String) {
         let _ = self.link.send(&Word::Abort(why), NOTHING);
+    }
+
+    /// Has it read its config again.
+    pub fn ask_reload(&self) {
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGHUP);
     }
 
     /// Ends it by force.
@@ -156,5 +167,19 @@ fn words(status: ExitStatus) -> String {
         (Some(code), _) => format!("ended with exit code {code}; what it said is in the log"),
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn its_end_is_told_once() {
+        let program = Program { path: "/bin/true".into(), arguments: Vec::new() };
+        let offer = Offer { pid: std::process::id(), timeout_ms: 60_000, ..Offer::default() };
+        let mut successor = Successor::start(&program, offer, Vec::new()).unwrap();
+        while !matches!(successor.next().await, GiverEvent::Ended(_)) {}
+        assert!(timeout(Duration::from_millis(200), successor.next()).await.is_err(), "told twice");
     }
 }
