@@ -70,10 +70,11 @@ impl RawConfig {
         let gso = self.gso.or(true);
         let crew = prove_workers(self.workers, self.pin_workers, self.spread, report);
         let packet_is_known = !self.packet_bytes_max.is_wrong();
-        let packet_bytes_max = self.packet_bytes_max.or(Some(PACKET_BYTES_DEFAULT as u64));
-        let packet_auto = packet_bytes_max.is_none();
-        let packet_bytes_max = packet_bytes_max.map_or(PACKET_BYTES_AUTO, |bytes| bytes as usize);
+        let (packet_bytes_max, packet_auto) = packet_size(self.packet_bytes_max);
         let loop_ends: &[SocketAddr] = if port_is_known { &listen } else { &[] };
+        let times =
+            prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report);
+        let check = Check { fall: self.check_fall.or(3) as u32, rise: self.check_rise.or(2) as u32, ..times };
         let hashing_is_known = !self.hashing.is_wrong();
         let hashing = self.hashing.or(Hashing::Jump);
         let (nodes, shards) = nodes::prove(
@@ -97,11 +98,7 @@ impl RawConfig {
             management_words: self.management_words.or(AdminWords::Statsring),
             hashing,
             on_node_down: self.on_node_down.or(on_node_down_default(hashing)),
-            check: Check {
-                fall: self.check_fall.or(3) as u32,
-                rise: self.check_rise.or(2) as u32,
-                ..prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report)
-            },
+            check,
             engine: self.engine.or(None),
             workers_auto: crew.is_auto,
             workers: crew.count,
@@ -160,6 +157,14 @@ fn workers_of_this_host() -> usize {
 /// As the proxy does that the placement comes from.
 fn on_node_down_default(hashing: Hashing) -> OnNodeDown {
     if hashing.diverts() { OnNodeDown::Divert } else { OnNodeDown::Drop }
+}
+
+/// The largest packet, and whether a narrower path makes it smaller.
+fn packet_size(given: Slot<Option<u64>>) -> (usize, bool) {
+    match given.or(Some(PACKET_BYTES_DEFAULT as u64)) {
+        Some(bytes) => (bytes as usize, false),
+        None => (PACKET_BYTES_AUTO, true),
+    }
 }
 
 fn cache_entries(given: u64) -> usize {

@@ -6,7 +6,7 @@
 //! They stay the service manager's: this process ends without fencing or closing them for others, and what arrives until
 //! the next one starts waits in them.
 
-use super::process::Failure;
+use super::failure::Failure;
 use crate::driver::{passed, socket};
 use crate::exit;
 use socket2::{Socket, Type};

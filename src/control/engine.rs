@@ -2,8 +2,8 @@
 //!
 //! In: a config. Out: the engine, and what the operator is told if it is not the one to be wished for. Next: `process.rs`.
 
+use super::failure::Failure;
 use super::net;
-use super::process::Failure;
 use crate::config::Config;
 use crate::driver::uring::{self, KernelRing, refusal};
 use crate::driver::{DriverError, DriverLimits, Engine};

@@ -4,12 +4,13 @@
 //! exit code in the end. No data goes through here, and nothing here can hold the data path up.
 //!
 //! ```text
-//! process.rs   start → ready → events → exit code                  signals.rs, stop.rs, systemd.rs
+//! start.rs     sockets, engine, workers → ready                    failure.rs (why not)
+//! process.rs   events → exit code                                  signals.rs, stop.rs, systemd.rs
 //!   engine.rs    io_uring, or what does without it
 //!   sockets.rs   everything that listens, wherever it comes from   bind.rs, activation.rs, descriptors.rs
 //!   restart.rs   a new process takes over, or this one did         handover/
 //!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, probe.rs, resolve.rs, backend.rs
-//!   operator.rs  the admin port's connections and actions          observe.rs, reload.rs
+//!   operator.rs  the admin port's connections and actions          doors.rs, observe.rs, reload.rs
 //!   state.rs     what is known, and its way to the workers         roster.rs, table.rs
 //!   net.rs       TCP on either engine; nothing else knows it       offload.rs (work that may block)
 //! ```
@@ -20,7 +21,9 @@ mod activation;
 pub mod backend;
 mod bind;
 mod descriptors;
+mod doors;
 mod engine;
+mod failure;
 mod handle;
 pub mod handover;
 pub mod health;
@@ -37,15 +40,17 @@ pub mod roster;
 pub mod rounds;
 mod signals;
 mod sockets;
+mod start;
 mod state;
 mod stop;
 mod systemd;
 pub mod table;
 mod watch;
 
+pub use failure::Failure;
 pub use handle::ProxyHandle;
 pub use health::{Cause, Health, Outcome, Transition};
-pub use process::{Failure, run, run_with};
+pub use start::{run, run_with};
 
 use activation::Activated;
 use handover::predecessor::Predecessor;

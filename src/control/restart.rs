@@ -3,12 +3,13 @@
 //! In: events of a running [`Process`]. Out: a new process that has taken over, or a refusal; both are told in the log, in
 //! `status`, and to the service manager. Next: `handover/` decides, `stop.rs` ends the old process.
 
+use super::failure::Failure;
 use super::handover::decide::{GiverAction, GiverEvent, TakerAction, TakerEvent};
 use super::handover::inherit::left_to;
 use super::handover::message::Taken;
 use super::handover::predecessor::Predecessor;
 use super::handover::successor::Successor;
-use super::process::{Event, Failure, Process};
+use super::process::{Event, Process};
 use super::state::{Control, LastRestart};
 use crate::config::Config;
 use crate::driver::socket::{Spread, Unbound};

@@ -5,10 +5,11 @@
 
 use super::activation::Activated;
 use super::bind::bind_admin;
+use super::failure::Failure;
 use super::handover::inherit::Plan;
 use super::handover::message::{Offer, State};
 use super::handover::predecessor::Predecessor;
-use super::process::{Failure, count};
+use super::process::count;
 use super::{Origin, descriptors, signals};
 use crate::config::Config;
 use crate::driver::socket::{self, BindError, Listeners, Spread, Unbound};

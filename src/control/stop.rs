@@ -2,8 +2,9 @@
 //!
 //! In: a running [`Process`], and why it is to end. Out: the final account in the log, and the exit code. Next: nobody.
 
+use super::failure::Failure;
 use super::handover::message::Taken;
-use super::process::{Event, Failure, Process};
+use super::process::{Event, Process};
 use crate::exit;
 use crate::stats::{Counter, Counters, DropReason};
 use crate::worker::Ended;
