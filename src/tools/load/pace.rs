@@ -74,7 +74,8 @@ impl Pace {
     /// When the next datagram is due: with all of its burst.
     fn deadline_ns(&self, rate: u64) -> u64 {
         let first = self.passed / self.burst * self.burst;
-        let after = u128::from(first) * 1_000_000_000 / u128::from(rate.max(1));
+        // Upwards: a nanosecond too early it is not yet due by `due_by`.
+        let after = (u128::from(first) * 1_000_000_000).div_ceil(u128::from(rate.max(1)));
         self.start_ns.saturating_add(u64::try_from(after).unwrap_or(u64::MAX))
     }
 
@@ -128,6 +129,17 @@ mod tests {
         }
         assert_eq!(sent + pace.given_up(), 2001);
         assert!((100..=102).contains(&(sent - 1)), "{sent}");
+    }
+
+    #[test]
+    fn a_burst_does_not_leave_within_the_nanosecond_before_it_is_due() {
+        // Burst 2,317 of 45 is due at 31,954,487.95 ns.
+        let mut pace = Pace::new(Some(3_262_922), 45, 0);
+        let mut sent = 0;
+        while let Due::Send(count) = pace.due(31_954_487) {
+            sent += count;
+        }
+        assert_eq!(sent, 2_317 * 45);
     }
 
     #[test]
