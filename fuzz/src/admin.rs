@@ -94,6 +94,7 @@ pub fn converse(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) 
         piece_bytes,
         replies: RefCell::default(),
         is_gone,
+        is_write_ended: Cell::new(false),
         is_shut_down: Cell::new(false),
     };
     RUNTIME.with(|runtime| runtime.block_on(serve(&wire, &proxy, is_local, &Guest::new())));
@@ -109,6 +110,7 @@ struct Wire {
     piece_bytes: usize,
     replies: RefCell<Vec<u8>>,
     is_gone: bool,
+    is_write_ended: Cell<bool>,
     is_shut_down: Cell<bool>,
 }
 
@@ -125,11 +127,16 @@ impl Connection for &Wire {
     }
 
     async fn write_all(&self, bytes: Vec<u8>) -> io::Result<()> {
+        assert!(!self.is_write_ended.get(), "something is written after the end of writes");
         if self.is_gone || self.is_shut_down.get() || self.replies.borrow().len() > ENOUGH_BYTES {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         self.replies.borrow_mut().extend(bytes);
         Ok(())
+    }
+
+    fn end_writes(&self) {
+        self.is_write_ended.set(true);
     }
 
     fn shutdown(&self) {
@@ -194,13 +201,13 @@ impl AdminActions for Proxy {
         format!("{}\t127.0.0.1:8125", statsring::admin::escape(name))
     }
 
-    fn tap(&self, prefix: &[u8], metrics: usize) -> mpsc::Receiver<Tapped> {
+    fn tap(&self, prefix: &[u8], metrics: usize) -> Option<mpsc::Receiver<Tapped>> {
         let (sender, receiver) = mpsc::channel(4);
         for _ in 0..metrics.min(3) {
             let metric = Tapped { line: [prefix, b"\x00\x1b:1|c"].concat(), node: "node:8125".into() };
             sender.try_send(metric).expect("there is room");
         }
-        receiver
+        Some(receiver)
     }
 
     fn config_json(&self) -> String {
@@ -215,8 +222,8 @@ impl AdminActions for Proxy {
         "\nport: 8125\n".into()
     }
 
-    fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
-        peer_is_loopback
+    fn changes_allowed(&self, peer_is_local: bool) -> bool {
+        peer_is_local
     }
 
     fn counters(&self) -> &AdminCounters {

@@ -53,7 +53,7 @@ pub enum Command {
     Where(Vec<u8>),
     /// Metrics as they pass.
     Tap {
-        /// What their names begin with; empty for all.
+        /// What their lines begin with; empty for all.
         prefix: Vec<u8>,
         /// How many, 1 to [`TAP_METRICS_MAX`].
         metrics: usize,
@@ -154,7 +154,7 @@ fn tap(arguments: &[u8]) -> Command {
             Command::Tap { prefix: prefix.to_vec(), metrics }
         }
         _ => Command::Misused(
-            "tap takes the beginning of a name and a number of metrics, 1 to 1000; both may be missing",
+            "tap takes the beginning of a line and a number of metrics, 1 to 1000; both may be missing",
         ),
     }
 }

@@ -39,7 +39,7 @@ pub use escape::escape;
 pub use levers::LeversView;
 pub use places::{Guest, Place, Places};
 pub use readiness::Readiness;
-pub use server::{AdminActions, Connection, Tapped, serve};
+pub use server::{AdminActions, Connection, TAPS_MAX, Tapped, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
 pub use view::{BackendState, BackendView, LastReload, MemoryView, View, WorkerView};
 pub use wish::Wish;

@@ -25,6 +25,8 @@ pub struct Guest {
     begun: Instant,
     /// When it last took an answer to something that there is.
     answered: Cell<Option<Instant>>,
+    /// Whether something that there is is being done for it.
+    is_under_way: Cell<bool>,
     is_sent_away: Cell<bool>,
     sent_away: Notify,
 }
@@ -35,6 +37,7 @@ impl Guest {
         Guest {
             begun: Instant::now(),
             answered: Cell::new(None),
+            is_under_way: Cell::new(false),
             is_sent_away: Cell::new(false),
             sent_away: Notify::new(),
         }
@@ -43,6 +46,12 @@ impl Guest {
     /// It has taken an answer to something that there is. What it asks in vain does not count.
     pub fn answered(&self) {
         self.answered.set(Some(Instant::now()));
+    }
+
+    /// Something that there is is being done for it from now on, or no longer: it waits for this side meanwhile, which may
+    /// take seconds.
+    pub fn set_under_way(&self, is_under_way: bool) {
+        self.is_under_way.set(is_under_way);
     }
 
     /// Waits until it has to yield its place.
@@ -66,6 +75,7 @@ impl Guest {
     fn standing(&self, now: Instant) -> Option<(Rank, Instant)> {
         let lasts = now - self.begun;
         match self.answered.get() {
+            _ if self.is_under_way.get() => (lasts >= BUSY).then_some((Rank::Busy, self.begun)),
             None => (lasts >= UNANSWERED).then_some((Rank::Unanswered, self.begun)),
             Some(at) if now - at >= ANSWERED => Some((Rank::Idle, at)),
             Some(_) => (lasts >= BUSY).then_some((Rank::Busy, self.begun)),
@@ -80,7 +90,7 @@ enum Rank {
     Unanswered,
     /// It was answered, and asks no more.
     Idle,
-    /// It asks again and again.
+    /// It asks again and again, or waits for what it has asked for.
     Busy,
 }
 
@@ -198,6 +208,24 @@ mod tests {
         // The longer silence counts less than an answer.
         let _another = places.take().unwrap();
         assert!(newcomer.is_sent_away() && !held[0].is_sent_away());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_what_it_has_asked_for_is_busy() {
+        let places = Places::new(1);
+        let held = full(&places);
+        held[0].set_under_way(true);
+        advance(BUSY - Duration::from_millis(1)).await;
+        assert!(places.take().is_none());
+        held[0].set_under_way(false);
+        assert!(places.take().is_some(), "what was done for it did not end in an answer that it took");
+        let places = Places::new(2);
+        let held = full(&places);
+        held[0].answered();
+        held[1].set_under_way(true);
+        advance(BUSY).await;
+        let _newcomer = places.take().unwrap();
+        assert!(held[0].is_sent_away() && !held[1].is_sent_away());
     }
 
     #[tokio::test(start_paused = true)]

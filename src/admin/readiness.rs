@@ -17,6 +17,16 @@ pub enum Readiness {
 }
 
 impl Readiness {
+    /// What it is: a stop counts before what it has ended.
+    pub fn of(is_stopping: bool, is_receiving: bool, health_wanted: bool) -> Readiness {
+        match () {
+            _ if is_stopping => Readiness::Stopping,
+            _ if !is_receiving => Readiness::Starting,
+            _ if !health_wanted => Readiness::HealthDown,
+            _ => Readiness::Ready,
+        }
+    }
+
     /// Whether it does.
     pub fn is_ready(self) -> bool {
         self == Readiness::Ready
@@ -32,5 +42,19 @@ impl Readiness {
                 "not ready: health is down by command; the admin command health up ends that"
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_is_told_though_nothing_is_received_any_more() {
+        assert_eq!(Readiness::of(true, false, true), Readiness::Stopping);
+        assert_eq!(Readiness::of(true, true, false), Readiness::Stopping);
+        assert_eq!(Readiness::of(false, false, false), Readiness::Starting);
+        assert_eq!(Readiness::of(false, true, false), Readiness::HealthDown);
+        assert!(Readiness::of(false, true, true).is_ready());
     }
 }

@@ -4,6 +4,7 @@
 
 use super::command::Command;
 use super::escape::escape;
+use super::server::TAPS_MAX;
 use super::session::LINE_BYTES_MAX;
 use super::status::up_or_down;
 use super::view::View;
@@ -49,9 +50,14 @@ pub fn changed(result: Result<String, String>) -> String {
 /// The answer to a changing command from elsewhere than this host.
 pub fn refused(command: &str) -> String {
     format!(
-        "error: {command} is taken from this host only; \"managementAllowChanges\": true in the configuration \
-         allows it from everywhere\n"
+        "error: {command} is taken from this host only (by a loopback address, or the address that was connected to); \
+         \"managementAllowChanges\": true in the configuration allows it from everywhere\n"
     )
+}
+
+/// The answer to a `tap` beyond those that may be open.
+pub fn too_many_taps() -> String {
+    format!("error: too many taps ({TAPS_MAX}): wait until one ends\n")
 }
 
 /// The answer to a command with wrong arguments.

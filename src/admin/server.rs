@@ -38,6 +38,8 @@ const TAP_SILENCE: Duration = Duration::from_secs(1);
 /// How long what a client still sends is read and thrown away after the last reply: closing a connection with unread
 /// bytes resets it, and the client might never see that reply.
 const LINGER: Duration = Duration::from_secs(2);
+/// Taps that may be open at once: each costs the workers time for every metric, and memory for those that wait to be shown.
+pub const TAPS_MAX: usize = 8;
 /// Bytes of commands that a client may send ahead while it watches a `tap`.
 const AHEAD_BYTES_MAX: usize = 65_536;
 /// Lines of a `tap` are written together up to this size.
@@ -52,6 +54,9 @@ pub trait Connection {
 
     /// Writes all of `bytes`.
     fn write_all(&self, bytes: Vec<u8>) -> impl Future<Output = io::Result<()>>;
+
+    /// Tells the client that nothing more is written; reading goes on.
+    fn end_writes(&self);
 
     /// Shuts down both directions: a read or write under way returns, and later ones do at once.
     fn shutdown(&self);
@@ -85,9 +90,9 @@ pub trait AdminActions {
     /// `NAME<TAB>HOST:PORT`, or why there is none; control characters escaped ([`escape`](super::escape())).
     fn where_name(&self, name: &[u8]) -> String;
 
-    /// The next `metrics` metrics whose lines begin with `prefix`, or fewer if the channel is full at times. The
-    /// sender must stop when the receiver is gone, and drop when it has sent so many.
-    fn tap(&self, prefix: &[u8], metrics: usize) -> mpsc::Receiver<Tapped>;
+    /// The next `metrics` metrics whose lines begin with `prefix`, or fewer if the channel is full at times; `None` if
+    /// [`TAPS_MAX`] are open. The sender must stop when the receiver is gone, and drop when it has sent so many.
+    fn tap(&self, prefix: &[u8], metrics: usize) -> Option<mpsc::Receiver<Tapped>>;
 
     /// The effective configuration, as JSON.
     fn config_json(&self) -> String;
@@ -100,7 +105,7 @@ pub trait AdminActions {
 
     /// Whether commands that change something are taken from this peer: it is on this host, or
     /// `managementAllowChanges` is set.
-    fn changes_allowed(&self, peer_is_loopback: bool) -> bool;
+    fn changes_allowed(&self, peer_is_local: bool) -> bool;
 
     /// Where the admin port counts.
     fn counters(&self) -> &AdminCounters;
@@ -119,7 +124,7 @@ pub struct Tapped {
 pub async fn serve(
     connection: impl Connection,
     proxy: &impl AdminActions,
-    peer_is_loopback: bool,
+    peer_is_local: bool,
     guest: &Guest,
 ) {
     proxy.counters().count(AdminCounter::Connections);
@@ -129,7 +134,7 @@ pub async fn serve(
         session: Session::new(),
         counters: proxy.counters(),
         guest,
-        may_change: proxy.changes_allowed(peer_is_loopback),
+        may_change: proxy.changes_allowed(peer_is_local),
     };
     if client.converse_or_yield(proxy).await == End::Closing {
         client.linger().await;
@@ -234,7 +239,7 @@ impl<C: Connection> Client<'_, C> {
             Input::Command(command) => {
                 self.counters.count(AdminCounter::Commands);
                 let is_known = !matches!(command, Command::Unknown | Command::Misused(_));
-                self.command(command, proxy).await?;
+                self.command(command, is_known, proxy).await?;
                 if is_known {
                     self.guest.answered();
                 }
@@ -252,14 +257,29 @@ impl<C: Connection> Client<'_, C> {
         Err(End::Closing)
     }
 
-    async fn command(&mut self, command: Command, proxy: &impl AdminActions) -> Answered {
+    async fn command(&mut self, command: Command, is_known: bool, proxy: &impl AdminActions) -> Answered {
         let text = match command {
-            Command::Nothing => return Ok(()),
             Command::Quit => return Err(End::Closing),
-            Command::Tap { prefix, metrics } => {
-                let receiver = proxy.tap(&prefix, metrics);
-                return self.tap(receiver, metrics).await;
+            Command::Tap { prefix, metrics } => match proxy.tap(&prefix, metrics) {
+                Some(receiver) => return self.tap(receiver, metrics).await,
+                None => reply::too_many_taps(),
+            },
+            command => {
+                // Until the answer is there, the client waits for this side; then it is the other way round.
+                self.guest.set_under_way(is_known);
+                let text = self.carry_out(command, proxy).await;
+                self.guest.set_under_way(false);
+                text
             }
+        };
+        self.write(text).await
+    }
+
+    /// Does what a command asks for; the answer.
+    async fn carry_out(&self, command: Command, proxy: &impl AdminActions) -> String {
+        match command {
+            // The first is never read, the others are not answered with one text.
+            Command::Nothing | Command::Quit | Command::Tap { .. } => String::new(),
             Command::Ping => "pong\n".to_string(),
             Command::Version => format!("statsring {VERSION}\n"),
             Command::Help => HELP.to_string(),
@@ -300,8 +320,7 @@ impl<C: Connection> Client<'_, C> {
             | Command::LatencyDistribution(_)
             | Command::Backends
             | Command::Status => reply::shown(&command, &proxy.view().await).unwrap_or_default(),
-        };
-        self.write(text).await
+        }
     }
 
     /// Shows metrics as they come, until there were `asked` of them, or the time is over, or the client is gone.
@@ -364,8 +383,10 @@ impl<C: Connection> Client<'_, C> {
         }
     }
 
-    /// Reads and throws away until the client ends, pauses, or has had its time.
+    /// Reads and throws away until the client ends, pauses, or has had its time. One that waits for the end of the answer is
+    /// told it at once.
     async fn linger(&mut self) {
+        self.connection.end_writes();
         let end = Instant::now() + LINGER;
         while Instant::now() < end {
             tokio::select! {

@@ -20,6 +20,7 @@ pub(in crate::admin) struct Wire {
     pub(in crate::admin) client_reads: Cell<bool>,
     replies: RefCell<Vec<u8>>,
     shut_down: Cell<bool>,
+    pub(in crate::admin) writes_ended: Cell<bool>,
     reads_dropped: Cell<u32>,
     writes_dropped: Cell<u32>,
     changed: Notify,
@@ -92,6 +93,7 @@ impl Connection for Rc<Wire> {
         let mut operation = Operation { dropped: &self.writes_dropped, ended: false };
         loop {
             let changed = self.changed.notified();
+            assert!(!self.writes_ended.get(), "something is written after the end of writes");
             if self.shut_down.get() || self.client_gone.get() {
                 operation.ended = true;
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -105,6 +107,10 @@ impl Connection for Rc<Wire> {
         }
     }
 
+    fn end_writes(&self) {
+        self.writes_ended.set(true);
+    }
+
     fn shutdown(&self) {
         self.shut_down.set(true);
         self.changed.notify_waiters();
@@ -116,6 +122,7 @@ impl Connection for Rc<Wire> {
 pub(in crate::admin) struct Proxy {
     pub(in crate::admin) down: Cell<bool>,
     pub(in crate::admin) reloads: Cell<u32>,
+    reload_lasts: Cell<Duration>,
     wish: Cell<Wish>,
     allow_changes: bool,
     words: Cell<AdminWords>,
@@ -155,7 +162,7 @@ impl AdminActions for Proxy {
 
     async fn reload(&self) -> Result<String, Vec<String>> {
         self.reloads.set(self.reloads.get() + 1);
-        sleep(Duration::from_millis(5)).await;
+        sleep(self.reload_lasts.get().max(Duration::from_millis(5))).await;
         match self.reloads.get() {
             1 => Ok("nothing changed".to_string()),
             _ => Err(vec!["port: 0 is not a port".to_string(), "nodes: none".to_string()]),
@@ -166,9 +173,9 @@ impl AdminActions for Proxy {
         format!("{}\th:1", super::super::escape(name))
     }
 
-    fn tap(&self, prefix: &[u8], metrics: usize) -> mpsc::Receiver<Tapped> {
+    fn tap(&self, prefix: &[u8], metrics: usize) -> Option<mpsc::Receiver<Tapped>> {
         self.tapped.borrow_mut().push((prefix.to_vec(), metrics));
-        self.taps.take().unwrap()
+        self.taps.take()
     }
 
     fn config_json(&self) -> String {
@@ -183,8 +190,8 @@ impl AdminActions for Proxy {
         "\nport: 8125\n".to_string()
     }
 
-    fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
-        peer_is_loopback || self.allow_changes
+    fn changes_allowed(&self, peer_is_local: bool) -> bool {
+        peer_is_local || self.allow_changes
     }
 
     fn counters(&self) -> &AdminCounters {
@@ -195,24 +202,24 @@ impl AdminActions for Proxy {
 /// Serves a connection while `client` plays its part; gives the time that the connection lasted.
 pub(in crate::admin) async fn serve_while(
     proxy: &Proxy,
-    peer_is_loopback: bool,
+    peer_is_local: bool,
     wire: &Rc<Wire>,
     client: impl Future<Output = ()>,
 ) -> Duration {
-    serve_guest(&Guest::new(), proxy, peer_is_loopback, wire, client).await
+    serve_guest(&Guest::new(), proxy, peer_is_local, wire, client).await
 }
 
 /// The same for a guest that the test knows.
 async fn serve_guest(
     guest: &Guest,
     proxy: &Proxy,
-    peer_is_loopback: bool,
+    peer_is_local: bool,
     wire: &Rc<Wire>,
     client: impl Future<Output = ()>,
 ) -> Duration {
     let start = Instant::now();
     let served = async {
-        serve(wire.clone(), proxy, peer_is_loopback, guest).await;
+        serve(wire.clone(), proxy, peer_is_local, guest).await;
         start.elapsed()
     };
     let (lasted, ()) = tokio::join!(served, client);
@@ -304,11 +311,11 @@ async fn every_command_of_help_is_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn changes_are_taken_from_this_host_or_if_allowed() {
-    for (peer_is_loopback, allow_changes, taken) in
+    for (peer_is_local, allow_changes, taken) in
         [(true, false, true), (false, true, true), (false, false, false)]
     {
         let (proxy, wire) = (Proxy { allow_changes, ..Proxy::default() }, Wire::new());
-        serve_while(&proxy, peer_is_loopback, &wire, async {
+        serve_while(&proxy, peer_is_local, &wire, async {
             wire.send(b"health down\nreload\nhealth up\nbackend h:1 drain\nhealth down\nhealth\n");
             wire.half_close();
             let replies = wire.replies_within(50).await;
@@ -388,11 +395,31 @@ async fn a_silent_client_is_let_go_after_half_a_minute() {
 async fn quit_ends_it_and_what_follows_is_not_run() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
     let lasted = serve_while(&proxy, true, &wire, async {
-        wire.send(b"ping\nquit\nhealth down\n");
+        wire.send(b"ping\n");
         assert_eq!(wire.replies_within(1).await, "pong\n");
+        assert!(!wire.writes_ended.get());
+        wire.send(b"quit\nhealth down\n");
+        assert_eq!(wire.replies_within(1).await, "");
+        assert!(wire.writes_ended.get(), "who reads to the end waits for the silence");
     });
-    assert!(is_about(lasted.await, 200));
+    assert!(is_about(lasted.await, 201));
     assert!(!proxy.down.get());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_reload_keeps_its_place() {
+    let places = super::super::Places::new(1);
+    let (place, _) = places.take().unwrap();
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    proxy.reload_lasts.set(Duration::from_secs(3));
+    serve_guest(&place, &proxy, true, &wire, async {
+        wire.send(b"reload\n");
+        sleep(Duration::from_millis(2_999)).await;
+        assert!(places.take().is_none(), "a newcomer got its place");
+        assert_eq!(wire.replies_within(2).await, "nothing changed\n");
+        wire.half_close();
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 
 use super::escape::escape;
 use super::levers;
+use super::readiness::Readiness;
 use super::view::{BackendState, View};
 use crate::driver::Restrictions;
 use crate::stats::{Counter, Counters, DropReason};
@@ -32,7 +33,7 @@ pub fn render(view: &View) -> String {
         format!("listen: {}", addresses(&view.listen)),
         format!("management: {}", addresses(&view.management)),
         format!("health: {}", up_or_down(view.health_up)),
-        format!("ready: {}", if view.ready { "yes" } else { "no" }),
+        ready(view.readiness),
         format!("gso: {}", escape(view.gso.as_bytes())),
         format!("receive_buffer: {}", receive_buffer(view)),
         format!("account: {}", account(&counters)),
@@ -54,6 +55,13 @@ pub fn render(view: &View) -> String {
     lines.extend(view.degraded.iter().map(|what| format!("degraded: {}", escape(what.as_bytes()))));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// The words of `/readyz` behind the name that the line has whatever they say.
+fn ready(readiness: Readiness) -> String {
+    let words = readiness.words();
+    let reason = words.split_once(": ").map_or(words, |(_, reason)| reason);
+    format!("ready: {}, {reason}", if readiness.is_ready() { "yes" } else { "no" })
 }
 
 fn hexadecimal(number: Option<u64>) -> String {
@@ -195,7 +203,7 @@ mod tests {
             listen: 0.0.0.0:8125 [::]:8125\n\
             management: 127.0.0.1:8126\n\
             health: up\n\
-            ready: yes\n\
+            ready: yes, every worker receives\n\
             gso: auto\n\
             trains: 20 of 40 packets sent with others\n\
             packet_size: 1432 bytes\n\
@@ -213,7 +221,7 @@ mod tests {
     fn trouble_is_told() {
         let mut view = sample();
         view.health_up = false;
-        view.ready = false;
+        view.readiness = Readiness::HealthDown;
         view.workers[0].counters.add(Counter::MetricsReceived, 3);
         view.workers[1].pinned_to = Some(3);
         if let Some(facts) = &mut view.workers[1].facts {
@@ -245,7 +253,7 @@ mod tests {
         let text = render(&view);
         for line in [
             "health: down\n",
-            "ready: no\n",
+            "ready: no, health is down by command; ",
             "nodes: none is up\n",
             "pinned: worker 1 on CPU 3\n",
             "rings: not restricted: Invalid argument (os error 22)\n",

@@ -31,6 +31,17 @@ async fn a_tap_shows_as_many_as_asked_and_later_commands_wait_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tap_too_many_is_told_and_the_connection_goes_on() {
+    let (proxy, wire) = (Proxy::default(), Wire::new());
+    serve_while(&proxy, true, &wire, async {
+        wire.send(b"tap\nping\n");
+        wire.half_close();
+        assert_eq!(wire.replies_within(1).await, "error: too many taps (8): wait until one ends\npong\n");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tap_without_metrics_ends_by_itself() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
     let (sender, receiver) = mpsc::channel(10);

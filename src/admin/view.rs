@@ -23,8 +23,6 @@ pub struct View {
     pub now_us: u64,
     /// The wall clock at the same moment: time since the Unix epoch.
     pub unix_time: Duration,
-    /// Whether every worker's receive is armed.
-    pub ready: bool,
     /// What `health` answers: up (true) or down.
     pub health_up: bool,
     /// The same with the reason.
@@ -263,7 +261,6 @@ pub(super) mod tests {
             now_us: 60_000_000,
             // 2033-05-18T03:33:20Z
             unix_time: Duration::from_secs(2_000_000_000),
-            ready: true,
             health_up: true,
             readiness: Readiness::Ready,
             started_unix_time: Duration::from_secs(1_999_999_949),

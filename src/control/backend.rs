@@ -95,10 +95,9 @@ impl Backend {
         }
     }
 
-    /// What its health says; `None` if it is not looked at.
+    /// What its health checks say; `None` if it is not looked at.
     pub fn is_healthy(&self) -> Option<bool> {
-        let is_watched = !self.node.borrow().disabled && self.address.get().is_some();
-        is_watched.then(|| self.health.borrow().is_up())
+        self.admin_address().map(|_| self.health.borrow().is_up())
     }
 
     /// What the operator wants of it.
@@ -281,6 +280,7 @@ mod tests {
         backend.update(node, check);
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Disabled, None));
         let backend = self::backend("127.0.0.1:9");
+        assert_eq!(backend.is_healthy(), None, "without adminport nobody looks");
         backend.set_wish(Wish::Down);
         backend.set_wish(Wish::Up);
         assert_eq!(backend.state().0, BackendState::Up);

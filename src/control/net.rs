@@ -21,7 +21,7 @@ use crate::driver::uring::patiently;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpSocket;
@@ -101,14 +101,15 @@ impl Listener {
         Ok(Listener { inner: tokio::net::TcpListener::from_std(listener)?, ended: Notify::new() })
     }
 
-    /// The next connection and its peer. May be dropped while it waits.
-    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+    /// The next connection and its two ends. May be dropped while it waits.
+    pub async fn accept(&self) -> io::Result<(Stream, Ends)> {
         let (stream, peer) = tokio::select! {
             biased;
             () = self.ended.notified() => return Err(io::Error::other("no more connections are taken")),
             accepted = self.inner.accept() => accepted?,
         };
-        Ok((Stream::from_tokio(stream)?, peer))
+        let ends = Ends { here: stream.local_addr()?.ip(), peer: peer.ip() };
+        Ok((Stream::from_tokio(stream)?, ends))
     }
 
     /// Takes no more connections, and nobody does; a pending accept ends with an error.
@@ -121,6 +122,24 @@ impl Listener {
     /// error.
     pub fn leave(&self) {
         self.ended.notify_one();
+    }
+}
+
+/// Between whom a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The address that was connected to, one of this host's.
+    pub here: IpAddr,
+    /// The address that connected to it.
+    pub peer: IpAddr,
+}
+
+impl Ends {
+    /// Whether the peer is on this host: answers to either address never leave it, so that no other host can complete
+    /// a connection that pretends to come from there.
+    pub fn are_local(self) -> bool {
+        let peer = self.peer.to_canonical();
+        peer.is_loopback() || peer == self.here.to_canonical()
     }
 }
 
@@ -194,6 +213,14 @@ impl Stream {
         let _ = match &self.inner {
             Connected::Ring(stream) => stream.shutdown(Shutdown::Both),
             Connected::Plain(stream) => socket2::SockRef::from(stream).shutdown(Shutdown::Both),
+        };
+    }
+
+    /// Ends what goes out, behind all that was written; reading goes on.
+    pub fn end_writes(&self) {
+        let _ = match &self.inner {
+            Connected::Ring(stream) => stream.shutdown(Shutdown::Write),
+            Connected::Plain(stream) => socket2::SockRef::from(stream).shutdown(Shutdown::Write),
         };
     }
 
@@ -290,8 +317,8 @@ pub(super) mod tests {
             let (listener, address) = listen();
             let listener = Listener::from_std(listener).unwrap();
             let server = spawn(async move {
-                let (stream, peer) = listener.accept().await.unwrap();
-                assert!(peer.ip().is_loopback());
+                let (stream, ends) = listener.accept().await.unwrap();
+                assert!(ends.are_local() && ends.here == ends.peer);
                 let (read, buffer) = stream.read(Vec::with_capacity(64)).await;
                 assert_eq!(read.unwrap(), buffer.len());
                 stream.write_all_until(buffer, soon()).await.0.unwrap();
@@ -308,6 +335,45 @@ pub(super) mod tests {
             server.await.unwrap();
         });
         assert_eq!(IN_FLIGHT.get(), 0);
+    }
+
+    #[test]
+    fn a_peer_is_local_by_loopback_or_by_the_address_that_it_connected_to() {
+        for (here, peer, local) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("10.0.0.5", "127.0.0.2", true),
+            ("::ffff:10.0.0.5", "::ffff:127.0.0.1", true),
+            ("10.0.0.5", "10.0.0.5", true),
+            ("::ffff:10.0.0.5", "10.0.0.5", true),
+            ("2001:db8::5", "2001:db8::5", true),
+            ("10.0.0.5", "10.0.0.6", false),
+            ("127.0.0.1", "10.0.0.6", false),
+            ("2001:db8::5", "2001:db8::6", false),
+        ] {
+            let ends = Ends { here: here.parse().unwrap(), peer: peer.parse().unwrap() };
+            assert_eq!(ends.are_local(), local, "{ends:?}");
+        }
+    }
+
+    #[test]
+    fn after_the_end_of_writes_the_peer_sees_an_end_and_is_still_read() {
+        run_on_both(|| async {
+            let (listener, address) = listen();
+            let peer = std::thread::spawn(move || {
+                use std::io::{Read, Write};
+                let mut stream = listener.accept().unwrap().0;
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                stream.write_all(b"late").unwrap();
+                bytes
+            });
+            let stream = Stream::connect(address, soon()).await.unwrap();
+            stream.write_all(b"all".to_vec()).await.0.unwrap();
+            stream.end_writes();
+            let (read, buffer) = stream.read_until(Vec::with_capacity(8), soon()).await;
+            assert_eq!((read.unwrap(), &buffer[..]), (4, &b"late"[..]));
+            assert_eq!(peer.join().unwrap(), b"all");
+        });
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! fit is counted, so a worker never waits for a reader. Next: `operator.rs` answers `tap`; the debug log goes to
 //! stderr.
 
-use crate::admin::Tapped;
+use crate::admin::{TAPS_MAX, Tapped};
 use crate::relay::{Observer, RouteNode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -127,6 +127,15 @@ impl Observers {
         anyone.then(|| Arc::new(self.clone()) as Arc<dyn Observer>)
     }
 
+    /// Adds a tap, unless there are as many as there may be. One that nobody takes from any more does not count.
+    pub fn add(&mut self, tap: &Arc<Tap>) -> bool {
+        let open = self.taps.iter().filter(|tap| !tap.passed.is_closed()).count();
+        if open < TAPS_MAX {
+            self.taps.push(tap.clone());
+        }
+        open < TAPS_MAX
+    }
+
     /// Removes a tap.
     pub fn remove(&mut self, tap: &Arc<Tap>) {
         self.taps.retain(|other| !Arc::ptr_eq(other, tap));
@@ -182,6 +191,22 @@ mod tests {
         for _ in 0..5 {
             assert!(taken.try_recv().is_ok());
         }
+    }
+
+    #[test]
+    fn taps_are_few_and_one_that_ended_makes_room() {
+        let mut observers = Observers::default();
+        let mut taken: Vec<_> = (0..TAPS_MAX)
+            .map(|_| {
+                let (tap, taken) = Tap::new(Vec::new(), 1);
+                assert!(observers.add(&tap));
+                taken
+            })
+            .collect();
+        let (tap, _taken) = Tap::new(Vec::new(), 1);
+        assert!(!observers.add(&tap) && observers.taps.len() == TAPS_MAX);
+        taken.pop();
+        assert!(observers.add(&tap));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! protocol.
 
 use super::backend::Backend;
-use super::net::{self, Listener, Stream};
+use super::net::{self, Ends, Listener, Stream};
 use super::observe::Tap;
 use super::state::Control;
 use crate::admin::{
@@ -20,7 +20,6 @@ use crate::wire::Scanner;
 use crate::worker::Limits;
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -41,7 +40,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub async fn accept(operator: Rc<Operator>, listener: Rc<Listener>, open: Rc<Open>) {
     while !open.closing.get() {
         match listener.accept().await {
-            Ok((stream, peer)) => greet(&operator, &open, stream, peer),
+            Ok((stream, ends)) => greet(&operator, &open, stream, ends),
             Err(_) if open.closing.get() => return,
             Err(error) => {
                 tracing::warn!("admin port: a connection was not accepted: {error}");
@@ -65,7 +64,7 @@ impl Default for Open {
     }
 }
 
-fn greet(operator: &Rc<Operator>, open: &Rc<Open>, stream: Stream, peer: SocketAddr) {
+fn greet(operator: &Rc<Operator>, open: &Rc<Open>, stream: Stream, ends: Ends) {
     let (operator, open) = (operator.clone(), open.clone());
     stream.set_nodelay();
     net::spawn(async move {
@@ -73,8 +72,7 @@ fn greet(operator: &Rc<Operator>, open: &Rc<Open>, stream: Stream, peer: SocketA
             if has_yielded {
                 operator.counters.count(AdminCounter::ConnectionsYielded);
             }
-            let is_loopback = peer.ip().to_canonical().is_loopback();
-            admin::serve(stream, &*operator, is_loopback, &place).await;
+            admin::serve(stream, &*operator, ends.are_local(), &place).await;
             return;
         }
         operator.counters.count(AdminCounter::ConnectionsRefused);
@@ -97,6 +95,10 @@ impl admin::Connection for Stream {
 
     async fn write_all(&self, bytes: Vec<u8>) -> io::Result<()> {
         Stream::write_all(self, bytes).await.0
+    }
+
+    fn end_writes(&self) {
+        Stream::end_writes(self);
     }
 
     fn shutdown(&self) {
@@ -135,7 +137,7 @@ impl Operator {
         let resolved = control.backends().iter().filter(|backend| backend.address().is_some()).count();
         MemoryView {
             heap: alloc::figures(),
-            packet_pool_bytes: control.packet_pool_bytes,
+            packet_pool_bytes: control.packet_pool_bytes(),
             send_buffer_bytes: (control.seats.len() * resolved) as u64 * control.send_buffer_granted_bytes,
             resident_bytes: host::resident_bytes(),
         }
@@ -188,7 +190,6 @@ impl AdminActions for Operator {
             unix_time: unix_time(SystemTime::now()),
             started_unix_time: unix_time(control.started_at),
             config_unix_time: unix_time(control.config_since.get()),
-            ready: control.ready.get(),
             health_up: control.is_healthy(),
             readiness: control.readiness(),
             workers: control
@@ -276,17 +277,19 @@ impl AdminActions for Operator {
         format!("{}\t{owner}", admin::escape(name))
     }
 
-    fn tap(&self, prefix: &[u8], metrics: usize) -> mpsc::Receiver<Tapped> {
+    fn tap(&self, prefix: &[u8], metrics: usize) -> Option<mpsc::Receiver<Tapped>> {
         let (tap, passed) = Tap::new(prefix.to_vec(), metrics);
         let control = self.control.clone();
-        control.observers.borrow_mut().taps.push(tap.clone());
+        if !control.observers.borrow_mut().add(&tap) {
+            return None;
+        }
         control.publish();
         net::spawn(async move {
             tap.closed().await;
             control.observers.borrow_mut().remove(&tap);
             control.publish();
         });
-        passed
+        Some(passed)
     }
 
     fn config_json(&self) -> String {
@@ -301,8 +304,8 @@ impl AdminActions for Operator {
         self.control.listing.borrow().clone()
     }
 
-    fn changes_allowed(&self, peer_is_loopback: bool) -> bool {
-        peer_is_loopback || self.control.config().management_allow_changes
+    fn changes_allowed(&self, peer_is_local: bool) -> bool {
+        peer_is_local || self.control.config().management_allow_changes
     }
 
     fn counters(&self) -> &AdminCounters {

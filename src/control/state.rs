@@ -65,8 +65,6 @@ pub struct Control {
     pub management: Vec<SocketAddr>,
     /// The bounds of each worker, set at start.
     pub limits: Limits,
-    /// Packets of all workers, used or not, in bytes; set at start.
-    pub packet_pool_bytes: u64,
     /// Send buffer that the kernel grants one socket to a backend, in bytes.
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
@@ -178,8 +176,6 @@ impl Control {
             origin,
         } = parts;
         let limits = config.limits();
-        let pool = limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
-        let pool_bytes = pool.bytes() + pool.arrivals_bytes();
         Rc::new(Control {
             listing: RefCell::new(options.listing.clone()),
             options,
@@ -188,7 +184,6 @@ impl Control {
             listen,
             management,
             limits,
-            packet_pool_bytes: (config.workers * pool_bytes) as u64,
             send_buffer_granted_bytes,
             spread,
             has_given_sockets,
@@ -219,6 +214,13 @@ impl Control {
         self.roster.config()
     }
 
+    /// Packets of all workers, used or not, in bytes; a reload of their size or of the backends renews them.
+    pub fn packet_pool_bytes(&self) -> u64 {
+        let config = self.config();
+        let pool = self.limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
+        (self.seats.len() * (pool.bytes() + pool.arrivals_bytes())) as u64
+    }
+
     /// The backends, in the config's order.
     pub fn backends(&self) -> Ref<'_, Vec<Rc<Backend>>> {
         self.roster.backends()
@@ -241,12 +243,7 @@ impl Control {
 
     /// The same with the reason.
     pub fn readiness(&self) -> Readiness {
-        match () {
-            _ if !self.ready.get() => Readiness::Starting,
-            _ if self.stopping.get() => Readiness::Stopping,
-            _ if !self.health_wanted.get() => Readiness::HealthDown,
-            _ => Readiness::Ready,
-        }
+        Readiness::of(self.stopping.get(), self.ready.get(), self.health_wanted.get())
     }
 
     /// The counters of all workers together, each a consistent snapshot.

@@ -92,8 +92,32 @@ pub fn process() -> Process {
 /// Whether `address` is one of this host's, so that [`drops_at`] can tell of a server behind it.
 pub fn is_on_this_host(address: IpAddr) -> bool {
     let address = address.to_canonical();
-    // Binding works for the host's own addresses only, and needs no list of interfaces.
-    address.is_loopback() || (!address.is_unspecified() && UdpSocket::bind((address, 0)).is_ok())
+    if address.is_loopback() || address.is_unspecified() {
+        return address.is_loopback();
+    }
+    // Binding needs no list of interfaces, and works for the host's own addresses only, unless the host lets everybody
+    // bind any address, as those do that take over others' addresses.
+    UdpSocket::bind((address, 0)).is_ok() && (!binds_any_address(address) || is_its_own_source(address))
+}
+
+/// Whether `ip_nonlocal_bind` is set, or cannot be read.
+fn binds_any_address(address: IpAddr) -> bool {
+    let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+    let setting = fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
+    setting.ok().is_none_or(|setting| setting.trim() != "0")
+}
+
+/// Whether what goes to `address` goes out from it, which is so for the host's own addresses only; a second one of the
+/// same network goes out from the first, and is missed. Nothing is sent.
+fn is_its_own_source(address: IpAddr) -> bool {
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        // Any port will do, as nothing is sent.
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == address)
 }
 
 /// Reads `/proc/net/snmp` (a line of names, then one of values) and `/proc/net/snmp6` (a name and a value a line).
@@ -282,5 +306,8 @@ mod tests {
         assert!(is_on_this_host(address.ip()) && is_on_this_host("::1".parse().unwrap()));
         // 192.0.2.0/24 is for documentation: no host has it.
         assert!(!is_on_this_host("192.0.2.1".parse().unwrap()));
+        assert!(!is_its_own_source("192.0.2.1".parse().unwrap()));
+        assert!(is_its_own_source(address.ip()));
+        assert_eq!(binds_any_address(address.ip()), UdpSocket::bind("192.0.2.1:0").is_ok());
     }
 }

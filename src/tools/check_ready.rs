@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const TIMEOUT_MS: u64 = 2_000;
 /// Longest answer: a head and a line of words.
 const ANSWER_BYTES_MAX: usize = 16_384;
+/// Most fields of its head.
+const FIELDS_MAX: usize = 32;
 
 /// Asks a running proxy whether it is to be sent metrics: every worker receives, no stop is under way, health is not down by
 /// command. Prints a line; exit code 0 if it is ready, 1 if it is not or does not answer.
@@ -86,13 +88,14 @@ fn resolved(address: &str) -> Result<Vec<SocketAddr>, String> {
 }
 
 /// Where a port is asked that listens here.
-fn reachable(listening: SocketAddr) -> SocketAddr {
-    let ip = match listening.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listening.port())
+fn reachable(mut listening: SocketAddr) -> SocketAddr {
+    match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listening.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listening.set_ip(Ipv6Addr::LOCALHOST.into()),
+        // As it is, with the link that it belongs to.
+        _ => {}
+    }
+    listening
 }
 
 /// What the proxy says.
@@ -139,7 +142,8 @@ fn ask(mut stream: TcpStream, address: SocketAddr, deadline: Instant) -> io::Res
     stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     let mut buffer = [0; 4_096];
-    while bytes.len() < ANSWER_BYTES_MAX {
+    // The end of the connection may come later than that of the answer, and is not waited for.
+    while bytes.len() < ANSWER_BYTES_MAX && !is_whole(&bytes) {
         stream.set_read_timeout(Some(left(deadline)?))?;
         match stream.read(&mut buffer) {
             Ok(0) => break,
@@ -151,6 +155,16 @@ fn ask(mut stream: TcpStream, address: SocketAddr, deadline: Instant) -> io::Res
     answer(&bytes)
 }
 
+/// Whether an answer has come to its end; one that does not tell its length has not before the connection does.
+fn is_whole(bytes: &[u8]) -> bool {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut parsed = httparse::Response::new(&mut fields);
+    let Ok(httparse::Status::Complete(head_bytes)) = parsed.parse(bytes) else { return false };
+    let length = parsed.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|field| std::str::from_utf8(field.value).ok()?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| bytes.len() - head_bytes >= length)
+}
+
 /// Reads the proxy's answer; anything else than it would say is an error.
 fn answer(bytes: &[u8]) -> io::Result<Answer> {
     let not_ours = || {
@@ -159,7 +173,7 @@ fn answer(bytes: &[u8]) -> io::Result<Answer> {
             "what answers there is no statsring of this version; it begins \"{beginning}\""
         ))
     };
-    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut fields);
     let Ok(httparse::Status::Complete(head_bytes)) = parsed.parse(bytes) else { return Err(not_ours()) };
     let words = String::from_utf8_lossy(&bytes[head_bytes..]).trim_end().to_owned();
@@ -213,6 +227,20 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_answer_is_taken_though_the_connection_stays_open() {
+        let whole = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nready\n";
+        let kept = answering(whole, LONG);
+        let asked = Instant::now();
+        assert!(ask_any(&[kept], LONG).unwrap().is_ready);
+        assert!(asked.elapsed() < LONG / 2);
+        assert!(is_whole(whole.as_bytes()));
+        for length in 0..whole.len() {
+            assert!(!is_whole(&whole.as_bytes()[..length]), "{length} bytes");
+        }
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n\r\nready\n"));
+    }
+
+    #[test]
     fn who_is_not_there_or_silent_or_another_one_is_not_ready() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert!(ask_any(&[free], LONG).unwrap_err().contains("refused"));
@@ -237,7 +265,7 @@ mod tests {
     #[test]
     fn a_port_that_listens_everywhere_is_asked_on_this_host() {
         for (listening, asked) in
-            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:2", "[::1]:2"), ("192.0.2.1:3", "192.0.2.1:3")]
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:2", "[::1]:2"), ("[fe80::1%7]:3", "[fe80::1%7]:3")]
         {
             assert_eq!(reachable(listening.parse().unwrap()), asked.parse().unwrap());
         }

@@ -36,14 +36,14 @@ impl<C: Connection> Client<'_, C> {
     async fn next_request(&mut self, bytes: &mut Vec<u8>) -> Result<(Request, usize), End> {
         let deadline = Instant::now() + IDLE;
         loop {
-            match read(bytes) {
+            let is_head = match read(bytes) {
                 Head::Whole(request, length) => return Ok((request, length)),
-                Head::Refused(response) => {
-                    self.respond(&response, false, true).await?;
+                Head::Refused { response, is_head } => {
+                    self.respond(&response, is_head, true).await?;
                     return Err(End::Closing);
                 }
-                Head::Partial => {}
-            }
+                Head::Partial { is_head } => is_head,
+            };
             match timeout_at(deadline, self.reading.next()).await {
                 Ok(Ok(more)) if !more.is_empty() => {
                     bytes.extend_from_slice(&more);
@@ -56,7 +56,8 @@ impl<C: Connection> Client<'_, C> {
                     if !bytes.is_empty() {
                         let words =
                             format!("the request did not come to its end within {} s", IDLE.as_secs());
-                        self.respond(&Response::words(Status::RequestTimeout, words), false, true).await?;
+                        let response = Response::words(Status::RequestTimeout, words);
+                        self.respond(&response, is_head, true).await?;
                     }
                     return Err(End::Closing);
                 }

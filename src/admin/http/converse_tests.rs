@@ -81,6 +81,30 @@ async fn head_is_answered_as_get_without_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_head_has_no_body_either() {
+    let proxy = Proxy::default();
+    let long = "x".repeat(HEAD_BYTES_MAX);
+    for (request, status) in [
+        ("HEAD / HTTP/1.1\r\n\r\n", 400),
+        ("HEAD / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        ("HEAD / HTTP/2.0\r\n\r\n", 505),
+        ("HEAD / HTTP/1.1\r\nwrong\r\n\r\n", 400),
+        (&format!("HEAD /{long} HTTP/1.1\r\n\r\n"), 431),
+        ("HEAD /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    ] {
+        let (answers, _) = exchange(&proxy, request).await;
+        assert_eq!((answers.len(), answers[0].0), (1, status), "{answers:?}");
+    }
+    let wire = Wire::new();
+    serve_while(&proxy, true, &wire, async {
+        wire.send(b"HEAD / HTTP/1.1\r\n");
+        let replies = wire.replies_within(30_001).await;
+        assert!(replies.starts_with("HTTP/1.1 408 ") && replies.ends_with("\r\n\r\n"), "{replies}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pipelined_requests_are_answered_in_order_until_the_last() {
     let proxy = Proxy::default();
     let text = "GET /healthz HTTP/1.1\r\nHost: [::1]:1\r\n\r\n\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n\

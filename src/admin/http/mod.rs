@@ -5,8 +5,8 @@
 //! (text → bytes) are pure; `converse.rs` reads, asks the proxy, and writes. Next: `prometheus/` and `json.rs` render the
 //! large pages.
 //!
-//! Methods are GET and HEAD, versions 1.0 and 1.1. A connection is kept as HTTP/1.1 says; it is closed after an error, after
-//! HTTP/1.0, and after a request with a body, which is not read.
+//! Methods are GET and HEAD, versions 1.0 and 1.1. A connection is kept as HTTP/1.1 says; it is closed after an error in a
+//! request's form (403 and 404 are none), after HTTP/1.0, and after a request with a body, which is not read.
 
 mod converse;
 mod host;

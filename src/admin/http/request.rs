@@ -27,11 +27,19 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
     /// More are needed.
-    Partial,
+    Partial {
+        /// It is known already that only the head of the answer is wanted.
+        is_head: bool,
+    },
     /// A request, and the length of its head.
     Whole(Request, usize),
     /// Nothing that could be answered; the connection ends with this.
-    Refused(Response),
+    Refused {
+        /// The answer.
+        response: Response,
+        /// Only the head of it is wanted: so much could be read.
+        is_head: bool,
+    },
 }
 
 /// Reads the head that `bytes` begin with.
@@ -39,9 +47,12 @@ pub fn read(bytes: &[u8]) -> Head {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut fields);
     let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
-    let length = match parsed.parse(window) {
+    let result = parsed.parse(window);
+    let is_head = parsed.method == Some("HEAD");
+    let refuse = |status, words: String| Head::Refused { response: Response::words(status, words), is_head };
+    let length = match result {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if window.len() < HEAD_BYTES_MAX => return Head::Partial,
+        Ok(httparse::Status::Partial) if window.len() < HEAD_BYTES_MAX => return Head::Partial { is_head },
         Ok(httparse::Status::Partial) => {
             return refuse(
                 Status::HeadTooLarge,
@@ -63,10 +74,6 @@ pub fn read(bytes: &[u8]) -> Head {
         Ok(request) => Head::Whole(request, length),
         Err((status, words)) => refuse(status, words.to_owned()),
     }
-}
-
-fn refuse(status: Status, words: String) -> Head {
-    Head::Refused(Response::words(status, words))
 }
 
 fn request(parsed: &httparse::Request<'_, '_>) -> Result<Request, (Status, &'static str)> {
@@ -141,7 +148,7 @@ mod tests {
 
     fn refused(text: &[u8]) -> Status {
         match read(text) {
-            Head::Refused(response) => response.status,
+            Head::Refused { response, .. } => response.status,
             other => panic!("{}: {other:?}", text.escape_ascii()),
         }
     }
@@ -159,7 +166,7 @@ mod tests {
         assert_eq!(request, expected);
         assert_eq!(read(format!("{text}GET ").as_bytes()), Head::Whole(expected, text.len()));
         for end in 0..text.len() {
-            assert_eq!(read(&text.as_bytes()[..end]), Head::Partial);
+            assert_eq!(read(&text.as_bytes()[..end]), Head::Partial { is_head: false });
         }
     }
 

@@ -19,7 +19,7 @@ const FIGURES: [(Kind, &str, &str, Figure); 12] = [
     (
         Kind::Gauge,
         "statsring_backend_healthy",
-        "1 if the backend's health checks pass, whatever the operator wants of it; absent if it is not looked at.",
+        "1 if the backend's health checks pass, whatever the operator wants of it; absent if there are none, as without adminport.",
         |backend| backend.is_healthy.map(u64::from),
     ),
     (

@@ -49,11 +49,6 @@ impl Names {
         Ok(Names { flows, random: SmallRng::seed_from_u64(SEED) })
     }
 
-    /// Number of flows.
-    pub fn flows(&self) -> usize {
-        self.flows.len()
-    }
-
     /// The next name of a flow.
     #[inline]
     pub fn next(&mut self, flow: usize) -> u32 {

@@ -80,11 +80,6 @@ impl SequenceTable {
         }
     }
 
-    /// Names that there is room for.
-    pub fn names(&self) -> usize {
-        self.names
-    }
-
     /// The sums so far.
     pub fn tally(&self) -> SequenceTally {
         self.tally

@@ -146,11 +146,6 @@ impl Sequenced {
         self.unroomed
     }
 
-    /// Names that there is room for.
-    pub fn names(&self) -> usize {
-        self.table.names()
-    }
-
     /// From the send to the sink's read, in µs; `None` if the load ran on another host, whose clock is another.
     pub fn latency(&self) -> Option<&Histogram<u64>> {
         self.same_clock.then_some(&self.latency)
