@@ -182,3 +182,15 @@ fn a_tap_of_a_client_that_is_gone_holds_its_connection_no_longer() {
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0);
 }
+
+#[test]
+fn the_packet_pool_that_is_told_follows_a_reload() {
+    let backends = three();
+    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
+    let told = |proxy: &Proxy| figure(&get(proxy, "/metrics").1, "statsring_packet_pool_bytes", "");
+    let before = told(&proxy);
+    proxy.config.json["maxPacketSize"] = json!(8_000);
+    proxy.config.write();
+    assert!(proxy.ask("reload").contains("maxPacketSize: 1432 -> 8000"));
+    assert!(told(&proxy) > before, "{before}");
+}
