@@ -192,9 +192,9 @@ fn is_this_host(host: &str) -> bool {
         return false;
     }
     if let Some(address) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b":.-_~%".contains(&byte);
-        return address.bytes().all(is_plain)
-            && address.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+        let (address, zone) = address.split_once('%').unwrap_or((address, ""));
+        let is_zone = |byte: u8| byte.is_ascii_alphanumeric() || b".-_~%".contains(&byte);
+        return address.parse::<Ipv6Addr>().is_ok() && zone.bytes().all(is_zone);
     }
     let name = name.strip_suffix('.').unwrap_or(name);
     name.parse::<Ipv4Addr>().is_ok() || name.eq_ignore_ascii_case("localhost") || name == OWN_NAME
