@@ -130,6 +130,8 @@ start_soak() {
     answer_health 0 2 3
     answer_health 1
     victim_health=$started
+    # The proxy was there before them, and has found them down.
+    await_state each up || die "the backends are not found up"
     # A burst fills at most an eighth of what the socket can hold, 832 bytes for a small datagram.
     granted=$(status_line receive_buffer | sed 's/ .*//')
     burst=$((${granted:-212992} / 832 / 8))
