@@ -197,15 +197,16 @@ fn a_drained_backend_stays_drained() {
 /// A copy of the program that can be replaced, in the config's folder.
 fn copy(config: &Path) -> PathBuf {
     let path = config.with_file_name("program");
-    fs::copy(PROGRAM, &path).unwrap();
+    proxy::copy_program(Path::new(PROGRAM), &path);
     path
 }
 
 /// Replaces the program, as an installation does: another file under the same name.
 fn replace(path: &Path, text: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, text).unwrap();
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    let (text_file, new) = (path.with_extension("text"), path.with_extension("new"));
+    fs::write(&text_file, text).unwrap();
+    fs::set_permissions(&text_file, fs::Permissions::from_mode(0o755)).unwrap();
+    proxy::copy_program(&text_file, &new);
     fs::rename(new, path).unwrap();
 }
 

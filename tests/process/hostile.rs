@@ -193,7 +193,7 @@ struct Copy(PathBuf);
 impl Copy {
     fn new(name: &str) -> Copy {
         let path = std::env::temp_dir().join(format!("statsring-{name}-{}", std::process::id()));
-        std::fs::copy(PROGRAM, &path).unwrap();
+        crate::proxy::copy_program(Path::new(PROGRAM), &path);
         Copy(path)
     }
 }

@@ -110,6 +110,12 @@ pub fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
+/// Copies a program, by another process: were it open for writing here, a process that another test forks meanwhile would
+/// have it open too until it runs its own program, and the kernel runs no such file (ETXTBSY of execve(2)).
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
 impl Proxy {
     /// Starts the proxy and waits until it is ready.
     pub fn start(config: Value) -> Proxy {
