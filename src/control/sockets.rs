@@ -12,6 +12,7 @@ use super::handover::predecessor::Predecessor;
 use super::process::count;
 use super::{Origin, descriptors, signals};
 use crate::config::Config;
+use crate::driver::options;
 use crate::driver::socket::{self, BindError, Listeners, Spread, Unbound};
 use crate::relay::Left;
 use crate::version::VERSION;
@@ -93,6 +94,8 @@ impl Held {
                     "receiveBuffer: {error}: it is now as the process wanted it that was not to be"
                 );
             }
+            // Where it is refused, datagrams come without, which is counted.
+            let _ = options::stamp_arrivals(socket, config.timestamps);
         }
         match spread {
             Spread::Datagram => self.spread_again(),
@@ -419,16 +422,22 @@ mod tests {
 
     #[test]
     fn what_a_new_process_changed_at_shared_sockets_is_put_back() {
-        let config = Config { receive_buffer_bytes: 100_000, ..config(&["127.0.0.1:9"]) };
+        let config = Config { receive_buffer_bytes: 100_000, timestamps: true, ..config(&["127.0.0.1:9"]) };
         let bound = socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 2, 100_000).unwrap();
         let held = Held { data: bound.workers, admin: Vec::new(), offer: Offer::default() };
         let granted = |index: usize| socket2::SockRef::from(&held.data[index][0]).recv_buffer_size().unwrap();
         let before = [granted(0), granted(1)];
         held.data.iter().flatten().for_each(|socket| socket::ask_receive_buffer(socket, 5_000).unwrap());
+        held.data.iter().flatten().for_each(|socket| options::stamp_arrivals(socket, false).unwrap());
         socket::spread_by_sender(&held.data);
         assert_ne!([granted(0), granted(1)], before);
         held.restore(&config, Spread::Datagram);
         assert_eq!([granted(0), granted(1)], before);
+        for socket in held.data.iter().flatten() {
+            assert!(
+                nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::ReceiveTimestampns).unwrap()
+            );
+        }
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         (0..100).for_each(|_| assert_eq!(sender.send_to(b"x", bound.addresses[0]).unwrap(), 1));
         let received = |index: usize| {
