@@ -60,12 +60,13 @@ impl<R: Ring> RingDriver<R> {
             let Some(number) = self.sends.pop_front() else { return };
             // The head of a train does not know of those that joined it; that the next one has its number tells.
             packet.in_train |= self.sends.front() == Some(&number);
-            let mut outcome = self.outcomes[self.heads[slot]];
-            if !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy) {
+            let head = self.heads[slot];
+            // Once for a send, whose first packet is told first; the others of a train have its outcome.
+            if slot == head && !matches!(self.outcomes[head], SendOutcome::Sent | SendOutcome::Busy) {
                 let errors = self.ring.take_errors(packet.socket).unwrap_or_default();
-                outcome = self.answers.explain(packet.socket, outcome, errors);
+                self.outcomes[head] = self.answers.explain(packet.socket, self.outcomes[head], errors);
             }
-            let outcome = self.trains.judge(&packet, outcome);
+            let outcome = self.trains.judge(&packet, self.outcomes[head]);
             events.sent(packet, outcome);
         }
     }
