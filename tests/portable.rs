@@ -1,12 +1,12 @@
 //! The portable driver on the real kernel, over loopback: what it relies on, and what it makes of the kernel's answers.
 
+use nix::sys::socket::{setsockopt, sockopt};
 use statsring::driver::portable::{self, SystemCalls, engine::PortableDriver};
 use statsring::driver::{
     Delivered, Driver, DriverLimits, Events, Flow, Restrictions, Stamp, Wait, Waker, prefix_bytes, socket,
 };
 use statsring::packet::{Packet, SendOutcome, SocketSlot};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -124,14 +124,7 @@ fn datagrams_of_every_size_are_told_with_their_true_length_in_order() {
 
 /// Switches SO_TIMESTAMPNS of a socket on or off, as another process that has it does.
 fn stamp_arrivals(socket: &UdpSocket, is_on: bool) {
-    let value = i32::from(is_on);
-    let length = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the kernel reads as many bytes of `value`, which outlives the call.
-    let result = unsafe {
-        let value = (&raw const value).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, value, length)
-    };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    setsockopt(socket, sockopt::ReceiveTimestampns, &is_on).unwrap();
 }
 
 /// Sends datagrams of several sizes and takes them; what was told of them.

@@ -1,6 +1,7 @@
 //! The test bed: one listening socket on loopback with its ring, a sender, and what the tests ask of them.
 
 use io_uring::IoUring;
+use nix::sys::socket::{setsockopt, sockopt};
 use statsring::driver::uring::KernelRing;
 use statsring::driver::uring::engine::RingDriver;
 use statsring::driver::uring::ring::{Completion, Operation, Ring, Token};
@@ -274,14 +275,7 @@ pub fn has_error(fd: RawFd) -> bool {
 
 /// Switches SO_TIMESTAMPNS of a socket on or off.
 pub fn stamp_arrivals(socket: &UdpSocket, is_on: bool) {
-    let value = i32::from(is_on);
-    let length = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the kernel reads as many bytes of `value`, which outlives the call.
-    let result = unsafe {
-        let value = (&raw const value).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, value, length)
-    };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    setsockopt(socket, sockopt::ReceiveTimestampns, &is_on).unwrap();
 }
 
 /// The number of a socket's descriptor.

@@ -7,6 +7,8 @@
 mod backends;
 mod buffers;
 mod calls;
+#[cfg(test)]
+mod engine_tests;
 mod engines;
 mod faults;
 mod kernel;

@@ -5,14 +5,12 @@ use crate::driver::sim::{Fault, Faults, Random, SimCalls, SimHandle, SimSetup};
 #[derive(Default)]
 struct Log {
     datagrams: Vec<(Vec<u8>, usize)>,
-    stamps: Vec<Stamp>,
     sent: Vec<(String, SendOutcome)>,
     pause_every: usize,
 }
 
 impl Events for Log {
-    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow {
-        self.stamps.push(stamp);
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, _stamp: Stamp) -> Flow {
         self.datagrams.push((bytes.to_vec(), datagram_bytes));
         let pauses = self.pause_every > 0 && self.datagrams.len().is_multiple_of(self.pause_every);
         if pauses { Flow::Pause } else { Flow::More }
@@ -227,24 +225,6 @@ fn a_refused_train_is_taken_apart_and_no_other_is_made() {
 }
 
 #[test]
-fn an_answer_to_an_earlier_packet_says_nothing_about_trains() {
-    let mut setup = SimSetup::roomy(8);
-    setup.faults.set(Fault::SendAnswered, 10_000);
-    let (mut driver, _) = driver(&setup);
-    driver.open_backend(SocketSlot(0), backend()).unwrap();
-    for _ in 0..2 {
-        for number in 10..30 {
-            driver.push(joining(&number.to_string())).unwrap();
-        }
-        let mut log = Log::default();
-        driver.enter(Wait::Poll).unwrap();
-        driver.deliver(&mut log);
-        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Answered), "{:?}", log.sent);
-        assert!(driver.trains.begin(&packet("1", 0)).with(&joining("2")).is_some());
-    }
-}
-
-#[test]
 fn a_closed_socket_answers_with_its_errno_and_a_full_driver_takes_no_more() {
     let (mut driver, _handle) = driver(&SimSetup { sends_max: 2, ..SimSetup::roomy(8) });
     driver.push(packet("a:1|c", 9)).unwrap();
@@ -390,48 +370,4 @@ fn bad_day(seed: u64) {
         all.iter().map(|one| String::from_utf8_lossy(&one.bytes).into()).collect::<Vec<String>>()
     });
     assert!(sent.map(|(text, _)| text).eq(accepted.iter()), "seed {seed}");
-}
-
-#[test]
-fn datagrams_are_told_with_the_moment_of_their_arrival_if_that_is_asked_for() {
-    let prefix_bytes = SimSetup::STAMPED_PREFIX_BYTES;
-    let setup = SimSetup { timestamps: true, prefix_bytes, ..SimSetup::roomy(5) };
-    let (mut driver, handle) = driver(&setup);
-    let mut log = Log::default();
-    let now_us = handle.now_us();
-    for after_us in [100, 250, 251] {
-        handle.datagram_at(now_us + after_us, 0, b"x".as_slice());
-    }
-    while log.stamps.len() < 3 {
-        driver.enter(Wait::GatherUntil { deadline_us: driver.now_us() + 2_000 }).unwrap();
-        driver.deliver(&mut log);
-    }
-    assert_eq!(log.stamps, [100, 250, 251].map(|after_us| Stamp::At((now_us + after_us) as i64)));
-    assert!(log.datagrams.iter().all(|datagram| *datagram == (b"x".to_vec(), 1)));
-    assert_eq!(handle.violations(), [""; 0]);
-}
-
-#[test]
-fn a_datagram_whose_stamp_is_missing_cut_or_absurd_is_told_all_the_same() {
-    let prefix_bytes = SimSetup::STAMPED_PREFIX_BYTES;
-    let cases = [
-        (Fault::TimestampMissing, Stamp::Missing),
-        (Fault::ControlTruncated, Stamp::Missing),
-        (Fault::TimestampAbsurd, Stamp::Absurd),
-    ];
-    for (fault, expected) in cases {
-        let mut setup = SimSetup { timestamps: true, prefix_bytes, ..SimSetup::roomy(6) };
-        setup.faults.set(fault, 10_000);
-        let (mut driver, handle) = driver(&setup);
-        let mut log = Log::default();
-        for after_us in 1..50 {
-            handle.datagram_at(handle.now_us() + after_us, 0, b"x".as_slice());
-        }
-        while log.stamps.len() < 49 {
-            driver.enter(Wait::GatherUntil { deadline_us: driver.now_us() + 2_000 }).unwrap();
-            driver.deliver(&mut log);
-        }
-        assert_eq!(log.stamps, [expected; 49], "{}", fault.name());
-        assert_eq!(driver.receive_events().bad_headers, 0);
-    }
 }

@@ -7,14 +7,12 @@ type SimDriver = RingDriver<SimRing>;
 #[derive(Default)]
 struct Log {
     datagrams: Vec<(Vec<u8>, usize)>,
-    stamps: Vec<Stamp>,
     sent: Vec<(Vec<u8>, SendOutcome)>,
     pause_every: usize,
 }
 
 impl Events for Log {
-    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow {
-        self.stamps.push(stamp);
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, _stamp: Stamp) -> Flow {
         self.datagrams.push((bytes.to_vec(), datagram_bytes));
         let pauses = self.pause_every > 0 && self.datagrams.len().is_multiple_of(self.pause_every);
         if pauses { Flow::Pause } else { Flow::More }
@@ -202,27 +200,6 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         driver.deliver(&mut log);
         assert_eq!(log.sent, [(b"a:1|c".to_vec(), expected)]);
         check(&driver, &handle, 4);
-    }
-}
-
-#[test]
-fn an_answer_to_an_earlier_packet_says_nothing_about_trains() {
-    let mut setup = SimSetup::roomy(8);
-    setup.faults.set(Fault::SendAnswered, 10_000);
-    let (mut driver, handle) = driver(&setup);
-    driver.open_backend(SocketSlot(0), backend()).unwrap();
-    for _ in 0..2 {
-        for number in 10..30 {
-            let mut packet = packet(&number.to_string(), 0);
-            packet.may_join = true;
-            driver.push(packet).unwrap();
-        }
-        let mut log = Log::default();
-        driver.enter(Wait::Poll).unwrap();
-        driver.deliver(&mut log);
-        assert_eq!(log.sent.len(), 20);
-        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Answered), "{:?}", log.sent);
-        check(&driver, &handle, 8);
     }
 }
 
@@ -425,48 +402,4 @@ fn end(mut driver: SimDriver, handle: SimHandle, seed: u64) {
     assert!(handle.is_quiet(), "seed {seed}");
     let census = handle.census();
     assert_eq!((census.held, census.posted), (0, 0), "seed {seed}");
-}
-
-#[test]
-fn datagrams_are_told_with_the_moment_of_their_arrival_if_that_is_asked_for() {
-    let prefix_bytes = SimSetup::STAMPED_PREFIX_BYTES;
-    let setup = SimSetup { timestamps: true, prefix_bytes, ..SimSetup::roomy(5) };
-    let (mut driver, handle) = driver(&setup);
-    let mut log = Log::default();
-    let now_us = handle.now_us();
-    for after_us in [100, 250, 251] {
-        handle.datagram_at(now_us + after_us, 0, b"x".as_slice());
-    }
-    while log.stamps.len() < 3 {
-        driver.enter(Wait::GatherUntil { deadline_us: driver.now_us() + 2_000 }).unwrap();
-        driver.deliver(&mut log);
-    }
-    assert_eq!(log.stamps, [100, 250, 251].map(|after_us| Stamp::At((now_us + after_us) as i64)));
-    assert!(log.datagrams.iter().all(|datagram| *datagram == (b"x".to_vec(), 1)));
-    assert_eq!(handle.violations(), [""; 0]);
-}
-
-#[test]
-fn a_datagram_whose_stamp_is_missing_cut_or_absurd_is_told_all_the_same() {
-    let prefix_bytes = SimSetup::STAMPED_PREFIX_BYTES;
-    let cases = [
-        (Fault::TimestampMissing, Stamp::Missing),
-        (Fault::ControlTruncated, Stamp::Missing),
-        (Fault::TimestampAbsurd, Stamp::Absurd),
-    ];
-    for (fault, expected) in cases {
-        let mut setup = SimSetup { timestamps: true, prefix_bytes, ..SimSetup::roomy(6) };
-        setup.faults.set(fault, 10_000);
-        let (mut driver, handle) = driver(&setup);
-        let mut log = Log::default();
-        for after_us in 1..50 {
-            handle.datagram_at(handle.now_us() + after_us, 0, b"x".as_slice());
-        }
-        while log.stamps.len() < 49 {
-            driver.enter(Wait::GatherUntil { deadline_us: driver.now_us() + 2_000 }).unwrap();
-            driver.deliver(&mut log);
-        }
-        assert_eq!(log.stamps, [expected; 49], "{}", fault.name());
-        assert_eq!(driver.receive_events().bad_headers, 0);
-    }
 }
