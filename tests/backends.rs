@@ -11,12 +11,14 @@ mod patience;
 mod proxy;
 
 use backend::{Backend, Manner};
+use nix::sys::signal::Signal;
 use patience::wait_until;
 use proxy::{PROGRAM, Proxy, config, nodes};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::time::Duration;
 
 fn start(count: usize) -> Vec<Backend> {
     (0..count).map(|_| Backend::start()).collect()
@@ -57,7 +59,7 @@ fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
     let before = owners(&mut proxy, &backends);
     for (manner, cause) in [
         (Manner::Hangs, "no answer that it is up within 300 ms"),
-        (Manner::Trickles, "no answer that it is up within 300 ms"),
+        (Manner::Trickles, "and nothing that it is up within 300 ms"),
         (Manner::Resets, "connection reset by peer"),
         (Manner::Floods, "answered more than 4096 bytes"),
     ] {
@@ -79,6 +81,37 @@ fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
     }
     let stats = proxy.settle();
     assert_eq!(stats["metrics_sent"], stats["metrics_received"], "nothing was dropped: {stats:?}");
+}
+
+#[test]
+fn a_banner_line_before_the_answer_is_not_the_answer() {
+    let backends = start(2);
+    backends[1].behave(Manner::Banner);
+    let quick = json!({"checkInterval": 200, "checkTimeout": 200, "checkFast": 100, "checkFall": 1});
+    let proxy = proxy_of(&backends, quick);
+    wait_until("it was checked 5 times", || backends[1].asked() >= 5);
+    assert_eq!(proxy.state(&backends[1].name()), "up");
+    assert!(!proxy.logged("is down"), "{}", proxy.log());
+}
+
+#[test]
+fn a_check_that_was_under_way_while_the_proxy_was_stopped_is_not_a_failure() {
+    let backends = start(2);
+    let watched = &backends[1];
+    watched.behave(Manner::Slow);
+    let quick = json!({"checkInterval": 500, "checkTimeout": 400, "checkFast": 100, "checkFall": 1});
+    let proxy = proxy_of(&backends, quick);
+    for round in 0..6 {
+        let asked = watched.asked();
+        wait_until("a check is under way", || watched.asked() > asked);
+        proxy.signal(Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(1_200));
+        proxy.signal(Signal::SIGCONT);
+        let asked = watched.asked();
+        wait_until("it was checked twice more", || watched.asked() >= asked + 2);
+        assert!(!proxy.logged("is down"), "round {round}: {}", proxy.log());
+    }
+    assert_eq!(proxy.state(&watched.name()), "up");
 }
 
 #[test]

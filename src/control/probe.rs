@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// The question, as StatsD's proxy.js asks it.
 const QUESTION: &[u8] = b"health\r\n";
+/// What the line that answers it begins with.
+const HEALTH: &[u8] = b"health:";
 /// The answer holds this if the backend is up.
 const UP: &[u8] = b"up";
 /// Most bytes of an answer that are looked at.
@@ -23,9 +25,17 @@ pub enum ProbeError {
     /// No connection.
     #[error("connect: {}", cause(.0))]
     Connect(io::Error),
-    /// Not all said and answered within the time.
+    /// No answer within the time.
     #[error("no answer that it is up within {0} ms")]
     TimedOut(u64),
+    /// It answered within the time, but neither `up` nor `health: down`; shown escaped and cut.
+    #[error("answered \"{shown}\" and nothing that it is up within {limit_ms} ms")]
+    Undecided {
+        /// What it answered.
+        shown: String,
+        /// The time, in ms.
+        limit_ms: u64,
+    },
     /// The connection broke.
     #[error("{}", cause(.0))]
     Broken(io::Error),
@@ -62,7 +72,13 @@ pub async fn probe(address: SocketAddr, limit_ms: u64) -> Result<(), ProbeError>
     loop {
         let (read, filled) = stream.read_until(answer, deadline).await;
         answer = filled;
-        let ended = read.map_err(|error| in_time(error, ProbeError::Broken))? == 0;
+        let ended = match read.map_err(|error| in_time(error, ProbeError::Broken)) {
+            Ok(length) => length == 0,
+            Err(ProbeError::TimedOut(limit_ms)) if !answer.trim_ascii().is_empty() => {
+                return Err(ProbeError::Undecided { shown: shown(&answer), limit_ms });
+            }
+            Err(error) => return Err(error),
+        };
         if let Some(verdict) = judge(&answer, ended) {
             stream.shutdown();
             return verdict;
@@ -71,6 +87,9 @@ pub async fn probe(address: SocketAddr, limit_ms: u64) -> Result<(), ProbeError>
 }
 
 /// What the bytes so far say; `None` while more may come.
+///
+/// As in proxy.js, `up` anywhere is good. A line `health: ...` without it decides too; any other line may be a banner, and the
+/// answer may follow it.
 pub fn judge(answer: &[u8], ended: bool) -> Option<Result<(), ProbeError>> {
     if memmem::find(answer, UP).is_some() {
         return Some(Ok(()));
@@ -78,13 +97,23 @@ pub fn judge(answer: &[u8], ended: bool) -> Option<Result<(), ProbeError>> {
     match () {
         _ if answer.len() >= ANSWER_BYTES_MAX => Some(Err(ProbeError::TooLong)),
         _ if ended && answer.is_empty() => Some(Err(ProbeError::Closed)),
-        // A whole line is an answer: no need to wait for the time to pass.
-        _ if ended || answer.ends_with(b"\n") => {
-            let shown = &answer.trim_ascii()[..answer.trim_ascii().len().min(ANSWER_SHOWN_MAX)];
-            Some(Err(ProbeError::NotUp(shown.escape_ascii().to_string())))
-        }
+        _ if ended || has_health_line(answer) => Some(Err(ProbeError::NotUp(shown(answer)))),
         _ => None,
     }
+}
+
+/// Whether one of the complete lines is the answer to `health`.
+fn has_health_line(answer: &[u8]) -> bool {
+    let complete = memchr::memrchr(b'\n', answer).map_or(&[][..], |end| &answer[..end]);
+    complete.split(|byte| *byte == b'\n').any(|line| {
+        line.trim_ascii_start().get(..HEALTH.len()).is_some_and(|start| start.eq_ignore_ascii_case(HEALTH))
+    })
+}
+
+/// The end of an answer, where the decision is, as an error shows it.
+fn shown(answer: &[u8]) -> String {
+    let answer = answer.trim_ascii();
+    answer[answer.len().saturating_sub(ANSWER_SHOWN_MAX)..].escape_ascii().to_string()
 }
 
 #[cfg(test)]
@@ -148,6 +177,26 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_may_follow_a_banner_line() {
+        let banner = |answer: &'static [u8]| {
+            move |mut stream: TcpStream| {
+                stream.set_nodelay(true).unwrap();
+                stream.write_all(b"StatsD 0.10.2\r\n").unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+                stream.write_all(answer).unwrap();
+                let _ = stream.read(&mut [0; 1]);
+            }
+        };
+        check(AMPLE_MS, banner(b"health: up\r\n"), "up");
+        check(AMPLE_MS, banner(b"health: down\n"), r#"answered "StatsD 0.10.2\r\nhealth: down""#);
+        check(
+            200,
+            banner(b"what?\n"),
+            r#"answered "StatsD 0.10.2\r\nwhat?" and nothing that it is up within 200 ms"#,
+        );
+    }
+
+    #[test]
     fn a_silent_backend_and_a_trickling_one_fail_at_the_limit() {
         let until_closed = |mut stream: TcpStream| {
             let _ = stream.read(&mut [0; 1]);
@@ -170,6 +219,7 @@ mod tests {
             "answered more than 4096 bytes, none of them `up`",
         );
         check(AMPLE_MS, |mut stream| stream.write_all(b"\x1b[2Jno\r\n").unwrap(), r#"answered "\x1b[2Jno""#);
+        assert_eq!(shown(&[b'x'; 100]), "x".repeat(ANSWER_SHOWN_MAX));
     }
 
     #[test]
@@ -196,6 +246,10 @@ mod tests {
     fn only_a_finished_answer_is_judged() {
         assert!(judge(b"", false).is_none());
         assert!(judge(b"health: ", false).is_none());
+        assert!(judge(b"health: down", false).is_none(), "the line may go on");
+        assert!(judge(b"banner\n", false).is_none());
+        assert!(matches!(judge(b"Health: down\n", false), Some(Err(ProbeError::NotUp(_)))));
+        assert!(matches!(judge(b"banner\r\n health: no\n>", false), Some(Err(ProbeError::NotUp(_)))));
         assert!(matches!(judge(b"health: up", false), Some(Ok(()))));
         assert!(matches!(judge(b"health: ", true), Some(Err(ProbeError::NotUp(_)))));
         assert!(matches!(judge(b"", true), Some(Err(ProbeError::Closed))));

@@ -5,11 +5,11 @@
 
 use super::backend::{Backend, describe};
 use super::health::{Outcome, Transition};
-use super::net;
 use super::probe::probe;
 use super::resolve::choose;
 use super::rounds::{Next, Rounds, judge};
 use super::state::Control;
+use super::{lateness, net};
 use crate::admin::Wish;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -20,6 +20,12 @@ use std::time::Duration;
 const LOOKUP_AGAIN: Duration = Duration::from_secs(30);
 /// Between two look-ups of a name that has none, or whose backend just went down.
 const LOOKUP_SOON: Duration = Duration::from_secs(5);
+
+/// Checks made for one result where this process is stalled during each: then the result counts, or a process that is starved
+/// all the time would never find a backend dead.
+const CHECKS_PER_RESULT: usize = 5;
+/// Shorter stalls are a scheduler's daily work.
+const STALL_MS_MIN: u64 = 10;
 
 /// Watches `backend` until a reload takes it away.
 pub fn start(control: &Rc<Control>, backend: Rc<Backend>) {
@@ -60,8 +66,19 @@ async fn sleep_until(control: &Control, wake_ms: Option<u64>, backend: &Backend)
 async fn check_once(control: &Rc<Control>, backend: &Backend, address: SocketAddr) {
     let Ok(_slot) = control.probes.acquire().await else { return };
     let timeout_ms = control.config().check.timeout_ms;
-    backend.with_health(|health| health.started(control.now_ms()));
-    let verdict = probe(address, timeout_ms).await;
+    let mut verdict = Ok(());
+    for _ in 0..CHECKS_PER_RESULT {
+        backend.with_health(|health| health.started(control.now_ms()));
+        let stalled;
+        (verdict, stalled) = lateness::of(probe(address, timeout_ms), stall_max(timeout_ms)).await;
+        if verdict.is_ok() || !stalled {
+            break;
+        }
+        tracing::debug!(
+            "backend {}: the check of {address} is repeated: this process did not run for a part of its time",
+            backend.name.escape_default()
+        );
+    }
     let outcome = if verdict.is_ok() { Outcome::Good } else { Outcome::Failed };
     let failure = verdict.err().map(|error| format!("check of {address}: {error}"));
     if let Some(failure) = &failure {
@@ -69,6 +86,12 @@ async fn check_once(control: &Rc<Control>, backend: &Backend, address: SocketAdd
     }
     let transition = judge(backend, address, control.now_ms(), outcome);
     settle(control, backend, transition, failure.as_deref());
+}
+
+/// A check during which this process was stalled for longer than this says nothing about the backend, which had less than
+/// nine tenths of its time.
+fn stall_max(timeout_ms: u64) -> Duration {
+    Duration::from_millis((timeout_ms / 10).max(STALL_MS_MIN))
 }
 
 /// Logs and publishes a change of state, if there is one.

@@ -26,7 +26,14 @@ pub enum Manner {
     Floods,
     /// Up, and down the next time.
     Flaps,
+    /// Up, after a banner line that comes on its own.
+    Banner,
+    /// Up, after a while.
+    Slow,
 }
+
+/// Between two parts of an answer: long enough that they are two reads.
+const BETWEEN_PARTS: Duration = Duration::from_millis(100);
 
 /// What the admin port's thread shares.
 struct Temper {
@@ -204,6 +211,16 @@ fn answer(mut stream: TcpStream, temper: &Temper) -> std::io::Result<()> {
     match manner {
         Manner::Flaps if number % 2 == 1 => stream.write_all(b"health: down\n")?,
         Manner::Up | Manner::Flaps => stream.write_all(b"health: up\n")?,
+        Manner::Banner => {
+            stream.set_nodelay(true)?;
+            stream.write_all(b"StatsD 0.10.2, node 3\n")?;
+            std::thread::sleep(BETWEEN_PARTS);
+            stream.write_all(b"health: up\n")?;
+        }
+        Manner::Slow => {
+            std::thread::sleep(BETWEEN_PARTS);
+            stream.write_all(b"health: up\n")?;
+        }
         // Until the other side has had enough.
         Manner::Hangs => drop(stream.read(&mut question)),
         Manner::Trickles => {
