@@ -13,11 +13,9 @@ mod proxy;
 use backend::{Backend, Manner};
 use nix::sys::signal::Signal;
 use patience::wait_until;
-use proxy::{PROGRAM, Proxy, config, nodes};
+use proxy::{Proxy, config, nodes};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
-use std::process::Command;
 use std::time::Duration;
 
 fn start(count: usize) -> Vec<Backend> {
@@ -297,66 +295,4 @@ fn a_reload_keeps_sockets_health_and_figures_of_the_backends_that_stay() {
     }
     wait_until("the removed one's sockets are closed", || sockets_to(backends[3].port).is_empty());
     assert!(!sockets_to(backends[0].port).is_empty());
-}
-
-/// A command line that runs the program with another /etc/hosts; `None` where that is not allowed.
-fn with_hosts(hosts: &std::path::Path) -> Option<Vec<String>> {
-    let mount = format!("mount --bind {} /etc/hosts", hosts.display());
-    let script = format!("{mount} && exec \"$0\" \"$@\"");
-    // As root, or as one in a user namespace.
-    for namespace in ["-m", "-rm"] {
-        let command = ["unshare", namespace, "sh", "-c", script.as_str()].map(str::to_owned).to_vec();
-        let tried = Command::new(&command[0]).args(&command[1..]).arg("true").output();
-        if tried.is_ok_and(|output| output.status.success()) {
-            return Some(command);
-        }
-    }
-    eprintln!("skipped: no mount namespace can be made here");
-    None
-}
-
-#[test]
-fn a_name_that_moves_is_followed_and_one_that_stops_resolving_keeps_its_address() {
-    let folder = std::env::temp_dir().join(format!("statsring-hosts-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let hosts = folder.join("hosts");
-    // Written in place: the mount shows this very file.
-    let lead_to =
-        |ip: &str| std::fs::write(&hosts, format!("127.0.0.1 localhost\n{ip} moving.statsring.test\n"));
-    lead_to("127.0.0.1").unwrap();
-    let Some(mut command) = with_hosts(&hosts) else { return };
-    command.push(PROGRAM.to_owned());
-    let command: Vec<&str> = command.iter().map(String::as_str).collect();
-    let mut here = Backend::start();
-    let node = json!({"host": "moving.statsring.test", "port": here.port, "adminport": here.adminport});
-    let mut wanted = config(&[&here], json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
-    wanted["nodes"] = json!([node]);
-    let mut proxy = Proxy::start_by(wanted, |path| {
-        let mut started = Command::new(command[0]);
-        started.args(&command[1..]).arg("-f").arg(path);
-        started
-    });
-    let name = format!("moving.statsring.test:{}", here.port);
-    proxy.wait_for_state(&name, "up");
-    proxy.send(["first:1|c"]);
-    wait_until("it arrives here", || here.total() == 1);
-
-    let mut there = Backend::start_at(Ipv4Addr::new(127, 0, 0, 2), here.port, here.adminport);
-    lead_to("127.0.0.2").unwrap();
-    here.kill();
-    wait_until("it is followed", || proxy.logged(&format!("backend {name} is at 127.0.0.2:{}", there.port)));
-    proxy.wait_for_state(&name, "up");
-    proxy.send(["second:1|c"]);
-    wait_until("it arrives there", || there.total() == 1);
-
-    std::fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
-    there.kill();
-    proxy.wait_for_state(&name, "down");
-    wait_until("it is told", || proxy.logged("does not resolve") && proxy.logged("its last address is kept"));
-    there.restore();
-    proxy.wait_for_state(&name, "up");
-    proxy.send(["third:1|c"]);
-    wait_until("it arrives there", || there.total() == 2);
-    proxy.settle();
-    let _ = std::fs::remove_dir_all(&folder);
 }

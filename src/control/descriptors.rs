@@ -5,17 +5,21 @@
 
 use super::operator::CONNECTIONS_MAX;
 use super::process::count;
+use super::resolve::{LOOKUPS_MAX, literal};
 use super::state::PROBES_MAX;
 use crate::config::Config;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::collections::HashSet;
 
-/// The rings, their eventfds, standard streams, the config while it is read, look-ups of names.
+/// The rings, their eventfds, standard streams, the config while it is read.
 const OTHERS: u64 = 64;
+/// A look-up of a name: the files of `/etc`, a socket to each name server for each family, the runtime of a static build's.
+const PER_LOOKUP: u64 = 8;
 
 /// What a config needs of the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Need {
-    /// For every worker, connection and check there can be, while a reload holds both lists of backends.
+    /// For every worker, connection, check and look-up there can be, while a reload holds both lists of backends.
     all: u64,
     /// Less, and no worker can even set its table of sockets up.
     least: u64,
@@ -29,7 +33,14 @@ impl Need {
         // more while one begins; its ring and its eventfd.
         let worker = sockets + 4 * listeners + 2;
         let admin = 3 * config.management.len() as u64 + CONNECTIONS_MAX as u64 + PROBES_MAX as u64;
-        Need { all: workers * worker + admin + OTHERS, least: sockets + listeners + 1 }
+        let names: HashSet<&str> = config
+            .nodes
+            .iter()
+            .map(|node| node.host.as_str())
+            .filter(|host| literal(host).is_none())
+            .collect();
+        let lookups = PER_LOOKUP * names.len().min(LOOKUPS_MAX) as u64;
+        Need { all: workers * worker + admin + lookups + OTHERS, least: sockets + listeners + 1 }
     }
 }
 

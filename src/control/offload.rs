@@ -9,13 +9,18 @@ use nix::sys::signal::SigSet;
 use std::io;
 use tokio::sync::oneshot;
 
-/// Runs `work` on a thread called `name` (at most 15 bytes). Fails if no thread can be made, or if `work` panics.
+/// Stack of a thread whose work is not known to need less: Rust's default.
+pub const STACK_BYTES: usize = 2 << 20;
+
+/// Runs `work` on a thread called `name` (at most 15 bytes) with a stack of `stack_bytes`. Fails if no thread can be made, or
+/// if `work` panics.
 pub async fn offload<T: Send + 'static>(
     name: &str,
+    stack_bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     let (answer, answered) = oneshot::channel();
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(move || {
         // Signals are the control thread's.
         let _ = SigSet::all().thread_block();
         // Nobody may be waiting any more; then the answer is of no use.
@@ -38,14 +43,15 @@ pub(super) mod tests {
     #[test]
     fn the_answer_comes_from_another_thread() {
         let here = std::thread::current().id();
-        let there = run(offload("elsewhere", || std::thread::current().id())).unwrap();
+        let there = run(offload("elsewhere", STACK_BYTES, || std::thread::current().id())).unwrap();
         assert_ne!(here, there);
     }
 
     #[test]
     fn a_panic_there_is_an_error_here() {
         let error =
-            run(offload("stumbles", || -> () { std::panic::resume_unwind(Box::new(())) })).unwrap_err();
+            run(offload("stumbles", STACK_BYTES, || -> () { std::panic::resume_unwind(Box::new(())) }))
+                .unwrap_err();
         assert_eq!(error.to_string(), "the thread `stumbles` ended without an answer");
     }
 }

@@ -1,29 +1,56 @@
-//! Backends' names → addresses, without ever blocking the control thread.
+//! Backends' names → addresses, without ever blocking the control thread, and without one name waiting for another.
 //!
 //! In: a host as the config has it, and a port. Out: its addresses, or why there are none. Next: `watch.rs` keeps the
 //! chosen one up to date, `table.rs` hands it to the workers.
 //!
-//! A look-up (`lookup`) can take half a minute, so each runs on a short-lived thread of its own; at most
-//! [`LOOKUPS_MAX`] at once, however many names the config has.
+//! The system's resolver blocks its caller, for minutes if name servers do not answer. So each look-up has a thread of its
+//! own, at most [`LOOKUPS_MAX`] at once. Names whose last look-up was slow may take only [`SLOW_LOOKUPS_MAX`] of them, so
+//! that a dead name server never holds up the names that others, or `/etc/hosts`, answer at once. Nodes that have the same
+//! host share one look-up.
 
 use super::offload::offload;
 use crate::lookup;
+use crate::worker::NODES_MAX;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use tokio::sync::Semaphore;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OnceCell, Semaphore};
 
 /// Look-ups, and so threads, at once.
-const LOOKUPS_MAX: usize = 8;
+pub(super) const LOOKUPS_MAX: usize = 128;
+/// Of these, those of names whose last look-up was slow.
+const SLOW_LOOKUPS_MAX: usize = LOOKUPS_MAX / 4 * 3;
+/// A look-up that takes longer is slow.
+const SLOW: Duration = Duration::from_secs(1);
+/// Stack of a look-up's thread: less than usual since there may be many, and ample for the modules of the system's resolver.
+const STACK_BYTES: usize = 512 << 10;
+
+/// What a look-up found; shared by all who asked for the same host, so an error is its kind and its text.
+type Answer = Result<Arc<[SocketAddr]>, (io::ErrorKind, String)>;
 
 /// Looks names up.
 pub struct Resolver {
     free: Semaphore,
+    free_slow: Semaphore,
+    /// Look-ups under way, by host.
+    under_way: RefCell<HashMap<String, Rc<OnceCell<Answer>>>>,
+    /// Hosts whose last look-up was slow.
+    slow: RefCell<HashSet<String>>,
 }
 
 impl Resolver {
     /// With nothing under way.
     pub fn new() -> Resolver {
-        Resolver { free: Semaphore::new(LOOKUPS_MAX) }
+        Resolver {
+            free: Semaphore::new(LOOKUPS_MAX),
+            free_slow: Semaphore::new(SLOW_LOOKUPS_MAX),
+            under_way: RefCell::default(),
+            slow: RefCell::default(),
+        }
     }
 
     /// The addresses of `host`, in the resolver's order of preference; an address is its own answer, at once.
@@ -31,9 +58,46 @@ impl Resolver {
         if let Some(ip) = literal(host) {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        let _slot = self.free.acquire().await.map_err(io::Error::other)?;
-        let host = host.to_owned();
-        offload("resolve", move || lookup::addresses(&host, port)).await?
+        let shared = self.under_way.borrow_mut().entry(host.to_owned()).or_default().clone();
+        let answer = shared.get_or_init(|| self.look_up(host)).await.clone();
+        let mut under_way = self.under_way.borrow_mut();
+        if under_way.get(host).is_some_and(|other| Rc::ptr_eq(other, &shared)) {
+            under_way.remove(host);
+        }
+        let with_port = |mut address: SocketAddr| {
+            address.set_port(port);
+            address
+        };
+        match answer {
+            Ok(found) => Ok(found.iter().copied().map(with_port).collect()),
+            Err((kind, text)) => Err(io::Error::new(kind, text)),
+        }
+    }
+
+    /// Looks `host` up on a thread of its own, as soon as there may be one more.
+    async fn look_up(&self, host: &str) -> Answer {
+        let is_slow = self.slow.borrow().contains(host);
+        // The semaphores are never closed.
+        let _slow_slot = if is_slow { self.free_slow.acquire().await.ok() } else { None };
+        let _slot = self.free.acquire().await.ok();
+        let started = Instant::now();
+        let owned = host.to_owned();
+        let found = offload("resolve", STACK_BYTES, move || lookup::addresses(&owned, 0)).await;
+        self.remember(host, started.elapsed() > SLOW);
+        found.and_then(|found| found).map(Arc::from).map_err(|error| (error.kind(), error.to_string()))
+    }
+
+    fn remember(&self, host: &str, is_slow: bool) {
+        let mut slow = self.slow.borrow_mut();
+        if !is_slow {
+            slow.remove(host);
+            return;
+        }
+        // Reloads may have brought ever new hosts: what is forgotten is found out again.
+        if slow.len() >= NODES_MAX {
+            slow.clear();
+        }
+        slow.insert(host.to_owned());
     }
 }
 
@@ -80,6 +144,45 @@ mod tests {
             assert!(run(resolver.resolve(&"x".repeat(70), 1)).is_err());
         }
         assert_eq!(resolver.free.available_permits(), LOOKUPS_MAX);
+        assert_eq!(resolver.free_slow.available_permits(), SLOW_LOOKUPS_MAX);
+        assert!(resolver.under_way.borrow().is_empty());
+    }
+
+    #[test]
+    fn nodes_of_one_host_share_a_look_up_and_keep_their_ports() {
+        let resolver = Resolver::new();
+        let both = async { tokio::join!(resolver.resolve("localhost", 1), resolver.resolve("localhost", 2)) };
+        let taken = || LOOKUPS_MAX - resolver.free.available_permits();
+        let mut most = 0;
+        let (one, two) = run(async {
+            let mut both = std::pin::pin!(both);
+            std::future::poll_fn(|context| {
+                let polled = both.as_mut().poll(context);
+                most = most.max(taken());
+                polled
+            })
+            .await
+        });
+        assert_eq!(most, 1);
+        assert!(one.unwrap().iter().all(|address| address.port() == 1));
+        assert!(two.unwrap().iter().all(|address| address.port() == 2));
+    }
+
+    #[test]
+    fn names_that_were_slow_leave_threads_for_the_others() {
+        let resolver = Resolver::new();
+        resolver.remember("slow.test", true);
+        run(async {
+            let _all_slow = resolver.free_slow.acquire_many(SLOW_LOOKUPS_MAX as u32).await.unwrap();
+            let _their_threads = resolver.free.acquire_many(SLOW_LOOKUPS_MAX as u32).await.unwrap();
+            assert!(resolver.resolve("localhost", 1).await.is_ok());
+            let waiting = std::pin::pin!(resolver.resolve("slow.test", 1));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(waiting.poll(&mut context).is_pending());
+            assert_eq!(resolver.free.available_permits(), LOOKUPS_MAX - SLOW_LOOKUPS_MAX);
+        });
+        resolver.remember("slow.test", false);
+        assert!(resolver.slow.borrow().is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::net;
 use super::observe::{DebugLog, write_debug_log};
 use super::process::{Before, Process};
 use super::sockets::{self, Sockets};
-use super::state::{Control, Parts, Seat};
+use super::state::{Control, FURTHER_LOOKUPS, Parts, Seat};
 use super::table::{self, Publisher};
 use super::{Options, Origin, stop, watch};
 use crate::config::{Config, MemoryBound};
@@ -158,7 +158,7 @@ async fn prepare(
         control.resume(&old.offer.state);
     }
     let backends = control.backends().clone();
-    control.look_up(&backends).await;
+    control.look_up(&backends, FURTHER_LOOKUPS).await;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
     let before = Before { predecessor, program, held: sockets.held, chosen };

@@ -8,7 +8,7 @@ use super::backend::Backend;
 use super::handle::LATENCY_WAIT;
 use super::handover::message::State;
 use super::observe::Observers;
-use super::offload::offload;
+use super::offload::{STACK_BYTES, offload};
 use super::process::count;
 use super::reload::{self, Changes};
 use super::resolve::{Resolver, choose};
@@ -30,6 +30,7 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
 
 /// Checks under way at once; each holds a descriptor and up to one operation on the ring.
 pub(super) const PROBES_MAX: usize = 256;
@@ -37,6 +38,9 @@ pub(super) const PROBES_MAX: usize = 256;
 const IN_FORCE: Duration = Duration::from_secs(3);
 /// How long a start or a reload waits for names to resolve before it goes on without them.
 const FIRST_LOOKUP: Duration = Duration::from_secs(2);
+/// How long a start waits for the other names once one backend can be served: a name server that answers at all answers
+/// several names within this.
+pub(super) const FURTHER_LOOKUPS: Duration = Duration::from_millis(500);
 
 /// What the answer adds if a worker takes longer.
 const NOT_IN_FORCE: &str = "; not every worker follows the change yet";
@@ -379,30 +383,35 @@ impl Control {
         self.roster.resume(&state.backends, self.now_ms());
     }
 
-    /// Looks up the names among `backends` that have no address yet, all at once, and waits a short while for the answers.
-    pub async fn look_up(self: &Rc<Self>, backends: &[Rc<Backend>]) {
-        let lookups: Vec<_> = backends
-            .iter()
-            .filter(|backend| backend.is_named() && backend.address().is_none())
-            .map(|backend| {
-                let (control, backend) = (self.clone(), backend.clone());
-                net::spawn(async move {
-                    let (host, port) = {
-                        let node = backend.node();
-                        (node.host.clone(), node.port)
-                    };
-                    if let Ok(found) = control.resolver.resolve(&host, port).await {
-                        choose(backend.address(), &found).map(|address| backend.set_address(address));
-                    }
-                })
-            })
-            .collect();
-        let all = async {
-            for lookup in lookups {
-                let _ = lookup.await;
+    /// Looks up the names among `backends` that have no address yet, all at once, and waits a short while for the answers:
+    /// for [`FIRST_LOOKUP`], and after one of them has an address no longer than `further`. Look-ups that take longer go on.
+    pub async fn look_up(self: &Rc<Self>, backends: &[Rc<Backend>], further: Duration) {
+        let mut lookups = JoinSet::new();
+        for backend in backends.iter().filter(|backend| backend.is_named() && backend.address().is_none()) {
+            let (control, backend) = (self.clone(), backend.clone());
+            lookups.spawn_local(async move {
+                let (host, port) = {
+                    let node = backend.node();
+                    (node.host.clone(), node.port)
+                };
+                if let Ok(found) = control.resolver.resolve(&host, port).await {
+                    choose(backend.address(), &found).map(|address| backend.set_address(address));
+                }
+            });
+        }
+        let any_has_an_address = || backends.iter().any(|backend| backend.address().is_some());
+        let mut deadline = net::deadline_in(FIRST_LOOKUP);
+        let mut is_first = true;
+        loop {
+            if is_first && any_has_an_address() {
+                is_first = false;
+                deadline = deadline.min(net::deadline_in(further));
             }
-        };
-        let _ = tokio::time::timeout(FIRST_LOOKUP, all).await;
+            if !matches!(tokio::time::timeout_at(deadline, lookups.join_next()).await, Ok(Some(_))) {
+                break;
+            }
+        }
+        lookups.detach_all();
     }
 
     /// Reads the config file again and applies it, whole or not at all. Either answer is for the operator.
@@ -433,7 +442,8 @@ impl Control {
             return Err("refused: it was started without a config file, so there is none to read".to_owned());
         };
         // A name among the listening hosts, or a hung network file system, may block it.
-        let loaded = offload("reload", move || load(&path)).await.map_err(|error| error.to_string())?;
+        let loaded =
+            offload("reload", STACK_BYTES, move || load(&path)).await.map_err(|error| error.to_string())?;
         let mut loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
         if self.has_given_sockets {
             // Then the sockets say how many there are, and not the file.
@@ -460,7 +470,7 @@ impl Control {
         let backends = self.roster.for_config(&config);
         let added = self.roster.added(&backends);
         // Added backends that need a name are not to begin as dead ones.
-        self.look_up(&added).await;
+        self.look_up(&added, FIRST_LOOKUP).await;
         self.roster.replace(config, backends);
         self.publish();
         self.warn_if_none_lives();

@@ -1,0 +1,87 @@
+//! The program with an `/etc/hosts`, `/etc/resolv.conf` and `/etc/nsswitch.conf` of the test's own, in a mount namespace: the
+//! host's own files are never touched.
+
+use crate::proxy::PROGRAM;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Whether what needs privileges may not be skipped: in CI, and as root.
+pub fn must_run() -> bool {
+    std::env::var_os("CI").is_some() || std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// The files, removed in the end.
+pub struct Etc {
+    folder: PathBuf,
+    /// What makes the namespace: `unshare` with its arguments.
+    namespace: Vec<String>,
+}
+
+impl Etc {
+    /// Files with this text in `/etc/hosts` and without a name server; `None` where no namespace can be made, which is a
+    /// failure in CI and as root.
+    pub fn new(hosts: &str) -> Option<Etc> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("statsring-etc-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut etc = Etc { folder, namespace: Vec::new() };
+        etc.set_hosts(hosts);
+        std::fs::write(etc.path("nsswitch.conf"), "hosts: files dns\n").unwrap();
+        // Nobody is there: the kernel refuses at once.
+        etc.set_name_server("127.255.255.254");
+        // As root, or as one in a user namespace.
+        for namespace in ["-m", "-rm"] {
+            etc.namespace = vec![namespace.to_owned()];
+            if etc.command("true").output().is_ok_and(|output| output.status.success()) {
+                return Some(etc);
+            }
+        }
+        assert!(!must_run(), "no mount namespace can be made here");
+        eprintln!("skipped: no mount namespace can be made here");
+        None
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The text of `/etc/hosts` from now on. It is written in place: the mount shows this very file.
+    pub fn set_hosts(&self, text: &str) {
+        std::fs::write(self.path("hosts"), text).unwrap();
+    }
+
+    /// The name server from now on; a look-up that it does not answer takes minutes.
+    pub fn set_name_server(&self, address: &str) {
+        let text = format!("nameserver {address}\noptions timeout:30 attempts:5\n");
+        std::fs::write(self.path("resolv.conf"), text).unwrap();
+    }
+
+    /// A command that runs with these files.
+    pub fn command(&self, program: &str) -> Command {
+        let mount = |name: &str| {
+            // systemd-resolved's is a link that may lead to a file that is not there.
+            format!("mount --bind {} \"$(readlink -f /etc/{name})\"", self.path(name).display())
+        };
+        let mounts = ["hosts", "resolv.conf", "nsswitch.conf"].map(mount).join(" && ");
+        let mut command = Command::new("unshare");
+        command.args(&self.namespace).args(["sh", "-c", &format!("{mounts} && exec \"$0\" \"$@\"")]);
+        command.arg(program);
+        command
+    }
+
+    /// Starts the proxy with these files.
+    pub fn proxy(&self, path: &Path) -> Command {
+        let mut command = self.command(PROGRAM);
+        command.arg("-f").arg(path);
+        command
+    }
+}
+
+impl Drop for Etc {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
