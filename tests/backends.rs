@@ -3,6 +3,7 @@
 //! Everything waits for conditions, and everything stays on loopback, at ports that were free.
 
 #[path = "process/backend.rs"]
+#[allow(dead_code, reason = "shared with tests/network.rs, which uses the rest of it")]
 mod backend;
 #[path = "process/patience.rs"]
 mod patience;

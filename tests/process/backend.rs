@@ -1,16 +1,25 @@
 //! A stand-in for a StatsD server: takes metrics over UDP, answers `health` over TCP, and can be killed and restored.
 
 use crate::patience::wait_until;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What a backend has received: each line with how often.
-type Received = Arc<Mutex<HashMap<String, u64>>>;
+/// What a backend has received.
+#[derive(Default)]
+struct Received {
+    /// Each line with how often.
+    lines: HashMap<String, u64>,
+    /// Where the datagrams came from.
+    sources: BTreeSet<SocketAddr>,
+}
+
+/// How long a thread of a backend waits before it looks whether to stop.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How the admin port answers `health`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +52,11 @@ struct Temper {
 }
 
 pub struct Backend {
-    ip: Ipv4Addr,
+    ip: IpAddr,
     temper: Arc<Temper>,
     pub port: u16,
     pub adminport: u16,
-    received: Received,
+    received: Arc<Mutex<Received>>,
     data: Option<Service>,
     admin: Option<Service>,
 }
@@ -80,8 +89,9 @@ impl Backend {
         Backend::start_at(Ipv4Addr::LOCALHOST, 0, 0)
     }
 
-    /// At these ports of a loopback address; 0 takes a free one.
-    pub fn start_at(ip: Ipv4Addr, port: u16, adminport: u16) -> Backend {
+    /// At these ports of an address; 0 takes a free one.
+    pub fn start_at(ip: impl Into<IpAddr>, port: u16, adminport: u16) -> Backend {
+        let ip = ip.into();
         let data = UdpSocket::bind((ip, port)).unwrap();
         let admin = TcpListener::bind((ip, adminport)).unwrap();
         let mut backend = Backend {
@@ -89,7 +99,7 @@ impl Backend {
             temper: Arc::new(Temper { manner: Mutex::new(Manner::Up), asked: AtomicU64::new(0) }),
             port: data.local_addr().unwrap().port(),
             adminport: admin.local_addr().unwrap().port(),
-            received: Received::default(),
+            received: Arc::default(),
             data: None,
             admin: None,
         };
@@ -99,7 +109,7 @@ impl Backend {
     }
 
     pub fn name(&self) -> String {
-        format!("{}:{}", self.ip, self.port)
+        SocketAddr::from((self.ip, self.port)).to_string()
     }
 
     /// Answers health checks so from now on.
@@ -114,25 +124,27 @@ impl Backend {
 
     /// Lines received, with repetitions.
     pub fn total(&self) -> u64 {
-        self.received.lock().unwrap().values().sum()
+        self.received.lock().unwrap().lines.values().sum()
     }
 
     /// Each line received, with how often.
     pub fn lines(&self) -> HashMap<String, u64> {
-        self.received.lock().unwrap().clone()
+        self.received.lock().unwrap().lines.clone()
+    }
+
+    /// Where datagrams came from.
+    pub fn sources(&self) -> BTreeSet<SocketAddr> {
+        self.received.lock().unwrap().sources.clone()
     }
 
     pub fn forget(&self) {
-        self.received.lock().unwrap().clear();
+        *self.received.lock().unwrap() = Received::default();
     }
 
     /// Both ports refuse from now on.
     pub fn kill(&mut self) {
         self.kill_data();
         if let Some(admin) = self.admin.take() {
-            admin.stop.store(true, Ordering::Relaxed);
-            // Ends the accept.
-            drop(TcpStream::connect((self.ip, self.adminport)));
             admin.end();
         }
     }
@@ -158,13 +170,13 @@ impl Backend {
     fn serve_data(&mut self, socket: UdpSocket) {
         // As much as the system gives: this is not the socket under test.
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);
-        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        socket.set_read_timeout(Some(PAUSE)).unwrap();
         let received = self.received.clone();
         self.data = Some(Service::start(move |stop| {
             let mut buffer = vec![0; 65_536];
             loop {
-                match socket.recv(&mut buffer) {
-                    Ok(length) => count(&received, &buffer[..length]),
+                match socket.recv_from(&mut buffer) {
+                    Ok((length, source)) => count(&received, &buffer[..length], source),
                     // Only when nothing is left to read.
                     Err(_) if stop.load(Ordering::Relaxed) => return,
                     Err(_) => {}
@@ -175,12 +187,14 @@ impl Backend {
 
     fn serve_admin(&mut self, listener: TcpListener) {
         let temper = self.temper.clone();
+        // Accepting is what a read timeout limits too, so that the thread needs no connection to be ended by: it may be in
+        // another network than the one who ends it.
+        socket2::SockRef::from(&listener).set_read_timeout(Some(PAUSE)).unwrap();
         self.admin = Some(Service::start(move |stop| {
-            while let Ok((stream, _)) = listener.accept() {
-                if stop.load(Ordering::Relaxed) {
-                    return;
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok((stream, _)) = listener.accept() {
+                    let _ = answer(stream, &temper);
                 }
-                let _ = answer(stream, &temper);
             }
         }));
     }
@@ -192,10 +206,11 @@ impl Drop for Backend {
     }
 }
 
-fn count(received: &Received, datagram: &[u8]) {
+fn count(received: &Mutex<Received>, datagram: &[u8], source: SocketAddr) {
     let mut received = received.lock().unwrap();
+    received.sources.insert(source);
     for line in datagram.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        *received.entry(String::from_utf8_lossy(line).into_owned()).or_default() += 1;
+        *received.lines.entry(String::from_utf8_lossy(line).into_owned()).or_default() += 1;
     }
 }
 

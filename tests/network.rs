@@ -1,0 +1,17 @@
+//! The process in networks of the test's own: addresses that change, routes that move, packets that a firewall rewrites.
+//!
+//! Each test makes network namespaces, joins them by veth pairs, and removes them, so nothing leaves this machine. That
+//! takes root: without it a test skips and says so, unless `CI` is `true`, where a skip would hide a failure.
+
+#[path = "process/backend.rs"]
+#[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
+mod backend;
+#[path = "network/lab.rs"]
+mod lab;
+#[path = "network/lab_tests.rs"]
+mod lab_tests;
+#[path = "process/patience.rs"]
+mod patience;
+#[path = "process/proxy.rs"]
+#[allow(dead_code, reason = "shared with tests/process.rs, which uses more of it")]
+mod proxy;
