@@ -210,6 +210,7 @@ hosts=(127.0.0.1)
 if grep -q '^0\{31\}1 ' /proc/net/if_inet6 2>/dev/null; then
     hosts+=(::1)
 else
+    [ "${CI:-}" != true ] || die "this machine has no ::1, and with CI=true no test may be skipped"
     echo "skipped: ::1, which this machine does not have"
 fi
 
@@ -221,7 +222,7 @@ for host in "${hosts[@]}"; do
         ask_all "$host" 'nc.traditional -w1 (stays open)' nc.traditional -w1
         ask_all "$host" 'nc.traditional -q1 (half-close)' nc.traditional -q1
     else
-        echo "skipped: nc.traditional over ::1, which it does not speak"
+        echo "nc.traditional does not speak IPv6: not tried over ::1"
     fi
     ask_all "$host" 'ncat (half-close)' ncat
     ask_all "$host" 'ncat --no-shutdown -i1 (stays open)' ncat --no-shutdown -i1

@@ -1,5 +1,9 @@
 //! The program from outside: arguments in; output, messages and exit codes out.
 
+#[path = "process/skip.rs"]
+#[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
+mod skip;
+
 use statsring::config::LogFormat;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -162,8 +166,7 @@ fn without_a_readable_config_it_says_what_to_do() {
 #[test]
 fn the_usual_config_is_tried_first() {
     if Path::new(statsring::tools::config_file::DEFAULT_CONFIG).exists() {
-        eprintln!("skipped: this host has a {}", statsring::tools::config_file::DEFAULT_CONFIG);
-        return;
+        return skip::skip(format_args!("this host has a {}", statsring::tools::config_file::DEFAULT_CONFIG));
     }
     let output = run::<&str>([]);
     assert_eq!(code(&output), 66);

@@ -1,10 +1,16 @@
 //! The facts of the kernel that the data path rests on, each tried on the real ring over loopback, so that a kernel that
-//! differs is noticed. Where io_uring is refused, each test says so and is skipped.
+//! differs is noticed. Where io_uring is refused, each test says so and is skipped; with `CI=true` it fails.
 
 #[path = "kernel_facts/bed.rs"]
 mod bed;
 #[path = "kernel_facts/raw.rs"]
 mod raw;
+#[path = "process/bare_ring.rs"]
+mod bare_ring;
+#[path = "process/seccomp.rs"]
+mod seccomp;
+#[path = "process/skip.rs"]
+mod skip;
 
 #[path = "kernel_facts/receive.rs"]
 mod receive;
@@ -20,3 +26,8 @@ mod ending;
 mod discipline;
 #[path = "kernel_facts/restrict.rs"]
 mod restrict;
+
+#[test]
+fn a_ring_that_cannot_be_made_fails_the_tests() {
+    bare_ring::assert_noticed_by("receive::a_buffer_is_a_header_of_16_bytes_and_the_payload");
+}

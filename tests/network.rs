@@ -15,3 +15,6 @@ mod patience;
 #[path = "process/proxy.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses more of it")]
 mod proxy;
+#[path = "process/skip.rs"]
+#[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
+mod skip;

@@ -6,6 +6,8 @@
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod backend;
+#[path = "process/bare_ring.rs"]
+mod bare_ring;
 #[path = "process/engine.rs"]
 mod engine;
 #[path = "process/handover.rs"]
@@ -25,6 +27,8 @@ mod proxy_js;
 mod seccomp;
 #[path = "process/service.rs"]
 mod service;
+#[path = "process/skip.rs"]
+mod skip;
 #[path = "process/timestamps.rs"]
 mod timestamps;
 

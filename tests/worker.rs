@@ -2,6 +2,13 @@
 //!
 //! `worker_portable.rs` is this file once more: under that name the worker has the portable engine.
 
+#[path = "process/bare_ring.rs"]
+mod bare_ring;
+#[path = "process/seccomp.rs"]
+mod seccomp;
+#[path = "process/skip.rs"]
+mod skip;
+
 use arc_swap::ArcSwap;
 use statsring::driver::{Engine, Waker, socket};
 use statsring::placement::{LiveSet, Placement};
@@ -75,8 +82,11 @@ fn engine() -> Engine {
     if env!("CARGO_CRATE_NAME").ends_with("_portable") { Engine::Portable } else { Engine::IoUring }
 }
 
-/// `None` where io_uring is refused; the reason is printed.
+/// `None` where io_uring is refused; the test is skipped.
 fn rig(listen: &str) -> Option<Rig> {
+    if engine() == Engine::IoUring && bare_ring::is_refused() {
+        return None;
+    }
     let backends: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     for backend in &backends {
         backend.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -105,7 +115,7 @@ fn rig(listen: &str) -> Option<Rig> {
     match reports.blocking_recv().unwrap() {
         Report::Ready { facts, .. } => assert_eq!(facts.engine, engine().name()),
         Report::Ended { end: Err(error), .. } if engine() == Engine::IoUring => {
-            eprintln!("skipped: {error}");
+            bare_ring::skip_for_locked_memory(&error);
             return None;
         }
         other => panic!("{other:?}"),
@@ -383,4 +393,11 @@ fn a_socket_that_is_left_to_another_process_goes_on_there_and_nothing_is_lost_be
     assert!(rest > 0, "it was fenced: what came after went nowhere");
     assert_eq!(counters.get(Counter::DatagramsReceived) + rest, sent);
     assert_eq!(counters.get(Counter::MetricsSent), counters.get(Counter::MetricsReceived));
+}
+
+#[test]
+fn a_ring_that_cannot_be_made_fails_the_tests() {
+    if engine() == Engine::IoUring {
+        bare_ring::assert_noticed_by("when_buffers_run_out_it_sleeps_shorter");
+    }
 }

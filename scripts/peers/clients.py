@@ -166,6 +166,8 @@ def main():
     check_comparison(verdict)
     hosts = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
     if len(hosts) == 1:
+        if os.environ.get("CI") == "true":
+            sys.exit("clients-test: this machine has no ::1, and with CI=true no test may be skipped")
         print("      this machine has no IPv6: everything goes by IPv4")
     for client, (_, modes) in CLIENTS.items():
         seen = set()

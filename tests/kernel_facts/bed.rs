@@ -1,17 +1,16 @@
 //! The test bed: one listening socket on loopback with its ring, a sender, and what the tests ask of them.
 
-use io_uring::IoUring;
+use crate::bare_ring;
 use nix::sys::socket::{setsockopt, sockopt};
 use statsring::driver::uring::KernelRing;
 use statsring::driver::uring::engine::RingDriver;
 use statsring::driver::uring::ring::{Completion, Operation, Ring, Token};
 use statsring::driver::{Driver, DriverLimits, Events, Flow, Stamp, Wait, Waker, clock, socket};
 use statsring::packet::{Packet, SendOutcome, SocketSlot};
-use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for what has to come; never for what must not.
@@ -24,27 +23,6 @@ pub const RECEIVE: Token = Token::new(Operation::Receive, 0, 1);
 pub const CANCEL: Token = Token::new(Operation::Cancel, 0, 1);
 /// The read of the wake.
 pub const WAKE: Token = Token::new(Operation::Wake, 0, 1);
-
-/// Says why a test did nothing, past the test runner's capture.
-pub fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("a test").to_string();
-    let _ = writeln!(std::io::stderr(), "skipped {test}: {reason}");
-}
-
-/// Whether io_uring is refused here; then it says so. Only the making of a bare ring decides, so that a mistake in the
-/// driver's own ring fails the tests instead of skipping them.
-pub fn is_io_uring_refused() -> bool {
-    static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
-    let refusal = REFUSAL.get_or_init(|| {
-        let made: std::io::Result<IoUring> =
-            IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().build(8);
-        made.err().map(|error| format!("io_uring is refused: {error}"))
-    });
-    if let Some(reason) = refusal {
-        skip(reason);
-    }
-    refusal.is_some()
-}
 
 /// Small bounds; buffers with room for 240 bytes.
 pub fn limits() -> DriverLimits {
@@ -107,7 +85,7 @@ pub fn bed_without_children(
     receive_buffer_bytes: usize,
     _children: &NoChildren,
 ) -> Option<Bed> {
-    if is_io_uring_refused() {
+    if bare_ring::is_refused() {
         return None;
     }
     let mut listeners =
@@ -116,12 +94,10 @@ pub fn bed_without_children(
     let waker = Arc::new(Waker::new().unwrap());
     let ring = match KernelRing::new(listeners.workers.remove(0), Arc::clone(&waker), limits) {
         Ok(ring) => ring,
-        // The host's limit of locked memory is for all of a user's rings at once.
-        Err(error) if error.to_string().contains("locked memory") => {
-            skip(&error.to_string());
+        Err(error) => {
+            bare_ring::skip_for_locked_memory(&error);
             return None;
         }
-        Err(error) => panic!("a bare ring can be made, the driver's cannot: {error}"),
     };
     Some(Bed { ring, waker, address, sender: sender_to(address) })
 }

@@ -1,7 +1,7 @@
 //! Sends through a queueing discipline that drops: in a network namespace of the test's own, on a device whose other end
 //! nobody reads, so that nothing leaves it.
 
-use super::bed::{Bed, Log, PATIENCE, is_io_uring_refused, limits, no_children, packet, run, skip};
+use super::bed::{Bed, Log, PATIENCE, limits, no_children, packet, run};
 use arc_swap::ArcSwap;
 use statsring::driver::socket::{bind_listeners, connect_backend};
 use statsring::driver::{Driver, DriverLimits, Engine, Wait, Waker};
@@ -25,7 +25,7 @@ const LONG: &str = "rate 8kbit burst 2kb limit 4mb";
 /// Runs `test` in a thread whose network is its own, with the backend's address behind a device that `shape` narrows.
 /// Where that cannot be made, it says why and does nothing. The namespace ends with its last thread and socket.
 fn behind(shape: &'static str, test: impl FnOnce() + Send) {
-    if is_io_uring_refused() {
+    if crate::bare_ring::is_refused() {
         return;
     }
     let name = std::thread::current().name().unwrap_or_default().to_string();
@@ -33,7 +33,7 @@ fn behind(shape: &'static str, test: impl FnOnce() + Send) {
         let thread =
             std::thread::Builder::new().name(name).spawn_scoped(scope, || match enter_namespace(shape) {
                 Ok(()) => test(),
-                Err(reason) => skip(&reason),
+                Err(reason) => crate::skip::skip_unprivileged(reason),
             });
         if let Err(panic) = thread.unwrap().join() {
             std::panic::resume_unwind(panic);

@@ -1,6 +1,8 @@
 //! A bare ring, for facts that the driver's own ring cannot be made to show.
 
-use super::bed::{PATIENCE, is_io_uring_refused, skip};
+use super::bed::PATIENCE;
+use crate::bare_ring::is_refused;
+use crate::skip::skip_unprivileged;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ pub struct Raw {
 
 /// A ring as the driver makes it, but for the sizes; `None` where io_uring is refused.
 pub fn ring(submits_all: bool) -> Option<IoUring> {
-    if is_io_uring_refused() {
+    if is_refused() {
         return None;
     }
     let mut builder = IoUring::builder();
@@ -32,7 +34,7 @@ pub fn ring(submits_all: bool) -> Option<IoUring> {
     match builder.build(8) {
         Ok(ring) => Some(ring),
         Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
-            skip("the limit of locked memory is reached");
+            skip_unprivileged("the limit of locked memory is reached");
             None
         }
         Err(error) => panic!("{error}"),

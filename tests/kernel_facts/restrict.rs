@@ -1,7 +1,8 @@
 //! A ring that is restricted does what a worker needs, and nothing else.
 
-use super::bed::{bed, is_io_uring_refused, limits, packet, send_token};
+use super::bed::{bed, limits, packet, send_token};
 use super::raw::complete;
+use crate::bare_ring;
 use io_uring::{IoUring, opcode, squeue, types};
 use statsring::driver::Restrictions;
 use statsring::driver::uring::restrict::restrict;
@@ -14,7 +15,7 @@ const REGISTER_PROBE: u32 = 8;
 
 /// A ring as the driver makes it, with one registered socket; `None` where io_uring is refused.
 fn restricted() -> Option<(IoUring, UdpSocket)> {
-    if is_io_uring_refused() {
+    if bare_ring::is_refused() {
         return None;
     }
     let mut builder = IoUring::builder();

@@ -22,7 +22,7 @@ fn the_kernel_grants_twice_what_is_asked_for_and_it_is_read_back() {
 #[test]
 fn the_host_limits_what_is_granted_without_a_word() {
     let Ok(text) = std::fs::read_to_string("/proc/sys/net/core/rmem_max") else {
-        return super::bed::skip("net.core.rmem_max cannot be read here");
+        return crate::skip::skip("net.core.rmem_max cannot be read here");
     };
     let limit: usize = text.trim().parse().unwrap();
     let socket = UdpSocket::bind(any()).unwrap();

@@ -5,12 +5,11 @@
 //! namespaces; [`Namespace::within`] opens their sockets.
 
 use crate::proxy::{PROGRAM, Proxy};
+use crate::skip::{is_privileged, skip};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
@@ -41,13 +40,10 @@ pub struct Service {
     ip: String,
 }
 
-/// Runs `test` in the namespace `proxy` of a new lab. Where none can be made, it prints why and returns.
+/// Runs `test` in the namespace `proxy` of a new lab. Without root's rights the test is skipped.
 pub fn in_lab(test: impl FnOnce(&Lab) + Send) {
-    if let Some(reason) = refusal() {
-        let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        // Past the test runner's capture.
-        let _ = writeln!(std::io::stderr(), "skipped {name}: {reason}");
-        return;
+    if !is_privileged() {
+        return skip("network namespaces need root");
     }
     let lab = Lab::new();
     let proxy = lab.host("proxy");
@@ -61,13 +57,6 @@ pub fn with_each_engine(test: impl Fn(&Lab, Value) + Sync) {
     for engine in ["io_uring", "portable"] {
         in_lab(|lab| test(lab, json!({"engine": engine})));
     }
-}
-
-/// Why this process may not make namespaces, if that is all right.
-fn refusal() -> Option<&'static str> {
-    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    (!is_root && !is_ci).then_some("network namespaces need root")
 }
 
 impl Lab {

@@ -97,14 +97,13 @@ fn who_insists_on_io_uring_gets_the_reason_and_the_exit_code() {
 
 #[test]
 fn a_restart_leads_from_either_engine_to_the_other_and_loses_nothing() {
-    if is_portable() {
+    if is_portable() || bare_ring::is_refused() {
         return;
     }
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     if proxy.status("engine") != "io_uring" {
-        eprintln!("skipped: io_uring is refused here");
-        return;
+        return bare_ring::skip_for_locked_memory(&proxy.status("degraded"));
     }
     let traffic: Vec<Traffic> = (0..4).map(|_| Traffic::start(&proxy, "flow")).collect();
     wait_until("traffic flows", || proxy.stat("metrics_received") > 500);
@@ -123,4 +122,22 @@ fn a_restart_leads_from_either_engine_to_the_other_and_loses_nothing() {
     wait_until("every metric has arrived or is told", || told() >= sent);
     proxy.settle();
     assert_eq!(told(), sent);
+}
+
+#[test]
+fn where_io_uring_is_allowed_it_is_chosen() {
+    if is_portable() || bare_ring::is_refused() {
+        return;
+    }
+    let proxy = Proxy::start(config(&refs(&three()), json!({})));
+    if proxy.status("engine") != "io_uring" {
+        bare_ring::skip_for_locked_memory(&proxy.status("degraded"));
+    }
+}
+
+#[test]
+fn a_ring_that_cannot_be_made_fails_the_tests() {
+    if !is_portable() {
+        bare_ring::assert_noticed_by("engine::where_io_uring_is_allowed_it_is_chosen");
+    }
 }

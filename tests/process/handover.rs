@@ -2,6 +2,7 @@
 
 use super::proxy::{self, PROGRAM};
 use super::*;
+use crate::skip::skip_unprivileged;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -347,8 +348,7 @@ fn the_first_process_of_a_container_says_that_it_cannot() {
     let can_unshare =
         Command::new("unshare").args(["--pid", "--fork", "true"]).stderr(Stdio::null()).status();
     if !can_unshare.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no process namespace can be made here");
-        return;
+        return skip_unprivileged("no process namespace can be made here");
     }
     let mut proxy = Proxy::start_by(config(&refs(&backends), json!({})), |path| {
         let mut command = Command::new("unshare");
@@ -408,10 +408,9 @@ fn on_a_host_without_ipv6_a_restart_and_a_stop_go_as_anywhere() {
     command.args(["--net", "bash", "-c", WITHOUT_IPV6, "bash", PROGRAM]).arg(&config.path);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let log = String::from_utf8_lossy(&output.stdout);
-    if output.status.code() == Some(77) || String::from_utf8_lossy(&output.stderr).contains("unshare failed")
-    {
-        eprintln!("skipped: no network namespace can be made here");
-        return;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(77) || errors.contains("unshare failed") {
+        return skip_unprivileged(format_args!("no network namespace can be made here: {errors}"));
     }
     assert_eq!(output.status.code(), Some(0), "{log}");
     assert!(log.contains("is left out") && log.contains("restart: complete"), "{log}");

@@ -4,6 +4,7 @@ use crate::backend::Backend;
 use crate::patience::{PATIENCE, wait_until};
 use crate::proxy::{ConfigFile, PROGRAM, Proxy, config, is_portable};
 use crate::seccomp;
+use crate::skip::skip_unprivileged;
 use crate::{datagrams, refs, three, total};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -265,8 +266,7 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
         return;
     }
     if Path::new("/proc/self").metadata().is_ok_and(|me| me.uid() != 0) {
-        eprintln!("skipped: another user's limit counts what this user's other programs have locked");
-        return;
+        return skip_unprivileged("another user's limit counts what this user's other programs have locked");
     }
     let program = Copy::new("memlock");
     let backends = three();
@@ -303,22 +303,10 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
     }
 }
 
-/// Has io_uring_register(2) answer EINVAL to IORING_REGISTER_RESTRICTIONS, as a kernel that does not know them.
+/// A kernel that does not know IORING_REGISTER_RESTRICTIONS.
 fn refuse_restrictions(command: &mut Command) {
     const RESTRICTIONS: u32 = 11;
-    let step = seccomp::step;
-    let (load, equal) =
-        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
-    // The call's number stands at 0 of seccomp's data, the lower half of its second argument at 24.
-    let program = [
-        step(load, 0, 0, 0),
-        step(equal, 0, 3, libc::SYS_io_uring_register as u32),
-        step(load, 0, 0, 24),
-        step(equal, 0, 1, RESTRICTIONS),
-        step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
-        step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    seccomp::install(command, program);
+    seccomp::refuse_register(command, RESTRICTIONS, libc::EINVAL);
 }
 
 #[test]

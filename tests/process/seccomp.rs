@@ -5,12 +5,12 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// One step of a filter.
-pub fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt, jf, k }
 }
 
 /// Puts the process under this filter, and all that it starts.
-pub fn install<const N: usize>(command: &mut Command, mut program: [libc::sock_filter; N]) {
+fn install<const N: usize>(command: &mut Command, mut program: [libc::sock_filter; N]) {
     let install = move || {
         let described = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         // SAFETY: the program outlives the calls, which copy it.
@@ -31,6 +31,22 @@ pub fn refuse(command: &mut Command, first: libc::c_long, last: libc::c_long, er
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 2, first as u32),
         step(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 1, 0, last as u32),
+        step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    install(command, program);
+}
+
+/// Has io_uring_register(2) answer `errno` to one operation, and do the others.
+pub fn refuse_register(command: &mut Command, operation: u32, errno: i32) {
+    let (load, equal) =
+        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
+    // The call's number is at 0 of seccomp's data, the lower half of its second argument at 24.
+    let program = [
+        step(load, 0, 0, 0),
+        step(equal, 0, 3, libc::SYS_io_uring_register as u32),
+        step(load, 0, 0, 24),
+        step(equal, 0, 1, operation),
         step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
