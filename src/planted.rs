@@ -59,6 +59,8 @@ pub enum Defect {
     StopForgetsPromise,
     /// An old process whose successor is late leaves all the same.
     GoneBeforeReady,
+    /// A new process takes over though a reload was accepted since it read the config.
+    ReloadUndoneByRestart,
     /// A new process begins with every backend up.
     HealthForgottenAtHandover,
     /// A new process does not know what the operator wants of a backend.
@@ -102,7 +104,7 @@ impl Defect {
     pub const PORTABLE: [Defect; 2] = [Defect::FullBatchTakenAsLast, Defect::FollowerOfBusyTakenAsSent];
 
     /// Those of hand-over and reload.
-    pub const CONTROL: [Defect; 16] = [
+    pub const CONTROL: [Defect; 17] = [
         Defect::ReceiveNotCancelledAtLeave,
         Defect::LeftSocketFenced,
         Defect::SurplusSocketLeft,
@@ -111,6 +113,7 @@ impl Defect {
         Defect::RetiresWithOldProcess,
         Defect::StopForgetsPromise,
         Defect::GoneBeforeReady,
+        Defect::ReloadUndoneByRestart,
         Defect::HealthForgottenAtHandover,
         Defect::WishForgottenAtHandover,
         Defect::BackendForgottenAtReload,

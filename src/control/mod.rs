@@ -10,7 +10,7 @@
 //!   sockets.rs   everything that listens, wherever it comes from   bind.rs, activation.rs, descriptors.rs
 //!   restart.rs   a new process takes over, or this one did         handover/
 //!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, probe.rs, resolve.rs, backend.rs
-//!   operator.rs  the admin port's connections and actions          doors.rs, observe.rs, reload.rs
+//!   operator.rs  the admin port's connections and actions          doors.rs, observe.rs, reload.rs, config_reads.rs
 //!   state.rs     what is known, and its way to the workers         roster.rs, table.rs
 //!   net.rs       TCP on either engine; nothing else knows it       offload.rs (work that may block), lateness.rs (stalls)
 //! ```
@@ -20,6 +20,7 @@
 mod activation;
 pub mod backend;
 mod bind;
+mod config_reads;
 mod descriptors;
 mod doors;
 mod engine;

@@ -19,6 +19,7 @@ use super::{restart, stop};
 use crate::driver::{DriverError, Restrictions};
 use crate::exit;
 use crate::worker::{self, Ended, Report, WorkerSetup};
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
@@ -71,6 +72,10 @@ pub struct Process {
     pub(super) giver: Giver,
     /// That process.
     pub(super) successor: Option<Successor>,
+    /// Reloads that had been accepted when it was started, and may have read the config.
+    pub(super) reloads_at_start: u64,
+    /// A reload was requested before this process served.
+    pub(super) reload_is_due: Cell<bool>,
     /// Whether a signal to stop went on to it.
     pub(super) has_passed_on: bool,
     /// The process that this one takes over from.
@@ -146,6 +151,8 @@ impl Process {
             threads,
             giver: Giver::new(),
             successor: None,
+            reloads_at_start: 0,
+            reload_is_due: Cell::new(false),
             has_passed_on: false,
             predecessor,
             program,
@@ -174,7 +181,6 @@ impl Process {
                         return Err(restart::retired(&why));
                     }
                 }
-                // For a reload there is nothing to do: the config was read a moment ago.
                 Ok(event) => self.decline(&event),
                 Err(_) => return Err(Failure::system("the workers did not arm their receives in time")),
             }
@@ -248,13 +254,12 @@ impl Process {
 
     /// Runs until the end; the exit code.
     pub(super) async fn serve(&mut self, doors: Doors) -> u8 {
+        if self.reload_is_due.take() {
+            self.start_reload();
+        }
         let code = loop {
             match self.event().await {
-                Event::Reload => {
-                    let control = self.control.clone();
-                    // Both outcomes go to the log there.
-                    net::spawn(async move { drop(control.reload().await) });
-                }
+                Event::Reload => self.start_reload(),
                 Event::Noted => {}
                 Event::Restart => self.ask_restart(),
                 Event::Successor(event) => {
@@ -275,6 +280,12 @@ impl Process {
         code
     }
 
+    fn start_reload(&self) {
+        let control = self.control.clone();
+        // Both outcomes go to the log there.
+        net::spawn(async move { drop(control.reload().await) });
+    }
+
     /// The next event. May be dropped while it waits.
     pub async fn event(&mut self) -> Event {
         tokio::select! {
@@ -289,7 +300,19 @@ impl Process {
             },
             () = self.stop.notified() => Event::Stop(None),
             event = or_never(self.predecessor.as_mut().map(Predecessor::next)) => Event::Predecessor(event),
-            event = or_never(self.successor.as_mut().map(Successor::next)) => Event::Successor(event),
+            event = or_never(self.successor.as_mut().map(Successor::next)) => {
+                Event::Successor(self.with_reloads(event))
+            }
+        }
+    }
+
+    /// Marks a new process that read the config before a reload which was accepted since.
+    fn with_reloads(&self, event: GiverEvent) -> GiverEvent {
+        match event {
+            GiverEvent::Ready { taken, .. } => {
+                GiverEvent::Ready { taken, is_current: self.reloads_at_start == self.control.reloads.get() }
+            }
+            event => event,
         }
     }
 

@@ -40,16 +40,16 @@ impl Process {
     /// Does what an event of a restart asks for. What the new process takes, if it has just taken over.
     pub(super) fn give(&mut self, event: GiverEvent) -> Option<Taken> {
         match self.giver.on(event) {
-            GiverAction::Nothing => {
-                // It has said that it fails: its end is to come.
-                if let Some(successor) = &mut self.successor
-                    && self.giver.is_busy()
-                {
-                    successor.set_time(grace(&self.control.config()));
-                }
+            GiverAction::Nothing => {}
+            GiverAction::Start => {
+                self.clear_successor();
+                return self.start_successor();
             }
-            GiverAction::Start => return self.start_successor(),
             GiverAction::Refuse(why) => note(&self.control, Outcome::Refused, why),
+            GiverAction::Defer => {
+                let words = "starts when the process of the last one, which failed, has ended";
+                note(&self.control, Outcome::UnderWay, words);
+            }
             GiverAction::Go(taken) => {
                 let state = self.control.carry();
                 let told = self.successor.as_ref().map(|successor| successor.say_go(state));
@@ -61,12 +61,17 @@ impl Process {
                     None => return self.give(GiverEvent::Failed("it is gone".to_owned())),
                 }
             }
+            GiverAction::Fail(why) => {
+                self.give_grace();
+                self.note_failure(&why);
+            }
             GiverAction::Abort(why) => {
-                let grace = grace(&self.control.config());
-                if let Some(successor) = &mut self.successor {
-                    successor.say_abort(why);
-                    successor.set_time(grace);
-                }
+                self.note_failure(&why);
+                self.abort_successor(why);
+            }
+            GiverAction::StartOver(why) => {
+                note(&self.control, Outcome::UnderWay, &format!("{why}; a new process is started"));
+                self.abort_successor(why.to_owned());
             }
             GiverAction::Kill => {
                 if let Some(successor) = &mut self.successor {
@@ -74,18 +79,45 @@ impl Process {
                 }
             }
             GiverAction::GoOn(why) => {
-                self.successor = None;
-                self.held.restore(&self.control.config(), self.control.spread);
-                if self.control.stopping.get() {
-                    note(&self.control, Outcome::Refused, "a stop ended it");
-                    return None;
-                }
-                note(&self.control, Outcome::Failed, &why);
-                self.control.notifier.ready();
-                self.control.tell_status();
+                self.clear_successor();
+                self.note_failure(&why);
             }
+            GiverAction::Clear => self.clear_successor(),
         }
         None
+    }
+
+    /// A new process that does not take over has so long to relay what it received; then it is killed.
+    fn give_grace(&mut self) {
+        let grace = grace(&self.control.config());
+        if let Some(successor) = &mut self.successor {
+            successor.set_time(grace);
+        }
+    }
+
+    fn abort_successor(&mut self, why: String) {
+        if let Some(successor) = &mut self.successor {
+            successor.say_abort(why);
+        }
+        self.give_grace();
+    }
+
+    /// Nothing is left of a new process: the shared sockets are set again as this one's config says.
+    fn clear_successor(&mut self) {
+        if self.successor.take().is_some() {
+            self.held.restore(&self.control.config(), self.control.spread);
+        }
+    }
+
+    /// Reports that a restart failed and that this process goes on.
+    fn note_failure(&self, why: &str) {
+        if self.control.stopping.get() {
+            note(&self.control, Outcome::Refused, "ended by a stop");
+            return;
+        }
+        note(&self.control, Outcome::Failed, why);
+        self.control.notifier.ready();
+        self.control.tell_status();
     }
 
     fn start_successor(&mut self) -> Option<Taken> {
@@ -101,6 +133,7 @@ impl Process {
                 let words = format!("process {} was started: {path}", successor.pid());
                 note(&control, Outcome::UnderWay, &words);
                 self.successor = Some(successor);
+                self.reloads_at_start = control.reloads.get();
                 None
             }
             Err(error) => {
@@ -138,6 +171,7 @@ impl Process {
         let control = &self.control;
         let pid = self.successor.as_ref().map_or(0, Successor::pid);
         control.notifier.main_process(pid);
+        control.taken_over_by.set(i32::try_from(pid).ok().filter(|pid| *pid > 0));
         let left = if self.held.is_data_activated() { Left::ALL } else { left_to(taken, &control.listen) };
         control.left.set(left);
         pid
@@ -245,7 +279,11 @@ impl Process {
                 successor.ask_reload();
             }
             _ if self.control.stopping.get() => tracing::warn!("reload: refused: a stop is under way"),
-            _ => tracing::info!("reload: not needed: the config was read a moment ago, at the start"),
+            _ => {
+                // The file may have changed since it was read.
+                self.reload_is_due.set(true);
+                tracing::info!("reload: follows when this process serves");
+            }
         }
     }
 

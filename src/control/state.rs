@@ -5,10 +5,10 @@
 
 use super::Options;
 use super::backend::Backend;
+use super::config_reads::ConfigReads;
 use super::handle::LATENCY_WAIT;
 use super::handover::message::State;
 use super::observe::Observers;
-use super::offload::{STACK_BYTES, offload};
 use super::process::count;
 use super::reload::{self, Changes};
 use super::resolve::{Resolver, choose};
@@ -17,13 +17,15 @@ use super::systemd::Notifier;
 use super::table::{self, Publisher};
 use super::{net, watch};
 use crate::admin::{Readiness, Wish, escape};
-use crate::config::{Config, load};
+use crate::config::Config;
 use crate::driver::Facts;
 use crate::driver::socket::Spread;
 use crate::placement::Fingerprint;
 use crate::relay::Left;
 use crate::stats::{Counters, Latency, WorkerShared};
 use crate::worker::Limits;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -113,6 +115,12 @@ pub struct Control {
     roster: Roster,
     fingerprint: Cell<Option<Fingerprint>>,
     reloading: Mutex<()>,
+    /// Reads of the config file.
+    config_reads: ConfigReads,
+    /// Reloads that were applied.
+    pub reloads: Cell<u64>,
+    /// The process that has taken over from this one.
+    pub taken_over_by: Cell<Option<i32>>,
 }
 
 /// What [`Control::new`] is made of.
@@ -210,6 +218,9 @@ impl Control {
             roster: Roster::new(config),
             fingerprint: Cell::new(None),
             reloading: Mutex::new(()),
+            config_reads: ConfigReads::default(),
+            reloads: Cell::new(0),
+            taken_over_by: Cell::new(None),
         })
     }
 
@@ -416,8 +427,6 @@ impl Control {
 
     /// Reads the config file again and applies it, whole or not at all. Either answer is for the operator.
     pub async fn reload(self: &Rc<Self>) -> Result<String, String> {
-        // One after the other: the second sees what the first left.
-        let _alone = self.reloading.lock().await;
         self.notifier.reloading();
         let result = self.try_reload().await;
         self.notifier.ready();
@@ -441,36 +450,54 @@ impl Control {
         let Some(path) = self.options.config_path.clone() else {
             return Err("refused: it was started without a config file, so there is none to read".to_owned());
         };
-        // A name among the listening hosts, or a hung network file system, may block it.
-        let loaded =
-            offload("reload", STACK_BYTES, move || load(&path)).await.map_err(|error| error.to_string())?;
+        let reading = self.config_reads.begin();
+        let loaded = self.config_reads.read(&path).await.map_err(|error| error.to_string())?;
         let mut loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
+        // One after the other: the second sees what the first left.
+        let _alone = self.reloading.lock().await;
+        if self.config_reads.is_superseded(reading) {
+            return Err("superseded: a reload that was requested later has been carried out".to_owned());
+        }
         if self.has_given_sockets {
             // Then the sockets say how many there are, and not the file.
             loaded.config.workers = self.seats.len();
         }
         let mut changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
             .map_err(|refusal| refusal.to_string())?;
-        if self.stopping.get() {
-            return Err("refused: a stop is under way".to_owned());
-        }
+        let backends = self.roster.for_config(&loaded.config);
+        let added = self.roster.added(&backends);
+        // Added backends that need a name are not to begin as dead ones.
+        self.look_up(&added, FIRST_LOOKUP).await;
+        self.refuse_reload_at_end()?;
         for notice in &loaded.notices {
             tracing::warn!("config: {notice}");
         }
+        self.config_reads.carried_out(reading);
         *self.listing.borrow_mut() = loaded.listing;
-        self.apply(loaded.config).await;
+        self.apply(loaded.config, backends, added);
         if !self.in_force().await {
             changes.words.push(NOT_IN_FORCE.trim_start_matches("; ").to_owned());
         }
         Ok(changes)
     }
 
+    /// A process that is about to end accepts no config; one that another has taken over from passes the request on.
+    fn refuse_reload_at_end(&self) -> Result<(), String> {
+        if let Some(pid) = self.taken_over_by.get() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
+            return Err(format!(
+                "passed on to process {pid}, which has taken over; its status and log say how it ends"
+            ));
+        }
+        if self.stopping.get() {
+            return Err("refused: a stop is under way".to_owned());
+        }
+        Ok(())
+    }
+
     /// Puts `config` in force: backends of the same identity keep their figures and their health.
-    async fn apply(self: &Rc<Self>, config: Config) {
-        let backends = self.roster.for_config(&config);
-        let added = self.roster.added(&backends);
-        // Added backends that need a name are not to begin as dead ones.
-        self.look_up(&added, FIRST_LOOKUP).await;
+    fn apply(self: &Rc<Self>, config: Config, backends: Vec<Rc<Backend>>, added: Vec<Rc<Backend>>) {
+        self.reloads.set(self.reloads.get() + 1);
         self.roster.replace(config, backends);
         self.publish();
         self.warn_if_none_lives();

@@ -279,6 +279,122 @@ fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
     proxy.send(datagrams(0..20));
 }
 
+/// The number of the last process that was started, as the log says.
+fn started(proxy: &Proxy) -> Option<i32> {
+    let log = proxy.log();
+    let line = log.lines().rfind(|line| line.contains(" was started: "))?;
+    line.split("restart: process ").nth(1)?.split(' ').next()?.parse().ok()
+}
+
+fn is_sleeping(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().starts_with(b"sleep")
+}
+
+#[test]
+fn a_restart_that_is_late_is_reported_at_its_limit_and_the_next_one_waits_for_its_process_to_end() {
+    let backends = three();
+    // The new process may take ten minutes to end.
+    let config = config(&refs(&backends), json!({"handoverTimeout": 300, "shutdownTimeout": 600_000}));
+    let (mut proxy, program) = start_copy(config);
+    replace(&program, "#!/bin/sh\nexec sleep 600\n");
+    fail(&mut proxy, &backends, "not ready in time (handoverTimeout)");
+    let late = started(&proxy).unwrap();
+    assert!(is_sleeping(late), "it was reported before the new process has ended");
+    fs::remove_file(&program).unwrap();
+    copy(proxy.config_path());
+    proxy.config.json["handoverTimeout"] = 20_000.into();
+    proxy.config.write();
+    proxy.ask("reload");
+    let before = proxy.pid();
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("it is accepted", || proxy.logged("restart: starts when the process of the last one"));
+    assert!(is_sleeping(late));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(late), Signal::SIGKILL).unwrap();
+    proxy.wait_for_successor(before);
+}
+
+#[test]
+fn a_reload_that_is_accepted_while_a_restart_is_under_way_is_not_undone_by_it() {
+    let backends = three();
+    let (mut proxy, program) = start_copy(config(&refs(&backends), json!({})));
+    // The new process has read the config when the old one reloads: the gate is behind a copy of the config as it is now.
+    let (gate, early) = (program.with_extension("gate"), program.with_extension("early"));
+    let old_config = proxy.config_path().display().to_string();
+    let script = format!(
+        "#!/bin/sh\n[ -e '{0}' ] && exec '{PROGRAM}' -f '{old_config}'\ncp '{old_config}' '{1}'\ntouch '{0}'\n\
+         while [ ! -e '{0}.open' ]; do sleep 0.02; done\nexec '{PROGRAM}' -f '{1}'\n",
+        gate.display(),
+        early.display()
+    );
+    replace(&program, &script);
+    let before = proxy.pid();
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("the new process has read the config", || gate.exists());
+    proxy.config.json["flushInterval"] = 77.into();
+    proxy.config.write();
+    let answer = proxy.ask("reload");
+    assert!(answer.contains("flushInterval: 5 -> 77"), "{answer}");
+    fs::write(format!("{}.open", gate.display()), "").unwrap();
+    proxy.wait_for_successor(before);
+    assert!(proxy.ask("config").contains("\"flushInterval\": 77"), "{}", proxy.ask("config"));
+    assert!(proxy.logged("the config was reloaded while it started"), "{}", proxy.log());
+}
+
+#[test]
+fn a_reload_that_comes_before_a_new_process_serves_follows() {
+    let backends = three();
+    let (mut proxy, program) = start_copy(config(&refs(&backends), json!({})));
+    replace(&program, &format!("#!/bin/sh\nexec '{PROGRAM}' \"$@\"\n"));
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("the new process is started", || started(&proxy).is_some());
+    let new = started(&proxy).unwrap();
+    // The old process does not answer while the new one waits for its word.
+    proxy.signal(Signal::SIGSTOP);
+    wait_until("the new one asks", || proxy.logged("ready to take over from process "));
+    proxy.config.json["flushInterval"] = 77.into();
+    proxy.config.write();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(new), Signal::SIGHUP).unwrap();
+    wait_until("it is noted", || proxy.logged("reload: follows when this process serves"));
+    let before = proxy.pid();
+    proxy.signal(Signal::SIGCONT);
+    proxy.wait_for_successor(before);
+    wait_until("it has followed", || proxy.ask("config").contains("\"flushInterval\": 77"));
+}
+
+#[test]
+fn a_config_path_that_blocks_holds_no_later_reload_or_restart_up() {
+    let backends = three();
+    let (mut proxy, _) = start_copy(config(&refs(&backends), json!({})));
+    let path = proxy.config_path().to_owned();
+    fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    proxy.signal(Signal::SIGHUP);
+    let reads = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", proxy.pid())).unwrap();
+        tasks
+            .filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok())
+            .filter(|name| name.trim() == "reload")
+            .count()
+    };
+    wait_until("a read blocks", || reads() == 1);
+    // Another file under the same name, as an editor or a deployment makes it.
+    let mut good = proxy.config.json.clone();
+    good["flushInterval"] = 77.into();
+    let new = path.with_extension("new");
+    fs::write(&new, good.to_string()).unwrap();
+    let blocked = path.with_extension("blocked");
+    fs::hard_link(&path, &blocked).unwrap();
+    fs::rename(&new, &path).unwrap();
+    assert!(proxy.ask("reload").contains("flushInterval: 5 -> 77"));
+    assert_eq!(reads(), 1, "the first read still blocks");
+    wait_until("the first one is refused", || proxy.logged("was not read within 10 s"));
+    // What the first read comes back with is out of date.
+    fs::OpenOptions::new().write(true).open(&blocked).unwrap().write_all(b"{}").unwrap();
+    wait_until("it has ended", || reads() == 0);
+    proxy.restart();
+    assert!(proxy.ask("config").contains("\"flushInterval\": 77"));
+}
+
 #[test]
 fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
     let backends = three();

@@ -102,6 +102,7 @@ impl Total {
             ("restarts complete", happened.restarts_complete),
             ("restarts refused", happened.restarts_refused),
             ("restarts aborted", happened.restarts_aborted),
+            ("restarts begun anew after a reload", happened.restarts_started_over),
             ("restarts that came to nothing", happened.restarts_failed),
             ("sockets taken over from a process that was gone", happened.inherited_unasked),
             ("stops between two processes", happened.stops_between),

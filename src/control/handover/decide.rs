@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! old   Idle ─asked─▶ Starting ─ready─▶ Gone                       (cancels, flushes, ends)
-//!                        └─late, stop─▶ Ending ─ended─▶ Idle       (goes on)
+//!                        └─late, stop, outdated─▶ Ending ─ended─▶ Idle, or Starting if asked again meanwhile
 //! new              Arming ─armed─▶ Offered ─go─▶ Serving ─the old one ended─▶ Alone
 //!                      └────abort────▶ Retired                     (cancels, flushes, ends)
 //! ```
@@ -20,6 +20,25 @@
 use super::message::Taken;
 use crate::planted::{Defect, is_planted};
 
+/// Why a new process that is ready does not take over.
+const OUTDATED: &str = "the config was reloaded while it started";
+
+/// A new process that is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ending {
+    /// Why, if that has not been reported yet.
+    unreported: Option<String>,
+    /// Another one is to be started as soon as it has ended.
+    again: bool,
+    /// This process is to stop: it starts no other.
+    stopping: bool,
+}
+
+impl Ending {
+    /// The failure has been reported.
+    const REPORTED: Ending = Ending { unreported: None, again: false, stopping: false };
+}
+
 /// Where the old process stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Giving {
@@ -27,8 +46,8 @@ enum Giving {
     Idle,
     /// A new process was started and is not ready.
     Starting,
-    /// The new process is to end, for this reason.
-    Ending(String),
+    /// The new process is to end.
+    Ending(Ending),
     /// The new process serves.
     Gone,
 }
@@ -39,7 +58,12 @@ pub enum GiverEvent {
     /// The operator asks for it; something may be in the way.
     Asked(Option<&'static str>),
     /// The new process receives.
-    Ready(Taken),
+    Ready {
+        /// The sockets it uses.
+        taken: Taken,
+        /// Whether no reload was accepted since it read the config.
+        is_current: bool,
+    },
     /// It cannot, or could not be told to go.
     Failed(String),
     /// It has ended, in these words.
@@ -59,14 +83,22 @@ pub enum GiverAction {
     Start,
     /// Say why not.
     Refuse(&'static str),
+    /// Say that it starts when the last new process, which failed, has ended.
+    Defer,
     /// Say "go", and leave it these sockets. If it cannot be told, that is [`GiverEvent::Failed`].
     Go(Taken),
-    /// Tell the new process to end, and give it time to relay what it received.
+    /// Report that the restart failed, for this reason, and that this process goes on; give the new process time to end.
+    Fail(String),
+    /// The same, and tell the new process to end.
     Abort(String),
+    /// Tell the new process to end: it read a config that a reload has replaced, so another one is started after it.
+    StartOver(&'static str),
     /// End the new process by force: nothing of it is to be expected any more.
     Kill,
-    /// It came to nothing, for this reason; this process goes on as before.
+    /// Report that the restart failed, for this reason; this process goes on as before.
     GoOn(String),
+    /// The new process has ended, which was reported before: nothing of it is left.
+    Clear,
 }
 
 /// The old side.
@@ -99,28 +131,49 @@ impl Giver {
             (Giving::Idle, GiverEvent::Asked(None)) => (Giving::Starting, Start),
             (Giving::Idle, GiverEvent::Asked(Some(obstacle))) => (Giving::Idle, Refuse(obstacle)),
             (Giving::Gone, GiverEvent::Asked(_)) => (Giving::Gone, Refuse("another process has taken over")),
-            (stage, GiverEvent::Asked(_)) => (stage, Refuse("a restart is going on already")),
-            (Giving::Starting, GiverEvent::Ready(taken)) => (Giving::Gone, Go(taken)),
+            (Giving::Ending(ending), GiverEvent::Asked(None)) if !ending.stopping => {
+                (Giving::Ending(Ending { again: true, ..ending }), Defer)
+            }
+            (stage, GiverEvent::Asked(obstacle)) => {
+                (stage, Refuse(obstacle.unwrap_or("a restart is going on already")))
+            }
+            (Giving::Starting, GiverEvent::Ready { taken, is_current })
+                if is_current || is_planted(Defect::ReloadUndoneByRestart) =>
+            {
+                (Giving::Gone, Go(taken))
+            }
+            (Giving::Starting, GiverEvent::Ready { .. }) => {
+                (Giving::Ending(Ending { again: true, ..Ending::REPORTED }), StartOver(OUTDATED))
+            }
             (Giving::Starting, GiverEvent::Late) if is_planted(Defect::GoneBeforeReady) => {
                 (Giving::Gone, Go(Taken::default()))
             }
             (Giving::Starting, GiverEvent::Late) => {
-                let why = "the new process was not ready in time (handoverTimeout)";
-                (Giving::Ending(why.to_owned()), Abort(why.to_owned()))
+                let why = "the new process was not ready in time (handoverTimeout)".to_owned();
+                (Giving::Ending(Ending::REPORTED), Abort(why))
             }
             (Giving::Starting, GiverEvent::Stop) => {
-                let why = "a stop was asked for";
-                (Giving::Ending(why.to_owned()), Abort(why.to_owned()))
+                let ending = Ending { stopping: true, ..Ending::REPORTED };
+                (Giving::Ending(ending), Abort("a stop was requested".to_owned()))
+            }
+            (Giving::Ending(ending), GiverEvent::Stop) => {
+                (Giving::Ending(Ending { again: false, stopping: true, ..ending }), Nothing)
             }
             // It says why before it ends; the end itself is still to come.
-            (Giving::Starting, GiverEvent::Failed(why)) => (Giving::Ending(why), Nothing),
+            (Giving::Starting, GiverEvent::Failed(why)) => (Giving::Ending(Ending::REPORTED), Fail(why)),
             (Giving::Starting, GiverEvent::Ended(how)) => {
                 (Giving::Idle, GoOn(format!("the new process {how}")))
             }
-            (Giving::Ending(why), GiverEvent::Ended(_)) => (Giving::Idle, GoOn(why)),
-            (Giving::Ending(why), GiverEvent::Late) => (Giving::Ending(why), Kill),
+            (Giving::Ending(Ending { again: true, .. }), GiverEvent::Ended(_)) => (Giving::Starting, Start),
+            (Giving::Ending(Ending { unreported: Some(why), .. }), GiverEvent::Ended(_)) => {
+                (Giving::Idle, GoOn(why))
+            }
+            (Giving::Ending(_), GiverEvent::Ended(_)) => (Giving::Idle, Clear),
+            (Giving::Ending(ending), GiverEvent::Late) => (Giving::Ending(ending), Kill),
             // It was told to go and could not hear it.
-            (Giving::Gone, GiverEvent::Failed(why)) => (Giving::Ending(why), Kill),
+            (Giving::Gone, GiverEvent::Failed(why)) => {
+                (Giving::Ending(Ending { unreported: Some(why), ..Ending::REPORTED }), Kill)
+            }
             (stage, _) => (stage, Nothing),
         };
         self.stage = stage;
@@ -254,42 +307,84 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
+    fn ready(taken: Taken, is_current: bool) -> GiverEvent {
+        GiverEvent::Ready { taken, is_current }
+    }
+
     #[test]
     fn a_restart_that_goes_well() {
         let (mut giver, mut taker) = (Giver::new(), Taker::new());
         assert_eq!(giver.on(GiverEvent::Asked(None)), GiverAction::Start);
         assert_eq!(taker.on(TakerEvent::Armed), TakerAction::SayReady);
         let taken = Taken { workers: 2, ..Taken::default() };
-        assert_eq!(giver.on(GiverEvent::Ready(taken.clone())), GiverAction::Go(taken));
+        assert_eq!(giver.on(ready(taken.clone(), true)), GiverAction::Go(taken));
         assert!(giver.is_gone() && !taker.is_complete());
         assert_eq!(taker.on(TakerEvent::Go), TakerAction::Serve);
         assert_eq!(taker.on(TakerEvent::Gone), TakerAction::Complete);
         assert!(taker.is_complete());
     }
 
+    fn ended(how: &str) -> GiverEvent {
+        GiverEvent::Ended(how.to_owned())
+    }
+
     #[test]
-    fn a_second_request_is_refused_whatever_stage_the_first_is_in() {
+    fn a_second_request_is_refused_until_the_first_has_failed_and_then_waits_for_its_process_to_end() {
         let mut giver = Giver::new();
         let refused = |giver: &mut Giver| matches!(giver.on(GiverEvent::Asked(None)), GiverAction::Refuse(_));
         assert_eq!(giver.on(GiverEvent::Asked(Some("no"))), GiverAction::Refuse("no"));
         giver.on(GiverEvent::Asked(None));
         assert!(refused(&mut giver));
-        giver.on(GiverEvent::Late);
-        assert!(refused(&mut giver));
+        assert!(matches!(giver.on(GiverEvent::Late), GiverAction::Abort(_)), "the limit is the limit");
+        assert_eq!(giver.on(GiverEvent::Asked(None)), GiverAction::Defer);
+        assert_eq!(giver.on(GiverEvent::Asked(Some("no"))), GiverAction::Refuse("no"));
         assert_eq!(giver.on(GiverEvent::Late), GiverAction::Kill);
-        assert!(matches!(giver.on(GiverEvent::Ended("was killed".to_owned())), GiverAction::GoOn(_)));
+        assert_eq!(giver.on(ended("was killed")), GiverAction::Start);
+        giver.on(GiverEvent::Late);
+        assert_eq!(giver.on(ended("was killed")), GiverAction::Clear);
         assert_eq!(giver.on(GiverEvent::Asked(None)), GiverAction::Start);
-        giver.on(GiverEvent::Ready(Taken::default()));
+        giver.on(ready(Taken::default(), true));
         assert!(refused(&mut giver));
+    }
+
+    #[test]
+    fn a_stop_ends_a_restart_and_starts_no_other() {
+        let mut giver = Giver::new();
+        giver.on(GiverEvent::Asked(None));
+        giver.on(GiverEvent::Late);
+        giver.on(GiverEvent::Asked(None));
+        giver.on(GiverEvent::Stop);
+        assert!(matches!(giver.on(GiverEvent::Asked(None)), GiverAction::Refuse(_)));
+        assert_eq!(giver.on(ended("was killed")), GiverAction::Clear);
     }
 
     #[test]
     fn what_the_new_process_says_of_its_failure_is_what_is_told() {
         let mut giver = Giver::new();
         giver.on(GiverEvent::Asked(None));
-        assert_eq!(giver.on(GiverEvent::Failed("no such key".to_owned())), GiverAction::Nothing);
-        let ended = GiverEvent::Ended("ended with exit code 64".to_owned());
-        assert_eq!(giver.on(ended), GiverAction::GoOn("no such key".to_owned()));
+        let why = "no such key".to_owned();
+        assert_eq!(giver.on(GiverEvent::Failed(why.clone())), GiverAction::Fail(why));
+        assert_eq!(giver.on(ended("ended with exit code 64")), GiverAction::Clear);
+    }
+
+    #[test]
+    fn a_process_that_read_the_config_before_a_reload_does_not_take_over() {
+        let mut giver = Giver::new();
+        giver.on(GiverEvent::Asked(None));
+        assert!(matches!(giver.on(ready(Taken::default(), false)), GiverAction::StartOver(_)));
+        assert!(giver.is_busy() && !giver.is_gone());
+        assert_eq!(giver.on(ended("ended")), GiverAction::Start);
+        assert!(matches!(giver.on(ready(Taken::default(), true)), GiverAction::Go(_)));
+    }
+
+    #[test]
+    fn one_that_cannot_be_told_to_go_is_reported_when_it_has_ended() {
+        let mut giver = Giver::new();
+        giver.on(GiverEvent::Asked(None));
+        giver.on(ready(Taken::default(), true));
+        let why = "it is gone".to_owned();
+        assert_eq!(giver.on(GiverEvent::Failed(why.clone())), GiverAction::Kill);
+        assert_eq!(giver.on(ended("was killed")), GiverAction::GoOn(why));
     }
 
     /// What may happen at any moment, beside what the two sides say to each other.
@@ -303,6 +398,7 @@ mod tests {
         Stop,
         StopNew,
         AskAgain,
+        Reload,
     }
 
     /// Both sides with what is on its way between them.
@@ -317,6 +413,9 @@ mod tests {
         /// A signal has reached the new process, or has been passed on to it.
         is_new_signalled: bool,
         is_passed_on: bool,
+        /// The number of the config in force at the old process, and of the one that the new process has read.
+        config: u32,
+        new_config: u32,
     }
 
     impl World {
@@ -331,6 +430,8 @@ mod tests {
                 stop: false,
                 is_new_signalled: false,
                 is_passed_on: false,
+                config: 0,
+                new_config: 0,
             }
         }
 
@@ -345,6 +446,7 @@ mod tests {
                 GiverAction::Start => {
                     assert!(self.taker.is_none(), "two new processes at once");
                     self.taker = Some(Taker::new());
+                    self.new_config = self.config;
                     self.is_new_signalled = false;
                     // Each attempt has a channel of its own: what was said to or by the last new process is lost with it.
                     self.to_old.clear();
@@ -354,14 +456,18 @@ mod tests {
                     self.old(GiverEvent::Failed("it is gone".to_owned()));
                 }
                 GiverAction::Go(_) => {
+                    assert_eq!(self.new_config, self.config, "a reload is undone");
                     self.old_receives = false;
                     self.to_new.push_back(TakerEvent::Go);
                     self.to_new.push_back(TakerEvent::Gone);
                 }
                 GiverAction::Abort(why) => self.to_new.push_back(TakerEvent::Abort(why)),
+                GiverAction::StartOver(why) => self.to_new.push_back(TakerEvent::Abort(why.to_owned())),
                 GiverAction::Kill if self.taker.is_some() => self.end_new("was killed"),
-                GiverAction::Kill | GiverAction::Nothing | GiverAction::Refuse(_) => {}
-                GiverAction::GoOn(_) => assert!(self.old_receives, "it goes on and does not receive"),
+                GiverAction::Kill | GiverAction::Nothing | GiverAction::Refuse(_) | GiverAction::Defer => {}
+                GiverAction::GoOn(_) | GiverAction::Fail(_) | GiverAction::Clear => {
+                    assert!(self.old_receives, "it goes on and does not receive")
+                }
             }
         }
 
@@ -370,7 +476,7 @@ mod tests {
             match taker.on(event) {
                 TakerAction::SayReady => {
                     self.new_receives = true;
-                    self.to_old.push_back(GiverEvent::Ready(Taken::default()));
+                    self.to_old.push_back(GiverEvent::Ready { taken: Taken::default(), is_current: true });
                 }
                 TakerAction::Retire(_) => self.end_new("retired"),
                 TakerAction::Serve | TakerAction::ServeUnasked | TakerAction::Complete => {
@@ -384,7 +490,10 @@ mod tests {
         fn happen(&mut self, chance: Chance) {
             match chance {
                 Chance::DeliverToOld => {
-                    if let Some(event) = self.to_old.pop_front() {
+                    if let Some(mut event) = self.to_old.pop_front() {
+                        if let GiverEvent::Ready { is_current, .. } = &mut event {
+                            *is_current = self.new_config == self.config;
+                        }
                         self.old(event);
                     }
                 }
@@ -420,6 +529,8 @@ mod tests {
                 Chance::StopNew => {}
                 Chance::AskAgain if !self.stop => self.old(GiverEvent::Asked(None)),
                 Chance::AskAgain => {}
+                Chance::Reload if !self.giver.is_gone() => self.config += 1,
+                Chance::Reload => {}
             }
             assert!(self.old_receives || self.new_receives, "nobody receives");
         }
@@ -475,6 +586,7 @@ mod tests {
                     6 => Just(Chance::DeliverToOld), 6 => Just(Chance::DeliverToNew), 4 => Just(Chance::Arm),
                     1 => Just(Chance::NewFails), 1 => Just(Chance::OldLate),
                     1 => Just(Chance::Stop), 1 => Just(Chance::StopNew), 2 => Just(Chance::AskAgain),
+                    1 => Just(Chance::Reload),
                 ],
                 1..80,
             ),

@@ -148,7 +148,7 @@ fn converse(link: &Link, offer: &Offer, sockets: Vec<OwnedFd>, hear: &mpsc::Send
     drop(sockets);
     loop {
         let event = match link.receive::<Answer>() {
-            Ok(Some((Answer::Ready(taken), _))) => GiverEvent::Ready(taken),
+            Ok(Some((Answer::Ready(taken), _))) => GiverEvent::Ready { taken, is_current: true },
             Ok(Some((Answer::Failed(words), _))) => GiverEvent::Failed(words),
             Ok(None) | Err(LinkError::Io(_)) => return,
             Err(error) => {

@@ -147,6 +147,10 @@ pub struct Process {
     pub left: Left,
     pub giver: Giver,
     pub successor: Option<usize>,
+    /// Reloads that were applied; how many there had been when the successor was started; when the last one was.
+    pub reloads: u64,
+    pub reloads_at_start: u64,
+    pub reloaded_us: Option<u64>,
     /// When the successor's time is over.
     pub deadline_us: Option<u64>,
     pub inheritance: Option<Inheritance>,
@@ -184,6 +188,9 @@ impl Process {
             left: Left::NONE,
             giver: Giver::new(),
             successor: None,
+            reloads: 0,
+            reloads_at_start: 0,
+            reloaded_us: None,
             deadline_us: None,
             inheritance: None,
             wants_stop: false,
@@ -195,6 +202,11 @@ impl Process {
             jitter: number as u64,
             transitions: 0,
         }
+    }
+
+    /// When it was started, and read the config.
+    pub fn born_us(&self) -> u64 {
+        self.born_us
     }
 
     /// Its clock of the checks.
@@ -389,6 +401,7 @@ impl Process {
         let before = known(&self.roster);
         let backends = self.roster.for_config(&new);
         self.roster.replace(new, backends);
+        (self.reloads, self.reloaded_us) = (self.reloads + 1, Some(now_us));
         for (name, (counters, wish, is_up, node)) in known(&self.roster) {
             let Some((old_counters, old_wish, was_up, old_node)) = before.get(&name) else { continue };
             let has_same_port = node.adminport == old_node.adminport && node.disabled == old_node.disabled;

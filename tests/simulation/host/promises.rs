@@ -54,6 +54,20 @@ impl World<'_> {
         Ok(())
     }
 
+    /// The config that a new process has read is the last one that was accepted: a reload at the old process, which it
+    /// answered with the changes, is not undone by the restart.
+    pub fn check_config(&self, old: usize, new: usize) -> Result<(), String> {
+        let (old, new) = (&self.processes[old], &self.processes[new]);
+        let is_read_before = old.reloaded_us.is_some_and(|at_us| at_us > new.born_us());
+        if is_read_before && *old.roster.config() != *new.roster.config() {
+            return Err(format!(
+                "process {} takes over with a config that a reload has replaced",
+                new.number
+            ));
+        }
+        Ok(())
+    }
+
     /// As long as any process is up, every socket that takes datagrams has a worker that reads it.
     pub fn check_reception(&self) -> Result<(), String> {
         let is_up = |process: &&Process| {

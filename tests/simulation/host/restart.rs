@@ -42,13 +42,18 @@ impl World<'_> {
     /// Does what an event of a restart asks the old process for.
     pub fn give(&mut self, old: usize, event: GiverEvent) -> Result<(), String> {
         self.trace(|| format!("process {old}: {event:?}"));
-        let action = self.processes[old].giver.on(event);
-        match action {
-            GiverAction::Nothing => {
-                if self.processes[old].giver.is_busy() {
-                    self.set_time(old);
+        let action = {
+            let process = &mut self.processes[old];
+            let event = match event {
+                GiverEvent::Ready { taken, .. } => {
+                    GiverEvent::Ready { taken, is_current: process.reloads == process.reloads_at_start }
                 }
-            }
+                event => event,
+            };
+            process.giver.on(event)
+        };
+        match action {
+            GiverAction::Nothing | GiverAction::Defer => {}
             GiverAction::Start => self.start_successor(old)?,
             GiverAction::Refuse(_) => self.happened.restarts_refused += 1,
             GiverAction::Go(taken) => {
@@ -57,31 +62,41 @@ impl World<'_> {
                     Some(new) if self.random.below(40) > 0 => {
                         let state = self.processes[old].carry(self.now_us);
                         self.expect_same_names(old, new);
+                        self.check_config(old, new)?;
                         self.post(old, new, Mail::Go(state));
                         self.leave(old, &taken);
                     }
                     _ => self.give(old, GiverEvent::Failed("it could not be told to go".into()))?,
                 }
             }
+            GiverAction::Fail(_) => self.set_time(old),
             GiverAction::Abort(why) => {
                 self.happened.restarts_aborted += 1;
-                if let Some(new) = self.processes[old].successor {
-                    self.post(old, new, Mail::Taker(TakerEvent::Abort(why)));
-                }
-                self.set_time(old);
+                self.abort_successor(old, why);
+            }
+            GiverAction::StartOver(why) => {
+                self.happened.restarts_started_over += 1;
+                self.abort_successor(old, why.to_owned());
             }
             GiverAction::Kill => {
                 if let Some(new) = self.processes[old].successor {
                     self.kill(new)?;
                 }
             }
-            GiverAction::GoOn(_) => {
+            GiverAction::GoOn(_) | GiverAction::Clear => {
                 self.happened.restarts_failed += 1;
                 let process = &mut self.processes[old];
                 (process.successor, process.deadline_us) = (None, None);
             }
         }
         Ok(())
+    }
+
+    fn abort_successor(&mut self, old: usize, why: String) {
+        if let Some(new) = self.processes[old].successor {
+            self.post(old, new, Mail::Taker(TakerEvent::Abort(why)));
+        }
+        self.set_time(old);
     }
 
     fn set_time(&mut self, old: usize) {
@@ -113,6 +128,7 @@ impl World<'_> {
         let timeout_us = offer.timeout_ms * 1_000;
         let process = &mut self.processes[old];
         (process.successor, process.deadline_us) = (Some(new), Some(self.now_us + timeout_us));
+        process.reloads_at_start = process.reloads;
         self.happened.restarts += 1;
         self.post(old, new, Mail::Birth { old, offer, fate, sockets });
         Ok(())
@@ -180,7 +196,7 @@ impl World<'_> {
             TakerAction::Nothing => {}
             TakerAction::SayReady => {
                 let taken = inheritance.taken.clone();
-                self.post(new, old, Mail::Giver(GiverEvent::Ready(taken)));
+                self.post(new, old, Mail::Giver(GiverEvent::Ready { taken, is_current: true }));
             }
             TakerAction::Serve => self.serve(new)?,
             TakerAction::ServeUnasked => {

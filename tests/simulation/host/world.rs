@@ -33,6 +33,7 @@ pub struct Happened {
     pub restarts_complete: u64,
     pub restarts_refused: u64,
     pub restarts_aborted: u64,
+    pub restarts_started_over: u64,
     pub stops_between: u64,
     pub restarts_failed: u64,
     pub inherited_unasked: u64,

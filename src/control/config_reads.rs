@@ -1,0 +1,143 @@
+//! Reading the config file for reloads, each read on a thread of its own and with a time limit: a path that blocks (a pipe without
+//! a writer, a network file system whose server is gone) holds nothing else up.
+//!
+//! In: a path. Out: a config, or why there is none. Next: `state.rs` applies it.
+
+use super::offload::{STACK_BYTES, offload};
+use crate::config::{ConfigError, Loaded, load};
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How long one read may take, names among the listening hosts included.
+const READ: Duration = Duration::from_secs(10);
+/// Reads that may block at once, each with a thread and a descriptor.
+const READS_MAX: usize = 4;
+
+/// Why the file was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It blocks.
+    #[error(
+        "refused, nothing was changed: {} was not read within {} s: it is a pipe without a writer, or its file system \
+         does not answer; reload again when it can be read",
+        .0.display(), READ.as_secs()
+    )]
+    TimedOut(PathBuf),
+    /// Earlier reads still block.
+    #[error(
+        "refused, nothing was changed: {READS_MAX} earlier reads of the config file still block; restart, or mend the file system"
+    )]
+    TooMany,
+    /// No thread.
+    #[error("refused, nothing was changed: the config file cannot be read: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The reads of one process.
+#[derive(Default)]
+pub struct ConfigReads {
+    /// The number of the last reload that was requested.
+    requested: Cell<u64>,
+    /// The number of the latest one that was applied.
+    applied: Cell<u64>,
+    /// Reads that have not returned.
+    under_way: Arc<AtomicUsize>,
+}
+
+/// Counts a read as under way until it is dropped, on whatever thread.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl ConfigReads {
+    /// A reload was requested; its number.
+    pub fn begin(&self) -> u64 {
+        self.requested.set(self.requested.get() + 1);
+        self.requested.get()
+    }
+
+    /// Whether a reload that was requested later than number `reading` has been applied: what it read is out of date.
+    pub fn is_superseded(&self, reading: u64) -> bool {
+        self.applied.get() > reading
+    }
+
+    /// Number `reading` is about to be applied.
+    pub fn carried_out(&self, reading: u64) {
+        self.applied.set(reading);
+    }
+
+    /// Reads and parses the file.
+    pub async fn read(&self, path: &Path) -> Result<Result<Loaded, ConfigError>, ReadError> {
+        if self.under_way.load(Ordering::Relaxed) >= READS_MAX {
+            return Err(ReadError::TooMany);
+        }
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        let under_way = UnderWay(self.under_way.clone());
+        let file = path.to_owned();
+        let read = offload("reload", STACK_BYTES, move || {
+            let _under_way = under_way;
+            load(&file)
+        });
+        match tokio::time::timeout(READ, read).await {
+            Ok(loaded) => Ok(loaded?),
+            Err(_) => Err(ReadError::TimedOut(path.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    /// On a clock that goes on by itself only when everything waits.
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().start_paused(true).build().unwrap().block_on(test)
+    }
+
+    /// A path that blocks whoever opens it, in a folder of its own.
+    fn pipe(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("statsring-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_path_that_blocks_costs_the_limit_and_a_thread_and_not_more_than_a_few_of_them() {
+        let path = pipe("blocks");
+        let reads = ConfigReads::default();
+        run(async {
+            for _ in 0..READS_MAX {
+                assert!(matches!(reads.read(&path).await, Err(ReadError::TimedOut(_))));
+            }
+            assert!(matches!(reads.read(&path).await, Err(ReadError::TooMany)));
+        });
+        // The threads end with the first writer, and then there is room again.
+        while reads.under_way.load(Ordering::Relaxed) > 0 {
+            // Without a reader it is refused.
+            drop(std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        assert!(matches!(runtime.block_on(reads.read(Path::new("/nonexistent"))), Ok(Err(_))));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_later_reload_that_was_applied_supersedes_an_earlier_read() {
+        let reads = ConfigReads::default();
+        let (first, second) = (reads.begin(), reads.begin());
+        assert!(!reads.is_superseded(first));
+        reads.carried_out(second);
+        assert!(reads.is_superseded(first) && !reads.is_superseded(second));
+        assert!(!reads.is_superseded(reads.begin()));
+    }
+}
