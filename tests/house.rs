@@ -1,112 +1,157 @@
-//! The rules that keep the house livable, read off the source: who may import whom, and where `unsafe` may stand.
+//! The rules that keep the house livable, read off the source: who may import whom, and where `unsafe` may be.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "house/reading.rs"]
+mod reading;
+#[path = "house/reading_tests.rs"]
+mod reading_tests;
+#[path = "house/sources.rs"]
+mod sources;
 
-/// A module and those it may not import.
-const FORBIDDEN: &[(&str, &[&str])] = &[
+use reading::{Module, Reference};
+use sources::sources;
+use std::path::Path;
+
+/// What any module of the control plane may import: what speaks to people, how a run ends, where hosts are.
+const COMMON: &[&str] = &["console", "crash", "exit", "lookup", "logging", "planted", "version"];
+
+/// Each top-level module and those that it may import, besides itself. The data path does without [`COMMON`].
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("packet", &["planted"]),
+    ("driver", &["packet", "planted"]),
+    ("wire", &["planted"]),
+    ("placement", &["planted"]),
+    ("stats", &["planted"]),
+    ("relay", &["packet", "placement", "stats", "wire", "planted"]),
+    ("worker", &["driver", "packet", "placement", "relay", "stats", "planted"]),
+    ("config", &["driver", "packet", "placement", "relay", "stats", "wire", "worker"]),
+    ("admin", &["config", "driver", "packet", "placement", "relay", "stats", "wire", "worker"]),
+    ("control", &["admin", "config", "driver", "packet", "placement", "relay", "stats", "wire", "worker"]),
     (
-        "driver",
-        &["worker", "relay", "wire", "placement", "stats", "config", "control", "admin", "tools", "cli"],
+        "tools",
+        &["admin", "config", "control", "driver", "packet", "placement", "relay", "stats", "wire", "worker"],
     ),
     (
-        "packet",
-        &["driver", "worker", "relay", "wire", "placement", "stats", "config", "control", "admin", "tools"],
+        "cli",
+        &[
+            "admin",
+            "config",
+            "control",
+            "driver",
+            "packet",
+            "placement",
+            "relay",
+            "stats",
+            "tools",
+            "wire",
+            "worker",
+        ],
     ),
-    ("worker", &["config", "control", "admin", "tools", "cli", "wire"]),
-    ("relay", &["driver", "worker", "config", "control", "admin", "tools", "cli"]),
-    (
-        "wire",
-        &["driver", "worker", "relay", "placement", "stats", "config", "control", "admin", "tools", "cli"],
-    ),
-    (
-        "placement",
-        &["driver", "worker", "relay", "wire", "stats", "config", "control", "admin", "tools", "cli"],
-    ),
-    (
-        "stats",
-        &["driver", "worker", "relay", "wire", "placement", "config", "control", "admin", "tools", "cli"],
-    ),
-    ("config", &["control", "admin", "tools", "cli"]),
-    ("admin", &["control", "tools", "cli"]),
-    ("control", &["tools", "cli"]),
-    ("tools", &["cli"]),
+    ("console", &[]),
+    ("crash", &[]),
+    ("exit", &[]),
+    ("lookup", &[]),
+    ("logging", &["config", "stats"]),
+    ("planted", &[]),
+    ("version", &[]),
+    ("lib", &["stats"]),
+    ("main", &["cli", "stats"]),
 ];
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
+/// The modules that [`COMMON`] is not for.
+const DATA_PATH: &[&str] = &["packet", "driver", "wire", "placement", "stats", "relay", "worker"];
 
-/// Every source file with the module it belongs to and its text before its tests.
-fn house() -> Vec<(String, PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = Vec::new();
-    sources(&root, &mut found);
-    assert!(found.len() > 30, "only {} files found", found.len());
-    found
-        .into_iter()
-        .map(|path| {
-            let inside = path.strip_prefix(&root).unwrap().to_path_buf();
-            let module = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_string();
-            let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap().to_string();
-            (module, inside, code)
-        })
-        .collect()
-}
-
-fn is_test_file(path: &Path) -> bool {
-    path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem.ends_with("tests"))
+/// Which of these references a top-level module may not make.
+fn violations<'r>(part: &str, references: &'r [Reference]) -> Vec<&'r Reference> {
+    let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == part) else {
+        panic!("the module {part} has no rule: enter what it may import");
+    };
+    let common = if DATA_PATH.contains(&part) { &[] } else { COMMON };
+    let is_allowed = |other: &String| {
+        other == part || allowed.contains(&other.as_str()) || common.contains(&other.as_str())
+    };
+    references.iter().filter(|reference| !is_allowed(&reference.path[0])).collect()
 }
 
 #[test]
 fn modules_import_in_one_direction() {
+    let sources = sources();
+    assert!(sources.len() > 100, "only {} files found", sources.len());
     let mut broken = Vec::new();
-    for (module, path, code) in house() {
-        let Some((_, forbidden)) = FORBIDDEN.iter().find(|(name, _)| *name == module) else { continue };
-        if is_test_file(&path) {
-            continue;
-        }
-        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            for other in *forbidden {
-                let names_it = line.match_indices(&format!("crate::{other}")).any(|(at, found)| {
-                    !line[at + found.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
-                });
-                if names_it {
-                    broken.push(format!("{}: {}", path.display(), line.trim()));
-                }
-            }
+    for source in sources.iter().filter(|source| !source.is_for_tests) {
+        for reference in violations(source.part(), &source.reading.references) {
+            broken.push(format!(
+                "{}:{}: {}",
+                source.path.display(),
+                reference.line,
+                reference.path.join("::")
+            ));
         }
     }
     assert!(broken.is_empty(), "imports against the direction of the house:\n{}", broken.join("\n"));
+    for (part, _) in ALLOWED {
+        assert!(
+            sources.iter().any(|source| source.part() == *part),
+            "a rule for {part}, which does not exist"
+        );
+    }
+}
+
+/// Ways to import the control thread into a file of the data path.
+const PLANTED: &[&str] = &[
+    "use crate::control::Operator;",
+    "use crate::{control, packet::Packet};",
+    "use crate::{packet::Packet, control::{handover::Giver, state}};",
+    "use crate::{\n    packet::{Packet, SocketSlot},\n    control as rulers,\n};",
+    "use {crate::packet::Packet, crate::control::Operator};",
+    "use super::super::control::Operator;",
+    "use super::super::{packet, control::{self}};",
+    "pub use super::super::control;",
+    "use crate::*;",
+    "use crate as root;",
+    "use crate::{self as root};",
+    "use super::super::*;",
+    "use crate :: control;",
+    "mod inner { use super::super::super::control::state; }",
+    "fn f() { crate::control::run(); }",
+    "fn f() { super::super::control::run::<u8>(); }",
+    "fn f() -> Vec<crate::control::State> { Vec::new() }",
+    "fn f() { assert!(true, \"{}\", crate::control::run()); }",
+    "macro_rules! ask { () => { $crate::control::run() }; }",
+    "#[derive(Serialize)] struct S { #[serde(with = \"crate::control::seconds\")] s: u8 }",
+    "impl crate::control::Rule for S {}",
+    "#[cfg(test)]\nmod tests { }\nuse crate::control::Operator;",
+    "#[cfg(test)]\nfn f() -> Result<u8, ()> { Ok(1) }\nuse crate::control::Operator;",
+    "#[cfg(any(test, feature = \"planted\"))]\nuse crate::control::Operator;",
+    "use crate::packet::Packet; /* not a comment's end: */ use crate::control::Operator;",
+];
+
+#[test]
+fn every_planted_import_is_found() {
+    let module: Module = ["relay", "egress"].map(str::to_owned).to_vec();
+    for text in PLANTED {
+        let references = reading::read(text, &module).references;
+        let found = violations("relay", &references);
+        assert!(!found.is_empty(), "{text}: {references:?}");
+        assert!(
+            found.iter().all(|one| ["control", "*"].contains(&one.path[0].as_str())),
+            "{text}: {found:?}"
+        );
+    }
 }
 
 #[test]
-fn unsafe_stands_at_the_edge_only_and_every_block_says_why_it_is_sound() {
-    for (module, path, code) in house() {
-        let at_the_edge = module == "driver"
-            || ["stats/alloc.rs", "wire/window.rs"].iter().any(|edge| path == Path::new(edge));
-        let lines: Vec<&str> = code.lines().collect();
-        for (number, line) in lines.iter().enumerate() {
-            let text = line.split("//").next().unwrap();
-            let is_unsafe = ["unsafe {", "unsafe impl", "unsafe fn"].iter().any(|word| text.contains(word));
-            if !is_unsafe {
-                continue;
-            }
-            assert!(at_the_edge, "{}:{}: unsafe outside the edge", path.display(), number + 1);
-            let before = &lines[number.saturating_sub(8)..=number];
+fn unsafe_is_at_the_edge_only_and_every_block_says_why_it_is_sound() {
+    for source in sources() {
+        let at_the_edge = source.part() == "driver"
+            || ["stats/alloc.rs", "wire/window.rs"].iter().any(|edge| source.path == Path::new(edge));
+        let lines: Vec<&str> = source.text.lines().collect();
+        for line in &source.reading.unsafe_lines {
+            assert!(at_the_edge, "{}:{line}: unsafe outside the edge", source.path.display());
+            let before = &lines[line.saturating_sub(9)..*line];
             assert!(
                 before.iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety")),
-                "{}:{}: unsafe without its SAFETY argument",
-                path.display(),
-                number + 1
+                "{}:{line}: unsafe without its SAFETY argument",
+                source.path.display()
             );
         }
     }
@@ -114,11 +159,7 @@ fn unsafe_stands_at_the_edge_only_and_every_block_says_why_it_is_sound() {
 
 #[test]
 fn every_file_opens_with_what_it_is_for() {
-    for (_, path, code) in house() {
-        assert!(
-            is_test_file(&path) || code.starts_with("//! "),
-            "{} does not open with its purpose",
-            path.display()
-        );
+    for source in sources().iter().filter(|source| !source.is_for_tests) {
+        assert!(source.text.starts_with("//! "), "{} does not open with its purpose", source.path.display());
     }
 }
