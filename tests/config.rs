@@ -542,11 +542,12 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 33] = [
     "host",
     "port",
     "managementHost",
     "managementPort",
+    "managementNames",
     "managementAllowChanges",
     "managementWords",
     "nodes",
@@ -606,6 +607,11 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
     match key {
         "host" | "managementHost" => any_host().boxed(),
         "port" | "managementPort" => ms(1, 65_535),
+        "managementNames" => {
+            prop::collection::vec(prop_oneof!["[a-z][a-z0-9._-]{0,12}", Just("*".to_owned())], 0..4)
+                .prop_map(|names| json!(names))
+                .boxed()
+        }
         "managementAllowChanges" | "timestamps" => any::<bool>().prop_map(|flag| json!(flag)).boxed(),
         "nodes" => proptest::collection::vec(any_node(), 1..8)
             .prop_filter("no backend twice", |nodes| {
@@ -754,6 +760,21 @@ proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "[\\[\\]{}\":,0-9a-z \\n\\\\.-]{0,60}") {
         let _ = parse(&text);
+    }
+}
+
+#[test]
+fn names_of_the_admin_port_are_hostnames() {
+    let config = good(&with("managementNames", r#"["proxy.example", "*"]"#)).config;
+    assert_eq!(config.management_names, ["proxy.example", "*"]);
+    for (value, mistake) in [
+        ("\"*\"", "managementNames: expected a list of hostnames"),
+        ("[8126]", "managementNames[0]: expected a hostname without port"),
+        ("[\"a\", \"proxy.example:8126\"]", "managementNames[1]: expected a hostname without port"),
+        ("[\"\"]", "managementNames[0]: expected a hostname"),
+    ] {
+        let error = parse(&with("managementNames", value)).unwrap_err().to_string();
+        assert!(error.contains(mistake), "{error}");
     }
 }
 

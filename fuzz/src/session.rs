@@ -78,6 +78,10 @@ fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
         if session.is_ended() {
             return;
         }
+        if negotiation(piece) == piece.len() {
+            assert_eq!(taken, [], "{}", piece.escape_ascii());
+            continue;
+        }
         let lines = piece.split(|byte| *byte == b'\n').map(proxy_js::parse);
         let expected: Vec<Input> = match as_one_command(piece) {
             Some(command) => vec![Input::Command(command)],
@@ -89,6 +93,7 @@ fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
 
 /// What a read is as a whole, if it is one command: with its inner newlines as bytes of its words.
 fn as_one_command(read: &[u8]) -> Option<Command> {
+    let read = &read[negotiation(read)..];
     let is_white = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
     let Some(start) = read.iter().position(|byte| !is_white(byte)) else { return Some(Command::Unknown) };
     let end = read.iter().rposition(|byte| !is_white(byte)).map_or(start, |last| last + 1);
@@ -131,6 +136,7 @@ fn expected(text: &[u8]) -> Vec<Input> {
 pub fn foreign(line: &[u8]) -> Option<Foreign> {
     let is_whole = line.len() <= LINE_BYTES_MAX;
     let line = &line[..line.len().min(LINE_BYTES_MAX + 1)];
+    let line = &line[negotiation(line)..];
     let start = line.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(line.len());
     let line = &line[start..];
     let has_method = METHODS
@@ -142,6 +148,23 @@ pub fn foreign(line: &[u8]) -> Option<Foreign> {
         _ if is_whole && ends_as_a_request_line(line) => Some(Foreign::Http),
         _ => None,
     }
+}
+
+/// How many bytes of telnet's negotiation (RFC 854) stand at the beginning of a line, one that is cut included.
+fn negotiation(line: &[u8]) -> usize {
+    let mut at = 0;
+    while line.get(at) == Some(&255) {
+        at = match line.get(at + 1) {
+            Some(250) => {
+                let end = (at + 2..line.len()).find(|end| line[*end..].starts_with(&[255, 240]));
+                end.map_or(line.len(), |end| end + 2)
+            }
+            Some(251..=254) => at + 3,
+            Some(240..=249) | None => at + 2,
+            Some(_) => return at,
+        };
+    }
+    at.min(line.len())
 }
 
 fn ends_as_a_request_line(line: &[u8]) -> bool {

@@ -4,6 +4,7 @@
 //! case-sensitive, as StatsD's are. Next: `server.rs`, which answers.
 
 use super::proxy_js;
+use super::telnet;
 use super::wish::Wish;
 use crate::stats::LatencyKind;
 
@@ -75,7 +76,7 @@ pub enum Command {
 /// Reads one line. One `\r` at its end and blanks (space, tab) around it do not count. `statsring` in front changes nothing:
 /// where other words are spoken, it leads to these.
 pub fn parse(line: &[u8]) -> Command {
-    let line = trim(line.strip_suffix(b"\r").unwrap_or(line));
+    let line = trim(telnet::skip(line.strip_suffix(b"\r").unwrap_or(line)));
     match split_word(line) {
         (b"statsring", b"") => Command::Help,
         (b"statsring", rest) => command(rest),
@@ -198,12 +199,13 @@ mod tests {
 
     #[test]
     fn each_command_is_known() {
-        let known: [(&[u8], Command); 21] = [
+        let known: [(&[u8], Command); 22] = [
             (b"statsring", Command::Help),
             (b"statsring  status\r", Command::Status),
             (b"statsring statsring", Command::Unknown),
             (b"ping", Command::Ping),
             (b"stats\r", Command::Stats),
+            (b"\xff\xfd\x03\xff\xfb\x18 stats\r", Command::Stats),
             (b"  memstats \t", Command::Memstats),
             (b"latency", Command::Latency),
             (b"latency hgrm", Command::LatencyDistribution(None)),

@@ -30,6 +30,7 @@ mod server;
 mod session;
 mod stats;
 mod status;
+mod telnet;
 mod view;
 mod wish;
 

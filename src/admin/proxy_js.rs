@@ -8,6 +8,7 @@
 //! commands are answered line by line, and one that comes in pieces is put together.
 
 use super::command::{Command, parse as parse_statsring};
+use super::telnet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ pub enum Question {
 
 /// Reads one line. Its words are parted by single spaces, as `split(" ")` does it; words behind a command are passed over.
 pub fn parse(line: &[u8]) -> Command {
-    let line = trim(line);
+    let line = trim(telnet::skip(line));
     let mut words = line.split(|byte| *byte == b' ');
     let (name, argument) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     match name {
@@ -57,7 +58,7 @@ fn first_word(line: &[u8]) -> &[u8] {
 /// What a read is as a whole: nothing but white space is a command without a name, and several lines are one command, in whose
 /// words the newlines are. `None` if it is one line, or begins with one of statsring's own commands.
 pub fn parse_read(bytes: &[u8]) -> Option<Command> {
-    let text = trim(bytes);
+    let text = trim(telnet::skip(bytes));
     let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let is_one_line = !text.is_empty() && first.len() == text.len();
     if is_one_line || is_own(first) {

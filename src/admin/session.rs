@@ -8,7 +8,7 @@
 //! Next: `server.rs`, which reads, waits and answers.
 
 use super::command::{Command, parse, trim_start};
-use super::proxy_js;
+use super::{proxy_js, telnet};
 use crate::config::AdminWords;
 use memchr::memchr;
 
@@ -89,6 +89,9 @@ impl Session {
             return;
         }
         let may_be_whole = self.words == AdminWords::ProxyJs && !self.has_text() && self.read.is_none();
+        if may_be_whole && !bytes.is_empty() && telnet::skip(bytes).is_empty() {
+            return;
+        }
         if may_be_whole && !bytes.split(|byte| *byte == b'\n').any(|line| foreign(line, true).is_some()) {
             self.read = proxy_js::parse_read(bytes);
             if self.read.is_some() {
@@ -199,7 +202,7 @@ enum Line<'a> {
 
 /// The other protocol that a line, or its beginning, belongs to.
 fn foreign(line: &[u8], is_whole: bool) -> Option<Foreign> {
-    let line = trim_start(line);
+    let line = trim_start(telnet::skip(line));
     if HTTP_METHODS.iter().any(|method| line.starts_with(method)) {
         Some(Foreign::Http)
     } else if line.starts_with(TLS_HANDSHAKE) {
@@ -230,6 +233,21 @@ mod tests {
 
     fn commands(commands: &[Command]) -> Vec<Input> {
         commands.iter().cloned().map(Input::Command).collect()
+    }
+
+    #[test]
+    fn negotiation_of_a_telnet_client_is_no_command_and_hides_none() {
+        for words in AdminWords::ALL {
+            let mut session = Session::new();
+            session.speak(words);
+            session.feed(b"\xff\xfb\x1f\xff\xfd\x03");
+            session.silence();
+            assert_eq!(session.next_command(), None, "{words:?}");
+            session.feed(b"\xff\xf4\xff\xfd\x06health\r\n");
+            assert_eq!(session.next_command(), Some(Input::Command(Command::Health)), "{words:?}");
+            session.feed(b"\xff\xfd\x03GET / HTTP/1.0\r\n");
+            assert_eq!(session.next_command(), Some(Input::Foreign(Foreign::Http)), "{words:?}");
+        }
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Config {
     pub management_host: String,
     /// Where the admin port listens: one or two TCP addresses (127.0.0.1 and [::1] by default).
     pub management: Vec<SocketAddr>,
+    /// Further names of this host that HTTP requests may use; [`EVERY_NAME`] accepts all.
+    pub management_names: Vec<String>,
     /// Whether changing admin commands are taken from elsewhere than loopback.
     pub management_allow_changes: bool,
     /// In whose words the admin port answers.
@@ -157,6 +159,9 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+/// In [`Config::management_names`]: requests may use any name.
+pub const EVERY_NAME: &str = "*";
 
 /// What a file was written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,6 +94,7 @@ impl RawConfig {
             listen,
             management_host,
             management,
+            management_names: self.management_names.or(Vec::new()),
             management_allow_changes: self.management_allow_changes.or(false),
             management_words: self.management_words.or(AdminWords::Statsring),
             hashing,

@@ -6,7 +6,7 @@
 use super::fields::{Dialect, Fields, Range, Slot, nearest};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
-use super::{AdminWords, LogFormat, PinWorkers};
+use super::{AdminWords, EVERY_NAME, LogFormat, PinWorkers};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
@@ -14,11 +14,12 @@ use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 32] = [
+pub(super) const KEYS: [&str; 33] = [
     "host",
     "port",
     "managementHost",
     "managementPort",
+    "managementNames",
     "managementAllowChanges",
     "managementWords",
     "nodes",
@@ -91,6 +92,7 @@ pub(super) struct RawConfig {
     pub(super) port: Slot<u64>,
     pub(super) management_host: Slot<String>,
     pub(super) management_port: Slot<u64>,
+    pub(super) management_names: Slot<Vec<String>>,
     pub(super) management_allow_changes: Slot<bool>,
     pub(super) management_words: Slot<AdminWords>,
     pub(super) nodes: Slot<Vec<RawNode>>,
@@ -168,6 +170,7 @@ impl RawConfig {
             port: fields.whole("port", Range::PORT),
             management_host: fields.text("managementHost"),
             management_port: fields.whole("managementPort", Range::PORT),
+            management_names: read_management_names(fields),
             management_allow_changes: fields.flag("managementAllowChanges"),
             management_words: fields
                 .word("managementWords", &AdminWords::ALL.map(|words| (words.name(), words))),
@@ -221,6 +224,38 @@ fn read_hashing(fields: &mut Fields<'_>) -> Slot<Hashing> {
         Slot::Absent => Slot::Absent,
         Slot::Wrong => Slot::Wrong,
     }
+}
+
+/// Names are only compared, so all that matters is that each can be the host of a request.
+fn read_management_names(fields: &mut Fields<'_>) -> Slot<Vec<String>> {
+    const KEY: &str = "managementNames";
+    let (place, list) = match fields.take(KEY) {
+        None => return Slot::Absent,
+        Some((place, Json::List(list))) => (place, list),
+        Some((place, value)) => {
+            let text = format!("expected a list of hostnames, [\"proxy.example\"] or [\"*\"], found {value}");
+            return fields.wrong(place, KEY, text);
+        }
+    };
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let mut names = Vec::with_capacity(list.len());
+    let mut is_good = true;
+    for (index, value) in list.iter().enumerate() {
+        match value {
+            Json::Text(name)
+                if name == EVERY_NAME || (!name.is_empty() && name.bytes().all(is_name_byte)) =>
+            {
+                names.push(name.clone());
+            }
+            value => {
+                let expected = "expected a hostname without port, as clients write it, or \"*\"";
+                let _: Slot<()> =
+                    fields.wrong(place, &format!("{KEY}[{index}]"), format!("{expected}, found {value}"));
+                is_good = false;
+            }
+        }
+    }
+    if is_good { Slot::Given(place, names) } else { Slot::Wrong }
 }
 
 fn read_pin_workers(fields: &mut Fields<'_>) -> Slot<PinWorkers> {

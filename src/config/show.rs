@@ -10,7 +10,8 @@ use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
 /// The keys that a reload may change.
-const RELOADABLE: [&str; 14] = [
+const RELOADABLE: [&str; 15] = [
+    "managementNames",
     "managementWords",
     "nodes",
     "hashing",
@@ -38,6 +39,7 @@ impl Config {
             "port": port(&self.listen),
             "managementHost": self.management_host,
             "managementPort": port(&self.management),
+            "managementNames": self.management_names,
             "managementAllowChanges": self.management_allow_changes,
             "managementWords": self.management_words.name(),
             "nodes": self.shards.iter().map(|index| self.node_to_json(*index)).collect::<Vec<Value>>(),

@@ -11,7 +11,7 @@ use crate::admin::{
     self, AdminActions, AdminCounter, AdminCounters, BackendView, LastReload, LeversView, MemoryView, Places,
     Readiness, Tapped, View, Wish, WorkerView,
 };
-use crate::config::{AdminWords, Config};
+use crate::config::{AdminWords, Config, EVERY_NAME};
 use crate::driver::clock;
 use crate::placement::HashCache;
 use crate::planted::panic_on;
@@ -249,7 +249,10 @@ impl AdminActions for Operator {
     /// name of somebody else's page.
     fn is_own_name(&self, name: &str) -> bool {
         let is_it = |own: &str| own.trim_end_matches('.').eq_ignore_ascii_case(name);
-        is_it(&self.control.config().management_host) || host::name().is_some_and(|own| is_it(&own))
+        let config = self.control.config();
+        config.management_names.iter().any(|own| own == EVERY_NAME || is_it(own))
+            || is_it(&config.management_host)
+            || host::name().is_some_and(|own| is_it(&own))
     }
 
     fn set_health(&self, up: bool) {

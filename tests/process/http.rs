@@ -73,9 +73,25 @@ fn what_was_relayed_is_in_the_metrics_and_in_the_json() {
         http(proxy.admin, "GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").0,
         403
     );
+    assert_eq!(http(proxy.admin, "OPTIONS / HTTP/1.0\r\n\r\n").0, 200, "HAProxy's default check");
+    let by_name = |admin, name: &str| {
+        http(admin, &format!("GET /healthz HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"))
+    };
+    let name = "statsring.monitoring.svc:8126";
+    let (status, answer) = by_name(proxy.admin, name);
+    assert!(status == 403 && answer.contains("managementNames") && answer.contains(name), "{answer}");
+    proxy.config.json["managementNames"] = json!(["Statsring.monitoring.svc."]);
+    proxy.config.write();
+    assert!(proxy.ask("reload").contains("managementNames"));
+    assert_eq!(by_name(proxy.admin, name).0, 200);
+    assert_eq!(by_name(proxy.admin, "other.example").0, 403);
+    proxy.config.json["managementNames"] = json!(["*"]);
+    proxy.config.write();
+    proxy.ask("reload");
+    assert_eq!(by_name(proxy.admin, "other.example").0, 200);
     assert_eq!(http(proxy.admin, "PUT /health HTTP/1.1\r\nHost: localhost\r\n\r\nhealth down\n").0, 405);
     assert_eq!(proxy.ask("health"), "health: up\n");
-    assert_eq!(proxy.stat("admin_http_errors"), 2);
+    assert_eq!(proxy.stat("admin_http_errors"), 4);
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0);
 }

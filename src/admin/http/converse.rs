@@ -25,7 +25,10 @@ impl<C: Connection> Client<'_, C> {
                 Err(end) => return end,
             };
             bytes.drain(..length);
-            let response = answer(&request, proxy).await;
+            let mut response = answer(&request, proxy).await;
+            if request.is_options {
+                response = response.options();
+            }
             if let Err(end) = self.respond(&response, request.is_head, request.is_last).await {
                 return end;
             }
@@ -77,9 +80,13 @@ impl<C: Connection> Client<'_, C> {
 }
 
 async fn answer(request: &Request, proxy: &impl AdminActions) -> Response {
-    let host = request.host.as_deref();
-    if !host.is_none_or(|host| is_this_host(host, |name| proxy.is_own_name(name))) {
-        return page::stranger();
+    if let Some(host) = request.host.as_deref()
+        && !is_this_host(host, |name| proxy.is_own_name(name))
+    {
+        return page::stranger(host);
+    }
+    if request.is_options && request.path == "*" {
+        return page::index();
     }
     match Page::at(&request.path) {
         Some(Page::Index) => page::index(),

@@ -125,12 +125,32 @@ async fn a_request_for_another_host_is_refused_with_words() {
         let (answers, _) =
             exchange(&proxy, &format!("GET /stats.json HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert_eq!(answers[0].0, 403, "{host}");
-        assert!(answers[0].2.contains("managementHost"), "{}", answers[0].2);
+        assert!(answers[0].2.contains(&format!("host \"{host}\" refused")), "{}", answers[0].2);
+        assert!(answers[0].2.contains("managementNames"), "{}", answers[0].2);
     }
     let (answers, _) = exchange(&proxy, "GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(answers[0].0, 403);
     let (answers, _) = exchange(&proxy, "GET /healthz HTTP/1.1\r\nHost: proxy.example:80\r\n\r\n").await;
     assert_eq!(answers[0].0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn options_has_the_status_of_get_and_no_body() {
+    let proxy = Proxy::default();
+    let status = async |proxy: &Proxy, text: &str| {
+        let (answers, _) = exchange(proxy, text).await;
+        assert!(answers[0].1.contains("\r\nAllow: GET, HEAD, OPTIONS"), "{answers:?}");
+        assert_eq!(answers[0].2, "");
+        answers[0].0
+    };
+    // HAProxy's `option httpchk` without more.
+    assert_eq!(status(&proxy, "OPTIONS / HTTP/1.0\r\n\r\n").await, 200);
+    assert_eq!(status(&proxy, "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n").await, 200);
+    assert_eq!(status(&proxy, "OPTIONS /nothing HTTP/1.0\r\n\r\n").await, 404);
+    assert_eq!(status(&proxy, "OPTIONS /readyz HTTP/1.0\r\n\r\n").await, 200);
+    proxy.down.set(true);
+    assert_eq!(status(&proxy, "OPTIONS /readyz HTTP/1.0\r\n\r\n").await, 503);
+    assert_eq!(status(&proxy, "OPTIONS / HTTP/1.1\r\nHost: evil.example\r\n\r\n").await, 403);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,9 @@
 use super::response::{Response, Status};
 use crate::admin::{Readiness, View, json, prometheus};
 
+/// Characters of a refused host that the answer shows.
+const HOST_SHOWN_MAX: usize = 100;
+
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
@@ -64,12 +67,13 @@ pub fn ready(readiness: Readiness) -> Response {
 /// Every figure.
 pub fn metrics(view: &View) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    Response { status: Status::Ok, content_type, body: prometheus::render(view) }
+    Response { content_type, body: prometheus::render(view), ..Response::words(Status::Ok, "") }
 }
 
 /// Everything, with the effective configuration.
 pub fn stats(view: &View, config_json: &str) -> Response {
-    Response { status: Status::Ok, content_type: "application/json", body: json::render(view, config_json) }
+    let (content_type, body) = ("application/json", json::render(view, config_json));
+    Response { content_type, body, ..Response::words(Status::Ok, "") }
 }
 
 /// There is no such page.
@@ -77,13 +81,17 @@ pub fn unknown() -> Response {
     Response::words(Status::NotFound, "there is no such page; / lists those that there are")
 }
 
-/// The request means another host.
-pub fn stranger() -> Response {
+/// The request names another host.
+pub fn stranger(host: &str) -> Response {
+    let shown: String = host.chars().take(HOST_SHOWN_MAX).collect();
     Response::words(
         Status::Forbidden,
-        "the Host of this request is neither an address, nor localhost, nor a name of this host: ask by its address, or \
-         set managementHost in the config to this name (other names are refused because a web page may have its own name \
-         lead here)",
+        format!(
+            "host \"{}\" refused: expected an address, localhost or a name of this host; add the name to managementNames in \
+             the config (\"*\" accepts every name), or use the address. Other names are refused because a web page can \
+             point its own name here (DNS rebinding)",
+            shown.escape_default()
+        ),
     )
 }
 

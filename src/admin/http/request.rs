@@ -13,8 +13,10 @@ const FIELDS_MAX: usize = 64;
 /// A request that may be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Only the head of the answer is wanted.
+    /// Only the head of the answer is requested.
     pub is_head: bool,
+    /// What may be done is asked for (OPTIONS), as HAProxy's plain health check does: the status of the page without its body.
+    pub is_options: bool,
     /// The path, without what follows a `?`.
     pub path: String,
     /// Whom it takes this host for; HTTP/1.0 does not have to say it, and no browser speaks that.
@@ -77,13 +79,14 @@ pub fn read(bytes: &[u8]) -> Head {
 }
 
 fn request(parsed: &httparse::Request<'_, '_>) -> Result<Request, (Status, &'static str)> {
-    let is_head = match parsed.method {
-        Some("GET") => false,
-        Some("HEAD") => true,
+    let (is_head, is_options) = match parsed.method {
+        Some("GET") => (false, false),
+        Some("HEAD") => (true, false),
+        Some("OPTIONS") => (false, true),
         _ => {
             return Err((
                 Status::MethodNotAllowed,
-                "only GET and HEAD are answered: nothing can be changed by HTTP",
+                "only GET, HEAD and OPTIONS are answered: nothing can be changed by HTTP",
             ));
         }
     };
@@ -114,6 +117,7 @@ fn request(parsed: &httparse::Request<'_, '_>) -> Result<Request, (Status, &'sta
     let (authority, path) = split_target(parsed.path.unwrap_or_default());
     Ok(Request {
         is_head,
+        is_options,
         path: path.to_owned(),
         // A target with a host counts more than the field.
         host: authority.map(str::to_owned).or(host),
@@ -159,6 +163,7 @@ mod tests {
         let request = whole(text);
         let expected = Request {
             is_head: false,
+            is_options: false,
             path: "/metrics".to_owned(),
             host: Some("localhost:8126".to_owned()),
             is_last: false,
@@ -208,7 +213,7 @@ mod tests {
         let cases: [(&[u8], Status); 10] = [
             (b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", Status::MethodNotAllowed),
             (b"HEALTH /down HTTP/1.1\r\n\r\n", Status::MethodNotAllowed),
-            (b"OPTIONS * HTTP/1.1\r\n\r\n", Status::MethodNotAllowed),
+            (b"OPTIONS * HTTP/1.1\r\n\r\n", Status::BadRequest),
             (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", Status::MethodNotAllowed),
             (b"GET / HTTP/1.1\r\n\r\n", Status::BadRequest),
             (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Status::BadRequest),

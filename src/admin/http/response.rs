@@ -15,7 +15,7 @@ pub enum Status {
     Forbidden,
     /// No such page.
     NotFound,
-    /// Neither GET nor HEAD.
+    /// Neither GET nor HEAD nor OPTIONS.
     MethodNotAllowed,
     /// The request did not come to its end in time.
     RequestTimeout,
@@ -56,12 +56,20 @@ pub struct Response {
     pub content_type: &'static str,
     /// Its body.
     pub body: String,
+    /// Whether the methods that are answered are listed.
+    pub lists_methods: bool,
 }
 
 impl Response {
     /// A line of words.
     pub fn words(status: Status, words: impl Into<String>) -> Response {
-        Response { status, content_type: TEXT, body: words.into() + "\n" }
+        let lists_methods = status == Status::MethodNotAllowed;
+        Response { status, content_type: TEXT, body: words.into() + "\n", lists_methods }
+    }
+
+    /// The answer to OPTIONS where this is the one to GET: its status, the methods, and no body.
+    pub fn options(self) -> Response {
+        Response { body: String::new(), lists_methods: true, ..self }
     }
 
     /// Its bytes. To HEAD there is no body, though the head tells its length; `is_last` says that the connection ends.
@@ -75,8 +83,8 @@ impl Response {
             self.content_type,
             self.body.len(),
         );
-        if self.status == Status::MethodNotAllowed {
-            text.push_str("Allow: GET, HEAD\r\n");
+        if self.lists_methods {
+            text.push_str("Allow: GET, HEAD, OPTIONS\r\n");
         }
         if is_last {
             text.push_str("Connection: close\r\n");
@@ -113,7 +121,8 @@ mod tests {
         let text = text(&Response::words(Status::MethodNotAllowed, "no"), false, true);
         assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{text}");
         assert!(
-            text.contains("\r\nAllow: GET, HEAD\r\n") && text.contains("\r\nConnection: close\r\n\r\nno\n"),
+            text.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n")
+                && text.contains("\r\nConnection: close\r\n\r\nno\n"),
             "{text}"
         );
     }
