@@ -31,6 +31,8 @@ mod service;
 mod skip;
 #[path = "process/timestamps.rs"]
 mod timestamps;
+#[path = "process/wire.rs"]
+mod wire;
 
 use backend::Backend;
 use nix::sys::signal::Signal;

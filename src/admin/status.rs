@@ -43,6 +43,7 @@ pub fn render(view: &View) -> String {
     lines.splice(gso..gso, levers::lines(view));
     lines.extend(wishes(view));
     lines.extend(dropped(&counters, view));
+    lines.extend(truncated(&counters, view));
     lines.extend(kernel_drops(view));
     lines.extend(view.origin.iter().map(|words| format!("sockets: {}", escape(words.as_bytes()))));
     let last_restart = view.last_restart.as_ref().map(|(ago_s, words)| ("last_restart", *ago_s, words));
@@ -159,9 +160,32 @@ fn account(counters: &Counters) -> String {
 fn dropped(counters: &Counters, view: &View) -> impl Iterator<Item = String> {
     DropReason::ALL.iter().filter_map(move |reason| {
         let last = view.moment(counters.last_drop_us(*reason)?);
-        let metrics = counters.dropped(*reason);
-        Some(format!("dropped_{}: {metrics} metrics, the last {last}", reason.name()))
+        let metrics = metrics(counters.dropped(*reason));
+        let at_least = if *reason == DropReason::Truncated { "at least " } else { "" };
+        Some(format!("dropped_{}: {at_least}{metrics}, the last {last}", reason.name()))
     })
+}
+
+/// What is known of datagrams that were too long, and the cure. Metrics that were not read are not counted anywhere.
+fn truncated(counters: &Counters, view: &View) -> Option<String> {
+    let datagrams = counters.get(Counter::DatagramsTruncated);
+    let plural = if datagrams == 1 { "" } else { "s" };
+    let lost = match counters.dropped(DropReason::Truncated) {
+        0 => "an unknown number of metrics".to_string(),
+        count => format!("at least {}", metrics(count)),
+    };
+    (datagrams > 0).then(|| {
+        format!(
+            "truncated: {datagrams} datagram{plural} longer than maxDatagramSize ({}), {} bytes not read, {lost} lost; \
+             raise maxDatagramSize",
+            view.datagram_bytes_max,
+            counters.get(Counter::BytesTruncated),
+        )
+    })
+}
+
+fn metrics(count: u64) -> String {
+    format!("{count} metric{}", if count == 1 { "" } else { "s" })
 }
 
 /// What the kernel dropped before it was received, and where.
@@ -223,6 +247,8 @@ mod tests {
         view.health_up = false;
         view.readiness = Readiness::HealthDown;
         view.workers[0].counters.add(Counter::MetricsReceived, 3);
+        view.workers[0].counters.add(Counter::DatagramsTruncated, 1);
+        view.workers[0].counters.add(Counter::BytesTruncated, 300);
         view.workers[1].pinned_to = Some(3);
         if let Some(facts) = &mut view.workers[1].facts {
             facts.restrictions = Restrictions::Refused(22);
@@ -235,6 +261,8 @@ mod tests {
         for line in [
             "\nbackend: b:8125 drain, set by the operator 40 s ago, its health is down\n",
             "\nbackend: c:8125 forced_down, set by the operator 40 s ago, its health is not known\n",
+            "\ntruncated: 1 datagram longer than maxDatagramSize (8192), 300 bytes not read, an unknown number of metrics \
+             lost; raise maxDatagramSize\n",
             "\nkernel_drops: 12 datagrams (12 of worker 1 at [::]:8125), the last 3 s ago, at 2033-05-18T03:33:17Z\n",
         ] {
             assert!(text.contains(line), "{line}{text}");

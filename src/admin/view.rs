@@ -51,6 +51,8 @@ pub struct View {
     pub listen: Vec<SocketAddr>,
     /// Where the admin port listens.
     pub management: Vec<SocketAddr>,
+    /// `maxDatagramSize`, in bytes.
+    pub datagram_bytes_max: usize,
     /// What each listening socket asked for as its receive buffer, in bytes; what was granted is in the workers' facts.
     pub receive_buffer_asked_bytes: usize,
     /// `gso`: `auto` or `off`.
@@ -270,6 +272,7 @@ pub(super) mod tests {
             fingerprint: Some(Fingerprint { config: 0x12ab, now: 0xfedc_ba98_7654_3210 }),
             listen: vec!["0.0.0.0:8125".parse().unwrap(), "[::]:8125".parse().unwrap()],
             management: vec!["127.0.0.1:8126".parse().unwrap()],
+            datagram_bytes_max: 8_192,
             receive_buffer_asked_bytes: 8 << 20,
             gso: "auto".to_string(),
             levers: LeversView {

@@ -214,6 +214,7 @@ impl AdminActions for Operator {
             fingerprint: control.fingerprint(),
             listen: control.listen.clone(),
             management: control.management.clone(),
+            datagram_bytes_max: config.datagram_bytes_max,
             receive_buffer_asked_bytes: config.receive_buffer_bytes,
             gso: if config.gso { "auto" } else { "off" }.to_owned(),
             levers: levers(&config, &control.limits),

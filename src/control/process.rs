@@ -348,7 +348,7 @@ impl Process {
             ),
             Report::Truncated { datagram_bytes } => tracing::warn!(
                 "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its whole lines are relayed, the \
-                 rest is counted as truncated; raise maxDatagramSize"
+                 rest is lost and counted in datagrams_truncated and bytes_truncated; raise maxDatagramSize"
             ),
             Report::PinFailed { worker, cpu, error } => {
                 if let Some(seat) = self.control.seats.get(worker) {

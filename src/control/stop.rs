@@ -184,12 +184,22 @@ fn words(counters: &Counters) -> String {
         .iter()
         .map(|reason| (reason.name(), counters.dropped(*reason)))
         .filter(|(_, dropped)| *dropped > 0)
-        .map(|(name, dropped)| format!("{name} {dropped}"))
+        .map(|(name, dropped)| {
+            // What lay beyond the cut of a long datagram was never seen.
+            let at_least = if name == DropReason::Truncated.name() { "at least " } else { "" };
+            format!("{name} {at_least}{dropped}")
+        })
         .collect();
     let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+    let truncated = match counters.get(Counter::DatagramsTruncated) {
+        0 => String::new(),
+        datagrams => {
+            format!(", truncated {datagrams} ({} bytes not read)", counters.get(Counter::BytesTruncated))
+        }
+    };
     format!(
         "metrics received {}, sent {}, dropped {}{reasons}, pending {}; datagrams received {}, sent {}, dropped by the \
-         kernel before {}",
+         kernel before {}{truncated}",
         counters.get(Counter::MetricsReceived),
         counters.get(Counter::MetricsSent),
         counters.dropped_total(),
@@ -220,6 +230,16 @@ mod tests {
         assert_eq!(
             words(&counters),
             format!("metrics received 10, sent 7, dropped 3 (malformed 2, shutdown 1), {tail}")
+        );
+        counters.leave(Exit::Dropped(DropReason::Truncated), 1, 1);
+        counters.add(Counter::DatagramsTruncated, 2);
+        counters.add(Counter::BytesTruncated, 300);
+        assert_eq!(
+            words(&counters),
+            format!(
+                "metrics received 10, sent 7, dropped 4 (malformed 2, truncated at least 1, shutdown 1), {tail}, truncated \
+                 2 (300 bytes not read)"
+            )
         );
     }
 }

@@ -49,7 +49,7 @@ pub struct RelayLimits {
     pub sends_max: usize,
     /// Bytes of packets that may wait for busy backends, all together.
     pub backlog_bytes_max: usize,
-    /// Longest datagram, so longest metric.
+    /// Longest datagram received whole, so longest metric.
     pub datagram_bytes_max: usize,
     /// Entries of the cache from name to backend; 0 = none.
     pub cache_entries: usize,

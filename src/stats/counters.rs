@@ -30,7 +30,7 @@ named! {
         DatagramsReceived = "datagrams_received",
         /// Their payload, as received.
         BytesReceived = "bytes_received",
-        /// Lines received, malformed ones included, empty ones not.
+        /// Lines received, malformed ones included, empty ones not, nor those beyond the cut of a truncated datagram.
         MetricsReceived = "metrics_received",
         /// Metrics that this kernel accepted for their backend.
         MetricsSent = "metrics_sent",
@@ -48,7 +48,7 @@ named! {
         DatagramsBlank = "datagrams_blank",
         /// Datagrams longer than `maxDatagramSize`.
         DatagramsTruncated = "datagrams_truncated",
-        /// Bytes of them that there was no room for.
+        /// Bytes of them that were not read.
         BytesTruncated = "bytes_truncated",
         /// With `timestamps`: datagrams that came without the kernel's timestamp.
         TimestampsMissing = "timestamps_missing",
@@ -86,7 +86,8 @@ named! {
     DropReason {
         /// It has no key or no `|`.
         Malformed = "malformed",
-        /// The datagram was longer than `maxDatagramSize`, and this line was cut.
+        /// The datagram was longer than `maxDatagramSize`, and this line was cut. Those after it were not seen: the count is
+        /// a lower bound.
         Truncated = "truncated",
         /// No backend lives.
         NoBackend = "no_backend",

@@ -40,7 +40,7 @@ impl<'a> Iterator for Lines<'a> {
 
 /// Splits the received part of a longer datagram into its whole lines and the line that was cut.
 ///
-/// The cut line may be empty: then the cut fell between two lines, as far as one can tell.
+/// The cut line may be empty: then the cut fell between two lines, and nothing is known of what follows.
 pub fn split_cut_line(received: &[u8]) -> (&[u8], &[u8]) {
     match memchr::memrchr(b'\n', received) {
         Some(end) => received.split_at(end + 1),

@@ -13,6 +13,9 @@ pub const NODES_MAX: usize = 2_000;
 const _: () = assert!(2 * NODES_MAX <= VALUE_MAX as usize);
 /// Longest payload a UDP datagram over IPv4 can carry.
 pub const DATAGRAM_BYTES_LIMIT: usize = 65_507;
+/// Bytes received beyond `maxDatagramSize`: if the first of them is a newline, the line before it is whole; if it is not,
+/// one more metric is known to be lost.
+pub const BEYOND_BYTES: usize = 1;
 /// Bytes of receive buffers per worker, aimed at.
 const RECEIVE_BYTES_TARGET: usize = 8 << 20;
 /// Fewest and most receive buffers.
@@ -26,7 +29,7 @@ pub const BACKLOG_BYTES_MAX: usize = 4 << 20;
 /// Sizes that hold for a worker's whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest datagram taken whole.
+    /// Largest datagram received whole: one byte more than `maxDatagramSize`, see [`BEYOND_BYTES`].
     pub datagram_bytes_max: usize,
     /// Receive buffers.
     pub buffers: usize,
@@ -47,7 +50,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The bounds for `nodes` backends, datagrams of at most `datagram_bytes_max`, sockets to backends with
+    /// The bounds for `nodes` backends, a `maxDatagramSize` of `datagram_bytes_max`, sockets to backends with
     /// `send_buffer_bytes`, and a cache of `cache_entries` names; with or without the kernel's timestamps.
     pub fn new(
         nodes: usize,
@@ -56,6 +59,7 @@ impl Limits {
         cache_entries: usize,
         timestamps: bool,
     ) -> Limits {
+        let datagram_bytes_max = datagram_bytes_max + BEYOND_BYTES;
         let buffer_bytes = datagram_bytes_max + prefix_bytes(timestamps);
         Limits {
             datagram_bytes_max,

@@ -32,12 +32,13 @@ fn described(counter: Counter) -> Option<(&'static str, &'static str)> {
         ),
         Counter::DatagramsEmpty => ("statsring_datagrams_empty_total", "Datagrams without a payload."),
         Counter::DatagramsBlank => ("statsring_datagrams_blank_total", "Datagrams of nothing but line ends."),
-        Counter::DatagramsTruncated => {
-            ("statsring_datagrams_truncated_total", "Datagrams longer than maxDatagramSize.")
-        }
+        Counter::DatagramsTruncated => (
+            "statsring_datagrams_truncated_total",
+            "Datagrams longer than maxDatagramSize; metrics beyond the cut are lost and not counted.",
+        ),
         Counter::BytesTruncated => (
             "statsring_truncated_bytes_total",
-            "Bytes of datagrams longer than maxDatagramSize that there was no room for.",
+            "Bytes of datagrams longer than maxDatagramSize that were not read.",
         ),
         Counter::TimestampsMissing => (
             "statsring_timestamps_missing_total",
@@ -120,7 +121,7 @@ fn dropped(out: &mut Exposition, view: &View) {
     let mut family = out.family(
         Kind::Counter,
         "statsring_metrics_dropped_total",
-        "Metrics that the proxy dropped, by reason.",
+        "Metrics that the proxy dropped, by reason; those of reason truncated at least.",
     );
     for (index, worker) in view.workers.iter().enumerate() {
         for reason in DropReason::ALL {
