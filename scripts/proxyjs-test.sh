@@ -4,7 +4,8 @@
 # of the same three backends. 100,000 names, ASCII and not, in lines of every sort, go to each, with all backends up, with
 # one stopped, and after its return: each line must arrive at the same backend, byte for byte. Admin sessions, recorded
 # from the real proxy.js in that very run, are played against statsring: not a byte may differ but the number of uptime.
-# At last each of the two is the other's backend.
+# Names that every JavaScript object has follow the ring in statsring, and not in proxy.js once it has changed. At last each
+# of the two is the other's backend.
 #
 # Usage: scripts/proxyjs-test.sh            builds the program and tests it
 #        STATSRING=path scripts/proxyjs-test.sh   tests that program

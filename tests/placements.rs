@@ -91,6 +91,30 @@ fn hashring_1() {
     );
 }
 
+/// Source: the ring of hashring 3.2.0, with `replicas: 0` and 4, past its cache, which takes what every JavaScript object has
+/// under these names for an entry of its own: it gives their first owner even when that backend is down.
+#[test]
+fn names_that_every_javascript_object_has_follow_the_ring() {
+    check_ring(
+        Hashing::Hashring3,
+        &[
+            (b"constructor", [1, 1, 2, 1]),
+            (b"toString", [2, 2, 2, 1]),
+            (b"hasOwnProperty", [0, 1, 0, 0]),
+            (b"__proto__", [0, 1, 0, 0]),
+        ],
+    );
+    check_ring(
+        Hashing::Hashring1,
+        &[
+            (b"constructor", [1, 1, 2, 1]),
+            (b"toString", [1, 1, 0, 1]),
+            (b"hasOwnProperty", [0, 2, 0, 0]),
+            (b"__proto__", [0, 2, 0, 0]),
+        ],
+    );
+}
+
 /// Source: hashring, asked with what `Buffer.toString` of Node 20 makes of the bytes.
 #[test]
 fn bytes_that_are_not_utf_8_are_hashed_as_node_decodes_them() {

@@ -18,6 +18,7 @@ from pathlib import Path
 import chain
 import machine
 import names
+import object_names
 import sessions
 from backends import Backend, wait_until
 from machine import main_with_signals
@@ -230,6 +231,9 @@ def main():
     compare(verdict, wanted, got, exact)
     test_other_configs(verdict, program, backends[0], folder)
     test_example(verdict, program)
+    starts = (lambda: proxy_js(config, port, admin, folder), lambda: statsring(program, config, port, admin, folder))
+    object_names.test(verdict, starts, backends, living)
+    object_names.test_prototype(verdict, starts, backends)
     chain.test(verdict, program, proxy_js, backends[0], folder)
     for backend in backends:
         backend.stop()
