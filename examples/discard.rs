@@ -41,7 +41,13 @@ struct Options {
 fn main() -> Result<(), Box<dyn Error>> {
     let options: Options = argh::from_env();
     let flush_us = (options.flush_interval.clamp(0.0, 1_000.0) * 1e3) as u64;
-    let sockets = bind_listeners(&[options.listen], 1, options.receive_buffer)?.workers.remove(0);
+    let sockets = bind_listeners(
+        &[options.listen],
+        1,
+        statsring::driver::socket::ListenOptions::here(options.receive_buffer),
+    )?
+    .workers
+    .remove(0);
     // No socket sends; the other bounds are a worker's.
     let limits = Limits::new(1, DATAGRAM_BYTES_MAX, 1 << 20, 0, false);
     let driver = uring::open(sockets, Arc::new(Waker::new()?), &limits.driver())?;

@@ -93,7 +93,9 @@ fn rig<D: Driver>(
     let addresses: Vec<SocketAddr> =
         backends.iter().chain(&gone).map(|socket| socket.local_addr().unwrap()).collect();
     drop(gone);
-    let mut listeners = socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, 8 << 20).unwrap();
+    let mut listeners =
+        socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, socket::ListenOptions::here(8 << 20))
+            .unwrap();
     let limits = Limits {
         datagram_bytes_max: DATAGRAM_BYTES_MAX,
         buffers: 256,

@@ -542,9 +542,10 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 34] = [
     "host",
     "port",
+    "freebind",
     "managementHost",
     "managementPort",
     "managementNames",
@@ -612,7 +613,9 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
                 .prop_map(|names| json!(names))
                 .boxed()
         }
-        "managementAllowChanges" | "timestamps" => any::<bool>().prop_map(|flag| json!(flag)).boxed(),
+        "managementAllowChanges" | "timestamps" | "freebind" => {
+            any::<bool>().prop_map(|flag| json!(flag)).boxed()
+        }
         "nodes" => proptest::collection::vec(any_node(), 1..8)
             .prop_filter("no backend twice", |nodes| {
                 let keys: std::collections::HashSet<String> =

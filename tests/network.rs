@@ -10,6 +10,8 @@ mod backend;
 mod lab;
 #[path = "network/lab_tests.rs"]
 mod lab_tests;
+#[path = "network/listening.rs"]
+mod listening;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]

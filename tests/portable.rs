@@ -54,7 +54,9 @@ fn bed() -> Bed {
 
 /// A bed whose driver is told when datagrams arrive, or not.
 fn bed_with(timestamps: bool) -> Bed {
-    let mut listeners = socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, 8 << 20).unwrap();
+    let mut listeners =
+        socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, socket::ListenOptions::here(8 << 20))
+            .unwrap();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(listeners.addresses[0]).unwrap();
     let listener = listeners.workers[0][0].try_clone().unwrap();

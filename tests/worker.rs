@@ -92,7 +92,8 @@ fn rig(listen: &str) -> Option<Rig> {
         backend.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     }
     let addresses: Vec<SocketAddr> = backends.iter().map(|backend| backend.local_addr().unwrap()).collect();
-    let mut listeners = socket::bind_listeners(&[listen.parse().unwrap()], 1, 8 << 20).unwrap();
+    let mut listeners =
+        socket::bind_listeners(&[listen.parse().unwrap()], 1, socket::ListenOptions::here(8 << 20)).unwrap();
     let listener = listeners.workers[0][0].try_clone().unwrap();
     let routes = Arc::new(ArcSwap::from_pointee(table(1, &addresses, Phase::Run)));
     let shared = Arc::new(WorkerShared::default());

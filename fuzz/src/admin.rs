@@ -170,6 +170,10 @@ impl AdminActions for Proxy {
         if self.health() { Readiness::Ready } else { Readiness::HealthDown }
     }
 
+    async fn stuck(&self) -> Option<String> {
+        None
+    }
+
     fn is_own_name(&self, name: &str) -> bool {
         name == OWN_NAME
     }

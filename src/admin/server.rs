@@ -77,6 +77,9 @@ pub trait AdminActions {
     /// not asked for.
     fn is_own_name(&self, name: &str) -> bool;
 
+    /// What keeps it from working though it runs, as a worker that does not move; `None` if nothing does.
+    fn stuck(&self) -> impl Future<Output = Option<String>>;
+
     /// Sets what `health` answers.
     fn set_health(&self, up: bool);
 

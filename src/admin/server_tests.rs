@@ -122,6 +122,7 @@ impl Connection for Rc<Wire> {
 pub(in crate::admin) struct Proxy {
     pub(in crate::admin) down: Cell<bool>,
     pub(in crate::admin) reloads: Cell<u32>,
+    pub(in crate::admin) stuck: Cell<bool>,
     reload_lasts: Cell<Duration>,
     wish: Cell<Wish>,
     allow_changes: bool,
@@ -146,6 +147,10 @@ impl AdminActions for Proxy {
 
     fn is_own_name(&self, name: &str) -> bool {
         name == "proxy.example"
+    }
+
+    async fn stuck(&self) -> Option<String> {
+        self.stuck.get().then(|| "worker 0 has not moved for 9 s".to_owned())
     }
 
     fn set_health(&self, up: bool) {

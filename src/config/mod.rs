@@ -44,6 +44,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The admin port's host as in the file; `localhost`, the default, is the loopback address of both families.
     pub management_host: String,
+    /// Whether both may listen at addresses that the host does not have yet (IP_FREEBIND).
+    pub freebind: bool,
     /// Where the admin port listens: one or two TCP addresses (127.0.0.1 and [::1] by default).
     pub management: Vec<SocketAddr>,
     /// Further names of this host that HTTP requests may use; [`EVERY_NAME`] accepts all.
@@ -160,6 +162,11 @@ pub enum LogFormat {
     Json,
 }
 
+/// Default of `port`.
+const PORT: u16 = 8_125;
+/// Default of `managementPort`.
+const MANAGEMENT_PORT: u16 = 8_126;
+
 /// In [`Config::management_names`]: requests may use any name.
 pub const EVERY_NAME: &str = "*";
 
@@ -196,6 +203,17 @@ impl AdminWords {
 }
 
 impl Config {
+    /// Whether `host` and `port` have their defaults, in the file or without it.
+    pub fn listens_by_default(&self) -> bool {
+        self.host == host::EVERY && self.listen.iter().all(|address| address.port() == PORT)
+    }
+
+    /// Whether `managementHost` and `managementPort` have theirs.
+    pub fn is_managed_by_default(&self) -> bool {
+        self.management_host == host::LOOPBACK
+            && self.management.iter().all(|address| address.port() == MANAGEMENT_PORT)
+    }
+
     /// The reloadable rules of the data plane.
     pub fn rules(&self) -> Rules {
         Rules {

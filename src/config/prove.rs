@@ -8,7 +8,7 @@ use super::nodes;
 use super::pin;
 use super::raw::RawConfig;
 use super::report::{PLACE_END, Report};
-use super::{AdminWords, Check, Config, LogFormat, PinWorkers};
+use super::{AdminWords, Check, Config, LogFormat, MANAGEMENT_PORT, PORT, PinWorkers};
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
@@ -59,10 +59,10 @@ impl RawConfig {
     pub(super) fn prove(self, report: &mut Report) -> Config {
         let port_is_known = !self.port.is_wrong();
         let [host_key, management_key] = self.host_keys;
-        let (host, listen) = listening(self.host, self.port.or(8125), host_key, host::EVERY, report);
+        let (host, listen) = listening(self.host, self.port.or(PORT.into()), host_key, host::EVERY, report);
         let (management_host, management) = listening(
             self.management_host,
-            self.management_port.or(8126),
+            self.management_port.or(MANAGEMENT_PORT.into()),
             management_key,
             host::LOOPBACK,
             report,
@@ -95,6 +95,7 @@ impl RawConfig {
             management_host,
             management,
             management_names: self.management_names.or(Vec::new()),
+            freebind: self.freebind.or(false),
             management_allow_changes: self.management_allow_changes.or(false),
             management_words: self.management_words.or(AdminWords::Statsring),
             hashing,

@@ -14,9 +14,10 @@ use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 33] = [
+pub(super) const KEYS: [&str; 34] = [
     "host",
     "port",
+    "freebind",
     "managementHost",
     "managementPort",
     "managementNames",
@@ -90,6 +91,7 @@ const GSO: [(&str, bool); 2] = [("auto", true), ("off", false)];
 pub(super) struct RawConfig {
     pub(super) host: Slot<String>,
     pub(super) port: Slot<u64>,
+    pub(super) freebind: Slot<bool>,
     pub(super) management_host: Slot<String>,
     pub(super) management_port: Slot<u64>,
     pub(super) management_names: Slot<Vec<String>>,
@@ -168,6 +170,7 @@ impl RawConfig {
         RawConfig {
             host: fields.text("host"),
             port: fields.whole("port", Range::PORT),
+            freebind: fields.flag("freebind"),
             management_host: fields.text("managementHost"),
             management_port: fields.whole("managementPort", Range::PORT),
             management_names: read_management_names(fields),

@@ -37,6 +37,7 @@ impl Config {
         json!({
             "host": self.host,
             "port": port(&self.listen),
+            "freebind": self.freebind,
             "managementHost": self.management_host,
             "managementPort": port(&self.management),
             "managementNames": self.management_names,

@@ -113,7 +113,12 @@ mod tests {
 
     /// Two sockets at one address.
     fn twins() -> [UdpSocket; 2] {
-        let listeners = socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 2, 1 << 16).unwrap();
+        let listeners = socket::bind_listeners(
+            &["127.0.0.1:0".parse().unwrap()],
+            2,
+            socket::ListenOptions::here(1 << 16),
+        )
+        .unwrap();
         let mut sockets = listeners.workers.into_iter().flatten();
         [sockets.next().unwrap(), sockets.next().unwrap()]
     }

@@ -12,7 +12,7 @@
 //!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, probe.rs, resolve.rs, backend.rs
 //!   operator.rs  the admin port's connections and actions          doors.rs, observe.rs, reload.rs, config_reads.rs
 //!   state.rs     what is known, and its way to the workers         roster.rs, table.rs
-//!   net.rs       TCP on either engine; nothing else knows it       offload.rs (work that may block), lateness.rs (stalls)
+//!   net.rs       TCP on either engine; nothing else knows it       offload.rs (work that may block), lateness.rs (stalls), liveness.rs
 //! ```
 //!
 //! Next: `admin/`.
@@ -29,6 +29,7 @@ mod handle;
 pub mod handover;
 pub mod health;
 mod lateness;
+mod liveness;
 mod net;
 mod observe;
 mod offload;

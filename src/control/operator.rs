@@ -4,6 +4,7 @@
 //! protocol.
 
 use super::backend::Backend;
+use super::liveness;
 use super::net::{self, Ends, Listener, Stream};
 use super::observe::Tap;
 use super::state::Control;
@@ -254,6 +255,11 @@ impl AdminActions for Operator {
         config.management_names.iter().any(|own| own == EVERY_NAME || is_it(own))
             || is_it(&config.management_host)
             || host::name().is_some_and(|own| is_it(&own))
+    }
+
+    async fn stuck(&self) -> Option<String> {
+        let stuck = liveness::stuck(&self.control).await;
+        (!stuck.is_empty()).then(|| liveness::describe(&stuck))
     }
 
     fn set_health(&self, up: bool) {

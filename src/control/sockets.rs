@@ -13,7 +13,7 @@ use super::process::count;
 use super::{Origin, descriptors, signals};
 use crate::config::Config;
 use crate::driver::options;
-use crate::driver::socket::{self, BindError, Listeners, Spread, Unbound};
+use crate::driver::socket::{self, BindError, ListenOptions, Listeners, Spread, Unbound};
 use crate::relay::Left;
 use crate::version::VERSION;
 use std::io;
@@ -159,7 +159,7 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
 /// Binds everything.
 fn bind(config: &Config) -> Result<Found, Failure> {
     let listeners = bind_data(config).map_err(Failure::system)?;
-    let admin = bind_admin(&config.management, false).map_err(Failure::system)?;
+    let admin = bind_admin(&config.management, false, config.freebind).map_err(Failure::system)?;
     let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} is left out: {error}");
     Ok(Found {
         degraded: listeners.skipped.iter().map(skipped).collect(),
@@ -179,7 +179,7 @@ fn bind(config: &Config) -> Result<Found, Failure> {
 fn bind_data(config: &Config) -> Result<Listeners, BindError> {
     let deadline = Instant::now() + TAKEN;
     loop {
-        match socket::bind_listeners(&config.listen, config.workers, config.receive_buffer_bytes) {
+        match socket::bind_listeners(&config.listen, config.workers, listen_options(config)) {
             Err(BindError::Taken { .. }) if Instant::now() < deadline => std::thread::sleep(TAKEN / 10),
             result => return result,
         }
@@ -228,10 +228,52 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
     found.admin = if has_admin {
         activated.admin
     } else {
-        bind_admin(&config.management, false).map_err(Failure::system)?
+        bind_admin(&config.management, false, config.freebind).map_err(Failure::system)?
     };
     (found.admin_activated, found.origin) = (has_admin, Some(origin));
+    found.degraded.extend(overridden(config, &found));
     Ok(found)
+}
+
+/// Keys that passed sockets override: what they say, and what counts. A key that was left out, so that its default
+/// stands, is not reported.
+fn overridden(config: &Config, found: &Found) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut compare = |keys: &str, configured: &[SocketAddr], passed: &[SocketAddr]| {
+        if !is_covered(configured, passed) {
+            let list = |addresses: &[SocketAddr]| {
+                addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+            };
+            words.push(format!(
+                "{keys}: the config says {}, but the sockets that the service manager passed are at {}, and they count; change \
+                 the socket unit, or remove the keys",
+                list(configured),
+                list(passed)
+            ));
+        }
+    };
+    if found.data_activated && !config.listens_by_default() {
+        compare("host, port", &config.listen, &found.listen);
+    }
+    if found.admin_activated && !config.is_managed_by_default() {
+        let passed: Vec<SocketAddr> =
+            found.admin.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        compare("managementHost, managementPort", &config.management, &passed);
+    }
+    words
+}
+
+/// Whether both lists mean the same addresses. `0.0.0.0` and `[::]` are taken for one: a socket unit's `[::]` serves both
+/// families.
+fn is_covered(configured: &[SocketAddr], passed: &[SocketAddr]) -> bool {
+    let same = |one: &SocketAddr, other: &SocketAddr| {
+        let is_everywhere = one.ip().is_unspecified() && other.ip().is_unspecified();
+        one.port() == other.port() && (one.ip() == other.ip() || is_everywhere)
+    };
+    let within = |list: &[SocketAddr], other: &[SocketAddr]| {
+        list.iter().all(|address| other.iter().any(|known| same(address, known)))
+    };
+    within(configured, passed) && within(passed, configured)
 }
 
 /// Goes on with an old process's sockets, and makes those that it does not have; what is new at the data port is bound when
@@ -240,7 +282,7 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<Found, Fail
     let mut descriptors: Vec<Option<OwnedFd>> = predecessor.take_sockets().into_iter().map(Some).collect();
     let offer = &predecessor.offer;
     let mut plan = Plan::new(offer, &config.listen, config.workers, &config.management);
-    let degraded = leave_out(&mut plan, offer)?;
+    let degraded = leave_out(&mut plan, offer, config)?;
     let listen: Vec<SocketAddr> = plan.data.iter().map(|(address, _)| *address).collect();
     let (mut workers, mut late) = (Vec::with_capacity(plan.workers), Vec::new());
     for worker in 0..plan.workers {
@@ -256,7 +298,7 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<Found, Fail
                 }
                 None => {
                     let (socket, unbound) =
-                        Unbound::new(*address, config.receive_buffer_bytes).map_err(Failure::system)?;
+                        Unbound::new(*address, listen_options(config)).map_err(Failure::system)?;
                     late.push(unbound);
                     socket
                 }
@@ -274,7 +316,7 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<Found, Fail
     }
     if !new_admin.is_empty() {
         let has_others = !admin.is_empty();
-        admin.extend(bind_admin(&new_admin, has_others).map_err(Failure::system)?);
+        admin.extend(bind_admin(&new_admin, has_others, config.freebind).map_err(Failure::system)?);
     }
     let shared = if offer.data_activated { Left::ALL } else { plan.inherited() };
     let origin = words(&plan, offer, late.len(), admin.len());
@@ -295,22 +337,35 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<Found, Fail
 
 /// Takes addresses out of the plan that this host does not have; what was left out, in words. Fails if somebody else has
 /// one of the new ones.
-fn leave_out(plan: &mut Plan, offer: &Offer) -> Result<Vec<String>, Failure> {
-    let listen: Vec<SocketAddr> = plan.data.iter().map(|(address, _)| *address).collect();
-    let mut degraded = Vec::new();
-    let mut kept = Vec::with_capacity(listen.len());
+fn leave_out(plan: &mut Plan, offer: &Offer, config: &Config) -> Result<Vec<String>, Failure> {
+    let (mut degraded, mut missing) = (Vec::new(), None);
+    let mut kept = Vec::with_capacity(plan.data.len());
     for (address, place) in plan.data.drain(..) {
         // At a port of the old process's it is the one that has it.
         let is_shared = offer.data.iter().any(|offered| offered.port() == address.port());
-        let can_bind = if place.is_some() { Ok(()) } else { socket::can_bind(address, &listen, is_shared) };
+        let can_bind = if place.is_some() {
+            Ok(())
+        } else {
+            socket::can_bind(address, listen_options(config), is_shared)
+        };
         match can_bind {
             Ok(()) => kept.push((address, place)),
-            Err((true, error)) => degraded.push(format!("{address} is left out: {error}")),
-            Err((false, error)) => return Err(Failure::system(error)),
+            Err(error @ BindError::NotHere(_)) => {
+                degraded.push(format!("{address} is left out: {error}"));
+                missing = Some(error);
+            }
+            Err(error) => return Err(Failure::system(error)),
         }
     }
     plan.data = kept;
-    Ok(degraded)
+    match missing.filter(|_| plan.data.is_empty()) {
+        Some(error) => Err(Failure::system(error)),
+        None => Ok(degraded),
+    }
+}
+
+fn listen_options(config: &Config) -> ListenOptions {
+    ListenOptions { receive_buffer_bytes: config.receive_buffer_bytes, freebind: config.freebind }
 }
 
 fn take(descriptors: &mut [Option<OwnedFd>], place: usize) -> Result<OwnedFd, Failure> {
@@ -423,7 +478,9 @@ mod tests {
     #[test]
     fn what_a_new_process_changed_at_shared_sockets_is_put_back() {
         let config = Config { receive_buffer_bytes: 100_000, timestamps: true, ..config(&["127.0.0.1:9"]) };
-        let bound = socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 2, 100_000).unwrap();
+        let bound =
+            socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 2, ListenOptions::here(100_000))
+                .unwrap();
         let held = Held { data: bound.workers, admin: Vec::new(), offer: Offer::default() };
         let granted = |index: usize| socket2::SockRef::from(&held.data[index][0]).recv_buffer_size().unwrap();
         let before = [granted(0), granted(1)];

@@ -12,7 +12,7 @@ use super::process::{Before, Process};
 use super::sockets::{self, Sockets};
 use super::state::{Control, FURTHER_LOOKUPS, Parts, Seat};
 use super::table::{self, Publisher};
-use super::{Options, Origin, stop, watch};
+use super::{Options, Origin, liveness, stop, watch};
 use crate::config::{Config, MemoryBound};
 use crate::driver::socket::Unbound;
 use crate::driver::{Engine, Waker};
@@ -25,6 +25,7 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Room for reports of each worker, beside one for each of its backends.
@@ -114,6 +115,7 @@ async fn live(
     };
     process.control.notifier.ready();
     process.control.tell_status();
+    liveness::watch(&process.control);
     started(process.handle());
     process.serve(doors).await
 }
@@ -175,6 +177,7 @@ fn seats(config: &Config) -> Result<(Publisher, Vec<Seat>), Failure> {
         shared: Arc::new(WorkerShared::default()),
         facts: RefCell::new(None),
         cpu: Cell::new(config.worker_cpus.get(index).copied()),
+        moved_at: Cell::new(Instant::now()),
     };
     let publisher = Publisher { routes: Arc::new(ArcSwap::from_pointee(nothing)), wakers };
     Ok((publisher, (0..config.workers).map(seat).collect()))
@@ -196,7 +199,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
     use std::sync::mpsc as std_mpsc;
     use std::thread::JoinHandle;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     fn anywhere() -> Vec<SocketAddr> {
         vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]

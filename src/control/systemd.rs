@@ -9,11 +9,14 @@ use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// Tells the service manager; does nothing where there is none.
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
+    /// Within which time the manager expects a sign of life, if it does.
+    watchdog: Option<Duration>,
     /// The line told last.
     status: RefCell<String>,
 }
@@ -21,7 +24,20 @@ pub struct Notifier {
 impl Notifier {
     /// For the socket that the environment names. What is wrong with it is an error for the log: nobody waits for an answer.
     pub fn from_environment() -> Result<Notifier, String> {
-        std::env::var_os("NOTIFY_SOCKET").map_or_else(|| Ok(Notifier::default()), |name| Notifier::to(&name))
+        let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(Notifier::default()) };
+        let variable = |name| std::env::var(name).ok();
+        let watchdog = watchdog(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
+        Ok(Notifier { watchdog, ..Notifier::to(&name)? })
+    }
+
+    /// The time within which the manager expects [`Notifier::watchdog`]; `None` if it does not.
+    pub fn watchdog_period(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// The service is alive.
+    pub fn watchdog(&self) {
+        self.tell("WATCHDOG=1");
     }
 
     /// For the socket of this name: a path, or `@` and the name of an abstract socket.
@@ -39,7 +55,7 @@ impl Notifier {
             Ok(socket)
         };
         match connected() {
-            Ok(socket) => Ok(Notifier { socket: Some(socket), status: RefCell::default() }),
+            Ok(socket) => Ok(Notifier { socket: Some(socket), ..Notifier::default() }),
             Err(error) => {
                 Err(format!("NOTIFY_SOCKET={}: {error}; the service manager is told nothing", name.display()))
             }
@@ -87,10 +103,25 @@ impl Notifier {
     }
 }
 
+/// The watchdog's period, if it is this process that is watched: sd_watchdog_enabled(3).
+fn watchdog(period_us: Option<&str>, pid: Option<&str>) -> Option<Duration> {
+    let is_meant = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    period_us?.parse().ok().filter(|us| is_meant && *us > 0).map(Duration::from_micros)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    #[test]
+    fn the_watchdog_of_this_process_counts_and_no_other() {
+        let own = std::process::id().to_string();
+        let period = Some(Duration::from_secs(3));
+        assert_eq!(watchdog(Some("3000000"), Some(&own)), period);
+        assert_eq!(watchdog(Some("3000000"), None), period, "a process that took over");
+        assert_eq!(watchdog(Some("3000000"), Some("1")), None);
+        assert_eq!([watchdog(None, None), watchdog(Some("0"), None), watchdog(Some("x"), None)], [None; 3]);
+    }
 
     fn heard(socket: &UnixDatagram) -> String {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

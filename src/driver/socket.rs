@@ -16,7 +16,7 @@ pub struct Listeners {
     pub workers: Vec<Vec<UdpSocket>>,
     /// The addresses, with the port found where 0 was asked for.
     pub addresses: Vec<SocketAddr>,
-    /// `[::]` on a host without IPv6: left out, since another address is served.
+    /// Addresses that this host does not have: left out, since another one is served.
     pub skipped: Vec<(SocketAddr, io::Error)>,
 }
 
@@ -31,6 +31,12 @@ pub enum BindError {
         /// Who has it, as far as it can be seen.
         holder: String,
     },
+    /// The host does not have the address.
+    #[error(
+        "cannot listen on {0}: this host does not have that address; set `host` to an address of this host, or \
+         \"freebind\": true if the address comes later, as one that keepalived moves"
+    )]
+    NotHere(SocketAddr),
     /// Anything else.
     #[error(
         "cannot listen on {address}: {source}; set `host` to an address of this host, and a `port` it may use"
@@ -51,7 +57,7 @@ pub enum BindError {
 pub fn bind_listeners(
     listen: &[SocketAddr],
     workers: usize,
-    receive_buffer_bytes: usize,
+    options: ListenOptions,
 ) -> Result<Listeners, BindError> {
     let mut listeners = Listeners {
         workers: (0..workers).map(|_| Vec::with_capacity(listen.len())).collect(),
@@ -59,22 +65,41 @@ pub fn bind_listeners(
         skipped: Vec::new(),
     };
     for asked in listen {
-        let address = match probe(same_port(*asked, &listeners.addresses)) {
+        let address = match probe(same_port(*asked, &listeners.addresses), options) {
             Ok(address) => address,
-            Err(error) if may_skip(asked, listen, &error) => {
+            Err(error) if is_missing(&error) => {
                 listeners.skipped.push((*asked, error));
                 continue;
             }
             Err(error) => return Err(bind_error(*asked, error)),
         };
         for sockets in &mut listeners.workers {
-            let socket = listener(address, receive_buffer_bytes)
-                .map_err(|source| BindError::System { address, source })?;
+            let socket =
+                listener(address, options).map_err(|source| BindError::System { address, source })?;
             sockets.push(socket);
         }
         listeners.addresses.push(address);
     }
-    Ok(listeners)
+    match listeners.skipped.pop_if(|_| listeners.addresses.is_empty()) {
+        Some((address, error)) => Err(bind_error(address, error)),
+        None => Ok(listeners),
+    }
+}
+
+/// How listening sockets are made.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// Receive buffer to ask for, in bytes.
+    pub receive_buffer_bytes: usize,
+    /// Whether the host need not have the address yet (IP_FREEBIND, ip(7)).
+    pub freebind: bool,
+}
+
+impl ListenOptions {
+    /// At addresses that the host has, with a receive buffer of `receive_buffer_bytes` asked for.
+    pub fn here(receive_buffer_bytes: usize) -> ListenOptions {
+        ListenOptions { receive_buffer_bytes, freebind: false }
+    }
 }
 
 /// Where any port will do, both families get the same one.
@@ -92,18 +117,39 @@ pub fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
 }
 
 /// Binds without SO_REUSEPORT and lets go: fails if anybody is there.
-fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+fn probe(address: SocketAddr, options: ListenOptions) -> io::Result<SocketAddr> {
     let socket = udp_socket(address)?;
+    allow_missing(&socket, address, options.freebind)?;
     socket.bind(&SockAddr::from(address))?;
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
 }
 
-fn listener(address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<UdpSocket> {
-    let socket = udp_socket(address)?;
-    socket.set_reuse_port(true)?;
-    options::ask_receive_buffer(&socket, receive_buffer_bytes)?;
+fn listener(address: SocketAddr, options: ListenOptions) -> io::Result<UdpSocket> {
+    let socket = unbound(address, options)?;
     socket.bind(&SockAddr::from(address))?;
     Ok(socket.into())
+}
+
+fn unbound(address: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
+    let socket = udp_socket(address)?;
+    socket.set_reuse_port(true)?;
+    options::ask_receive_buffer(&socket, options.receive_buffer_bytes)?;
+    allow_missing(&socket, address, options.freebind)?;
+    Ok(socket)
+}
+
+/// Lets a socket that is to listen be bound to an address that the host does not have yet, if `freebind` says so.
+pub fn allow_missing(socket: &Socket, address: SocketAddr, freebind: bool) -> io::Result<()> {
+    match (freebind, address) {
+        (false, _) => Ok(()),
+        (true, SocketAddr::V4(_)) => socket.set_freebind_v4(true),
+        (true, SocketAddr::V6(_)) => socket.set_freebind_v6(true),
+    }
+}
+
+/// Whether an address could not be bound because the host does not have it, or nothing of its family.
+pub fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 /// A listening socket that is made now and bound later: what is to receive from it can be armed before, so that nothing
@@ -116,11 +162,9 @@ pub struct Unbound {
 
 impl Unbound {
     /// Makes a socket for `address`. The first of the two is for the receiver.
-    pub fn new(address: SocketAddr, receive_buffer_bytes: usize) -> Result<(UdpSocket, Unbound), BindError> {
+    pub fn new(address: SocketAddr, options: ListenOptions) -> Result<(UdpSocket, Unbound), BindError> {
         let made = || {
-            let socket = udp_socket(address)?;
-            socket.set_reuse_port(true)?;
-            options::ask_receive_buffer(&socket, receive_buffer_bytes)?;
+            let socket = unbound(address, options)?;
             let other = socket.try_clone()?;
             Ok((socket.into(), Unbound { socket: other.into(), address }))
         };
@@ -135,13 +179,13 @@ impl Unbound {
     }
 }
 
-/// Whether `asked`, one of the addresses `listen`, can be bound: by nobody else bound before, or only by sockets at a port
-/// that is `shared` with this process. `false` if it is to be left out, with the cause.
-pub fn can_bind(asked: SocketAddr, listen: &[SocketAddr], is_shared: bool) -> Result<(), (bool, BindError)> {
-    match probe(asked) {
+/// Whether an address can be bound: it is bound by nobody else, or only by sockets at a port that is shared with this
+/// process.
+pub fn can_bind(asked: SocketAddr, options: ListenOptions, is_shared: bool) -> Result<(), BindError> {
+    match probe(asked, options) {
         Ok(_) => Ok(()),
         Err(error) if is_shared && error.kind() == io::ErrorKind::AddrInUse => Ok(()),
-        Err(error) => Err((may_skip(&asked, listen, &error), bind_error(asked, error))),
+        Err(error) => Err(bind_error(asked, error)),
     }
 }
 
@@ -234,17 +278,13 @@ fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// `[::]` beside another address may be missing: the host has no IPv6.
-fn may_skip(asked: &SocketAddr, listen: &[SocketAddr], error: &io::Error) -> bool {
-    let no_ipv6 = matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL));
-    no_ipv6 && asked.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && listen.iter().any(SocketAddr::is_ipv4)
-}
-
 fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
     if source.kind() == io::ErrorKind::AddrInUse {
         let holder = udp_port_holder(address.port())
             .unwrap_or_else(|| "a process that cannot be seen from here".into());
         BindError::Taken { address, holder }
+    } else if is_missing(&source) {
+        BindError::NotHere(address)
     } else {
         BindError::System { address, source }
     }
@@ -297,9 +337,10 @@ mod tests {
 
     #[test]
     fn a_second_instance_is_refused_with_the_holders_name() {
-        let first = bind_listeners(&[ANY.parse().unwrap()], 2, 1 << 20).unwrap();
+        let first = bind_listeners(&[ANY.parse().unwrap()], 2, ListenOptions::here(1 << 20)).unwrap();
         assert_eq!(first.workers.len(), 2);
-        let error = bind_listeners(&first.addresses, 1, 1 << 20).unwrap_err().to_string();
+        let error =
+            bind_listeners(&first.addresses, 1, ListenOptions::here(1 << 20)).unwrap_err().to_string();
         let expected = format!("{} is taken by ", first.addresses[0]);
         assert!(error.starts_with(&expected), "{error}");
         assert!(error.contains(&std::process::id().to_string()), "{error}");
@@ -307,14 +348,16 @@ mod tests {
 
     #[test]
     fn a_foreign_address_is_an_error_with_a_cure() {
-        let error = bind_listeners(&["192.0.2.1:8125".parse().unwrap()], 1, 4096).unwrap_err().to_string();
+        let error = bind_listeners(&["192.0.2.1:8125".parse().unwrap()], 1, ListenOptions::here(4096))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("192.0.2.1:8125") && error.contains("`host`"), "{error}");
     }
 
     #[test]
     fn both_families_share_a_port() {
         let listen = [ANY.parse().unwrap(), "[::1]:0".parse().unwrap()];
-        let listeners = bind_listeners(&listen, 1, 4096).unwrap();
+        let listeners = bind_listeners(&listen, 1, ListenOptions::here(4096)).unwrap();
         assert_eq!(listeners.addresses[0].port(), listeners.addresses[1].port());
     }
 
@@ -343,7 +386,8 @@ mod tests {
     #[test]
     fn one_sender_is_spread_over_all_workers_only_if_wanted() {
         for listen in [ANY, "[::1]:0"] {
-            let listeners = bind_listeners(&[listen.parse().unwrap()], 3, 1 << 20).unwrap();
+            let listeners =
+                bind_listeners(&[listen.parse().unwrap()], 3, ListenOptions::here(1 << 20)).unwrap();
             let of_worker = |worker: usize| &listeners.workers[worker][0];
             let sender = UdpSocket::bind(listen).unwrap();
             let send = || {

@@ -20,6 +20,9 @@ pub struct WorkerShared {
     thread: AtomicI32,
     /// The generation of the route table that it follows; 0 until it has started.
     generation: AtomicU64,
+    /// The last number that it was asked to echo, and the last that it echoed.
+    asked: AtomicU64,
+    echoed: AtomicU64,
 }
 
 impl WorkerShared {
@@ -37,6 +40,24 @@ impl WorkerShared {
     /// one. 0 until it has started.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Asks for a sign of life; wake the worker afterwards.
+    pub fn ask_echo(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives it, if it was asked for; once per batch, by the worker.
+    pub fn echo(&self) {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if asked != self.echoed.load(Ordering::Relaxed) {
+            self.echoed.store(asked, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the worker has gone through a batch since it was last asked.
+    pub fn has_echoed(&self) -> bool {
+        self.echoed.load(Ordering::Relaxed) == self.asked.load(Ordering::Relaxed)
     }
 
     /// CPU time of the worker's thread so far, in µs; `None` before its start, after its end, and where the kernel does not

@@ -350,6 +350,7 @@ impl<D: Driver> Worker<D> {
         self.shared.published.publish(self.relay.counters());
         self.shared.sleep.set(self.sleep());
         self.shared.latency.serve(&mut self.latency);
+        self.shared.echo();
     }
 
     /// How it sleeps now, as the coalescing would have it.

@@ -88,8 +88,12 @@ pub fn bed_without_children(
     if bare_ring::is_refused() {
         return None;
     }
-    let mut listeners =
-        socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, receive_buffer_bytes).unwrap();
+    let mut listeners = socket::bind_listeners(
+        &["127.0.0.1:0".parse().unwrap()],
+        1,
+        socket::ListenOptions::here(receive_buffer_bytes),
+    )
+    .unwrap();
     let address = listeners.addresses[0];
     let waker = Arc::new(Waker::new().unwrap());
     let ring = match KernelRing::new(listeners.workers.remove(0), Arc::clone(&waker), limits) {

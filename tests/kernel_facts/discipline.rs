@@ -172,7 +172,12 @@ fn table(phase: Phase) -> RouteTable {
 
 fn rig(engine: Engine, send_buffer_bytes: usize) -> Rig {
     let children = no_children();
-    let mut listeners = bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, 8 << 20).unwrap();
+    let mut listeners = bind_listeners(
+        &["127.0.0.1:0".parse().unwrap()],
+        1,
+        statsring::driver::socket::ListenOptions::here(8 << 20),
+    )
+    .unwrap();
     drop(children);
     let routes = Arc::new(ArcSwap::from_pointee(table(Phase::Run)));
     let shared = Arc::new(WorkerShared::default());

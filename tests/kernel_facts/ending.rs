@@ -171,7 +171,9 @@ fn the_port_is_free_as_soon_as_a_driver_at_rest_is_dropped() {
         driver.fence().unwrap();
         come_to_rest(&mut driver);
         drop(driver);
-        if let Err(error) = bind_listeners(&[address], 1, 1 << 16) {
+        if let Err(error) =
+            bind_listeners(&[address], 1, statsring::driver::socket::ListenOptions::here(1 << 16))
+        {
             panic!("round {round}: {error}");
         }
     }

@@ -44,7 +44,7 @@ fn so_reuseport_hides_a_second_binder_and_a_plain_bind_finds_it() {
     let address = first.local_addr().unwrap();
     bound(address, true).expect("in silence");
     assert_eq!(bound(address, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-    match bind_listeners(&[address], 1, 1 << 16) {
+    match bind_listeners(&[address], 1, statsring::driver::socket::ListenOptions::here(1 << 16)) {
         Err(BindError::Taken { .. }) => {}
         other => panic!("{other:?}"),
     }
@@ -53,7 +53,8 @@ fn so_reuseport_hides_a_second_binder_and_a_plain_bind_finds_it() {
 #[test]
 fn so_reuseport_gives_all_datagrams_of_one_sender_to_one_socket_in_order() {
     let children = no_children();
-    let listeners = bind_listeners(&[any()], 2, 1 << 20).unwrap();
+    let listeners =
+        bind_listeners(&[any()], 2, statsring::driver::socket::ListenOptions::here(1 << 20)).unwrap();
     drop(children);
     let sockets: Vec<&UdpSocket> = listeners.workers.iter().map(|sockets| &sockets[0]).collect();
     for socket in &sockets {

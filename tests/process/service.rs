@@ -84,7 +84,12 @@ fn activated(config: &std::path::Path, sockets: Vec<OwnedFd>) -> Command {
 
 fn udp_twins() -> (Vec<UdpSocket>, SocketAddr) {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let listeners = statsring::driver::socket::bind_listeners(&[any], 2, 1 << 20).unwrap();
+    let listeners = statsring::driver::socket::bind_listeners(
+        &[any],
+        2,
+        statsring::driver::socket::ListenOptions::here(1 << 20),
+    )
+    .unwrap();
     (listeners.workers.into_iter().flatten().collect(), listeners.addresses[0])
 }
 
@@ -118,6 +123,13 @@ fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<Soc
         assert!(status.contains(&format!("listen: {address}\n")), "{status}");
         assert!(status.contains(&format!("workers: {workers}\n")), "{status}");
         assert!(status.contains("passed by the service manager"), "{status}");
+        let overridden = format!(
+            "degraded: host, port: the config says {}, but the sockets",
+            proxy.config.json["port"].as_u64().map(|port| format!("127.0.0.1:{port}")).unwrap()
+        );
+        assert!(status.contains(&overridden) && proxy.logged(&overridden[10..]), "{status}");
+        assert!(status.contains("degraded: workers: "), "{status}");
+        assert!(!status.contains("degraded: managementHost"), "{status}");
         let answer = proxy.ask("reload");
         assert!(answer.starts_with("reloaded: nothing changed"), "{answer}");
         proxy.restart();
@@ -151,6 +163,80 @@ fn the_admin_ports_socket_may_be_passed_too() {
     let admin = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, admin_address) = (socket.local_addr().unwrap(), admin.local_addr().unwrap());
     nothing_is_lost(vec![socket.into(), admin.into()], address, Some(admin_address), 1);
+}
+
+/// Holds one thread of another process until it is dropped, as a debugger does (ptrace(2)).
+struct Hold(i32);
+
+impl Hold {
+    fn thread(pid: i32, name: &str) -> Hold {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let is_it =
+            |path: &std::path::Path| std::fs::read_to_string(path.join("comm")).unwrap().trim() == name;
+        let task = tasks.map(|task| task.unwrap().path()).find(|path| is_it(path)).unwrap();
+        let thread = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        Hold::ptrace(libc::PTRACE_SEIZE, thread);
+        Hold::ptrace(libc::PTRACE_INTERRUPT, thread);
+        let mut status = 0;
+        // SAFETY: the status is a place of this function's own.
+        assert_eq!(unsafe { libc::waitpid(thread, &mut status, libc::__WALL) }, thread);
+        Hold(thread)
+    }
+
+    fn ptrace(request: libc::c_uint, thread: i32) {
+        // SAFETY: none of the requests used here reads or writes memory of this process.
+        let result = unsafe { libc::ptrace(request, thread, 0, 0) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        Hold::ptrace(libc::PTRACE_DETACH, self.0);
+    }
+}
+
+fn healthz(proxy: &Proxy) -> String {
+    let mut client = TcpStream::connect(proxy.admin).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_worker_that_is_stuck_shows_in_healthz_and_the_watchdog_hears_nothing() {
+    let backends = three();
+    let name = format!("statsring-watchdog-{}", std::process::id());
+    let mut manager = Manager::start(&name);
+    let mut proxy = Proxy::start_by(config(&refs(&backends), json!({"workers": 2})), |path| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("-f").arg(path).env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "200000");
+        command
+    });
+    let is_alive = |message: &str| message == "WATCHDOG=1";
+    manager.wait_for("WATCHDOG=1", is_alive);
+    manager.wait_for("WATCHDOG=1 again", is_alive);
+    assert!(healthz(&proxy).starts_with("HTTP/1.1 200 "), "{}", healthz(&proxy));
+    let held = Hold::thread(proxy.pid(), "worker-1");
+    let answer = healthz(&proxy);
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("stuck: worker 1 has not moved"),
+        "{answer}"
+    );
+    wait_until("it is logged", || proxy.logged("worker 1 has not moved"));
+    manager.heard.clear();
+    while manager.socket.recv(&mut [0; 64]).is_ok() {}
+    assert!(healthz(&proxy).starts_with("HTTP/1.1 503 "));
+    assert!(manager.socket.recv(&mut [0; 64]).is_err(), "the watchdog was told that it is alive");
+    drop(held);
+    manager.wait_for("WATCHDOG=1 when it moves again", is_alive);
+    assert!(healthz(&proxy).starts_with("HTTP/1.1 200 "));
+    // The watchdog is the service's, whichever process it is.
+    proxy.restart();
+    manager.heard.clear();
+    manager.wait_for("WATCHDOG=1 of the new process", is_alive);
 }
 
 #[test]

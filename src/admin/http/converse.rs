@@ -90,7 +90,7 @@ async fn answer(request: &Request, proxy: &impl AdminActions) -> Response {
     }
     match Page::at(&request.path) {
         Some(Page::Index) => page::index(),
-        Some(Page::Alive) => page::alive(),
+        Some(Page::Alive) => page::alive(proxy.stuck().await),
         Some(Page::Ready) => page::ready(proxy.readiness()),
         Some(Page::Metrics) => page::metrics(&proxy.view().await),
         Some(Page::Stats) => page::stats(&proxy.view().await, &proxy.config_json()),

@@ -54,6 +54,9 @@ async fn each_page_is_answered() {
     let json: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&json["uptime_s"], &json["config"]["port"]), (&51.into(), &8125.into()));
     assert_eq!(get(&proxy, "/healthz").await.2, "ok\n");
+    proxy.stuck.set(true);
+    let (status, _, body) = get(&proxy, "/healthz").await;
+    assert_eq!((status, body.as_str()), (503, "stuck: worker 0 has not moved for 9 s\n"));
     assert!(get(&proxy, "/").await.2.contains("\n/metrics "));
     assert_eq!(get(&proxy, "/nothing").await.0, 404);
     assert_eq!(get(&proxy, "/readyz").await.0, 200);
@@ -63,7 +66,7 @@ async fn each_page_is_answered() {
     assert!(body.contains("health is down by command"), "{body}");
     assert_eq!(
         (proxy.counters.get(AdminCounter::HttpRequests), proxy.counters.get(AdminCounter::HttpErrors)),
-        (6, 1)
+        (7, 1)
     );
     assert_eq!(proxy.counters.get(AdminCounter::Commands), 0);
 }

@@ -16,7 +16,7 @@ pub enum Page {
     Index,
     /// Every figure, for Prometheus.
     Metrics,
-    /// Whether anybody answers.
+    /// Whether the process works.
     Alive,
     /// Whether the proxy wants to be sent metrics.
     Ready,
@@ -28,7 +28,7 @@ pub enum Page {
 const INDEX: &str = "statsring's admin port. By HTTP it shows, and changes nothing:\n\
     \n\
     /metrics     every figure, for Prometheus (text format 0.0.4)\n\
-    /healthz     200 as long as the process works\n\
+    /healthz     200 while every worker moves, else 503 with the one that does not\n\
     /readyz      200 if it is to be sent metrics, else 503 with the reason\n\
     /stats.json  everything that the text commands know, as JSON\n\
     \n\
@@ -53,9 +53,12 @@ pub fn index() -> Response {
     Response { body: INDEX.to_owned(), ..Response::words(Status::Ok, "") }
 }
 
-/// That anybody answers: without its workers, or after a panic, the process ends.
-pub fn alive() -> Response {
-    Response::words(Status::Ok, "ok")
+/// Whether the process works. One whose worker or control thread fails ends; one that is stuck is found by asking it.
+pub fn alive(stuck: Option<String>) -> Response {
+    match stuck {
+        None => Response::words(Status::Ok, "ok"),
+        Some(words) => Response::words(Status::Unavailable, format!("stuck: {words}")),
+    }
 }
 
 /// Whether metrics are wanted.

@@ -49,6 +49,8 @@ impl Successor {
             // The one descriptor that a program always inherits at a known place.
             .stdin(OwnedFd::from(there))
             .env(VARIABLE, "1")
+            // The watchdog is the service's, whichever process it is.
+            .env_remove("WATCHDOG_PID")
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES")

@@ -1,0 +1,78 @@
+//! Whether every worker moves: each is woken and has to go through a batch.
+//!
+//! In: a request of `/healthz`, or the period of the service manager's watchdog. Out: the workers that do not answer, with how
+//! long ago they last did. Next: `admin/http`, `systemd.rs`. Nobody is woken unless somebody asks.
+
+use super::net;
+use super::state::{Control, Seat};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// How long a worker may take beyond the time that it may sleep.
+const MARGIN: Duration = Duration::from_millis(900);
+
+/// A worker that does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Which.
+    pub worker: usize,
+    /// How long ago it last answered, or was started.
+    pub for_s: u64,
+}
+
+/// The workers that do not go through a batch within the time; none while a stop is under way, when they end one by one.
+pub async fn stuck(control: &Control) -> Vec<Stuck> {
+    if control.stopping.get() {
+        return Vec::new();
+    }
+    let time = Duration::from_micros(control.config().flush_us) + MARGIN;
+    control.seats.iter().for_each(|seat| seat.shared.ask_echo());
+    control.publisher.wake();
+    let all = async {
+        while !control.seats.iter().all(|seat| seat.shared.has_echoed()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = tokio::time::timeout(time, all).await;
+    let now = Instant::now();
+    let is_stuck = |(worker, seat): (usize, &Seat)| {
+        if seat.shared.has_echoed() {
+            seat.moved_at.set(now);
+            return None;
+        }
+        Some(Stuck { worker, for_s: (now - seat.moved_at.get()).as_secs() })
+    };
+    let stuck: Vec<Stuck> = control.seats.iter().enumerate().filter_map(is_stuck).collect();
+    if control.stopping.get() { Vec::new() } else { stuck }
+}
+
+/// What is said of them.
+pub fn describe(stuck: &[Stuck]) -> String {
+    let each: Vec<String> = stuck
+        .iter()
+        .map(|stuck| format!("worker {} has not moved for {} s", stuck.worker, stuck.for_s))
+        .collect();
+    each.join("; ")
+}
+
+/// Tells the service manager at half of its watchdog's period that every worker moves, for as long as that is so.
+pub fn watch(control: &Rc<Control>) {
+    let Some(period) = control.notifier.watchdog_period() else { return };
+    let control = control.clone();
+    net::spawn(async move {
+        let mut was_stuck = false;
+        loop {
+            let stuck = stuck(&control).await;
+            if stuck.is_empty() {
+                control.notifier.watchdog();
+            } else if !was_stuck {
+                let words = describe(&stuck);
+                tracing::error!(
+                    "{words}: the service manager's watchdog is not told that the service is alive"
+                );
+            }
+            was_stuck = !stuck.is_empty();
+            tokio::time::sleep(period / 2).await;
+        }
+    });
+}

@@ -1,0 +1,115 @@
+//! Where the proxy listens: hosts that lack a family, and addresses that come after the start.
+
+use crate::lab::{Lab, with_each_engine};
+use crate::patience::{PATIENCE, wait_until};
+use crate::proxy::{ConfigFile, PROGRAM};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+/// The proxy at its default ports, wherever those are bound.
+struct Daemon {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    _config: ConfigFile,
+}
+
+impl Daemon {
+    fn spawn(config: Value) -> Daemon {
+        let config = ConfigFile::new(config);
+        let mut command = Command::new(PROGRAM);
+        command.arg("-f").arg(&config.path).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::<Mutex<String>>::default();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        std::thread::spawn({
+            let log = log.clone();
+            move || lines.for_each(|line| log.lock().unwrap().push_str(&(line + "\n")))
+        });
+        Daemon { child, log, _config: config }
+    }
+
+    fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, words: &str) {
+        wait_until(&format!("the log has {words:?}"), || self.log().contains(words));
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the proxy's log:\n{}", self.log());
+        }
+    }
+}
+
+fn config(engine: Value, extra: Value) -> Value {
+    let mut config = engine;
+    for (key, value) in extra.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config["workers"] = json!(1);
+    config
+}
+
+fn ask(admin: SocketAddr, command: &str) -> String {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(format!("{command}\n").as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_host_without_ipv4_is_served_at_localhost_and_everywhere() {
+    with_each_engine(|lab: &Lab, engine| {
+        lab.proxy().ip("addr del 127.0.0.1/8 dev lo");
+        for host in [json!("localhost"), json!("*")] {
+            let backend = UdpSocket::bind((Ipv6Addr::LOCALHOST, 9_125)).unwrap();
+            backend.set_read_timeout(Some(PATIENCE)).unwrap();
+            let nodes = json!([{"host": "::1", "port": 9_125}]);
+            let proxy = Daemon::spawn(config(engine.clone(), json!({"host": host, "nodes": nodes})));
+            proxy.wait_for("ready: ");
+            let sender = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+            sender.send_to(b"gorets:1|c", (Ipv6Addr::LOCALHOST, 8_125)).unwrap();
+            let mut line = [0; 64];
+            let length = backend.recv(&mut line).unwrap();
+            assert_eq!(&line[..length], b"gorets:1|c");
+            let status = ask(SocketAddr::from((Ipv6Addr::LOCALHOST, 8_126)), "status");
+            assert!(host != "localhost" || status.contains("127.0.0.1:8125 is left out"), "{status}");
+        }
+    });
+}
+
+#[test]
+fn an_address_that_comes_later_needs_freebind_and_the_message_says_so() {
+    with_each_engine(|lab: &Lab, engine| {
+        let later = json!({"host": "10.9.9.9", "managementHost": "10.9.9.9",
+                           "nodes": [{"host": "127.0.0.1", "port": 9_125}]});
+        let mut refused = Daemon::spawn(config(engine.clone(), later.clone()));
+        assert_eq!(refused.child.wait().unwrap().code(), Some(71), "{}", refused.log());
+        refused.wait_for("\"freebind\": true");
+        let mut config = config(engine, later);
+        config["freebind"] = json!(true);
+        let proxy = Daemon::spawn(config);
+        proxy.wait_for("ready: ");
+        let backend = UdpSocket::bind("127.0.0.1:9125").unwrap();
+        backend.set_read_timeout(Some(PATIENCE)).unwrap();
+        // As keepalived does when this host becomes the one.
+        lab.proxy().ip("addr add 10.9.9.9/32 dev lo");
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"gorets:1|c", "10.9.9.9:8125").unwrap();
+        let mut line = [0; 64];
+        assert_eq!(backend.recv(&mut line).unwrap(), 10);
+        assert_eq!(ask("10.9.9.9:8126".parse().unwrap(), "ping"), "pong\n");
+    });
+}
