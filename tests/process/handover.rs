@@ -281,9 +281,7 @@ fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
 
 /// The number of the last process that was started, as the log says.
 fn started(proxy: &Proxy) -> Option<i32> {
-    let log = proxy.log();
-    let line = log.lines().rfind(|line| line.contains(" was started: "))?;
-    line.split("restart: process ").nth(1)?.split(' ').next()?.parse().ok()
+    proxy.started().last().copied()
 }
 
 fn is_sleeping(pid: i32) -> bool {
@@ -314,6 +312,18 @@ fn a_restart_that_is_late_is_reported_at_its_limit_and_the_next_one_waits_for_it
 }
 
 #[test]
+fn a_test_that_fails_during_a_restart_leaves_no_process() {
+    let backends = three();
+    let (proxy, program) = start_copy(config(&refs(&backends), json!({})));
+    replace(&program, "#!/bin/sh\nexec sleep 600\n");
+    proxy.signal(Signal::SIGUSR2);
+    wait_until("the new process is started", || started(&proxy).is_some_and(is_sleeping));
+    let new = started(&proxy).unwrap();
+    drop(proxy);
+    wait_until("it has ended with the proxy", || !is_sleeping(new));
+}
+
+#[test]
 fn a_reload_that_is_accepted_while_a_restart_is_under_way_is_not_undone_by_it() {
     let backends = three();
     let (mut proxy, program) = start_copy(config(&refs(&backends), json!({})));
@@ -340,16 +350,32 @@ fn a_reload_that_is_accepted_while_a_restart_is_under_way_is_not_undone_by_it() 
     assert!(proxy.logged("the config was reloaded while it started"), "{}", proxy.log());
 }
 
+/// Whether an old process has made its offer and waits for what the new one says.
+fn waits_for_answer(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let read = |task: &Path, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
+    tasks.map(|task| task.unwrap().path()).any(|task| {
+        read(&task, "comm").trim() == "successor"
+            && read(&task, "syscall").starts_with(&format!("{} ", libc::SYS_recvmsg))
+    })
+}
+
 #[test]
 fn a_reload_that_comes_before_a_new_process_serves_follows() {
     let backends = three();
     let (mut proxy, program) = start_copy(config(&refs(&backends), json!({})));
-    replace(&program, &format!("#!/bin/sh\nexec '{PROGRAM}' \"$@\"\n"));
+    let gate = program.with_extension("gate");
+    let wait = format!("while [ ! -e '{}' ]; do sleep 0.02; done", gate.display());
+    replace(&program, &format!("#!/bin/sh\n{wait}\nexec '{PROGRAM}' \"$@\"\n"));
     proxy.signal(Signal::SIGUSR2);
     wait_until("the new process is started", || started(&proxy).is_some());
     let new = started(&proxy).unwrap();
-    // The old process does not answer while the new one waits for its word.
+    // The old process does not answer while the new one waits for its word: it is stopped between its offer and the answer.
+    wait_until("the offer is made", || waits_for_answer(proxy.pid()));
     proxy.signal(Signal::SIGSTOP);
+    let stat = || fs::read_to_string(format!("/proc/{}/stat", proxy.pid())).unwrap();
+    wait_until("the old one is stopped", || stat().contains(") T "));
+    fs::write(&gate, "").unwrap();
     wait_until("the new one asks", || proxy.logged("ready to take over from process "));
     proxy.config.json["flushInterval"] = 77.into();
     proxy.config.write();

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +27,8 @@ pub struct Proxy {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
+    /// The pipe that the proxy and its successors log to, as /proc names it.
+    log_pipe: PathBuf,
     /// Reads the log until the process has closed it.
     log_reader: Option<JoinHandle<()>>,
     sender: UdpSocket,
@@ -168,7 +171,9 @@ impl Proxy {
         }
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let stderr = child.stderr.take().unwrap();
+        let log_pipe = std::fs::read_link(format!("/proc/self/fd/{}", stderr.as_raw_fd())).unwrap();
+        let stderr = BufReader::new(stderr);
         let log_reader = std::thread::spawn({
             let log = log.clone();
             move || stderr.lines().map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
@@ -180,6 +185,7 @@ impl Proxy {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
             log,
+            log_pipe,
             log_reader: Some(log_reader),
             sender: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
             sent: 0,
@@ -215,6 +221,14 @@ impl Proxy {
         });
         // What it had received before is in the old process's account.
         self.sent = 0;
+    }
+
+    /// The processes that were started for restarts, in order.
+    pub fn started(&self) -> Vec<i32> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.contains(" was started: "));
+        let pid = |line: &str| line.split("restart: process ").nth(1)?.split(' ').next()?.parse().ok();
+        lines.filter_map(pid).collect()
     }
 
     /// Waits until the first process has ended, whoever serves now; its exit code.
@@ -379,13 +393,11 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let config = self.config.path.as_os_str().as_encoded_bytes();
-        for pid in &self.successors {
-            // Its number may be another program's by now.
-            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if arguments.split(|byte| *byte == 0).any(|argument| argument == config) {
+        for pid in self.successors.iter().copied().chain(self.started()) {
+            // Its number may be another program's by now; a process of this proxy logs to its pipe.
+            if std::fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|pipe| pipe == self.log_pipe) {
                 let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(*pid),
+                    nix::unistd::Pid::from_raw(pid),
                     nix::sys::signal::Signal::SIGKILL,
                 );
             }
