@@ -5,6 +5,7 @@
 //! it is not or does not answer. Next: nobody; Docker or a script looks at the code.
 
 use super::config_file::{DEFAULT_CONFIG, load};
+use super::running;
 use crate::console::{print, refuse};
 use crate::exit;
 use crate::lookup;
@@ -28,7 +29,8 @@ const FIELDS_MAX: usize = 32;
     subcommand,
     name = "check-ready",
     help_triggers("-h", "--help"),
-    note = "The admin port is asked where the config has it; one that listens everywhere is asked on this host.",
+    note = "The admin port is asked where a running proxy that was started with this config listens, else where the config has it; \
+            one that listens everywhere is asked on this host.",
     error_code(1, "not ready, or no answer"),
     error_code(64, "wrong usage, or a config with mistakes"),
     error_code(66, "the config cannot be read")
@@ -61,8 +63,8 @@ pub fn run(options: &Options) -> u8 {
             Ok(addresses) => addresses,
             Err(words) => return refuse(&words),
         },
-        (None, file) => match load(file.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))) {
-            Ok(loaded) => loaded.config.management.into_iter().map(reachable).collect(),
+        (None, file) => match configured(file.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))) {
+            Ok(addresses) => addresses,
             Err(code) => return code,
         },
     };
@@ -71,6 +73,16 @@ pub fn run(options: &Options) -> u8 {
         Ok(Answer { is_ready: false, words }) => not_ready(&words),
         Err(words) => not_ready(&format!("not ready: {words}")),
     }
+}
+
+/// Where the proxy with this config has its admin port: where a running one listens, since the file may have changed since it
+/// was started, and may even be wrong by now; else where the file says.
+fn configured(file: &Path) -> Result<Vec<SocketAddr>, u8> {
+    let mut addresses = running::admin_addresses(file);
+    if addresses.is_empty() {
+        addresses = load(file)?.config.management;
+    }
+    Ok(addresses.into_iter().map(reachable).collect())
 }
 
 /// Says why on stdout, where Docker looks for it.

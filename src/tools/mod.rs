@@ -8,5 +8,6 @@ pub mod demo;
 pub mod load;
 mod numbers;
 pub mod plan;
+mod running;
 pub mod sink;
 pub mod where_name;

@@ -104,6 +104,26 @@ fn check_ready(arguments: &[&str]) -> (i32, String) {
 }
 
 #[test]
+fn check_ready_judges_the_running_proxy_and_not_what_became_of_its_file() {
+    let backends = three();
+    let proxy = Proxy::start(config(&refs(&backends), json!({})));
+    let file = proxy.config_path().to_str().unwrap().to_owned();
+    let check = || check_ready(&["-f", file.as_str(), "--timeout", "60000"]);
+    let ready = (0, "ready: every worker receives\n".to_owned());
+    assert_eq!(check(), ready);
+    proxy.config.write_text("{ \"nodes\": [ oops");
+    assert_eq!(check(), ready);
+    let mut moved = proxy.config.json.clone();
+    moved["managementPort"] = json!(1);
+    proxy.config.write_text(&moved.to_string());
+    assert_eq!(check(), ready);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(check(), ready);
+    drop(proxy);
+    assert_eq!(check().0, 66, "nobody runs, and there is no file");
+}
+
+#[test]
 fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"shutdownDelay": 60_000})));
