@@ -77,6 +77,7 @@ fn table(nodes: usize, hashing: Hashing) -> Arc<RouteTable> {
         .map(|index| RouteNode {
             name: format!("10.0.0.{index}:8125").into(),
             address: "127.0.0.1:9".parse().ok(),
+            may_move: false,
             gso: true,
             counters: Arc::default(),
         })

@@ -95,6 +95,7 @@ fn relay(scenario: &Scenario) -> Relay {
     let node = |index: usize| RouteNode {
         name: format!("10.0.0.{index}:8125").into(),
         address: "127.0.0.1:9".parse().ok(),
+        may_move: false,
         gso: true,
         counters: Arc::default(),
     };

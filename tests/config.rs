@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use statsring::config::{Check, Config, ConfigError, Loaded, LogFormat, Node, PinWorkers, load, parse};
+use statsring::config::{
+    AddressFamily, Check, Config, ConfigError, Loaded, LogFormat, Node, PinWorkers, load, parse,
+};
 use statsring::driver::socket::Spread;
 use statsring::placement::Hashing;
 use statsring::relay::{Malformed, OnNodeDown};
@@ -60,6 +62,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
         name: "192.0.2.1:8127".into(),
         host: "192.0.2.1".into(),
         port: 8127,
+        family: AddressFamily::Any,
         adminport: None,
         weight: 1,
         disabled: false,
@@ -184,7 +187,7 @@ fn unknown_keys_get_the_nearest_known_one() {
         ("managmentPort", "managmentPort: unknown key; did you mean managementPort?"),
         ("flush_interval", "flush_interval: unknown key; did you mean flushInterval?"),
         ("managment_port", "managment_port: unknown key; did you mean managementPort?"),
-        ("a\\nb\\u001b", "\"a\\nb\\u{1b}\": unknown key (known are host, port, managementHost"),
+        ("a\\nb\\u001b", "\"a\\nb\\u{1b}\": unknown key (known are host, port, freebind, managementHost"),
     ] {
         let found = mistakes(&with(key, "1"));
         assert_eq!(found.len(), 1);
@@ -278,7 +281,7 @@ fn a_backend_that_is_the_proxy_itself_is_refused() {
     let node = r#"{"host": "localhost", "port": 8125}"#;
     assert_eq!(
         mistakes(&with_nodes(node)),
-        ["nodes[0]: localhost:8125 is where this proxy itself listens: metrics would go round for ever"]
+        ["nodes[0]: localhost:8125 is where this proxy itself listens: metrics would loop"]
     );
     // With a port that is wrong itself nothing can be said.
     assert_eq!(mistakes(&format!(r#"{{"port": 0, "nodes": [{node}]}}"#)).len(), 1);
@@ -542,7 +545,7 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 35] = [
     "host",
     "port",
     "freebind",
@@ -552,6 +555,7 @@ const KEYS: [&str; 34] = [
     "managementAllowChanges",
     "managementWords",
     "nodes",
+    "addressFamily",
     "hashing",
     "onNodeDown",
     "checkInterval",
@@ -627,6 +631,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "hashing" => proptest::sample::select(Hashing::ALL.map(Hashing::name).to_vec())
             .prop_map(|name| json!(name))
             .boxed(),
+        "addressFamily" => prop::sample::select(vec![json!("any"), json!("ipv4"), json!("ipv6")]).boxed(),
         "onNodeDown" => prop_oneof![Just(json!("divert")), Just(json!("drop"))].boxed(),
         "checkInterval" => ms(5_000, 86_400_000),
         "checkTimeout" | "checkFast" => ms(10, 5_000),

@@ -20,7 +20,7 @@ use backend::Backend;
 use etc::Etc;
 use patience::wait_until;
 use proxy::{Proxy, config};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::{Ipv4Addr, UdpSocket};
 
 /// Names that are asked of a name server that does not answer.
@@ -46,6 +46,78 @@ impl SilentServer {
         }
         skip::skip_unprivileged(format_args!("no name server can be started here: {refused:?}"));
         None
+    }
+}
+
+/// `/etc/hosts` as most hosts have it.
+const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
+
+/// A config file in this program's form or in that of `proxy.js`.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Json,
+    ProxyJs,
+}
+
+/// Starts the proxy in front of one node, which is a JSON object; quick checks.
+fn start(etc: &Etc, form: Form, node: &Value) -> Proxy {
+    let quick = json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50, "nodes": [node]});
+    match form {
+        Form::Json => Proxy::start_by(config(&[], quick), |path| etc.proxy(path)),
+        // The key `log` makes it a config of proxy.js.
+        Form::ProxyJs => {
+            let more = json!({"log": {}, "hashing": "hashring-3"});
+            let mut wanted = config(&[], quick);
+            wanted.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            wanted["address"] = wanted["host"].clone();
+            Proxy::start_by(wanted, |path| etc.proxy(path))
+        }
+    }
+}
+
+/// Sends 200 metrics, of which none may be lost.
+#[track_caller]
+fn every_metric_arrives(proxy: &mut Proxy, backend: &Backend, prefix: &str) {
+    let before = backend.total();
+    proxy.send((0..200).map(|number| format!("{prefix}.{number}:1|c")));
+    wait_until("every metric arrives", || backend.total() == before + 200);
+    proxy.settle();
+}
+
+/// The forms of a config and of a node for `backend` at `host`: with and without `adminport`.
+fn variants(host: &str, backend: &Backend) -> impl Iterator<Item = (Form, Value)> {
+    let bare = json!({"host": host, "port": backend.port});
+    let checked = json!({"host": host, "port": backend.port, "adminport": backend.adminport});
+    [Form::Json, Form::ProxyJs]
+        .into_iter()
+        .flat_map(move |form| [(form, bare.clone()), (form, checked.clone())])
+}
+
+#[test]
+fn a_server_at_ipv4_only_is_found_by_the_name_localhost() {
+    let Some(etc) = Etc::new(LOCALHOST) else { return };
+    let backend = Backend::start();
+    for (form, node) in variants("localhost", &backend) {
+        let mut proxy = start(&etc, form, &node);
+        every_metric_arrives(&mut proxy, &backend, "localhost");
+        let name = format!("localhost:{}", backend.port);
+        assert_eq!(proxy.state(&name), "up", "{form:?} {node}");
+    }
+}
+
+#[test]
+fn of_two_addresses_the_one_that_answers_is_used() {
+    let dead = Ipv4Addr::new(127, 0, 0, 2);
+    let alive = Ipv4Addr::new(127, 0, 0, 3);
+    let Some(etc) = Etc::new(&format!("{dead} two.statsring.test\n{alive} two.statsring.test\n")) else {
+        return;
+    };
+    let backend = Backend::start_at(alive, 0, 0);
+    for (form, node) in variants("two.statsring.test", &backend) {
+        let mut proxy = start(&etc, form, &node);
+        every_metric_arrives(&mut proxy, &backend, "two");
+        let name = format!("two.statsring.test:{}", backend.port);
+        assert_eq!(proxy.column(&name, "address"), format!("{alive}:{}", backend.port), "{form:?} {node}");
     }
 }
 

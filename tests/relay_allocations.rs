@@ -20,6 +20,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
         .map(|(index, address)| RouteNode {
             name: format!("{address}, number {index}").into(),
             address: Some(*address),
+            may_move: false,
             gso: true,
             counters: Arc::default(),
         })

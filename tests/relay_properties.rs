@@ -237,6 +237,7 @@ fn table(spec: &TableSpec, generation: u64) -> Arc<RouteTable> {
         .map(|(number, _)| RouteNode {
             name: node_name(*number).into(),
             address: "127.0.0.1:9".parse().ok(),
+            may_move: false,
             gso: true,
             counters: Arc::default(),
         })

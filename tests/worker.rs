@@ -55,6 +55,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
         .map(|address| RouteNode {
             name: address.to_string().into(),
             address: Some(*address),
+            may_move: false,
             gso: true,
             counters: Arc::default(),
         })

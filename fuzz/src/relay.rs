@@ -350,6 +350,7 @@ fn route_nodes(count: usize) -> Arc<[RouteNode]> {
     let node = |index: usize| RouteNode {
         name: format!("node{index}:8125").into(),
         address: "127.0.0.1:9".parse().ok(),
+        may_move: false,
         gso: index.is_multiple_of(2),
         counters: Arc::default(),
     };

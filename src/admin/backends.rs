@@ -10,7 +10,7 @@ use std::fmt::Write;
 /// The columns; `since` in seconds, `share` of all metrics sent, `health` whatever the operator wants, `-` for what cannot
 /// be known.
 const HEADER: &str = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\t\
-    in_trains\ttrains_refused\tpacket_bytes\thealth\n";
+    in_trains\ttrains_refused\tpacket_bytes\thealth\taddress\n";
 
 /// The text.
 pub fn render(view: &View) -> String {
@@ -19,10 +19,11 @@ pub fn render(view: &View) -> String {
     for backend in &view.backends {
         let share = if all == 0 { 0.0 } else { 100.0 * backend.metrics_sent as f64 / all as f64 };
         let kernel_drops = backend.kernel_drops.map_or_else(|| "-".to_string(), |drops| drops.to_string());
+        let address = backend.address().map_or_else(|| "-".to_string(), |address| address.to_string());
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}",
+            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}\t{address}",
             escape(backend.name.as_bytes()),
             backend.state.name(),
             backend.since_s,
@@ -49,10 +50,10 @@ mod tests {
     #[test]
     fn each_backend_has_its_line() {
         let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\tin_trains\t\
-            trains_refused\tpacket_bytes\thealth\n\
-            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\n\
-            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\n\
-            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\n";
+            trains_refused\tpacket_bytes\thealth\taddress\n\
+            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\t192.0.2.7:8125\n\
+            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\t192.0.2.7:8125\n\
+            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t-\n";
         let mut view = sample();
         assert_eq!(render(&view), expected);
         view.backends =
@@ -60,7 +61,7 @@ mod tests {
         let text = render(&view);
         assert!(text.contains("\nd:1\tdrain\t40\t") && text.contains("\ne:1\tforced_down\t40\t"), "{text}");
         assert!(
-            text.lines().skip(1).all(|line| line.ends_with("\tup")),
+            text.lines().skip(1).all(|line| line.ends_with("\tup\t192.0.2.7:8125")),
             "its health is shown beside: {text}"
         );
     }
@@ -71,7 +72,9 @@ mod tests {
         view.backends = vec![backend("a\tb\n\x1b[0m:1", BackendState::Disabled, 0)];
         let text = render(&view);
         assert!(
-            text.ends_with("\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\n"),
+            text.ends_with(
+                "\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t192.0.2.7:8125\n"
+            ),
             "{text}"
         );
     }

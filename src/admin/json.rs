@@ -138,6 +138,11 @@ fn backend(backend: &BackendView) -> Value {
     json!({
         "name": &*backend.name,
         "state": backend.state.name(),
+        "address": backend.address().map(|address| address.to_string()),
+        "addresses": backend.addresses.iter().map(|(address, role)| {
+            json!({"address": address.to_string(), "role": role.name()})
+        }).collect::<Vec<_>>(),
+        "check_address": backend.answering.map(|address| address.to_string()),
         "since_s": backend.since_s,
         "health": backend.is_healthy.map(up_or_down),
         "metrics_sent": backend.metrics_sent,
@@ -224,6 +229,9 @@ mod tests {
             ("/workers/0/facts/receive_buffer_bytes", json!(425_984)),
             ("/backends/1/state", json!("down")),
             ("/backends/2/health", json!(null)),
+            ("/backends/0/address", json!("192.0.2.7:8125")),
+            ("/backends/0/addresses/0/role", json!("in_use")),
+            ("/backends/2/address", json!(null)),
             ("/backends/0/metrics_sent", json!(300)),
             ("/last_reload", json!({"ago_s": 3, "succeeded": false, "words": "a\u{1b}\n"})),
             ("/host_udp/rcvbuf_errors", json!(5)),

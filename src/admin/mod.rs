@@ -42,5 +42,5 @@ pub use places::{Guest, Place, Places};
 pub use readiness::Readiness;
 pub use server::{AdminActions, Connection, TAPS_MAX, Tapped, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
-pub use view::{BackendState, BackendView, LastReload, MemoryView, View, WorkerView};
+pub use view::{AddressRole, BackendState, BackendView, LastReload, MemoryView, View, WorkerView};
 pub use wish::Wish;

@@ -5,7 +5,7 @@
 use super::escape::escape;
 use super::levers;
 use super::readiness::Readiness;
-use super::view::{BackendState, View};
+use super::view::{AddressRole, BackendState, View};
 use crate::driver::Restrictions;
 use crate::stats::{Counter, Counters, DropReason};
 use crate::version::VERSION;
@@ -42,6 +42,7 @@ pub fn render(view: &View) -> String {
     let gso = lines.iter().position(|line| line.starts_with("gso: ")).map_or(lines.len(), |at| at + 1);
     lines.splice(gso..gso, levers::lines(view));
     lines.extend(wishes(view));
+    lines.extend(several_addresses(view));
     lines.extend(dropped(&counters, view));
     lines.extend(truncated(&counters, view));
     lines.extend(kernel_drops(view));
@@ -80,6 +81,36 @@ fn wishes(view: &View) -> impl Iterator<Item = String> {
             backend.since_s,
             backend.is_healthy.map_or("not known", up_or_down)
         )
+    })
+}
+
+/// Which of its addresses a backend with several of them uses.
+fn several_addresses(view: &View) -> impl Iterator<Item = String> {
+    view.backends.iter().filter(|backend| backend.addresses.len() > 1).map(|backend| {
+        let list = |role: AddressRole| {
+            let with = backend.addresses.iter().filter(|(_, of)| *of == role);
+            with.map(|(address, _)| address.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let mut text = match backend.address() {
+            Some(address) => format!("metrics go to {address}"),
+            None => "no address for metrics".to_string(),
+        };
+        text.extend(backend.answering.map(|address| format!(", {address} answers the checks")));
+        if !list(AddressRole::Refuses).is_empty() {
+            text.push_str("; all addresses refuse");
+        }
+        for (role, what) in [
+            (AddressRole::Refused, "refused"),
+            (AddressRole::Spare, "further"),
+            (AddressRole::OtherFamily, "not of addressFamily"),
+            (AddressRole::Own, "the proxy's own"),
+        ] {
+            let addresses = list(role);
+            if !addresses.is_empty() {
+                text.push_str(&format!("; {what}: {addresses}"));
+            }
+        }
+        format!("backend: {} {text}", escape(backend.name.as_bytes()))
     })
 }
 
@@ -267,6 +298,17 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}{text}");
         }
+        view.backends[0].addresses = [
+            ("[::1]:8125", AddressRole::Refused),
+            ("127.0.0.1:8125", AddressRole::InUse),
+            ("127.0.1.1:8125", AddressRole::Own),
+        ]
+        .map(|(address, role)| (address.parse().unwrap(), role))
+        .to_vec();
+        view.backends[0].answering = "[::1]:8126".parse().ok();
+        let line = "\nbackend: a:8125 metrics go to 127.0.0.1:8125, [::1]:8126 answers the checks; refused: [::1]:8125; \
+            the proxy's own: 127.0.1.1:8125\n";
+        assert!(render(&view).contains(line), "{line}{}", render(&view));
         view.degraded.push("receive buffer: raise net.core.rmem_max".to_string());
         view.origin = Some("inherited from process 12".to_string());
         view.last_restart = Some((3, "refused: a stop is under way".to_string()));

@@ -117,6 +117,10 @@ pub struct BackendView {
     pub name: Arc<str>,
     /// Whether it gets metrics, and why not.
     pub state: BackendState,
+    /// Its addresses in the order in which they are tried.
+    pub addresses: Vec<(SocketAddr, AddressRole)>,
+    /// The admin port that answered its last good check.
+    pub answering: Option<SocketAddr>,
     /// Seconds since it came into this state.
     pub since_s: u64,
     /// What its health says, whatever the operator wants; `None` if it is not looked at.
@@ -143,6 +147,45 @@ pub struct BackendView {
     pub packet_bytes_max: usize,
 }
 
+/// What an address of a backend is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressRole {
+    /// Metrics go there.
+    InUse,
+    /// Metrics go there, though it refused them: the others do too.
+    Refuses,
+    /// It refused metrics, so another one is used.
+    Refused,
+    /// It is tried when the one in use refuses.
+    Spare,
+    /// `addressFamily` keeps metrics from it; it may answer checks.
+    OtherFamily,
+    /// The proxy itself listens there: metrics would loop.
+    Own,
+}
+
+impl AddressRole {
+    /// As users see it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AddressRole::InUse => "in_use",
+            AddressRole::Refuses => "refuses",
+            AddressRole::Refused => "refused",
+            AddressRole::Spare => "spare",
+            AddressRole::OtherFamily => "other_family",
+            AddressRole::Own => "own",
+        }
+    }
+}
+
+impl BackendView {
+    /// Where its metrics go.
+    pub fn address(&self) -> Option<SocketAddr> {
+        let is_used = |role: AddressRole| matches!(role, AddressRole::InUse | AddressRole::Refuses);
+        self.addresses.iter().find(|(_, role)| is_used(*role)).map(|(address, _)| *address)
+    }
+}
+
 /// Whether a backend gets metrics, and why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendState {
@@ -154,6 +197,8 @@ pub enum BackendState {
     Disabled,
     /// Its name does not resolve.
     Unresolved,
+    /// It is where the proxy itself listens: metrics would loop.
+    OwnAddress,
     /// The operator drains it: its names are served by the others.
     Drain,
     /// The operator has taken it down.
@@ -162,11 +207,12 @@ pub enum BackendState {
 
 impl BackendState {
     /// All of them.
-    pub const ALL: [BackendState; 6] = [
+    pub const ALL: [BackendState; 7] = [
         BackendState::Up,
         BackendState::Down,
         BackendState::Disabled,
         BackendState::Unresolved,
+        BackendState::OwnAddress,
         BackendState::Drain,
         BackendState::ForcedDown,
     ];
@@ -178,6 +224,7 @@ impl BackendState {
             BackendState::Down => "down",
             BackendState::Disabled => "disabled",
             BackendState::Unresolved => "unresolved",
+            BackendState::OwnAddress => "own_address",
             BackendState::Drain => "drain",
             BackendState::ForcedDown => "forced_down",
         }
@@ -239,9 +286,14 @@ pub(super) mod tests {
         BackendView {
             name: name.into(),
             state,
+            addresses: match state {
+                BackendState::Unresolved => Vec::new(),
+                _ => vec![(SocketAddr::from(([192, 0, 2, 7], 8125)), AddressRole::InUse)],
+            },
+            answering: None,
             since_s: 40,
             is_healthy: match state {
-                BackendState::Disabled | BackendState::Unresolved => None,
+                BackendState::Disabled | BackendState::Unresolved | BackendState::OwnAddress => None,
                 state => Some(state != BackendState::Down),
             },
             metrics_sent,

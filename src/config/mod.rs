@@ -58,6 +58,8 @@ pub struct Config {
     pub nodes: Vec<Node>,
     /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` and `jump-fnv1a` allow.
     pub shards: Vec<u16>,
+    /// To which of the addresses of a backend's name metrics are sent.
+    pub address_family: AddressFamily,
     /// How names find their backend.
     pub hashing: Hashing,
     /// What happens to a dead backend's names.
@@ -117,6 +119,8 @@ pub struct Node {
     pub host: String,
     /// UDP port for metrics.
     pub port: u16,
+    /// To which of its name's addresses metrics are sent; a host that is an address itself is used whatever this says.
+    pub family: AddressFamily,
     /// TCP port for health checks; without one it is up unless refused.
     pub adminport: Option<u16>,
     /// Its share of the names beside the others'; 1 unless the hashing has weights.
@@ -125,6 +129,42 @@ pub struct Node {
     pub disabled: bool,
     /// Segmentation offload for this backend.
     pub gso: bool,
+}
+
+/// To which of the addresses of a backend's name metrics are sent. Health checks try all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// To all, IPv4 first: a StatsD server listens at IPv4 unless it is configured otherwise, and a server that listens at
+    /// `[::]` takes IPv4 too as a rule.
+    #[default]
+    Any,
+    /// To IPv4 addresses only.
+    Ipv4,
+    /// To IPv6 addresses only.
+    Ipv6,
+}
+
+impl AddressFamily {
+    /// All of them.
+    pub const ALL: [AddressFamily; 3] = [AddressFamily::Any, AddressFamily::Ipv4, AddressFamily::Ipv6];
+
+    /// The value of `addressFamily`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AddressFamily::Any => "any",
+            AddressFamily::Ipv4 => "ipv4",
+            AddressFamily::Ipv6 => "ipv6",
+        }
+    }
+
+    /// Whether metrics may be sent to this address.
+    pub fn allows(self, address: SocketAddr) -> bool {
+        match self {
+            AddressFamily::Any => true,
+            AddressFamily::Ipv4 => address.is_ipv4(),
+            AddressFamily::Ipv6 => address.is_ipv6(),
+        }
+    }
 }
 
 /// Whether workers keep to a CPU each.

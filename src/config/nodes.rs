@@ -3,11 +3,11 @@
 //! In: the raw list. Out: each backend once, and the list as indices; what does not go together is reported.
 //! Next: `prove.rs`.
 
-use super::Node;
 use super::fields::Slot;
 use super::host;
 use super::raw::{RawNode, count_of_nodes};
 use super::report::{PLACE_END, Place, Report};
+use super::{AddressFamily, Node};
 use crate::placement::Hashing;
 use crate::worker::NODES_MAX;
 use std::collections::HashMap;
@@ -23,6 +23,8 @@ pub(super) struct Rules<'r> {
     pub(super) hashing: Option<Hashing>,
     /// The `gso` of backends that say nothing about it.
     pub(super) gso: bool,
+    /// To which addresses of their names metrics are sent.
+    pub(super) family: AddressFamily,
     /// Where the proxy itself listens.
     pub(super) listen: &'r [SocketAddr],
     /// Whether a backend that is listed again, word for word, counts once, as in `proxy.js`.
@@ -80,7 +82,7 @@ impl List<'_> {
         match self.seen.entry((host::canonical(&node.host), node.port)) {
             Entry::Vacant(entry) => {
                 if !node.disabled && host::leads_back(&node.host, node.port, self.rules.listen) {
-                    let text = "is where this proxy itself listens: metrics would go round for ever";
+                    let text = "is where this proxy itself listens: metrics would loop";
                     report.mistake(place, format!("nodes[{position}]: {} {text}", node.name));
                 }
                 entry.insert((position, self.nodes.len()));
@@ -156,6 +158,7 @@ fn prove_node(raw: RawNode, rules: &Rules<'_>, report: &mut Report) -> Option<No
         name: host::identity(&host, port).into(),
         host,
         port,
+        family: rules.family,
         adminport,
         weight: raw.weight.or(1) as u32,
         disabled: raw.disabled.or(false),

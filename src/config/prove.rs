@@ -8,7 +8,7 @@ use super::nodes;
 use super::pin;
 use super::raw::RawConfig;
 use super::report::{PLACE_END, Report};
-use super::{AdminWords, Check, Config, LogFormat, MANAGEMENT_PORT, PORT, PinWorkers};
+use super::{AddressFamily, AdminWords, Check, Config, LogFormat, MANAGEMENT_PORT, PORT, PinWorkers};
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
@@ -68,6 +68,7 @@ impl RawConfig {
             report,
         );
         let gso = self.gso.or(true);
+        let address_family = self.address_family.or(AddressFamily::Any);
         let crew = prove_workers(self.workers, self.pin_workers, self.spread, report);
         let packet_is_known = !self.packet_bytes_max.is_wrong();
         let (packet_bytes_max, packet_auto) = packet_size(self.packet_bytes_max);
@@ -82,6 +83,7 @@ impl RawConfig {
             &nodes::Rules {
                 hashing: hashing_is_known.then_some(hashing),
                 gso,
+                family: address_family,
                 listen: loop_ends,
                 may_double: self.may_double_nodes,
             },
@@ -98,6 +100,7 @@ impl RawConfig {
             freebind: self.freebind.or(false),
             management_allow_changes: self.management_allow_changes.or(false),
             management_words: self.management_words.or(AdminWords::Statsring),
+            address_family,
             hashing,
             on_node_down: self.on_node_down.or(on_node_down_default(hashing)),
             check,

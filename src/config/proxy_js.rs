@@ -5,12 +5,12 @@
 //! meant; `proxy.js` passes over what it does not know. Source, read for its behaviour: `proxy.js`, `lib/config.js`,
 //! `lib/mgmt_server.js` and `servers/udp.js` of StatsD 0.9.0. Next: `prove.rs`.
 
-use super::AdminWords;
 use super::fields::{Dialect, Fields, Range, Slot};
 use super::host;
 use super::json::{Json, quoted};
 use super::raw::{KEYS, NODE_KEYS, RawConfig};
 use super::report::{PLACE_END, Place, Report};
+use super::{AddressFamily, AdminWords};
 use crate::placement::Hashing;
 use crate::relay::Malformed;
 use std::net::Ipv6Addr;
@@ -78,7 +78,8 @@ pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfi
     fields.drop_falsy(&WITH_DEFAULTS);
     note_idle_keys(&mut fields);
     read_server(&mut fields);
-    let listening = read_listening(&mut fields);
+    let is_v6 = fields.take("address_ipv6").is_some_and(|(_, value)| value.is_truthy());
+    let listening = read_listening(&mut fields, is_v6);
     let management = fields.text("mgmt_address");
     note_open_admin_port(&management, &mut fields);
     let management_port = fields.whole("mgmt_port", Range::PORT);
@@ -93,6 +94,11 @@ pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfi
         workers: given_or(workers, raw.workers),
         host_keys: ["address", "mgmt_address"],
         may_double_nodes: true,
+        // It sends from one socket of Node's, `udp4` or `udp6`, which resolves names in its family only.
+        address_family: or_implied(
+            raw.address_family,
+            if is_v6 { AddressFamily::Ipv6 } else { AddressFamily::Ipv4 },
+        ),
         ..raw
     })
 }
@@ -153,8 +159,7 @@ fn given_or<T>(theirs: Slot<T>, ours: Slot<T>) -> Slot<T> {
 }
 
 /// Where metrics come in. `proxy.js` listens in one family, but Node's `::` takes IPv4, too.
-fn read_listening(fields: &mut Fields<'_>) -> Slot<String> {
-    let is_v6 = fields.take("address_ipv6").is_some_and(|(_, value)| value.is_truthy());
+fn read_listening(fields: &mut Fields<'_>, is_v6: bool) -> Slot<String> {
     match fields.text("address") {
         Slot::Absent if is_v6 => Slot::Given(NOWHERE, host::EVERY.to_owned()),
         Slot::Absent => Slot::Given(NOWHERE, "0.0.0.0".to_owned()),

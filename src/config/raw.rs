@@ -6,7 +6,7 @@
 use super::fields::{Dialect, Fields, Range, Slot, nearest};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
-use super::{AdminWords, EVERY_NAME, LogFormat, PinWorkers};
+use super::{AddressFamily, AdminWords, EVERY_NAME, LogFormat, PinWorkers};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
@@ -14,7 +14,7 @@ use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 34] = [
+pub(super) const KEYS: [&str; 35] = [
     "host",
     "port",
     "freebind",
@@ -24,6 +24,7 @@ pub(super) const KEYS: [&str; 34] = [
     "managementAllowChanges",
     "managementWords",
     "nodes",
+    "addressFamily",
     "hashing",
     "onNodeDown",
     "checkInterval",
@@ -98,6 +99,7 @@ pub(super) struct RawConfig {
     pub(super) management_allow_changes: Slot<bool>,
     pub(super) management_words: Slot<AdminWords>,
     pub(super) nodes: Slot<Vec<RawNode>>,
+    pub(super) address_family: Slot<AddressFamily>,
     pub(super) hashing: Slot<Hashing>,
     pub(super) on_node_down: Slot<OnNodeDown>,
     pub(super) check_interval_ms: Slot<u64>,
@@ -178,6 +180,8 @@ impl RawConfig {
             management_words: fields
                 .word("managementWords", &AdminWords::ALL.map(|words| (words.name(), words))),
             nodes: read_nodes(fields),
+            address_family: fields
+                .word("addressFamily", &AddressFamily::ALL.map(|family| (family.name(), family))),
             hashing: read_hashing(fields),
             on_node_down: fields
                 .word("onNodeDown", &[("divert", OnNodeDown::Divert), ("drop", OnNodeDown::Drop)]),

@@ -10,10 +10,11 @@ use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
 /// The keys that a reload may change.
-const RELOADABLE: [&str; 15] = [
+const RELOADABLE: [&str; 16] = [
     "managementNames",
     "managementWords",
     "nodes",
+    "addressFamily",
     "hashing",
     "onNodeDown",
     "checkInterval",
@@ -44,6 +45,7 @@ impl Config {
             "managementAllowChanges": self.management_allow_changes,
             "managementWords": self.management_words.name(),
             "nodes": self.shards.iter().map(|index| self.node_to_json(*index)).collect::<Vec<Value>>(),
+            "addressFamily": self.address_family.name(),
             "hashing": self.hashing.name(),
             "onNodeDown": match self.on_node_down {
                 OnNodeDown::Divert => "divert",

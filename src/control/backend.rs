@@ -3,12 +3,13 @@
 //! In: the config's node, checks, refusals, name look-ups. Out: its standing for the route table, its state for the
 //! admin port. Next: `watch.rs` keeps it up to date, `table.rs` makes the route table of all of them.
 
+use super::addresses::{Addresses, CheckResult, Found, MoveCause, Refusal, Verdict};
 use super::handover::message::CarriedBackend;
-use super::health::{Health, Transition};
+use super::health::{Health, Outcome, Transition};
 use super::resolve::literal;
 use super::table::Standing;
 use crate::admin::{BackendState, Wish};
-use crate::config::{Check, Node};
+use crate::config::{AddressFamily, Check, Node};
 use crate::driver::socket::with_port;
 use crate::planted::{Defect, is_planted};
 use crate::stats::NodeCounters;
@@ -30,7 +31,13 @@ pub struct Backend {
     pub look_up: Notify,
     node: RefCell<Node>,
     health: RefCell<Health>,
-    address: Cell<Option<SocketAddr>>,
+    addresses: RefCell<Addresses>,
+    /// The address in use that the log told last.
+    announced: Cell<Option<SocketAddr>>,
+    /// The addresses of the proxy's own that the log told of.
+    told_own: RefCell<Vec<SocketAddr>>,
+    /// Whether the log told that its name has no address of the family.
+    told_family: Cell<bool>,
     state: Cell<BackendState>,
     since: Cell<Instant>,
     wish: Cell<Wish>,
@@ -41,7 +48,7 @@ pub struct Backend {
 impl Backend {
     /// A backend of the config that was not there before; its address is known at once if the config gives one.
     pub fn new(node: Node, check: Check) -> Backend {
-        let address = literal(&node.host).map(|ip| SocketAddr::new(ip, node.port));
+        let addresses = addresses_of(&node);
         let backend = Backend {
             name: node.name.clone(),
             counters: Arc::default(),
@@ -49,7 +56,10 @@ impl Backend {
             look_up: Notify::new(),
             health: RefCell::new(Health::new(check, node.adminport.is_some())),
             node: RefCell::new(node),
-            address: Cell::new(address),
+            announced: Cell::new(addresses.data()),
+            addresses: RefCell::new(addresses),
+            told_own: RefCell::default(),
+            told_family: Cell::new(false),
             state: Cell::new(BackendState::Up),
             since: Cell::new(Instant::now()),
             wish: Cell::new(Wish::Up),
@@ -65,9 +75,14 @@ impl Backend {
         self.node.borrow()
     }
 
-    /// Where it is, if that is known.
+    /// Where its metrics go, if that is known.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.address.get()
+        self.addresses.borrow().data()
+    }
+
+    /// Everything that is known of its addresses.
+    pub fn addresses(&self) -> Ref<'_, Addresses> {
+        self.addresses.borrow()
     }
 
     /// Whether its host is a name, which has to be looked up.
@@ -75,18 +90,32 @@ impl Backend {
         literal(&self.node.borrow().host).is_none()
     }
 
-    /// Where its health is asked, if it can be asked now.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
+    /// The admin ports to ask for its health, in the order in which they are to be tried; none if it cannot be checked now.
+    pub fn check_order(&self) -> Vec<SocketAddr> {
         let node = self.node.borrow();
-        let (address, port) = (self.address.get()?, node.adminport?);
-        (!node.disabled).then(|| with_port(address, port))
+        let Some(port) = node.adminport.filter(|_| !node.disabled) else { return Vec::new() };
+        let order = self.addresses.borrow().check_order();
+        order.into_iter().map(|address| with_port(address, port)).collect()
+    }
+
+    /// Whether its health can be asked now.
+    pub fn is_checked(&self) -> bool {
+        let node = self.node.borrow();
+        node.adminport.is_some() && !node.disabled && self.address().is_some()
+    }
+
+    /// The admin port that answered last.
+    pub fn answering(&self) -> Option<SocketAddr> {
+        let port = self.node.borrow().adminport?;
+        Some(with_port(self.addresses.borrow().answering()?, port))
     }
 
     /// For the route table.
     pub fn standing(&self) -> Standing {
         Standing {
             name: self.name.clone(),
-            address: self.address.get(),
+            address: self.address(),
+            may_move: self.addresses.borrow().may_move(),
             counters: self.counters.clone(),
             gso: self.node.borrow().gso,
             disabled: self.node.borrow().disabled,
@@ -97,7 +126,7 @@ impl Backend {
 
     /// What its health checks say; `None` if it is not looked at.
     pub fn is_healthy(&self) -> Option<bool> {
-        self.admin_address().map(|_| self.health.borrow().is_up())
+        self.is_checked().then(|| self.health.borrow().is_up())
     }
 
     /// What the operator wants of it.
@@ -124,24 +153,113 @@ impl Backend {
         result
     }
 
-    /// Its name leads elsewhere, or to an address at last. True if that changed anything.
-    pub fn set_address(&self, address: SocketAddr) -> bool {
-        if self.address.replace(Some(address)) == Some(address) {
-            return false;
+    /// What a look-up of its name found, in the order in which the addresses should be tried. True if that changed anything
+    /// for the workers.
+    pub fn set_addresses(&self, found: Vec<Found>) -> bool {
+        self.change_addresses(|addresses| addresses.set(found))
+    }
+
+    /// Decides anew at which of its addresses this proxy itself listens. True if that changed anything for the workers.
+    pub fn mark_own(&self, is_own: impl Fn(SocketAddr) -> bool) -> bool {
+        self.change_addresses(|addresses| addresses.mark_own(is_own))
+    }
+
+    /// Of its addresses, those of the proxy's own that were not returned before.
+    pub fn take_new_own(&self) -> Vec<SocketAddr> {
+        let own: Vec<SocketAddr> = self.addresses.borrow().own().collect();
+        let told = self.told_own.replace(own.clone());
+        own.into_iter().filter(|address| !told.contains(address)).collect()
+    }
+
+    /// Whether its name has addresses, but none of the family that it may have; true once.
+    pub fn note_family_missing(&self) -> bool {
+        let addresses = self.addresses.borrow();
+        let is_missing = addresses.data().is_none()
+            && addresses.own().next().is_none()
+            && addresses.all().next().is_some();
+        !self.told_family.replace(is_missing) && is_missing
+    }
+
+    fn change_addresses(&self, change: impl FnOnce(&mut Addresses) -> bool) -> bool {
+        let (has_moved, has_changed) = self.with_addresses(change);
+        self.note_state();
+        if has_moved {
+            self.announced.set(self.address());
+            // What refused is not where it is now, and another server may answer there.
+            self.refused.set(false);
+            self.with_health(Health::doubt);
+            self.nudge.notify_one();
         }
-        // Another server may answer there.
-        self.with_health(Health::doubt);
-        self.nudge.notify_one();
-        true
+        has_changed
+    }
+
+    /// What `act` says, and whether it changed anything for the workers.
+    fn with_addresses<T>(&self, act: impl FnOnce(&mut Addresses) -> T) -> (T, bool) {
+        let route = || {
+            let addresses = self.addresses.borrow();
+            (addresses.data(), addresses.may_move())
+        };
+        let before = route();
+        let result = act(&mut self.addresses.borrow_mut());
+        (result, route() != before)
+    }
+
+    /// A refusal at the address in use, and whether it changed anything for the workers. `recent_ms`: an address that refused
+    /// less long ago is not tried again.
+    pub fn refused(&self, now_ms: u64, recent_ms: u64) -> (Refusal, bool) {
+        self.with_addresses(|addresses| addresses.refused(now_ms, recent_ms))
+    }
+
+    /// Time went by: whether that changed anything for the workers.
+    pub fn settle_addresses(&self, now_ms: u64) -> bool {
+        let quiet_ms = self.health.borrow().quiet_ms();
+        self.with_addresses(|addresses| addresses.settle(now_ms, quiet_ms)).1
+    }
+
+    /// When to call [`Backend::settle_addresses`].
+    pub fn addresses_settle_ms(&self) -> Option<u64> {
+        self.addresses.borrow().settles_ms(self.health.borrow().quiet_ms())
+    }
+
+    /// What a check found at the admin ports that it tried; `None` if none of them is its own any more. `fall` is the number of
+    /// failures in a row that count.
+    pub fn checked(
+        &self,
+        results: &[(SocketAddr, CheckResult)],
+        fall: u32,
+        now_ms: u64,
+    ) -> Option<(Outcome, Verdict)> {
+        let order = self.check_order();
+        let port = self.node.borrow().port;
+        let known = results.iter().filter(|(address, _)| order.contains(address));
+        let known: Vec<_> = known.map(|(address, result)| (with_port(*address, port), *result)).collect();
+        if known.is_empty() {
+            return None;
+        }
+        let any_is_good = known.iter().any(|(_, result)| *result == CheckResult::Good);
+        let outcome = if any_is_good { Outcome::Good } else { Outcome::Failed };
+        let quiet_ms = self.health.borrow().quiet_ms();
+        Some((outcome, self.addresses.borrow_mut().checked(&known, fall, now_ms, quiet_ms)))
+    }
+
+    /// The move to the address in use, if the log has not told it yet and it is not one of a round in which all refuse.
+    pub fn announce(&self, cause: MoveCause) -> Option<Move> {
+        let to = self.address().filter(|_| !self.addresses.borrow().do_all_refuse())?;
+        let from = self.announced.replace(Some(to)).filter(|from| *from != to)?;
+        Some(Move { from, to, cause })
     }
 
     /// A reload's node of the same identity.
     pub fn update(&self, node: Node, check: Check) {
         let old = self.node.replace(node);
-        let (adminport, disabled) = {
+        let (adminport, disabled, family) = {
             let new = self.node.borrow();
-            (new.adminport, new.disabled)
+            (new.adminport, new.disabled, new.family)
         };
+        if old.family != family && self.is_named() {
+            self.change_addresses(|addresses| addresses.set_family(family));
+            self.look_up.notify_one();
+        }
         self.with_health(|health| {
             health.set_rules(check, adminport.is_some());
             if old.disabled && !disabled {
@@ -158,7 +276,8 @@ impl Backend {
     pub fn carry(&self, now_ms: u64) -> CarriedBackend {
         CarriedBackend {
             name: self.name.to_string(),
-            address: self.address.get(),
+            address: self.address(),
+            addresses: self.addresses.borrow().all().collect(),
             health: Some(self.health.borrow().carry(now_ms)),
             wish: self.wish.get(),
             since_ms: u64::try_from(self.since.get().elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -167,8 +286,12 @@ impl Backend {
 
     /// Goes on from what another process knew of it; as far as the config says the same.
     pub fn resume(&self, carried: &CarriedBackend, check: Check, now_ms: u64) {
-        if let (true, Some(address)) = (self.is_named(), carried.address) {
-            self.address.set(Some(address));
+        if self.is_named() {
+            // An older process knows of one only.
+            let only: Vec<SocketAddr> = carried.address.into_iter().collect();
+            let all = if carried.addresses.is_empty() { &only } else { &carried.addresses };
+            self.addresses.borrow_mut().resume(all, carried.address);
+            self.announced.set(self.address());
         }
         if let Some(health) = &carried.health {
             let has_adminport = self.node.borrow().adminport.is_some();
@@ -183,8 +306,13 @@ impl Backend {
         self.nudge.notify_one();
     }
 
-    /// A worker saw it refuse.
-    pub fn note_refusal(&self) {
+    /// A worker saw it refuse at this address, or, if that is not known, at the one in use.
+    pub fn note_refusal(&self, at: Option<SocketAddr>) {
+        if at.is_some() && at != self.address() {
+            // Its metrics go elsewhere already: the next refusal may say something.
+            self.counters.take_hint();
+            return;
+        }
         self.refused.set(true);
         self.nudge.notify_one();
     }
@@ -211,14 +339,48 @@ impl Backend {
             _ if self.node.borrow().disabled => BackendState::Disabled,
             _ if self.wish.get() == Wish::Down => BackendState::ForcedDown,
             _ if self.wish.get() == Wish::Drain => BackendState::Drain,
-            _ if self.address.get().is_none() => BackendState::Unresolved,
-            _ if self.health.borrow().is_up() => BackendState::Up,
-            _ => BackendState::Down,
+            _ if self.address().is_some() && self.health.borrow().is_up() => BackendState::Up,
+            _ if self.address().is_some() => BackendState::Down,
+            _ if self.addresses.borrow().own().next().is_some() => BackendState::OwnAddress,
+            _ => BackendState::Unresolved,
         };
         if self.state.replace(state) != state {
             self.since.set(Instant::now());
         }
     }
+}
+
+/// Metrics go to another of a backend's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Where they went before.
+    pub from: SocketAddr,
+    /// Where they go now.
+    pub to: SocketAddr,
+    /// Why.
+    pub cause: MoveCause,
+}
+
+impl Move {
+    /// For the log.
+    pub fn message(self) -> String {
+        let Move { from, to, cause } = self;
+        match cause {
+            MoveCause::Refused => format!("metrics go to {to} now: {from} refuses them or cannot be reached"),
+            MoveCause::Checks => {
+                format!("metrics go to {to} now: it answers the checks, and {from} does not")
+            }
+        }
+    }
+}
+
+/// The address of a node that has one instead of a name; none yet of others.
+fn addresses_of(node: &Node) -> Addresses {
+    let Some(ip) = literal(&node.host) else { return Addresses::new(node.family) };
+    // What the config gives as an address is meant.
+    let mut addresses = Addresses::new(AddressFamily::Any);
+    addresses.set(vec![Found::at(SocketAddr::new(ip, node.port))]);
+    addresses
 }
 
 /// A transition in words, for the log.
@@ -235,7 +397,6 @@ pub fn describe(transition: Transition, last_failure: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::health::Outcome;
     use super::super::reload::tests::config;
     use super::*;
 
@@ -252,8 +413,9 @@ mod tests {
         assert!(named.is_named());
         assert_eq!(named.state().0, BackendState::Unresolved);
         assert!(!named.standing().is_live());
-        assert!(named.set_address("192.0.2.1:9".parse().unwrap()));
-        assert!(!named.set_address("192.0.2.1:9".parse().unwrap()));
+        let found = || vec![Found::at("192.0.2.1:9".parse().unwrap())];
+        assert!(named.set_addresses(found()));
+        assert!(!named.set_addresses(found()));
         assert_eq!(named.state().0, BackendState::Up);
         assert!(named.standing().is_live());
     }
@@ -268,7 +430,7 @@ mod tests {
         assert!(backend.set_wish(Wish::Drain));
         assert!(!backend.set_wish(Wish::Drain));
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(true)));
-        assert!(backend.admin_address().is_some(), "it is watched all the same");
+        assert!(backend.is_checked(), "it is watched all the same");
         backend.with_health(|health| health.observe(0, Outcome::Failed));
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(false)));
         node.gso = false;
@@ -293,13 +455,13 @@ mod tests {
         let check = config(&["a:1"]).check;
         node.adminport = Some(7);
         backend.update(node.clone(), check);
-        assert_eq!(backend.admin_address(), Some("127.0.0.1:7".parse().unwrap()));
+        assert_eq!(backend.check_order(), ["127.0.0.1:7".parse().unwrap()]);
         backend.with_health(|health| health.observe(0, Outcome::Failed));
         assert_eq!(backend.state().0, BackendState::Down);
         node.disabled = true;
         backend.update(node.clone(), check);
         assert_eq!(backend.state().0, BackendState::Disabled);
-        assert_eq!(backend.admin_address(), None);
+        assert_eq!(backend.check_order(), []);
         node.disabled = false;
         backend.update(node, check);
         assert_eq!(backend.state().0, BackendState::Up, "enabled again, nothing is known against it");

@@ -186,6 +186,11 @@ impl Health {
         self.checked_ms = None;
     }
 
+    /// The next check is to come soon.
+    pub fn hurry(&mut self) {
+        self.early = true;
+    }
+
     /// A check is being started.
     pub fn started(&mut self, now_ms: u64) {
         self.checked_ms = Some(now_ms);
@@ -277,7 +282,7 @@ impl Health {
 
     /// Refusals further apart than this are not in a row. Hints come at best once per `checkFast`, so it cannot be less
     /// than that, however short the check interval.
-    fn quiet_ms(&self) -> u64 {
+    pub fn quiet_ms(&self) -> u64 {
         self.check.interval_ms.max(self.check.fast_ms.saturating_mul(2))
     }
 

@@ -9,7 +9,8 @@
 //!   engine.rs    io_uring, or what does without it
 //!   sockets.rs   everything that listens, wherever it comes from   bind.rs, activation.rs, descriptors.rs
 //!   restart.rs   a new process takes over, or this one did         handover/
-//!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, probe.rs, resolve.rs, backend.rs
+//!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, check.rs, backend.rs
+//!   locate.rs    where the backends are                            resolve.rs, addresses.rs, own.rs
 //!   operator.rs  the admin port's connections and actions          doors.rs, observe.rs, reload.rs, config_reads.rs
 //!   state.rs     what is known, and its way to the workers         roster.rs, table.rs
 //!   net.rs       TCP on either engine; nothing else knows it       offload.rs (work that may block), lateness.rs (stalls), liveness.rs
@@ -18,9 +19,11 @@
 //! Next: `admin/`.
 
 mod activation;
+pub mod addresses;
 pub mod backend;
 mod bind;
 mod config_reads;
+mod check;
 mod descriptors;
 mod doors;
 mod engine;
@@ -30,10 +33,12 @@ pub mod handover;
 pub mod health;
 mod lateness;
 mod liveness;
+mod locate;
 mod net;
 mod observe;
 mod offload;
 mod operator;
+mod own;
 pub mod probe;
 mod process;
 pub mod reload;

@@ -164,6 +164,8 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView 
     BackendView {
         name: backend.name.clone(),
         state,
+        addresses: backend.addresses().roles().collect(),
+        answering: backend.answering(),
         since_s: since.elapsed().as_secs(),
         is_healthy: backend.is_healthy(),
         metrics_sent: counters.metrics_sent.load(Relaxed),
@@ -234,7 +236,7 @@ impl AdminActions for Operator {
                 words: last.words.clone(),
                 succeeded: last.succeeded,
             }),
-            degraded: control.degraded.borrow().clone(),
+            degraded: control.degraded.borrow().iter().cloned().chain(control.own_in_use()).collect(),
             admin: self.counters.clone(),
         }
     }

@@ -323,16 +323,24 @@ impl Process {
                     *seat.facts.borrow_mut() = Some(facts);
                 }
             }
-            Report::Refused { node } => {
+            Report::Refused { node, address } => {
                 if let Some(backend) = self.control.backend(&node) {
-                    backend.note_refusal();
+                    backend.note_refusal(address);
                 }
             }
-            Report::SocketFailed { node, error } => tracing::error!(
-                "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is tried \
-                 again every second",
-                node.escape_default()
-            ),
+            Report::SocketFailed { node, address, error } => {
+                tracing::error!(
+                    "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is \
+                     tried again every second",
+                    node.escape_default()
+                );
+                // Another of its addresses may be reachable.
+                if let Some(backend) =
+                    self.control.backend(&node).filter(|backend| backend.addresses().may_move())
+                {
+                    backend.note_refusal(address);
+                }
+            }
             Report::SocketMade { node } => {
                 tracing::info!("backend {}: there is a socket for it now", node.escape_default())
             }

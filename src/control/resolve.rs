@@ -53,7 +53,7 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `host`, in the resolver's order of preference; an address is its own answer, at once.
+    /// The addresses of `host`, in the order in which metrics should try them; an address is its own answer, at once.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Some(ip) = literal(host) {
             return Ok(vec![SocketAddr::new(ip, port)]);
@@ -82,7 +82,7 @@ impl Resolver {
         let _slot = self.free.acquire().await.ok();
         let started = Instant::now();
         let owned = host.to_owned();
-        let found = offload("resolve", STACK_BYTES, move || lookup::addresses(&owned, 0)).await;
+        let found = offload("resolve", STACK_BYTES, move || lookup::addresses_for_metrics(&owned, 0)).await;
         self.remember(host, started.elapsed() > SLOW);
         found.and_then(|found| found).map(Arc::from).map_err(|error| (error.kind(), error.to_string()))
     }
@@ -110,12 +110,6 @@ impl Default for Resolver {
 /// The address that `host` is, if it is one.
 pub fn literal(host: &str) -> Option<IpAddr> {
     host.parse().ok()
-}
-
-/// Which of the found addresses to use: the present one as long as it is among them, since a name server that rotates
-/// its answers must not make the backend move with each look-up.
-pub fn choose(present: Option<SocketAddr>, found: &[SocketAddr]) -> Option<SocketAddr> {
-    present.filter(|address| found.contains(address)).or_else(|| found.first().copied())
 }
 
 #[cfg(test)]
@@ -183,14 +177,5 @@ mod tests {
         });
         resolver.remember("slow.test", false);
         assert!(resolver.slow.borrow().is_empty());
-    }
-
-    #[test]
-    fn rotated_answers_do_not_move_a_backend() {
-        let [a, b]: [SocketAddr; 2] = ["192.0.2.1:1".parse().unwrap(), "192.0.2.2:1".parse().unwrap()];
-        assert_eq!(choose(None, &[a, b]), Some(a));
-        assert_eq!(choose(Some(b), &[a, b]), Some(b));
-        assert_eq!(choose(Some(b), &[a]), Some(a));
-        assert_eq!(choose(Some(b), &[]), None);
     }
 }

@@ -4,20 +4,32 @@
 //! In: the time, the backend with the refusals that the workers reported, what a check found. Out: a check to be made or a
 //! moment to wait for; changes of its state. Next: `watch.rs` does it.
 
-use super::backend::Backend;
-use super::health::{Outcome, Transition};
+use super::addresses::{CheckResult, MoveCause, Refusal, Verdict};
+use super::backend::{Backend, Move};
+use super::health::{Health, Transition};
 use crate::config::Check;
 use crate::placement::splitmix64;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 /// What is to be done next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Ask at this address whether it is up.
-    Check(SocketAddr),
+    /// Ask at these addresses whether it is up, in this order, until one says so.
+    Check(Vec<SocketAddr>),
     /// Look again then, on the clock of the checks, in ms, or when nudged; `None` = only then.
     Wait(Option<u64>),
+}
+
+/// A change of a backend, for the workers and the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It went up or down.
+    State(Transition),
+    /// Its metrics go to another address, or the round of its addresses is over.
+    Route,
+    /// The address that its metrics go to has proven itself.
+    Settled(Move),
 }
 
 /// The rounds of one backend.
@@ -28,43 +40,75 @@ pub struct Rounds {
     /// When the next refusal may be reported: one hint at a time, no more often than the fast checks.
     hint_due_ms: Option<u64>,
     last_hint_ms: u64,
+    /// When an address that metrics were moved to because of refusals has not refused for long enough to be told of.
+    proven_ms: Option<u64>,
 }
 
 impl Rounds {
     /// Not looked yet. With another `jitter` in every process, the proxies of a fleet do not check together.
     pub fn new(jitter: u64) -> Rounds {
-        Rounds { jitter, hint_due_ms: None, last_hint_ms: 0 }
+        Rounds { jitter, hint_due_ms: None, last_hint_ms: 0, proven_ms: None }
     }
 
-    /// Looks at the backend; each change of its state goes to `settle`.
+    /// Looks at the backend; each change goes to `settle`.
     pub fn look(
         &mut self,
         backend: &Backend,
         check: Check,
         now_ms: u64,
-        mut settle: impl FnMut(Transition),
+        mut settle: impl FnMut(Change),
     ) -> Next {
         if self.hint_due_ms.is_some_and(|due| due <= now_ms) {
             backend.counters.take_hint();
             self.hint_due_ms = None;
         }
         if backend.take_refusal() {
-            self.hint_due_ms = Some(now_ms + check.fast_ms);
-            self.last_hint_ms = now_ms;
-            backend.with_health(|health| health.refused(now_ms)).map(&mut settle);
+            self.refused(backend, check, now_ms, &mut settle);
         }
-        backend.with_health(|health| health.tick(now_ms)).map(&mut settle);
+        backend.with_health(|health| health.tick(now_ms)).map(Change::State).map(&mut settle);
+        if backend.settle_addresses(now_ms) {
+            settle(Change::Route);
+            self.proven_ms = Some(now_ms);
+        }
+        if self.proven_ms.is_some_and(|proven_ms| proven_ms <= now_ms) {
+            self.proven_ms = None;
+            backend.announce(MoveCause::Refused).map(Change::Settled).map(&mut settle);
+        }
         let due_ms = self.due_ms(backend);
-        match backend.admin_address() {
-            Some(address) if due_ms.is_some_and(|due_ms| due_ms <= now_ms) => {
+        match backend.check_order() {
+            order if !order.is_empty() && due_ms.is_some_and(|due_ms| due_ms <= now_ms) => {
                 self.jitter = splitmix64(self.jitter);
                 // A hint that found no room in the workers' channel is taken here.
                 if self.hint_due_ms.is_none() && backend.counters.take_hint() {
-                    backend.note_refusal();
+                    backend.note_refusal(None);
                 }
-                Next::Check(address)
+                Next::Check(order)
             }
-            _ => Next::Wait(due_ms.into_iter().chain(self.hint_due_ms).min()),
+            _ => {
+                let others = [self.hint_due_ms, self.proven_ms, backend.addresses_settle_ms()];
+                Next::Wait(due_ms.into_iter().chain(others.into_iter().flatten()).min())
+            }
+        }
+    }
+
+    /// Metrics were refused at the address in use: they go to the next one, or the backend as a whole refuses.
+    fn refused(&mut self, backend: &Backend, check: Check, now_ms: u64, mut settle: impl FnMut(Change)) {
+        let (refusal, has_changed) = backend.refused(now_ms, check.fast_ms);
+        if has_changed {
+            settle(Change::Route);
+        }
+        self.last_hint_ms = now_ms;
+        self.proven_ms = Some(now_ms + check.fast_ms);
+        match refusal {
+            Refusal::Moved => {
+                // A refusal of the next address is to be heard at once, so that all are tried within milliseconds.
+                backend.counters.take_hint();
+                backend.with_health(Health::hurry);
+            }
+            Refusal::All => {
+                self.hint_due_ms = Some(now_ms + check.fast_ms);
+                backend.with_health(|health| health.refused(now_ms)).map(Change::State).map(settle);
+            }
         }
     }
 
@@ -77,21 +121,34 @@ impl Rounds {
 
     /// When to look at the backend again; `None` if only a nudge can change anything.
     fn due_ms(&self, backend: &Backend) -> Option<u64> {
-        let can_be_checked = backend.admin_address().is_some();
         let has_adminport = backend.node().adminport.is_some();
         // Disabled, or without an address: nothing to check, and whoever changes that nudges.
-        (can_be_checked || !has_adminport)
+        (backend.is_checked() || !has_adminport)
             .then(|| backend.with_health(|health| health.next_check_ms(self.jitter)))?
     }
 }
 
-/// What the check of `address` says about the backend, which may have gone or moved meanwhile: the answer of an address that
-/// is no longer its own says nothing about it.
-pub fn judge(backend: &Backend, address: SocketAddr, now_ms: u64, outcome: Outcome) -> Option<Transition> {
-    if backend.is_removed() || backend.admin_address() != Some(address) {
-        return None;
+/// What a check found at the addresses that it tried. The backend may have gone or moved meanwhile: the answer of an address
+/// that is no longer its own says nothing about it. Each change goes to `settle`.
+pub fn judge(
+    backend: &Backend,
+    results: &[(SocketAddr, CheckResult)],
+    check: Check,
+    now_ms: u64,
+    mut settle: impl FnMut(Change),
+) {
+    if backend.is_removed() {
+        return;
     }
-    backend.with_health(|health| health.observe(now_ms, outcome))
+    let Some((outcome, verdict)) = backend.checked(results, check.fall, now_ms) else { return };
+    if verdict == Verdict::Moved {
+        settle(Change::Route);
+        backend.announce(MoveCause::Checks).map(Change::Settled).map(&mut settle);
+    }
+    backend.with_health(|health| health.observe(now_ms, outcome)).map(Change::State).map(&mut settle);
+    if verdict == Verdict::Contested {
+        backend.with_health(Health::hurry);
+    }
 }
 
 #[cfg(test)]
@@ -109,16 +166,18 @@ mod tests {
         let address = "127.0.0.1:7".parse().unwrap();
         let mut rounds = Rounds::new(1);
         let mut look = |now_ms| rounds.look(&backend, config.check, now_ms, |change| panic!("{change:?}"));
-        assert_eq!(look(0), Next::Check(address));
+        let never = |change| panic!("{change:?}");
+        assert_eq!(look(0), Next::Check(vec![address]));
         backend.with_health(|health| health.started(0));
-        assert_eq!(judge(&backend, address, 1, Outcome::Good), None);
+        judge(&backend, &[(address, CheckResult::Good)], config.check, 1, never);
         let Next::Wait(Some(due_ms)) = look(1) else { panic!("a check at once") };
         assert!(due_ms >= config.check.interval_ms * 9 / 10, "{due_ms}");
-        backend.note_refusal();
-        assert_eq!(look(config.check.fast_ms * 2), Next::Check(address));
+        backend.note_refusal(None);
+        assert_eq!(look(config.check.fast_ms * 2), Next::Check(vec![address]));
         let elsewhere = "127.0.0.1:8".parse().unwrap();
-        assert_eq!(judge(&backend, elsewhere, 3, Outcome::Failed), None);
+        judge(&backend, &[(elsewhere, CheckResult::Failed)], config.check, 3, never);
         backend.with_health(|health| assert!(health.is_up()));
-        assert!(judge(&backend, address, 3, Outcome::Failed).is_none(), "it was good before");
+        // It was good before.
+        judge(&backend, &[(address, CheckResult::Failed)], config.check, 3, never);
     }
 }

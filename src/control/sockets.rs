@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::handover::inherit::Plan;
 use super::handover::message::{Offer, State};
 use super::handover::predecessor::Predecessor;
+use super::own::OwnAddresses;
 use super::process::count;
 use super::{Origin, descriptors, signals};
 use crate::config::Config;
@@ -30,6 +31,8 @@ pub struct Sockets {
     pub workers: Vec<Vec<UdpSocket>>,
     /// Where they are bound.
     pub listen: Vec<SocketAddr>,
+    /// Which addresses are this proxy's own.
+    pub own: OwnAddresses,
     /// The admin port's.
     pub admin: Vec<TcpListener>,
     /// Where those listen.
@@ -141,8 +144,10 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
     let management = management.map_err(|error| Failure::system(format!("the admin port: {error}")))?;
     let held = hold(config, &found, &management)
         .map_err(|error| Failure::system(format!("a socket cannot be duplicated: {error}")))?;
+    let own = OwnAddresses::new(&found.listen, found.workers.first().map_or(&[], Vec::as_slice));
     Ok(Sockets {
         spread,
+        own,
         held,
         workers: found.workers,
         listen: found.listen,

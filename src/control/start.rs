@@ -6,11 +6,12 @@ use super::doors::Doors;
 use super::engine::{self, Chosen};
 use super::failure::Failure;
 use super::handle::ProxyHandle;
+use super::handover::predecessor::Predecessor;
 use super::net;
 use super::observe::{DebugLog, write_debug_log};
 use super::process::{Before, Process};
 use super::sockets::{self, Sockets};
-use super::state::{Control, FURTHER_LOOKUPS, Parts, Seat};
+use super::state::{Control, Parts, Seat};
 use super::table::{self, Publisher};
 use super::{Options, Origin, liveness, stop, watch};
 use crate::config::{Config, MemoryBound};
@@ -109,6 +110,7 @@ async fn live(
     for backend in process.control.backends().iter() {
         watch::start(&process.control, backend.clone());
     }
+    process.control.guard();
     let doors = match Doors::open(&process.control, sockets.admin, process.held.is_admin_activated()) {
         Ok(doors) => doors,
         Err(failure) => return stop::abandon(process, failure).await,
@@ -145,6 +147,7 @@ async fn prepare(
         publisher,
         listen: sockets.listen,
         management: sockets.management,
+        own: sockets.own,
         send_buffer_granted_bytes: sockets.send_buffer_granted_bytes,
         spread: sockets.spread,
         has_given_sockets: sockets.held.is_data_activated(),
@@ -159,13 +162,23 @@ async fn prepare(
     if let Some(old) = &predecessor {
         control.resume(&old.offer.state);
     }
-    let backends = control.backends().clone();
-    control.look_up(&backends, FURTHER_LOOKUPS).await;
+    control.look_up_at_start().await;
+    refuse_loops(&control, predecessor.as_ref())?;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
     let before = Before { predecessor, program, held: sockets.held, chosen };
     let process = Process::start(control, sockets.workers, (report, reports), before)?;
     Ok((process, Rest { admin: sockets.admin, late: sockets.late }))
+}
+
+/// A start whose metrics would loop is refused.
+fn refuse_loops(control: &Control, predecessor: Option<&Predecessor>) -> Result<(), Failure> {
+    let refused = control.refuse_loops(&control.config(), &control.backends());
+    refused.map_err(|loops| {
+        predecessor.iter().for_each(|old| old.say_failed(&loops.message));
+        // What a name server says may be another thing at the next start.
+        Failure { words: loops.message, code: if loops.is_literal { exit::USAGE } else { exit::SYSTEM } }
+    })
 }
 
 /// What each worker shares with control, and the way to them all.

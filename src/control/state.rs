@@ -9,13 +9,14 @@ use super::config_reads::ConfigReads;
 use super::handle::LATENCY_WAIT;
 use super::handover::message::State;
 use super::observe::Observers;
+use super::own::OwnAddresses;
 use super::process::count;
 use super::reload::{self, Changes};
-use super::resolve::{Resolver, choose};
+use super::resolve::Resolver;
 use super::roster::Roster;
 use super::systemd::Notifier;
 use super::table::{self, Publisher};
-use super::{net, watch};
+use super::watch;
 use crate::admin::{Readiness, Wish, escape};
 use crate::config::Config;
 use crate::driver::Facts;
@@ -32,18 +33,11 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Mutex, Semaphore};
-use tokio::task::JoinSet;
 
 /// Checks under way at once; each holds a descriptor and up to one operation on the ring.
 pub(super) const PROBES_MAX: usize = 256;
 /// How long the answer to a change waits until every worker follows it; a sleeping one wakes within `flushInterval`.
 const IN_FORCE: Duration = Duration::from_secs(3);
-/// How long a start or a reload waits for names to resolve before it goes on without them.
-const FIRST_LOOKUP: Duration = Duration::from_secs(2);
-/// How long a start waits for the other names once one backend can be served: a name server that answers at all answers
-/// several names within this.
-pub(super) const FURTHER_LOOKUPS: Duration = Duration::from_millis(500);
-
 /// What the answer adds if a worker takes longer.
 const NOT_IN_FORCE: &str = "; not every worker follows the change yet";
 
@@ -71,6 +65,10 @@ pub struct Control {
     pub listen: Vec<SocketAddr>,
     /// Where the admin port listens, as bound.
     pub management: Vec<SocketAddr>,
+    /// Which addresses are this proxy's own.
+    pub own: OwnAddresses,
+    /// Whether the addresses of this host are looked at from time to time.
+    pub is_guarding: Cell<bool>,
     /// The bounds of each worker, set at start.
     pub limits: Limits,
     /// Send buffer that the kernel grants one socket to a backend, in bytes.
@@ -82,7 +80,7 @@ pub struct Control {
     /// Looks names up.
     pub resolver: Resolver,
     /// Checks that may still be started.
-    pub probes: Semaphore,
+    pub probes: Rc<Semaphore>,
     /// When the process started.
     pub started: Instant,
     /// The same by the wall clock.
@@ -139,6 +137,8 @@ pub struct Parts {
     pub listen: Vec<SocketAddr>,
     /// Where the admin port listens, as bound.
     pub management: Vec<SocketAddr>,
+    /// Which addresses are this proxy's own.
+    pub own: OwnAddresses,
     /// Send buffer that the kernel grants one socket to a backend, in bytes.
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
@@ -183,6 +183,7 @@ impl Control {
             publisher,
             listen,
             management,
+            own,
             send_buffer_granted_bytes,
             spread,
             has_given_sockets,
@@ -197,12 +198,14 @@ impl Control {
             publisher,
             listen,
             management,
+            own,
+            is_guarding: Cell::new(false),
             limits,
             send_buffer_granted_bytes,
             spread,
             has_given_sockets,
             resolver: Resolver::new(),
-            probes: Semaphore::new(PROBES_MAX),
+            probes: Rc::new(Semaphore::new(PROBES_MAX)),
             started: Instant::now(),
             started_at: SystemTime::now(),
             latency: Arc::default(),
@@ -394,37 +397,7 @@ impl Control {
     pub fn resume(&self, state: &State) {
         self.health_wanted.set(state.health_wanted);
         self.roster.resume(&state.backends, self.now_ms());
-    }
-
-    /// Looks up the names among `backends` that have no address yet, all at once, and waits a short while for the answers:
-    /// for [`FIRST_LOOKUP`], and after one of them has an address no longer than `further`. Look-ups that take longer go on.
-    pub async fn look_up(self: &Rc<Self>, backends: &[Rc<Backend>], further: Duration) {
-        let mut lookups = JoinSet::new();
-        for backend in backends.iter().filter(|backend| backend.is_named() && backend.address().is_none()) {
-            let (control, backend) = (self.clone(), backend.clone());
-            lookups.spawn_local(async move {
-                let (host, port) = {
-                    let node = backend.node();
-                    (node.host.clone(), node.port)
-                };
-                if let Ok(found) = control.resolver.resolve(&host, port).await {
-                    choose(backend.address(), &found).map(|address| backend.set_address(address));
-                }
-            });
-        }
-        let any_has_an_address = || backends.iter().any(|backend| backend.address().is_some());
-        let mut deadline = net::deadline_in(FIRST_LOOKUP);
-        let mut is_first = true;
-        loop {
-            if is_first && any_has_an_address() {
-                is_first = false;
-                deadline = deadline.min(net::deadline_in(further));
-            }
-            if !matches!(tokio::time::timeout_at(deadline, lookups.join_next()).await, Ok(Some(_))) {
-                break;
-            }
-        }
-        lookups.detach_all();
+        self.mark_own();
     }
 
     /// Reads the config file again and applies it, whole or not at all. Either answer is for the operator.
@@ -468,8 +441,10 @@ impl Control {
             .map_err(|refusal| refusal.to_string())?;
         let backends = self.roster.for_config(&loaded.config);
         let added = self.roster.added(&backends);
-        // Added backends that need a name are not to begin as dead ones.
-        self.look_up(&added, FIRST_LOOKUP).await;
+        self.look_up_added(&added).await;
+        self.mark_own();
+        self.refuse_loops(&loaded.config, &backends)
+            .map_err(|loops| format!("refused, nothing was changed: {}", loops.message))?;
         self.refuse_reload_at_end()?;
         for notice in &loaded.notices {
             tracing::warn!("config: {notice}");
@@ -501,6 +476,8 @@ impl Control {
     fn apply(self: &Rc<Self>, config: Config, backends: Vec<Rc<Backend>>, added: Vec<Rc<Backend>>) {
         self.reloads.set(self.reloads.get() + 1);
         self.roster.replace(config, backends);
+        self.mark_own();
+        self.guard();
         self.publish();
         self.warn_if_none_lives();
         for backend in added {

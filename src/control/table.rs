@@ -20,6 +20,8 @@ pub struct Standing {
     pub name: Arc<str>,
     /// Where it is, if its name resolves.
     pub address: Option<SocketAddr>,
+    /// Whether a refusal may move it to another address.
+    pub may_move: bool,
     /// Its figures.
     pub counters: Arc<NodeCounters>,
     /// Whether several packets may go to it in one send.
@@ -46,12 +48,19 @@ impl Standing {
     fn is_node(&self, node: &RouteNode) -> bool {
         self.name == node.name
             && self.address == node.address
+            && self.may_move == node.may_move
             && self.gso == node.gso
             && Arc::ptr_eq(&self.counters, &node.counters)
     }
 
     fn into_node(self) -> RouteNode {
-        RouteNode { name: self.name, address: self.address, gso: self.gso, counters: self.counters }
+        RouteNode {
+            name: self.name,
+            address: self.address,
+            may_move: self.may_move,
+            gso: self.gso,
+            counters: self.counters,
+        }
     }
 }
 
@@ -128,6 +137,7 @@ mod tests {
         Standing {
             name: name.into(),
             address: address.map(|address| address.parse().unwrap()),
+            may_move: false,
             counters: Arc::default(),
             gso: true,
             disabled,

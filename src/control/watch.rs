@@ -4,10 +4,10 @@
 //! change. Next: `rounds.rs` and `health.rs` decide, `state.rs` publishes.
 
 use super::backend::{Backend, describe};
-use super::health::{Outcome, Transition};
-use super::probe::probe;
-use super::resolve::choose;
-use super::rounds::{Next, Rounds, judge};
+use super::check::check as check_addresses;
+use super::check::result;
+use super::health::Transition;
+use super::rounds::{Change, Next, Rounds, judge};
 use super::state::Control;
 use super::{lateness, net};
 use crate::admin::Wish;
@@ -41,10 +41,10 @@ async fn check(control: Rc<Control>, backend: Rc<Backend>) {
     let mut rounds = Rounds::new(RandomState::new().hash_one(&backend.name));
     while !backend.is_removed() {
         let rules = control.config().check;
-        let settled = |transition| settle(&control, &backend, Some(transition), None);
+        let settled = |change| settle(&control, &backend, change, None);
         match rounds.look(&backend, rules, control.now_ms(), settled) {
-            Next::Check(address) => {
-                check_once(&control, &backend, address).await;
+            Next::Check(order) => {
+                check_once(&control, &backend, &order).await;
                 rounds.checked(&backend, control.config().check, control.now_ms());
             }
             Next::Wait(wake_ms) => sleep_until(&control, wake_ms, &backend).await,
@@ -63,29 +63,34 @@ async fn sleep_until(control: &Control, wake_ms: Option<u64>, backend: &Backend)
     }
 }
 
-async fn check_once(control: &Rc<Control>, backend: &Backend, address: SocketAddr) {
+async fn check_once(control: &Rc<Control>, backend: &Backend, order: &[SocketAddr]) {
     let Ok(_slot) = control.probes.acquire().await else { return };
     let timeout_ms = control.config().check.timeout_ms;
-    let mut verdict = Ok(());
+    let mut found = Vec::new();
     for _ in 0..CHECKS_PER_RESULT {
         backend.with_health(|health| health.started(control.now_ms()));
         let stalled;
-        (verdict, stalled) = lateness::of(probe(address, timeout_ms), stall_max(timeout_ms)).await;
-        if verdict.is_ok() || !stalled {
+        let checked = check_addresses(&control.probes, order, timeout_ms);
+        (found, stalled) = lateness::of(checked, stall_max(timeout_ms)).await;
+        if !stalled || found.iter().all(|(_, verdict)| verdict.is_ok()) {
             break;
         }
         tracing::debug!(
-            "backend {}: the check of {address} is repeated: this process did not run for a part of its time",
+            "backend {}: the check is repeated: this process did not run for a part of its time",
             backend.name.escape_default()
         );
     }
-    let outcome = if verdict.is_ok() { Outcome::Good } else { Outcome::Failed };
-    let failure = verdict.err().map(|error| format!("check of {address}: {error}"));
+    let failures: Vec<String> = found
+        .iter()
+        .filter_map(|(address, verdict)| Some(format!("check of {address}: {}", verdict.as_ref().err()?)))
+        .collect();
+    let failure = Some(failures.join("; ")).filter(|failure| !failure.is_empty());
     if let Some(failure) = &failure {
         tracing::debug!("backend {}: {failure}", backend.name.escape_default());
     }
-    let transition = judge(backend, address, control.now_ms(), outcome);
-    settle(control, backend, transition, failure.as_deref());
+    let results: Vec<_> = found.iter().map(|(address, verdict)| (*address, result(verdict))).collect();
+    let settled = |change| settle(control, backend, change, failure.as_deref());
+    judge(backend, &results, control.config().check, control.now_ms(), settled);
 }
 
 /// A check during which this process was stalled for longer than this says nothing about the backend, which had less than
@@ -94,9 +99,18 @@ fn stall_max(timeout_ms: u64) -> Duration {
     Duration::from_millis((timeout_ms / 10).max(STALL_MS_MIN))
 }
 
-/// Logs and publishes a change of state, if there is one.
-fn settle(control: &Control, backend: &Backend, transition: Option<Transition>, failure: Option<&str>) {
-    let Some(transition) = transition else { return };
+/// Logs and publishes a change.
+fn settle(control: &Control, backend: &Backend, change: Change, failure: Option<&str>) {
+    match change {
+        Change::State(transition) => settle_state(control, backend, transition, failure),
+        Change::Route => control.publish(),
+        Change::Settled(moved) => {
+            tracing::warn!("backend {}: {}", backend.name.escape_default(), moved.message());
+        }
+    }
+}
+
+fn settle_state(control: &Control, backend: &Backend, transition: Transition, failure: Option<&str>) {
     let mut words = describe(transition, failure);
     if backend.wish() != Wish::Up {
         words.push_str(&format!("; the operator has set it to {}, so no name moves", backend.wish().name()));
@@ -139,11 +153,7 @@ async fn look_up(control: Rc<Control>, backend: Rc<Backend>) {
         match control.resolver.resolve(&host, port).await {
             Ok(found) => {
                 failing = false;
-                let before = backend.address();
-                if choose(before, &found).is_some_and(|address| backend.set_address(address)) {
-                    tracing::info!("backend {name} is at {}", found[0]);
-                    control.publish();
-                }
+                control.take_addresses(&backend, &found);
             }
             Err(error) if !failing => {
                 failing = true;

@@ -5,6 +5,7 @@
 //!
 //! Both files are read again for each look-up, so that a change counts at once.
 
+use super::is_reachable;
 use hickory_resolver::config::{
     LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
@@ -28,7 +29,7 @@ pub(super) fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let listed = Hosts::from_system().map(|hosts| listed(&hosts, host)).unwrap_or_default();
     let found = if listed.is_empty() { Servers::of_this_host().ask(host)? } else { listed };
     let mut found: Vec<SocketAddr> = found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
-    found.sort_by_key(|address| (!has_a_way_to(*address), address.is_ipv4()));
+    found.sort_by_key(|address| (!is_reachable(*address), address.is_ipv4()));
     found.dedup();
     Ok(found)
 }
@@ -56,17 +57,6 @@ fn listed(hosts: &Hosts, host: &str) -> Vec<IpAddr> {
             lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>()
         })
         .collect()
-}
-
-/// Whether this host has a route, and an address of its own, for this one; no packet is sent.
-fn has_a_way_to(address: SocketAddr) -> bool {
-    let own: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    // Port 0 cannot be connected to; any other will do.
-    let there = SocketAddr::new(address.ip(), 53);
-    UdpSocket::bind(own).and_then(|socket| socket.connect(there)).is_ok()
 }
 
 /// The name servers, and how they are asked.

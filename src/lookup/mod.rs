@@ -12,7 +12,7 @@
 mod dns;
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// The addresses of `host`, the preferred one first; never an empty list.
 pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -21,6 +21,27 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Err(io::Error::new(ErrorKind::NotFound, "the name has no address"));
     }
     Ok(found)
+}
+
+/// The addresses of `host` in the order in which a sender of metrics should try them: those first to which this host has a
+/// route, and of these IPv4 first, since a StatsD server listens at IPv4 unless it is configured otherwise. Otherwise in the
+/// resolver's order; never an empty list.
+pub fn addresses_for_metrics(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let mut found = addresses(host, port)?;
+    found.sort_by_cached_key(|address| (!is_reachable(*address), address.is_ipv6()));
+    Ok(found)
+}
+
+/// Whether this host has a route, and an address of its own, for this one; no packet is sent.
+fn is_reachable(address: SocketAddr) -> bool {
+    let own: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    // Port 0 cannot be connected to; any other will do.
+    let mut there = address;
+    there.set_port(53);
+    UdpSocket::bind(own).and_then(|socket| socket.connect(there)).is_ok()
 }
 
 /// The addresses that a text means which holds a port too: `statsd:8125`, `192.0.2.7:8125`, `[::1]:8125`.
@@ -46,6 +67,15 @@ fn ask(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_go_to_ipv4_first_and_to_what_cannot_be_reached_last() {
+        let found = addresses_for_metrics("localhost", 9).unwrap();
+        assert!(found.is_sorted_by_key(|address| (!is_reachable(*address), address.is_ipv6())), "{found:?}");
+        assert!(is_reachable("127.0.0.1:9".parse().unwrap()));
+        // The kernel has no route from loopback to multicast with this scope: an interface that does not exist.
+        assert!(!is_reachable("[fe80::1%4000000]:9".parse().unwrap()));
+    }
 
     #[test]
     fn an_endpoint_is_a_host_and_a_port() {

@@ -42,6 +42,10 @@ pub const BUSY_RETRY_US_MIN: u64 = 1_000;
 /// Pause before a busy socket is tried again, when the flush budget is longer.
 const BUSY_RETRY_US_MAX: u64 = 20_000;
 
+/// Longest time that a packet waits for a backend that refused it to move to another address. Control needs about 1 ms; the
+/// packet goes as soon as the table says where.
+const MOVE_WAIT_US: u64 = 20_000;
+
 /// Bounds that hold for a relay's whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayLimits {

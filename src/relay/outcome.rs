@@ -2,7 +2,9 @@
 //!
 //! In: each packet exactly once, from the driver through the worker. Out: the packet to the pool, or back to a queue.
 
-use super::{BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, REFUSED_ATTEMPTS_MAX, Relay, UNREACHABLE_ATTEMPTS_MAX};
+use super::{
+    BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, MOVE_WAIT_US, REFUSED_ATTEMPTS_MAX, Relay, UNREACHABLE_ATTEMPTS_MAX,
+};
 use crate::packet::{Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, DropReason, Exit};
@@ -37,12 +39,14 @@ impl Relay {
             SendOutcome::Refused => {
                 self.counters.add(Counter::BackendRefused, 1);
                 let hint = self.note_refusal(packet.backend);
+                self.await_move(packet.backend, now_us);
                 self.repeat(packet, REFUSED_ATTEMPTS_MAX, DropReason::SendRefused, now_us);
                 return hint;
             }
             SendOutcome::Unreachable => {
                 self.counters.add(Counter::BackendUnreachable, 1);
                 let hint = self.note_refusal(packet.backend);
+                self.await_move(packet.backend, now_us);
                 self.repeat(packet, UNREACHABLE_ATTEMPTS_MAX, DropReason::SendUnreachable, now_us);
                 return hint;
             }
@@ -82,19 +86,24 @@ impl Relay {
     /// The socket is busy: the packet waits, and everything for this backend behind it.
     fn put_off(&mut self, packet: Packet, now_us: u64) {
         self.counters.add(Counter::SendsBusy, 1);
-        let backend = packet.backend;
-        if !self.egress[backend].busy {
-            self.egress[backend].busy = true;
-            if self.busy.is_empty() {
-                // All are tried when the first of them is due, or each that becomes busy would put the others off.
-                let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
-                self.busy_retry_us = now_us + pause_us;
-            }
-            if !is_planted(Defect::BusyPacketLost) {
-                self.busy.push(backend);
-            }
-        }
+        let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
+        self.hold(packet.backend, now_us + pause_us);
         self.wait_or_drop(packet, now_us);
+    }
+
+    /// Everything for this backend waits until then, at the latest.
+    fn hold(&mut self, backend: usize, until_us: u64) {
+        if self.egress[backend].busy {
+            return;
+        }
+        self.egress[backend].busy = true;
+        if self.busy.is_empty() {
+            // All are tried when the first of them is due, or each that becomes busy would put the others off.
+            self.busy_retry_us = until_us;
+        }
+        if !is_planted(Defect::BusyPacketLost) {
+            self.busy.push(backend);
+        }
     }
 
     /// Queues a packet for a busy backend, within its bounds.
@@ -117,6 +126,14 @@ impl Relay {
             self.wait_or_drop(packet, now_us);
         } else {
             self.ready.push_back(packet);
+        }
+    }
+
+    /// A backend that refused and has other addresses is about to move to one of them: what is for it waits, rather than being
+    /// sent to where it is lost.
+    fn await_move(&mut self, backend: usize, now_us: u64) {
+        if self.table.nodes[backend].may_move {
+            self.hold(backend, now_us + MOVE_WAIT_US);
         }
     }
 

@@ -98,6 +98,8 @@ impl Relay {
         }
         self.egress = kept;
         self.renew_lists();
+        // What waits for a move has where to go now.
+        self.busy_retry_us = self.busy_retry_us.min(now_us);
     }
 
     /// Lists that name backends by index are made anew.

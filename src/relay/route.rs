@@ -76,6 +76,8 @@ pub struct RouteNode {
     pub name: Arc<str>,
     /// Where it is; `None` while its name does not resolve (it is then not in the live set).
     pub address: Option<SocketAddr>,
+    /// Whether a refusal may move it to another address soon: what was refused waits for that.
+    pub may_move: bool,
     /// Whether several packets may go to it in one send (UDP_SEGMENT).
     pub gso: bool,
     /// Its figures, kept across reloads.

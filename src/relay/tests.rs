@@ -25,6 +25,7 @@ fn table(names: &[&str], live: LiveSet, rules: Rules) -> Arc<RouteTable> {
         .map(|name| RouteNode {
             name: (*name).into(),
             address: "127.0.0.1:9".parse().ok(),
+            may_move: false,
             gso: true,
             counters: Arc::default(),
         })
@@ -459,6 +460,7 @@ fn a_reload_that_changes_gso_is_followed_and_a_refusal_stands_until_the_way_chan
         let node = RouteNode {
             gso,
             address: Some(([127, 0, 0, 1], port).into()),
+            may_move: false,
             counters: before.map_or_else(Arc::default, |table| Arc::clone(&table.nodes[0].counters)),
             ..next.nodes[0].clone()
         };

@@ -20,6 +20,7 @@ pub use step::{Step, Worker, WorkerLinks};
 pub use thread::{WorkerSetup, spawn};
 
 use crate::driver::{DriverError, Facts};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What a worker tells control; rare, never per datagram.
@@ -36,12 +37,16 @@ pub enum Report {
     Refused {
         /// The backend's identity.
         node: Arc<str>,
+        /// Where it refused.
+        address: Option<SocketAddr>,
     },
     /// A backend's socket could not be made; its metrics are dropped as `send_failed` until another try succeeds. Told once
     /// for each errno.
     SocketFailed {
         /// The backend's identity.
         node: Arc<str>,
+        /// Where it was to lead.
+        address: Option<SocketAddr>,
         /// Why.
         error: std::io::Error,
     },

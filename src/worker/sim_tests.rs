@@ -13,6 +13,7 @@ fn table(phase: Phase) -> RouteTable {
     let node = RouteNode {
         name: "a:1".into(),
         address: "10.0.0.1:8125".parse().ok(),
+        may_move: false,
         gso: true,
         counters: Arc::default(),
     };

@@ -82,7 +82,11 @@ impl Sockets {
                     let errno = error.raw_os_error();
                     self.missing.insert(Arc::clone(&node.name), errno);
                     if told.get(&node.name) != Some(&errno) {
-                        reporter.tell(Report::SocketFailed { node: Arc::clone(&node.name), error });
+                        reporter.tell(Report::SocketFailed {
+                            node: Arc::clone(&node.name),
+                            address: node.address,
+                            error,
+                        });
                     }
                     None
                 }

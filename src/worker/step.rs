@@ -439,7 +439,10 @@ impl Events for Sink<'_> {
         let node = |backend: usize| Arc::clone(&self.relay.table().nodes[backend].name);
         match hint {
             Hint::None => {}
-            Hint::Check { backend } => self.reporter.tell(Report::Refused { node: node(backend) }),
+            Hint::Check { backend } => {
+                let address = self.relay.table().nodes[backend].address;
+                self.reporter.tell(Report::Refused { node: node(backend), address });
+            }
             Hint::TrainsRefused { backend, errno } => {
                 let error = std::io::Error::from_raw_os_error(errno);
                 self.reporter.tell(Report::TrainsRefused { node: node(backend), error });

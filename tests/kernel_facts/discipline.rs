@@ -149,8 +149,13 @@ struct Rig {
 }
 
 fn table(phase: Phase) -> RouteTable {
-    let node =
-        RouteNode { name: BACKEND.into(), address: Some(backend()), gso: true, counters: Arc::default() };
+    let node = RouteNode {
+        name: BACKEND.into(),
+        address: Some(backend()),
+        may_move: false,
+        gso: true,
+        counters: Arc::default(),
+    };
     RouteTable {
         generation: 1,
         nodes: Arc::new([node]),

@@ -303,7 +303,12 @@ impl Judge<'_> {
             DropReason::NodeDown => {
                 any_table(&|table| table.rules.on_node_down == OnNodeDown::Drop && !table.live.is_full())
             }
-            DropReason::QueueFull => struck(Fault::SendBusy),
+            DropReason::QueueFull => {
+                // What was refused waits for the backend to move to another address.
+                let may_move = any_table(&|table| table.nodes.iter().any(|node| node.may_move));
+                let is_refused = struck(Fault::SendRefused) || struck(Fault::SendUnreachable);
+                struck(Fault::SendBusy) || (may_move && is_refused)
+            }
             DropReason::SendNoBuffers => struck(Fault::SendNoBuffers),
             DropReason::SendTooLong => struck(Fault::SendTooLong),
             DropReason::SendUnreachable => struck(Fault::SendUnreachable) || struck(Fault::SendAnswered),

@@ -97,10 +97,20 @@ pub fn render(out: &mut Exposition, view: &View) {
     let mut family = out.family(
         Kind::Gauge,
         "statsring_backend_state_info",
-        "1 for the state that the backend is in: up, down, disabled, unresolved, drain or forced_down.",
+        "1 for the state that the backend is in: up, down, disabled, unresolved, own_address, drain or forced_down.",
     );
     for backend in &view.backends {
         family.add(&[("backend", &backend.name), ("state", backend.state.name())], 1);
+    }
+    let mut family = out.family(
+        Kind::Gauge,
+        "statsring_backend_address_info",
+        "1 for the address that the backend's metrics go to; absent while it has none.",
+    );
+    for backend in &view.backends {
+        if let Some(address) = backend.address() {
+            family.add(&[("backend", &backend.name), ("address", &address.to_string())], 1);
+        }
     }
     let mut family = out.family(Kind::Gauge, "statsring_backends", "Backends of the config by state.");
     for state in BackendState::ALL {
@@ -128,6 +138,7 @@ mod tests {
             "statsring_backend_metrics_sent_total{backend=\"a:8125\"} 300\n",
             "statsring_backend_kernel_drops_total{backend=\"b:8125\"} 3\n",
             "statsring_backend_state_info{backend=\"[2001:db8::1]:8125\",state=\"unresolved\"} 1\n",
+            "statsring_backend_address_info{backend=\"a:8125\",address=\"192.0.2.7:8125\"} 1\n",
             "statsring_backends{state=\"up\"} 1\n",
             "statsring_backends{state=\"forced_down\"} 0\n",
         ] {

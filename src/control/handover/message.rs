@@ -76,8 +76,10 @@ impl Default for State {
 pub struct CarriedBackend {
     /// Its identity.
     pub name: String,
-    /// Where its name leads.
+    /// Where its metrics go.
     pub address: Option<SocketAddr>,
+    /// The addresses of its name, in the order in which they are tried; empty from a process that knows of one only.
+    pub addresses: Vec<SocketAddr>,
     /// Its health.
     pub health: Option<CarriedHealth>,
     /// What the operator wants of it.

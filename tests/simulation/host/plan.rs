@@ -1,7 +1,7 @@
 //! A seed → what will happen to the proxies of one host, and when.
 
 use crate::scenario::{START_US, any_datagram};
-use statsring::config::{Check, Config, Node, parse};
+use statsring::config::{AddressFamily, Check, Config, Node, parse};
 use statsring::driver::sim::{Faults, Random, SimSetup};
 use statsring::relay::{Malformed, OnNodeDown};
 use statsring::worker::Limits;
@@ -26,6 +26,8 @@ pub enum Order {
     Reload,
     /// SIGUSR2.
     Restart,
+    /// A name server gives the addresses of a backend in another order.
+    Lookup,
     /// The operator drains a backend, takes it down, or gives it back.
     Wish,
     /// A backend begins to answer its checks in another way.
@@ -112,15 +114,24 @@ pub fn address_number(address: &SocketAddr) -> usize {
 
 /// Which of [`NODES`] a backend is.
 pub fn node_number(name: &str) -> usize {
+    // A name, `backend3`, is as long before its digit as an address, `10.0.0.2`.
     name.as_bytes().get("10.0.0.".len()).map_or(0, |digit| usize::from(digit - b'0'))
 }
 
+/// Where a backend that has a name is.
+pub fn addresses_of(node: &Node) -> Vec<SocketAddr> {
+    let number = node_number(&node.name) as u8;
+    (0..1 + number % 3).map(|place| SocketAddr::from(([10, 0, place, number], node.port))).collect()
+}
+
 fn node(random: &mut Random, number: usize) -> Node {
-    let host = format!("10.0.0.{number}");
+    // The same backend goes by the same name in every config.
+    let host = if number % 2 == 0 { format!("10.0.0.{number}") } else { format!("backend{number}") };
     Node {
         name: format!("{host}:{NODE_PORT}").into(),
         host,
         port: NODE_PORT,
+        family: AddressFamily::Any,
         weight: 1,
         adminport: (random.below(4) > 0).then_some(ADMIN_PORT),
         disabled: random.below(12) == 0,
@@ -228,8 +239,8 @@ fn any_traffic(
 }
 
 fn any_orders(random: &mut Random, is_good_day: bool, span_us: u64) -> Vec<(u64, Order)> {
-    use Order::{Edit, Kill, Mood, Pause, Reload, Restart, Stop, Wish};
-    let usual = [Restart, Restart, Restart, Reload, Reload, Wish, Wish, Mood, Mood, Mood, Edit];
+    use Order::{Edit, Kill, Lookup, Mood, Pause, Reload, Restart, Stop, Wish};
+    let usual = [Restart, Restart, Restart, Reload, Reload, Wish, Wish, Mood, Mood, Mood, Edit, Lookup];
     let mut orders: Vec<(u64, Order)> = (0..random.between(1, 9))
         .map(|_| {
             let is_rare = !is_good_day && random.below(9) == 0;

@@ -1,12 +1,12 @@
 //! One process of the fake host: its workers on fake kernels, and its control thread's knowledge, which is the real one.
 
-use super::plan::{Plan, node_number};
+use super::plan::{Plan, addresses_of, node_number};
 use crate::inspection::Inspection;
 use crate::oracle::{self, Case};
 use crate::run::{Timeline, Verdict};
 use arc_swap::ArcSwap;
 use statsring::config::Config;
-use statsring::control::Outcome;
+use statsring::control::addresses::{CheckResult, Found};
 use statsring::control::backend::Backend;
 use statsring::control::handover::decide::{Giver, Taker};
 use statsring::control::handover::message::{Offer, State, Taken};
@@ -63,24 +63,28 @@ impl Mood {
     }
 
     /// How long a check takes, in ms, and what it finds.
-    fn check(self, timeout_ms: u64) -> (u64, Outcome) {
+    fn check(self, timeout_ms: u64) -> (u64, CheckResult) {
         let (pieces, closes) = self.answer();
         let mut answer = Vec::new();
         for (at_ms, piece) in pieces {
             if *at_ms >= timeout_ms {
-                return (timeout_ms, Outcome::Failed);
+                return (timeout_ms, CheckResult::Failed);
             }
             answer.extend_from_slice(piece);
             if let Some(verdict) = judge_answer(&answer, false) {
-                return (*at_ms, if verdict.is_ok() { Outcome::Good } else { Outcome::Failed });
+                return (*at_ms, if verdict.is_ok() { CheckResult::Good } else { CheckResult::Failed });
             }
         }
-        if closes { (0, Outcome::Failed) } else { (timeout_ms, Outcome::Failed) }
+        match (closes, pieces.is_empty()) {
+            (true, _) => (0, CheckResult::Failed),
+            (false, true) => (timeout_ms, CheckResult::Silent),
+            (false, false) => (timeout_ms, CheckResult::Failed),
+        }
     }
 
     /// Whether a check finds it up.
     pub fn is_up(self, timeout_ms: u64) -> bool {
-        self.check(timeout_ms).1 == Outcome::Good
+        self.check(timeout_ms).1 == CheckResult::Good
     }
 }
 
@@ -108,8 +112,8 @@ struct Watched {
     backend: Rc<Backend>,
     rounds: Rounds,
     due_us: Option<u64>,
-    /// A check under way: of which address, when it ends, what it finds.
-    check: Option<(SocketAddr, u64, Outcome)>,
+    /// A check under way: of which addresses, when it ends, what it finds at each.
+    check: Option<(Vec<SocketAddr>, u64, CheckResult)>,
 }
 
 /// Where a process stands.
@@ -180,10 +184,12 @@ impl Process {
             phase: Phase::Run,
             observer: None,
         };
+        let roster = Roster::new(config);
+        look_up_all(&roster.backends());
         Process {
             number,
             stage: Stage::Starting,
-            roster: Roster::new(config),
+            roster,
             seats: Vec::new(),
             left: Left::NONE,
             giver: Giver::new(),
@@ -334,24 +340,29 @@ impl Process {
         let mut transitions = 0;
         for watched in &mut self.watched {
             let backend = &watched.backend;
-            if let Some((address, ends_us, outcome)) = watched.check {
+            if let Some((order, ends_us, result)) = watched.check.take() {
                 if now_us < ends_us {
+                    watched.check = Some((order, ends_us, result));
                     continue;
                 }
-                watched.check = None;
                 watched.due_us = Some(now_us);
-                transitions += u64::from(judge(backend, address, now_ms, outcome).is_some());
+                let results: Vec<_> = order.into_iter().map(|address| (address, result)).collect();
+                judge(backend, &results, check, now_ms, |_| transitions += 1);
                 watched.rounds.checked(backend, check, now_ms);
             }
             if !is_nudged(backend) && watched.due_us.is_none_or(|due_us| now_us < due_us) {
                 continue;
             }
             match watched.rounds.look(backend, check, now_ms, |_| transitions += 1) {
-                Next::Check(address) => {
+                Next::Check(mut order) => {
                     backend.with_health(|health| health.started(now_ms));
                     let mood = moods.get(node_number(&backend.name)).copied().unwrap_or(Mood::Up);
-                    let (takes_ms, outcome) = mood.check(check.timeout_ms);
-                    watched.check = Some((address, now_us + 1_000 * takes_ms + 100, outcome));
+                    // A server answers at all its addresses in the same way, and no further one is tried once one is good.
+                    let (takes_ms, result) = mood.check(check.timeout_ms);
+                    if result == CheckResult::Good {
+                        order.truncate(1);
+                    }
+                    watched.check = Some((order, now_us + 1_000 * takes_ms + 100, result));
                 }
                 // As the real task: not before the next millisecond.
                 Next::Wait(wake_ms) => {
@@ -379,7 +390,8 @@ impl Process {
 
     /// When one of those tasks has something to do.
     pub fn next_check_us(&self) -> Option<u64> {
-        let due = |watched: &Watched| watched.check.map(|(_, ends_us, _)| ends_us).or(watched.due_us);
+        let due =
+            |watched: &Watched| watched.check.as_ref().map(|(_, ends_us, _)| *ends_us).or(watched.due_us);
         self.watched.iter().filter_map(due).min()
     }
 
@@ -400,6 +412,7 @@ impl Process {
         };
         let before = known(&self.roster);
         let backends = self.roster.for_config(&new);
+        look_up_all(&self.roster.added(&backends));
         self.roster.replace(new, backends);
         (self.reloads, self.reloaded_us) = (self.reloads + 1, Some(now_us));
         for (name, (counters, wish, is_up, node)) in known(&self.roster) {
@@ -427,9 +440,9 @@ impl Process {
         while let Ok(report) = seat.reports.try_recv() {
             match report {
                 Report::Ready { .. } => seat.is_ready = true,
-                Report::Refused { node } => {
+                Report::Refused { node, address } => {
                     if let Some(backend) = self.roster.backend(&node) {
-                        backend.note_refusal();
+                        backend.note_refusal(address);
                     }
                 }
                 _ => {}
@@ -528,6 +541,23 @@ impl Seat {
         self.handle.with_received(|received| {
             self.handle.with_accepted(|accepted| oracle::judge(&case, received, accepted, &verdict))
         })
+    }
+}
+
+/// The name server's answer for a backend that has a name, rotated by so many; true if that changed anything for the workers.
+pub fn look_up(backend: &Backend, rotated: usize) -> bool {
+    if !backend.is_named() {
+        return false;
+    }
+    let mut found: Vec<Found> = addresses_of(&backend.node()).into_iter().map(Found::at).collect();
+    let count = found.len().max(1);
+    found.rotate_left(rotated % count);
+    backend.set_addresses(found)
+}
+
+fn look_up_all(backends: &[Rc<Backend>]) {
+    for backend in backends {
+        look_up(backend, 0);
     }
 }
 

@@ -105,7 +105,7 @@ impl World<'_> {
         for backend in process.roster.backends().iter() {
             let (mood, since_us) = self.moods[node_number(&backend.name)];
             let since_us = since_us.max(watching_us).max(self.changed_us).max(process.frozen_until_us);
-            let is_looked_at = backend.admin_address().is_some();
+            let is_looked_at = backend.is_checked();
             if !is_looked_at || self.now_us < since_us + settled_ms * 1_000 || self.has_refusals() {
                 continue;
             }

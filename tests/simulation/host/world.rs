@@ -1,7 +1,7 @@
 //! Everything on the fake host in the order of its virtual time: workers' steps, checks, messages, orders.
 
 use super::plan::{NODES, Order, Plan, address_number, edited};
-use super::process::{Mood, Process, Stage};
+use super::process::{Mood, Process, Stage, look_up};
 use super::promises::Stood;
 use super::restart::Mail;
 use crate::scenario::START_US;
@@ -377,6 +377,7 @@ impl<'a> World<'a> {
                 self.happened.reloads_refused += u64::from(!is_applied);
             }
             (Order::Wish, Some(number)) => self.wish(number),
+            (Order::Lookup, Some(number)) => self.look_up(number),
             _ => {}
         }
         Ok(())
@@ -413,6 +414,17 @@ impl<'a> World<'a> {
         if let Some(backend) = self.random.pick(&backends)
             && backend.set_wish(wish)
         {
+            let now_us = self.now_us;
+            self.processes[number].publish(now_us);
+        }
+    }
+
+    /// Every look-up of a process is answered anew.
+    fn look_up(&mut self, number: usize) {
+        let backends = self.processes[number].roster.backends().clone();
+        let rotated = self.random.below(3) as usize;
+        let changes = backends.iter().filter(|backend| look_up(backend, rotated)).count();
+        if changes > 0 {
             let now_us = self.now_us;
             self.processes[number].publish(now_us);
         }
