@@ -3,7 +3,6 @@
 //! In: one line, without its newline. Out: what the client wants, or how the command is used. Names are
 //! case-sensitive, as StatsD's are. Next: `server.rs`, which answers.
 
-use super::proxy_js;
 use super::telnet;
 use super::wish::Wish;
 use crate::stats::LatencyKind;
@@ -49,7 +48,7 @@ pub enum Command {
     /// The effective configuration.
     Config,
     /// What `proxy.js` answers in words of its own.
-    ProxyJs(proxy_js::Question),
+    ProxyJs(ProxyJsQuery),
     /// Which backend serves this name.
     Where(Vec<u8>),
     /// Metrics as they pass.
@@ -71,6 +70,17 @@ pub enum Command {
     Misused(&'static str),
     /// Anything else.
     Unknown,
+}
+
+/// A command of `proxy.js` that statsring answers otherwise in its own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyJsQuery {
+    /// The list of commands.
+    Help,
+    /// The config's file.
+    Config,
+    /// Uptime, and the backends in the ring.
+    Status,
 }
 
 /// Reads one line. One `\r` at its end and blanks (space, tab) around it do not count. `statsring` in front changes nothing:

@@ -13,6 +13,7 @@
 
 mod backends;
 mod command;
+mod connection;
 mod counters;
 mod escape;
 mod http;
@@ -30,17 +31,20 @@ mod server;
 mod session;
 mod stats;
 mod status;
+mod tap;
 mod telnet;
 mod view;
 mod wish;
 
 pub use command::{Command, HELP, TAP_METRICS_MAX, parse};
+pub use connection::Connection;
 pub use counters::{AdminCounter, AdminCounters};
 pub use escape::escape;
 pub use levers::LeversView;
 pub use places::{Guest, Place, Places};
 pub use readiness::Readiness;
-pub use server::{AdminActions, Connection, TAPS_MAX, Tapped, serve};
+pub use server::{AdminActions, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
+pub use tap::{TAPS_MAX, Tapped};
 pub use view::{AddressRole, BackendState, BackendView, LastReload, MemoryView, View, WorkerView};
 pub use wish::Wish;

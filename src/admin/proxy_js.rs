@@ -7,7 +7,7 @@
 //! `proxy.js` takes what one read brings for one command, however many lines that are, and so does this; but statsring's own
 //! commands are answered line by line, and one that comes in pieces is put together.
 
-use super::command::{Command, parse as parse_statsring};
+use super::command::{Command, ProxyJsQuery, parse as parse_statsring};
 use super::telnet;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -20,26 +20,15 @@ pub const HELP: &str = "Commands: config, health, status, quit\n\n";
 /// The commands that `proxy.js` has.
 const WORDS: [&[u8]; 5] = [b"help", b"config", b"health", b"status", b"quit"];
 
-/// What is asked that statsring answers otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// The list of commands.
-    Help,
-    /// The config's file.
-    Config,
-    /// Uptime, and the backends in the ring.
-    Status,
-}
-
 /// Reads one line. Its words are parted by single spaces, as `split(" ")` does it; words behind a command are passed over.
 pub fn parse(line: &[u8]) -> Command {
     let line = trim(telnet::skip(line));
     let mut words = line.split(|byte| *byte == b' ');
     let (name, argument) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     match name {
-        b"help" => Command::ProxyJs(Question::Help),
-        b"config" => Command::ProxyJs(Question::Config),
-        b"status" => Command::ProxyJs(Question::Status),
+        b"help" => Command::ProxyJs(ProxyJsQuery::Help),
+        b"config" => Command::ProxyJs(ProxyJsQuery::Config),
+        b"status" => Command::ProxyJs(ProxyJsQuery::Status),
         b"health" if argument.eq_ignore_ascii_case(b"up") => Command::SetHealth(true),
         b"health" if argument.eq_ignore_ascii_case(b"down") => Command::SetHealth(false),
         b"health" => Command::Health,
@@ -100,10 +89,10 @@ mod tests {
     #[test]
     fn the_words_of_proxy_js_are_taken_as_it_takes_them() {
         let lines: [(&[u8], Command); 16] = [
-            (b"help", Command::ProxyJs(Question::Help)),
-            (b"help me\r", Command::ProxyJs(Question::Help)),
-            (b" \tconfig \x0b", Command::ProxyJs(Question::Config)),
-            (b"status x y", Command::ProxyJs(Question::Status)),
+            (b"help", Command::ProxyJs(ProxyJsQuery::Help)),
+            (b"help me\r", Command::ProxyJs(ProxyJsQuery::Help)),
+            (b" \tconfig \x0b", Command::ProxyJs(ProxyJsQuery::Config)),
+            (b"status x y", Command::ProxyJs(ProxyJsQuery::Status)),
             (b"health\r", Command::Health),
             (b"health UP", Command::SetHealth(true)),
             (b"health Down now", Command::SetHealth(false)),
@@ -136,7 +125,7 @@ mod tests {
             (b" help\n", None),
             (b"\nhelp\r\n\r\n", None),
             (b"help\nstatus\n", Some(Command::Unknown)),
-            (b"help me\nnow\n", Some(Command::ProxyJs(Question::Help))),
+            (b"help me\nnow\n", Some(Command::ProxyJs(ProxyJsQuery::Help))),
             (b"health down\nhealth\n", Some(Command::Health)),
             (b"health down x\nhealth\n", Some(Command::SetHealth(false))),
             (b"nothing\r\nhelp\r\n", Some(Command::Unknown)),

@@ -3,7 +3,7 @@
 //! In: a [`Connection`]. Out: bytes as they come. A read that was begun goes on while nobody waits for it, because the
 //! connection's runtime may neither cancel it nor free what it holds. Next: `server.rs`.
 
-use super::server::Connection;
+use super::connection::Connection;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;

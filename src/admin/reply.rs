@@ -4,9 +4,9 @@
 
 use super::command::Command;
 use super::escape::escape;
-use super::server::TAPS_MAX;
 use super::session::LINE_BYTES_MAX;
 use super::status::up_or_down;
+use super::tap::TAPS_MAX;
 use super::view::View;
 use super::{Tapped, backends, latency, memstats, proxy_js, stats, status};
 use crate::config::AdminWords;

@@ -4,13 +4,14 @@
 //! A read that was begun is never dropped, because the connection's runtime may neither cancel it nor free what it
 //! holds (tokio-uring does neither): it is kept over timeouts, and at the end [`Connection::shutdown`] makes it return.
 
-use super::command::Command;
+use super::command::{Command, ProxyJsQuery};
+use super::connection::Connection;
 use super::counters::{AdminCounter, AdminCounters};
 use super::places::Guest;
-use super::proxy_js::Question;
 use super::readiness::Readiness;
 use super::reading::Reading;
 use super::session::{Foreign, Input, Session};
+use super::tap::Tapped;
 use super::view::View;
 use super::wish::Wish;
 use super::{HELP, proxy_js, reply};
@@ -19,7 +20,6 @@ use crate::version::VERSION;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -38,29 +38,10 @@ const TAP_SILENCE: Duration = Duration::from_secs(1);
 /// How long what a client still sends is read and thrown away after the last reply: closing a connection with unread
 /// bytes resets it, and the client might never see that reply.
 const LINGER: Duration = Duration::from_secs(2);
-/// Taps that may be open at once: each costs the workers time for every metric, and memory for those that wait to be shown.
-pub const TAPS_MAX: usize = 8;
 /// Bytes of commands that a client may send ahead while it watches a `tap`.
 const AHEAD_BYTES_MAX: usize = 65_536;
 /// Lines of a `tap` are written together up to this size.
 const TAP_WRITE_BYTES: usize = 16_384;
-
-/// A client's connection. Its futures run on one thread and need not be `Send`.
-pub trait Connection {
-    /// Reads up to `buffer.capacity()` bytes and gives the buffer back with exactly these; empty at the end of file.
-    ///
-    /// At most one read and one write are under way at a time; both may be at once.
-    fn read(&self, buffer: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>>;
-
-    /// Writes all of `bytes`.
-    fn write_all(&self, bytes: Vec<u8>) -> impl Future<Output = io::Result<()>>;
-
-    /// Tells the client that nothing more is written; reading goes on.
-    fn end_writes(&self);
-
-    /// Shuts down both directions: a read or write under way returns, and later ones do at once.
-    fn shutdown(&self);
-}
 
 /// What the admin port can ask of the running proxy. Its futures run on the control thread and need not be `Send`.
 pub trait AdminActions {
@@ -112,15 +93,6 @@ pub trait AdminActions {
 
     /// Where the admin port counts.
     fn counters(&self) -> &AdminCounters;
-}
-
-/// One metric on its way, as `tap` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tapped {
-    /// The whole line.
-    pub line: Vec<u8>,
-    /// The identity of the backend that gets it.
-    pub node: Arc<str>,
 }
 
 /// Serves one connection to its end, or until it has to yield its place; when it returns, no read or write is under way.
@@ -288,9 +260,9 @@ impl<C: Connection> Client<'_, C> {
             Command::Help => HELP.to_string(),
             Command::Health => reply::health(proxy.health()),
             Command::Config => proxy.config_json(),
-            Command::ProxyJs(Question::Help) => proxy_js::HELP.to_string(),
-            Command::ProxyJs(Question::Config) => proxy.listing(),
-            Command::ProxyJs(Question::Status) => {
+            Command::ProxyJs(ProxyJsQuery::Help) => proxy_js::HELP.to_string(),
+            Command::ProxyJs(ProxyJsQuery::Config) => proxy.listing(),
+            Command::ProxyJs(ProxyJsQuery::Status) => {
                 let view = proxy.view().await;
                 proxy_js::status(view.uptime_s, &view.ring)
             }

@@ -224,6 +224,7 @@ fn is_request_line(line: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::ProxyJsQuery;
     use super::*;
     use proptest::prelude::*;
 
@@ -273,7 +274,7 @@ mod tests {
             (b"help\nquit\n", &[Command::Unknown]),
             // Statsring's own commands come as they always do.
             (b"ping\nstats\nhealth UP\n", &[Command::Ping, Command::Stats, Command::SetHealth(true)]),
-            (b"statsring version\nhelp\n", &[Command::Version, Command::ProxyJs(proxy_js::Question::Help)]),
+            (b"statsring version\nhelp\n", &[Command::Version, Command::ProxyJs(ProxyJsQuery::Help)]),
             (b"  \n", &[Command::Unknown]),
         ];
         for (read, expected) in reads {
@@ -283,7 +284,7 @@ mod tests {
         // Behind text that waits it is as it always is.
         session.feed(b"help");
         session.feed(b"\nping\n");
-        let expected = [Command::ProxyJs(proxy_js::Question::Help), Command::Ping];
+        let expected = [Command::ProxyJs(ProxyJsQuery::Help), Command::Ping];
         assert_eq!(taken(&mut session), commands(&expected));
         session.feed(b"nothing\nhealth\n");
         session.end_of_file();

@@ -4,7 +4,7 @@
 //! [`super::lines`] and [`super::routing_key`], is its oracle, and serves the DogStatsD dialect and keys beyond a window.
 //! Next: `relay/`, whose work is compiled into the pass, so that a line is in registers when it is routed.
 
-use super::window::{Masks, WINDOW_BYTES, Way, padded};
+use super::masks::{Masks, WINDOW_BYTES, padded};
 use super::{lines, routing_key};
 
 /// Bytes whose marks are made at once at most; a multiple of the window.
@@ -123,46 +123,6 @@ impl Default for Marks {
     }
 }
 
-/// Finds lines by the fastest way that this processor has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scanner {
-    way: Way,
-}
-
-impl Scanner {
-    /// Looks at the processor.
-    pub fn new() -> Scanner {
-        Scanner::all().next().unwrap_or(Scanner::portable())
-    }
-
-    /// The way that every processor has, whatever this one could do; for measuring it.
-    pub fn portable() -> Scanner {
-        Scanner { way: Way::PORTABLE }
-    }
-
-    /// All ways that this processor has, the fastest first; for measuring and testing them.
-    pub fn all() -> impl Iterator<Item = Scanner> {
-        Way::all().map(|way| Scanner { way })
-    }
-
-    /// The way's name.
-    pub fn name(self) -> &'static str {
-        self.way.name()
-    }
-
-    /// Gives each line of a datagram, in order, to `work`.
-    #[inline]
-    pub fn each_line(self, datagram: &[u8], marks: &mut Marks, work: impl Work) {
-        self.way.each_line(datagram, marks, work);
-    }
-}
-
-impl Default for Scanner {
-    fn default() -> Self {
-        Scanner::new()
-    }
-}
-
 /// The one pass, over any way to make masks; it is compiled into each of them.
 ///
 /// First the marks of a segment, block by block, then its lines: no step waits for where the line before it ended, as it
@@ -251,6 +211,7 @@ fn plain(line: &[u8]) -> (&[u8], Option<&[u8]>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Scanner;
     use super::*;
     use proptest::prelude::*;
 

@@ -7,8 +7,9 @@ use super::host::is_this_host;
 use super::page::{self, Page};
 use super::request::{Head, Request, read};
 use super::response::{Response, Status};
+use crate::admin::connection::Connection;
 use crate::admin::counters::AdminCounter;
-use crate::admin::server::{AdminActions, Answered, Client, Connection, End, IDLE};
+use crate::admin::server::{AdminActions, Answered, Client, End, IDLE};
 use std::time::SystemTime;
 use tokio::time::{Instant, timeout_at};
 

@@ -1,7 +1,7 @@
-//! Where the bytes that matter stand in 64 bytes: newline, colon and bar, as bit masks. One pass finds all three.
+//! The instruction sets by which the masks of 64 bytes are made, one pass for all three, and the choice between them.
 //!
-//! In: 64 bytes, or fewer at a datagram's end. Out: three masks, bit i for byte i. Next: `scan.rs`, which is compiled into
-//! each way of making them, together with what is done with each line.
+//! In: a datagram. Out: its lines. Next: `scan.rs`, which is compiled into each of them, together with what is done with each
+//! line.
 //!
 //! The ways: AVX2 where the processor has it, SSE2 on every x86-64, and plain integers elsewhere (eight bytes
 //! at a time; H. S. Warren, "Hacker's Delight", 2nd edition, section 6-1, in the exact form without carries between
@@ -10,33 +10,12 @@
 //! Unsafe for its gain: `cargo bench -- scan`, ns of CPU for a line of 40 bytes on an AMD EPYC (Zen 4): the plain oracle
 //! 15.5, portable 20, SSE2 8.9, AVX2 6.2. AVX-512 was tried too: 5.6, not worth its code.
 
+use super::masks::{Masks, WINDOW_BYTES};
 use super::scan::{Marks, Work, each_line};
 
-/// Bytes that are looked at at once.
-pub const WINDOW_BYTES: usize = 64;
-
-/// Bit i is set where byte i is that character.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Masks {
-    /// `\n`
-    pub newline: u64,
-    /// `:`
-    pub colon: u64,
-    /// `|`
-    pub bar: u64,
-}
-
-impl Masks {
-    /// Those of the bytes from `bytes` on, which is less than 64.
-    #[inline(always)]
-    pub fn behind(self, bytes: usize) -> Masks {
-        Masks { newline: self.newline >> bytes, colon: self.colon >> bytes, bar: self.bar >> bytes }
-    }
-}
-
-/// A way to make masks which this processor has; there is no other way to get one than to ask for it.
+/// Finds lines by an instruction set that this processor has; there is no other way to get one than to ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way(Kind);
+pub struct Scanner(Kind);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -47,17 +26,24 @@ enum Kind {
     Portable,
 }
 
-impl Way {
-    /// The way that every processor has.
-    pub const PORTABLE: Way = Way(Kind::Portable);
+impl Scanner {
+    /// The fastest that this processor has.
+    pub fn new() -> Scanner {
+        Scanner::all().next().unwrap_or(Scanner::portable())
+    }
 
-    /// Every way that this processor has, the fastest first.
-    pub fn all() -> impl Iterator<Item = Way> {
+    /// The one that every processor has, whatever this one could do; for measuring it.
+    pub const fn portable() -> Scanner {
+        Scanner(Kind::Portable)
+    }
+
+    /// All that this processor has, the fastest first; for measuring and testing them.
+    pub fn all() -> impl Iterator<Item = Scanner> {
         #[cfg(target_arch = "x86_64")]
-        let special = [x86_64::has_avx2().then_some(Way(Kind::Avx2)), Some(Way(Kind::Sse2))];
+        let special = [x86_64::has_avx2().then_some(Scanner(Kind::Avx2)), Some(Scanner(Kind::Sse2))];
         #[cfg(not(target_arch = "x86_64"))]
-        let special: [Option<Way>; 0] = [];
-        special.into_iter().flatten().chain([Way::PORTABLE])
+        let special: [Option<Scanner>; 0] = [];
+        special.into_iter().flatten().chain([Scanner::portable()])
     }
 
     /// Its name, as `status` shows it.
@@ -71,7 +57,7 @@ impl Way {
         }
     }
 
-    /// Gives each line of a datagram to `work`; see `Scanner::each_line`.
+    /// Gives each line of a datagram, in order, to `work`.
     #[inline]
     pub fn each_line(self, datagram: &[u8], marks: &mut Marks, work: impl Work) {
         match self.0 {
@@ -84,31 +70,10 @@ impl Way {
     }
 }
 
-/// At most 64 bytes, with zeroes behind them.
-///
-/// Two copies of a fixed size, which overlap in the middle, save the call that a copy of an unknown length takes.
-#[inline(always)]
-pub fn padded(bytes: &[u8]) -> [u8; WINDOW_BYTES] {
-    match bytes.len() {
-        32..=64 => padded_from::<32>(bytes),
-        16..=31 => padded_from::<16>(bytes),
-        length => {
-            let mut window = [0; WINDOW_BYTES];
-            window[..length].copy_from_slice(bytes);
-            window
-        }
+impl Default for Scanner {
+    fn default() -> Self {
+        Scanner::new()
     }
-}
-
-/// Of N to 2 N bytes.
-#[inline(always)]
-fn padded_from<const N: usize>(bytes: &[u8]) -> [u8; WINDOW_BYTES] {
-    let mut window = [0; WINDOW_BYTES];
-    if let (Some(first), Some(last)) = (bytes.first_chunk::<N>(), bytes.last_chunk::<N>()) {
-        window[..N].copy_from_slice(first);
-        window[bytes.len() - N..bytes.len()].copy_from_slice(last);
-    }
-    window
 }
 
 /// The masks with plain integers.
@@ -138,8 +103,8 @@ fn equal_bytes(word: u64, character: u8) -> u64 {
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86_64 {
+    use super::super::masks::{Masks, WINDOW_BYTES};
     use super::super::scan::{Marks, Work, each_line};
-    use super::{Masks, WINDOW_BYTES};
     use std::arch::x86_64::{
         __m128i, __m256i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8,
         _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_set1_epi8,
@@ -209,6 +174,7 @@ mod x86_64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::masks::padded;
     use super::*;
     use proptest::prelude::*;
 
