@@ -78,6 +78,7 @@ fn table(nodes: usize, hashing: Hashing) -> Arc<RouteTable> {
             name: format!("10.0.0.{index}:8125").into(),
             address: "127.0.0.1:9".parse().ok(),
             may_move: false,
+            source: None,
             gso: true,
             counters: Arc::default(),
         })
@@ -94,6 +95,7 @@ fn table(nodes: usize, hashing: Hashing) -> Arc<RouteTable> {
             packet_bytes_max: 1432,
             packet_auto: false,
             queue_bytes_max: 262_144,
+            reopen_us: 0,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,
         },

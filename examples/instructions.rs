@@ -96,6 +96,7 @@ fn relay(scenario: &Scenario) -> Relay {
         name: format!("10.0.0.{index}:8125").into(),
         address: "127.0.0.1:9".parse().ok(),
         may_move: false,
+        source: None,
         gso: true,
         counters: Arc::default(),
     };
@@ -110,6 +111,7 @@ fn relay(scenario: &Scenario) -> Relay {
             packet_bytes_max: 1_432,
             packet_auto: false,
             queue_bytes_max: 262_144,
+            reopen_us: 0,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,
         },

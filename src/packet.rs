@@ -271,6 +271,19 @@ pub enum SendOutcome {
     Failed(i32),
 }
 
+impl SendOutcome {
+    /// Whether the cause may be the socket, so that a new one may succeed: its source address is not this host's any more
+    /// (ENETUNREACH, EINVAL or EADDRNOTAVAIL, by kernel), or address translation keeps its flow at a server that is gone.
+    pub fn blames_socket(self) -> bool {
+        matches!(
+            self,
+            SendOutcome::Refused
+                | SendOutcome::Unreachable
+                | SendOutcome::Failed(libc::EINVAL | libc::EADDRNOTAVAIL)
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,12 @@ pub enum Defect {
     DrainedTooEarly,
     /// A cut datagram is told as a whole one, so that its last line, cut, is forwarded.
     CutLineForwarded,
+    /// A socket is replaced while packets wait for it, so that later ones overtake them.
+    ReopenedWhileBusy,
+    /// A socket is never replaced because its time is over.
+    ReopenForgotten,
+    /// A socket by which a send failed is kept.
+    FailingSocketKept,
     /// A packet that met a full socket buffer is not sent again.
     BusyPacketLost,
     /// A packet that reported an earlier one's refusal is not sent again.
@@ -81,7 +87,7 @@ pub enum Defect {
 
 impl Defect {
     /// Those of the data path.
-    pub const DATA_PATH: [Defect; 16] = [
+    pub const DATA_PATH: [Defect; 19] = [
         Defect::NoRearmAfterLostMore,
         Defect::NoRearmAfterNoBuffers,
         Defect::BufferLeaked,
@@ -92,6 +98,9 @@ impl Defect {
         Defect::DatagramLostInPause,
         Defect::DrainedTooEarly,
         Defect::CutLineForwarded,
+        Defect::ReopenedWhileBusy,
+        Defect::ReopenForgotten,
+        Defect::FailingSocketKept,
         Defect::BusyPacketLost,
         Defect::RefusedPacketLost,
         Defect::DropUncounted,

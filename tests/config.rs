@@ -54,6 +54,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
     assert_eq!((config.packet_bytes_max, config.datagram_bytes_max), (1_432, 8_192));
     assert_eq!((config.receive_buffer_bytes, config.send_buffer_bytes), (8_388_608, 1_048_576));
     assert_eq!((config.queue_bytes_max, config.cache_entries), (262_144, 16_384));
+    assert_eq!(config.reopen_ms, 60_000);
     assert_eq!((config.malformed, config.gso, config.timestamps), (Malformed::Drop, true, false));
     assert_eq!((config.shutdown_delay_ms, config.shutdown_timeout_ms), (0, 5_000));
     assert_eq!(config.handover_timeout_ms, 30_000);
@@ -293,12 +294,13 @@ fn keys_that_limit_each_other_are_compared() {
     assert_eq!(
         mistakes(&format!(
             r#"{{{nodes}, "checkInterval": 500, "checkTimeout": 501, "checkFast": 600,
-                "maxPacketSize": 9000, "queue": 8999}}"#
+                "maxPacketSize": 9000, "queue": 8999, "reopenInterval": 999}}"#
         )),
         [
             "checkTimeout: 501 is more than checkInterval (500 ms)",
             "checkFast: 600 is more than checkInterval (500 ms)",
             "queue: 8999 is less than maxPacketSize (9000 bytes): no packet could wait",
+            "reopenInterval: 999 is too short: expected 0 (never) or at least 1000 ms",
         ]
     );
     // What depends on a wrong value is not judged.
@@ -545,7 +547,7 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 35] = [
+const KEYS: [&str; 36] = [
     "host",
     "port",
     "freebind",
@@ -573,6 +575,7 @@ const KEYS: [&str; 35] = [
     "receiveBuffer",
     "sendBuffer",
     "queue",
+    "reopenInterval",
     "cacheSize",
     "malformed",
     "gso",
@@ -646,6 +649,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "maxDatagramSize" => ms(64, 65_507),
         "receiveBuffer" | "sendBuffer" => ms(4_096, 1_073_741_823),
         "queue" => ms(65_507, 4 << 20),
+        "reopenInterval" => prop_oneof![Just(json!(0)), ms(1_000, 86_400_000)].boxed(),
         "cacheSize" => ms(0, 1 << 24),
         "malformed" => prop_oneof![Just(json!("drop")), Just(json!("forward"))].boxed(),
         "managementWords" => prop_oneof![Just(json!("statsring")), Just(json!("proxy.js"))].boxed(),

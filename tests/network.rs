@@ -17,6 +17,8 @@ mod patience;
 #[path = "process/proxy.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses more of it")]
 mod proxy;
+#[path = "network/sockets.rs"]
+mod sockets;
 #[path = "process/skip.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
 mod skip;

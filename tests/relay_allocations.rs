@@ -21,6 +21,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
             name: format!("{address}, number {index}").into(),
             address: Some(*address),
             may_move: false,
+            source: None,
             gso: true,
             counters: Arc::default(),
         })
@@ -36,6 +37,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
             packet_bytes_max: 1_432,
             packet_auto: false,
             queue_bytes_max: 16 << 10,
+            reopen_us: 0,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,
         },

@@ -76,6 +76,7 @@ fn rules() -> impl Strategy<Value = Rules> {
             packet_bytes_max,
             packet_auto: false,
             queue_bytes_max: queue * packet_bytes_max,
+            reopen_us: 0,
             malformed: if forward { Malformed::Forward } else { Malformed::Drop },
             on_node_down: if divert { OnNodeDown::Divert } else { OnNodeDown::Drop },
         },
@@ -238,6 +239,7 @@ fn table(spec: &TableSpec, generation: u64) -> Arc<RouteTable> {
             name: node_name(*number).into(),
             address: "127.0.0.1:9".parse().ok(),
             may_move: false,
+            source: None,
             gso: true,
             counters: Arc::default(),
         })

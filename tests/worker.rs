@@ -56,6 +56,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
             name: address.to_string().into(),
             address: Some(*address),
             may_move: false,
+            source: None,
             gso: true,
             counters: Arc::default(),
         })
@@ -71,6 +72,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
             packet_bytes_max: 1432,
             packet_auto: false,
             queue_bytes_max: 262_144,
+            reopen_us: 0,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,
         },

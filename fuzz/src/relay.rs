@@ -86,6 +86,7 @@ impl World {
             packet_bytes_max: 30 + 20 * usize::from(flags >> 5),
             packet_auto: false,
             queue_bytes_max: 3 * (30 + 20 * usize::from(flags >> 5)),
+            reopen_us: 0,
             malformed: if flags & 2 == 0 { Malformed::Drop } else { Malformed::Forward },
             on_node_down: if flags & 4 == 0 { OnNodeDown::Divert } else { OnNodeDown::Drop },
         };
@@ -351,6 +352,7 @@ fn route_nodes(count: usize) -> Arc<[RouteNode]> {
         name: format!("node{index}:8125").into(),
         address: "127.0.0.1:9".parse().ok(),
         may_move: false,
+        source: None,
         gso: index.is_multiple_of(2),
         counters: Arc::default(),
     };

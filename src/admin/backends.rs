@@ -10,7 +10,7 @@ use std::fmt::Write;
 /// The columns; `since` in seconds, `share` of all metrics sent, `health` whatever the operator wants, `-` for what cannot
 /// be known.
 const HEADER: &str = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\t\
-    in_trains\ttrains_refused\tpacket_bytes\thealth\taddress\n";
+    in_trains\ttrains_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\n";
 
 /// The text.
 pub fn render(view: &View) -> String {
@@ -23,7 +23,7 @@ pub fn render(view: &View) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}\t{address}",
+            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}\t{address}\t{}",
             escape(backend.name.as_bytes()),
             backend.state.name(),
             backend.since_s,
@@ -36,6 +36,7 @@ pub fn render(view: &View) -> String {
             backend.trains_refused,
             backend.packet_bytes_max,
             backend.is_healthy.map_or("-", up_or_down),
+            backend.sockets_reopened,
         );
     }
     text
@@ -50,10 +51,10 @@ mod tests {
     #[test]
     fn each_backend_has_its_line() {
         let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\tin_trains\t\
-            trains_refused\tpacket_bytes\thealth\taddress\n\
-            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\t192.0.2.7:8125\n\
-            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\t192.0.2.7:8125\n\
-            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t-\n";
+            trains_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\n\
+            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\t192.0.2.7:8125\t4\n\
+            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\t192.0.2.7:8125\t4\n\
+            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t-\t4\n";
         let mut view = sample();
         assert_eq!(render(&view), expected);
         view.backends =
@@ -61,7 +62,7 @@ mod tests {
         let text = render(&view);
         assert!(text.contains("\nd:1\tdrain\t40\t") && text.contains("\ne:1\tforced_down\t40\t"), "{text}");
         assert!(
-            text.lines().skip(1).all(|line| line.ends_with("\tup\t192.0.2.7:8125")),
+            text.lines().skip(1).all(|line| line.ends_with("\tup\t192.0.2.7:8125\t4")),
             "its health is shown beside: {text}"
         );
     }
@@ -73,7 +74,7 @@ mod tests {
         let text = render(&view);
         assert!(
             text.ends_with(
-                "\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t192.0.2.7:8125\n"
+                "\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t192.0.2.7:8125\t4\n"
             ),
             "{text}"
         );

@@ -155,6 +155,7 @@ fn backend(backend: &BackendView) -> Value {
         "trains_refused": backend.trains_refused,
         "trains_error": backend.trains_errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string()),
         "packet_bytes_max": backend.packet_bytes_max,
+        "sockets_reopened": backend.sockets_reopened,
     })
 }
 

@@ -143,6 +143,8 @@ pub struct BackendView {
     pub trains_refused: u64,
     /// Why its packets go one by one, if the kernel refuses trains to it.
     pub trains_errno: Option<i32>,
+    /// Sockets to it that were replaced by new ones.
+    pub sockets_reopened: u64,
     /// The largest packet that metrics for it are gathered into; 0 until a worker knows.
     pub packet_bytes_max: usize,
 }
@@ -304,6 +306,7 @@ pub(super) mod tests {
             kernel_drops: (metrics_sent > 0).then_some(3),
             datagrams_in_trains: metrics_sent / 20,
             trains_refused: 0,
+            sockets_reopened: 4,
             trains_errno: None,
             packet_bytes_max: 1432,
         }

@@ -92,6 +92,8 @@ pub struct Config {
     pub send_buffer_bytes: usize,
     /// Bytes a backend may have waiting, per worker.
     pub queue_bytes_max: usize,
+    /// Time after which the socket to a backend is replaced by a new one, with another source port, ms; 0 = never.
+    pub reopen_ms: u64,
     /// Entries of the cache from name to backend, per worker.
     pub cache_entries: usize,
     /// What happens to malformed lines.
@@ -261,6 +263,7 @@ impl Config {
             packet_bytes_max: self.packet_bytes_max,
             packet_auto: self.packet_auto,
             queue_bytes_max: self.queue_bytes_max,
+            reopen_us: self.reopen_ms.saturating_mul(1_000),
             malformed: self.malformed,
             on_node_down: self.on_node_down,
         }

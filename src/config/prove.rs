@@ -20,6 +20,10 @@ const PACKET_BYTES_DEFAULT: usize = 1_432;
 /// The most that `auto` makes of a wide path: what servers read at once as a rule (DogStatsD's buffer has 8 KiB).
 const PACKET_BYTES_AUTO: usize = 8_192;
 const CACHE_ENTRIES_DEFAULT: u64 = 10_000;
+/// Less than the five minutes after which a service's address is commonly taken for broken, and rare enough to cost nothing.
+const REOPEN_MS_DEFAULT: u64 = 60_000;
+/// More often would be a socket for a handful of packets.
+const REOPEN_MS_MIN: u64 = 1_000;
 /// More than any packet has.
 const QUEUE_BYTES_DEFAULT: usize = 256 << 10;
 const _: () = assert!(QUEUE_BYTES_DEFAULT > DATAGRAM_BYTES_LIMIT && QUEUE_BYTES_DEFAULT <= BACKLOG_BYTES_MAX);
@@ -121,6 +125,7 @@ impl RawConfig {
                 packet_is_known.then_some(packet_bytes_max),
                 report,
             ),
+            reopen_ms: prove_reopen(self.reopen_ms, report),
             cache_entries: cache_entries(self.cache_entries.or(CACHE_ENTRIES_DEFAULT)),
             malformed: self.malformed.or(Malformed::Drop),
             gso,
@@ -189,6 +194,17 @@ fn prove_queue(slot: Slot<u64>, packet_bytes_max: Option<usize>, report: &mut Re
         );
     }
     queue
+}
+
+/// Sockets may be replaced never, or after a second at least.
+fn prove_reopen(slot: Slot<u64>, report: &mut Report) -> u64 {
+    if let Slot::Given(place, ms @ 1..REOPEN_MS_MIN) = slot {
+        report.mistake(
+            place,
+            format!("reopenInterval: {ms} is too short: expected 0 (never) or at least {REOPEN_MS_MIN} ms"),
+        );
+    }
+    slot.or(REOPEN_MS_DEFAULT)
 }
 
 /// The times of the checks: no check may last, or wait while it contradicts the state, longer than the interval.

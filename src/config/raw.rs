@@ -14,7 +14,7 @@ use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 35] = [
+pub(super) const KEYS: [&str; 36] = [
     "host",
     "port",
     "freebind",
@@ -42,6 +42,7 @@ pub(super) const KEYS: [&str; 35] = [
     "receiveBuffer",
     "sendBuffer",
     "queue",
+    "reopenInterval",
     "cacheSize",
     "malformed",
     "gso",
@@ -59,6 +60,8 @@ pub(super) const SHARDS_MAX: usize = 65_536;
 /// Ten times as many points as anybody needs for an even share.
 const WEIGHT: Range = Range { min: 1, max: 1_000, noun: "a weight", unit: "" };
 
+/// A day at most.
+const REOPEN_MS: Range = Range::ms(0, 86_400_000);
 /// Shortest packet and datagram: less would hold hardly any metric.
 const PACKET_BYTES_MIN: u64 = 64;
 const PACKET_BYTES: Range = Range::bytes(PACKET_BYTES_MIN, DATAGRAM_BYTES_LIMIT as u64);
@@ -117,6 +120,7 @@ pub(super) struct RawConfig {
     pub(super) receive_buffer_bytes: Slot<u64>,
     pub(super) send_buffer_bytes: Slot<u64>,
     pub(super) queue_bytes_max: Slot<u64>,
+    pub(super) reopen_ms: Slot<u64>,
     pub(super) cache_entries: Slot<u64>,
     pub(super) malformed: Slot<Malformed>,
     pub(super) gso: Slot<bool>,
@@ -200,6 +204,7 @@ impl RawConfig {
             receive_buffer_bytes: fields.whole("receiveBuffer", SOCKET_BUFFER),
             send_buffer_bytes: fields.whole("sendBuffer", SOCKET_BUFFER),
             queue_bytes_max: fields.whole("queue", QUEUE),
+            reopen_ms: fields.whole("reopenInterval", REOPEN_MS),
             cache_entries: fields.whole("cacheSize", CACHE_ENTRIES),
             malformed: fields
                 .word("malformed", &[("drop", Malformed::Drop), ("forward", Malformed::Forward)]),

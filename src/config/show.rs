@@ -10,7 +10,7 @@ use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
 /// The keys that a reload may change.
-const RELOADABLE: [&str; 16] = [
+const RELOADABLE: [&str; 17] = [
     "managementNames",
     "managementWords",
     "nodes",
@@ -25,6 +25,7 @@ const RELOADABLE: [&str; 16] = [
     "flushInterval",
     "maxPacketSize",
     "queue",
+    "reopenInterval",
     "malformed",
     "handoverTimeout",
 ];
@@ -70,6 +71,7 @@ impl Config {
             "receiveBuffer": self.receive_buffer_bytes,
             "sendBuffer": self.send_buffer_bytes,
             "queue": self.queue_bytes_max,
+            "reopenInterval": self.reopen_ms,
             "cacheSize": self.cache_entries,
             "malformed": match self.malformed {
                 Malformed::Drop => "drop",

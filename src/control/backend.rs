@@ -10,11 +10,11 @@ use super::resolve::literal;
 use super::table::Standing;
 use crate::admin::{BackendState, Wish};
 use crate::config::{AddressFamily, Check, Node};
-use crate::driver::socket::with_port;
+use crate::driver::socket::{source_of, with_port};
 use crate::planted::{Defect, is_planted};
 use crate::stats::NodeCounters;
 use std::cell::{Cell, Ref, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -38,6 +38,8 @@ pub struct Backend {
     told_own: RefCell<Vec<SocketAddr>>,
     /// Whether the log told that its name has no address of the family.
     told_family: Cell<bool>,
+    /// An address of it, and that of this host which the kernel chose for packets to it when it was asked last.
+    source: Cell<Option<(SocketAddr, IpAddr)>>,
     state: Cell<BackendState>,
     since: Cell<Instant>,
     wish: Cell<Wish>,
@@ -60,6 +62,7 @@ impl Backend {
             addresses: RefCell::new(addresses),
             told_own: RefCell::default(),
             told_family: Cell::new(false),
+            source: Cell::new(None),
             state: Cell::new(BackendState::Up),
             since: Cell::new(Instant::now()),
             wish: Cell::new(Wish::Up),
@@ -116,6 +119,7 @@ impl Backend {
             name: self.name.clone(),
             address: self.address(),
             may_move: self.addresses.borrow().may_move(),
+            source: self.source(),
             counters: self.counters.clone(),
             gso: self.node.borrow().gso,
             disabled: self.node.borrow().disabled,
@@ -247,6 +251,22 @@ impl Backend {
         let to = self.address().filter(|_| !self.addresses.borrow().do_all_refuse())?;
         let from = self.announced.replace(Some(to)).filter(|from| *from != to)?;
         Some(Move { from, to, cause })
+    }
+
+    /// The address of this host that packets to it come from, as the kernel's routing chose it last.
+    pub fn source(&self) -> Option<IpAddr> {
+        let address = self.address();
+        self.source.get().filter(|(of, _)| Some(*of) == address).map(|(_, source)| source)
+    }
+
+    /// Asks the kernel from which address of this host packets to it would come now; the one before and this one, if they
+    /// differ. Without a route to it, or a descriptor to ask by, nothing is known, and the last answer counts.
+    pub fn ask_source(&self) -> Option<(IpAddr, IpAddr)> {
+        let address = self.address()?;
+        let now = source_of(address).ok()?;
+        let before = self.source();
+        self.source.set(Some((address, now)));
+        before.filter(|before| *before != now).map(|before| (before, now))
     }
 
     /// A reload's node of the same identity.

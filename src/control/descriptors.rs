@@ -30,8 +30,8 @@ impl Need {
         let (workers, listeners) = (config.workers as u64, config.listen.len() as u64);
         let sockets = config.limits().sockets_max as u64;
         // Each worker fences its listeners at the end with another socket; each is kept once more for a restart, and once
-        // more while one begins; its ring and its eventfd.
-        let worker = sockets + 4 * listeners + 2;
+        // more while one begins; its ring and its eventfd; a new socket to a backend beside the old one that it replaces.
+        let worker = sockets + 4 * listeners + 3;
         let admin = 3 * config.management.len() as u64 + CONNECTIONS_MAX as u64 + PROBES_MAX as u64;
         let names: HashSet<&str> = config
             .nodes

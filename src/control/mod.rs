@@ -48,6 +48,7 @@ pub mod roster;
 pub mod rounds;
 mod signals;
 mod sockets;
+mod source;
 mod start;
 mod state;
 mod stop;

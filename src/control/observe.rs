@@ -158,7 +158,14 @@ mod tests {
     use super::*;
 
     fn node(name: &str) -> RouteNode {
-        RouteNode { name: name.into(), address: None, may_move: false, gso: true, counters: Arc::default() }
+        RouteNode {
+            name: name.into(),
+            address: None,
+            may_move: false,
+            source: None,
+            gso: true,
+            counters: Arc::default(),
+        }
     }
 
     #[test]

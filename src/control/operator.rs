@@ -177,6 +177,7 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView 
         datagrams_in_trains: counters.datagrams_in_trains.load(Relaxed),
         trains_refused: counters.trains_refused.load(Relaxed),
         trains_errno: Some(counters.trains_errno.load(Relaxed)).filter(|errno| *errno != 0),
+        sockets_reopened: counters.sockets_reopened.load(Relaxed),
         packet_bytes_max: counters.packet_bytes_max.load(Relaxed),
     }
 }

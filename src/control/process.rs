@@ -344,6 +344,13 @@ impl Process {
             Report::SocketMade { node } => {
                 tracing::info!("backend {}: there is a socket for it now", node.escape_default())
             }
+            Report::SocketReopened { node, reason } => {
+                tracing::debug!("backend {}: a new socket to it: {reason}", node.escape_default());
+            }
+            Report::ReopenFailed { node, reason, error } => tracing::warn!(
+                "backend {}: no new socket to it ({reason}): {error}; the old one stays, and it is tried again",
+                node.escape_default()
+            ),
             Report::SendFailed { node, error } => {
                 tracing::warn!(
                     "backend {}: a send failed: {error}; counted as send_failed",

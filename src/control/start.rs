@@ -13,7 +13,7 @@ use super::process::{Before, Process};
 use super::sockets::{self, Sockets};
 use super::state::{Control, Parts, Seat};
 use super::table::{self, Publisher};
-use super::{Options, Origin, liveness, stop, watch};
+use super::{Options, Origin, liveness, source, stop, watch};
 use crate::config::{Config, MemoryBound};
 use crate::driver::socket::Unbound;
 use crate::driver::{Engine, Waker};
@@ -111,6 +111,7 @@ async fn live(
         watch::start(&process.control, backend.clone());
     }
     process.control.guard();
+    net::spawn(source::watch(process.control.clone()));
     let doors = match Doors::open(&process.control, sockets.admin, process.held.is_admin_activated()) {
         Ok(doors) => doors,
         Err(failure) => return stop::abandon(process, failure).await,

@@ -32,7 +32,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 
 /// Checks under way at once; each holds a descriptor and up to one operation on the ring.
 pub(super) const PROBES_MAX: usize = 256;
@@ -104,6 +104,8 @@ pub struct Control {
     pub last_restart: RefCell<Option<LastRestart>>,
     /// How the last reload ended, if there was one.
     pub last_reload: RefCell<Option<LastReload>>,
+    /// Tells the tasks that go by its times that the config is another.
+    pub reconfigured: Notify,
     /// When the config in force was read, by the wall clock.
     pub config_since: Cell<SystemTime>,
     /// What works less well than asked for, one sentence each.
@@ -217,6 +219,7 @@ impl Control {
             notifier,
             last_restart: RefCell::new(None),
             last_reload: RefCell::new(None),
+            reconfigured: Notify::new(),
             config_since: Cell::new(SystemTime::now()),
             degraded: RefCell::default(),
             observers: RefCell::default(),
@@ -295,6 +298,10 @@ impl Control {
 
     /// Hands the present state to the workers.
     pub fn publish(&self) {
+        for backend in self.backends().iter().filter(|backend| backend.source().is_none()) {
+            // Before the workers make their sockets: a change between the two would go unseen.
+            backend.ask_source();
+        }
         let previous = self.publisher.routes.load();
         let table = self.roster.next_table(Some(&previous), self.observers.borrow().observer());
         let fingerprint = table::fingerprint(&table);
@@ -479,6 +486,7 @@ impl Control {
         self.mark_own();
         self.guard();
         self.publish();
+        self.reconfigured.notify_one();
         self.warn_if_none_lives();
         for backend in added {
             watch::start(self, backend);

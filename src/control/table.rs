@@ -10,7 +10,7 @@ use crate::placement::{Fingerprint, LiveSet, Part, Placement};
 use crate::relay::{Observer, OnNodeDown, Phase, RouteNode, RouteTable};
 use crate::stats::NodeCounters;
 use arc_swap::ArcSwap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What is known of one backend, in the config's order.
@@ -22,6 +22,8 @@ pub struct Standing {
     pub address: Option<SocketAddr>,
     /// Whether a refusal may move it to another address.
     pub may_move: bool,
+    /// The address of this host that the kernel would choose now for packets to it, if that is known.
+    pub source: Option<IpAddr>,
     /// Its figures.
     pub counters: Arc<NodeCounters>,
     /// Whether several packets may go to it in one send.
@@ -49,18 +51,14 @@ impl Standing {
         self.name == node.name
             && self.address == node.address
             && self.may_move == node.may_move
+            && self.source == node.source
             && self.gso == node.gso
             && Arc::ptr_eq(&self.counters, &node.counters)
     }
 
     fn into_node(self) -> RouteNode {
-        RouteNode {
-            name: self.name,
-            address: self.address,
-            may_move: self.may_move,
-            gso: self.gso,
-            counters: self.counters,
-        }
+        let Standing { name, address, may_move, source, gso, counters, .. } = self;
+        RouteNode { name, address, may_move, source, gso, counters }
     }
 }
 
@@ -138,6 +136,7 @@ mod tests {
             name: name.into(),
             address: address.map(|address| address.parse().unwrap()),
             may_move: false,
+            source: None,
             counters: Arc::default(),
             gso: true,
             disabled,

@@ -7,7 +7,7 @@ use super::answers::QueuedErrors;
 use super::{DriverError, options, socket};
 use crate::packet::SocketSlot;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
 /// Entries of an error queue taken at once.
@@ -133,19 +133,26 @@ impl Backends {
     }
 
     /// Connects slot `slot`, replacing what was there if `made`, which is told the new descriptor, has nothing against it.
+    /// The address of this host that the kernel chose for the new socket.
     pub fn open(
         &mut self,
         slot: SocketSlot,
         address: SocketAddr,
         made: impl FnOnce(RawFd) -> io::Result<()>,
-    ) -> io::Result<()> {
+    ) -> io::Result<IpAddr> {
         let Some(place) = self.sockets.get_mut(slot.0 as usize) else {
             return Err(io::Error::other(format!("there is no socket slot {}", slot.0)));
         };
         let socket = socket::connect_backend(address, self.send_buffer_bytes)?;
+        let source = socket.local_addr()?.ip();
         made(socket.as_raw_fd())?;
         *place = Some(socket);
-        Ok(())
+        Ok(source)
+    }
+
+    /// Whether the kernel still holds packets that were sent by slot `slot`.
+    pub fn has_unsent(&self, slot: SocketSlot) -> bool {
+        self.get(slot).is_some_and(|socket| options::unsent_bytes(socket).is_ok_and(|bytes| bytes > 0))
     }
 
     /// Closes slot `slot`; whether there was a socket.

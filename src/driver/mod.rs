@@ -27,7 +27,7 @@ pub mod uring;
 pub mod waker;
 
 use crate::packet::{Packet, SendOutcome, SocketSlot};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub use stamps::Stamp;
 pub use waker::Waker;
@@ -203,8 +203,12 @@ pub trait Driver {
     /// The driver's clock, in µs from an arbitrary start; monotonic.
     fn now_us(&self) -> u64;
 
-    /// Connects socket `slot` to a backend, replacing what was there.
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()>;
+    /// Connects socket `slot` to a backend, replacing what was there; no packet for it may be in flight. The address of this host that the
+    /// kernel chose for it, and that it keeps.
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr>;
+
+    /// Whether the kernel still holds packets that were sent to socket `slot`: they wait in a queueing discipline or device.
+    fn has_unsent(&self, slot: SocketSlot) -> bool;
 
     /// The longest datagram that goes to socket `slot` in one piece, as its path's MTU says; `None` if that is unknown.
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;

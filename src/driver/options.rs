@@ -11,7 +11,9 @@ use super::answers::QueuedError;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-/// Index of the drop count in SO_MEMINFO's numbers (linux/sock_diag.h).
+/// Indices of SO_MEMINFO's numbers (linux/sock_diag.h): the memory of packets that were sent and that the kernel still has,
+/// and the drop count.
+const MEMINFO_WMEM_ALLOC: usize = 2;
 const MEMINFO_DROPS: usize = 8;
 const MEMINFO_WORDS: usize = 9;
 /// From asm-generic/socket.h; the safe crates have them for Android only.
@@ -105,6 +107,15 @@ pub fn path_payload_bytes(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<us
 
 /// Datagrams that the kernel dropped at this socket, modulo 2^32.
 pub fn drops(socket: &impl AsRawFd) -> io::Result<u32> {
+    Ok(memory_info(socket)?[MEMINFO_DROPS])
+}
+
+/// Memory of the packets that were sent by this socket and that no device has sent yet.
+pub fn unsent_bytes(socket: &impl AsRawFd) -> io::Result<u32> {
+    Ok(memory_info(socket)?[MEMINFO_WMEM_ALLOC])
+}
+
+fn memory_info(socket: &impl AsRawFd) -> io::Result<[u32; MEMINFO_WORDS]> {
     let mut words = [0u32; MEMINFO_WORDS];
     let mut length = size_of_val(&words) as libc::socklen_t;
     // SAFETY: (O); the kernel writes at most `length` bytes.
@@ -117,7 +128,7 @@ pub fn drops(socket: &impl AsRawFd) -> io::Result<u32> {
             &raw mut length,
         )
     };
-    if result == 0 { Ok(words[MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
+    if result == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether any of these sockets has something to read, without waiting.

@@ -300,6 +300,17 @@ pub fn connect_backend(address: SocketAddr, send_buffer_bytes: usize) -> io::Res
     Ok(socket.into())
 }
 
+/// The address of this host that the kernel would choose now for packets to `address`: a connected socket keeps the one that
+/// it was given when it was made.
+///
+/// # Errors
+/// There is no route to it, or no socket to ask by.
+pub fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
+    let socket = udp_socket(address)?;
+    socket.connect(&SockAddr::from(address))?;
+    Ok(UdpSocket::from(socket).local_addr()?.ip())
+}
+
 /// Fences a listening socket: connected to an address that nobody sends from, nothing new arrives, and its queue stays
 /// readable. The returned socket holds that address; keep it as long as the fence. There is none, and needs to be none, where
 /// it listens to IPv6 on a host that has no such address.

@@ -33,6 +33,8 @@ use waiting::Waiting;
 pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
 /// Repetitions of a packet whose backend was unreachable.
 pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
+/// Repetitions of a packet whose socket has no valid source address any more: a new socket is made meanwhile.
+pub const SOCKET_ATTEMPTS_MAX: u8 = 1;
 /// A path narrower than this does not make packets smaller; every IPv4 host takes datagrams of 576 bytes (RFC 791).
 const PATH_BYTES_MIN: usize = 512;
 /// The share of a packet that is filled up with newlines at most, to let others follow it in a train: one eighth.
@@ -391,6 +393,13 @@ impl Relay {
     /// Whether it holds no metric at all.
     pub fn is_empty(&self) -> bool {
         self.counters.get(Counter::MetricsPending) == 0
+    }
+
+    /// Has trains go to a backend again, if its rules say so: its socket is another, and maybe the way to it.
+    pub fn allow_trains(&mut self, backend: usize) {
+        let node = &self.table.nodes[backend];
+        self.egress[backend].takes_trains = node.gso;
+        node.counters.trains_errno.store(0, Ordering::Relaxed);
     }
 
     /// Backends whose socket was busy at the last send.

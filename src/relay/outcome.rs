@@ -3,7 +3,8 @@
 //! In: each packet exactly once, from the driver through the worker. Out: the packet to the pool, or back to a queue.
 
 use super::{
-    BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, MOVE_WAIT_US, REFUSED_ATTEMPTS_MAX, Relay, UNREACHABLE_ATTEMPTS_MAX,
+    BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, MOVE_WAIT_US, REFUSED_ATTEMPTS_MAX, Relay, SOCKET_ATTEMPTS_MAX,
+    UNREACHABLE_ATTEMPTS_MAX,
 };
 use crate::packet::{Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
@@ -58,6 +59,9 @@ impl Relay {
             SendOutcome::TooLong => self.discard(packet, DropReason::SendTooLong, now_us),
             SendOutcome::Denied => self.discard(packet, DropReason::SendDenied, now_us),
             SendOutcome::TrainRefused(errno) => return self.take_train_apart(packet, errno),
+            SendOutcome::Failed(_) if outcome.blames_socket() => {
+                self.repeat(packet, SOCKET_ATTEMPTS_MAX, DropReason::SendFailed, now_us);
+            }
             SendOutcome::Failed(_) => self.discard(packet, DropReason::SendFailed, now_us),
         }
         Hint::None

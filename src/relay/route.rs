@@ -6,7 +6,7 @@
 use crate::placement::{Hashing, LiveSet, Placement};
 use crate::stats::NodeCounters;
 use crate::wire::KeyRule;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Everything a worker needs to route, replaced as a whole.
@@ -78,6 +78,9 @@ pub struct RouteNode {
     pub address: Option<SocketAddr>,
     /// Whether a refusal may move it to another address soon: what was refused waits for that.
     pub may_move: bool,
+    /// The address of this host that the kernel would choose now for packets to it, if that is known. A socket that was made
+    /// when another one was chosen is replaced.
+    pub source: Option<IpAddr>,
     /// Whether several packets may go to it in one send (UDP_SEGMENT).
     pub gso: bool,
     /// Its figures, kept across reloads.
@@ -95,6 +98,8 @@ pub struct Rules {
     pub packet_auto: bool,
     /// Bytes one backend may have waiting, per worker.
     pub queue_bytes_max: usize,
+    /// Time after which the socket to a backend is replaced, and so its source port, in µs; 0 = never.
+    pub reopen_us: u64,
     /// What to do with a line that has no key or no `|`.
     pub malformed: Malformed,
     /// What to do with the names of a dead backend.

@@ -14,6 +14,7 @@ fn rules() -> Rules {
         packet_bytes_max: 100,
         packet_auto: false,
         queue_bytes_max: 400,
+        reopen_us: 0,
         malformed: Malformed::Drop,
         on_node_down: OnNodeDown::Divert,
     }
@@ -26,6 +27,7 @@ fn table(names: &[&str], live: LiveSet, rules: Rules) -> Arc<RouteTable> {
             name: (*name).into(),
             address: "127.0.0.1:9".parse().ok(),
             may_move: false,
+            source: None,
             gso: true,
             counters: Arc::default(),
         })

@@ -60,6 +60,9 @@ named! {
         BackendRefused = "backend_refused",
         /// Sends that reported an unreachable backend, or another ICMP answer to an earlier datagram, and were repeated.
         BackendUnreachable = "backend_unreachable",
+        /// Sockets to backends that were replaced by new ones: `reopenInterval`, another source address, failing sends, a
+        /// backend that is up again.
+        SocketsReopened = "sockets_reopened",
         /// Metrics whose own backend was down and that another one served.
         MetricsDiverted = "metrics_diverted",
         /// Datagrams that the kernel dropped at the listening sockets for want of room.

@@ -24,6 +24,8 @@ pub struct NodeCounters {
     pub trains_refused: AtomicU64,
     /// Why the last one was; 0 while trains are not refused.
     pub trains_errno: AtomicI32,
+    /// Times a worker replaced its socket to it by a new one.
+    pub sockets_reopened: AtomicU64,
     /// The largest packet that metrics for it are gathered into, in bytes; 0 until a worker knows.
     pub packet_bytes_max: AtomicUsize,
     /// Refusals in a row: back to 0 by `control/` when it has seen none for a whole check interval.

@@ -7,6 +7,7 @@
 mod coalesce;
 mod limits;
 mod orders;
+mod reopen;
 mod reporter;
 #[cfg(test)]
 mod sim_tests;
@@ -16,6 +17,7 @@ mod thread;
 
 pub use coalesce::Coalescing;
 pub use limits::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, Limits, NODES_MAX};
+pub use reopen::ReopenReason;
 pub use step::{Step, Worker, WorkerLinks};
 pub use thread::{WorkerSetup, spawn};
 
@@ -54,6 +56,23 @@ pub enum Report {
     SocketMade {
         /// The backend's identity.
         node: Arc<str>,
+    },
+    /// A backend's socket was replaced by a new one.
+    SocketReopened {
+        /// The backend's identity.
+        node: Arc<str>,
+        /// Why.
+        reason: ReopenReason,
+    },
+    /// A backend's socket was to be replaced and no new one could be made: the old one stays until another try succeeds.
+    /// Reported once for each errno.
+    ReopenFailed {
+        /// The backend's identity.
+        node: Arc<str>,
+        /// Why it was to be replaced.
+        reason: ReopenReason,
+        /// Why it was not.
+        error: std::io::Error,
     },
     /// A send failed with an error that has no reason of its own; told once per errno.
     SendFailed {

@@ -71,6 +71,7 @@ impl<D: Driver> Worker<D> {
             self.sockets.follow(&table, &mut self.driver, &mut self.reporter);
         }
         let now_us = self.driver.now_us();
+        self.sockets.compare(&table, now_us);
         self.relay.reroute(Arc::clone(&table), self.sockets.slots(), now_us);
         self.sockets.limit_packets(&mut self.relay, &self.driver);
         if !is_complete {

@@ -1,12 +1,13 @@
 //! Workers on the fake kernel, by examples; what chance brings stands in `tests/simulation`.
 
-use super::{Ended, Limits, Report, Step, Worker, WorkerLinks};
+use super::{Ended, Limits, ReopenReason, Report, Step, Worker, WorkerLinks};
 use crate::driver::sim::{Fault, SimDriver, SimHandle, SimSetup};
 use crate::placement::{LiveSet, Placement};
 use crate::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use crate::stats::{Counter, DropReason, WorkerShared};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::mpsc::{Receiver, channel};
 
 fn table(phase: Phase) -> RouteTable {
@@ -14,6 +15,7 @@ fn table(phase: Phase) -> RouteTable {
         name: "a:1".into(),
         address: "10.0.0.1:8125".parse().ok(),
         may_move: false,
+        source: None,
         gso: true,
         counters: Arc::default(),
     };
@@ -28,6 +30,7 @@ fn table(phase: Phase) -> RouteTable {
             packet_bytes_max: 1_432,
             packet_auto: false,
             queue_bytes_max: 1 << 16,
+            reopen_us: 0,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,
         },
@@ -39,6 +42,15 @@ fn table(phase: Phase) -> RouteTable {
 /// A worker whose first table has this phase, on a kernel that gives it no socket for its backend as often as this, in ten
 /// thousand tries, until it is told to stop that.
 fn worker(phase: Phase, open_failed: u32) -> (Worker<SimDriver>, SimHandle, Receiver<Report>) {
+    let routes = Arc::new(ArcSwap::from_pointee(table(phase)));
+    worker_on(routes, open_failed)
+}
+
+/// The same by these tables.
+fn worker_on(
+    routes: Arc<ArcSwap<RouteTable>>,
+    open_failed: u32,
+) -> (Worker<SimDriver>, SimHandle, Receiver<Report>) {
     let mut setup = SimSetup::roomy(1);
     setup.faults.set(Fault::OpenFailed, open_failed);
     let limits = Limits {
@@ -54,13 +66,8 @@ fn worker(phase: Phase, open_failed: u32) -> (Worker<SimDriver>, SimHandle, Rece
     };
     let (driver, handle) = SimDriver::new(&setup);
     let (sender, reports) = channel(64);
-    let links = WorkerLinks {
-        index: 0,
-        routes: Arc::new(ArcSwap::from_pointee(table(phase))),
-        shared: Arc::new(WorkerShared::default()),
-        reports: sender,
-        limits,
-    };
+    let links =
+        WorkerLinks { index: 0, routes, shared: Arc::new(WorkerShared::default()), reports: sender, limits };
     (Worker::new(driver, links), handle, reports)
 }
 
@@ -118,4 +125,132 @@ fn a_worker_that_is_born_when_the_end_was_ordered_relays_what_is_queued_and_ends
     assert_eq!(ended, Some(Ended::Drained));
     assert!(handle.is_quiet());
     assert_eq!(worker.relay().counters().get(Counter::MetricsPending), 0);
+}
+
+/// Lets it sleep until nothing is to come; then it has no timer.
+fn settle(worker: &mut Worker<SimDriver>, handle: &SimHandle) {
+    for _ in 0..100 {
+        worker.step().unwrap();
+        if handle.is_stuck() {
+            return;
+        }
+    }
+    panic!("it does not come to rest");
+}
+
+/// The tables of a worker whose sockets are replaced after so long.
+fn routes(reopen_us: u64) -> Arc<ArcSwap<RouteTable>> {
+    let mut first = table(Phase::Run);
+    first.rules.reopen_us = reopen_us;
+    Arc::new(ArcSwap::from_pointee(first))
+}
+
+/// Publishes the last table with a change.
+fn publish(routes: &ArcSwap<RouteTable>, handle: &SimHandle, change: impl FnOnce(&mut RouteTable)) {
+    let last = routes.load_full();
+    let mut next = RouteTable { nodes: Arc::clone(&last.nodes), rules: last.rules, ..table(Phase::Run) };
+    next.generation = last.generation + 1;
+    next.live = last.live.clone();
+    change(&mut next);
+    routes.store(Arc::new(next));
+    handle.wake();
+}
+
+fn reasons(reports: &mut Receiver<Report>) -> Vec<ReopenReason> {
+    let told = std::iter::from_fn(|| reports.try_recv().ok());
+    told.filter_map(|report| match report {
+        Report::SocketReopened { reason, .. } => Some(reason),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn an_old_socket_wakes_nobody_and_is_replaced_before_anything_is_sent_by_it() {
+    let (mut worker, handle, mut reports) = worker_on(routes(1_000_000), 0);
+    settle(&mut worker, &handle);
+    assert_eq!(handle.backend_sockets()[0].1, 1);
+    let at_us = handle.now_us() + 30_000_000;
+    handle.datagram_at(at_us, 0, b"x:1|c".as_slice());
+    settle(&mut worker, &handle);
+    assert_eq!(handle.backend_sockets()[0].1, 2);
+    assert_eq!(reasons(&mut reports), [ReopenReason::Interval]);
+    handle.with_accepted(|accepted| {
+        assert_eq!(accepted.len(), 1);
+        assert!(accepted[0].opened_us >= at_us);
+    });
+    assert_eq!(worker.relay().counters().get(Counter::SocketsReopened), 1);
+    assert_eq!(worker.relay().table().nodes[0].counters.sockets_reopened.load(Relaxed), 1);
+}
+
+#[test]
+fn a_backend_that_is_up_again_gets_a_new_socket_and_one_that_stays_up_none() {
+    let routes = routes(0);
+    let (mut worker, handle, mut reports) = worker_on(Arc::clone(&routes), 0);
+    settle(&mut worker, &handle);
+    let mut serials = Vec::new();
+    for is_live in [true, false, false, true, true] {
+        publish(&routes, &handle, |table| table.live = LiveSet::new([is_live].into_iter()));
+        settle(&mut worker, &handle);
+        serials.push(handle.backend_sockets()[0].1);
+    }
+    assert_eq!(serials, [1, 1, 1, 2, 2]);
+    assert_eq!(reasons(&mut reports), [ReopenReason::Up]);
+}
+
+#[test]
+fn a_socket_whose_source_address_would_be_another_now_is_replaced() {
+    let routes = routes(0);
+    let (mut worker, handle, mut reports) = worker_on(Arc::clone(&routes), 0);
+    settle(&mut worker, &handle);
+    let tell = |source| {
+        publish(&routes, &handle, |table| {
+            table.nodes = [RouteNode { source, ..table.nodes[0].clone() }].into();
+        });
+    };
+    tell(Some(handle.source()));
+    settle(&mut worker, &handle);
+    tell(None);
+    settle(&mut worker, &handle);
+    assert_eq!(reasons(&mut reports), []);
+    handle.change_source();
+    tell(Some(handle.source()));
+    settle(&mut worker, &handle);
+    assert_eq!(
+        (reasons(&mut reports), handle.backend_sockets()[0].1),
+        (vec![ReopenReason::SourceChanged], 2)
+    );
+    tell(Some(handle.source()));
+    settle(&mut worker, &handle);
+    assert_eq!(reasons(&mut reports), []);
+}
+
+#[test]
+fn the_metric_whose_send_fails_for_want_of_a_source_address_goes_by_a_new_socket() {
+    let (mut worker, handle, mut reports) = worker_on(routes(0), 0);
+    settle(&mut worker, &handle);
+    handle.change_source();
+    handle.datagram_at(handle.now_us(), 0, b"x:1|c".as_slice());
+    settle(&mut worker, &handle);
+    let counters = worker.relay().counters();
+    assert_eq!((counters.get(Counter::MetricsSent), counters.dropped_total()), (1, 0));
+    assert_eq!(reasons(&mut reports), [ReopenReason::SendFailed]);
+}
+
+#[test]
+fn where_no_new_socket_can_be_made_the_old_one_stays_and_the_errno_is_told_once() {
+    let (mut worker, handle, mut reports) = worker_on(routes(1_000_000), 0);
+    settle(&mut worker, &handle);
+    handle.set_fault(Fault::OpenFailed, 10_000);
+    let start_us = handle.now_us();
+    run(&mut worker, &handle, start_us + 5_000_000);
+    assert_eq!(handle.backend_sockets()[0].1, 1);
+    let told: Vec<Report> = std::iter::from_fn(|| reports.try_recv().ok()).collect();
+    let failures = told.iter().filter(|report| matches!(report, Report::ReopenFailed { .. }));
+    assert_eq!(failures.count(), 1);
+    handle.stop_faults();
+    run(&mut worker, &handle, start_us + 6_500_000);
+    assert!(reasons(&mut reports).contains(&ReopenReason::Interval));
+    let counters = worker.relay().counters();
+    assert_eq!(counters.get(Counter::MetricsSent), counters.get(Counter::MetricsReceived));
 }

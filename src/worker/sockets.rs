@@ -1,27 +1,45 @@
-//! Which backend has which socket slot of the driver; identical backends keep theirs across reloads.
+//! Which backend has which socket slot of the driver; identical backends keep theirs across reloads, and sockets that have
+//! grown old are replaced.
 //!
 //! In: a route table. Out: its backends' slots in its order, and when to try again what could not be made. Next:
-//! `relay/reroute.rs`.
+//! `reopen.rs` says when a socket is replaced, `relay/reroute.rs` follows the slots.
 
 use super::Report;
+use super::reopen::{ReopenReason, Reopening};
 use super::reporter::Reporter;
 use crate::driver::Driver;
 use crate::packet::SocketSlot;
+use crate::placement::splitmix64;
 use crate::planted::{Defect, is_planted};
 use crate::relay::{Relay, RouteNode, RouteTable};
+use crate::stats::Counter;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The pause before a socket that could not be made is tried again, µs: a route or an address may come at any time, and
 /// nobody tells.
 const RETRY_US: u64 = 1_000_000;
+/// The pause before a socket that holds packets is looked at again, µs.
+const HELD_US: u64 = 1_000;
+/// Sockets replaced at once because `reopenInterval` is over: after a long silence it is over for all of them, and the metrics
+/// that end the silence wait.
+const INTERVAL_BATCH_MAX: usize = 8;
 
 /// A connected socket.
 struct Open {
     name: Arc<str>,
     address: SocketAddr,
+    /// The address that it sends from.
+    source: IpAddr,
     gso: bool,
+    /// Whether its backend got metrics by the table that was followed last.
+    is_live: bool,
+    reopening: Reopening,
+    /// The errno of the last try to replace it.
+    reopen_errno: Option<i32>,
 }
 
 /// The sockets of one worker.
@@ -34,17 +52,26 @@ pub struct Sockets {
     /// Backends of that table whose socket could not be made, with the errno that was told.
     missing: HashMap<Arc<str>, Option<i32>>,
     retry_at_us: Option<u64>,
+    /// After how long sockets are replaced; 0 = never.
+    interval_us: u64,
+    /// When the next one is to be replaced; `u64::MAX` = not known of any.
+    reopen_at_us: u64,
+    /// Another one in each worker.
+    jitter: u64,
 }
 
 impl Sockets {
-    /// None yet; at most `sockets_max` at once.
-    pub fn new(sockets_max: usize) -> Sockets {
+    /// None yet; at most `sockets_max` at once, of worker `worker`.
+    pub fn new(sockets_max: usize, worker: usize) -> Sockets {
         Sockets {
             open: std::iter::repeat_with(|| None).take(sockets_max).collect(),
             by_name: HashMap::new(),
             slots: Vec::new(),
             missing: HashMap::new(),
             retry_at_us: None,
+            interval_us: 0,
+            reopen_at_us: u64::MAX,
+            jitter: worker as u64,
         }
     }
 
@@ -108,10 +135,146 @@ impl Sockets {
             return Ok(Some(slot(index)));
         }
         let index = known.or_else(|| self.open.iter().position(Option::is_none)).ok_or_else(no_slot)?;
-        driver.open_backend(slot(index), address)?;
+        let source = driver.open_backend(slot(index), address)?;
         self.by_name.insert(Arc::clone(&node.name), index);
-        self.open[index] = Some(Open { name: Arc::clone(&node.name), address, gso: node.gso });
+        let mut reopening = Reopening::new(driver.now_us());
+        reopening.set_interval(self.interval_us, self.next_jitter(&node.name));
+        self.open[index] = Some(Open {
+            name: Arc::clone(&node.name),
+            address,
+            source,
+            gso: node.gso,
+            is_live: true,
+            reopening,
+            reopen_errno: None,
+        });
         Ok(Some(slot(index)))
+    }
+
+    /// Spreads the replacements of sockets that were made together, over the backends and over the workers.
+    fn next_jitter(&mut self, name: &str) -> u64 {
+        self.jitter = splitmix64(self.jitter ^ xxh3_64(name.as_bytes()));
+        self.jitter
+    }
+
+    /// After [`Sockets::follow`], if that was needed: which sockets a new table has replaced, for its backends that are up
+    /// again or are sent to from another address, and after which interval.
+    pub fn compare(&mut self, table: &RouteTable, now_us: u64) {
+        let interval_us = table.rules.reopen_us;
+        let is_other_interval = std::mem::replace(&mut self.interval_us, interval_us) != interval_us;
+        for (index, node) in table.nodes.iter().enumerate() {
+            let Some(place) = self.slots.get(index).copied().flatten() else { continue };
+            let jitter = if is_other_interval { self.next_jitter(&node.name) } else { 0 };
+            let Some(open) = self.open.get_mut(place.0 as usize).and_then(Option::as_mut) else { continue };
+            let is_live = table.live.contains(index);
+            if !std::mem::replace(&mut open.is_live, is_live) && is_live {
+                open.reopening.want(ReopenReason::Up, now_us);
+            }
+            let is_moved = node.source.is_some_and(|source| source != open.source);
+            if is_moved && node.address == Some(open.address) {
+                open.reopening.want(ReopenReason::SourceChanged, now_us);
+            }
+            if is_other_interval {
+                open.reopening.set_interval(interval_us, jitter);
+            }
+        }
+        self.schedule();
+    }
+
+    /// Has the socket in a slot replaced, as soon as that may be.
+    pub fn want_new(&mut self, place: SocketSlot, reason: ReopenReason, now_us: u64) {
+        if let Some(open) = self.open.get_mut(place.0 as usize).and_then(Option::as_mut) {
+            open.reopening.want(reason, now_us);
+            let at_us = open.reopening.next().map_or(u64::MAX, |(_, at_us)| at_us);
+            self.reopen_at_us = self.reopen_at_us.min(at_us);
+        }
+    }
+
+    /// When to call [`Sockets::reopen`], µs of the driver's clock. It is no reason to wake: nothing is sent meanwhile.
+    pub fn reopen_at_us(&self) -> u64 {
+        self.reopen_at_us
+    }
+
+    fn schedule(&mut self) {
+        let next = self.open.iter().flatten().filter_map(|open| open.reopening.next());
+        self.reopen_at_us = next.map(|(_, at_us)| at_us).min().unwrap_or(u64::MAX);
+    }
+
+    /// Replaces the sockets whose time has come; the driver must have no packet for any. Only one whose
+    /// packets have all left the kernel is replaced, so that none is overtaken; what waits in the relay goes by the new one. If a new one cannot be made, the old one stays.
+    pub fn reopen(
+        &mut self,
+        relay: &mut Relay,
+        driver: &mut impl Driver,
+        reporter: &mut Reporter,
+        now_us: u64,
+    ) {
+        let table = Arc::clone(relay.table());
+        let (mut by_interval, mut is_held, mut is_any) = (0, false, false);
+        for (index, node) in table.nodes.iter().enumerate() {
+            let Some(place) = self.slots.get(index).copied().flatten() else { continue };
+            let Some(Some(open)) = self.open.get(place.0 as usize) else { continue };
+            let Some((reason, _)) = open.reopening.next().filter(|(_, at_us)| *at_us <= now_us) else {
+                continue;
+            };
+            let is_put_off = by_interval == INTERVAL_BATCH_MAX || is_planted(Defect::ReopenForgotten);
+            if reason == ReopenReason::Interval && is_put_off {
+                continue;
+            }
+            let holds_packets = driver.has_unsent(place);
+            if holds_packets && !open.reopening.is_overdue(now_us) && !is_planted(Defect::ReopenedWhileBusy) {
+                is_held = true;
+                continue;
+            }
+            by_interval += usize::from(reason == ReopenReason::Interval);
+            if self.replace(place, node, reason, driver, reporter, now_us) {
+                is_any = true;
+                relay.counters_mut().add(Counter::SocketsReopened, 1);
+                if reason != ReopenReason::Interval {
+                    relay.allow_trains(index);
+                }
+            }
+        }
+        self.schedule();
+        if is_held {
+            self.reopen_at_us = self.reopen_at_us.max(now_us + HELD_US);
+        }
+        if is_any {
+            self.limit_packets(relay, driver);
+        }
+    }
+
+    /// Makes a new socket in the place of an old one; whether that succeeded.
+    fn replace(
+        &mut self,
+        place: SocketSlot,
+        node: &RouteNode,
+        reason: ReopenReason,
+        driver: &mut impl Driver,
+        reporter: &mut Reporter,
+        now_us: u64,
+    ) -> bool {
+        let jitter = self.next_jitter(&node.name);
+        let Some(Some(open)) = self.open.get_mut(place.0 as usize) else { return false };
+        match driver.open_backend(place, open.address) {
+            Ok(source) => {
+                open.source = source;
+                open.reopening = open.reopening.replaced(reason, now_us);
+                open.reopening.set_interval(self.interval_us, jitter);
+                open.reopen_errno = None;
+                node.counters.sockets_reopened.fetch_add(1, Ordering::Relaxed);
+                reporter.tell(Report::SocketReopened { node: Arc::clone(&node.name), reason });
+                true
+            }
+            Err(error) => {
+                open.reopening.put_off(now_us);
+                let errno = error.raw_os_error();
+                if std::mem::replace(&mut open.reopen_errno, errno) != errno {
+                    reporter.tell(Report::ReopenFailed { node: Arc::clone(&node.name), reason, error });
+                }
+                false
+            }
+        }
     }
 
     /// Where the socket lies that leads to this backend's address, if there is one.

@@ -4,6 +4,7 @@
 
 use super::coalesce::Coalescing;
 use super::orders::Stage;
+use super::reopen::ReopenReason;
 use super::reporter::Reporter;
 use super::sockets::Sockets;
 use super::{Ended, Limits, Report};
@@ -90,10 +91,11 @@ impl<D: Driver> Worker<D> {
     pub fn new(mut driver: D, links: WorkerLinks) -> Worker<D> {
         let mut routes = Cache::new(links.routes);
         let table = Arc::clone(routes.load());
-        let mut sockets = Sockets::new(links.limits.sockets_max);
+        let mut sockets = Sockets::new(links.limits.sockets_max, links.index);
         let mut reporter = Reporter::new(links.reports);
         let now_us = driver.now_us();
         sockets.follow(&table, &mut driver, &mut reporter);
+        sockets.compare(&table, now_us);
         links.shared.drops.make_room(driver.listeners());
         links.shared.set_generation(table.generation);
         let flush_us = table.rules.flush_us;
@@ -183,6 +185,7 @@ impl<D: Driver> Worker<D> {
     pub(super) fn hand_over(&mut self, flush: Flush) -> Result<bool, DriverError> {
         let mut has_pushed = false;
         for _ in 0..ROUNDS_MAX {
+            self.reopen_sockets();
             let now_us = self.driver.now_us();
             let driver = &mut self.driver;
             let transmitted = self.relay.transmit(now_us, flush, |packet| {
@@ -198,6 +201,14 @@ impl<D: Driver> Worker<D> {
             self.deliver();
         }
         Ok(has_pushed)
+    }
+
+    /// Replaces the sockets whose time has come. The driver must have no packet for them.
+    fn reopen_sockets(&mut self) {
+        if self.sockets.reopen_at_us() <= self.woke_us && self.relay.is_settled() {
+            let Worker { sockets, relay, driver, reporter, .. } = self;
+            sockets.reopen(relay, driver, reporter, self.woke_us);
+        }
     }
 
     fn enter(&mut self, wait: Wait) -> Result<(), DriverError> {
@@ -230,6 +241,7 @@ impl<D: Driver> Worker<D> {
             Arrival { bound_us: self.known_empty_us, taken_us: self.taken_us, after_idle: self.after_idle };
         self.driver.deliver(&mut Sink {
             relay: &mut self.relay,
+            sockets: &mut self.sockets,
             latency: &mut self.latency,
             reporter: &mut self.reporter,
             batch: &mut self.batch,
@@ -368,6 +380,7 @@ impl<D: Driver> Worker<D> {
 /// Carries one delivery's events to the relay.
 struct Sink<'a> {
     relay: &'a mut Relay,
+    sockets: &'a mut Sockets,
     latency: &'a mut Latency,
     reporter: &'a mut Reporter,
     batch: &'a mut Batch,
@@ -434,6 +447,9 @@ impl Events for Sink<'_> {
         }
         if let SendOutcome::Failed(errno) = outcome {
             self.reporter.send_failed(&self.relay.table().nodes[packet.backend].name, errno);
+        }
+        if outcome.blames_socket() && !is_planted(Defect::FailingSocketKept) {
+            self.sockets.want_new(packet.socket, ReopenReason::SendFailed, self.woke_us);
         }
         let hint = self.relay.sent(packet, outcome, self.woke_us);
         let node = |backend: usize| Arc::clone(&self.relay.table().nodes[backend].name);

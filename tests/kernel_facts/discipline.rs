@@ -153,6 +153,7 @@ fn table(phase: Phase) -> RouteTable {
         name: BACKEND.into(),
         address: Some(backend()),
         may_move: false,
+        source: None,
         gso: true,
         counters: Arc::default(),
     };
@@ -167,6 +168,7 @@ fn table(phase: Phase) -> RouteTable {
             packet_bytes_max: 1_432,
             packet_auto: false,
             queue_bytes_max: 16 << 10,
+            reopen_us: 0,
             malformed: Malformed::Drop,
             on_node_down: OnNodeDown::Divert,
         },

@@ -144,6 +144,11 @@ impl Backend {
     /// Both ports refuse from now on.
     pub fn kill(&mut self) {
         self.kill_data();
+        self.kill_admin();
+    }
+
+    /// Only the admin port refuses from now on.
+    pub fn kill_admin(&mut self) {
         if let Some(admin) = self.admin.take() {
             admin.end();
         }

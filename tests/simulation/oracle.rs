@@ -81,6 +81,7 @@ pub fn judge(
     judge.reasons(verdict, cut)?;
     judge.timestamps(received)?;
     judge.latency(accepted, verdict)?;
+    judge.ages(accepted)?;
     judge.order(accepted, &matched, verdict)
 }
 
@@ -306,12 +307,17 @@ impl Judge<'_> {
             DropReason::QueueFull => {
                 // What was refused waits for the backend to move to another address.
                 let may_move = any_table(&|table| table.nodes.iter().any(|node| node.may_move));
-                let is_refused = struck(Fault::SendRefused) || struck(Fault::SendUnreachable);
+                let refusals = [Fault::SendRefused, Fault::SendUnreachable, Fault::SourceChanged];
+                let is_refused = refusals.into_iter().any(struck);
                 struck(Fault::SendBusy) || (may_move && is_refused)
             }
             DropReason::SendNoBuffers => struck(Fault::SendNoBuffers),
             DropReason::SendTooLong => struck(Fault::SendTooLong),
-            DropReason::SendUnreachable => struck(Fault::SendUnreachable) || struck(Fault::SendAnswered),
+            DropReason::SendUnreachable => {
+                struck(Fault::SendUnreachable)
+                    || struck(Fault::SendAnswered)
+                    || (struck(Fault::SourceChanged) && !outlives_change(verdict))
+            }
             DropReason::SendRefused => struck(Fault::SendRefused),
             DropReason::SendDenied => struck(Fault::SendDenied),
             DropReason::SendFailed => {
@@ -321,6 +327,23 @@ impl Judge<'_> {
                 any_table(&|table| !Arc::ptr_eq(&table.nodes, &self.case.timeline.first().nodes))
             }
             DropReason::Shutdown => matches!(verdict.ended, Ended::CutShort { .. }),
+        }
+    }
+
+    /// With an interval after which sockets are replaced, nothing goes by an older one on a good day.
+    fn ages(&self, accepted: &[Accepted]) -> Result<(), String> {
+        let intervals = || self.case.timeline.tables().map(|table| table.rules.reopen_us);
+        if !self.case.is_good_day || intervals().any(|interval_us| interval_us == 0) {
+            return Ok(());
+        }
+        // A tenth more, by chance.
+        let age_us_max = intervals().max().unwrap_or(0) * 11 / 10 + SLACK_US;
+        match accepted.iter().find(|packet| packet.at_us - packet.opened_us > age_us_max) {
+            None => Ok(()),
+            Some(packet) => Err(format!(
+                "sent to {} at {} by a socket made at {}, more than {age_us_max} µs before",
+                packet.address, packet.at_us, packet.opened_us
+            )),
         }
     }
 
@@ -380,6 +403,26 @@ impl Judge<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether no metric is lost to the host's new address: each socket is replaced as soon as a send by it has failed, and the
+/// packet goes once more. So it is unless the address changes again within a second, a new socket cannot be made, or the old
+/// one has packets that are not sent or not told of yet, or that have been repeated before.
+fn outlives_change(verdict: &Verdict) -> bool {
+    let others = [
+        Fault::OpenFailed,
+        Fault::SendBusy,
+        Fault::SendRefused,
+        Fault::SendInvalid,
+        Fault::ShortSubmit,
+        Fault::SubmissionQueueFull,
+        Fault::CompletionOverflowed,
+        Fault::EnterBusy,
+        Fault::EnterAgain,
+        Fault::EnterOdd,
+    ];
+    verdict.faults[Fault::SourceChanged as usize] == 1
+        && others.iter().all(|fault| verdict.faults[*fault as usize] == 0)
 }
 
 /// The name of the backend that a line belongs to under a table; `None` if it is dropped.

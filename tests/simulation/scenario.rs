@@ -125,6 +125,7 @@ fn node(number: u64, version: u64) -> RouteNode {
         name: format!("node{number}:8125").into(),
         address: address.parse::<SocketAddr>().ok(),
         may_move: (number + version) % 3 == 0,
+        source: None,
         gso: version != 1,
         counters: Arc::default(),
     }
@@ -137,6 +138,7 @@ fn any_rules(random: &mut Random, malformed: Malformed) -> Rules {
         packet_bytes_max,
         packet_auto: false,
         queue_bytes_max: [packet_bytes_max, 4 * packet_bytes_max, 1 << 16][random.below(3) as usize],
+        reopen_us: [0, 0, 1_500, 6_000, 30_000][random.below(5) as usize],
         malformed,
         on_node_down: if random.below(3) == 0 { OnNodeDown::Drop } else { OnNodeDown::Divert },
     }

@@ -9,7 +9,7 @@ use crate::admin::view::{BackendState, BackendView, View};
 type Figure = fn(&BackendView) -> Option<u64>;
 
 /// The families of one figure for each backend.
-const FIGURES: [(Kind, &str, &str, Figure); 12] = [
+const FIGURES: [(Kind, &str, &str, Figure); 13] = [
     (
         Kind::Gauge,
         "statsring_backend_up",
@@ -75,6 +75,12 @@ const FIGURES: [(Kind, &str, &str, Figure); 12] = [
         "statsring_backend_trains_refused_total",
         "Sends of several packets that were refused; their packets went one by one.",
         |backend| Some(backend.trains_refused),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_sockets_reopened_total",
+        "Sockets to the backend that were replaced by new ones, with another source port.",
+        |backend| Some(backend.sockets_reopened),
     ),
     (
         Kind::Gauge,

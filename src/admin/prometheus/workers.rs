@@ -51,6 +51,10 @@ fn described(counter: Counter) -> Option<(&'static str, &'static str)> {
         Counter::SendsBusy => {
             ("statsring_sends_busy_total", "Sends that a full socket buffer put off; they were repeated.")
         }
+        Counter::SocketsReopened => (
+            "statsring_sockets_reopened_total",
+            "Sockets to backends that were replaced by new ones, with another source port.",
+        ),
         Counter::BackendRefused => (
             "statsring_sends_refused_total",
             "Sends that told of an earlier packet that was refused; they were repeated.",

@@ -7,7 +7,7 @@
 use crate::driver::Facts;
 use crate::driver::answers::QueuedErrors;
 use crate::packet::{Packet, SocketSlot};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Sizes that are fixed after the making.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +85,12 @@ pub trait Calls {
     /// Whether the last [`Calls::sleep`], if it was no error, found something to read at a watched listening socket.
     fn is_ready(&self, listener: usize) -> bool;
 
-    /// Connects socket `slot` to a backend, replacing what was there.
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()>;
+    /// Connects socket `slot` to a backend, replacing what was there. The address of this host that the
+    /// kernel chose for it, and that it keeps.
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr>;
+
+    /// Whether the kernel still holds packets that were sent to socket `slot`: they wait in a queueing discipline or device.
+    fn has_unsent(&self, slot: SocketSlot) -> bool;
 
     /// The longest datagram that goes to socket `slot` in one piece; `None` if that is unknown.
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;

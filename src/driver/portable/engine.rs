@@ -22,7 +22,7 @@ use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, Receive
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// So many odd errors of the sleep in a row are fatal: it does not recover.
 const SLEEP_ERRORS_IN_A_ROW_MAX: u32 = 100;
@@ -288,11 +288,15 @@ impl<C: Calls> Driver for PortableDriver<C> {
         self.calls.now_us()
     }
 
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
-        self.calls.open_backend(slot, address)?;
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr> {
+        let source = self.calls.open_backend(slot, address)?;
         self.answers.opened(slot);
         self.trains.allow(slot);
-        Ok(())
+        Ok(source)
+    }
+
+    fn has_unsent(&self, slot: SocketSlot) -> bool {
+        self.calls.has_unsent(slot)
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {

@@ -20,7 +20,7 @@ use crate::driver::segment::{self, SegmentBytes};
 use crate::driver::{DriverError, DriverLimits, Engine, Facts, Restrictions, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -289,8 +289,12 @@ impl Calls for SystemCalls {
         listener < self.sizes.listeners && self.polls[listener].revents & ready != 0
     }
 
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<()> {
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<IpAddr> {
         self.backends.open(slot, address, |_: RawFd| Ok(()))
+    }
+
+    fn has_unsent(&self, slot: SocketSlot) -> bool {
+        self.backends.has_unsent(slot)
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {

@@ -6,7 +6,7 @@ use super::faults::{Fault, Faults};
 use super::random::Random;
 use crate::driver::answers::{QueuedError, QueuedErrors};
 use crate::packet::{Arrival, Packet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Longest time for which a full send buffer stays full, µs.
 const BUSY_US_MAX: u64 = 8_000;
@@ -18,6 +18,8 @@ pub struct Accepted {
     pub address: SocketAddr,
     /// When, on the fake clock.
     pub at_us: u64,
+    /// When that socket was made.
+    pub opened_us: u64,
     /// What was known of the arrival of its oldest metric.
     pub arrival: Arrival,
     /// When its metrics arrived, and how many together, as far as the packet tells.
@@ -30,6 +32,9 @@ pub struct Accepted {
 #[derive(Debug)]
 struct Socket {
     address: SocketAddr,
+    /// The address that it sends from.
+    source: IpAddr,
+    opened_us: u64,
     /// The number of the call that made it.
     serial: u64,
     /// Its send buffer is full until then.
@@ -41,9 +46,11 @@ struct Socket {
 }
 
 /// All sockets by slot.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backends {
     sockets: Vec<Option<Socket>>,
+    /// The host's address, which new sockets send from; others fail.
+    source: IpAddr,
     /// Sockets made so far.
     made: u64,
     /// What was accepted, in order.
@@ -53,19 +60,57 @@ pub(super) struct Backends {
 }
 
 impl Backends {
-    /// Connects a slot.
-    pub fn open(&mut self, slot: usize, address: SocketAddr) {
+    /// No socket yet.
+    pub fn new() -> Backends {
+        Backends {
+            sockets: Vec::new(),
+            source: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 0)),
+            made: 0,
+            accepted: Vec::new(),
+            unfit: 0,
+        }
+    }
+
+    /// Connects a slot; the address that it sends from.
+    pub fn open(&mut self, slot: usize, address: SocketAddr, now_us: u64) -> IpAddr {
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
         self.made += 1;
         self.sockets[slot] = Some(Socket {
             address,
+            source: self.source,
+            opened_us: now_us,
             serial: self.made,
             busy_until_us: 0,
             refusals_left: 0,
             queued_errors: Vec::new(),
         });
+        self.source
+    }
+
+    /// Whether a slot's socket leads to `address` and has packets in its send buffer.
+    pub fn is_filled(&self, slot: usize, address: SocketAddr, now_us: u64) -> bool {
+        let socket = self.sockets.get(slot).and_then(Option::as_ref);
+        socket.is_some_and(|socket| socket.address == address && now_us < socket.busy_until_us)
+    }
+
+    /// Whether a slot's socket has packets in its send buffer.
+    pub fn has_unsent(&self, slot: usize, now_us: u64) -> bool {
+        let socket = self.sockets.get(slot).and_then(Option::as_ref);
+        socket.is_some_and(|socket| now_us < socket.busy_until_us)
+    }
+
+    /// The host gets another address.
+    pub fn change_source(&mut self) {
+        if let IpAddr::V4(source) = self.source {
+            self.source = IpAddr::V4(Ipv4Addr::from_bits(source.to_bits() + 1));
+        }
+    }
+
+    /// The host's address.
+    pub fn source(&self) -> IpAddr {
+        self.source
     }
 
     /// Where each open socket leads, and the number of the call that made it.
@@ -89,9 +134,16 @@ impl Backends {
     pub fn send(&mut self, train: &[&Packet], now_us: u64, faults: &mut Faults, random: &mut Random) -> i32 {
         let slot = train.first().map_or(usize::MAX, |packet| packet.socket.0 as usize);
         self.unfit += u64::from(train.iter().any(|packet| packet.socket.0 as usize != slot));
+        if faults.strikes(Fault::SourceChanged, random) {
+            self.change_source();
+        }
+        let source = self.source;
         let Some(Some(socket)) = self.sockets.get_mut(slot) else {
             return -libc::EBADF;
         };
+        if socket.source != source {
+            return -libc::ENETUNREACH;
+        }
         if let Some(errno) = socket.refuse(now_us, faults, random) {
             if matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH) {
                 socket.queued_errors.push(QueuedError { errno, is_answer: true });
@@ -103,6 +155,7 @@ impl Backends {
             self.accepted.push(Accepted {
                 address: socket.address,
                 at_us: now_us,
+                opened_us: socket.opened_us,
                 arrival: packet.arrival,
                 arrivals: packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()).collect(),
                 bytes: packet.bytes().into(),

@@ -16,7 +16,7 @@ use crate::driver::answers::QueuedErrors;
 use crate::driver::portable::calls::{Calls, Datagram, Sent, Sizes};
 use crate::packet::{Packet, SocketSlot};
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// Messages that one sendmmsg takes.
@@ -263,8 +263,13 @@ impl Calls for SimCalls {
         self.ready.get(listener).copied().unwrap_or(false)
     }
 
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr> {
         self.kernel.borrow_mut().open_backend(slot, address)
+    }
+
+    fn has_unsent(&self, slot: SocketSlot) -> bool {
+        let kernel = self.kernel.borrow();
+        kernel.backends.has_unsent(slot.0 as usize, kernel.clock_us)
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {

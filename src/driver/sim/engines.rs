@@ -8,7 +8,7 @@ use crate::driver::uring::engine::RingDriver;
 use crate::driver::{Delivered, Driver, DriverError, Engine, Events, Facts, ReceiveEvents, Wait};
 use crate::packet::{Packet, SocketSlot};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A driver on a fake kernel.
 pub enum SimDriver {
@@ -84,8 +84,12 @@ impl Driver for SimDriver {
         either!(self, driver => driver.now_us())
     }
 
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<()> {
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<IpAddr> {
         either!(self, driver => driver.open_backend(slot, address))
+    }
+
+    fn has_unsent(&self, slot: SocketSlot) -> bool {
+        either!(self, driver => driver.has_unsent(slot))
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {

@@ -90,6 +90,8 @@ faults! {
     SendUnreachable = "send: EHOSTUNREACH",
     /// An earlier packet met an ICMP answer whose errno a packet may also have on its own.
     SendAnswered = "send: ICMP answer to an earlier packet",
+    /// The host's address changes: sockets that were made before have none to send from.
+    SourceChanged = "source address changed",
     /// An argument was wrong.
     SendInvalid = "send: EINVAL",
     /// The device failed.

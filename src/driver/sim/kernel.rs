@@ -118,7 +118,7 @@ impl Kernel {
             wake: None,
             wakes: 0,
             slots: (0..setup.sends_max).map(|_| None).collect(),
-            backends: Backends::default(),
+            backends: Backends::new(),
             interrupts: BinaryHeap::new(),
             horizon_us: None,
             received: Vec::new(),

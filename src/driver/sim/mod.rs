@@ -35,7 +35,7 @@ use crate::packet::{Packet, SocketSlot};
 use kernel::{Kernel, SlottedPacket, Submission};
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// What the clock of a fake kernel shows at first, µs.
@@ -317,8 +317,13 @@ impl Ring for SimRing {
         self.kernel.borrow_mut().buffers.publish();
     }
 
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr> {
         self.kernel.borrow_mut().open_backend(slot, address)
+    }
+
+    fn has_unsent(&self, slot: SocketSlot) -> bool {
+        let kernel = self.kernel.borrow();
+        kernel.backends.has_unsent(slot.0 as usize, kernel.clock_us)
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
@@ -395,6 +400,16 @@ impl SimHandle {
         self.kernel.borrow().backends.open_sockets()
     }
 
+    /// The address that new sockets to backends send from.
+    pub fn source(&self) -> IpAddr {
+        self.kernel.borrow().backends.source()
+    }
+
+    /// Changes that address; sends by sockets that were made before fail.
+    pub fn change_source(&self) {
+        self.kernel.borrow_mut().backends.change_source();
+    }
+
     /// Wakes the driver, as control does.
     pub fn wake(&self) {
         self.kernel.borrow_mut().wakes += 1;
@@ -403,6 +418,11 @@ impl SimHandle {
     /// From now on every receive fails with `errno` as it is armed, or with none.
     pub fn fail_receives(&self, errno: Option<i32>) {
         self.kernel.borrow_mut().arm_errno = errno;
+    }
+
+    /// From now on `fault` strikes so many times in ten thousand.
+    pub fn set_fault(&self, fault: Fault, per_ten_thousand: u32) {
+        self.kernel.borrow_mut().faults.set(fault, per_ten_thousand);
     }
 
     /// From now on nothing goes wrong by chance.

@@ -8,7 +8,7 @@ use super::kernel::Kernel;
 use super::random::Random;
 use crate::packet::{Packet, SocketSlot};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 impl Kernel {
     /// Whether nothing has arrived that waits at a socket that was not left.
@@ -39,13 +39,20 @@ impl Kernel {
         })
     }
 
-    /// Connects a socket to a backend.
-    pub fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<()> {
+    /// Connects a socket to a backend. One that leads there already is not to be replaced while it holds packets: they would
+    /// be overtaken.
+    pub fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<IpAddr> {
+        let index = slot.0 as usize;
+        if self.slots.iter().flatten().any(|slotted| slotted.packet.socket == slot) {
+            self.violations.push(format!("socket {index} was replaced while a packet for it was in flight"));
+        }
+        if self.backends.is_filled(index, address, self.clock_us) {
+            self.violations.push(format!("socket {index} was replaced while its send buffer was full"));
+        }
         if self.faults.strikes(Fault::OpenFailed, &mut self.random) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
-        self.backends.open(slot.0 as usize, address);
-        Ok(())
+        Ok(self.backends.open(index, address, self.clock_us))
     }
 }
 

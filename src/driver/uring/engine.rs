@@ -24,7 +24,7 @@ use crate::packet::{Packet, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 use sends::QueuedTrain;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A receive is armed again when one in so many buffers is free: with fewer it would end at once.
 const REARM_FREE_FRACTION: usize = 8;
@@ -421,11 +421,15 @@ impl<R: Ring> Driver for RingDriver<R> {
         self.ring.now_us()
     }
 
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()> {
-        self.ring.open_backend(slot, address)?;
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr> {
+        let source = self.ring.open_backend(slot, address)?;
         self.answers.opened(slot);
         self.trains.allow(slot);
-        Ok(())
+        Ok(source)
+    }
+
+    fn has_unsent(&self, slot: SocketSlot) -> bool {
+        self.ring.has_unsent(slot)
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {

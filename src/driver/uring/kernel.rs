@@ -27,7 +27,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -294,9 +294,13 @@ impl Ring for KernelRing {
         self.buffers.publish();
     }
 
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<()> {
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<IpAddr> {
         let (index, submitter) = (self.file_index(slot), self.ring.submitter());
         self.backends.open(slot, address, |fd| submitter.register_files_update(index, &[fd]).map(|_| ()))
+    }
+
+    fn has_unsent(&self, slot: SocketSlot) -> bool {
+        self.backends.has_unsent(slot)
     }
 
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {

@@ -7,7 +7,7 @@
 use crate::driver::answers::QueuedErrors;
 use crate::driver::{Facts, Wait};
 use crate::packet::{Packet, SocketSlot};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What a submission is for, in the top byte of its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,8 +182,12 @@ pub trait Ring {
     /// Lets the kernel have the buffers given back since, with one Release store; nothing to do is fine.
     fn publish_buffers(&mut self);
 
-    /// Connects socket `slot` to a backend, replacing what was there.
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<()>;
+    /// Connects socket `slot` to a backend, replacing what was there. The address of this host that the
+    /// kernel chose for it, and that it keeps.
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr>;
+
+    /// Whether the kernel still holds packets that were sent to socket `slot`: they wait in a queueing discipline or device.
+    fn has_unsent(&self, slot: SocketSlot) -> bool;
 
     /// The longest datagram that goes to socket `slot` in one piece; `None` if that is unknown.
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;

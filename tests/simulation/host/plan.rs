@@ -174,6 +174,7 @@ fn any_rules(random: &mut Random, config: &mut Config) {
     config.flush_us = [0, 300, 2_000, 5_000][random.below(4) as usize];
     config.queue_bytes_max =
         [config.packet_bytes_max, 4 * config.packet_bytes_max, 1 << 16][random.below(3) as usize];
+    config.reopen_ms = [0, 3, 11, 60_000][random.below(4) as usize];
     config.on_node_down = if random.below(3) == 0 { OnNodeDown::Drop } else { OnNodeDown::Divert };
 }
 

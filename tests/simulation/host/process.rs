@@ -102,6 +102,8 @@ pub struct Seat {
     drops_before: u64,
     /// Its backends' sockets as they were after the last step, and the table they were for.
     opened: Vec<(SocketAddr, u64)>,
+    /// Sockets replaced until then, as counted.
+    reopened: u64,
     followed: Option<Arc<RouteTable>>,
     pub is_ready: bool,
     pub ended: Option<Ended>,
@@ -262,6 +264,7 @@ impl Process {
             drops_before: sockets.iter().map(|socket| network.drops(*socket)).sum(),
             sockets,
             opened: Vec::new(),
+            reopened: 0,
             followed: None,
             is_ready: false,
             ended: None,
@@ -515,6 +518,7 @@ impl Seat {
             return Err(format!("{} sockets for {} backends", opened.len(), table.nodes.len()));
         }
         let before = self.followed.iter().flat_map(|table| table.nodes.iter());
+        let mut replaced = Vec::new();
         for address in before.filter_map(|node| node.address) {
             let serial = |sockets: &[(SocketAddr, u64)]| {
                 sockets.iter().find(|(of, _)| *of == address).map(|(_, serial)| *serial)
@@ -523,10 +527,14 @@ impl Seat {
             if let (true, Some(old)) = (stays, serial(&self.opened))
                 && serial(&opened) != Some(old)
             {
-                return Err(format!("the socket to {address} was replaced"));
+                replaced.push(address);
             }
         }
-        (self.opened, self.followed) = (opened, Some(Arc::clone(table)));
+        let reopened = worker.relay().counters().get(Counter::SocketsReopened);
+        if replaced.len() as u64 > reopened - self.reopened {
+            return Err(format!("sockets to {replaced:?} were replaced and not counted"));
+        }
+        (self.opened, self.reopened, self.followed) = (opened, reopened, Some(Arc::clone(table)));
         Ok(())
     }
 

@@ -123,7 +123,8 @@ impl World<'_> {
         let struck = |process: &Process| {
             process.seats.iter().any(|seat| {
                 let counts = seat.handle.fault_counts();
-                counts[Fault::SendRefused as usize] + counts[Fault::SendUnreachable as usize] > 0
+                let faults = [Fault::SendRefused, Fault::SendUnreachable, Fault::SourceChanged];
+                faults.iter().any(|fault| counts[*fault as usize] > 0)
             })
         };
         self.processes.iter().any(struck)
