@@ -113,7 +113,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, u8>
 
 /// The proxy itself.
 fn serve(path: PathBuf, debug: bool) -> u8 {
-    let origin = match Origin::of_this_process() {
+    let mut origin = match Origin::of_this_process() {
         Ok(origin) => origin,
         Err(failure) => {
             complain(&failure.words);
@@ -127,6 +127,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
             return config_file::unloaded(&error);
         }
     };
+    origin.configured = loaded.configured;
     logging::init(loaded.config.log_format, debug);
     tracing::info!("{}: {}", path.display(), loaded.summary);
     for notice in &loaded.notices {

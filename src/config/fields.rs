@@ -3,7 +3,7 @@
 //! In: a [`Json`] object and the keys it may have. Out: [`Slot`]s. Next: `raw.rs`, which names them.
 
 use super::json::{Json, quoted};
-use super::report::{Place, Report};
+use super::report::{PLACE_END, Place, Report};
 use serde_json::Number;
 
 /// Longest key for which the nearest known one is looked for.
@@ -35,6 +35,15 @@ impl<T> Slot<T> {
         match self {
             Slot::Given(_, value) => value,
             Slot::Absent | Slot::Wrong => default,
+        }
+    }
+
+    /// Whether the file has it, rather than the format implying it.
+    pub(super) fn is_in_file(&self) -> bool {
+        match self {
+            Slot::Given(place, _) => place[0] != PLACE_END,
+            Slot::Wrong => true,
+            Slot::Absent => false,
         }
     }
 

@@ -25,10 +25,21 @@ pub struct Loaded {
     pub format: Format,
     /// One sentence: the format, the placement, and by what they were told.
     pub summary: String,
+    /// Which addresses the file sets.
+    pub configured: Configured,
     /// The file as the admin command `config` of `proxy.js` shows it.
     pub listing: String,
     /// One line each: keys in another letter case, keys without effect.
     pub notices: Vec<String>,
+}
+
+/// Which addresses a file sets, to their defaults or not; others have their defaults because nothing is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// `host` or `port`.
+    pub listen: bool,
+    /// `managementHost` or `managementPort`.
+    pub management: bool,
 }
 
 /// Why there is no config. Its text is for the operator and has several lines.
@@ -127,9 +138,10 @@ fn read(text: &str) -> Result<Loaded, Vec<String>> {
         Format::Statsring => RawConfig::read(object, &mut report),
         Format::ProxyJs => proxy_js::read(object, &mut report),
     };
+    let configured = raw.configured();
     let config = raw.prove(&mut report);
     let notices = report.finish(places.as_ref())?;
-    Ok(Loaded { summary: summary.words(&config), config, format, listing, notices })
+    Ok(Loaded { summary: summary.words(&config), config, configured, format, listing, notices })
 }
 
 /// By what the format and the placement were told.

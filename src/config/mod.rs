@@ -25,7 +25,7 @@ mod show;
 mod source;
 
 pub use assignment::{Assignment, sample_name};
-pub use load::{ConfigError, Loaded, load, parse};
+pub use load::{ConfigError, Configured, Loaded, load, parse};
 pub use memory::MemoryBound;
 
 use crate::driver::Engine;
@@ -245,17 +245,6 @@ impl AdminWords {
 }
 
 impl Config {
-    /// Whether `host` and `port` have their defaults, in the file or without it.
-    pub fn listens_by_default(&self) -> bool {
-        self.host == host::EVERY && self.listen.iter().all(|address| address.port() == PORT)
-    }
-
-    /// Whether `managementHost` and `managementPort` have theirs.
-    pub fn is_managed_by_default(&self) -> bool {
-        self.management_host == host::LOOPBACK
-            && self.management.iter().all(|address| address.port() == MANAGEMENT_PORT)
-    }
-
     /// The reloadable rules of the data plane.
     pub fn rules(&self) -> Rules {
         Rules {

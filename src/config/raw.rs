@@ -6,7 +6,7 @@
 use super::fields::{Dialect, Fields, Range, Slot, nearest};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
-use super::{AddressFamily, AdminWords, EVERY_NAME, LogFormat, PinWorkers};
+use super::{AddressFamily, AdminWords, Configured, EVERY_NAME, LogFormat, PinWorkers};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
@@ -169,6 +169,14 @@ impl RawConfig {
         #[cfg(test)]
         assert!(fields.left().is_empty(), "known but not read: {:?}", fields.left());
         raw
+    }
+
+    /// Which addresses the file sets.
+    pub(super) fn configured(&self) -> Configured {
+        Configured {
+            listen: self.host.is_in_file() || self.port.is_in_file(),
+            management: self.management_host.is_in_file() || self.management_port.is_in_file(),
+        }
     }
 
     /// Takes statsring's own keys from a file.

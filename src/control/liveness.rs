@@ -26,23 +26,23 @@ pub async fn stuck(control: &Control) -> Vec<Stuck> {
         return Vec::new();
     }
     let time = Duration::from_micros(control.config().flush_us) + MARGIN;
-    control.seats.iter().for_each(|seat| seat.shared.ask_echo());
+    let asked: Vec<u64> = control.seats.iter().map(|seat| seat.shared.ask_echo()).collect();
     control.publisher.wake();
     let all = async {
-        while !control.seats.iter().all(|seat| seat.shared.has_echoed()) {
+        while !control.seats.iter().zip(&asked).all(|(seat, number)| seat.shared.has_echoed(*number)) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     let _ = tokio::time::timeout(time, all).await;
     let now = Instant::now();
-    let is_stuck = |(worker, seat): (usize, &Seat)| {
-        if seat.shared.has_echoed() {
+    let is_stuck = |(worker, (seat, number)): (usize, (&Seat, &u64))| {
+        if seat.shared.has_echoed(*number) {
             seat.moved_at.set(now);
             return None;
         }
         Some(Stuck { worker, for_s: (now - seat.moved_at.get()).as_secs() })
     };
-    let stuck: Vec<Stuck> = control.seats.iter().enumerate().filter_map(is_stuck).collect();
+    let stuck: Vec<Stuck> = control.seats.iter().zip(&asked).enumerate().filter_map(is_stuck).collect();
     if control.stopping.get() { Vec::new() } else { stuck }
 }
 
@@ -55,7 +55,7 @@ pub fn describe(stuck: &[Stuck]) -> String {
     each.join("; ")
 }
 
-/// Tells the service manager at half of its watchdog's period that every worker moves, for as long as that is so.
+/// Tells the service manager at a third of its watchdog's period, so that one message may be missed, that every worker moves, for as long as that is so.
 pub fn watch(control: &Rc<Control>) {
     let Some(period) = control.notifier.watchdog_period() else { return };
     let control = control.clone();
@@ -72,7 +72,7 @@ pub fn watch(control: &Rc<Control>) {
                 );
             }
             was_stuck = !stuck.is_empty();
-            tokio::time::sleep(period / 2).await;
+            tokio::time::sleep(period / 3).await;
         }
     });
 }

@@ -61,6 +61,7 @@ pub use handle::ProxyHandle;
 pub use health::{Cause, Health, Outcome, Transition};
 pub use start::{run, run_with};
 
+use crate::config::Configured;
 use activation::Activated;
 use handover::predecessor::Predecessor;
 use handover::program::Program;
@@ -87,6 +88,8 @@ pub struct Origin {
     notifier: Notifier,
     /// What the operator should know about it.
     notices: Vec<String>,
+    /// Which addresses the config file sets; set before the start.
+    pub configured: Configured,
 }
 
 impl Origin {
@@ -101,7 +104,14 @@ impl Origin {
             Ok(notifier) => (notifier, Vec::new()),
             Err(words) => (Notifier::default(), vec![words]),
         };
-        Ok(Origin { predecessor, activated, program: Program::of_this_process(), notifier, notices })
+        Ok(Origin {
+            predecessor,
+            activated,
+            program: Program::of_this_process(),
+            notifier,
+            notices,
+            configured: Configured::default(),
+        })
     }
 
     /// Tells who started this process why it does not start.

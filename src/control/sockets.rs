@@ -12,7 +12,7 @@ use super::handover::predecessor::Predecessor;
 use super::own::OwnAddresses;
 use super::process::count;
 use super::{Origin, descriptors, signals};
-use crate::config::Config;
+use crate::config::{Config, Configured};
 use crate::driver::options;
 use crate::driver::socket::{self, BindError, ListenOptions, Listeners, Spread, Unbound};
 use crate::relay::Left;
@@ -136,6 +136,8 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
         (None, Some(activated)) => activate(config, activated)?,
         (None, None) => bind(config)?,
     };
+    let overridden = overridden(config, origin.configured, &found);
+    found.degraded.extend(overridden);
     set_workers(config, found.workers.len(), &mut found.degraded);
     // Only now it is known for how many workers.
     found.degraded.extend(descriptors::raise(config).map_err(Failure::system)?);
@@ -236,13 +238,11 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
         bind_admin(&config.management, false, config.freebind).map_err(Failure::system)?
     };
     (found.admin_activated, found.origin) = (has_admin, Some(origin));
-    found.degraded.extend(overridden(config, &found));
     Ok(found)
 }
 
-/// Keys that passed sockets override: what they say, and what counts. A key that was left out, so that its default
-/// stands, is not reported.
-fn overridden(config: &Config, found: &Found) -> Vec<String> {
+/// Keys of the file that passed sockets override: what they say, and what counts.
+fn overridden(config: &Config, configured: Configured, found: &Found) -> Vec<String> {
     let mut words = Vec::new();
     let mut compare = |keys: &str, configured: &[SocketAddr], passed: &[SocketAddr]| {
         if !is_covered(configured, passed) {
@@ -257,10 +257,10 @@ fn overridden(config: &Config, found: &Found) -> Vec<String> {
             ));
         }
     };
-    if found.data_activated && !config.listens_by_default() {
+    if found.data_activated && configured.listen {
         compare("host, port", &config.listen, &found.listen);
     }
-    if found.admin_activated && !config.is_managed_by_default() {
+    if found.admin_activated && configured.management {
         let passed: Vec<SocketAddr> =
             found.admin.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         compare("managementHost, managementPort", &config.management, &passed);

@@ -37,7 +37,12 @@ impl Notifier {
 
     /// The service is alive.
     pub fn watchdog(&self) {
-        self.tell("WATCHDOG=1");
+        // The next one is due soon; a log line for each that is lost would be too many.
+        if let Some(socket) = &self.socket
+            && let Err(error) = socket.send(b"WATCHDOG=1")
+        {
+            tracing::debug!("the service manager's watchdog could not be told: {error}");
+        }
     }
 
     /// For the socket of this name: a path, or `@` and the name of an abstract socket.

@@ -313,7 +313,7 @@ pub fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
 
 /// Fences a listening socket: connected to an address that nobody sends from, nothing new arrives, and its queue stays
 /// readable. The returned socket holds that address; keep it as long as the fence. There is none, and needs to be none, where
-/// it listens to IPv6 on a host that has no such address.
+/// it listens to IPv6 on a host that has no such address, or at an address that the host does not have (IP_FREEBIND).
 pub fn fence(listener: &UdpSocket) -> io::Result<Option<UdpSocket>> {
     // By sender the kernel chooses among the sockets that are not connected, in every version; of a program that spreads at
     // random nobody promises that. Where there is none this fails, and nothing is to be done.
@@ -325,7 +325,10 @@ pub fn fence(listener: &UdpSocket) -> io::Result<Option<UdpSocket>> {
         _ => {}
     }
     let holder = match UdpSocket::bind(unused) {
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && lacks_ipv6(unused) => {
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrNotAvailable
+                && (lacks_ipv6(unused) || !listener.local_addr()?.ip().is_unspecified()) =>
+        {
             return Ok(None);
         }
         bound => bound?,

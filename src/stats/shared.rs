@@ -42,9 +42,9 @@ impl WorkerShared {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Asks for a sign of life; wake the worker afterwards.
-    pub fn ask_echo(&self) {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+    /// Asks for a sign of life; wake the worker afterwards. The number to be echoed.
+    pub fn ask_echo(&self) -> u64 {
+        self.asked.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Gives it, if it was asked for; once per batch, by the worker.
@@ -55,9 +55,9 @@ impl WorkerShared {
         }
     }
 
-    /// Whether the worker has gone through a batch since it was last asked.
-    pub fn has_echoed(&self) -> bool {
-        self.echoed.load(Ordering::Relaxed) == self.asked.load(Ordering::Relaxed)
+    /// Whether the worker has gone through a batch since [`WorkerShared::ask_echo`] gave this number.
+    pub fn has_echoed(&self, number: u64) -> bool {
+        self.echoed.load(Ordering::Relaxed) >= number
     }
 
     /// CPU time of the worker's thread so far, in µs; `None` before its start, after its end, and where the kernel does not
@@ -73,6 +73,16 @@ impl WorkerShared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_echo_is_not_undone_by_a_later_question() {
+        let shared = WorkerShared::default();
+        let first = shared.ask_echo();
+        assert!(!shared.has_echoed(first));
+        shared.echo();
+        let second = shared.ask_echo();
+        assert!(shared.has_echoed(first) && !shared.has_echoed(second));
+    }
 
     #[test]
     fn a_threads_cpu_time_can_be_read_by_others() {

@@ -111,5 +111,13 @@ fn an_address_that_comes_later_needs_freebind_and_the_message_says_so() {
         let mut line = [0; 64];
         assert_eq!(backend.recv(&mut line).unwrap(), 10);
         assert_eq!(ask("10.9.9.9:8126".parse().unwrap(), "ping"), "pong\n");
+        // And as it does when another host becomes the one.
+        lab.proxy().ip("addr del 10.9.9.9/32 dev lo");
+        let mut proxy = proxy;
+        let pid = nix::unistd::Pid::from_raw(proxy.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(proxy.child.wait().unwrap().code(), Some(0), "{}", proxy.log());
+        proxy.wait_for("account: ");
+        assert!(!proxy.log().contains("could not be fenced"), "{}", proxy.log());
     });
 }

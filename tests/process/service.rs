@@ -133,6 +133,7 @@ fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<Soc
         let answer = proxy.ask("reload");
         assert!(answer.starts_with("reloaded: nothing changed"), "{answer}");
         proxy.restart();
+        assert!(proxy.ask("status").contains(&overridden), "{}", proxy.ask("status"));
         send(100 * round + 50..100 * round + 100);
         wait_until("it goes on", || total(&backends) == 300 * (round + 1) as u64);
         proxy.signal(Signal::SIGTERM);
