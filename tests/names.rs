@@ -19,34 +19,60 @@ mod skip;
 use backend::Backend;
 use etc::Etc;
 use patience::wait_until;
-use proxy::{Proxy, config};
+use proxy::{ConfigFile, Proxy, config, free_ports};
 use serde_json::{Value, json};
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
 /// Names that are asked of a name server that does not answer.
 const SILENT_NAMES: usize = 24;
 
-/// A name server that takes questions and never answers.
-struct SilentServer {
-    _socket: UdpSocket,
+/// A name server of the test's own, at an address of loopback.
+struct NameServer {
+    socket: UdpSocket,
     address: String,
 }
 
-impl SilentServer {
-    /// `None` where port 53 is not allowed.
-    fn start() -> Option<SilentServer> {
-        let tried = (1..255).map(|last| Ipv4Addr::new(127, 53, 53, last));
-        let bound = tried.map(|ip| UdpSocket::bind((ip, 53)).map(|socket| (socket, ip)));
+impl NameServer {
+    /// One that takes questions and never answers; `None`, and the test is skipped, where port 53 is not allowed.
+    fn silent() -> Option<NameServer> {
         let mut refused = None;
-        for result in bound {
-            match result {
-                Ok((socket, ip)) => return Some(SilentServer { _socket: socket, address: ip.to_string() }),
+        for ip in (1..255).map(|last| Ipv4Addr::new(127, 53, 53, last)) {
+            match UdpSocket::bind((ip, 53)) {
+                Ok(socket) => return Some(NameServer { socket, address: ip.to_string() }),
                 Err(error) => refused = Some(error),
             }
         }
         skip::skip_unprivileged(format_args!("no name server can be started here: {refused:?}"));
         None
     }
+
+    /// From now on it answers every question with this address.
+    fn answer(&self, ip: Ipv4Addr) {
+        let socket = self.socket.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut room = [0; 512];
+            while let Ok((length, client)) = socket.recv_from(&mut room) {
+                let _ = socket.send_to(&answered(&room[..length], ip), client);
+            }
+        });
+    }
+}
+
+/// The answer to a question: this address, or none of another family (RFC 1035, section 4).
+fn answered(question: &[u8], ip: Ipv4Addr) -> Vec<u8> {
+    // The header has 12 bytes; the name ends with an empty label; its type and class follow.
+    let name_bytes = question[12..].iter().position(|byte| *byte == 0).unwrap_or(0) + 1;
+    let end = 12 + name_bytes + 4;
+    let is_ipv4 = question[end - 3] == 1;
+    let mut answer = question[..end].to_vec();
+    // A response, with recursion; one question, so many answers, nothing more.
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_ipv4), 0, 0, 0, 0]);
+    if is_ipv4 {
+        // The name of byte 12, type A, class IN, a minute, four bytes.
+        answer.extend_from_slice(&[0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend_from_slice(&ip.octets());
+    }
+    answer
 }
 
 /// `/etc/hosts` as most hosts have it.
@@ -123,7 +149,7 @@ fn of_two_addresses_the_one_that_answers_is_used() {
 
 #[test]
 fn names_that_nobody_answers_for_hold_up_no_other_name() {
-    let Some(silent) = SilentServer::start() else { return };
+    let Some(silent) = NameServer::silent() else { return };
     let mut here = Backend::start();
     let other = Ipv4Addr::new(127, 0, 0, 2);
     let mut there = Backend::start_at(other, here.port, here.adminport);
@@ -187,4 +213,231 @@ fn a_name_that_moves_is_followed_and_one_that_stops_resolving_keeps_its_address(
     proxy.send(["third:1|c"]);
     wait_until("it arrives there", || there.total() == 2);
     proxy.settle();
+}
+
+#[test]
+fn a_name_that_is_answered_after_the_start_is_served_then() {
+    let Some(server) = NameServer::silent() else { return };
+    let Some(etc) = Etc::new(LOCALHOST) else { return };
+    // The look-up asks again after a second.
+    etc.set_resolver(&format!("nameserver {}\noptions timeout:1 attempts:5\n", server.address));
+    let backend = Backend::start();
+    let node = json!({"host": "late.statsring.test", "port": backend.port, "adminport": backend.adminport});
+    let mut proxy = start(&etc, Form::Json, &node);
+    let name = format!("late.statsring.test:{}", backend.port);
+    assert_eq!(proxy.state(&name), "unresolved");
+    server.answer(Ipv4Addr::LOCALHOST);
+    proxy.wait_for_state(&name, "up");
+    every_metric_arrives(&mut proxy, &backend, "late");
+}
+
+#[test]
+fn an_address_that_dies_is_left_for_the_next_one_and_the_log_and_backends_tell() {
+    let (one, two) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    let hosts = format!("{one} two.statsring.test\n{two} two.statsring.test\n");
+    let Some(etc) = Etc::new(&hosts) else { return };
+    for has_adminport in [false, true] {
+        let mut first = Backend::start_at(one, 0, 0);
+        let second = Backend::start_at(two, first.port, first.adminport);
+        let mut node = json!({"host": "two.statsring.test", "port": first.port});
+        if has_adminport {
+            node["adminport"] = first.adminport.into();
+        }
+        let mut proxy = start(&etc, Form::Json, &node);
+        let name = format!("two.statsring.test:{}", first.port);
+        let (from, to) = (format!("{one}:{}", first.port), format!("{two}:{}", first.port));
+        every_metric_arrives(&mut proxy, &first, "before");
+        first.kill();
+        let before = proxy.stat("metrics_sent");
+        proxy.send((0..200).map(|number| format!("after.{number}:1|c")));
+        wait_until("the second address is in use", || proxy.column(&name, "address") == to);
+        wait_until("it is logged", || {
+            proxy.logged(&format!("backend {name}: metrics go to {to} now: {from}"))
+        });
+        let stats = proxy.settle();
+        assert_eq!(stats["metrics_sent"] - before, 200, "none is dropped: {stats:?}");
+        assert_eq!(proxy.state(&name), "up");
+        assert!(!proxy.logged("is down"), "{}", proxy.log());
+        let status = proxy.status("backend");
+        assert!(status.starts_with(&format!("{name} metrics go to {to}")), "{status}");
+        // It stays over a reload and a restart without loss.
+        proxy.config.json["flushInterval"] = 7.into();
+        proxy.config.write();
+        assert!(proxy.ask("reload").starts_with("reloaded: "));
+        every_metric_arrives(&mut proxy, &second, "reloaded");
+        proxy.restart();
+        assert_eq!(proxy.column(&name, "address"), to);
+        every_metric_arrives(&mut proxy, &second, "restarted");
+        // When the server is back at the first address and gone from the second, metrics follow.
+        first.restore();
+        drop(second);
+        proxy.send((0..200).map(|number| format!("back.{number}:1|c")));
+        wait_until("the first address is in use", || proxy.column(&name, "address") == from);
+        every_metric_arrives(&mut proxy, &first, "home");
+    }
+}
+
+#[test]
+fn metrics_and_checks_use_different_families_of_a_name_if_they_must() {
+    let Some(etc) = Etc::new(LOCALHOST) else { return };
+    let mut backend = Backend::start();
+    backend.move_admin(Ipv6Addr::LOCALHOST);
+    let node = json!({"host": "localhost", "port": backend.port, "adminport": backend.adminport});
+    let name = format!("localhost:{}", backend.port);
+    let four = format!("127.0.0.1:{}", backend.port);
+    for form in [Form::Json, Form::ProxyJs] {
+        let mut proxy = start(&etc, form, &node);
+        let asked = backend.asked();
+        wait_until("it is checked", || backend.asked() > asked + 2);
+        // The address that answers the checks may be tried for metrics once, and is left when it refuses.
+        wait_until("metrics go to IPv4", || {
+            proxy.send(["probe:1|c"]);
+            proxy.column(&name, "address") == four
+        });
+        let asked = backend.asked();
+        wait_until("it is checked again", || backend.asked() > asked + 2);
+        every_metric_arrives(&mut proxy, &backend, "mixed");
+        assert_eq!(proxy.column(&name, "address"), four);
+        assert_eq!(proxy.column(&name, "health"), "up", "{form:?}");
+    }
+}
+
+#[test]
+fn metrics_keep_to_the_family_that_the_config_says() {
+    let hosts = "127.0.0.1 both.statsring.test\n::1 both.statsring.test six.statsring.test\n";
+    let Some(etc) = Etc::new(hosts) else { return };
+    let backend = Backend::start();
+    let starts = |host: &str, more: Value| {
+        let mut wanted = config(&[], json!({"nodes": [{"host": host, "port": backend.port}]}));
+        wanted.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Proxy::start_by(wanted, |path| etc.proxy(path))
+    };
+    let address = |proxy: &Proxy, host: &str| proxy.column(&format!("{host}:{}", backend.port), "address");
+    let six = format!("[::1]:{}", backend.port);
+    let proxy_js = |ipv6: bool| {
+        let words = "statsring";
+        json!({"log": {}, "hashing": "hashring-3", "address_ipv6": ipv6, "address": "127.0.0.1", "managementWords": words})
+    };
+    let both = "both.statsring.test";
+    assert_eq!(address(&starts(both, json!({"addressFamily": "ipv6"})), both), six);
+    assert_eq!(address(&starts(both, proxy_js(true)), both), six);
+    let only_six = "six.statsring.test";
+    for more in [json!({"addressFamily": "ipv4"}), proxy_js(false)] {
+        let mut proxy = starts(only_six, more);
+        assert_eq!(proxy.state(&format!("{only_six}:{}", backend.port)), "unresolved");
+        let why = "resolves only to ::1, and addressFamily is ipv4: it counts as down";
+        wait_until("the log says why", || proxy.logged(why));
+        // A reload lifts it.
+        proxy.config.json["addressFamily"] = "any".into();
+        proxy.config.write();
+        assert!(proxy.ask("reload").contains(r#"addressFamily: "ipv4" -> "any""#));
+        assert_eq!(address(&proxy, only_six), six);
+    }
+}
+
+/// A config whose proxy listens everywhere.
+fn listening_everywhere(nodes: Value) -> Value {
+    config(&[], json!({"host": "0.0.0.0", "nodes": nodes}))
+}
+
+/// Starts a proxy that is to refuse the start; its exit code and its message. `node` gets the proxy's port.
+fn refused_start(etc: &Etc, node: impl Fn(u16) -> Value) -> (i32, String) {
+    let (port, admin_port) = free_ports();
+    let mut wanted = listening_everywhere(json!([node(port)]));
+    (wanted["port"], wanted["managementPort"]) = (port.into(), admin_port.into());
+    let config = ConfigFile::new(wanted);
+    let command = etc.proxy(&config.path);
+    let mut proxy = Proxy::spawn(config, port, admin_port, command);
+    (proxy.exit_code(), proxy.log())
+}
+
+#[test]
+fn a_backend_at_the_proxys_own_address_ends_the_start() {
+    let hosts = "127.0.1.1 own.statsring.test alias.statsring.test\n127.0.0.1 localhost\n";
+    let Some(etc) = Etc::new(hosts) else { return };
+    let disabled = |host: &str, port: u16| json!({"host": host, "port": port, "disabled": true});
+    for (host, code, message) in [
+        ("127.0.0.9", 64, "127.0.0.9:PORT is where this proxy itself listens"),
+        ("::ffff:127.0.0.9", 64, "is where this proxy itself listens"),
+        (
+            "own.statsring.test",
+            71,
+            "own.statsring.test:PORT resolves to 127.0.1.1:PORT, which is where this proxy itself listens",
+        ),
+        ("alias.statsring.test", 71, "alias.statsring.test:PORT resolves to 127.0.1.1:PORT"),
+    ] {
+        let port = std::cell::Cell::new(0);
+        let (found, log) = refused_start(&etc, |own| {
+            port.set(own);
+            json!({"host": host, "port": own})
+        });
+        let message = message.replace("PORT", &port.get().to_string());
+        assert!(
+            found == code && log.contains("nodes[0]: ") && log.contains(&message),
+            "{host}: {found} {log}"
+        );
+        assert!(log.contains("metrics would loop"), "{log}");
+    }
+    // One that gets nothing does no harm, nor does another port of this host.
+    let backend = Backend::start();
+    let nodes = json!([disabled("127.0.0.9", backend.port), {"host": "own.statsring.test", "port": 9}]);
+    let proxy = Proxy::start_by(listening_everywhere(nodes), |path| etc.proxy(path));
+    assert_eq!(proxy.state("own.statsring.test:9"), "up");
+}
+
+#[test]
+fn a_reload_or_a_name_that_leads_to_the_proxy_itself_makes_no_loop() {
+    let hosts = |ips: &[&str]| {
+        let lines: String = ips.iter().map(|ip| format!("{ip} moving.statsring.test\n")).collect();
+        format!("127.0.0.1 localhost\n{lines}")
+    };
+    let Some(etc) = Etc::new(&hosts(&["127.0.0.2"])) else { return };
+    let backend = Backend::start();
+    // It listens at one address only: at another one of this host with the same port is a server.
+    let (port, admin_port) = free_ports();
+    let there = Backend::start_at(Ipv4Addr::new(127, 0, 0, 2), port, 0);
+    let adminport = there.adminport;
+    let nodes = json!([
+        {"host": "127.0.0.1", "port": backend.port},
+        {"host": "moving.statsring.test", "port": port, "adminport": adminport},
+    ]);
+    let quick = json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50, "nodes": nodes});
+    let mut wanted = config(&[], quick);
+    (wanted["port"], wanted["managementPort"]) = (port.into(), admin_port.into());
+    let config = ConfigFile::new(wanted);
+    let command = etc.proxy(&config.path);
+    let mut proxy = Proxy::spawn(config, port, admin_port, command);
+    assert_eq!(proxy.wait_until_ready(), None, "{}", proxy.log());
+    let name = format!("moving.statsring.test:{port}");
+    proxy.wait_for_state(&name, "up");
+    // A reload that adds the proxy's own address is refused as a whole.
+    let good = proxy.config.json["nodes"].clone();
+    proxy.config.json["nodes"].as_array_mut().unwrap().push(json!({"host": "localhost", "port": port}));
+    proxy.config.json["flushInterval"] = 7.into();
+    proxy.config.write();
+    let answer = proxy.ask("reload");
+    assert!(answer.contains("localhost") && answer.contains("where this proxy itself listens"), "{answer}");
+    proxy.config.json["nodes"] = good;
+    proxy.config.write();
+    assert!(proxy.ask("reload").contains("flushInterval: 5 -> 7"));
+    // The name leads to the proxy: it is not used, and the names of that backend go to the other one.
+    etc.set_hosts(&hosts(&["127.0.0.1"]));
+    drop(there);
+    proxy.wait_for_state(&name, "own_address");
+    let told = format!("backend {name}: 127.0.0.1:{port} is where this proxy itself listens");
+    wait_until("the log tells", || proxy.logged(&told));
+    assert!(proxy.status("degraded").contains("where this proxy itself listens"));
+    let before = proxy.stat("metrics_received");
+    every_metric_arrives(&mut proxy, &backend, "diverted");
+    assert_eq!(proxy.stat("metrics_received") - before, 200, "none came back");
+    // Another address of the same name may still be used.
+    let there = Backend::start_at(Ipv4Addr::new(127, 0, 0, 3), port, adminport);
+    etc.set_hosts(&hosts(&["127.0.0.1", "127.0.0.3"]));
+    proxy.wait_for_state(&name, "up");
+    assert_eq!(proxy.column(&name, "address"), format!("127.0.0.3:{port}"));
+    proxy.send((0..200).map(|number| format!("both.{number}:1|c")));
+    wait_until("every metric arrives", || backend.total() + there.total() == 400);
+    assert!(there.total() > 0);
+    let own = format!("the proxy's own: 127.0.0.1:{port}");
+    assert!(proxy.status("backend").contains(&own), "{}", proxy.ask("status"));
 }

@@ -3,6 +3,8 @@
 //! Each test makes network namespaces, joins them by veth pairs, and removes them, so nothing leaves this machine. That
 //! takes root: without it a test skips and says so, unless `CI` is `true`, where a skip would hide a failure.
 
+#[path = "network/addresses.rs"]
+mod addresses;
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod backend;

@@ -161,6 +161,15 @@ impl Backend {
         }
     }
 
+    /// The admin port is at another address from now on, with the same number.
+    pub fn move_admin(&mut self, ip: impl Into<IpAddr>) {
+        if let Some(admin) = self.admin.take() {
+            admin.end();
+        }
+        let address = SocketAddr::new(ip.into(), self.adminport);
+        self.serve_admin(retry(|| TcpListener::bind(address)));
+    }
+
     pub fn restore(&mut self) {
         if self.data.is_none() {
             let address = SocketAddr::from((self.ip, self.port));

@@ -15,8 +15,8 @@ pub struct Etc {
 }
 
 impl Etc {
-    /// Files with this text in `/etc/hosts` and without a name server; `None` where no namespace can be made, which is a
-    /// failure in CI and as root.
+    /// Files with this text in `/etc/hosts` and without a name server; `None`, and the test is skipped, where no
+    /// namespace can be made.
     pub fn new(hosts: &str) -> Option<Etc> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -49,7 +49,11 @@ impl Etc {
 
     /// The name server from now on; a look-up that it does not answer takes minutes.
     pub fn set_name_server(&self, address: &str) {
-        let text = format!("nameserver {address}\noptions timeout:30 attempts:5\n");
+        self.set_resolver(&format!("nameserver {address}\noptions timeout:30 attempts:5\n"));
+    }
+
+    /// The text of `/etc/resolv.conf` from now on.
+    pub fn set_resolver(&self, text: &str) {
         std::fs::write(self.path("resolv.conf"), text).unwrap();
     }
 

@@ -1,0 +1,133 @@
+//! Backends with several addresses of which one swallows everything, and addresses that become this host's own.
+
+use crate::backend::Backend;
+use crate::lab::{Lab, Namespace, in_lab, with_each_engine};
+use crate::patience::wait_until;
+use crate::proxy::{ConfigFile, PROGRAM, Proxy, config, free_ports};
+use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+
+const ALIVE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
+/// Of the same host.
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
+
+/// A host at [`ALIVE`] and [`OTHER`].
+fn host(lab: &Lab) -> Namespace {
+    let host = lab.host("backend");
+    lab.join((&lab.proxy(), "uplink", "10.77.0.1/24"), (&host, "uplink", "10.77.0.9/24"));
+    host.ip("address add 10.77.0.10/24 dev uplink");
+    host
+}
+
+/// From now on `host` takes what is sent to `ip` and says nothing.
+fn swallow(host: &Namespace, ip: Ipv4Addr) {
+    host.shell("nft add table ip filter");
+    host.shell("nft 'add chain ip filter input { type filter hook input priority 0; }'");
+    host.shell(&format!("nft add rule ip filter input ip daddr {ip} drop"));
+}
+
+/// A config with one backend, `two.test`.
+fn two(extra: Value, adminport: Option<u16>) -> Value {
+    let mut config = config(&[], extra);
+    config["nodes"] = json!([{"host": "two.test", "port": 8125, "adminport": adminport}]);
+    config
+}
+
+#[test]
+fn an_address_that_swallows_everything_is_left_for_one_that_answers_checks() {
+    with_each_engine(|lab, mut extra| {
+        let host = host(lab);
+        let backend = host.within(|| Backend::start_at(Ipv4Addr::UNSPECIFIED, 8125, 8126));
+        swallow(&host, ALIVE);
+        let files = lab.file("hosts", &format!("{ALIVE} two.test\n{OTHER} two.test\n"));
+        extra["checkTimeout"] = 2_000.into();
+        let mut proxy = lab.start_with_files(two(extra, Some(8126)), &[(&files, "/etc/hosts")]);
+        wait_until("the address that answers is used", || {
+            proxy.column("two.test:8125", "address") == format!("{OTHER}:8125")
+        });
+        let told =
+            format!("metrics go to {OTHER}:8125 now: it answers the checks, and {ALIVE}:8125 does not");
+        wait_until("the log tells", || proxy.logged(&told));
+        assert_eq!(proxy.state("two.test:8125"), "up");
+        assert!(!proxy.logged("is down"), "one check finds both out: {}", proxy.log());
+        proxy.send((0..200).map(|number| format!("name.{number}:1|c\n")));
+        wait_until("every metric has arrived", || backend.total() == 200);
+    });
+}
+
+#[test]
+fn an_address_that_begins_to_swallow_everything_is_left_after_check_fall_checks() {
+    in_lab(|lab| {
+        let host = host(lab);
+        let backend = host.within(|| Backend::start_at(Ipv4Addr::UNSPECIFIED, 8125, 8126));
+        let files = lab.file("hosts", &format!("{ALIVE} two.test\n{OTHER} two.test\n"));
+        let quick = json!({"checkInterval": 500, "checkTimeout": 500, "checkFast": 100});
+        let mut proxy = lab.start_with_files(two(quick, Some(8126)), &[(&files, "/etc/hosts")]);
+        wait_until("it is checked", || backend.asked() > 1);
+        assert_eq!(proxy.column("two.test:8125", "address"), format!("{ALIVE}:8125"));
+        swallow(&host, ALIVE);
+        wait_until("the other address is used", || {
+            proxy.column("two.test:8125", "address") == format!("{OTHER}:8125")
+        });
+        assert!(!proxy.logged("is down"), "{}", proxy.log());
+        proxy.send((0..200).map(|number| format!("name.{number}:1|c\n")));
+        wait_until("every metric has arrived", || backend.total() == 200);
+    });
+}
+
+/// A proxy that listens everywhere in front of `ip`, at the port that it has itself.
+fn start_in_front_of_own_port(ip: IpAddr) -> Proxy {
+    let (port, admin_port) = free_ports();
+    let mut wanted = config(&[], json!({"host": "*", "port": port, "managementPort": admin_port}));
+    wanted["nodes"] = json!([{"host": ip.to_string(), "port": port}]);
+    let config = ConfigFile::new(wanted);
+    let mut command = Command::new(PROGRAM);
+    command.arg("-f").arg(&config.path);
+    Proxy::spawn(config, port, admin_port, command)
+}
+
+#[test]
+fn a_backend_at_an_address_of_this_host_is_refused_at_start() {
+    in_lab(|lab| {
+        lab.proxy().ip("address add 10.9.9.9/32 dev lo");
+        lab.proxy().ip("address add 2001:db8::9/128 dev lo");
+        for ip in ["10.9.9.9", "2001:db8::9"] {
+            let mut proxy = start_in_front_of_own_port(ip.parse().unwrap());
+            assert_eq!(proxy.exit_code(), 64, "{}", proxy.log());
+            assert!(proxy.logged("metrics would loop"), "{}", proxy.log());
+        }
+        // At a device that is down, as kube-proxy has the addresses of services, which lead elsewhere.
+        lab.proxy().ip("link add services type veth peer name pods");
+        lab.proxy().ip("address add 10.96.0.10/32 dev services");
+        let mut proxy = start_in_front_of_own_port("10.96.0.10".parse().unwrap());
+        assert_eq!(proxy.wait_until_ready(), None, "{}", proxy.log());
+    });
+}
+
+#[test]
+fn a_backends_address_that_comes_to_this_host_makes_no_loop() {
+    in_lab(|lab| {
+        let host = host(lab);
+        let mut proxy = start_in_front_of_own_port(ALIVE.into());
+        assert_eq!(proxy.wait_until_ready(), None, "{}", proxy.log());
+        let port = proxy.address.port();
+        let backend = host.within(|| Backend::start_at(ALIVE, port, 0));
+        proxy.send(["before:1|c"]);
+        wait_until("it arrives", || backend.total() == 1);
+        // keepalived moves it here.
+        host.ip("address del 10.77.0.9/24 dev uplink");
+        lab.proxy().ip("address add 10.77.0.9/32 dev uplink");
+        let name = format!("{ALIVE}:{port}");
+        proxy.wait_for_state(&name, "own_address");
+        let before = proxy.stat("metrics_received");
+        proxy.send((0..100).map(|number| format!("name.{number}:1|c")));
+        assert_eq!(proxy.settle()["metrics_received"] - before, 100, "none came back");
+        // And away again.
+        lab.proxy().ip("address del 10.77.0.9/32 dev uplink");
+        host.ip("address add 10.77.0.9/24 dev uplink");
+        proxy.wait_for_state(&name, "up");
+        proxy.send(["after:1|c"]);
+        wait_until("it arrives", || backend.total() == 2);
+    });
+}
