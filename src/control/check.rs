@@ -88,3 +88,109 @@ pub fn result(verdict: &Result<(), ProbeError>) -> CheckResult {
         Err(_) => CheckResult::Failed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::net::tests::run_on_both;
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A limit that is not reached but by those who say nothing.
+    const LIMIT_MS: u64 = 600;
+
+    /// How a backend answers.
+    #[derive(Clone, Copy)]
+    enum Answer {
+        Up { after_ms: u64 },
+        Down,
+        Nothing,
+        Refuses,
+    }
+
+    /// A backend, and how often it was asked. Its thread ends with the test's process.
+    fn backend(answer: Answer) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        if matches!(answer, Answer::Refuses) {
+            return (address, asked);
+        }
+        let counted = asked.clone();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                counted.fetch_add(1, Ordering::Relaxed);
+                std::thread::spawn(move || {
+                    let _ = stream.read(&mut [0; 64]);
+                    match answer {
+                        Answer::Up { after_ms } => {
+                            std::thread::sleep(Duration::from_millis(after_ms));
+                            let _ = stream.write_all(b"health: up\n");
+                        }
+                        Answer::Down => drop(stream.write_all(b"health: down\n")),
+                        // Until the other side has had enough.
+                        Answer::Nothing | Answer::Refuses => drop(stream.read(&mut [0; 64])),
+                    }
+                });
+            }
+        });
+        (address, asked)
+    }
+
+    /// Checks backends that answer so, in this order, with so many `free` slots: what is expected to be found at each; none of
+    /// those of which nothing is was asked.
+    fn finds(answers: &[Answer], free: usize, expected: &[Option<CheckResult>]) {
+        run_on_both(async || {
+            let backends: Vec<_> = answers.iter().map(|answer| backend(*answer)).collect();
+            let order: Vec<SocketAddr> = backends.iter().map(|(address, _)| *address).collect();
+            let found = check(&Rc::new(Semaphore::new(free)), &order, LIMIT_MS).await;
+            let at = |address: &SocketAddr| {
+                let verdict = found.iter().find(|(of, _)| of == address);
+                verdict.map(|(_, verdict)| result(verdict))
+            };
+            assert_eq!(order.iter().map(at).collect::<Vec<_>>(), expected);
+            for ((answer, (_, asked)), expected) in answers.iter().zip(&backends).zip(expected) {
+                // One that says nothing may have been asked and not waited for.
+                let may_be_asked = expected.is_some() || matches!(answer, Answer::Nothing);
+                assert!(may_be_asked || asked.load(Ordering::Relaxed) == 0, "asked for nothing");
+            }
+        });
+    }
+
+    use Answer::{Down, Nothing, Refuses, Up};
+    use CheckResult::{Failed, Good, Silent};
+    const AT_ONCE: Answer = Up { after_ms: 0 };
+
+    #[test]
+    fn no_further_address_is_asked_once_one_is_up() {
+        finds(&[AT_ONCE], 0, &[Some(Good)]);
+        finds(&[AT_ONCE, AT_ONCE], 9, &[Some(Good), None]);
+        finds(&[Refuses, AT_ONCE, AT_ONCE], 9, &[Some(Failed), Some(Good), None]);
+        finds(&[Down, AT_ONCE], 9, &[Some(Failed), Some(Good)]);
+    }
+
+    #[test]
+    fn one_that_says_nothing_leaves_time_for_the_others() {
+        finds(&[Nothing, AT_ONCE], 9, &[Some(Silent), Some(Good)]);
+        finds(&[Nothing, Nothing, AT_ONCE], 9, &[Some(Silent), None, Some(Good)]);
+    }
+
+    #[test]
+    fn a_slow_first_one_has_all_of_the_time() {
+        let slow = Up { after_ms: LIMIT_MS * 2 / 3 };
+        finds(&[slow, Refuses], 9, &[Some(Good), Some(Failed)]);
+    }
+
+    #[test]
+    fn all_are_tried_if_none_is_up() {
+        finds(&[Refuses, Down, Refuses], 9, &[Some(Failed); 3]);
+        finds(&[Nothing, Refuses], 9, &[Some(Silent), Some(Failed)]);
+    }
+
+    #[test]
+    fn without_a_free_slot_only_the_first_is_tried() {
+        finds(&[Refuses, AT_ONCE], 0, &[Some(Failed), None]);
+    }
+}

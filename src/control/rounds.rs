@@ -153,8 +153,81 @@ pub fn judge(
 
 #[cfg(test)]
 mod tests {
+    use super::super::addresses::Found;
     use super::super::reload::tests::config;
     use super::*;
+
+    /// What the rounds of a backend with two addresses and without admin port do, and its clock.
+    struct Walk {
+        backend: Backend,
+        check: Check,
+        rounds: Rounds,
+        changes: Vec<Change>,
+    }
+
+    const ONE: &str = "10.0.0.1:9";
+    const TWO: &str = "10.0.0.2:9";
+
+    impl Walk {
+        fn new() -> Walk {
+            let config = config(&["metrics.example:9"]);
+            let backend = Backend::new(config.nodes[0].clone(), config.check);
+            backend.set_addresses([ONE, TWO].map(|address| Found::at(address.parse().unwrap())).to_vec());
+            Walk { backend, check: config.check, rounds: Rounds::new(1), changes: Vec::new() }
+        }
+
+        /// A worker reports a refusal at `address`; the changes that follow at once, and where metrics go then.
+        fn refuse(&mut self, now_ms: u64, address: &str) -> (Vec<Change>, String) {
+            self.backend.counters.refused();
+            self.backend.note_refusal(address.parse().ok());
+            (self.look(now_ms).0, self.backend.address().unwrap().to_string())
+        }
+
+        fn look(&mut self, now_ms: u64) -> (Vec<Change>, Next) {
+            let changes = &mut self.changes;
+            let next = self.rounds.look(&self.backend, self.check, now_ms, |change| changes.push(change));
+            (std::mem::take(&mut self.changes), next)
+        }
+    }
+
+    #[test]
+    fn a_refusal_moves_metrics_and_is_told_when_the_new_address_has_proven_itself() {
+        let mut walk = Walk::new();
+        assert_eq!(walk.refuse(5_000, ONE), (vec![Change::Route], TWO.to_owned()));
+        assert!(!walk.backend.counters.take_hint(), "the next refusal is reported at once");
+        // What another worker says of the old address is too late.
+        assert_eq!(walk.refuse(5_001, ONE), (vec![], TWO.to_owned()));
+        assert!(!walk.backend.counters.take_hint());
+        let (changes, next) = walk.look(5_002);
+        assert_eq!((changes, next), (vec![], Next::Wait(Some(5_000 + walk.check.fast_ms))));
+        let (from, to) = (ONE.parse().unwrap(), TWO.parse().unwrap());
+        let told = Change::Settled(Move { from, to, cause: MoveCause::Refused });
+        assert_eq!(walk.look(5_000 + walk.check.fast_ms).0, [told]);
+        walk.backend.with_health(|health| assert!(health.is_up()));
+    }
+
+    #[test]
+    fn a_backend_is_down_when_all_its_addresses_refuse_round_after_round() {
+        let mut walk = Walk::new();
+        let mut now_ms = 5_000;
+        for round in 1..=walk.check.fall {
+            assert_eq!(walk.refuse(now_ms, ONE).1, TWO);
+            let (changes, address) = walk.refuse(now_ms + 1, TWO);
+            assert_eq!(address, ONE, "the next round begins where this one did");
+            let is_down = changes.iter().any(|change| matches!(change, Change::State(to) if !to.up));
+            assert_eq!(is_down, round == walk.check.fall, "{round}: {changes:?}");
+            assert!(walk.backend.counters.take_hint() || round > 0);
+            now_ms += walk.check.fast_ms + 2;
+        }
+        let told =
+            |changes: Vec<Change>| changes.into_iter().any(|change| matches!(change, Change::Settled(_)));
+        assert!(!told(walk.look(now_ms).0), "there is no address to tell of");
+        // After a while without a refusal they are tried anew.
+        let later_ms = now_ms + 2 * walk.check.interval_ms;
+        assert!(!walk.backend.standing().may_move);
+        walk.look(later_ms);
+        assert!(walk.backend.standing().may_move);
+    }
 
     #[test]
     fn it_is_checked_at_once_then_by_the_interval_and_early_after_a_refusal() {

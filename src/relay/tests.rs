@@ -202,6 +202,51 @@ fn a_drained_backends_names_are_diverted_where_a_dead_ones_are_dropped() {
     assert_eq!(relay.counters().dropped(DropReason::NodeDown), 1);
 }
 
+/// The same table with its first backend elsewhere.
+fn moved(relay: &Relay, address: &str, may_move: bool) -> Arc<RouteTable> {
+    let now = relay.table();
+    let node = RouteNode { address: address.parse().ok(), may_move, ..now.nodes[0].clone() };
+    Arc::new(RouteTable {
+        nodes: [node].into(),
+        live: now.live.clone(),
+        diverted: LiveSet::nobody(),
+        placement: now.placement.clone(),
+        observer: None,
+        ..**now
+    })
+}
+
+#[test]
+fn what_is_refused_where_there_is_another_address_waits_for_the_move_and_keeps_its_order() {
+    let mut relay = relay_of(&["a:1"], rules());
+    relay.reroute(moved(&relay, "127.0.0.1:9", true), &sockets(1), 0);
+    feed(&mut relay, 0, "first:1|c");
+    let packets = out(&mut relay, 0, Flush::All);
+    settle(&mut relay, packets, SendOutcome::Refused, 10);
+    feed(&mut relay, 20, "second:1|c");
+    assert!(out(&mut relay, 20, Flush::All).is_empty(), "nothing goes to where it would be lost");
+    assert_eq!(relay.next_deadline_us(), Some(10 + MOVE_WAIT_US));
+    relay.reroute(moved(&relay, "127.0.0.2:9", true), &sockets(1), 30);
+    assert_eq!(relay.next_deadline_us(), Some(30));
+    let packets = out(&mut relay, 30, Flush::All);
+    assert_eq!(texts(&packets).concat(), "first:1|c\nsecond:1|c");
+    settle(&mut relay, packets, SendOutcome::Sent, 40);
+    assert_eq!((relay.counters().get(Counter::MetricsSent), relay.counters().imbalance()), (2, 0));
+    // A move that does not come is not waited for longer, and a backend without other addresses not at all.
+    feed(&mut relay, 50, "third:1|c");
+    let packets = out(&mut relay, 50, Flush::All);
+    settle(&mut relay, packets, SendOutcome::Unreachable, 60);
+    let packets = out(&mut relay, 60 + MOVE_WAIT_US, Flush::All);
+    assert_eq!(texts(&packets), ["third:1|c"]);
+    settle(&mut relay, packets, SendOutcome::Unreachable, 60 + MOVE_WAIT_US);
+    assert_eq!(relay.counters().dropped(DropReason::SendUnreachable), 1);
+    relay.reroute(moved(&relay, "127.0.0.2:9", false), &sockets(1), 99_000);
+    feed(&mut relay, 99_000, "fourth:1|c");
+    let packets = out(&mut relay, 99_000, Flush::All);
+    settle(&mut relay, packets, SendOutcome::Refused, 99_001);
+    assert_eq!(texts(&out(&mut relay, 99_001, Flush::All)), ["fourth:1|c"]);
+}
+
 #[test]
 fn a_reload_switches_trains_of_a_backend_off_and_on() {
     let mut relay = relay_of(&["a:1"], rules());
