@@ -3,16 +3,20 @@
 //! In: the process's arguments. Out: an exit code (`exit.rs`). Next: `config/`, then `control/` or one of `tools/`.
 
 use crate::config::{self, Loaded, MemoryBound};
-use crate::console::{NAME, complain, print, refuse, say};
+use crate::console::{NAME, complain, complain_within, print, refuse, say, say_within};
 use crate::control::Origin;
 use crate::driver::Engine;
 use crate::tools::config_file::{self, DEFAULT_CONFIG};
 use crate::tools::{check_ready, demo, load, plan, sink, where_name};
 use crate::version::VERSION;
-use crate::{control, logging};
+use crate::{control, exit, logging};
 use argh::{EarlyExit, FromArgs};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the end waits for the log's reader to take the last lines.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// A StatsD proxy: sends every metric to the backend that owns its name.
 #[derive(FromArgs, Debug, PartialEq)]
@@ -116,7 +120,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
     let mut origin = match Origin::of_this_process() {
         Ok(origin) => origin,
         Err(failure) => {
-            complain(&failure.words);
+            complain_within(&failure.words);
             return failure.code;
         }
     };
@@ -124,17 +128,27 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
         Ok(loaded) => loaded,
         Err(error) => {
             origin.refuse(&error.to_string());
-            return config_file::unloaded(&error);
+            say_within(&config_file::unloaded(&error), LOG_FLUSH);
+            return error.exit_code();
         }
     };
     origin.configured = loaded.configured;
-    logging::init(loaded.config.log_format, debug);
-    tracing::info!("{}: {}", path.display(), loaded.summary);
+    if let Err(error) = logging::init(loaded.config.log_format, debug) {
+        let words = format!(
+            "the log has no thread: {error}; raise the limit on threads (`TasksMax=` of the service)"
+        );
+        origin.refuse(&words);
+        complain_within(&words);
+        return exit::SYSTEM;
+    }
+    tracing::info!(config = %path.display(), "{}: {}", path.display(), loaded.summary);
     for notice in &loaded.notices {
         tracing::warn!("{}: {notice}", path.display());
     }
     let options = control::Options { config_path: Some(path), listing: loaded.listing, debug };
-    control::run(loaded.config, options, origin)
+    let code = control::run(loaded.config, options, origin);
+    logging::flush(LOG_FLUSH);
+    code
 }
 
 /// `--check`: the config goes to stdout alone, so that it can be kept as a file, which is statsring's own JSON whatever the

@@ -3,10 +3,17 @@
 //! In: texts. Out: the same, whoever reads them or not, and an exit code. Next: nobody.
 
 use crate::exit;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 /// The program's name, which stands before its messages.
 pub const NAME: &str = "statsring";
+/// A pipe that can be written to takes so much without blocking (PIPE_BUF).
+const PIPE_BYTES: usize = 4_096;
+/// How long a service's message waits for a reader that has stalled.
+const STALLED_READER: Duration = Duration::from_secs(1);
 
 /// Tells the operator about wrong usage; the exit code.
 pub fn refuse(text: &str) -> u8 {
@@ -23,6 +30,29 @@ pub fn complain(text: &str) {
 /// Writes to stderr, as it is. Unlike `eprint!` it does not panic when nobody reads.
 pub fn say(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// [`complain`] for a service, which may not wait for ever for who reads its log.
+pub fn complain_within(text: &str) {
+    say_within(&format!("{NAME}: {text}\n"), STALLED_READER);
+}
+
+/// Writes to stderr what its reader takes within `limit`, without a lock that another thread may hold. Unlike [`say`] it does
+/// not wait for a reader that has stalled.
+pub fn say_within(text: &str, limit: Duration) {
+    let (stderr, end) = (io::stderr(), Instant::now() + limit);
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now()));
+        let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        if !poll(&mut polled, left.unwrap_or(PollTimeout::MAX)).is_ok_and(|ready| ready > 0) {
+            return;
+        }
+        match nix::unistd::write(&stderr, &rest[..rest.len().min(PIPE_BYTES)]) {
+            Ok(written) => rest = &rest[written..],
+            Err(_) => return,
+        }
+    }
 }
 
 /// Writes to stdout; the exit code.

@@ -491,22 +491,24 @@ fn a_panic_of_any_thread_ends_the_process() {
 fn logs_go_to_stderr_as_asked() {
     if let Ok(role) = std::env::var(CHILD) {
         let format = if role.starts_with("json") { LogFormat::Json } else { LogFormat::Text };
-        statsring::logging::init(format, role.ends_with("debug"));
+        statsring::logging::init(format, role.ends_with("debug")).expect("a thread");
         for _ in 0..3 {
-            tracing::info!(node = "a\u{1b}b", "hello");
+            tracing::info!(node = "a\u{1b}b", "hello\nyou");
             tracing::debug!("details");
         }
+        statsring::logging::flush(Duration::from_secs(60));
         std::process::exit(0);
     }
     let run = |role: &str| again("logs_go_to_stderr_as_asked", role).output().expect("it starts");
     let text = stderr(&run("text"));
-    assert_eq!(text.matches("hello").count(), 3, "{text}");
+    assert_eq!(text.lines().filter(|line| line.ends_with(" INFO hello\\nyou")).count(), 3, "{text}");
     assert!(!text.contains("details") && !text.contains('\u{1b}'), "{text}");
     let text = stderr(&run("json-debug"));
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
     assert_eq!(lines.len(), 6, "{text}");
-    assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"INFO".into(), &"hello".into()));
+    assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"INFO".into(), &"hello\nyou".into()));
+    assert_eq!(lines[0]["node"], "a\u{1b}b");
     assert_eq!((&lines[1]["level"], &lines[1]["message"]), (&"DEBUG".into(), &"details".into()));
 
     // Logging goes on when nobody reads the log any more.

@@ -16,6 +16,8 @@ mod handover;
 mod hostile;
 #[path = "process/http.rs"]
 mod http;
+#[path = "process/logging.rs"]
+mod logging;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]

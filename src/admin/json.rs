@@ -8,6 +8,7 @@ use super::latency;
 use super::status::{engine, up_or_down};
 use super::view::{BackendView, LastReload, View, WorkerView};
 use crate::driver::Restrictions;
+use crate::logging::LogFigures;
 use crate::stats::{Counter, Counters, DropReason, LatencyKind, Sleep};
 use crate::version::VERSION;
 use hdrhistogram::Histogram;
@@ -51,6 +52,7 @@ pub fn render(view: &View, config_json: &str) -> String {
             "rcvbuf_errors": host.rcvbuf_errors,
             "sndbuf_errors": host.sndbuf_errors,
         })),
+        "log": log(&view.log),
         "admin": AdminCounter::ALL.map(|counter| (counter.name(), view.admin.get(counter)))
             .into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
         // It comes as text, whole; a text that is no JSON would be shown as one.
@@ -190,6 +192,15 @@ fn memory(view: &View) -> Value {
     })
 }
 
+fn log(log: &LogFigures) -> Value {
+    json!({
+        "lines_dropped": log.lines_dropped,
+        "last_dropped_ago_s": log.dropped_ago.map(|ago| ago.as_secs()),
+        "stalled_for_s": log.stalled_for.map(|time| time.as_secs()),
+        "error": log.error.map(|errno| errno.to_string()),
+    })
+}
+
 fn process(view: &View) -> Value {
     json!({
         "cpu_s": view.process.cpu.map(|cpu| cpu.as_secs_f64()),
@@ -237,6 +248,8 @@ mod tests {
             ("/last_reload", json!({"ago_s": 3, "succeeded": false, "words": "a\u{1b}\n"})),
             ("/host_udp/rcvbuf_errors", json!(5)),
             ("/admin/admin_http_requests", json!(0)),
+            ("/log/lines_dropped", json!(0)),
+            ("/log/stalled_for_s", json!(null)),
             ("/config/port", json!(8125)),
         ] {
             assert_eq!(json.pointer(place), Some(&value), "{place}: {text}");

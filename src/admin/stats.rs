@@ -41,6 +41,7 @@ pub fn render(view: &View) -> String {
     for counter in AdminCounter::ALL {
         add(counter.name(), view.admin.get(counter));
     }
+    add("log_lines_dropped", view.log.lines_dropped);
     add("workers", view.workers.len() as u64);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "worker_skew: {:.6}", view.worker_skew());
@@ -123,6 +124,7 @@ mod tests {
             );
         }
         assert_eq!(figures["metrics_sent"], "24.000000");
+        assert_eq!(figures["log_lines_dropped"], "0.000000");
         assert_eq!(figures["metrics_dropped_malformed"], "4.000000");
         assert_eq!(figures["host_udp_rcvbuf_errors"], "5.000000");
         assert_eq!(figures["host_udp_sndbuf_errors"], "6.000000");

@@ -7,6 +7,7 @@ use super::levers;
 use super::readiness::Readiness;
 use super::view::{AddressRole, BackendState, View};
 use crate::driver::Restrictions;
+use crate::logging::LogFigures;
 use crate::stats::{Counter, Counters, DropReason};
 use crate::version::VERSION;
 use std::net::SocketAddr;
@@ -46,6 +47,7 @@ pub fn render(view: &View) -> String {
     lines.extend(dropped(&counters, view));
     lines.extend(truncated(&counters, view));
     lines.extend(kernel_drops(view));
+    lines.extend(log(&view.log));
     lines.extend(view.origin.iter().map(|words| format!("sockets: {}", escape(words.as_bytes()))));
     let last_restart = view.last_restart.as_ref().map(|(ago_s, words)| ("last_restart", *ago_s, words));
     let last_reload = view.last_reload.as_ref().map(|last| ("last_reload", last.ago_s, &last.words));
@@ -219,6 +221,12 @@ fn metrics(count: u64) -> String {
     format!("{count} metric{}", if count == 1 { "" } else { "s" })
 }
 
+/// What the log has lost.
+fn log(log: &LogFigures) -> Option<String> {
+    let ago = log.dropped_ago?;
+    Some(format!("log: {} lines dropped, the last {} s ago", log.lines_dropped, ago.as_secs()))
+}
+
 /// What the kernel dropped before it was received, and where.
 fn kernel_drops(view: &View) -> Option<String> {
     let last_us = view.workers.iter().filter_map(|worker| worker.socket_dropped_us).max()?;
@@ -286,6 +294,8 @@ mod tests {
         }
         view.workers[1].socket_drops = vec![0, 12];
         view.workers[1].socket_dropped_us = Some(57_000_000);
+        view.log.lines_dropped = 9;
+        view.log.dropped_ago = Some(std::time::Duration::from_millis(4_900));
         view.backends[1].state = BackendState::Drain;
         view.backends[2].state = BackendState::ForcedDown;
         let text = render(&view);
@@ -294,6 +304,7 @@ mod tests {
             "\nbackend: c:8125 forced_down, set by the operator 40 s ago, its health is not known\n",
             "\ntruncated: 1 datagram longer than maxDatagramSize (8192), 300 bytes not read, an unknown number of metrics \
              lost; raise maxDatagramSize\n",
+            "\nlog: 9 lines dropped, the last 4 s ago\n",
             "\nkernel_drops: 12 datagrams (12 of worker 1 at [::]:8125), the last 3 s ago, at 2033-05-18T03:33:17Z\n",
         ] {
             assert!(text.contains(line), "{line}{text}");

@@ -6,6 +6,7 @@ use super::counters::AdminCounters;
 use super::levers::LeversView;
 use super::readiness::Readiness;
 use crate::driver::Facts;
+use crate::logging::LogFigures;
 use crate::placement::Fingerprint;
 use crate::stats::alloc::HeapFigures;
 use crate::stats::host::{HostUdp, Process};
@@ -63,6 +64,8 @@ pub struct View {
     pub host_udp: Option<HostUdp>,
     /// What happened at the admin port.
     pub admin: AdminCounters,
+    /// What became of the log's lines.
+    pub log: LogFigures,
     /// Memory.
     pub memory: MemoryView,
     /// This process's number.

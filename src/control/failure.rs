@@ -37,9 +37,11 @@ impl Failure {
         }
     }
 
-    /// Logs it; the exit code.
+    /// Logs it, each line as an event of its own; the exit code.
     pub fn tell(&self) -> u8 {
-        tracing::error!("{}", self.words);
+        for line in self.words.lines() {
+            tracing::error!(exit_code = self.code, "{line}");
+        }
         self.code
     }
 }

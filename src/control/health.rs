@@ -42,6 +42,17 @@ pub enum Cause {
     HoldOver,
 }
 
+impl Cause {
+    /// As the log's field `cause` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Cause::Checks => "checks",
+            Cause::Refused => "refused",
+            Cause::HoldOver => "hold over",
+        }
+    }
+}
+
 /// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {

@@ -14,6 +14,7 @@ use crate::admin::{
 };
 use crate::config::{AdminWords, Config, EVERY_NAME};
 use crate::driver::clock;
+use crate::logging;
 use crate::placement::HashCache;
 use crate::planted::panic_on;
 use crate::stats::{alloc, host};
@@ -237,7 +238,8 @@ impl AdminActions for Operator {
                 words: last.words.clone(),
                 succeeded: last.succeeded,
             }),
-            degraded: control.degraded.borrow().iter().cloned().chain(control.own_in_use()).collect(),
+            log: logging::figures(),
+            degraded: control.degraded_now(),
             admin: self.counters.clone(),
         }
     }
@@ -268,7 +270,8 @@ impl AdminActions for Operator {
     fn set_health(&self, up: bool) {
         panic_on("control");
         if self.control.health_wanted.replace(up) != up {
-            tracing::info!("health: the operator set it {}", if up { "up" } else { "down" });
+            let health = if up { "up" } else { "down" };
+            tracing::info!(health, "health: the operator set it {health}");
         }
     }
 

@@ -222,6 +222,12 @@ impl Process {
             ));
         }
         tracing::info!(
+            listen = list(&control.listen),
+            admin = list(&control.management),
+            backends = config.nodes.len(),
+            workers = control.seats.len(),
+            engine = facts.engine,
+            receive_buffer_bytes = facts.receive_buffer_bytes,
             "ready: metrics at {}, admin port at {}, {}, {} on {}, receive buffer {} bytes each, {}",
             list(&control.listen),
             list(&control.management),

@@ -358,9 +358,10 @@ fn note(control: &Control, outcome: Outcome, words: &str) {
         Outcome::Failed => format!("failed, and process {} goes on: {words}", std::process::id()),
     };
     match outcome {
-        Outcome::UnderWay | Outcome::Done => tracing::info!("restart: {words}"),
-        Outcome::Refused => tracing::warn!("restart: {words}"),
-        Outcome::Failed => tracing::error!("restart: {words}"),
+        Outcome::UnderWay => tracing::info!(restart = "under way", "restart: {words}"),
+        Outcome::Done => tracing::info!(restart = "complete", "restart: {words}"),
+        Outcome::Refused => tracing::warn!(restart = "refused", "restart: {words}"),
+        Outcome::Failed => tracing::error!(restart = "failed", "restart: {words}"),
     }
     let is_under_way = outcome == Outcome::UnderWay;
     let mut last = control.last_restart.borrow_mut();

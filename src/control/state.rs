@@ -21,6 +21,7 @@ use crate::admin::{Readiness, Wish, escape};
 use crate::config::Config;
 use crate::driver::Facts;
 use crate::driver::socket::Spread;
+use crate::logging;
 use crate::placement::Fingerprint;
 use crate::relay::Left;
 use crate::stats::{Counters, Latency, WorkerShared};
@@ -269,6 +270,12 @@ impl Control {
         Readiness::of(self.stopping.get(), self.ready.get(), self.health_wanted.get())
     }
 
+    /// What works less well than configured at this moment, one sentence each.
+    pub fn degraded_now(&self) -> Vec<String> {
+        let since_start = self.degraded.borrow().clone();
+        since_start.into_iter().chain(self.own_in_use()).chain(logging::figures().trouble()).collect()
+    }
+
     /// The counters of all workers together, each a consistent snapshot.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::new();
@@ -311,6 +318,10 @@ impl Control {
             let Fingerprint { config, now } = fingerprint;
             let backends = self.backends().len();
             tracing::info!(
+                backends_up = alive,
+                backends,
+                fingerprint = %format_args!("{now:016x}"),
+                fingerprint_config = %format_args!("{config:016x}"),
                 "placement: {alive} of {backends} backends serve, fingerprint {now:016x} (config {config:016x})"
             );
         }
@@ -363,7 +374,12 @@ impl Control {
             return Err(format!("there is no backend {shown}; the command backends lists them as HOST:PORT"));
         };
         if backend.set_wish(wish) {
-            tracing::info!("backend {shown}: the operator set it to {}", wish.name());
+            tracing::info!(
+                backend = shown,
+                wish = wish.name(),
+                "backend {shown}: the operator set it to {}",
+                wish.name()
+            );
             self.publish();
             self.warn_if_none_lives();
         }
@@ -416,9 +432,13 @@ impl Control {
             Ok(changes) => changes.to_string(),
             Err(refusal) => refusal.clone(),
         };
-        match &result {
-            Ok(_) => tracing::info!("{words}"),
-            Err(_) => tracing::error!("reload: {words}"),
+        // Each change, and each error, is an event of its own.
+        for (index, line) in words.lines().map(str::trim_start).enumerate() {
+            match &result {
+                Ok(_) if index == 0 => tracing::info!(reload = "applied", "{line}"),
+                Ok(_) => tracing::info!(reload = "applied", "reload: {line}"),
+                Err(_) => tracing::error!(reload = "refused", "reload: {line}"),
+            }
         }
         if result.is_ok() {
             self.config_since.set(SystemTime::now());

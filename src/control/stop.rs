@@ -8,6 +8,7 @@ use super::process::{Event, Process};
 use crate::exit;
 use crate::stats::{Counter, Counters, DropReason};
 use crate::worker::Ended;
+use nix::sys::signal::Signal;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -28,7 +29,7 @@ pub async fn stop(process: &mut Process, signal: Option<u8>) -> u8 {
         let config = process.control.config();
         (Duration::from_millis(config.shutdown_delay_ms), Duration::from_millis(config.shutdown_timeout_ms))
     };
-    tracing::info!("stopping: {why}");
+    tracing::info!(signal = signal.and_then(name), "stopping: {why}");
     process.control.stopping.set(true);
     process.control.notifier.stopping();
     if let Some(signal) = process.end_restart().await {
@@ -129,7 +130,7 @@ async fn workers_ended(process: &mut Process, deadline: Instant) -> Result<(), O
             Ok(Event::Stop(Some(signal))) => return Err(Some(signal)),
             Ok(Event::Ended { worker }) => {
                 if let Some(Some(Err(error))) = process.ended.get(worker) {
-                    tracing::error!("worker {worker}: {error}");
+                    tracing::error!(worker, "worker {worker}: {error}");
                 }
             }
             Ok(event) => process.decline(&event),
@@ -144,7 +145,7 @@ async fn workers_ended(process: &mut Process, deadline: Instant) -> Result<(), O
 
 /// A second signal: at once, whatever is left.
 fn cut_off(process: &Process, signal: u8) -> u8 {
-    tracing::warn!("signal {signal} again: ending at once");
+    tracing::warn!(signal = name(signal), "signal {signal} again: ending at once");
     account(process);
     SIGNALLED + signal
 }
@@ -158,6 +159,8 @@ fn conclude(process: &Process) -> u8 {
             Some(Ok(Ended::Drained)) => {}
             Some(Ok(Ended::CutShort { metrics_dropped })) => {
                 tracing::warn!(
+                    worker,
+                    metrics_dropped,
                     "worker {worker}: the time ran out; {metrics_dropped} metrics were dropped and counted as shutdown"
                 );
                 cut_short = true;
@@ -175,7 +178,23 @@ fn conclude(process: &Process) -> u8 {
 }
 
 fn account(process: &Process) {
-    tracing::info!("account: {}", words(&process.control.counters()));
+    let counters = process.control.counters();
+    tracing::info!(
+        metrics_received = counters.get(Counter::MetricsReceived),
+        metrics_sent = counters.get(Counter::MetricsSent),
+        metrics_dropped = counters.dropped_total(),
+        metrics_pending = counters.get(Counter::MetricsPending),
+        datagrams_received = counters.get(Counter::DatagramsReceived),
+        datagrams_sent = counters.get(Counter::DatagramsSent),
+        kernel_drops = counters.get(Counter::KernelDrops),
+        "account: {}",
+        words(&counters)
+    );
+}
+
+/// The name of a signal, as `SIGTERM`.
+fn name(signal: u8) -> Option<&'static str> {
+    Signal::try_from(i32::from(signal)).ok().map(Signal::as_str)
 }
 
 /// The whole account on one line.

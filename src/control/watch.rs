@@ -115,14 +115,14 @@ fn settle_state(control: &Control, backend: &Backend, transition: Transition, fa
     if backend.wish() != Wish::Up {
         words.push_str(&format!("; the operator has set it to {}, so no name moves", backend.wish().name()));
     }
-    let name = backend.name.escape_default();
+    let (name, cause) = (backend.name.escape_default(), transition.cause.name());
     backend.counters.refused_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);
     control.publish();
     if transition.up {
-        tracing::info!("backend {name} {words}");
+        tracing::info!(backend = %name, state = "up", cause, "backend {name} {words}");
         return;
     }
-    tracing::warn!("backend {name} {words}");
+    tracing::warn!(backend = %name, state = "down", cause, "backend {name} {words}");
     // It may have moved: its name is asked again.
     backend.look_up.notify_one();
     control.warn_if_none_lives();

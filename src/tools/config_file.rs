@@ -3,7 +3,7 @@
 //! In: a path. Out: the config, or an exit code, and then the operator has been told why. Next: the command.
 
 use crate::config::{self, ConfigError, Loaded};
-use crate::console::{NAME, complain, say};
+use crate::console::{NAME, say};
 use std::path::Path;
 
 /// The config that is read unless another is given, go-statsd-proxy's.
@@ -11,14 +11,19 @@ pub const DEFAULT_CONFIG: &str = "/etc/statsdproxy.json";
 
 /// The config of a file; if there is none, the operator has been told and the exit code is returned.
 pub fn load(path: &Path) -> Result<Loaded, u8> {
-    config::load(path).map_err(|error| unloaded(&error))
+    config::load(path).map_err(|error| {
+        say(&unloaded(&error));
+        error.exit_code()
+    })
 }
 
-/// Tells the operator why there is no config; the exit code.
-pub fn unloaded(error: &ConfigError) -> u8 {
-    complain(&error.to_string());
+/// What the operator is told if there is no config.
+pub fn unloaded(error: &ConfigError) -> String {
+    let mut message = format!("{NAME}: {error}\n");
     if let ConfigError::Unreadable { .. } = error {
-        say(&format!("Give another file with -f FILE, or see the proxy at work without one: {NAME} demo\n"));
+        message.push_str(&format!(
+            "Give another file with -f FILE, or see the proxy at work without one: {NAME} demo\n"
+        ));
     }
-    error.exit_code()
+    message
 }

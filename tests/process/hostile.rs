@@ -6,18 +6,15 @@ use crate::proxy::{ConfigFile, PROGRAM, Proxy, config, is_portable};
 use crate::seccomp;
 use crate::skip::skip_unprivileged;
 use crate::{datagrams, refs, three, total};
-use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 /// The user that owns nothing.
 const NOBODY: u32 = 65_534;
@@ -67,57 +64,17 @@ fn a_panic_of_any_thread_ends_the_process_with_a_message() {
     }
 }
 
-/// Fills a pipe, so that who writes to it waits for ever.
-fn fill(mut writer: &io::PipeWriter) {
-    let is_writable = || {
-        let mut polled = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
-        poll(&mut polled, 0u8).unwrap() > 0
-    };
-    while is_writable() {
-        // A pipe that is writable takes so much without blocking.
-        writer.write_all(&[b'\n'; 4_096]).unwrap();
-    }
-}
-
-/// Whether the admin port answers soon.
-fn answers(proxy: &Proxy) -> bool {
-    let Ok(mut client) = TcpStream::connect(proxy.admin) else { return false };
-    client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let _ = client.write_all(b"ping\nquit\n");
-    client.read(&mut [0; 5]).is_ok_and(|bytes| bytes > 0)
-}
-
 #[test]
 fn a_panic_ends_the_process_though_nobody_reads_its_log() {
     let backends = three();
-    // Learns free ports from a first life.
-    let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
-    proxy.signal(Signal::SIGTERM);
-    assert_eq!(proxy.exit_code(), 0);
-    let (reader, writer) = io::pipe().unwrap();
-    let mut child = Command::new(PROGRAM)
-        .arg("-f")
-        .arg(proxy.config_path())
-        .env("STATSRING_PLANTED_PANIC", "worker")
-        .stderr(writer.try_clone().unwrap())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(reader);
-    let mut line = String::new();
-    while !line.contains("ready: ") {
-        line.clear();
-        assert!(log.read_line(&mut line).unwrap() > 0, "it ended before it was ready");
-    }
-    wait_until("it answers", || answers(&proxy));
-    fill(&writer);
-    // The control thread logs what the reload did, and waits there, with the log in its hands.
-    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-    nix::sys::signal::kill(pid, Signal::SIGHUP).unwrap();
-    wait_until("the control thread waits for its log's reader", || !answers(&proxy));
+    let mut proxy = planted("worker", &backends);
+    proxy.stall_log();
+    // It is logged, so that the log is being written when the panic comes.
+    assert!(proxy.ask("reload").starts_with("reloaded: "));
     proxy.send_burst(&["a:1|c".to_owned()]);
     let mut status = None;
     wait_until("it has ended", || {
-        status = child.try_wait().unwrap();
+        status = proxy.try_exit_status();
         status.is_some()
     });
     assert_eq!(status.unwrap().code(), Some(70));

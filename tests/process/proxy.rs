@@ -1,17 +1,18 @@
 //! The program under test, as its own process: its config, its log, its admin port, its exit code.
 
+#[path = "log.rs"]
+mod log;
+
 use crate::backend::Backend;
 use crate::patience::{PATIENCE, wait_until};
+use log::Log;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_statsring");
 /// Starts that may find a chosen port taken meanwhile.
@@ -26,11 +27,7 @@ pub struct Proxy {
     pub config: ConfigFile,
     pub address: SocketAddr,
     pub admin: SocketAddr,
-    log: Arc<Mutex<Vec<String>>>,
-    /// The pipe that the proxy and its successors log to, as /proc names it.
-    log_pipe: PathBuf,
-    /// Reads the log until the process has closed it.
-    log_reader: Option<JoinHandle<()>>,
+    log: Log,
     sender: UdpSocket,
     /// Datagrams sent by [`Proxy::send`].
     sent: u64,
@@ -164,20 +161,31 @@ impl Proxy {
     }
 
     /// Starts a command with this config at these ports; it need not be ready.
-    pub fn spawn(config: ConfigFile, port: u16, admin_port: u16, mut command: Command) -> Proxy {
-        command.stderr(Stdio::piped());
+    pub fn spawn(config: ConfigFile, port: u16, admin_port: u16, command: Command) -> Proxy {
+        Proxy::spawn_with(Log::new(), config, port, admin_port, command)
+    }
+
+    /// Starts a command whose log nobody reads from the start on, at no port that matters.
+    pub fn spawn_stalled(config: ConfigFile, command: Command) -> Proxy {
+        let (mut log, stderr) = Log::new();
+        log.stall();
+        Proxy::spawn_with((log, stderr), config, 0, 0, command)
+    }
+
+    fn spawn_with(
+        (log, stderr): (Log, Stdio),
+        config: ConfigFile,
+        port: u16,
+        admin_port: u16,
+        mut command: Command,
+    ) -> Proxy {
+        command.stderr(stderr);
         if !command.get_envs().any(|(name, _)| name == "LISTEN_FDS") {
             command.stdin(Stdio::null());
         }
-        let mut child = command.spawn().unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let stderr = child.stderr.take().unwrap();
-        let log_pipe = std::fs::read_link(format!("/proc/self/fd/{}", stderr.as_raw_fd())).unwrap();
-        let stderr = BufReader::new(stderr);
-        let log_reader = std::thread::spawn({
-            let log = log.clone();
-            move || stderr.lines().map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
-        });
+        let child = command.spawn().unwrap();
+        // Its end of the pipe is closed here, so that the log ends with the process.
+        drop(command);
         Proxy {
             child,
             successors: Vec::new(),
@@ -185,8 +193,6 @@ impl Proxy {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)),
             log,
-            log_pipe,
-            log_reader: Some(log_reader),
             sender: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
             sent: 0,
         }
@@ -243,11 +249,21 @@ impl Proxy {
     }
 
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().join("\n")
+        self.log.lines().join("\n")
     }
 
     pub fn logged(&self, text: &str) -> bool {
-        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+        self.log.lines().iter().any(|line| line.contains(text))
+    }
+
+    /// Stops reading the log, and lets every write to it wait.
+    pub fn stall_log(&mut self) {
+        self.log.stall();
+    }
+
+    /// Reads the log again.
+    pub fn resume_log(&self) {
+        self.log.resume();
     }
 
     /// The answer to one admin command.
@@ -346,6 +362,11 @@ impl Proxy {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
     }
 
+    /// How it has ended, if it has; the log need not be read.
+    pub fn try_exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for its end, however it comes.
     #[track_caller]
     pub fn wait_for_end(&mut self) -> ExitStatus {
@@ -354,9 +375,7 @@ impl Proxy {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        if let Some(reader) = self.log_reader.take() {
-            reader.join().unwrap();
-        }
+        self.log.wait_for_end();
         status.unwrap()
     }
 
@@ -395,7 +414,7 @@ impl Drop for Proxy {
         let _ = self.child.wait();
         for pid in self.successors.iter().copied().chain(self.started()) {
             // Its number may be another program's by now; a process of this proxy logs to its pipe.
-            if std::fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|pipe| pipe == self.log_pipe) {
+            if std::fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|pipe| pipe == self.log.pipe()) {
                 let _ = nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(pid),
                     nix::sys::signal::Signal::SIGKILL,

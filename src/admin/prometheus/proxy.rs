@@ -90,6 +90,12 @@ pub fn surroundings(out: &mut Exposition, view: &View) {
         let (name, help) = admin(known);
         out.one(counter, name, help, view.admin.get(known));
     }
+    out.one(
+        counter,
+        "statsring_log_lines_dropped_total",
+        "Log lines that were dropped because standard error was not read fast enough or could not be written.",
+        view.log.lines_dropped,
+    );
     memory(out, view);
 }
 
@@ -208,6 +214,7 @@ mod tests {
             "statsring_flush_interval_seconds 0.005\n",
             "statsring_host_udp_receive_buffer_errors_total 5\n",
             "statsring_admin_http_requests_total 0\n",
+            "statsring_log_lines_dropped_total 0\n",
             "statsring_receive_ring_bytes 2000\n",
         ];
         let text = text(&view);
