@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// Set for a test that runs itself again as a child process.
 const CHILD: &str = "STATSRING_TEST_CHILD";
