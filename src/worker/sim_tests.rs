@@ -190,7 +190,7 @@ fn a_backend_that_is_up_again_gets_a_new_socket_and_one_that_stays_up_none() {
     settle(&mut worker, &handle);
     let mut serials = Vec::new();
     for is_live in [true, false, false, true, true] {
-        publish(&routes, &handle, |table| table.live = LiveSet::new([is_live].into_iter()));
+        publish(&routes, &handle, |table| table.live = LiveSet::new([is_live]));
         settle(&mut worker, &handle);
         serials.push(handle.backend_sockets()[0].1);
     }

@@ -139,6 +139,36 @@ fn a_full_send_buffer_is_told_as_busy_at_once() {
     });
 }
 
+/// Lets some packets of 200 bytes through at once, holds the others for about a second.
+const SLOW: &str = "rate 16kbit burst 2kb limit 4mb";
+
+#[test]
+fn a_socket_has_unsent_packets_as_long_as_a_discipline_holds_some() {
+    behind(SLOW, || {
+        let Some(bed) = super::bed::bed(&limits()) else { return };
+        let (mut driver, _sender) = Bed::into_driver(bed);
+        driver.open_backend(SocketSlot(0), backend()).unwrap();
+        assert!(!driver.has_unsent(SocketSlot(0)) && !driver.has_unsent(SocketSlot(1)));
+        let mut log = Log::default();
+        for _ in 0..15 {
+            driver.push(packet(&[b'x'; 200], 0)).unwrap();
+        }
+        driver.enter(Wait::Poll).unwrap();
+        driver.deliver(&mut log);
+        assert!(log.sent.iter().all(|(_, outcome)| *outcome == SendOutcome::Sent), "{:?}", log.sent);
+        assert!(driver.has_unsent(SocketSlot(0)));
+        // The old socket's packets still go out when another one has taken its place; that one has none.
+        let source = driver.open_backend(SocketSlot(0), backend()).unwrap();
+        assert_eq!(source, "10.99.0.1".parse::<std::net::IpAddr>().unwrap());
+        assert!(!driver.has_unsent(SocketSlot(0)));
+        driver.push(packet(&[b'x'; 200], 0)).unwrap();
+        driver.enter(Wait::Poll).unwrap();
+        driver.deliver(&mut log);
+        super::bed::wait_until("the discipline has sent them", || !driver.has_unsent(SocketSlot(0)));
+        assert_eq!((log.sent.len(), discipline_drops()), (16, 0));
+    });
+}
+
 /// A worker in this namespace, in front of the backend.
 struct Rig {
     routes: Arc<ArcSwap<RouteTable>>,

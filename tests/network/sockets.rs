@@ -26,7 +26,7 @@ fn start(extra: &Value, host: &str, is_checked: bool, more: Value) -> Proxy {
     for (key, value) in more.as_object().unwrap() {
         config[key] = value.clone();
     }
-    Proxy::start(config)
+    Proxy::start_with(config, &["-d"])
 }
 
 fn send(proxy: &mut Proxy, phase: &str, count: usize) {
@@ -140,15 +140,27 @@ fn pods(lab: &Lab) -> (super::lab::Service, [Backend; 2]) {
 fn a_pod_that_replaces_another_behind_a_service_address_gets_its_metrics() {
     with_each_engine(|lab, extra| {
         let (service, pods) = pods(lab);
-        let mut proxy = start(&extra, "10.96.0.1", true, json!({"reopenInterval": 1000}));
+        let mut proxy = start(&extra, "10.96.0.1", true, json!({"reopenInterval": 0}));
         send(&mut proxy, "before", 10);
         wait_until("the first pod has them", || pods[0].total() == 10);
         service.lead_to("10.77.0.10");
+        // The flow is the first pod's as long as the socket is the same.
+        send(&mut proxy, "stale", 10);
+        wait_until("the first pod has these too", || pods[0].total() == 20);
+        proxy.config.json["reopenInterval"] = json!(1000);
+        proxy.config.write();
+        let told = proxy.ask("reload");
+        assert!(told.contains("reopenInterval: 0 -> 1000"), "{told}");
         wait_until("the second pod gets metrics", || {
             send(&mut proxy, "after", 1);
             pods[1].total() > 0
         });
         assert_eq!(proxy.state("10.96.0.1:8125"), "up", "its checks are new connections");
+        assert!(
+            proxy.logged("backend 10.96.0.1:8125: a new socket to it: reopenInterval"),
+            "{}",
+            proxy.log()
+        );
     });
 }
 
