@@ -94,8 +94,10 @@ impl Lab {
         let (peer, peer_device, peer_address) = other;
         one.ip(&format!("link add {device} type veth peer name {peer_device} netns {}", peer.name));
         for (host, device, address) in [(one, device, address), (peer, peer_device, peer_address)] {
-            host.ip(&format!("address add {address} dev {device}"));
             host.ip(&format!("link set {device} up"));
+            // Even where duplicates are not looked for, an IPv6 address is tentative for a moment without this.
+            let family = if address.contains(':') { " nodad" } else { "" };
+            host.ip(&format!("address add {address} dev {device}{family}"));
         }
     }
 

@@ -94,7 +94,7 @@ fn metrics_come_from_an_address_that_this_host_has_also_by_ipv6() {
         let mut proxy = start(&extra, "fd77::9", false, json!({}));
         wait_for_source(&mut proxy, &backend, "fd77::1");
         // The kernel goes on to send from an address that is gone.
-        lab.proxy().ip("address add fd77::2/64 dev uplink");
+        lab.proxy().ip("address add fd77::2/64 dev uplink nodad");
         lab.proxy().ip("address delete fd77::1/64 dev uplink");
         wait_for_source(&mut proxy, &backend, "fd77::2");
     });
