@@ -82,7 +82,8 @@ impl Resolver {
         let _slot = self.free.acquire().await.ok();
         let started = Instant::now();
         let owned = host.to_owned();
-        let found = offload("resolve", STACK_BYTES, move || lookup::addresses_for_metrics(&owned, 0)).await;
+        let ask = move || lookup::addresses(&owned, 0).map(lookup::in_order_for_metrics);
+        let found = offload("resolve", STACK_BYTES, ask).await;
         self.remember(host, started.elapsed() > SLOW);
         found.and_then(|found| found).map(Arc::from).map_err(|error| (error.kind(), error.to_string()))
     }

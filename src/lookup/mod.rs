@@ -23,13 +23,12 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// The addresses of `host` in the order in which a sender of metrics should try them: those first to which this host has a
-/// route, and of these IPv4 first, since a StatsD server listens at IPv4 unless it is configured otherwise. Otherwise in the
-/// resolver's order; never an empty list.
-pub fn addresses_for_metrics(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let mut found = addresses(host, port)?;
+/// Addresses of one name in the order in which a sender of metrics should try them: those first to which this host has a
+/// route, and of these IPv4 first, since a StatsD server listens at IPv4 unless it is configured otherwise. Otherwise they keep
+/// their order.
+pub fn in_order_for_metrics(mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     found.sort_by_cached_key(|address| (!is_reachable(*address), address.is_ipv6()));
-    Ok(found)
+    found
 }
 
 /// Whether this host has a route, and an address of its own, for this one; no packet is sent.
@@ -70,11 +69,14 @@ mod tests {
 
     #[test]
     fn metrics_go_to_ipv4_first_and_to_what_cannot_be_reached_last() {
-        let found = addresses_for_metrics("localhost", 9).unwrap();
-        assert!(found.is_sorted_by_key(|address| (!is_reachable(*address), address.is_ipv6())), "{found:?}");
-        assert!(is_reachable("127.0.0.1:9".parse().unwrap()));
-        // The kernel has no route from loopback to multicast with this scope: an interface that does not exist.
-        assert!(!is_reachable("[fe80::1%4000000]:9".parse().unwrap()));
+        // There is no interface of that number.
+        let texts = ["[fe80::1%4000000]:9", "[::1]:9", "127.0.0.2:9", "127.0.0.1:9"];
+        let given: Vec<SocketAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        let order = in_order_for_metrics(given.clone());
+        assert_eq!(order[..2], given[2..]);
+        assert_eq!(order.last(), if is_reachable(given[1]) { given.first() } else { given.get(1) });
+        let names = in_order_for_metrics(addresses("localhost", 9).unwrap());
+        assert!(names.iter().all(|address| address.ip().is_loopback()));
     }
 
     #[test]

@@ -117,12 +117,14 @@ struct Answer {
     words: String,
 }
 
-/// Asks the first address that takes a connection; the time is for all of them together.
+/// Asks the first address that takes a connection; the time is for all of them together, and one that swallows everything
+/// leaves the others their share.
 fn ask_any(addresses: &[SocketAddr], timeout: Duration) -> Result<Answer, String> {
     let deadline = Instant::now() + timeout;
     let mut failures = Vec::new();
-    for address in addresses {
-        let connected = left(deadline).and_then(|left| TcpStream::connect_timeout(address, left));
+    for (index, address) in addresses.iter().enumerate() {
+        let share = left(deadline).map(|left| left / (addresses.len() - index) as u32);
+        let connected = share.and_then(|share| TcpStream::connect_timeout(address, share));
         match connected {
             Ok(stream) => {
                 return ask(stream, *address, deadline)
@@ -272,6 +274,19 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let ready = answering("HTTP/1.1 200 OK\r\n\r\nready: yes\n", Duration::ZERO);
         assert!(ask_any(&[free, ready], LONG).unwrap().is_ready);
+    }
+
+    #[test]
+    fn one_that_swallows_connections_leaves_time_for_the_next() {
+        let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let address = full.local_addr().unwrap().as_socket().unwrap();
+        // Nobody accepts, so the queue is full soon, and further connections are not answered.
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let _held: Vec<TcpStream> = std::iter::from_fn(connect).collect();
+        let ready = answering("HTTP/1.1 200 OK\r\n\r\nready: yes\n", Duration::ZERO);
+        assert!(ask_any(&[address, ready], Duration::from_secs(4)).unwrap().is_ready);
     }
 
     #[test]

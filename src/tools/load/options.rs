@@ -285,7 +285,8 @@ fn rate(text: &str) -> Result<Option<u64>, String> {
 }
 
 fn resolve(option: &str, text: &str) -> Result<SocketAddr, String> {
-    let addresses = lookup::endpoint(text).map_err(|error| format!("{option} {text:?}: {error}"))?;
+    let found = lookup::endpoint(text).map_err(|error| format!("{option} {text:?}: {error}"))?;
+    let addresses = lookup::in_order_for_metrics(found);
     addresses.first().copied().ok_or_else(|| format!("{option} {text:?} has no address"))
 }
 
