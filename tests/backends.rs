@@ -114,6 +114,34 @@ fn a_check_that_was_under_way_while_the_proxy_was_stopped_is_not_a_failure() {
 }
 
 #[test]
+fn without_a_backend_it_is_degraded_and_ready_as_the_config_says() {
+    let mut backends = start(2);
+    let quick = json!({"checkInterval": 200, "checkTimeout": 200, "checkFast": 50});
+    let mut proxy = proxy_of(&backends, quick);
+    let check =
+        |proxy: &Proxy| proxy::run(&["check-ready", "--address", &proxy.admin.to_string()]).status.code();
+    assert!(!proxy.ask("status").contains("degraded: no backend"), "{}", proxy.ask("status"));
+    backends.iter_mut().for_each(Backend::kill);
+    for backend in &backends {
+        proxy.wait_for_state(&backend.name(), "down");
+    }
+    assert!(proxy.ask("status").contains("degraded: no backend is up"), "{}", proxy.ask("status"));
+    assert_eq!(check(&proxy), Some(0), "a proxy that drops and counts is ready by default");
+    proxy.config.json["readyWithoutBackends"] = json!(false);
+    proxy.config.write();
+    proxy.ask("reload");
+    assert_eq!(check(&proxy), Some(1));
+    assert_eq!(proxy.ask("health"), "health: down\n");
+    assert!(proxy.status("ready").contains("no backend is up"), "{}", proxy.ask("status"));
+    backends.iter_mut().for_each(Backend::restore);
+    wait_until("it is ready again", || check(&proxy) == Some(0));
+    // The cause is logged before what follows from it.
+    let log = proxy.log();
+    let line = |words: &str| log.lines().position(|line| line.contains(words)).unwrap();
+    assert!(line(" is down: ") < line("placement: 1 of 2"), "{log}");
+}
+
+#[test]
 fn a_backend_that_flaps_at_every_check_moves_no_name() {
     let backends = start(3);
     let quick = json!({"checkInterval": 100, "checkTimeout": 100, "checkFast": 50});

@@ -259,7 +259,8 @@ fn a_syntax_error_says_where() {
     let found = mistakes("{\n  \"port\": 8125,\n  // the port\n}");
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("line 3, column 3: "), "{}", found[0]);
-    assert!(mistakes("")[0].starts_with("line 1, column 0: "));
+    assert!(mistakes("")[0].starts_with("the file is empty; statsring reads JSON"));
+    assert!(mistakes("nodes:\n  - host: a\n")[0].starts_with("this looks like YAML; "));
     assert!(mistakes("{} {}")[0].contains("trailing characters"));
 }
 
@@ -547,7 +548,7 @@ fn a_reload_knows_which_keys_are_fixed() {
 }
 
 /// Every key that the config has, for the properties below.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 37] = [
     "host",
     "port",
     "freebind",
@@ -560,6 +561,7 @@ const KEYS: [&str; 36] = [
     "addressFamily",
     "hashing",
     "onNodeDown",
+    "readyWithoutBackends",
     "checkInterval",
     "checkTimeout",
     "checkFast",
@@ -620,7 +622,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
                 .prop_map(|names| json!(names))
                 .boxed()
         }
-        "managementAllowChanges" | "timestamps" | "freebind" => {
+        "managementAllowChanges" | "timestamps" | "freebind" | "readyWithoutBackends" => {
             any::<bool>().prop_map(|flag| json!(flag)).boxed()
         }
         "nodes" => proptest::collection::vec(any_node(), 1..8)

@@ -14,15 +14,18 @@ pub enum Readiness {
     Stopping,
     /// The operator has set `health` to down.
     HealthDown,
+    /// No backend is up, and `readyWithoutBackends` is false.
+    NoBackend,
 }
 
 impl Readiness {
     /// What it is: a stop counts before what it has ended.
-    pub fn of(is_stopping: bool, is_receiving: bool, health_wanted: bool) -> Readiness {
+    pub fn of(is_stopping: bool, is_receiving: bool, health_wanted: bool, has_backends: bool) -> Readiness {
         match () {
             _ if is_stopping => Readiness::Stopping,
             _ if !is_receiving => Readiness::Starting,
             _ if !health_wanted => Readiness::HealthDown,
+            _ if !has_backends => Readiness::NoBackend,
             _ => Readiness::Ready,
         }
     }
@@ -41,6 +44,7 @@ impl Readiness {
             Readiness::HealthDown => {
                 "not ready: health is down by command; the admin command health up ends that"
             }
+            Readiness::NoBackend => "not ready: no backend is up (readyWithoutBackends is false)",
         }
     }
 }
@@ -51,10 +55,11 @@ mod tests {
 
     #[test]
     fn a_stop_is_told_though_nothing_is_received_any_more() {
-        assert_eq!(Readiness::of(true, false, true), Readiness::Stopping);
-        assert_eq!(Readiness::of(true, true, false), Readiness::Stopping);
-        assert_eq!(Readiness::of(false, false, false), Readiness::Starting);
-        assert_eq!(Readiness::of(false, true, false), Readiness::HealthDown);
-        assert!(Readiness::of(false, true, true).is_ready());
+        assert_eq!(Readiness::of(true, false, true, false), Readiness::Stopping);
+        assert_eq!(Readiness::of(true, true, false, true), Readiness::Stopping);
+        assert_eq!(Readiness::of(false, false, false, false), Readiness::Starting);
+        assert_eq!(Readiness::of(false, true, false, false), Readiness::HealthDown);
+        assert_eq!(Readiness::of(false, true, true, false), Readiness::NoBackend);
+        assert!(Readiness::of(false, true, true, true).is_ready());
     }
 }

@@ -6,7 +6,7 @@ use super::json::Json;
 use super::raw::RawConfig;
 use super::report::Report;
 use super::source::Source;
-use super::{Config, Format, listing, proxy_js};
+use super::{Config, Format, foreign, listing, proxy_js};
 use crate::exit;
 use std::fmt;
 use std::fs::File;
@@ -40,6 +40,8 @@ pub struct Configured {
     pub listen: bool,
     /// `managementHost` or `managementPort`.
     pub management: bool,
+    /// The format, by whose names keys are called.
+    pub format: Format,
 }
 
 /// Why there is no config. Its text is for the operator and has several lines.
@@ -116,6 +118,9 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(invalid(vec![format!("the file is longer than {FILE_BYTES_MAX} bytes")]));
     }
+    if let Some(words) = foreign::of_bytes(&bytes) {
+        return Err(invalid(vec![words]));
+    }
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -138,7 +143,7 @@ fn read(text: &str) -> Result<Loaded, Vec<String>> {
         Format::Statsring => RawConfig::read(object, &mut report),
         Format::ProxyJs => proxy_js::read(object, &mut report),
     };
-    let configured = raw.configured();
+    let configured = raw.configured(format);
     let config = raw.prove(&mut report);
     let notices = report.finish(places.as_ref())?;
     Ok(Loaded { summary: summary.words(&config), config, configured, format, listing, notices })

@@ -9,6 +9,7 @@
 mod assignment;
 mod fault;
 mod fields;
+mod foreign;
 mod host;
 mod json;
 mod listing;
@@ -64,6 +65,8 @@ pub struct Config {
     pub hashing: Hashing,
     /// What happens to a dead backend's names.
     pub on_node_down: OnNodeDown,
+    /// Whether it says that it is ready, in `health`, `/readyz` and `check-ready`, while no backend is up.
+    pub ready_without_backends: bool,
     /// The health checks.
     pub check: Check,
     /// What carries the datagrams; `None` (`auto`): io_uring, or where that is refused, the portable engine.
@@ -213,9 +216,10 @@ const MANAGEMENT_PORT: u16 = 8_126;
 pub const EVERY_NAME: &str = "*";
 
 /// What a file was written for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// Statsring's own JSON, and go-statsd-proxy's.
+    #[default]
     Statsring,
     /// StatsD's `proxy.js`: a JavaScript object literal with keys of its own.
     ProxyJs,
@@ -229,6 +233,22 @@ pub enum AdminWords {
     Statsring,
     /// Those of StatsD's `proxy.js`: `help`, `config`, `health`, `status`, `quit`, and `ERROR` for what is unknown.
     ProxyJs,
+}
+
+impl Format {
+    /// A message that names keys in backticks, as statsring's files have them, with the names that this format has.
+    pub fn name_keys(self, message: &str) -> String {
+        match self {
+            Format::Statsring => message.to_owned(),
+            Format::ProxyJs => [
+                ("`managementHost`", "`mgmt_address`"),
+                ("`managementPort`", "`mgmt_port`"),
+                ("`host`", "`address`"),
+            ]
+            .iter()
+            .fold(message.to_owned(), |text, (ours, theirs)| text.replace(ours, theirs)),
+        }
+    }
 }
 
 impl AdminWords {

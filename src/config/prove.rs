@@ -107,6 +107,7 @@ impl RawConfig {
             address_family,
             hashing,
             on_node_down: self.on_node_down.or(on_node_down_default(hashing)),
+            ready_without_backends: self.ready_without_backends.or(true),
             check,
             engine: self.engine.or(None),
             workers_auto: crew.is_auto,

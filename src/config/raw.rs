@@ -6,7 +6,7 @@
 use super::fields::{Dialect, Fields, Range, Slot, nearest};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
-use super::{AddressFamily, AdminWords, Configured, EVERY_NAME, LogFormat, PinWorkers};
+use super::{AddressFamily, AdminWords, Configured, EVERY_NAME, Format, LogFormat, PinWorkers};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
@@ -14,7 +14,7 @@ use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
 
 /// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 36] = [
+pub(super) const KEYS: [&str; 37] = [
     "host",
     "port",
     "freebind",
@@ -27,6 +27,7 @@ pub(super) const KEYS: [&str; 36] = [
     "addressFamily",
     "hashing",
     "onNodeDown",
+    "readyWithoutBackends",
     "checkInterval",
     "checkTimeout",
     "checkFast",
@@ -105,6 +106,7 @@ pub(super) struct RawConfig {
     pub(super) address_family: Slot<AddressFamily>,
     pub(super) hashing: Slot<Hashing>,
     pub(super) on_node_down: Slot<OnNodeDown>,
+    pub(super) ready_without_backends: Slot<bool>,
     pub(super) check_interval_ms: Slot<u64>,
     pub(super) check_timeout_ms: Slot<u64>,
     pub(super) check_fast_ms: Slot<u64>,
@@ -172,8 +174,9 @@ impl RawConfig {
     }
 
     /// Which addresses the file sets.
-    pub(super) fn configured(&self) -> Configured {
+    pub(super) fn configured(&self, format: Format) -> Configured {
         Configured {
+            format,
             listen: self.host.is_in_file() || self.port.is_in_file(),
             management: self.management_host.is_in_file() || self.management_port.is_in_file(),
         }
@@ -197,6 +200,7 @@ impl RawConfig {
             hashing: read_hashing(fields),
             on_node_down: fields
                 .word("onNodeDown", &[("divert", OnNodeDown::Divert), ("drop", OnNodeDown::Drop)]),
+            ready_without_backends: fields.flag("readyWithoutBackends"),
             check_interval_ms: fields.whole("checkInterval", CHECK_MS),
             check_timeout_ms: fields.whole("checkTimeout", CHECK_MS),
             check_fast_ms: fields.whole("checkFast", CHECK_MS),

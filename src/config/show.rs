@@ -10,7 +10,8 @@ use crate::relay::{Malformed, OnNodeDown};
 use serde_json::{Value, json};
 
 /// The keys that a reload may change.
-const RELOADABLE: [&str; 17] = [
+const RELOADABLE: [&str; 18] = [
+    "readyWithoutBackends",
     "managementNames",
     "managementWords",
     "nodes",
@@ -52,6 +53,7 @@ impl Config {
                 OnNodeDown::Divert => "divert",
                 OnNodeDown::Drop => "drop",
             },
+            "readyWithoutBackends": self.ready_without_backends,
             "checkInterval": self.check.interval_ms,
             "checkTimeout": self.check.timeout_ms,
             "checkFast": self.check.fast_ms,

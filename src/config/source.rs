@@ -4,10 +4,10 @@
 //! own configs are JSON and nothing more, so that every tool reads them.
 //! In: a text. Out: a [`Source`], or why it is none. Next: `raw.rs` or `proxy_js.rs`, which read the keys.
 
-use super::Format;
 use super::json::{Json, JsonFault};
 use super::literal::{self, Literal, Places};
 use super::proxy_js::{PROXY_JS_KEYS, SHARED_KEYS};
+use super::{Format, foreign};
 
 /// A file whose keys are still to be read.
 #[derive(Debug)]
@@ -45,14 +45,12 @@ impl Source {
 
     /// A text that is no JSON: a `proxy.js` config, or a mistake.
     fn read_literal(text: &str, json_fault: JsonFault) -> Result<Source, String> {
-        let literal = match literal::read(text) {
-            Ok(literal) => literal,
+        let literal = literal::read(text).map_err(|fault| {
             // The reading that came further is the one that was meant.
-            Err(fault) if fault.is_code || fault.at > (json_fault.line, json_fault.column + 1) => {
-                return Err(fault.words());
-            }
-            Err(_) => return Err(json_fault.words()),
-        };
+            let is_literal = fault.is_code || fault.at > (json_fault.line, json_fault.column + 1);
+            let words = || if is_literal { fault.words() } else { json_fault.words() };
+            foreign::of_text(text).unwrap_or_else(words)
+        })?;
         if is_proxy_js(&literal.object) {
             return Ok(Source::proxy_js(literal));
         }

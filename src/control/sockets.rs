@@ -132,10 +132,11 @@ struct Found {
 pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure> {
     signals::block().map_err(|error| Failure::system(format!("signals cannot be blocked: {error}")))?;
     let mut found = match (&mut origin.predecessor, origin.activated.take()) {
-        (Some(predecessor), _) => inherit(config, predecessor)?,
-        (None, Some(activated)) => activate(config, activated)?,
-        (None, None) => bind(config)?,
-    };
+        (Some(predecessor), _) => inherit(config, predecessor),
+        (None, Some(activated)) => activate(config, activated),
+        (None, None) => bind(config),
+    }
+    .map_err(|failure| Failure { words: origin.configured.format.name_keys(&failure.words), ..failure })?;
     let overridden = overridden(config, origin.configured, &found);
     found.degraded.extend(overridden);
     set_workers(config, found.workers.len(), &mut found.degraded);

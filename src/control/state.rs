@@ -37,6 +37,10 @@ use tokio::sync::{Mutex, Notify, Semaphore};
 
 /// Checks under way at once; each holds a descriptor and up to one operation on the ring.
 pub(super) const PROBES_MAX: usize = 256;
+/// What `status` says while no backend serves.
+const NO_BACKEND: &str = "no backend is up: every metric is dropped and counted (no_backend, or node_down) until one is; backends and \
+    the log say why";
+
 /// How long the answer to a change waits until every worker follows it; a sleeping one wakes within `flushInterval`.
 const IN_FORCE: Duration = Duration::from_secs(3);
 /// What the answer adds if a worker takes longer.
@@ -267,13 +271,20 @@ impl Control {
 
     /// The same with the reason.
     pub fn readiness(&self) -> Readiness {
-        Readiness::of(self.stopping.get(), self.ready.get(), self.health_wanted.get())
+        let has_backends = self.config().ready_without_backends || self.any_lives();
+        Readiness::of(self.stopping.get(), self.ready.get(), self.health_wanted.get(), has_backends)
     }
 
     /// What works less well than configured at this moment, one sentence each.
     pub fn degraded_now(&self) -> Vec<String> {
         let since_start = self.degraded.borrow().clone();
-        since_start.into_iter().chain(self.own_in_use()).chain(logging::figures().trouble()).collect()
+        let no_backend = (!self.any_lives()).then(|| NO_BACKEND.to_owned());
+        since_start
+            .into_iter()
+            .chain(self.own_in_use())
+            .chain(no_backend)
+            .chain(logging::figures().trouble())
+            .collect()
     }
 
     /// The counters of all workers together, each a consistent snapshot.

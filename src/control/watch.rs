@@ -117,12 +117,14 @@ fn settle_state(control: &Control, backend: &Backend, transition: Transition, fa
     }
     let (name, cause) = (backend.name.escape_default(), transition.cause.name());
     backend.counters.refused_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);
-    control.publish();
+    // The cause first, then what follows from it.
     if transition.up {
         tracing::info!(backend = %name, state = "up", cause, "backend {name} {words}");
+        control.publish();
         return;
     }
     tracing::warn!(backend = %name, state = "down", cause, "backend {name} {words}");
+    control.publish();
     // It may have moved: its name is asked again.
     backend.look_up.notify_one();
     control.warn_if_none_lives();

@@ -36,6 +36,21 @@ fn text(backends: &[&Backend], more: &str) -> String {
     )
 }
 
+#[test]
+fn a_port_that_is_taken_is_named_as_the_file_names_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = ConfigFile::new(json!({}));
+    let admin_port = taken.local_addr().unwrap().port();
+    config.write_text(&format!(
+        "{{nodes: [{{host: '127.0.0.1', port: 9}}], address: '127.0.0.1', port: {}, mgmt_address: '127.0.0.1', mgmt_port: {admin_port}}}",
+        proxy::free_ports().0
+    ));
+    let output = proxy::run(&["-f", config.path.to_str().unwrap()]);
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(71), "{words}");
+    assert!(words.contains("`mgmt_port`") && !words.contains("managementPort"), "{words}");
+}
+
 /// A client that keeps its connection.
 struct Client(TcpStream);
 
