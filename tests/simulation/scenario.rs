@@ -124,7 +124,7 @@ fn node(number: u64, version: u64) -> RouteNode {
     RouteNode {
         name: format!("node{number}:8125").into(),
         address: address.parse::<SocketAddr>().ok(),
-        may_move: (number + version) % 3 == 0,
+        may_move: (number + version).is_multiple_of(3),
         source: None,
         gso: version != 1,
         counters: Arc::default(),

@@ -126,7 +126,7 @@ pub fn addresses_of(node: &Node) -> Vec<SocketAddr> {
 
 fn node(random: &mut Random, number: usize) -> Node {
     // The same backend goes by the same name in every config.
-    let host = if number % 2 == 0 { format!("10.0.0.{number}") } else { format!("backend{number}") };
+    let host = if number.is_multiple_of(2) { format!("10.0.0.{number}") } else { format!("backend{number}") };
     Node {
         name: format!("{host}:{NODE_PORT}").into(),
         host,
