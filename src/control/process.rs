@@ -351,10 +351,10 @@ impl Process {
                 tracing::info!("backend {}: there is a socket for it now", node.escape_default())
             }
             Report::SocketReopened { node, reason } => {
-                tracing::debug!("backend {}: a new socket to it: {reason}", node.escape_default());
+                tracing::debug!("backend {}: socket reopened: {reason}", node.escape_default());
             }
             Report::ReopenFailed { node, reason, error } => tracing::warn!(
-                "backend {}: no new socket to it ({reason}): {error}; the old one stays, and it is tried again",
+                "backend {}: its socket cannot be reopened ({reason}): {error}; the old one stays in use, and it is tried again",
                 node.escape_default()
             ),
             Report::SendFailed { node, error } => {

@@ -28,7 +28,7 @@ pub async fn watch(control: Rc<Control>) {
 fn is_moved(backend: &Backend) -> bool {
     let Some((before, now)) = backend.ask_source() else { return false };
     tracing::info!(
-        "backend {}: packets to it come from {now} now, before from {before}; new sockets are made",
+        "backend {}: the source address changed from {before} to {now}; its sockets are reopened",
         backend.name.escape_default()
     );
     true

@@ -71,7 +71,8 @@ impl<D: Driver> Worker<D> {
             self.sockets.follow(&table, &mut self.driver, &mut self.reporter);
         }
         let now_us = self.driver.now_us();
-        self.sockets.compare(&table, now_us);
+        // As of the wake-up, so that what it wants is done before anything is sent in this batch.
+        self.sockets.compare(&table, self.woke_us);
         self.relay.reroute(Arc::clone(&table), self.sockets.slots(), now_us);
         self.sockets.limit_packets(&mut self.relay, &self.driver);
         if !is_complete {

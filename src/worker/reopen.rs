@@ -30,7 +30,7 @@ impl fmt::Display for ReopenReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             ReopenReason::Up => "the backend is up again",
-            ReopenReason::SourceChanged => "this host sends to it from another address now",
+            ReopenReason::SourceChanged => "the source address changed",
             ReopenReason::SendFailed => "a send failed",
             ReopenReason::Interval => "reopenInterval",
         })

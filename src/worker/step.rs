@@ -73,7 +73,7 @@ pub struct Worker<D: Driver> {
     taken_us: u64,
     /// The clock before the last enter, which submitted what was pushed, and after it.
     submitted_us: u64,
-    woke_us: u64,
+    pub(super) woke_us: u64,
     drops_read_us: u64,
     /// What the kernel had dropped at each socket when another process had them.
     drops_before: Vec<u64>,

@@ -156,11 +156,7 @@ fn a_pod_that_replaces_another_behind_a_service_address_gets_its_metrics() {
             pods[1].total() > 0
         });
         assert_eq!(proxy.state("10.96.0.1:8125"), "up", "its checks are new connections");
-        assert!(
-            proxy.logged("backend 10.96.0.1:8125: a new socket to it: reopenInterval"),
-            "{}",
-            proxy.log()
-        );
+        assert!(proxy.logged("backend 10.96.0.1:8125: socket reopened: reopenInterval"), "{}", proxy.log());
     });
 }
 
