@@ -32,12 +32,12 @@ pub struct Backend {
     node: RefCell<Node>,
     health: RefCell<Health>,
     addresses: RefCell<Addresses>,
-    /// The address in use that the log told last.
+    /// The address in use that was logged last.
     announced: Cell<Option<SocketAddr>>,
-    /// The addresses of the proxy's own that the log told of.
-    told_own: RefCell<Vec<SocketAddr>>,
-    /// Whether the log told that its name has no address of the family.
-    told_family: Cell<bool>,
+    /// The addresses of the proxy's own that were logged.
+    reported_own: RefCell<Vec<SocketAddr>>,
+    /// Whether it was logged that its name has no address of the family.
+    is_family_reported: Cell<bool>,
     /// An address of it, and that of this host which the kernel chose for packets to it when it was asked last.
     source: Cell<Option<(SocketAddr, IpAddr)>>,
     state: Cell<BackendState>,
@@ -60,8 +60,8 @@ impl Backend {
             node: RefCell::new(node),
             announced: Cell::new(addresses.data()),
             addresses: RefCell::new(addresses),
-            told_own: RefCell::default(),
-            told_family: Cell::new(false),
+            reported_own: RefCell::default(),
+            is_family_reported: Cell::new(false),
             source: Cell::new(None),
             state: Cell::new(BackendState::Up),
             since: Cell::new(Instant::now()),
@@ -171,8 +171,8 @@ impl Backend {
     /// Of its addresses, those of the proxy's own that were not returned before.
     pub fn take_new_own(&self) -> Vec<SocketAddr> {
         let own: Vec<SocketAddr> = self.addresses.borrow().own().collect();
-        let told = self.told_own.replace(own.clone());
-        own.into_iter().filter(|address| !told.contains(address)).collect()
+        let reported = self.reported_own.replace(own.clone());
+        own.into_iter().filter(|address| !reported.contains(address)).collect()
     }
 
     /// Whether its name has addresses, but none of the family that it may have; true once.
@@ -181,7 +181,7 @@ impl Backend {
         let is_missing = addresses.data().is_none()
             && addresses.own().next().is_none()
             && addresses.all().next().is_some();
-        !self.told_family.replace(is_missing) && is_missing
+        !self.is_family_reported.replace(is_missing) && is_missing
     }
 
     fn change_addresses(&self, change: impl FnOnce(&mut Addresses) -> bool) -> bool {
@@ -246,7 +246,7 @@ impl Backend {
         Some((outcome, self.addresses.borrow_mut().checked(&known, fall, now_ms, quiet_ms)))
     }
 
-    /// The move to the address in use, if the log has not told it yet and it is not one of a round in which all refuse.
+    /// The move to the address in use, if it was not logged yet and is not one of a round in which all refuse.
     pub fn announce(&self, cause: MoveCause) -> Option<Move> {
         let to = self.address().filter(|_| !self.addresses.borrow().do_all_refuse())?;
         let from = self.announced.replace(Some(to)).filter(|from| *from != to)?;

@@ -106,11 +106,12 @@ impl Control {
             } else {
                 format!(", and also at {}", others.join(", "))
             };
-            tracing::info!("backend {name} is at {address}{others}");
+            tracing::info!(backend = %name, %address, "backend {name} is at {address}{others}");
         }
         if backend.note_family_missing() {
             let found: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
             tracing::warn!(
+                backend = %name,
                 "backend {name} resolves only to {}, and addressFamily is {}: it counts as down until it has an address of \
                  that family",
                 found.join(", "),
@@ -138,7 +139,8 @@ impl Control {
 
     fn warn_of_own(&self, backend: &Backend) {
         for address in backend.take_new_own() {
-            tracing::error!("{}", own_message(backend, address));
+            let name = backend.name.escape_default();
+            tracing::error!(backend = %name, %address, "{}", own_message(backend, address));
         }
     }
 

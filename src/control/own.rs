@@ -1,4 +1,4 @@
-//! Which addresses are this proxy's own: metrics that are sent there come back, for ever.
+//! Which addresses are this proxy's own: metrics sent there would loop.
 //!
 //! In: where it listens, what this host's kernel says. Out: whether metrics sent to an address would loop. Next: `state.rs`.
 //!

@@ -40,7 +40,7 @@ pub struct Rounds {
     /// When the next refusal may be reported: one hint at a time, no more often than the fast checks.
     hint_due_ms: Option<u64>,
     last_hint_ms: u64,
-    /// When an address that metrics were moved to because of refusals has not refused for long enough to be told of.
+    /// When an address that metrics were moved to because of refusals has not refused for long enough to be logged.
     proven_ms: Option<u64>,
 }
 
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_moves_metrics_and_is_told_when_the_new_address_has_proven_itself() {
+    fn a_refusal_moves_metrics_and_is_logged_when_the_new_address_has_proven_itself() {
         let mut walk = Walk::new();
         assert_eq!(walk.refuse(5_000, ONE), (vec![Change::Route], TWO.to_owned()));
         assert!(!walk.backend.counters.take_hint(), "the next refusal is reported at once");
@@ -201,8 +201,8 @@ mod tests {
         let (changes, next) = walk.look(5_002);
         assert_eq!((changes, next), (vec![], Next::Wait(Some(5_000 + walk.check.fast_ms))));
         let (from, to) = (ONE.parse().unwrap(), TWO.parse().unwrap());
-        let told = Change::Settled(Move { from, to, cause: MoveCause::Refused });
-        assert_eq!(walk.look(5_000 + walk.check.fast_ms).0, [told]);
+        let logged = Change::Settled(Move { from, to, cause: MoveCause::Refused });
+        assert_eq!(walk.look(5_000 + walk.check.fast_ms).0, [logged]);
         walk.backend.with_health(|health| assert!(health.is_up()));
     }
 
@@ -219,9 +219,9 @@ mod tests {
             assert!(walk.backend.counters.take_hint() || round > 0);
             now_ms += walk.check.fast_ms + 2;
         }
-        let told =
+        let is_logged =
             |changes: Vec<Change>| changes.into_iter().any(|change| matches!(change, Change::Settled(_)));
-        assert!(!told(walk.look(now_ms).0), "there is no address to tell of");
+        assert!(!is_logged(walk.look(now_ms).0), "there is no address to log");
         // After a while without a refusal they are tried anew.
         let later_ms = now_ms + 2 * walk.check.interval_ms;
         assert!(!walk.backend.standing().may_move);

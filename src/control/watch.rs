@@ -105,7 +105,8 @@ fn settle(control: &Control, backend: &Backend, change: Change, failure: Option<
         Change::State(transition) => settle_state(control, backend, transition, failure),
         Change::Route => control.publish(),
         Change::Settled(moved) => {
-            tracing::warn!("backend {}: {}", backend.name.escape_default(), moved.message());
+            let name = backend.name.escape_default();
+            tracing::warn!(backend = %name, address = %moved.to, "backend {name}: {}", moved.message());
         }
     }
 }
