@@ -158,6 +158,9 @@ fn check(loaded: &Loaded) -> u8 {
     for notice in &loaded.notices {
         complain(notice);
     }
+    for loops in control::own_nodes(&loaded.config) {
+        complain(&format!("on this host the start is refused: {loops}"));
+    }
     // Where the start decides about the engine, this is the larger one.
     let engine = loaded.config.engine.unwrap_or(Engine::IoUring);
     say(&MemoryBound::new(&loaded.config, engine).to_string());

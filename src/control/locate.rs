@@ -6,6 +6,7 @@
 use super::addresses::Found;
 use super::backend::Backend;
 use super::net;
+use super::own::loop_message;
 use super::state::Control;
 use crate::config::Config;
 use crate::stats::host;
@@ -157,19 +158,12 @@ impl Control {
     pub(super) fn refuse_loops(&self, config: &Config, backends: &[Rc<Backend>]) -> Result<(), Loops> {
         for (index, (node, backend)) in config.nodes.iter().zip(backends).enumerate() {
             backend.mark_own(|address| self.own.has(address));
-            let own: Vec<String> = backend.addresses().own().map(|address| address.to_string()).collect();
+            let own: Vec<SocketAddr> = backend.addresses().own().collect();
             if node.disabled || own.is_empty() || backend.address().is_some() {
                 continue;
             }
-            let place = config.shards.iter().position(|shard| usize::from(*shard) == index).unwrap_or(index);
             let is_literal = !backend.is_named();
-            let leads =
-                if is_literal { String::new() } else { format!(" resolves to {}, which", own.join(", ")) };
-            let message = format!(
-                "nodes[{place}]: {}{leads} is where this proxy itself listens, an address of this host and the port {}: \
-                 metrics would loop; give the address and port of the StatsD server, or another `port` to the proxy",
-                node.name, node.port,
-            );
+            let message = loop_message(config, index, if is_literal { &[] } else { &own });
             return Err(Loops { message, is_literal });
         }
         Ok(())

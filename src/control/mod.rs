@@ -59,6 +59,7 @@ mod watch;
 pub use failure::Failure;
 pub use handle::ProxyHandle;
 pub use health::{Cause, Health, Outcome, Transition};
+pub use own::own_nodes;
 pub use start::{run, run_with};
 
 use crate::config::Configured;

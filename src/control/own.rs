@@ -4,6 +4,8 @@
 //!
 //! A loop through another proxy, or through an address that is translated on its way, cannot be seen from here.
 
+use super::resolve::literal;
+use crate::config::{Config, Node};
 use crate::stats::host;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -55,6 +57,34 @@ impl OwnAddresses {
             }
         })
     }
+}
+
+/// The backends of `config` at which the proxy itself would listen on this host, one message each. Names are not looked up.
+pub fn own_nodes(config: &Config) -> Vec<String> {
+    let listening = config.listen.iter().map(|address| Listening { address: *address, takes_ipv4: false });
+    let own = OwnAddresses { listening: listening.collect() };
+    let is_own = |node: &Node| {
+        !node.disabled && literal(&node.host).is_some_and(|ip| own.has(SocketAddr::new(ip, node.port)))
+    };
+    let nodes = config.nodes.iter().enumerate().filter(|(_, node)| is_own(node));
+    nodes.map(|(index, _)| loop_message(config, index, &[])).collect()
+}
+
+/// Why the backend of this index is refused. `resolved`: what its name resolves to, if it is one.
+pub(super) fn loop_message(config: &Config, index: usize, resolved: &[SocketAddr]) -> String {
+    let node = &config.nodes[index];
+    let place = config.shards.iter().position(|shard| usize::from(*shard) == index).unwrap_or(index);
+    let resolved: Vec<String> = resolved.iter().map(SocketAddr::to_string).collect();
+    let resolves = if resolved.is_empty() {
+        String::new()
+    } else {
+        format!(" resolves to {}, which", resolved.join(", "))
+    };
+    format!(
+        "nodes[{place}]: {}{resolves} is where this proxy itself listens, an address of this host and the port {}: metrics \
+         would loop; give the address and port of the StatsD server, or another `port` to the proxy",
+        node.name, node.port,
+    )
 }
 
 /// Whether packets to `ip` go to a socket of this host.

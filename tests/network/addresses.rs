@@ -96,6 +96,11 @@ fn a_backend_at_an_address_of_this_host_is_refused_at_start() {
             let mut proxy = start_in_front_of_own_port(ip.parse().unwrap());
             assert_eq!(proxy.exit_code(), 64, "{}", proxy.log());
             assert!(proxy.logged("metrics would loop"), "{}", proxy.log());
+            let check =
+                Command::new(PROGRAM).arg("--check").arg("-f").arg(proxy.config_path()).output().unwrap();
+            let notices = String::from_utf8_lossy(&check.stderr);
+            let notice = "on this host the start is refused: nodes[0]: ";
+            assert!(check.status.success() && notices.contains(notice), "{notices}");
         }
         // At a device that is down, as kube-proxy has the addresses of services, which lead elsewhere.
         lab.proxy().ip("link add services type veth peer name pods");
