@@ -10,6 +10,7 @@ use super::own::loop_message;
 use super::state::Control;
 use crate::config::Config;
 use crate::stats::host;
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -78,13 +79,15 @@ impl Control {
 
     /// What can be said about addresses before they are used.
     fn examine(&self, addresses: &[SocketAddr]) -> Vec<Found> {
-        // Where there is nothing to choose it need not be known.
-        let sockets = if addresses.len() > 1 { host::udp_sockets() } else { Vec::new() };
-        let is_idle = |address: SocketAddr| {
+        // Where there is nothing to choose, or all are elsewhere, the host's sockets need not be read.
+        let mut sockets = None;
+        let mut is_idle = |address: SocketAddr| {
+            if addresses.len() < 2 || !host::is_on_this_host(address.ip()) {
+                return false;
+            }
+            let sockets = sockets.get_or_insert_with(host::udp_sockets);
             // The kernel may not show them; this proxy has some.
-            !sockets.is_empty()
-                && host::is_on_this_host(address.ip())
-                && host::drops_at(&sockets, address).is_none()
+            !sockets.is_empty() && host::drops_at(sockets, address).is_none()
         };
         let found = addresses.iter().map(|address| Found {
             address: *address,
@@ -97,7 +100,14 @@ impl Control {
     /// Takes over what a look-up of a backend's name found.
     pub(super) fn take_addresses(&self, backend: &Backend, found: &[SocketAddr]) {
         let before = backend.address();
-        let has_changed = backend.set_addresses(self.examine(found));
+        let is_known = {
+            let known: HashSet<SocketAddr> = backend.addresses().all().collect();
+            known.len() == found.len() && found.iter().all(|address| known.contains(address))
+        };
+        let has_changed = match is_known {
+            true => backend.mark_own(|address| self.own.has(address)),
+            false => backend.set_addresses(self.examine(found)),
+        };
         let name = backend.name.escape_default();
         if let Some(address) = backend.address().filter(|address| Some(*address) != before) {
             let others: Vec<String> =
