@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
 use statsring::placement::{Hashing, LiveSet, Placement, Spec, jump, key_hash, splitmix64};
 use statsring::relay::{
-    Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
+    Flush, GsoMode, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
 };
 use statsring::wire::{self, Scanner};
 use std::hint::black_box;
@@ -79,7 +79,7 @@ fn table(nodes: usize, hashing: Hashing) -> Arc<RouteTable> {
             address: "127.0.0.1:9".parse().ok(),
             may_move: false,
             source: None,
-            gso: true,
+            gso: GsoMode::Padded,
             counters: Arc::default(),
         })
         .collect();

@@ -6,7 +6,7 @@
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement, splitmix64};
 use statsring::relay::{
-    Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
+    Flush, GsoMode, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
 };
 use statsring::wire::Scanner;
 use std::hint::black_box;
@@ -27,13 +27,45 @@ struct Scenario {
     nodes: usize,
     metrics_per_datagram: usize,
     cache_entries: usize,
+    gso: GsoMode,
 }
 
-const SCENARIOS: [Scenario; 4] = [
-    Scenario { name: "3_nodes", nodes: 3, metrics_per_datagram: 30, cache_entries: 10_000 },
-    Scenario { name: "3_nodes_single", nodes: 3, metrics_per_datagram: 1, cache_entries: 10_000 },
-    Scenario { name: "3_nodes_no_cache", nodes: 3, metrics_per_datagram: 30, cache_entries: 0 },
-    Scenario { name: "1000_nodes", nodes: 1_000, metrics_per_datagram: 30, cache_entries: 10_000 },
+const SCENARIOS: [Scenario; 5] = [
+    Scenario {
+        name: "3_nodes",
+        nodes: 3,
+        metrics_per_datagram: 30,
+        cache_entries: 10_000,
+        gso: GsoMode::Padded,
+    },
+    Scenario {
+        name: "3_nodes_single",
+        nodes: 3,
+        metrics_per_datagram: 1,
+        cache_entries: 10_000,
+        gso: GsoMode::Padded,
+    },
+    Scenario {
+        name: "3_nodes_no_cache",
+        nodes: 3,
+        metrics_per_datagram: 30,
+        cache_entries: 0,
+        gso: GsoMode::Padded,
+    },
+    Scenario {
+        name: "3_nodes_unpadded",
+        nodes: 3,
+        metrics_per_datagram: 30,
+        cache_entries: 10_000,
+        gso: GsoMode::Unpadded,
+    },
+    Scenario {
+        name: "1000_nodes",
+        nodes: 1_000,
+        metrics_per_datagram: 30,
+        cache_entries: 10_000,
+        gso: GsoMode::Padded,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -97,7 +129,7 @@ fn relay(scenario: &Scenario) -> Relay {
         address: "127.0.0.1:9".parse().ok(),
         may_move: false,
         source: None,
-        gso: true,
+        gso: scenario.gso,
         counters: Arc::default(),
     };
     let table = RouteTable {

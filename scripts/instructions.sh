@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 readonly TOLERANCE=4 TOLERANCE_OTHER_COMPILER=15
 readonly RECORDED=benches/instructions.txt
-readonly SCENARIOS=(3_nodes 3_nodes_single 3_nodes_no_cache 1000_nodes)
+readonly SCENARIOS=(3_nodes 3_nodes_single 3_nodes_no_cache 3_nodes_unpadded 1000_nodes)
 # The first rounds fill the cache and the packets; the counted ones begin behind them.
 readonly ROUNDS_BEFORE=2 ROUNDS_COUNTED=4
 

@@ -224,6 +224,13 @@ impl Contents {
         }
     }
 
+    /// Takes the newlines off again.
+    pub fn unpad(&mut self) {
+        while self.len > 0 && self.bytes[self.len - 1] == b'\n' {
+            self.len -= 1;
+        }
+    }
+
     /// Notes when metrics that were appended just now arrived; nothing if that is not known, or not asked for.
     #[inline(always)]
     pub fn note_arrival(&mut self, arrived_us: Option<i64>, metrics: u32) {
@@ -304,6 +311,10 @@ mod tests {
         assert!(!wide.absorb(&packet, 16));
         assert!(wide.absorb(&packet, 32));
         assert_eq!((wide.bytes(), wide.metrics), (&b"z:1|c\na:1|c\nb:2|c"[..], 3));
+        packet.pad(16);
+        assert_eq!(packet.bytes(), b"a:1|c\nb:2|c\n\n\n\n\n");
+        packet.unpad();
+        assert_eq!((packet.bytes(), packet.metrics), (&b"a:1|c\nb:2|c"[..], 2));
         packet.clear();
         assert!(packet.is_empty());
     }

@@ -12,7 +12,7 @@ mod skip;
 use arc_swap::ArcSwap;
 use statsring::driver::{Driver, DriverError, DriverLimits, Waker, portable, prefix_bytes, socket, uring};
 use statsring::placement::{LiveSet, Placement};
-use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+use statsring::relay::{GsoMode, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use statsring::stats::alloc::thread_allocations;
 use statsring::stats::{Counter, DropReason, WorkerShared};
 use statsring::worker::{Limits, Report, Step, Worker, WorkerLinks};
@@ -32,7 +32,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
             address: Some(*address),
             may_move: false,
             source: None,
-            gso: true,
+            gso: GsoMode::Padded,
             counters: Arc::default(),
         })
         .collect();

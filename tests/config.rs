@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use statsring::config::{
-    AddressFamily, Check, Config, ConfigError, Loaded, LogFormat, Node, PinWorkers, load, parse,
+    AddressFamily, Check, Config, ConfigError, Gso, Loaded, LogFormat, Node, PinWorkers, load, parse,
 };
 use statsring::driver::socket::Spread;
 use statsring::placement::Hashing;
@@ -55,7 +55,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
     assert_eq!((config.receive_buffer_bytes, config.send_buffer_bytes), (8_388_608, 1_048_576));
     assert_eq!((config.queue_bytes_max, config.cache_entries), (262_144, 16_384));
     assert_eq!(config.reopen_ms, 60_000);
-    assert_eq!((config.malformed, config.gso, config.timestamps), (Malformed::Drop, true, false));
+    assert_eq!((config.malformed, config.gso, config.timestamps), (Malformed::Drop, Gso::Auto, false));
     assert_eq!((config.shutdown_delay_ms, config.shutdown_timeout_ms), (0, 5_000));
     assert_eq!(config.handover_timeout_ms, 30_000);
     assert_eq!(config.log_format, LogFormat::Text);
@@ -67,7 +67,7 @@ fn the_shortest_file_gets_the_documented_defaults() {
         adminport: None,
         weight: 1,
         disabled: false,
-        gso: true,
+        gso: Gso::Auto,
     };
     assert_eq!(config.nodes, [node]);
 }
@@ -156,7 +156,11 @@ fn wrong_types_say_what_was_found_and_what_is_wanted() {
         ("spread", r#""random""#, "spread: \"random\" is not \"flow\" or \"datagram\""),
         ("pinWorkers", "2", "pinWorkers: 2 is a number; wanted is true, false, or a list of CPUs, [2, 3]"),
         ("pinWorkers", "[-1]", "pinWorkers[0]: -1 is not a CPU (0 to 1023)"),
-        ("gso", "true", "gso: true is a truth value; wanted is \"auto\" or \"off\""),
+        (
+            "gso",
+            "true",
+            "gso: true is a truth value; wanted is \"auto\", \"padded\", \"unpadded\" or \"off\"",
+        ),
         ("flushInterval", "-0.5", "flushInterval: -0.5 is not in range (0 to 1000 ms, fractions allowed)"),
         (
             "flushInterval",
@@ -428,7 +432,7 @@ fn every_key_of_the_data_path_is_taken_without_a_notice() {
     let Loaded { config, notices, .. } = good(asking);
     assert_eq!(notices, Vec::<String>::new());
     assert_eq!((config.packet_auto, config.packet_bytes_max, config.cache_entries), (true, 8_192, 0));
-    assert_eq!((config.gso, config.nodes[1].gso, config.timestamps), (false, false, true));
+    assert_eq!((config.gso, config.nodes[1].gso, config.timestamps), (Gso::Off, Gso::Off, true));
     assert_eq!(good(&with("cacheSize", "1025")).config.cache_entries, 2_048);
 }
 
@@ -655,7 +659,9 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "cacheSize" => ms(0, 1 << 24),
         "malformed" => prop_oneof![Just(json!("drop")), Just(json!("forward"))].boxed(),
         "managementWords" => prop_oneof![Just(json!("statsring")), Just(json!("proxy.js"))].boxed(),
-        "gso" => prop_oneof![Just(json!("auto")), Just(json!("off"))].boxed(),
+        "gso" => proptest::sample::select(vec!["auto", "padded", "unpadded", "off"])
+            .prop_map(|word| json!(word))
+            .boxed(),
         "shutdownDelay" => ms(0, 3_600_000),
         "shutdownTimeout" => ms(1, 3_600_000),
         "handoverTimeout" => ms(1, 3_600_000),

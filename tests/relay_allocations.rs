@@ -4,7 +4,8 @@ use statsring::driver::sim::Random;
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
 use statsring::placement::{Hashing, LiveSet, Placement, Spec};
 use statsring::relay::{
-    Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules, Transmitted,
+    Flush, GsoMode, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
+    Transmitted,
 };
 use statsring::stats::alloc::thread_allocations;
 use statsring::stats::{Counter, DropReason};
@@ -22,7 +23,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
             address: Some(*address),
             may_move: false,
             source: None,
-            gso: true,
+            gso: GsoMode::Padded,
             counters: Arc::default(),
         })
         .collect();

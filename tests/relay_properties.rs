@@ -10,8 +10,8 @@ use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement};
 use statsring::planted::{Defect, plant};
 use statsring::relay::{
-    Flush, Malformed, OnNodeDown, Phase, REFUSED_ATTEMPTS_MAX, Relay, RelayLimits, RouteNode, RouteTable,
-    Rules, Transmitted,
+    Flush, GsoMode, Malformed, OnNodeDown, Phase, REFUSED_ATTEMPTS_MAX, Relay, RelayLimits, RouteNode,
+    RouteTable, Rules, Transmitted,
 };
 use statsring::stats::{Counter, DropReason};
 use std::collections::{HashMap, VecDeque};
@@ -227,6 +227,10 @@ fn is_diverted((number, lives): (u8, bool)) -> bool {
     !lives && number.is_multiple_of(2)
 }
 
+fn gso_mode(number: u8) -> GsoMode {
+    [GsoMode::Padded, GsoMode::Unpadded, GsoMode::Off][usize::from(number % 3)]
+}
+
 fn node_name(number: u8) -> String {
     format!("node{number}:8125")
 }
@@ -240,7 +244,7 @@ fn table(spec: &TableSpec, generation: u64) -> Arc<RouteTable> {
             address: "127.0.0.1:9".parse().ok(),
             may_move: false,
             source: None,
-            gso: true,
+            gso: gso_mode(*number),
             counters: Arc::default(),
         })
         .collect();
@@ -356,6 +360,7 @@ impl World {
         let padding = packet.bytes().iter().rev().take_while(|byte| **byte == b'\n').count();
         // A packet that others may follow in a train is filled up with newlines to the length of its segments.
         prop_assert!(padding == 0 || packet.len() == self.spec.rules.packet_bytes_max || self.generation > 1);
+        prop_assert!(padding == 0 || self.relay.table().nodes[packet.backend].gso == GsoMode::Padded);
         let text = &packet.bytes()[..packet.len() - padding];
         let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
         prop_assert!(!packet.is_empty() && lines.iter().all(|line| !line.is_empty()));

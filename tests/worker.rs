@@ -12,7 +12,7 @@ mod skip;
 use arc_swap::ArcSwap;
 use statsring::driver::{Engine, Waker, socket};
 use statsring::placement::{LiveSet, Placement};
-use statsring::relay::{Left, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+use statsring::relay::{GsoMode, Left, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use statsring::stats::{Counter, Counters, DropReason, Latency, LatencyKind, Sleep, WorkerShared};
 use statsring::worker::{Ended, Limits, Report, WorkerSetup, spawn};
 use std::collections::HashMap;
@@ -57,7 +57,7 @@ fn table(generation: u64, backends: &[SocketAddr], phase: Phase) -> RouteTable {
             address: Some(*address),
             may_move: false,
             source: None,
-            gso: true,
+            gso: GsoMode::Padded,
             counters: Arc::default(),
         })
         .collect();

@@ -13,7 +13,8 @@ use crate::naive;
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement};
 use statsring::relay::{
-    Flush, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules, Transmitted,
+    Flush, GsoMode, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
+    Transmitted,
 };
 use statsring::stats::{Counter, DropReason};
 use statsring::wire::Scanner;
@@ -353,7 +354,7 @@ fn route_nodes(count: usize) -> Arc<[RouteNode]> {
         address: "127.0.0.1:9".parse().ok(),
         may_move: false,
         source: None,
-        gso: index.is_multiple_of(2),
+        gso: [GsoMode::Padded, GsoMode::Unpadded, GsoMode::Off][index % 3],
         counters: Arc::default(),
     };
     (0..count).map(node).collect()

@@ -35,6 +35,9 @@ TRICKLE = Load("20,000/s, 1 metric each", 20_000, 1)
 MANY_NODES = Load("10,000/s, 30 metrics each, 100 nodes", 10_000, 30, nodes=100)
 LEVERS = {
     "trains": Lever("Trains", {}, {"gso": "off"}, FULL, "`gso` auto, off"),
+    "padding": Lever("Padding, which makes trains longer", {"gso": "padded"}, {"gso": "unpadded"}, FULL,
+                     "`gso` padded, unpadded"),
+    "unpadded": Lever("Trains without padding", {"gso": "unpadded"}, {"gso": "off"}, FULL, "`gso` unpadded, off"),
     "packets": Lever("Packets as large as the path takes", {"maxPacketSize": "auto"}, {}, FULL,
                      "`maxPacketSize` auto, 1432"),
     "cache": Lever("Names' backends remembered", {}, {"cacheSize": 0}, FULL, "`cacheSize` 10000, 0"),

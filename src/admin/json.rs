@@ -153,6 +153,7 @@ fn backend(backend: &BackendView) -> Value {
         "metrics_dropped": backend.metrics_dropped,
         "refused": backend.refused,
         "kernel_drops": backend.kernel_drops,
+        "gso": backend.gso,
         "datagrams_in_trains": backend.datagrams_in_trains,
         "trains_refused": backend.trains_refused,
         "trains_error": backend.trains_errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string()),

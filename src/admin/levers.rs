@@ -42,12 +42,18 @@ fn trains(view: &View) -> String {
     let (packets, together) =
         (sum(|backend| backend.datagrams_sent), sum(|backend| backend.datagrams_in_trains));
     let mut refusing: BTreeMap<i32, Vec<&BackendView>> = BTreeMap::new();
+    let mut modes: BTreeMap<&str, Vec<&BackendView>> = BTreeMap::new();
     for backend in &view.backends {
+        modes.entry(backend.gso).or_default().push(backend);
         if let Some(errno) = backend.trains_errno {
             refusing.entry(errno).or_default().push(backend);
         }
     }
     let mut text = format!("{together} of {packets} packets sent with others");
+    for (mode, backends) in &modes {
+        let of = if modes.len() == 1 { "all".to_string() } else { names(backends) };
+        text.push_str(&format!("; {mode} for {of}"));
+    }
     for (errno, backends) in refusing {
         let error = std::io::Error::from_raw_os_error(errno);
         text.push_str(&format!("; refused for {}: {error}", names(&backends)));
@@ -132,7 +138,7 @@ mod tests {
         assert_eq!(
             lines(&view),
             [
-                "trains: 20 of 40 packets sent with others",
+                "trains: 20 of 40 packets sent with others; padded for all",
                 "packet_size: 1432 bytes",
                 "cache: room for 16384 names in 32768 entries per worker",
                 "coalescing: up to 5 ms; now idle",
@@ -148,9 +154,10 @@ mod tests {
         view.backends[0].packet_bytes_max = 8192;
         view.backends[2].packet_bytes_max = 0;
         view.backends[1].trains_errno = Some(5);
+        view.backends[2].gso = "unpadded";
         let text = lines(&view).join("\n");
         for line in [
-            "; refused for b:8125: Input/output error",
+            "packets sent with others; padded for a:8125 b:8125; unpadded for c:8125; refused for b:8125: Input/output error",
             "packet_size: auto: not yet known for c:8125, 1432 bytes for b:8125, 8192 bytes for a:8125",
             "cache: off",
             "coalescing: off: wakes for each datagram",

@@ -35,7 +35,7 @@ pub fn render(view: &View) -> String {
         format!("management: {}", addresses(&view.management)),
         format!("health: {}", up_or_down(view.health_up)),
         ready(view.readiness),
-        format!("gso: {}", escape(view.gso.as_bytes())),
+        format!("gso: {}", view.gso),
         format!("receive_buffer: {}", receive_buffer(view)),
         format!("account: {}", account(&counters)),
     ];
@@ -268,7 +268,7 @@ mod tests {
             health: up\n\
             ready: yes, every worker receives\n\
             gso: auto\n\
-            trains: 20 of 40 packets sent with others\n\
+            trains: 20 of 40 packets sent with others; padded for all\n\
             packet_size: 1432 bytes\n\
             cache: room for 16384 names in 32768 entries per worker\n\
             coalescing: up to 5 ms; now idle\n\

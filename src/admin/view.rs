@@ -56,8 +56,8 @@ pub struct View {
     pub datagram_bytes_max: usize,
     /// What each listening socket asked for as its receive buffer, in bytes; what was granted is in the workers' facts.
     pub receive_buffer_asked_bytes: usize,
-    /// `gso`: `auto` or `off`.
-    pub gso: String,
+    /// The value of `gso`.
+    pub gso: &'static str,
     /// What keeps the cost of a metric low.
     pub levers: LeversView,
     /// The host's UDP errors, where they can be read.
@@ -140,6 +140,8 @@ pub struct BackendView {
     pub refused: u64,
     /// Datagrams that its socket dropped, if it is on this host.
     pub kernel_drops: Option<u64>,
+    /// How its packets go with others in one send: `padded`, `unpadded` or `off`.
+    pub gso: &'static str,
     /// Of the packets, those that went with others in one send.
     pub datagrams_in_trains: u64,
     /// Trains that were refused.
@@ -307,6 +309,7 @@ pub(super) mod tests {
             metrics_dropped: 1,
             refused: 2,
             kernel_drops: (metrics_sent > 0).then_some(3),
+            gso: "padded",
             datagrams_in_trains: metrics_sent / 20,
             trains_refused: 0,
             sockets_reopened: 4,
@@ -332,7 +335,7 @@ pub(super) mod tests {
             management: vec!["127.0.0.1:8126".parse().unwrap()],
             datagram_bytes_max: 8_192,
             receive_buffer_asked_bytes: 8 << 20,
-            gso: "auto".to_string(),
+            gso: "auto",
             levers: LeversView {
                 scanner: "SSE2",
                 cache_names: 16_384,

@@ -217,7 +217,11 @@ impl<'a> Fields<'a> {
     pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Slot<T> {
         let wanted = || {
             let words: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            words.join(" or ")
+            match words.split_last() {
+                Some((last, [])) => last.clone(),
+                Some((last, others)) => format!("{} or {last}", others.join(", ")),
+                None => String::new(),
+            }
         };
         match self.take(key) {
             None => Slot::Absent,

@@ -10,6 +10,7 @@ mod assignment;
 mod fault;
 mod fields;
 mod foreign;
+mod gso;
 mod host;
 mod json;
 mod listing;
@@ -26,13 +27,14 @@ mod show;
 mod source;
 
 pub use assignment::{Assignment, sample_name};
+pub use gso::Gso;
 pub use load::{ConfigError, Configured, Loaded, load, parse};
 pub use memory::MemoryBound;
 
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
-use crate::relay::{Malformed, OnNodeDown, Rules};
+use crate::relay::{GsoMode, Malformed, OnNodeDown, Rules};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -101,8 +103,8 @@ pub struct Config {
     pub cache_entries: usize,
     /// What happens to malformed lines.
     pub malformed: Malformed,
-    /// Segmentation offload: `auto` (true) or `off`.
-    pub gso: bool,
+    /// Segmentation offload, of backends that say nothing about it.
+    pub gso: Gso,
     /// Kernel timestamps for exact latencies.
     pub timestamps: bool,
     /// How long forwarding goes on after SIGTERM while `health` says down, ms.
@@ -133,7 +135,14 @@ pub struct Node {
     /// Keeps its place, gets nothing.
     pub disabled: bool,
     /// Segmentation offload for this backend.
-    pub gso: bool,
+    pub gso: Gso,
+}
+
+impl Node {
+    /// How several packets for it go in one send.
+    pub fn gso_mode(&self) -> GsoMode {
+        self.gso.mode(self.adminport.is_some())
+    }
 }
 
 /// To which of the addresses of a backend's name metrics are sent. Health checks try all of them.

@@ -8,7 +8,7 @@ use super::nodes;
 use super::pin;
 use super::raw::RawConfig;
 use super::report::{PLACE_END, Report};
-use super::{AddressFamily, AdminWords, Check, Config, LogFormat, MANAGEMENT_PORT, PORT, PinWorkers};
+use super::{AddressFamily, AdminWords, Check, Config, Gso, LogFormat, MANAGEMENT_PORT, PORT, PinWorkers};
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
@@ -71,8 +71,8 @@ impl RawConfig {
             host::LOOPBACK,
             report,
         );
-        let gso = self.gso.or(true);
         let address_family = self.address_family.or(AddressFamily::Any);
+        let gso = self.gso.or(Gso::Auto);
         let crew = prove_workers(self.workers, self.pin_workers, self.spread, report);
         let packet_is_known = !self.packet_bytes_max.is_wrong();
         let (packet_bytes_max, packet_auto) = packet_size(self.packet_bytes_max);

@@ -6,7 +6,7 @@
 use super::fields::{Dialect, Fields, Range, Slot, nearest};
 use super::json::{Json, quoted};
 use super::report::{PLACE_END, Place, Report};
-use super::{AddressFamily, AdminWords, Configured, EVERY_NAME, Format, LogFormat, PinWorkers};
+use super::{AddressFamily, AdminWords, Configured, EVERY_NAME, Format, Gso, LogFormat, PinWorkers};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
@@ -89,7 +89,7 @@ const ENGINES: [(&str, Option<Engine>); 3] = [
     (Engine::Portable.name(), Some(Engine::Portable)),
 ];
 
-const GSO: [(&str, bool); 2] = [("auto", true), ("off", false)];
+const GSO: [(&str, Gso); 4] = Gso::NAMES;
 
 /// A file's values by key.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ pub(super) struct RawConfig {
     pub(super) reopen_ms: Slot<u64>,
     pub(super) cache_entries: Slot<u64>,
     pub(super) malformed: Slot<Malformed>,
-    pub(super) gso: Slot<bool>,
+    pub(super) gso: Slot<Gso>,
     pub(super) timestamps: Slot<bool>,
     pub(super) shutdown_delay_ms: Slot<u64>,
     pub(super) shutdown_timeout_ms: Slot<u64>,
@@ -149,7 +149,7 @@ pub(super) struct RawNode {
     pub(super) adminport: Slot<u64>,
     pub(super) weight: Slot<u64>,
     pub(super) disabled: Slot<bool>,
-    pub(super) gso: Slot<bool>,
+    pub(super) gso: Slot<Gso>,
 }
 
 impl RawNode {

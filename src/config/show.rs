@@ -79,7 +79,7 @@ impl Config {
                 Malformed::Drop => "drop",
                 Malformed::Forward => "forward",
             },
-            "gso": gso_word(self.gso),
+            "gso": self.gso.name(),
             "timestamps": self.timestamps,
             "shutdownDelay": self.shutdown_delay_ms,
             "shutdownTimeout": self.shutdown_timeout_ms,
@@ -99,7 +99,7 @@ impl Config {
             "adminport": node.adminport,
             "weight": node.weight,
             "disabled": node.disabled,
-            "gso": gso_word(node.gso),
+            "gso": node.gso.name(),
         });
         if let Some(object) = json.as_object_mut()
             && !self.hashing.has_weights()
@@ -121,10 +121,6 @@ impl Config {
         keys.retain(|key| !RELOADABLE.contains(key));
         keys
     }
-}
-
-fn gso_word(gso: bool) -> &'static str {
-    if gso { "auto" } else { "off" }
 }
 
 /// Whole milliseconds as a whole number, else with a fraction.

@@ -121,7 +121,7 @@ impl Backend {
             may_move: self.addresses.borrow().may_move(),
             source: self.source(),
             counters: self.counters.clone(),
-            gso: self.node.borrow().gso,
+            gso: self.node.borrow().gso_mode(),
             disabled: self.node.borrow().disabled,
             up: self.health.borrow().is_up(),
             wish: self.wish.get(),
@@ -453,7 +453,7 @@ mod tests {
         assert!(backend.is_checked(), "it is watched all the same");
         backend.with_health(|health| health.observe(0, Outcome::Failed));
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(false)));
-        node.gso = false;
+        node.gso = crate::config::Gso::Off;
         backend.update(node.clone(), check);
         assert_eq!((backend.state().0, backend.wish()), (BackendState::Drain, Wish::Drain));
         backend.set_wish(Wish::Down);

@@ -164,7 +164,7 @@ mod tests {
             address: None,
             may_move: false,
             source: None,
-            gso: true,
+            gso: crate::relay::GsoMode::Off,
             counters: Arc::default(),
         }
     }

@@ -98,7 +98,7 @@ fn node_changes(old: &[Node], new: &[Node]) -> Vec<String> {
             words.push(format!("nodes: {name} weight: {} -> {}", was.weight, node.weight));
         }
         if was.gso != node.gso {
-            words.push(format!("nodes: {name} gso: {}", if node.gso { "auto" } else { "off" }));
+            words.push(format!("nodes: {name} gso: {} -> {}", was.gso.name(), node.gso.name()));
         }
     }
     let kept_before = old.iter().filter(|node| after.contains(&*node.name)).map(|node| &node.name);
@@ -187,7 +187,7 @@ pub(super) mod tests {
             [
                 "nodes: b:1 removed",
                 "nodes: c:1 adminport: none -> 8126",
-                "nodes: c:1 gso: off",
+                "nodes: c:1 gso: auto -> off",
                 "nodes: a:1 disabled",
                 "nodes: d:1 added",
                 "nodes: in another order, which is part of the placement",

@@ -7,7 +7,7 @@ use crate::admin::Wish;
 use crate::config::Config;
 use crate::driver::Waker;
 use crate::placement::{Fingerprint, LiveSet, Part, Placement};
-use crate::relay::{Observer, OnNodeDown, Phase, RouteNode, RouteTable};
+use crate::relay::{GsoMode, Observer, OnNodeDown, Phase, RouteNode, RouteTable};
 use crate::stats::NodeCounters;
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
@@ -26,8 +26,8 @@ pub struct Standing {
     pub source: Option<IpAddr>,
     /// Its figures.
     pub counters: Arc<NodeCounters>,
-    /// Whether several packets may go to it in one send.
-    pub gso: bool,
+    /// How several packets may go to it in one send.
+    pub gso: GsoMode,
     /// Whether the config keeps metrics from it.
     pub disabled: bool,
     /// What its health says.
@@ -138,7 +138,7 @@ mod tests {
             may_move: false,
             source: None,
             counters: Arc::default(),
-            gso: true,
+            gso: GsoMode::Padded,
             disabled,
             up,
             wish: Wish::Up,

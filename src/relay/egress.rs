@@ -2,6 +2,7 @@
 //!
 //! In: lines from `mod.rs`. Out: closed packets. Order is kept: while packets wait here, newer ones queue behind them.
 
+use super::route::GsoMode;
 use super::waiting::{List, Waiting};
 use crate::packet::{Packet, SocketSlot};
 
@@ -20,17 +21,77 @@ pub struct Egress {
     /// Whether its socket was busy at the last send.
     pub busy: bool,
     /// The largest packet that metrics for it are gathered into.
-    pub packet_bytes_max: usize,
+    packet_bytes_max: u32,
+    /// How far the open packet is filled: less than that while it may follow a shorter one in a train without padding.
+    fill_bytes_max: u32,
     /// The last look through the ready packets that found one of its own.
     pub seen_at: u64,
-    /// Whether its packets may go in trains.
-    pub takes_trains: bool,
+    /// How its packets go in trains; not at all since one was refused.
+    pub gso: GsoMode,
 }
+
+/// What a packet of a train may lack of the largest at most, a share of that: one eighth. It bounds padding, and without
+/// padding how much smaller the next packet becomes.
+const MISSING_SHARE: usize = 8;
 
 impl Egress {
     /// Nothing there yet.
-    pub fn new(socket: Option<SocketSlot>, takes_trains: bool) -> Egress {
-        Egress { socket, takes_trains, ..Egress::default() }
+    pub fn new(socket: Option<SocketSlot>, gso: GsoMode) -> Egress {
+        Egress { socket, gso, ..Egress::default() }
+    }
+
+    /// The largest packet that metrics for it are gathered into.
+    pub fn packet_bytes_max(&self) -> usize {
+        self.packet_bytes_max as usize
+    }
+
+    /// How far its open packet is filled.
+    #[inline(always)]
+    pub fn fill_bytes_max(&self) -> usize {
+        self.fill_bytes_max as usize
+    }
+
+    /// Sets the largest packet that metrics for it are gathered into.
+    pub fn limit_packets(&mut self, bytes: usize) {
+        self.packet_bytes_max = bytes as u32;
+        self.begin_train();
+    }
+
+    /// A packet is closed: without padding, the next one is filled no further than this one's length, if it can follow it in
+    /// a train that this one begins or goes on with.
+    #[inline(always)]
+    pub fn closed(&mut self, packet_bytes: usize) {
+        if self.gso == GsoMode::Unpadded {
+            let begins = self.fill_bytes_max == self.packet_bytes_max && self.is_nearly_full(packet_bytes);
+            let goes_on = packet_bytes == self.fill_bytes_max();
+            self.fill_bytes_max = if begins || goes_on { packet_bytes as u32 } else { self.packet_bytes_max };
+        }
+    }
+
+    /// The next packet begins a train.
+    pub fn begin_train(&mut self) {
+        self.fill_bytes_max = self.packet_bytes_max;
+    }
+
+    /// A packet is handed over, and the next one that is closed begins a train. Whether the packet that is handed over after
+    /// this one may go in one train with it, if it is for this backend too; the driver looks at the lengths. A packet that is
+    /// padded gets the length of a train's segments.
+    #[inline(always)]
+    pub fn hand_over(&mut self, packet: &mut Packet, is_followed: bool) -> bool {
+        self.begin_train();
+        if !is_followed || self.gso == GsoMode::Off {
+            return false;
+        }
+        if self.gso == GsoMode::Padded && self.is_nearly_full(packet.len()) {
+            packet.pad(self.packet_bytes_max());
+        }
+        // A longer one holds a single long metric, and no path carries it as a segment.
+        packet.len() <= self.packet_bytes_max()
+    }
+
+    fn is_nearly_full(&self, packet_bytes: usize) -> bool {
+        let missing = self.packet_bytes_max().checked_sub(packet_bytes);
+        missing.is_some_and(|missing| missing <= self.packet_bytes_max() / MISSING_SHARE)
     }
 
     /// Memory of the packets that wait for the busy socket.
@@ -43,7 +104,7 @@ impl Egress {
     pub fn wait(&mut self, waiting: &mut Waiting, packet: Packet) -> Option<Packet> {
         if let Some(newest) = waiting.newest_mut(&self.backlog)
             && newest.sequence < packet.sequence
-            && newest.absorb(&packet, self.packet_bytes_max)
+            && newest.absorb(&packet, self.packet_bytes_max as usize)
         {
             return Some(packet);
         }

@@ -254,8 +254,9 @@ impl Relay {
     #[inline(always)]
     fn pack<const STAMPED: bool>(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Fate {
         let egress = &mut self.egress[backend];
+        let fill_bytes_max = egress.fill_bytes_max();
         if let Some(open) = &mut egress.open {
-            if open.append_next(line, egress.packet_bytes_max) {
+            if open.append_next(line, fill_bytes_max) {
                 if STAMPED {
                     open.note_arrival(self.stamped_us, 1);
                 }
@@ -286,8 +287,11 @@ impl Relay {
         packet.socket = socket;
         packet.arrival = arrival;
         packet.note_arrival(self.stamped_us, 1);
-        let alone = packet.len() > self.egress[backend].packet_bytes_max;
         let egress = &mut self.egress[backend];
+        let alone = packet.len() > egress.packet_bytes_max();
+        if packet.len() > egress.fill_bytes_max() {
+            egress.begin_train();
+        }
         egress.opened += 1;
         egress.open = Some(packet);
         if alone {

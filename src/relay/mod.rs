@@ -14,7 +14,7 @@ mod waiting;
 
 pub use outcome::Hint;
 pub use pool::PoolSize;
-pub use route::{Left, Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+pub use route::{GsoMode, Left, Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Packet, SocketSlot};
 use crate::placement::{FewBuckets, HashCache};
@@ -37,8 +37,6 @@ pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
 pub const SOCKET_ATTEMPTS_MAX: u8 = 1;
 /// A path narrower than this does not make packets smaller; every IPv4 host takes datagrams of 576 bytes (RFC 791).
 const PATH_BYTES_MIN: usize = 512;
-/// The share of a packet that is filled up with newlines at most, to let others follow it in a train: one eighth.
-const PADDING_SHARE: usize = 8;
 /// Pause before a busy socket is tried again, when the flush budget is shorter.
 pub const BUSY_RETRY_US_MIN: u64 = 1_000;
 /// Pause before a busy socket is tried again, when the flush budget is longer.
@@ -221,7 +219,9 @@ impl Relay {
     }
 
     /// Queues a packet for a busy backend.
-    fn wait(&mut self, packet: Packet) {
+    fn wait(&mut self, mut packet: Packet) {
+        // A reload may lead it to a server that counts empty lines, and others may still fit into it.
+        packet.unpad();
         let egress = &mut self.egress[packet.backend];
         let before = egress.backlog_bytes();
         let absorbed = egress.wait(&mut self.waiting, packet);
@@ -247,6 +247,7 @@ impl Relay {
         let Some(mut packet) = self.egress[backend].open.take() else { return };
         self.sequence += 1;
         packet.sequence = self.sequence;
+        self.egress[backend].closed(packet.len());
         if self.egress[backend].busy {
             self.wait(packet);
         } else {
@@ -277,12 +278,14 @@ impl Relay {
         self.order_ready();
         let mut may_join = false;
         while let Some(mut packet) = self.ready.pop_front() {
-            if self.egress[packet.backend].busy {
+            let egress = &mut self.egress[packet.backend];
+            if egress.busy {
                 self.wait_or_drop(packet, now_us);
                 continue;
             }
             packet.may_join = may_join;
-            may_join = self.may_be_followed(&mut packet);
+            let is_followed = self.ready.front().is_some_and(|next| next.backend == packet.backend);
+            may_join = egress.hand_over(&mut packet, is_followed);
             let metrics = u64::from(packet.metrics);
             if let Err(packet) = push(packet) {
                 self.ready.push_front(packet);
@@ -307,20 +310,6 @@ impl Relay {
         self.look += 1;
         let (look, egress) = (self.look, &mut self.egress);
         self.ready.iter().any(|packet| std::mem::replace(&mut egress[packet.backend].seen_at, look) == look)
-    }
-
-    /// Whether the packet that is handed over next may go in one train with this one, which is then lengthened to the
-    /// size of a train's segments if little is missing.
-    fn may_be_followed(&self, packet: &mut Packet) -> bool {
-        let is_followed = self.ready.front().is_some_and(|next| next.backend == packet.backend);
-        if !is_followed || !self.egress[packet.backend].takes_trains {
-            return false;
-        }
-        let segment_bytes = self.egress[packet.backend].packet_bytes_max;
-        if packet.len() < segment_bytes && segment_bytes - packet.len() <= segment_bytes / PADDING_SHARE {
-            packet.pad(segment_bytes);
-        }
-        packet.len() == segment_bytes
     }
 
     /// Makes everything that waits for busy sockets ready again, before what was ready, in order.
@@ -379,9 +368,10 @@ impl Relay {
             self.egress.iter_mut().zip(self.table.nodes.iter()).zip(path_payload_bytes)
         {
             let path = path.filter(|_| rules.packet_auto);
-            egress.packet_bytes_max = path
+            let bytes = path
                 .map_or(rules.packet_bytes_max, |path| path.max(PATH_BYTES_MIN).min(rules.packet_bytes_max));
-            node.counters.packet_bytes_max.store(egress.packet_bytes_max, Ordering::Relaxed);
+            egress.limit_packets(bytes);
+            node.counters.packet_bytes_max.store(bytes, Ordering::Relaxed);
         }
     }
 
@@ -398,7 +388,7 @@ impl Relay {
     /// Has trains go to a backend again, if its rules say so: its socket is another, and maybe the way to it.
     pub fn allow_trains(&mut self, backend: usize) {
         let node = &self.table.nodes[backend];
-        self.egress[backend].takes_trains = node.gso;
+        self.egress[backend].gso = node.gso;
         node.counters.trains_errno.store(0, Ordering::Relaxed);
     }
 

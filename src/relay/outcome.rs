@@ -3,8 +3,8 @@
 //! In: each packet exactly once, from the driver through the worker. Out: the packet to the pool, or back to a queue.
 
 use super::{
-    BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, MOVE_WAIT_US, REFUSED_ATTEMPTS_MAX, Relay, SOCKET_ATTEMPTS_MAX,
-    UNREACHABLE_ATTEMPTS_MAX,
+    BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, GsoMode, MOVE_WAIT_US, REFUSED_ATTEMPTS_MAX, Relay,
+    SOCKET_ATTEMPTS_MAX, UNREACHABLE_ATTEMPTS_MAX,
 };
 use crate::packet::{Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
@@ -71,12 +71,12 @@ impl Relay {
     fn take_train_apart(&mut self, packet: Packet, errno: i32) -> Hint {
         let backend = packet.backend;
         self.ready.push_back(packet);
-        match std::mem::replace(&mut self.egress[backend].takes_trains, false) {
-            true => {
+        match std::mem::take(&mut self.egress[backend].gso) {
+            GsoMode::Off => Hint::None,
+            GsoMode::Unpadded | GsoMode::Padded => {
                 self.table.nodes[backend].counters.train_refused(errno);
                 Hint::TrainsRefused { backend, errno }
             }
-            false => Hint::None,
         }
     }
 

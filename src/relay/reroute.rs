@@ -4,7 +4,7 @@
 
 use super::egress::Egress;
 use super::ingest::few_buckets;
-use super::{Opened, Relay, RouteNode, RouteTable};
+use super::{GsoMode, Opened, Relay, RouteNode, RouteTable};
 use crate::packet::{Packet, SocketSlot};
 use crate::planted::{Defect, is_planted};
 use crate::stats::DropReason;
@@ -68,7 +68,7 @@ impl Relay {
                             (packet.backend, packet.socket) = (new, socket);
                         }
                     });
-                    egress.takes_trains = takes_trains(&self.table.nodes[old], &table.nodes[new], &egress);
+                    egress.gso = gso_after(&self.table.nodes[old], &table.nodes[new], &egress);
                     kept[new] = egress;
                 }
                 None => {
@@ -129,10 +129,12 @@ impl Relay {
     }
 }
 
-/// Whether trains go to a backend that stays. A refusal stands as long as the way to it is the same.
-fn takes_trains(old: &RouteNode, new: &RouteNode, egress: &Egress) -> bool {
-    if (old.gso, old.address) == (new.gso, new.address) {
-        return egress.takes_trains;
+/// How packets go in trains to a backend that stays. A refusal stands as long as the way to it is the same.
+fn gso_after(old: &RouteNode, new: &RouteNode, egress: &Egress) -> GsoMode {
+    let is_refused = egress.gso == GsoMode::Off && old.gso != GsoMode::Off;
+    let is_same_way = old.address == new.address;
+    if is_same_way && (old.gso == new.gso || (is_refused && new.gso != GsoMode::Off)) {
+        return if is_refused { GsoMode::Off } else { new.gso };
     }
     new.counters.trains_errno.store(0, Ordering::Relaxed);
     new.gso

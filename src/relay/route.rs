@@ -81,10 +81,35 @@ pub struct RouteNode {
     /// The address of this host that the kernel would choose now for packets to it, if that is known. A socket that was made
     /// when another one was chosen is replaced.
     pub source: Option<IpAddr>,
-    /// Whether several packets may go to it in one send (UDP_SEGMENT).
-    pub gso: bool,
+    /// How several packets for it may go in one send (UDP_SEGMENT).
+    pub gso: GsoMode,
     /// Its figures, kept across reloads.
     pub counters: Arc<NodeCounters>,
+}
+
+/// How several packets for one backend go to the kernel in one send (UDP_SEGMENT), which needs all but the last to have one
+/// length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GsoMode {
+    /// Each packet goes by itself.
+    #[default]
+    Off,
+    /// Without padding, for servers that count or log empty lines: a packet is filled up to the length of the one before it
+    /// at most, so that two always go together, and more if their lengths happen to be equal.
+    Unpadded,
+    /// All but the last are lengthened with newlines.
+    Padded,
+}
+
+impl GsoMode {
+    /// As `gso` and `status` say it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GsoMode::Off => "off",
+            GsoMode::Unpadded => "unpadded",
+            GsoMode::Padded => "padded",
+        }
+    }
 }
 
 /// Rules that a reload may change.

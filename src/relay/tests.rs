@@ -28,7 +28,7 @@ fn table(names: &[&str], live: LiveSet, rules: Rules) -> Arc<RouteTable> {
             address: "127.0.0.1:9".parse().ok(),
             may_move: false,
             source: None,
-            gso: true,
+            gso: GsoMode::Padded,
             counters: Arc::default(),
         })
         .collect();
@@ -250,7 +250,7 @@ fn what_is_refused_where_there_is_another_address_waits_for_the_move_and_keeps_i
 #[test]
 fn a_reload_switches_trains_of_a_backend_off_and_on() {
     let mut relay = relay_of(&["a:1"], rules());
-    let mut follows = |gso: bool, us: u64| {
+    let mut follows = |gso: GsoMode, us: u64| {
         let now = Arc::clone(relay.table());
         let nodes = [RouteNode { gso, ..now.nodes[0].clone() }].into();
         let next = RouteTable {
@@ -269,7 +269,10 @@ fn a_reload_switches_trains_of_a_backend_off_and_on() {
         settle(&mut relay, packets, SendOutcome::Sent, us);
         joined
     };
-    assert_eq!([follows(true, 1), follows(false, 2), follows(true, 3)], [2, 0, 2]);
+    assert_eq!(
+        [follows(GsoMode::Padded, 1), follows(GsoMode::Off, 2), follows(GsoMode::Unpadded, 3)],
+        [2, 0, 2]
+    );
 }
 
 /// A relay with another proxy's placement, for eight backends.
@@ -500,9 +503,67 @@ fn full_packets_of_one_backend_follow_each_other_with_one_length() {
     assert_eq!(relay.counters().imbalance(), 0);
 }
 
+/// A relay of one backend that gets no empty lines, with packets of at most 100 bytes.
+fn unpadded_relay() -> Relay {
+    let mut next = Arc::into_inner(table(&["a:1"], LiveSet::all(1), rules())).unwrap();
+    next.nodes = [RouteNode { gso: GsoMode::Unpadded, ..next.nodes[0].clone() }].into();
+    Relay::new(limits(), Arc::new(next), &sockets(1))
+}
+
+/// A line of so many bytes with its newline.
+fn line_of(bytes: usize) -> String {
+    format!("{}:1|c\n", "n".repeat(bytes - 5))
+}
+
+#[test]
+fn without_padding_a_packet_is_filled_no_further_than_the_one_that_it_follows() {
+    let mut relay = unpadded_relay();
+    // 94 bytes and 5 more do not fit; the next packet has room for 93 without its last newline, not for 98.
+    let lines = [47, 47, 30, 30, 30, 8, 40].map(line_of).concat();
+    feed(&mut relay, 0, &lines);
+    let packets = out(&mut relay, 0, Flush::All);
+    let lengths: Vec<usize> = packets.iter().map(|packet| packet.len()).collect();
+    assert_eq!(lengths, [93, 89, 47]);
+    assert!(packets.iter().all(|packet| packet.bytes().last() != Some(&b'\n')));
+    assert_eq!(packets.iter().map(|packet| packet.may_join).collect::<Vec<_>>(), [false, true, true]);
+    settle(&mut relay, packets, SendOutcome::Sent, 0);
+    // What is handed over next begins anew.
+    feed(&mut relay, 0, &[33, 33, 33, 40].map(line_of).concat());
+    let packets = out(&mut relay, 0, Flush::All);
+    assert_eq!(packets[0].len(), 98);
+    settle(&mut relay, packets, SendOutcome::Sent, 0);
+}
+
+#[test]
+fn without_padding_long_lines_do_not_make_small_packets() {
+    let mut relay = unpadded_relay();
+    // 60 bytes are far from full: what follows may have 100. A line longer than the packet before it has all the room, too.
+    feed(&mut relay, 0, &[60, 50, 50, 95, 97, 3 + 5].map(line_of).concat());
+    let packets = out(&mut relay, 0, Flush::All);
+    let lengths: Vec<usize> = packets.iter().map(|packet| packet.len()).collect();
+    assert_eq!(lengths, [59, 99, 94, 96, 7]);
+    settle(&mut relay, packets, SendOutcome::Sent, 0);
+}
+
+#[test]
+fn packets_that_wait_for_a_busy_socket_lose_their_padding() {
+    let mut relay = relay_of(&["a:1"], rules());
+    feed(&mut relay, 0, &[47, 47, 47, 47].map(line_of).concat());
+    let packets = out(&mut relay, 0, Flush::All);
+    assert_eq!(packets[0].len(), 100);
+    settle(&mut relay, packets, SendOutcome::Busy, 0);
+    let mut next = Arc::into_inner(table(&["a:1"], LiveSet::all(1), rules())).unwrap();
+    next.nodes = [RouteNode { gso: GsoMode::Unpadded, ..next.nodes[0].clone() }].into();
+    relay.reroute(Arc::new(next), &sockets(1), 1);
+    relay.limit_packets([None]);
+    let packets = out(&mut relay, 1_000_000, Flush::All);
+    assert_eq!(packets.iter().map(|packet| packet.len()).collect::<Vec<_>>(), [93, 93]);
+    settle(&mut relay, packets, SendOutcome::Sent, 1);
+}
+
 #[test]
 fn a_reload_that_changes_gso_is_followed_and_a_refusal_stands_until_the_way_changes() {
-    let with = |gso: bool, port: u16, before: Option<&RouteTable>| {
+    let with = |gso: GsoMode, port: u16, before: Option<&RouteTable>| {
         let mut next = Arc::into_inner(table(&["a:1"], LiveSet::all(1), rules())).unwrap();
         let node = RouteNode {
             gso,
@@ -521,12 +582,12 @@ fn a_reload_that_changes_gso_is_followed_and_a_refusal_stands_until_the_way_chan
         settle(relay, packets, SendOutcome::Sent, 0);
         has
     };
-    let first = with(true, 9, None);
+    let first = with(GsoMode::Padded, 9, None);
     let mut relay = Relay::new(limits(), Arc::clone(&first), &sockets(1));
     assert!(has_trains(&mut relay));
-    relay.reroute(with(false, 9, Some(&first)), &sockets(1), 0);
+    relay.reroute(with(GsoMode::Off, 9, Some(&first)), &sockets(1), 0);
     assert!(!has_trains(&mut relay));
-    relay.reroute(with(true, 9, Some(&first)), &sockets(1), 0);
+    relay.reroute(with(GsoMode::Padded, 9, Some(&first)), &sockets(1), 0);
     assert!(has_trains(&mut relay));
     feed(&mut relay, 0, "foo.bar:1|ms");
     let packets = out(&mut relay, 0, Flush::All);
@@ -536,9 +597,11 @@ fn a_reload_that_changes_gso_is_followed_and_a_refusal_stands_until_the_way_chan
     let refused =
         || (counters.trains_refused.load(Ordering::Relaxed), counters.trains_errno.load(Ordering::Relaxed));
     assert_eq!(refused(), (1, 5));
-    relay.reroute(with(true, 9, Some(&first)), &sockets(1), 0);
-    assert!(!has_trains(&mut relay), "the same way refuses again");
-    relay.reroute(with(true, 10, Some(&first)), &sockets(1), 0);
+    for gso in [GsoMode::Padded, GsoMode::Unpadded] {
+        relay.reroute(with(gso, 9, Some(&first)), &sockets(1), 0);
+        assert!(!has_trains(&mut relay), "the same way refuses again");
+    }
+    relay.reroute(with(GsoMode::Padded, 10, Some(&first)), &sockets(1), 0);
     assert!(has_trains(&mut relay), "another address may take them");
     assert_eq!(refused(), (1, 0));
 }

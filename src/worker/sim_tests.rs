@@ -3,7 +3,7 @@
 use super::{Ended, Limits, ReopenReason, Report, Step, Worker, WorkerLinks};
 use crate::driver::sim::{Fault, SimDriver, SimHandle, SimSetup};
 use crate::placement::{LiveSet, Placement};
-use crate::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+use crate::relay::{GsoMode, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use crate::stats::{Counter, DropReason, WorkerShared};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ fn table(phase: Phase) -> RouteTable {
         address: "10.0.0.1:8125".parse().ok(),
         may_move: false,
         source: None,
-        gso: true,
+        gso: GsoMode::Padded,
         counters: Arc::default(),
     };
     RouteTable {

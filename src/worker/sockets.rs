@@ -11,7 +11,7 @@ use crate::driver::Driver;
 use crate::packet::SocketSlot;
 use crate::placement::splitmix64;
 use crate::planted::{Defect, is_planted};
-use crate::relay::{Relay, RouteNode, RouteTable};
+use crate::relay::{GsoMode, Relay, RouteNode, RouteTable};
 use crate::stats::Counter;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -34,12 +34,12 @@ struct Open {
     address: SocketAddr,
     /// The address that it sends from.
     source: IpAddr,
-    gso: bool,
     /// Whether its backend got metrics by the table that was followed last.
     is_live: bool,
     reopening: Reopening,
     /// The errno of the last try to replace it.
     reopen_errno: Option<i32>,
+    gso: GsoMode,
 }
 
 /// The sockets of one worker.
@@ -287,8 +287,8 @@ impl Sockets {
     /// Who switches trains off and on wants to try them again.
     fn follow_gso(&mut self, index: usize, node: &RouteNode, driver: &mut impl Driver) {
         if let Some(open) = &mut self.open[index]
-            && !std::mem::replace(&mut open.gso, node.gso)
-            && node.gso
+            && std::mem::replace(&mut open.gso, node.gso) == GsoMode::Off
+            && node.gso != GsoMode::Off
         {
             driver.allow_trains(slot(index));
         }

@@ -7,7 +7,7 @@ use statsring::driver::socket::{bind_listeners, connect_backend};
 use statsring::driver::{Driver, DriverLimits, Engine, Wait, Waker};
 use statsring::packet::{SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement};
-use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+use statsring::relay::{GsoMode, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use statsring::stats::{Counter, Counters, DropReason, WorkerShared};
 use statsring::worker::{Ended, Limits, Report, WorkerSetup, spawn};
 use std::net::{SocketAddr, UdpSocket};
@@ -184,7 +184,7 @@ fn table(phase: Phase) -> RouteTable {
         address: Some(backend()),
         may_move: false,
         source: None,
-        gso: true,
+        gso: GsoMode::Padded,
         counters: Arc::default(),
     };
     RouteTable {

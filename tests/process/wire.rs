@@ -66,3 +66,64 @@ fn a_carriage_return_at_the_end_of_a_line_is_not_relayed_and_every_other_byte_is
         assert!(backend.lines().contains_key(line), "{line:?} of {:?}", backend.lines());
     }
 }
+
+/// Datagrams of metrics of many lengths, several packets' worth, all for one backend.
+fn datagrams_of_many_lengths() -> Vec<String> {
+    let line = |number: usize| format!("n.{}{number}:{number}|c\n", "x".repeat(number * 7 % 40));
+    (0..60).map(|first| (0..20).map(|number| line(20 * first + number)).collect()).collect()
+}
+
+/// Sends those through a proxy whose one backend is a bare socket; the packets that the backend got, and how many of them
+/// went with others in one send.
+fn packets_with(mut node: serde_json::Value, extra: serde_json::Value) -> (Vec<Vec<u8>>, u64) {
+    let backend = UdpSocket::bind("127.0.0.1:0").unwrap();
+    backend.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    (node["host"], node["port"]) = ("127.0.0.1".into(), backend.local_addr().unwrap().port().into());
+    let mut config = config(&[], json!({"flushInterval": 100}));
+    config["nodes"] = json!([node]);
+    for (key, value) in extra.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    let mut proxy = Proxy::start(config);
+    let sent = datagrams_of_many_lengths();
+    let expected: usize = sent.iter().map(|datagram| datagram.lines().count()).sum();
+    // Several at once, so that one batch has several packets.
+    sent.chunks(30).for_each(|burst| proxy.send_burst(burst));
+    let (mut packets, mut lines) = (Vec::new(), 0);
+    let mut buffer = [0; 65_536];
+    wait_until("every metric has arrived", || {
+        if let Ok(bytes) = backend.recv(&mut buffer) {
+            let packet = buffer[..bytes].to_vec();
+            lines += packet.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+            packets.push(packet);
+        }
+        lines == expected
+    });
+    (packets, proxy.stat("datagrams_in_trains"))
+}
+
+/// Whether a packet has an empty line.
+fn is_padded(packet: &Vec<u8>) -> bool {
+    packet.ends_with(b"\n") || packet.windows(2).any(|pair| pair == b"\n\n")
+}
+
+#[test]
+fn a_server_that_may_count_empty_lines_gets_none_and_packets_go_together_all_the_same() {
+    let (packets, together) = packets_with(json!({}), json!({}));
+    assert!(!packets.iter().any(is_padded), "{:?}", packets.iter().find(|packet| is_padded(packet)));
+    assert!(together >= 10, "{together} of {} went with others", packets.len());
+    let (packets, together) = packets_with(json!({}), json!({"gso": "off"}));
+    assert!(!packets.iter().any(is_padded) && together == 0);
+}
+
+#[test]
+fn a_server_with_the_admin_port_of_statsd_gets_longer_trains() {
+    let admin = Backend::start();
+    let (packets, together) = packets_with(json!({"adminport": admin.adminport}), json!({}));
+    assert!(packets.iter().any(is_padded), "StatsD skips empty lines");
+    assert!(together * 2 > packets.len() as u64, "{together} of {}", packets.len());
+    let (packets, _) = packets_with(json!({"adminport": admin.adminport, "gso": "unpadded"}), json!({}));
+    assert!(!packets.iter().any(is_padded));
+    let (packets, _) = packets_with(json!({}), json!({"gso": "padded"}));
+    assert!(packets.iter().any(is_padded));
+}

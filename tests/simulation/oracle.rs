@@ -2,7 +2,7 @@
 
 use crate::run::{Timeline, Verdict};
 use statsring::driver::sim::{Accepted, Fault, ReceivedDatagram, Stamped};
-use statsring::relay::{Malformed, OnNodeDown, RouteTable};
+use statsring::relay::{GsoMode, Malformed, OnNodeDown, RouteTable};
 use statsring::stats::{Counter, Counters, DropReason, LatencyKind};
 use statsring::worker::Ended;
 use std::collections::HashMap;
@@ -149,6 +149,21 @@ impl Judge<'_> {
         expect("metrics dropped", self.counters.dropped_total(), self.lines.len() as u64 + cut - sent)
     }
 
+    /// A packet is padded only for a backend that ever was to be sent such packets.
+    fn padding(&self, packet: &Accepted) -> Result<(), String> {
+        let nodes = self.case.timeline.tables().flat_map(|table| table.nodes.iter());
+        let mut modes = nodes.filter(|node| node.address == Some(packet.address)).map(|node| node.gso);
+        let has_empty = packet.bytes.ends_with(b"\n") || packet.bytes.windows(2).any(|pair| pair == b"\n\n");
+        if has_empty && !modes.any(|mode| mode == GsoMode::Padded) {
+            return Err(format!(
+                "padded for {}: {:?}",
+                packet.address,
+                String::from_utf8_lossy(&packet.bytes)
+            ));
+        }
+        Ok(())
+    }
+
     /// Finds the received line of every line sent; none may be sent twice, altered, invented, or to a backend that never
     /// was its own. Returns the index of each sent line.
     fn match_packets(&self, accepted: &[Accepted]) -> Result<Vec<Vec<usize>>, String> {
@@ -166,6 +181,7 @@ impl Judge<'_> {
     ) -> Result<Vec<usize>, String> {
         let shown = || String::from_utf8_lossy(&packet.bytes).into_owned();
         let mut indices = Vec::new();
+        self.padding(packet)?;
         for text in lines_of(&packet.bytes) {
             let index = unsent.get_mut(text).and_then(Vec::pop).ok_or_else(|| {
                 format!("sent, but not received (so often): {:?}", String::from_utf8_lossy(text))

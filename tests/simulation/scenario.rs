@@ -3,7 +3,7 @@
 use statsring::driver::Engine;
 use statsring::driver::sim::{Faults, Random, SimSetup};
 use statsring::placement::{LiveSet, Placement};
-use statsring::relay::{Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
+use statsring::relay::{GsoMode, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use statsring::worker::Limits;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ fn node(number: u64, version: u64) -> RouteNode {
         address: address.parse::<SocketAddr>().ok(),
         may_move: (number + version).is_multiple_of(3),
         source: None,
-        gso: version != 1,
+        gso: [GsoMode::Padded, GsoMode::Off, GsoMode::Unpadded][version as usize % 3],
         counters: Arc::default(),
     }
 }

@@ -1,7 +1,7 @@
 //! A seed → what will happen to the proxies of one host, and when.
 
 use crate::scenario::{START_US, any_datagram};
-use statsring::config::{AddressFamily, Check, Config, Node, parse};
+use statsring::config::{AddressFamily, Check, Config, Gso, Node, parse};
 use statsring::driver::sim::{Faults, Random, SimSetup};
 use statsring::relay::{Malformed, OnNodeDown};
 use statsring::worker::Limits;
@@ -135,8 +135,12 @@ fn node(random: &mut Random, number: usize) -> Node {
         weight: 1,
         adminport: (random.below(4) > 0).then_some(ADMIN_PORT),
         disabled: random.below(12) == 0,
-        gso: random.below(3) > 0,
+        gso: any_gso(random),
     }
+}
+
+fn any_gso(random: &mut Random) -> Gso {
+    [Gso::Auto, Gso::Padded, Gso::Unpadded, Gso::Off][random.below(4) as usize]
 }
 
 fn any_config(random: &mut Random, is_good_day: bool) -> Config {
@@ -206,7 +210,7 @@ fn edit_nodes(random: &mut Random, nodes: &mut Vec<Node>) {
             nodes.swap(place, other);
         }
         2 => nodes[place].disabled = !nodes[place].disabled,
-        3 => nodes[place].gso = !nodes[place].gso,
+        3 => nodes[place].gso = any_gso(random),
         _ => {
             let number = random.below(NODES as u64) as usize;
             let added = node(random, number);
