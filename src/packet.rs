@@ -4,8 +4,10 @@
 //! its outcome is known, then hands it back. Next: `relay/` fills them, `driver/` sends them; neither knows the other.
 
 mod arrivals;
+mod send_error;
 
 pub use arrivals::Arrivals;
+pub use send_error::{SendError, SendErrorCounts};
 
 use crate::planted::{Defect, is_planted};
 use bytes::BytesMut;
@@ -261,16 +263,16 @@ pub enum SendOutcome {
     Busy,
     /// ECONNREFUSED: an earlier datagram was refused, this one was not sent. Send it again at once.
     Refused,
-    /// EHOSTUNREACH, ENETUNREACH and their kin: no way to the backend, or an earlier datagram met that answer.
-    Unreachable,
+    /// EHOSTUNREACH, ENETUNREACH, EHOSTDOWN, ENETDOWN: the backend cannot be reached, or an earlier datagram was answered so.
+    Unreachable(SendError),
     /// Another errno that an ICMP answer to an earlier datagram left at the socket; this one was not sent: send it again.
-    Answered,
-    /// ENOBUFS: a queueing discipline or the device dropped it.
-    NoBuffers,
+    Answered(i32),
+    /// ENOBUFS, ENOMEM: a queueing discipline, the device or the kernel dropped it.
+    NoBuffers(SendError),
     /// EMSGSIZE: longer than the path or the socket can carry.
     TooLong,
-    /// EPERM, EACCES: a firewall rule on this host.
-    Denied,
+    /// EPERM, EACCES: a firewall or a route forbids it.
+    Denied(SendError),
     /// This host or its device does not take trains to this backend (EIO, EINVAL, EMSGSIZE, …, the errno). None of the
     /// train was sent, and no more trains are made for it: send it again at once.
     TrainRefused(i32),
@@ -285,9 +287,30 @@ impl SendOutcome {
         matches!(
             self,
             SendOutcome::Refused
-                | SendOutcome::Unreachable
+                | SendOutcome::Unreachable(_)
                 | SendOutcome::Failed(libc::EINVAL | libc::EADDRNOTAVAIL)
         )
+    }
+
+    /// The error that an operator should know of; `None` for what is part of normal work.
+    pub fn error(self) -> Option<SendError> {
+        match self {
+            SendOutcome::Sent | SendOutcome::Busy | SendOutcome::TrainRefused(_) => None,
+            SendOutcome::Refused => Some(SendError::Refused),
+            SendOutcome::TooLong => Some(SendError::TooLong),
+            SendOutcome::Unreachable(error) | SendOutcome::NoBuffers(error) | SendOutcome::Denied(error) => {
+                Some(error)
+            }
+            SendOutcome::Answered(errno) | SendOutcome::Failed(errno) => Some(SendError::of(errno)),
+        }
+    }
+
+    /// The errno of an outcome whose kind does not tell it.
+    pub fn other_errno(self) -> Option<i32> {
+        match self {
+            SendOutcome::Answered(errno) | SendOutcome::Failed(errno) => Some(errno),
+            _ => None,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("driver", &["packet", "planted"]),
     ("wire", &["planted"]),
     ("placement", &["planted"]),
-    ("stats", &["planted"]),
+    ("stats", &["packet", "planted"]),
     ("relay", &["packet", "placement", "stats", "wire", "planted"]),
     ("worker", &["driver", "packet", "placement", "relay", "stats", "planted"]),
     ("config", &["driver", "packet", "placement", "relay", "stats", "wire", "worker"]),

@@ -24,3 +24,5 @@ mod sockets;
 #[path = "process/skip.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
 mod skip;
+#[path = "network/unreachable.rs"]
+mod unreachable;

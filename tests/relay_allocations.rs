@@ -1,7 +1,7 @@
 //! A relay allocates nothing from its first datagram on, whatever the kernel answers: counted by the allocator itself.
 
 use statsring::driver::sim::Random;
-use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
+use statsring::packet::{Arrival, Packet, SendError, SendOutcome, SocketSlot};
 use statsring::placement::{Hashing, LiveSet, Placement, Spec};
 use statsring::relay::{
     Flush, GsoMode, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
@@ -124,10 +124,10 @@ fn odd_answer(draw: u64) -> SendOutcome {
     match draw % 7 {
         0 => SendOutcome::Busy,
         1 => SendOutcome::Refused,
-        2 => SendOutcome::Unreachable,
-        3 => SendOutcome::NoBuffers,
+        2 => SendOutcome::Unreachable(SendError::HostUnreachable),
+        3 => SendOutcome::NoBuffers(SendError::NoBuffers),
         4 => SendOutcome::TooLong,
-        5 => SendOutcome::Denied,
+        5 => SendOutcome::Denied(SendError::NotPermitted),
         _ => SendOutcome::Failed(libc::EIO),
     }
 }

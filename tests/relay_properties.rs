@@ -6,7 +6,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
+use statsring::packet::{Arrival, Packet, SendError, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement};
 use statsring::planted::{Defect, plant};
 use statsring::relay::{
@@ -100,11 +100,11 @@ fn outcome(is_bad: bool) -> BoxedStrategy<SendOutcome> {
         6 => Just(SendOutcome::Sent),
         2 => Just(SendOutcome::Busy),
         2 => Just(SendOutcome::Refused),
-        1 => Just(SendOutcome::Unreachable),
-        1 => Just(SendOutcome::Answered),
-        1 => Just(SendOutcome::NoBuffers),
+        1 => Just(SendOutcome::Unreachable(SendError::HostUnreachable)),
+        1 => Just(SendOutcome::Answered(libc::EPROTO)),
+        1 => Just(SendOutcome::NoBuffers(SendError::NoBuffers)),
         1 => Just(SendOutcome::TooLong),
-        1 => Just(SendOutcome::Denied),
+        1 => Just(SendOutcome::Denied(SendError::NotPermitted)),
         1 => Just(SendOutcome::Failed(libc::EIO)),
         1 => Just(SendOutcome::TrainRefused(libc::EIO)),
     ]
@@ -380,8 +380,8 @@ impl World {
                 outcome,
                 SendOutcome::Busy
                     | SendOutcome::Refused
-                    | SendOutcome::Unreachable
-                    | SendOutcome::Answered
+                    | SendOutcome::Unreachable(_)
+                    | SendOutcome::Answered(_)
                     | SendOutcome::TrainRefused(_)
             );
             self.is_busy_seen |= *outcome == SendOutcome::Busy;

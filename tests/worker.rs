@@ -294,7 +294,7 @@ fn a_refused_packet_is_sent_again_and_control_is_told() {
         counters.get(Counter::BackendRefused) > 3 && counters.get(Counter::MetricsSent) == 20
     });
     assert_eq!(counters.dropped_total(), 0);
-    assert!(matches!(rig.reports.blocking_recv(), Some(Report::Refused { .. })));
+    assert!(matches!(rig.reports.blocking_recv(), Some(Report::SendsFail { .. })));
     rig.end();
 }
 

@@ -10,7 +10,7 @@
 //! packet is empty, too long, or holds half a line; the account balances; order is kept while every send is good.
 
 use crate::naive;
-use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
+use statsring::packet::{Arrival, Packet, SendError, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement};
 use statsring::relay::{
     Flush, GsoMode, Malformed, OnNodeDown, Phase, Relay, RelayLimits, RouteNode, RouteTable, Rules,
@@ -299,13 +299,13 @@ fn outcome(kind: u8) -> SendOutcome {
     match kind % 10 {
         1 => SendOutcome::Busy,
         2 => SendOutcome::Refused,
-        3 => SendOutcome::Unreachable,
-        4 => SendOutcome::NoBuffers,
+        3 => SendOutcome::Unreachable(SendError::HostUnreachable),
+        4 => SendOutcome::NoBuffers(SendError::NoBuffers),
         5 => SendOutcome::TooLong,
-        6 => SendOutcome::Denied,
+        6 => SendOutcome::Denied(SendError::NotPermitted),
         7 => SendOutcome::Failed(5),
         8 => SendOutcome::TrainRefused(5),
-        9 => SendOutcome::Answered,
+        9 => SendOutcome::Answered(libc::EPROTO),
         _ => SendOutcome::Sent,
     }
 }

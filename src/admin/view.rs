@@ -10,7 +10,7 @@ use crate::logging::LogFigures;
 use crate::placement::Fingerprint;
 use crate::stats::alloc::HeapFigures;
 use crate::stats::host::{HostUdp, Process};
-use crate::stats::{Counter, Counters, Latency, Sleep};
+use crate::stats::{Counter, Counters, ErrorView, Latency, Sleep};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -136,8 +136,12 @@ pub struct BackendView {
     pub bytes_sent: u64,
     /// Metrics for it that were dropped.
     pub metrics_dropped: u64,
-    /// Sends that reported a refusal.
+    /// Sends that reported a refusal (ECONNREFUSED).
     pub refused: u64,
+    /// Sends that reported that its host cannot be reached.
+    pub unreachable: u64,
+    /// What its sends and the ICMP answers to them reported, by kind, the latest first.
+    pub errors: Vec<ErrorView>,
     /// Datagrams that its socket dropped, if it is on this host.
     pub kernel_drops: Option<u64>,
     /// How its packets go with others in one send: `padded`, `unpadded` or `off`.
@@ -308,6 +312,8 @@ pub(super) mod tests {
             bytes_sent: metrics_sent * 20,
             metrics_dropped: 1,
             refused: 2,
+            unreachable: 0,
+            errors: Vec::new(),
             kernel_drops: (metrics_sent > 0).then_some(3),
             gso: "padded",
             datagrams_in_trains: metrics_sent / 20,

@@ -252,6 +252,21 @@ impl Addresses {
         if self.data.is_some() { order.iter().map(|entry| entry.found.address).collect() } else { Vec::new() }
     }
 
+    /// The order in which it is tried whether they can be reached: those that metrics may go to, the one in use first.
+    pub fn reach_order(&self) -> Vec<SocketAddr> {
+        let mut order: Vec<&Entry> = self.usable().collect();
+        order.sort_by_key(|entry| (Some(entry.found.address) != self.data, rank(entry)));
+        order.iter().map(|entry| entry.found.address).collect()
+    }
+
+    /// One of them can be reached again: metrics go there.
+    pub fn reached(&mut self, address: SocketAddr) {
+        if self.usable().any(|entry| entry.found.address == address) {
+            self.data = Some(address);
+            self.all_refuse = false;
+        }
+    }
+
     /// What a check found at those of the addresses that it tried. `fall` failures in a row make metrics leave an address that
     /// had answered; one that refused metrics less than `quiet_ms` ago is not moved to.
     pub fn checked(

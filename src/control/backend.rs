@@ -8,9 +8,10 @@ use super::handover::message::CarriedBackend;
 use super::health::{Health, Outcome, Transition};
 use super::resolve::literal;
 use super::table::Standing;
-use crate::admin::{BackendState, Wish};
+use crate::admin::{BackendState, Wish, error_meaning, error_name};
 use crate::config::{AddressFamily, Check, Node};
 use crate::driver::socket::{source_of, with_port};
+use crate::packet::{SendError, SendErrorCounts};
 use crate::planted::{Defect, is_planted};
 use crate::stats::NodeCounters;
 use std::cell::{Cell, Ref, RefCell};
@@ -43,7 +44,12 @@ pub struct Backend {
     state: Cell<BackendState>,
     since: Cell<Instant>,
     wish: Cell<Wish>,
-    refused: Cell<bool>,
+    /// A worker reported that sends fail.
+    sends_fail: Cell<bool>,
+    /// The errors of sends that were looked at.
+    seen_errors: Cell<SendErrorCounts>,
+    /// Of those, the errors that say nothing of where metrics go now.
+    passed_over: Cell<SendErrorCounts>,
     removed: Cell<bool>,
 }
 
@@ -66,7 +72,9 @@ impl Backend {
             state: Cell::new(BackendState::Up),
             since: Cell::new(Instant::now()),
             wish: Cell::new(Wish::Up),
-            refused: Cell::new(false),
+            sends_fail: Cell::new(false),
+            seen_errors: Cell::default(),
+            passed_over: Cell::default(),
             removed: Cell::new(false),
         };
         backend.note_state();
@@ -91,6 +99,14 @@ impl Backend {
     /// Whether its host is a name, which has to be looked up.
     pub fn is_named(&self) -> bool {
         literal(&self.node.borrow().host).is_none()
+    }
+
+    /// Where its host is tried while it cannot be reached: without admin port, at the number of the port for metrics. None if it
+    /// cannot be tried now.
+    pub fn reach_order(&self) -> Vec<SocketAddr> {
+        let node = self.node.borrow();
+        let may_be_tried = node.adminport.is_none() && !node.disabled;
+        if may_be_tried { self.addresses.borrow().reach_order() } else { Vec::new() }
     }
 
     /// The admin ports to ask for its health, in the order in which they are to be tried; none if it cannot be checked now.
@@ -190,7 +206,8 @@ impl Backend {
         if has_moved {
             self.announced.set(self.address());
             // What refused is not where it is now, and another server may answer there.
-            self.refused.set(false);
+            self.sends_fail.set(false);
+            self.pass_over_errors();
             self.with_health(Health::doubt);
             self.nudge.notify_one();
         }
@@ -208,10 +225,18 @@ impl Backend {
         (result, route() != before)
     }
 
-    /// A refusal at the address in use, and whether it changed anything for the workers. `recent_ms`: an address that refused
-    /// less long ago is not tried again.
+    /// A refusal at the address in use, or a report that it cannot be reached, and whether that changed anything for the
+    /// workers. An address that refused less than `recent_ms` ago, or less long than it takes to try all of them, is not tried
+    /// again.
     pub fn refused(&self, now_ms: u64, recent_ms: u64) -> (Refusal, bool) {
+        let count = self.addresses.borrow().all().count() as u64;
+        let recent_ms = self.health.borrow().report_ms().saturating_mul(count).max(recent_ms);
         self.with_addresses(|addresses| addresses.refused(now_ms, recent_ms))
+    }
+
+    /// Its host, which could not be reached, answered at this address. True if metrics went to another one so far.
+    pub fn reached_at(&self, address: SocketAddr) -> bool {
+        self.with_addresses(|addresses| addresses.reached(address)).1
     }
 
     /// Time went by: whether that changed anything for the workers.
@@ -326,20 +351,39 @@ impl Backend {
         self.nudge.notify_one();
     }
 
-    /// A worker saw it refuse at this address, or, if that is not known, at the one in use.
-    pub fn note_refusal(&self, at: Option<SocketAddr>) {
-        if at.is_some() && at != self.address() {
-            // Its metrics go elsewhere already: the next refusal may say something.
+    /// A worker reported that sends to it at this address fail.
+    pub fn note_send_errors(&self, at: Option<SocketAddr>) {
+        if at == self.address() {
+            self.sends_fail.set(true);
+        } else {
+            // Its metrics go elsewhere already: these say nothing of where they go now, and the next error may say something.
             self.counters.take_hint();
-            return;
+            self.pass_over_errors();
         }
-        self.refused.set(true);
         self.nudge.notify_one();
     }
 
-    /// Whether it refused since the last call.
-    pub fn take_refusal(&self) -> bool {
-        self.refused.replace(false)
+    /// Whether a worker reported that since the last call.
+    pub fn take_send_report(&self) -> bool {
+        self.sends_fail.replace(false)
+    }
+
+    /// Errors at addresses that metrics do not go to any more, since the last call.
+    pub fn take_passed_over(&self) -> SendErrorCounts {
+        self.passed_over.take()
+    }
+
+    fn pass_over_errors(&self) {
+        let mut errors = self.passed_over.get();
+        errors.merge(&self.take_send_errors());
+        self.passed_over.set(errors);
+    }
+
+    /// The errors of sends since the last call.
+    pub fn take_send_errors(&self) -> SendErrorCounts {
+        let now = self.counters.error_counts();
+        let before = self.seen_errors.replace(now);
+        now.since(&before)
     }
 
     /// A reload took it away: its tasks end.
@@ -408,10 +452,22 @@ pub fn describe(transition: Transition, last_failure: Option<&str>) -> String {
     use super::health::Cause;
     let failure = last_failure.unwrap_or("no cause known");
     match (transition.up, transition.cause) {
-        (true, Cause::HoldOver) => "is tried again: only traffic can tell, it has no adminport".to_owned(),
+        (true, Cause::HoldOver) => "is tried again: it has no adminport, so only traffic can tell".to_owned(),
+        (true, Cause::Reached) => "is up: its host can be reached again".to_owned(),
         (true, _) => "is up".to_owned(),
-        (false, Cause::Refused) => "is down: its port for metrics refuses".to_owned(),
+        (false, Cause::Sends(error)) => {
+            format!("is down: {}", describe_evidence(error))
+        }
         (false, _) => format!("is down: {failure}"),
+    }
+}
+
+/// What an error of sends says against a backend.
+fn describe_evidence(error: SendError) -> String {
+    let name = error_name(error, None);
+    match error {
+        SendError::Refused => format!("its port for metrics refuses ({name})"),
+        _ => format!("its host cannot be reached ({name}: {})", error_meaning(error)),
     }
 }
 

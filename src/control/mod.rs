@@ -46,6 +46,7 @@ mod resolve;
 mod restart;
 pub mod roster;
 pub mod rounds;
+mod send_error_log;
 mod signals;
 mod sockets;
 mod source;

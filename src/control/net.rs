@@ -17,6 +17,7 @@
 //!   called once per process, by those who are about to end. Plain tokio's waits for nothing.
 
 use crate::driver::Engine;
+use crate::driver::reach::{self, Reach};
 use crate::driver::uring::patiently;
 use std::cell::Cell;
 use std::future::Future;
@@ -276,6 +277,18 @@ async fn write_plain(stream: &tokio::net::TcpStream, mut bytes: &[u8]) -> io::Re
         }
     }
     Ok(())
+}
+
+/// Whether the host at `address` can be reached; unknown at the deadline. `None` if the sockets for it cannot be made.
+pub async fn reach(address: SocketAddr, deadline: Instant) -> Option<Reach> {
+    // The error queue is read from the second one, since a connect that fails closes the first.
+    let made = reach::socket(address).and_then(|socket| Ok((socket.try_clone()?, socket)));
+    let (watched, socket) = made.ok()?;
+    Some(match timeout_at(deadline, TcpSocket::from_std_stream(socket.into()).connect(address)).await {
+        Ok(Ok(_)) => Reach::Answered,
+        Ok(Err(error)) => reach::outcome(&watched, &error),
+        Err(_) => Reach::Unknown,
+    })
 }
 
 /// The error of a deadline that passed.

@@ -174,6 +174,8 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView 
         bytes_sent: counters.bytes_sent.load(Relaxed),
         metrics_dropped: counters.metrics_dropped.load(Relaxed),
         refused: counters.refused.load(Relaxed),
+        unreachable: counters.unreachable.load(Relaxed),
+        errors: counters.errors(),
         kernel_drops: here.and_then(|address| host::drops_at(sockets, address)),
         gso: backend.node().gso_mode().name(),
         datagrams_in_trains: counters.datagrams_in_trains.load(Relaxed),

@@ -329,24 +329,16 @@ impl Process {
                     *seat.facts.borrow_mut() = Some(facts);
                 }
             }
-            Report::Refused { node, address } => {
+            Report::SendsFail { node, address } => {
                 if let Some(backend) = self.control.backend(&node) {
-                    backend.note_refusal(address);
+                    backend.note_send_errors(address);
                 }
             }
-            Report::SocketFailed { node, address, error } => {
-                tracing::error!(
-                    "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is \
-                     tried again every second",
-                    node.escape_default()
-                );
-                // Another of its addresses may be reachable.
-                if let Some(backend) =
-                    self.control.backend(&node).filter(|backend| backend.addresses().may_move())
-                {
-                    backend.note_refusal(address);
-                }
-            }
+            Report::SocketFailed { node, error } => tracing::error!(
+                "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is tried \
+                 again every second",
+                node.escape_default()
+            ),
             Report::SocketMade { node } => {
                 tracing::info!("backend {}: there is a socket for it now", node.escape_default())
             }
@@ -357,12 +349,6 @@ impl Process {
                 "backend {}: its socket cannot be reopened ({reason}): {error}; the old one stays in use, and it is tried again",
                 node.escape_default()
             ),
-            Report::SendFailed { node, error } => {
-                tracing::warn!(
-                    "backend {}: a send failed: {error}; counted as send_failed",
-                    node.escape_default()
-                );
-            }
             Report::TrainsRefused { node, error } => tracing::info!(
                 "{}: several packets in one send (gso) are refused: {error}; they go one by one from now on",
                 node.escape_default()

@@ -14,6 +14,7 @@ use super::process::count;
 use super::reload::{self, Changes};
 use super::resolve::Resolver;
 use super::roster::Roster;
+use super::send_error_log::SendErrorBudget;
 use super::systemd::Notifier;
 use super::table::{self, Publisher};
 use super::watch;
@@ -119,6 +120,8 @@ pub struct Control {
     pub listing: RefCell<String>,
     /// Who looks at passing metrics.
     pub observers: RefCell<Observers>,
+    /// Which errors of sends may still be logged.
+    pub send_errors: RefCell<SendErrorBudget>,
     roster: Roster,
     fingerprint: Cell<Option<Fingerprint>>,
     reloading: Mutex<()>,
@@ -228,6 +231,7 @@ impl Control {
             config_since: Cell::new(SystemTime::now()),
             degraded: RefCell::default(),
             observers: RefCell::default(),
+            send_errors: RefCell::default(),
             roster: Roster::new(config),
             fingerprint: Cell::new(None),
             reloading: Mutex::new(()),

@@ -8,9 +8,12 @@ use super::check::check as check_addresses;
 use super::check::result;
 use super::health::Transition;
 use super::rounds::{Change, Next, Rounds, judge};
+use super::send_error_log::{AGAIN_MS, Admission, SendErrorLog};
 use super::state::Control;
 use super::{lateness, net};
-use crate::admin::Wish;
+use crate::admin::{Wish, error_name, error_words};
+use crate::driver::reach::Reach;
+use crate::packet::SendError;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,6 +23,9 @@ use std::time::Duration;
 const LOOKUP_AGAIN: Duration = Duration::from_secs(30);
 /// Between two look-ups of a name that has none, or whose backend just went down.
 const LOOKUP_SOON: Duration = Duration::from_secs(5);
+
+/// For reaching a host: longer than a neighbor takes to be reported as missing.
+const REACH: Duration = Duration::from_secs(5);
 
 /// Checks made for one result where this process is stalled during each: then the result counts, or a process that is starved
 /// all the time would never find a backend dead.
@@ -39,16 +45,91 @@ pub fn start(control: &Rc<Control>, backend: Rc<Backend>) {
 async fn check(control: Rc<Control>, backend: Rc<Backend>) {
     // Another one in every process, so that the proxies of a fleet do not check together.
     let mut rounds = Rounds::new(RandomState::new().hash_one(&backend.name));
+    let mut errors = SendErrorLog::default();
     while !backend.is_removed() {
         let rules = control.config().check;
-        let settled = |change| settle(&control, &backend, change, None);
-        match rounds.look(&backend, rules, control.now_ms(), settled) {
-            Next::Check(order) => {
-                check_once(&control, &backend, &order).await;
-                rounds.checked(&backend, control.config().check, control.now_ms());
+        let now_ms = control.now_ms();
+        let next = rounds.look(&backend, rules, now_ms, |change| match change {
+            Change::SendErrors(more) => {
+                errors.add(&more);
+                log_send_errors(&control, &backend, &mut errors);
             }
-            Next::Wait(wake_ms) => sleep_until(&control, wake_ms, &backend).await,
+            other => settle(&control, &backend, other, None),
+        });
+        log_send_errors(&control, &backend, &mut errors);
+        match next {
+            Next::Check(order) => check_once(&control, &backend, &order).await,
+            Next::Reach(order) => reach_once(&control, &backend, &order).await,
+            Next::Wait(wake_ms) => {
+                let wake_ms = wake_ms.into_iter().chain(errors.due_ms()).min();
+                sleep_until(&control, wake_ms, &backend).await;
+            }
         }
+    }
+}
+
+/// Logs the errors of sends that are due.
+fn log_send_errors(control: &Rc<Control>, backend: &Backend, errors: &mut SendErrorLog) {
+    let now_ms = control.now_ms();
+    for (error, count) in errors.take_due(now_ms) {
+        match control.send_errors.borrow_mut().admit(error, now_ms) {
+            Admission::Granted => {}
+            Admission::FirstSuppressed => {
+                net::spawn(log_suppressed(control.clone(), error));
+                continue;
+            }
+            Admission::Suppressed => continue,
+        }
+        let Some(view) = backend.counters.error(error) else { continue };
+        let (name, errno) = (backend.name.escape_default(), error_name(error, view.other_errno));
+        tracing::warn!(
+            backend = %name,
+            errno,
+            cause = error.name(),
+            count,
+            "backend {name}: sends fail: {}",
+            error_words(&view)
+        );
+    }
+}
+
+/// Logs, after a while, how many lines of a kind were suppressed.
+async fn log_suppressed(control: Rc<Control>, error: SendError) {
+    tokio::time::sleep(Duration::from_millis(AGAIN_MS)).await;
+    let count = control.send_errors.borrow_mut().take_suppressed(error, control.now_ms());
+    let name = error_name(error, None);
+    tracing::warn!(
+        errno = name,
+        cause = error.name(),
+        suppressed = count,
+        "sends to other backends fail too: {name}: {count} lines suppressed; the admin command backends lists them"
+    );
+}
+
+/// Tries to reach the host of a backend that has no admin port, at these addresses until one answers.
+async fn reach_once(control: &Rc<Control>, backend: &Backend, order: &[SocketAddr]) {
+    let Ok(_slot) = control.probes.acquire().await else { return };
+    let mut best = Reach::Unreachable;
+    for address in order {
+        // This process's own shortage says nothing about the host: its hold goes on.
+        let reach = net::reach(*address, net::deadline_in(REACH)).await.unwrap_or(Reach::Unreachable);
+        tracing::debug!("backend {}: {address} was tried: {reach:?}", backend.name.escape_default());
+        if backend.is_removed() || !backend.reach_order().contains(address) {
+            return;
+        }
+        match reach {
+            Reach::Unreachable => continue,
+            Reach::Unknown => best = Reach::Unknown,
+            Reach::Answered => {
+                best = Reach::Answered;
+                backend.reached_at(*address);
+                break;
+            }
+        }
+    }
+    let transition = backend.with_health(|health| health.reached(control.now_ms(), best));
+    if let Some(transition) = transition {
+        settle(control, backend, Change::State(transition), None);
     }
 }
 
@@ -104,6 +185,8 @@ fn settle(control: &Control, backend: &Backend, change: Change, failure: Option<
     match change {
         Change::State(transition) => settle_state(control, backend, transition, failure),
         Change::Route => control.publish(),
+        // It is logged apart.
+        Change::SendErrors(_) => {}
         Change::Settled(moved) => {
             let name = backend.name.escape_default();
             tracing::warn!(backend = %name, address = %moved.to, "backend {name}: {}", moved.message());
@@ -117,7 +200,6 @@ fn settle_state(control: &Control, backend: &Backend, transition: Transition, fa
         words.push_str(&format!("; the operator has set it to {}, so no name moves", backend.wish().name()));
     }
     let (name, cause) = (backend.name.escape_default(), transition.cause.name());
-    backend.counters.refused_in_a_row.store(0, std::sync::atomic::Ordering::Relaxed);
     // The cause first, then what follows from it.
     if transition.up {
         tracing::info!(backend = %name, state = "up", cause, "backend {name} {words}");

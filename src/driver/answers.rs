@@ -1,13 +1,14 @@
 //! ICMP answers to packets that were sent earlier, told apart from errors of the packet that is being sent. Pure.
 //!
-//! In: what lay in a socket's error queue, outcomes of its sends. Out: the outcomes, explained. Next: the engines, which tell
-//! them to the worker.
+//! In: what lay in a socket's error queue, outcomes of its sends. Out: the outcomes, explained; how many earlier packets were
+//! answered, by socket. Next: the engines, which pass both on to the worker.
 //!
 //! The errno of an ICMP answer stays at the socket, where the next send finds it and is not made (`__udp4_lib_err` and
 //! `sock_error` of the kernel): nothing is wrong with that packet. Where IP_RECVERR is set, the error queue says which errnos
 //! came by an answer.
 
-use crate::packet::{SendOutcome, SocketSlot};
+use super::Events;
+use crate::packet::{SendError, SendErrorCounts, SendOutcome, SocketSlot};
 
 /// An entry of a socket's error queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,21 @@ pub struct QueuedError {
     pub errno: i32,
     /// It is an ICMP answer.
     pub is_answer: bool,
+    /// This host made that answer, as it does when a neighbor does not reply to ARP or neighbor discovery.
+    pub is_own: bool,
+    /// It says that a firewall rejects the packet.
+    pub is_prohibited: bool,
+}
+
+impl QueuedError {
+    /// What it means.
+    fn kind(self) -> SendError {
+        match SendError::of(self.errno) {
+            kind if self.is_prohibited && kind.is_unreachable() => SendError::Rejected,
+            SendError::HostUnreachable if self.is_own => SendError::NoNeighbor,
+            kind => kind,
+        }
+    }
 }
 
 /// Different errnos that are remembered of one look into an error queue; there are hardly more.
@@ -45,6 +61,8 @@ pub struct QueuedErrors {
     /// The errno of its first entry; 0 if it cannot be told.
     pub first: i32,
     answers: Errnos,
+    /// The packets that were answered so, by kind.
+    counts: SendErrorCounts,
 }
 
 impl QueuedErrors {
@@ -55,6 +73,7 @@ impl QueuedErrors {
             let errors = errors.get_or_insert(QueuedErrors { first: entry.errno, ..QueuedErrors::default() });
             if entry.is_answer {
                 errors.answers.add(entry.errno);
+                errors.counts.add(entry.kind());
             }
         }
         errors
@@ -70,6 +89,8 @@ struct Heard {
     before: Errnos,
     /// The number of that batch.
     batch: u64,
+    /// Answers that the worker has not been told of.
+    untold: SendErrorCounts,
 }
 
 /// Answers by socket.
@@ -77,6 +98,8 @@ struct Heard {
 pub struct Answers {
     sockets: Vec<Heard>,
     batch: u64,
+    /// Sockets with answers that the worker has not been told of, each once.
+    untold: Vec<SocketSlot>,
 }
 
 impl Answers {
@@ -85,8 +108,11 @@ impl Answers {
         let index = slot.0 as usize;
         if self.sockets.len() <= index {
             self.sockets.resize(index + 1, Heard::default());
+            // Room for each socket once: nothing is allocated when answers come.
+            self.untold.reserve(index + 1 - self.untold.len());
         }
         self.sockets[index] = Heard::default();
+        self.untold.retain(|untold| *untold != slot);
     }
 
     /// Another batch of outcomes is told.
@@ -98,19 +124,55 @@ impl Answers {
     ///
     /// Who is told so though the error was the packet's own tries it once more for nothing.
     pub fn explain(&mut self, slot: SocketSlot, outcome: SendOutcome, taken: QueuedErrors) -> SendOutcome {
-        let Some(heard) = self.sockets.get_mut(slot.0 as usize) else { return outcome };
-        if heard.batch != self.batch {
-            *heard = Heard { last: Errnos::default(), before: heard.last, batch: self.batch };
+        let Some(heard) = self.hear(slot, taken) else { return outcome };
+        let answered = |errno: i32| {
+            let is_heard = heard.last.has(errno) || heard.before.has(errno);
+            if is_heard { SendOutcome::Answered(errno) } else { outcome }
+        };
+        match outcome {
+            SendOutcome::TooLong => answered(libc::EMSGSIZE),
+            SendOutcome::Denied(SendError::NotPermitted) => answered(libc::EPERM),
+            SendOutcome::Denied(_) => answered(libc::EACCES),
+            SendOutcome::Failed(errno) => answered(errno),
+            SendOutcome::Unreachable(_) => {
+                // What the errno alone does not tell.
+                let mut told = [SendError::Rejected, SendError::NoNeighbor].into_iter();
+                told.find(|error| heard.untold.get(*error) > 0).map_or(outcome, SendOutcome::Unreachable)
+            }
+            _ => outcome,
+        }
+    }
+
+    /// Notes answers that lay in the error queue of `slot`, for [`Answers::tell`] and for sends that failed by them.
+    fn hear(&mut self, slot: SocketSlot, taken: QueuedErrors) -> Option<&mut Heard> {
+        let batch = self.batch;
+        let heard = self.sockets.get_mut(slot.0 as usize)?;
+        if heard.batch != batch {
+            *heard = Heard { last: Errnos::default(), before: heard.last, batch, untold: heard.untold };
         }
         taken.answers.0.into_iter().for_each(|errno| heard.last.add(errno));
-        let is_heard = |errno: i32| heard.last.has(errno) || heard.before.has(errno);
-        let is_answer = match outcome {
-            SendOutcome::TooLong => is_heard(libc::EMSGSIZE),
-            SendOutcome::Denied => is_heard(libc::EACCES) || is_heard(libc::EPERM),
-            SendOutcome::Failed(errno) => is_heard(errno),
-            _ => false,
-        };
-        if is_answer { SendOutcome::Answered } else { outcome }
+        if taken.counts.total() > 0 {
+            if heard.untold.total() == 0 {
+                self.untold.push(slot);
+            }
+            heard.untold.merge(&taken.counts);
+        }
+        Some(heard)
+    }
+
+    /// Notes answers that lay in the error queue of `slot` though no failed send called for a look. One that failed meanwhile
+    /// may be explained by them.
+    pub fn found(&mut self, slot: SocketSlot, taken: QueuedErrors) {
+        self.hear(slot, taken);
+    }
+
+    /// Tells `events` of the answers since the last call.
+    pub fn tell(&mut self, events: &mut impl Events) {
+        while let Some(slot) = self.untold.pop() {
+            if let Some(heard) = self.sockets.get_mut(slot.0 as usize) {
+                events.answered(slot, std::mem::take(&mut heard.untold));
+            }
+        }
     }
 }
 
@@ -122,7 +184,11 @@ mod tests {
     const SLOT: SocketSlot = SocketSlot(3);
 
     fn queue(entries: &[(i32, bool)]) -> QueuedErrors {
-        let entries = entries.iter().map(|&(errno, is_answer)| QueuedError { errno, is_answer });
+        let entries = entries.iter().map(|&(errno, is_answer)| QueuedError {
+            errno,
+            is_answer,
+            ..QueuedError::default()
+        });
         QueuedErrors::collect(entries).unwrap_or_default()
     }
 
@@ -140,12 +206,13 @@ mod tests {
                 let outcome = send_outcome(-other);
                 assert_eq!(answers().explain(SLOT, outcome, queue(&[(errno, false)])), outcome);
                 let explained = answers().explain(SLOT, outcome, queue(&[(errno, true)]));
-                let has_own_meaning =
-                    !matches!(outcome, SendOutcome::TooLong | SendOutcome::Denied | SendOutcome::Failed(_));
+                let has_own_meaning = !matches!(
+                    outcome,
+                    SendOutcome::TooLong | SendOutcome::Denied(_) | SendOutcome::Failed(_)
+                );
                 match errno == other && !has_own_meaning {
-                    true => assert_eq!(explained, SendOutcome::Answered, "{errno}"),
-                    // EPERM and EACCES are one outcome.
-                    false => assert!(explained == outcome || outcome == SendOutcome::Denied),
+                    true => assert_eq!(explained, SendOutcome::Answered(errno)),
+                    false => assert_eq!(explained, outcome, "{errno}"),
                 }
             }
         }
@@ -161,10 +228,10 @@ mod tests {
             SendOutcome::Refused,
             queue(&[(libc::ECONNREFUSED, true), (libc::EPROTO, true)]),
         );
-        assert_eq!([(); 2].map(|()| explain(&mut answers)), [SendOutcome::Answered; 2]);
+        assert_eq!([(); 2].map(|()| explain(&mut answers)), [SendOutcome::Answered(libc::EPROTO); 2]);
         answers.next_batch();
         answers.next_batch();
-        assert_eq!([(); 2].map(|()| explain(&mut answers)), [SendOutcome::Answered; 2]);
+        assert_eq!([(); 2].map(|()| explain(&mut answers)), [SendOutcome::Answered(libc::EPROTO); 2]);
         answers.next_batch();
         assert_eq!(explain(&mut answers), failed);
     }
@@ -180,9 +247,78 @@ mod tests {
     }
 
     #[test]
+    fn a_look_does_not_take_away_what_explains_a_send_that_failed_just_before() {
+        let mut answers = answers();
+        let entry =
+            QueuedError { errno: libc::EHOSTUNREACH, is_answer: true, is_own: true, is_prohibited: false };
+        let entries = [QueuedError { errno: libc::EACCES, ..entry }, entry];
+        answers.found(SLOT, QueuedErrors::collect(entries.into_iter()).unwrap());
+        answers.next_batch();
+        let mut explain = |errno: i32| answers.explain(SLOT, send_outcome(-errno), QueuedErrors::default());
+        assert_eq!(explain(libc::EACCES), SendOutcome::Answered(libc::EACCES));
+        assert_eq!(explain(libc::EHOSTUNREACH), SendOutcome::Unreachable(SendError::NoNeighbor));
+    }
+
+    /// What a worker is told of answers.
+    #[derive(Default)]
+    struct Told(Vec<(SocketSlot, SendErrorCounts)>);
+
+    impl Events for Told {
+        fn datagram(&mut self, _: &[u8], _: usize, _: crate::driver::Stamp) -> crate::driver::Flow {
+            crate::driver::Flow::More
+        }
+
+        fn sent(&mut self, _: crate::packet::Packet, _: SendOutcome) {}
+
+        fn answered(&mut self, slot: SocketSlot, errors: SendErrorCounts) {
+            self.0.push((slot, errors));
+        }
+    }
+
+    #[test]
+    fn every_answer_is_told_once_whether_a_send_failed_by_it_or_not() {
+        let mut answers = answers();
+        answers.opened(SocketSlot(1));
+        let refused = queue(&[(libc::ECONNREFUSED, true), (libc::ECONNREFUSED, true), (libc::EIO, false)]);
+        answers.explain(SLOT, SendOutcome::Refused, refused);
+        answers.found(SLOT, queue(&[(libc::ECONNREFUSED, true)]));
+        answers.found(SocketSlot(1), queue(&[(libc::ENETUNREACH, true)]));
+        answers.found(SocketSlot(9), queue(&[(libc::ENETUNREACH, true)]));
+        let mut told = Told::default();
+        answers.tell(&mut told);
+        answers.tell(&mut told);
+        told.0.sort_by_key(|(slot, _)| *slot);
+        let told: Vec<_> = told.0.iter().map(|(slot, errors)| (slot.0, errors.iter().next())).collect();
+        let expected =
+            [(1, Some((SendError::NetworkUnreachable, 1))), (SLOT.0, Some((SendError::Refused, 3)))];
+        assert_eq!(told, expected);
+        answers.found(SLOT, refused);
+        answers.opened(SLOT);
+        let mut told = Told::default();
+        answers.tell(&mut told);
+        assert!(told.0.is_empty(), "those of a socket that was replaced are another's");
+    }
+
+    #[test]
+    fn a_host_that_this_host_itself_reports_unreachable_does_not_answer_arp() {
+        let failed = send_outcome(-libc::EHOSTUNREACH);
+        let entry = QueuedError { errno: libc::EHOSTUNREACH, is_answer: true, ..QueuedError::default() };
+        for (entry, error) in [
+            (entry, SendError::HostUnreachable),
+            (QueuedError { is_own: true, ..entry }, SendError::NoNeighbor),
+            (QueuedError { is_own: true, is_prohibited: true, ..entry }, SendError::Rejected),
+        ] {
+            let errors = QueuedErrors::collect([entry].into_iter()).unwrap();
+            assert_eq!(answers().explain(SLOT, failed, errors), SendOutcome::Unreachable(error));
+        }
+    }
+
+    #[test]
     fn many_entries_are_remembered_as_far_as_there_is_room() {
         let entries: Vec<(i32, bool)> = (1..=9).map(|number| (number / 2, true)).collect();
-        assert_eq!(queue(&entries), QueuedErrors { first: 0, answers: Errnos([1, 2, 3, 4]) });
+        let errors = queue(&entries);
+        assert_eq!((errors.first, errors.answers), (0, Errnos([1, 2, 3, 4])));
+        assert_eq!(errors.counts.total(), 9);
         assert_eq!(QueuedErrors::collect(std::iter::empty()), None);
     }
 }

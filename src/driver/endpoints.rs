@@ -3,7 +3,7 @@
 //! In: bound sockets, backends' addresses. Out: what the kernel says about them; fences. Next: the engines, which receive
 //! from the first and send to the second.
 
-use super::answers::QueuedErrors;
+use super::answers::{QueuedError, QueuedErrors};
 use super::{DriverError, options, socket};
 use crate::packet::SocketSlot;
 use std::io;
@@ -120,16 +120,27 @@ impl Listening {
     }
 }
 
+/// Whether `ip` is an address of this host: the one that `socket` sends from, or one that can be bound.
+fn is_own(ip: IpAddr, socket: &UdpSocket) -> bool {
+    socket.local_addr().is_ok_and(|local| local.ip() == ip) || UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// Connected sockets to backends, by slot.
 pub struct Backends {
     sockets: Vec<Option<UdpSocket>>,
     send_buffer_bytes: usize,
+    /// Which of them have something in their error queues; one entry for each slot, used while they are looked at.
+    polls: Vec<libc::pollfd>,
 }
 
 impl Backends {
     /// None yet, at most `sockets_max`, each with a send buffer of `send_buffer_bytes` asked for.
     pub fn new(sockets_max: usize, send_buffer_bytes: usize) -> Backends {
-        Backends { sockets: std::iter::repeat_with(|| None).take(sockets_max).collect(), send_buffer_bytes }
+        Backends {
+            sockets: std::iter::repeat_with(|| None).take(sockets_max).collect(),
+            send_buffer_bytes,
+            polls: Vec::with_capacity(sockets_max),
+        }
     }
 
     /// Connects slot `slot`, replacing what was there if `made`, which is told the new descriptor, has nothing against it.
@@ -179,6 +190,34 @@ impl Backends {
     /// Empties the error queue of slot `slot`, which fills with ICMP answers where IP_RECVERR is set; what there was.
     pub fn take_errors(&self, slot: SocketSlot) -> Option<QueuedErrors> {
         let socket = self.get(slot)?;
-        QueuedErrors::collect((0..ERRORS_TAKEN_MAX).map_while(|_| options::take_error(socket)))
+        let mut asked = None;
+        let entries = (0..ERRORS_TAKEN_MAX).map_while(|_| options::take_error(socket));
+        QueuedErrors::collect(entries.map(|taken| QueuedError {
+            errno: taken.errno,
+            is_answer: taken.is_answer,
+            is_prohibited: taken.is_prohibited,
+            // Only of these it matters.
+            is_own: taken.errno == libc::EHOSTUNREACH
+                && taken.reporter.is_some_and(|reporter| match asked {
+                    Some((known, is_own)) if known == reporter => is_own,
+                    _ => asked.insert((reporter, is_own(reporter, socket))).1,
+                }),
+        }))
+    }
+
+    /// Adds the slots whose sockets have something in their error queues: one system call for all of them.
+    pub fn failing(&mut self, slots: &mut Vec<SocketSlot>) {
+        self.polls.clear();
+        // The kernel reports errors unasked, and skips negative descriptors.
+        self.polls.extend(self.sockets.iter().map(|socket| libc::pollfd {
+            fd: socket.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            events: 0,
+            revents: 0,
+        }));
+        if options::poll_now(&mut self.polls) == 0 {
+            return;
+        }
+        let failing = self.polls.iter().enumerate().filter(|(_, poll)| poll.revents & libc::POLLERR != 0);
+        slots.extend(failing.map(|(index, _)| SocketSlot(index as u32)));
     }
 }

@@ -3,7 +3,7 @@
 //! In: a result, at least 0 or a negated errno, or a bare errno. Out: [`SendOutcome`], [`WaitResult`]. Next: the engines,
 //! which act on them.
 
-use crate::packet::SendOutcome;
+use crate::packet::{SendError, SendOutcome};
 
 /// What the kernel said to a send; successes usually say nothing.
 pub fn send_outcome(res: i32) -> SendOutcome {
@@ -14,11 +14,13 @@ pub fn send_outcome(res: i32) -> SendOutcome {
         // A cancelled send was not tried.
         libc::EAGAIN | libc::EINTR | libc::ECANCELED => SendOutcome::Busy,
         libc::ECONNREFUSED => SendOutcome::Refused,
-        libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN => SendOutcome::Unreachable,
-        libc::ENOBUFS | libc::ENOMEM => SendOutcome::NoBuffers,
         libc::EMSGSIZE => SendOutcome::TooLong,
-        libc::EPERM | libc::EACCES => SendOutcome::Denied,
-        errno => SendOutcome::Failed(errno),
+        errno => match SendError::of(errno) {
+            error if error.is_unreachable() => SendOutcome::Unreachable(error),
+            error @ (SendError::NoBuffers | SendError::NoMemory) => SendOutcome::NoBuffers(error),
+            error @ (SendError::NotPermitted | SendError::Prohibited) => SendOutcome::Denied(error),
+            _ => SendOutcome::Failed(errno),
+        },
     }
 }
 
@@ -82,13 +84,21 @@ mod tests {
             if let SendOutcome::Failed(errno) = outcome {
                 assert_eq!(errno, errno_of(res));
             }
+            let is_error = !matches!(outcome, SendOutcome::Sent | SendOutcome::Busy);
+            assert_eq!(outcome.error(), is_error.then(|| SendError::of(errno_of(res))), "{res}");
         }
         assert_eq!(send_outcome(-libc::EAGAIN), SendOutcome::Busy);
         assert_eq!(send_outcome(-libc::ECONNREFUSED), SendOutcome::Refused);
-        assert_eq!(send_outcome(-libc::EHOSTUNREACH), SendOutcome::Unreachable);
-        assert_eq!(send_outcome(-libc::ENOBUFS), SendOutcome::NoBuffers);
         assert_eq!(send_outcome(-libc::EMSGSIZE), SendOutcome::TooLong);
-        assert_eq!(send_outcome(-libc::EPERM), SendOutcome::Denied);
+        for errno in [libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EHOSTDOWN, libc::ENETDOWN] {
+            assert_eq!(send_outcome(-errno), SendOutcome::Unreachable(SendError::of(errno)));
+        }
+        for errno in [libc::ENOBUFS, libc::ENOMEM] {
+            assert_eq!(send_outcome(-errno), SendOutcome::NoBuffers(SendError::of(errno)));
+        }
+        for errno in [libc::EPERM, libc::EACCES] {
+            assert_eq!(send_outcome(-errno), SendOutcome::Denied(SendError::of(errno)));
+        }
         assert_eq!(send_outcome(-libc::EIO), SendOutcome::Failed(libc::EIO));
     }
 

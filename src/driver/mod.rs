@@ -18,6 +18,7 @@ mod mapping;
 pub(crate) mod options;
 pub mod passed;
 pub mod portable;
+pub mod reach;
 mod segment;
 pub mod sim;
 pub mod socket;
@@ -26,7 +27,7 @@ mod train;
 pub mod uring;
 pub mod waker;
 
-use crate::packet::{Packet, SendOutcome, SocketSlot};
+use crate::packet::{Packet, SendErrorCounts, SendOutcome, SocketSlot};
 use std::net::{IpAddr, SocketAddr};
 
 pub use stamps::Stamp;
@@ -90,6 +91,8 @@ pub trait Events {
     fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow;
     /// A pushed packet comes back with what the kernel said to it. Every pushed packet comes back exactly once.
     fn sent(&mut self, packet: Packet, outcome: SendOutcome);
+    /// ICMP answers came to packets that went from socket `slot` earlier, as accepted ones: so many were not delivered.
+    fn answered(&mut self, _slot: SocketSlot, _errors: SendErrorCounts) {}
 }
 
 /// What one [`Driver::deliver`] left.
@@ -215,6 +218,10 @@ pub trait Driver {
 
     /// Has trains go to socket `slot` again, though one was refused there.
     fn allow_trains(&mut self, slot: SocketSlot);
+
+    /// Looks for ICMP answers that no send has reported; the next [`Driver::deliver`] tells them. For a moment when sends are
+    /// rare or over: what a send finds needs no look.
+    fn look_for_answers(&mut self);
 
     /// Closes socket `slot`; no packet for it may be in flight.
     fn close_backend(&mut self, slot: SocketSlot);

@@ -7,8 +7,8 @@
 
 #![allow(unsafe_code)]
 
-use super::answers::QueuedError;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 /// Indices of SO_MEMINFO's numbers (linux/sock_diag.h): the memory of packets that were sent and that the kernel still has,
@@ -134,15 +134,43 @@ fn memory_info(socket: &impl AsRawFd) -> io::Result<[u32; MEMINFO_WORDS]> {
 /// Whether any of these sockets has something to read, without waiting.
 pub fn is_any_readable(mut sockets: impl Iterator<Item = RawFd>) -> bool {
     sockets.any(|fd| {
-        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: (O); it is one pollfd.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-        ready > 0 && poll.revents & libc::POLLIN != 0
+        let mut poll = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+        poll_now(&mut poll) > 0 && poll[0].revents & libc::POLLIN != 0
     })
 }
 
+/// Polls descriptors without waiting; how many have something, 0 also if that cannot be known.
+pub fn poll_now(polls: &mut [libc::pollfd]) -> usize {
+    // SAFETY: (O), for a slice instead of a local: the kernel reads and writes so many pollfds, which are borrowed for the
+    // call.
+    let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) };
+    usize::try_from(ready).unwrap_or(0)
+}
+
+/// ICMP answers of firewalls, as origin, type and code: RFC 1812 5.2.7.1 and RFC 4443 3.1.
+const PROHIBITED: [(u8, u8, u8); 5] = [
+    (libc::SO_EE_ORIGIN_ICMP, 3, 9),
+    (libc::SO_EE_ORIGIN_ICMP, 3, 10),
+    (libc::SO_EE_ORIGIN_ICMP, 3, 13),
+    (libc::SO_EE_ORIGIN_ICMP6, 1, 1),
+    (libc::SO_EE_ORIGIN_ICMP6, 1, 5),
+];
+
+/// An entry of a socket's error queue as the kernel wrote it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TakenError {
+    /// Its errno; 0 if it cannot be told.
+    pub errno: i32,
+    /// It is an ICMP answer.
+    pub is_answer: bool,
+    /// It says that a firewall rejects such packets (ICMP "administratively prohibited").
+    pub is_prohibited: bool,
+    /// Who sent that answer.
+    pub reporter: Option<IpAddr>,
+}
+
 /// Takes one entry out of a socket's error queue; `None` if the queue was empty.
-pub fn take_error(socket: &impl AsRawFd) -> Option<QueuedError> {
+pub fn take_error(socket: &impl AsRawFd) -> Option<TakenError> {
     let mut payload = [0u8; 64];
     let mut control = [0u64; 64];
     let mut iov = libc::iovec { iov_base: (&raw mut payload).cast(), iov_len: payload.len() };
@@ -166,12 +194,29 @@ pub fn take_error(socket: &impl AsRawFd) -> Option<QueuedError> {
         matches!(sort, (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR))
             && header.cmsg_len >= size_of::<libc::cmsghdr>() + size_of::<libc::sock_extended_err>()
     };
+    let Some(header) = header.filter(is_error) else { return Some(TakenError::default()) };
     // SAFETY: (O); such a message carries a sock_extended_err, whose length was just looked at, at any alignment.
-    let error = header
-        .filter(is_error)
-        .map(|header| unsafe { libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned() });
-    Some(error.map_or_else(QueuedError::default, |error| QueuedError {
+    let error = unsafe { libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned() };
+    // SAFETY: (O): so many bytes of the message lie within `control`, as the kernel has set its length.
+    let data = unsafe {
+        let data_bytes = header.cmsg_len as usize - size_of::<libc::cmsghdr>();
+        std::slice::from_raw_parts(libc::CMSG_DATA(header).cast_const(), data_bytes)
+    };
+    let sort = (error.ee_origin, error.ee_type, error.ee_code);
+    Some(TakenError {
         errno: i32::try_from(error.ee_errno).unwrap_or(0),
         is_answer: matches!(error.ee_origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6),
-    }))
+        is_prohibited: PROHIBITED.contains(&sort),
+        reporter: data.get(size_of::<libc::sock_extended_err>()..).and_then(ip_of),
+    })
+}
+
+/// The address in a sockaddr of IP (SO_EE_OFFENDER).
+fn ip_of(sockaddr: &[u8]) -> Option<IpAddr> {
+    let family = u16::from_ne_bytes(*sockaddr.first_chunk()?);
+    match i32::from(family) {
+        libc::AF_INET => sockaddr.get(4..)?.first_chunk().map(|bytes: &[u8; 4]| IpAddr::from(*bytes)),
+        libc::AF_INET6 => sockaddr.get(8..)?.first_chunk().map(|bytes: &[u8; 16]| IpAddr::from(*bytes)),
+        _ => None,
+    }
 }

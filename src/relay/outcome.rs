@@ -6,7 +6,7 @@ use super::{
     BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, GsoMode, MOVE_WAIT_US, REFUSED_ATTEMPTS_MAX, Relay,
     SOCKET_ATTEMPTS_MAX, UNREACHABLE_ATTEMPTS_MAX,
 };
-use crate::packet::{Packet, SendOutcome};
+use crate::packet::{Packet, SendError, SendErrorCounts, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, DropReason, Exit};
 
@@ -22,8 +22,8 @@ pub enum Hint {
         /// What the kernel said.
         errno: i32,
     },
-    /// This backend refused or was not reachable: check it early.
-    Check {
+    /// Sends to this backend fail: it may have to be checked early, and the operator should know.
+    SendsFail {
         /// Its index in the table.
         backend: usize,
     },
@@ -37,34 +37,53 @@ impl Relay {
         match outcome {
             SendOutcome::Sent => self.accepted(packet, now_us),
             SendOutcome::Busy => self.put_off(packet, now_us),
-            SendOutcome::Refused => {
-                self.counters.add(Counter::BackendRefused, 1);
-                let hint = self.note_refusal(packet.backend);
-                self.await_move(packet.backend, now_us);
-                self.repeat(packet, REFUSED_ATTEMPTS_MAX, DropReason::SendRefused, now_us);
-                return hint;
-            }
-            SendOutcome::Unreachable => {
-                self.counters.add(Counter::BackendUnreachable, 1);
-                let hint = self.note_refusal(packet.backend);
-                self.await_move(packet.backend, now_us);
-                self.repeat(packet, UNREACHABLE_ATTEMPTS_MAX, DropReason::SendUnreachable, now_us);
-                return hint;
-            }
-            SendOutcome::Answered => {
-                self.counters.add(Counter::BackendUnreachable, 1);
-                self.repeat(packet, UNREACHABLE_ATTEMPTS_MAX, DropReason::SendUnreachable, now_us);
-            }
-            SendOutcome::NoBuffers => self.discard(packet, DropReason::SendNoBuffers, now_us),
-            SendOutcome::TooLong => self.discard(packet, DropReason::SendTooLong, now_us),
-            SendOutcome::Denied => self.discard(packet, DropReason::SendDenied, now_us),
             SendOutcome::TrainRefused(errno) => return self.take_train_apart(packet, errno),
-            SendOutcome::Failed(_) if outcome.blames_socket() => {
-                self.repeat(packet, SOCKET_ATTEMPTS_MAX, DropReason::SendFailed, now_us);
+            _ => {
+                if let Some(error) = outcome.error() {
+                    return self.failed(packet, outcome, error, now_us);
+                }
             }
-            SendOutcome::Failed(_) => self.discard(packet, DropReason::SendFailed, now_us),
         }
         Hint::None
+    }
+
+    /// The packet was not sent: again at once if the error is an earlier packet's, else it is dropped.
+    fn failed(&mut self, packet: Packet, outcome: SendOutcome, error: SendError, now_us: u64) -> Hint {
+        let backend = packet.backend;
+        let is_news = self.table.nodes[backend].counters.failed(error, outcome.other_errno(), now_us);
+        match outcome {
+            SendOutcome::Refused => {
+                self.counters.add(Counter::BackendRefused, 1);
+                self.await_move(backend, now_us);
+                self.repeat(packet, REFUSED_ATTEMPTS_MAX, DropReason::SendRefused, error, now_us);
+            }
+            SendOutcome::Unreachable(_) | SendOutcome::Answered(_) => {
+                self.counters.add(Counter::BackendUnreachable, 1);
+                if error.is_evidence() {
+                    self.await_move(backend, now_us);
+                }
+                self.repeat(packet, UNREACHABLE_ATTEMPTS_MAX, DropReason::SendUnreachable, error, now_us);
+            }
+            SendOutcome::NoBuffers(_) => self.discard_for(packet, DropReason::SendNoBuffers, error, now_us),
+            SendOutcome::TooLong => self.discard_for(packet, DropReason::SendTooLong, error, now_us),
+            SendOutcome::Denied(_) => self.discard_for(packet, DropReason::SendDenied, error, now_us),
+            _ if outcome.blames_socket() => {
+                self.repeat(packet, SOCKET_ATTEMPTS_MAX, DropReason::SendFailed, error, now_us);
+            }
+            _ => self.discard_for(packet, DropReason::SendFailed, error, now_us),
+        }
+        if is_news { Hint::SendsFail { backend } } else { Hint::None }
+    }
+
+    /// ICMP answers came to packets that `socket` sent earlier. They were counted as sent, which the account keeps.
+    pub fn answered(&mut self, socket: SocketSlot, errors: &SendErrorCounts, now_us: u64) -> Hint {
+        let backend = self.egress.iter().position(|egress| egress.socket == Some(socket));
+        match backend {
+            Some(backend) if self.table.nodes[backend].counters.answered(errors, now_us) => {
+                Hint::SendsFail { backend }
+            }
+            _ => Hint::None,
+        }
     }
 
     /// The train was not sent: its packets go again at once, each by itself, and so do all later ones.
@@ -120,12 +139,19 @@ impl Relay {
     }
 
     /// The error belongs to an earlier datagram and this one was not sent: again at once, a bounded number of times.
-    fn repeat(&mut self, mut packet: Packet, attempts_max: u8, reason: DropReason, now_us: u64) {
+    fn repeat(
+        &mut self,
+        mut packet: Packet,
+        attempts_max: u8,
+        reason: DropReason,
+        error: SendError,
+        now_us: u64,
+    ) {
         packet.attempts += 1;
         if is_planted(Defect::RefusedPacketLost) {
             self.accepted(packet, now_us);
         } else if packet.attempts > attempts_max {
-            self.discard(packet, reason, now_us);
+            self.discard_for(packet, reason, error, now_us);
         } else if self.egress[packet.backend].busy {
             self.wait_or_drop(packet, now_us);
         } else {
@@ -141,9 +167,12 @@ impl Relay {
         }
     }
 
-    /// Counts a refusal, of which the health checks are to know.
-    fn note_refusal(&self, backend: usize) -> Hint {
-        if self.table.nodes[backend].counters.refused() { Hint::Check { backend } } else { Hint::None }
+    /// Drops a packet's metrics because its send failed.
+    fn discard_for(&mut self, packet: Packet, reason: DropReason, error: SendError, now_us: u64) {
+        if let Some(node) = self.table.nodes.get(packet.backend) {
+            node.counters.dropped_for(error, u64::from(packet.metrics));
+        }
+        self.discard(packet, reason, now_us);
     }
 
     /// Drops a packet's metrics for a reason.

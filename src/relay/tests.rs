@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::packet::Arrival;
-use crate::packet::SendOutcome;
+use crate::packet::{SendError, SendOutcome};
 use crate::placement::{Hashing, LiveSet, Placement, Spec};
 use crate::stats::DropReason;
 
@@ -235,10 +235,10 @@ fn what_is_refused_where_there_is_another_address_waits_for_the_move_and_keeps_i
     // A move that does not come is not waited for longer, and a backend without other addresses not at all.
     feed(&mut relay, 50, "third:1|c");
     let packets = out(&mut relay, 50, Flush::All);
-    settle(&mut relay, packets, SendOutcome::Unreachable, 60);
+    settle(&mut relay, packets, SendOutcome::Unreachable(SendError::HostUnreachable), 60);
     let packets = out(&mut relay, 60 + MOVE_WAIT_US, Flush::All);
     assert_eq!(texts(&packets), ["third:1|c"]);
-    settle(&mut relay, packets, SendOutcome::Unreachable, 60 + MOVE_WAIT_US);
+    settle(&mut relay, packets, SendOutcome::Unreachable(SendError::HostUnreachable), 60 + MOVE_WAIT_US);
     assert_eq!(relay.counters().dropped(DropReason::SendUnreachable), 1);
     relay.reroute(moved(&relay, "127.0.0.2:9", false), &sockets(1), 99_000);
     feed(&mut relay, 99_000, "fourth:1|c");
@@ -407,7 +407,7 @@ fn a_refused_packet_is_repeated_at_once_and_not_for_ever() {
     feed(&mut relay, 0, "one:1|c");
     let mut packets = out(&mut relay, 0, Flush::All);
     let hint = relay.sent(packets.pop().unwrap(), SendOutcome::Refused, 1);
-    assert_eq!(hint, Hint::Check { backend: 0 });
+    assert_eq!(hint, Hint::SendsFail { backend: 0 });
     for _ in 0..REFUSED_ATTEMPTS_MAX {
         assert_eq!(relay.next_deadline_us(), Some(0));
         let mut packets = out(&mut relay, 1, Flush::Due);
@@ -640,7 +640,7 @@ fn a_debug_build_stops_at_the_first_metric_that_is_not_accounted_for() {
     let mut relay = relay_of(&["a:1"], rules());
     feed(&mut relay, 0, "x:1|c");
     let packets = out(&mut relay, 0, Flush::All);
-    settle(&mut relay, packets, SendOutcome::Denied, 1);
+    settle(&mut relay, packets, SendOutcome::Denied(SendError::NotPermitted), 1);
     feed(&mut relay, 2, "y:1|c");
     relay.check_account();
 }

@@ -15,7 +15,7 @@ mod socket_drops;
 
 pub use counters::{Counter, Counters, DropReason, Exit};
 pub use latency::{Latency, LatencyExchange, LatencyKind, new_histogram};
-pub use node::NodeCounters;
+pub use node::{ErrorView, NodeCounters};
 pub use published::Published;
 pub use shared::WorkerShared;
 pub use sleep::{Sleep, SleepGauge};

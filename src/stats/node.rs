@@ -1,8 +1,9 @@
 //! One backend's figures, added up over all workers.
 //!
-//! In: the relay adds once per packet. Out: `backends` on the admin port, and hints for the health checks.
-//! Next: `admin/`, `control/health.rs`.
+//! In: the relay adds once per packet. Out: `backends` on the admin port, and hints for the health checks and the log.
+//! Next: `admin/`, `control/rounds.rs`.
 
+use crate::packet::{SendError, SendErrorCounts};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 /// A backend's figures; they live as long as its identity stands in the config.
@@ -16,8 +17,10 @@ pub struct NodeCounters {
     pub bytes_sent: AtomicU64,
     /// Metrics dropped that were for this backend.
     pub metrics_dropped: AtomicU64,
-    /// Sends that reported a refusal of an earlier datagram, or an unreachable host.
+    /// Sends that reported a refusal of an earlier datagram (ECONNREFUSED).
     pub refused: AtomicU64,
+    /// Sends that reported that its host cannot be reached.
+    pub unreachable: AtomicU64,
     /// Of the packets accepted, those that went with others in one send (UDP_SEGMENT).
     pub datagrams_in_trains: AtomicU64,
     /// Trains that were refused; their packets went one by one.
@@ -28,10 +31,39 @@ pub struct NodeCounters {
     pub sockets_reopened: AtomicU64,
     /// The largest packet that metrics for it are gathered into, in bytes; 0 until a worker knows.
     pub packet_bytes_max: AtomicUsize,
-    /// Refusals in a row: back to 0 by `control/` when it has seen none for a whole check interval.
-    pub refused_in_a_row: AtomicU64,
-    /// Set by a worker at a refusal, taken by the health checks: one hint at a time.
+    /// What its sends and the ICMP answers to them reported, by kind.
+    errors: [ErrorFigures; SendError::COUNT],
+    /// Set by a worker at an error, taken by `control/`: one hint at a time.
     hinted: AtomicBool,
+}
+
+/// Of one kind of error.
+#[derive(Debug, Default)]
+struct ErrorFigures {
+    reports: AtomicU64,
+    undelivered: AtomicU64,
+    metrics_dropped: AtomicU64,
+    /// The last one, where the kind does not tell it; else 0.
+    errno: AtomicI32,
+    /// µs of the workers' clock; 0 = never.
+    last_us: AtomicU64,
+}
+
+/// One kind of error, as it has occurred so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorView {
+    /// Its kind.
+    pub error: SendError,
+    /// The last errno, if the kind does not tell it.
+    pub other_errno: Option<i32>,
+    /// Failed sends, and ICMP answers that no send has met.
+    pub reports: u64,
+    /// Packets that were accepted and of which an ICMP answer said later that they were not delivered.
+    pub undelivered: u64,
+    /// Metrics that were dropped for it.
+    pub metrics_dropped: u64,
+    /// When it occurred last, µs of the workers' clock.
+    pub last_us: u64,
 }
 
 impl NodeCounters {
@@ -56,15 +88,110 @@ impl NodeCounters {
         self.metrics_dropped.fetch_add(metrics, Ordering::Relaxed);
     }
 
-    /// Counts a refusal; true if the health checks should be told, which they are once until they take the hint.
-    pub fn refused(&self) -> bool {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        self.refused_in_a_row.fetch_add(1, Ordering::Relaxed);
+    /// Counts an error of a send, or of making a socket; true if control should be told, which it is once until it takes the
+    /// hint. `other_errno` is the errno where the kind does not tell it.
+    pub fn failed(&self, error: SendError, other_errno: Option<i32>, now_us: u64) -> bool {
+        match error {
+            SendError::Refused => self.refused.fetch_add(1, Ordering::Relaxed),
+            error if error.is_unreachable() => self.unreachable.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        if let (SendError::NoSocket | SendError::Other, Some(errno)) = (error, other_errno) {
+            self.errors[error as usize].errno.store(errno, Ordering::Relaxed);
+        }
+        self.note(error, 1, now_us)
+    }
+
+    /// Counts ICMP answers to packets that were accepted earlier; true as [`NodeCounters::failed`] says.
+    pub fn answered(&self, errors: &SendErrorCounts, now_us: u64) -> bool {
+        // All of them are counted, also after a hint.
+        errors.iter().fold(false, |is_hint, (error, count)| {
+            self.errors[error as usize].undelivered.fetch_add(count, Ordering::Relaxed);
+            self.note(error, count, now_us) || is_hint
+        })
+    }
+
+    fn note(&self, error: SendError, count: u64, now_us: u64) -> bool {
+        let figures = &self.errors[error as usize];
+        figures.reports.fetch_add(count, Ordering::Relaxed);
+        figures.last_us.store(now_us.max(1), Ordering::Relaxed);
         !self.hinted.swap(true, Ordering::AcqRel)
     }
 
-    /// Takes the hint: whether there was a refusal since the last call.
+    /// Counts metrics that were dropped because their send failed so.
+    pub fn dropped_for(&self, error: SendError, metrics: u64) {
+        self.errors[error as usize].metrics_dropped.fetch_add(metrics, Ordering::Relaxed);
+    }
+
+    /// Takes the hint: whether there was an error since the last call.
     pub fn take_hint(&self) -> bool {
         self.hinted.swap(false, Ordering::AcqRel)
+    }
+
+    /// How often each kind of error was reported.
+    pub fn error_counts(&self) -> SendErrorCounts {
+        let mut counts = SendErrorCounts::default();
+        for error in SendError::ALL {
+            counts.set(error, self.errors[error as usize].reports.load(Ordering::Relaxed));
+        }
+        counts
+    }
+
+    /// The kinds of errors that have occurred, the latest first.
+    pub fn errors(&self) -> Vec<ErrorView> {
+        let mut views: Vec<ErrorView> =
+            SendError::ALL.into_iter().filter_map(|error| self.error(error)).collect();
+        views.sort_by_key(|view| std::cmp::Reverse(view.last_us));
+        views
+    }
+
+    /// One kind of error, if it has occurred.
+    pub fn error(&self, error: SendError) -> Option<ErrorView> {
+        let figures = &self.errors[error as usize];
+        let last_us = Some(figures.last_us.load(Ordering::Relaxed)).filter(|last_us| *last_us > 0)?;
+        Some(ErrorView {
+            error,
+            other_errno: Some(figures.errno.load(Ordering::Relaxed)).filter(|errno| *errno != 0),
+            reports: figures.reports.load(Ordering::Relaxed),
+            undelivered: figures.undelivered.load(Ordering::Relaxed),
+            metrics_dropped: figures.metrics_dropped.load(Ordering::Relaxed),
+            last_us,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_counted_by_kind_and_hinted_once_until_the_hint_is_taken() {
+        let node = NodeCounters::default();
+        assert!(node.failed(SendError::NotPermitted, None, 5));
+        node.dropped_for(SendError::NotPermitted, 8);
+        assert!(!node.failed(SendError::Other, Some(libc::EPROTO), 7));
+        assert!(node.take_hint() && !node.take_hint());
+        let mut answers = SendErrorCounts::default();
+        [SendError::NoNeighbor, SendError::NoNeighbor, SendError::Refused]
+            .into_iter()
+            .for_each(|error| answers.add(error));
+        assert!(node.answered(&answers, 9));
+        let told: Vec<_> =
+            node.errors().iter().map(|view| (view.last_us, view.error, view.reports)).collect();
+        assert_eq!(
+            told,
+            [
+                (9, SendError::Refused, 1),
+                (9, SendError::NoNeighbor, 2),
+                (7, SendError::Other, 1),
+                (5, SendError::NotPermitted, 1)
+            ]
+        );
+        assert_eq!(node.error(SendError::Other).unwrap().other_errno, Some(libc::EPROTO));
+        assert_eq!(node.error(SendError::NotPermitted).unwrap().metrics_dropped, 8);
+        assert_eq!(node.error(SendError::TooLong), None);
+        assert_eq!(node.error_counts().get(SendError::NoNeighbor), 2);
+        assert_eq!(node.error(SendError::NoNeighbor).unwrap().undelivered, 2);
+        assert_eq!(node.error(SendError::Other).unwrap().undelivered, 0);
     }
 }

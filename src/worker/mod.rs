@@ -1,9 +1,10 @@
 //! The loop that carries metrics from the driver to the relay and back: the only place where the two meet.
 //!
 //! In: datagrams and outcomes from the driver, the route table from control. Out: packets to the driver, snapshots to
-//! `stats/`, reports to control. `step.rs` is one batch, `coalesce.rs` says how long to sleep, `orders.rs` follows
-//! control, `thread.rs` is the thread around it. Next: `relay/`.
+//! `stats/`, reports to control. `step.rs` is one batch, `coalesce.rs` says how long to sleep, `answers.rs` when to look for
+//! ICMP answers, `orders.rs` follows control, `thread.rs` is the thread around it. Next: `relay/`.
 
+mod answers;
 mod coalesce;
 mod limits;
 mod orders;
@@ -35,11 +36,12 @@ pub enum Report {
         /// What it was granted.
         facts: Facts,
     },
-    /// A backend refused: check it early. Sent once until control takes the hint (`NodeCounters::take_hint`).
-    Refused {
+    /// Sends to a backend fail, or ICMP answers say that packets were not delivered: the backend's counters tell of which kind.
+    /// Sent once until control takes the hint (`NodeCounters::take_hint`).
+    SendsFail {
         /// The backend's identity.
         node: Arc<str>,
-        /// Where it refused.
+        /// Where its metrics go by the table that the worker follows.
         address: Option<SocketAddr>,
     },
     /// A backend's socket could not be made; its metrics are dropped as `send_failed` until another try succeeds. Told once
@@ -47,8 +49,6 @@ pub enum Report {
     SocketFailed {
         /// The backend's identity.
         node: Arc<str>,
-        /// Where it was to lead.
-        address: Option<SocketAddr>,
         /// Why.
         error: std::io::Error,
     },
@@ -72,13 +72,6 @@ pub enum Report {
         /// Why it was to be replaced.
         reason: ReopenReason,
         /// Why it was not.
-        error: std::io::Error,
-    },
-    /// A send failed with an error that has no reason of its own; told once per errno.
-    SendFailed {
-        /// The backend's identity.
-        node: Arc<str>,
-        /// What the kernel said.
         error: std::io::Error,
     },
     /// Trains (UDP_SEGMENT) to a backend are refused; its packets go one by one from now on.

@@ -2,6 +2,7 @@
 
 use super::{Ended, Limits, ReopenReason, Report, Step, Worker, WorkerLinks};
 use crate::driver::sim::{Fault, SimDriver, SimHandle, SimSetup};
+use crate::packet::{SendError, SocketSlot};
 use crate::placement::{LiveSet, Placement};
 use crate::relay::{GsoMode, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use crate::stats::{Counter, DropReason, WorkerShared};
@@ -253,4 +254,37 @@ fn where_no_new_socket_can_be_made_the_old_one_stays_and_the_errno_is_told_once(
     assert!(reasons(&mut reports).contains(&ReopenReason::Interval));
     let counters = worker.relay().counters();
     assert_eq!(counters.get(Counter::MetricsSent), counters.get(Counter::MetricsReceived));
+}
+
+/// Steps until the fake clock shows `until_us`; nothing arrives.
+fn idle(worker: &mut Worker<SimDriver>, handle: &SimHandle, until_us: u64) {
+    handle.set_horizon(until_us);
+    while handle.now_us() < until_us {
+        worker.step().unwrap();
+    }
+}
+
+#[test]
+fn an_answer_that_comes_after_the_last_send_is_found_within_a_second_and_then_it_sleeps() {
+    for (slot, is_known) in [(0, true), (3, false)] {
+        let (mut worker, handle, mut reports) = worker(Phase::Run, 0);
+        run(&mut worker, &handle, handle.now_us() + 200_000);
+        let at_us = handle.now_us();
+        // A host that does not answer ARP is reported three seconds after the packet.
+        idle(&mut worker, &handle, at_us + 3_000_000);
+        handle.answer(SocketSlot(slot), libc::EHOSTUNREACH, true);
+        idle(&mut worker, &handle, at_us + 4_100_000);
+        let counters = Arc::clone(&worker.relay().table().nodes[0].counters);
+        let told = counters.error(SendError::NoNeighbor).map(|error| (error.reports, error.undelivered));
+        assert_eq!(told, is_known.then_some((1, 1)));
+        let is_reported = std::iter::from_fn(|| reports.try_recv().ok())
+            .any(|report| matches!(report, Report::SendsFail { node, .. } if &*node == "a:1"));
+        assert_eq!(is_reported, is_known);
+        // The account keeps them as sent, and after a while there is nothing left to look for.
+        assert_eq!(worker.relay().counters().get(Counter::MetricsSent), 2);
+        let before = worker.relay().counters().get(Counter::Wakeups);
+        idle(&mut worker, &handle, at_us + 60_000_000);
+        let wakeups = worker.relay().counters().get(Counter::Wakeups) - before;
+        assert!(wakeups <= 5, "{wakeups} wake-ups of an idle worker");
+    }
 }

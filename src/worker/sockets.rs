@@ -8,7 +8,7 @@ use super::Report;
 use super::reopen::{ReopenReason, Reopening};
 use super::reporter::Reporter;
 use crate::driver::Driver;
-use crate::packet::SocketSlot;
+use crate::packet::{SendError, SocketSlot};
 use crate::placement::splitmix64;
 use crate::planted::{Defect, is_planted};
 use crate::relay::{GsoMode, Relay, RouteNode, RouteTable};
@@ -107,13 +107,17 @@ impl Sockets {
                 }
                 Err(error) => {
                     let errno = error.raw_os_error();
+                    // For the health of a backend it is the same as a send that fails.
+                    let is_news = errno.is_some_and(|errno| {
+                        node.counters.failed(socket_error(errno), Some(errno), driver.now_us())
+                    });
+                    if is_news {
+                        let (node, address) = (Arc::clone(&node.name), node.address);
+                        reporter.tell(Report::SendsFail { node, address });
+                    }
                     self.missing.insert(Arc::clone(&node.name), errno);
                     if told.get(&node.name) != Some(&errno) {
-                        reporter.tell(Report::SocketFailed {
-                            node: Arc::clone(&node.name),
-                            address: node.address,
-                            error,
-                        });
+                        reporter.tell(Report::SocketFailed { node: Arc::clone(&node.name), error });
                     }
                     None
                 }
@@ -217,7 +221,9 @@ impl Sockets {
             let Some((reason, _)) = open.reopening.next().filter(|(_, at_us)| *at_us <= now_us) else {
                 continue;
             };
-            let is_put_off = by_interval == INTERVAL_BATCH_MAX || is_planted(Defect::ReopenForgotten);
+            // With nothing to send the old one is kept, since answers to what it sent may come.
+            let is_put_off =
+                by_interval == INTERVAL_BATCH_MAX || relay.is_empty() || is_planted(Defect::ReopenForgotten);
             if reason == ReopenReason::Interval && is_put_off {
                 continue;
             }
@@ -320,6 +326,16 @@ impl Sockets {
 
 fn slot(index: usize) -> SocketSlot {
     SocketSlot(index as u32)
+}
+
+/// What it means that a socket to a backend could not be made.
+fn socket_error(errno: i32) -> SendError {
+    match SendError::of(errno) {
+        // This process's own shortage says nothing of a backend.
+        _ if matches!(errno, libc::EMFILE | libc::ENFILE) => SendError::Other,
+        SendError::Other | SendError::NotPermitted => SendError::NoSocket,
+        error => error,
+    }
 }
 
 fn no_slot() -> std::io::Error {

@@ -2,6 +2,7 @@
 //!
 //! In: the driver's events. Out: the relay's packets. Next: `relay/mod.rs`.
 
+use super::answers::AnswerLooks;
 use super::coalesce::Coalescing;
 use super::orders::Stage;
 use super::reopen::ReopenReason;
@@ -9,7 +10,7 @@ use super::reporter::Reporter;
 use super::sockets::Sockets;
 use super::{Ended, Limits, Report};
 use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Stamp, Wait};
-use crate::packet::{Arrival, Packet, SendOutcome};
+use crate::packet::{Arrival, Packet, SendErrorCounts, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 use crate::relay::{Flush, Hint, Relay, RouteTable, Transmitted};
 use crate::stats::{Counter, Latency, LatencyKind, Sleep, WorkerShared};
@@ -75,6 +76,7 @@ pub struct Worker<D: Driver> {
     submitted_us: u64,
     pub(super) woke_us: u64,
     drops_read_us: u64,
+    answer_looks: AnswerLooks,
     /// What the kernel had dropped at each socket when another process had them.
     drops_before: Vec<u64>,
 }
@@ -122,6 +124,7 @@ impl<D: Driver> Worker<D> {
             submitted_us: now_us,
             woke_us: now_us,
             drops_read_us: now_us,
+            answer_looks: AnswerLooks::default(),
             drops_before: Vec::new(),
         }
     }
@@ -141,11 +144,14 @@ impl<D: Driver> Worker<D> {
         self.batch = Batch::default();
         self.follow_orders()?;
         let has_pushed = self.hand_over(self.flush())?;
-        let wait = self.next_wait(has_pushed);
+        let (wait, is_idle) = self.next_wait(has_pushed);
         let was_armed = self.driver.is_armed();
         self.enter(wait)?;
         self.taken_us = self.woke_us;
-        if wait == Wait::Event && self.took_all {
+        if self.answer_looks.take_due(self.woke_us) {
+            self.driver.look_for_answers();
+        }
+        if is_idle && self.took_all {
             // How long the sleep was says nothing about when the datagram that ended it arrived.
             (self.known_empty_us, self.after_idle) = (self.woke_us, true);
         }
@@ -193,6 +199,9 @@ impl<D: Driver> Worker<D> {
                 has_pushed = true;
                 Ok(())
             });
+            if has_pushed {
+                self.answer_looks.sent(now_us);
+            }
             if transmitted == Transmitted::All {
                 break;
             }
@@ -268,19 +277,19 @@ impl<D: Driver> Worker<D> {
         if self.stage == Stage::Running { Flush::Due } else { Flush::All }
     }
 
-    /// How to sleep now.
-    fn next_wait(&mut self, has_pushed: bool) -> Wait {
+    /// How to sleep now, and whether that is a sleep until something happens, with nothing to send meanwhile.
+    fn next_wait(&mut self, has_pushed: bool) -> (Wait, bool) {
         let now_us = self.driver.now_us();
         if !self.is_ready {
             // A driver that has something to arm does not sleep.
-            return Wait::EventUntil { deadline_us: now_us + ARMING_SLEEP_US };
+            return (Wait::EventUntil { deadline_us: now_us + ARMING_SLEEP_US }, false);
         }
         if let Some(wait) = self.stage_wait(now_us) {
-            return wait;
+            return (wait, false);
         }
         let due_us = self.relay.next_deadline_us();
         if due_us.is_some_and(|due_us| due_us <= now_us) {
-            return Wait::Poll;
+            return (Wait::Poll, false);
         }
         if self.flowing
             && let Some(sleep_us) = self.coalescing.sleep_us(now_us)
@@ -290,16 +299,18 @@ impl<D: Driver> Worker<D> {
             // A receive that ended, for want of buffers as a rule, left datagrams in the socket: take them now.
             let sleep_us = if self.driver.is_armed() { sleep_us } else { 0 };
             let deadline_us = (now_us + sleep_us).min(budget_us).min(due_us.unwrap_or(u64::MAX)).max(now_us);
-            return Wait::GatherUntil { deadline_us };
+            return (Wait::GatherUntil { deadline_us }, false);
         }
         if has_pushed {
             // Before a sleep without an end, the outcome of what was pushed belongs into the account.
-            return Wait::Poll;
+            return (Wait::Poll, false);
         }
-        match due_us.into_iter().chain(self.sockets.retry_at_us()).min() {
+        let chores_us = self.sockets.retry_at_us().into_iter().chain(self.answer_looks.due_us());
+        let wait = match due_us.into_iter().chain(chores_us).min() {
             Some(deadline_us) => Wait::EventUntil { deadline_us },
             None => Wait::Event,
-        }
+        };
+        (wait, due_us.is_none())
     }
 
     /// What a wake-up says about the traffic, and about when the socket was last empty.
@@ -445,19 +456,28 @@ impl Events for Sink<'_> {
             self.latency.record(kind, self.submitted_us.saturating_sub(arrival.bound_us), metrics);
             self.record_exact(&packet);
         }
-        if let SendOutcome::Failed(errno) = outcome {
-            self.reporter.send_failed(&self.relay.table().nodes[packet.backend].name, errno);
-        }
         if outcome.blames_socket() && !is_planted(Defect::FailingSocketKept) {
             self.sockets.want_new(packet.socket, ReopenReason::SendFailed, self.woke_us);
         }
         let hint = self.relay.sent(packet, outcome, self.woke_us);
+        self.pass_on(hint);
+    }
+
+    fn answered(&mut self, slot: SocketSlot, errors: SendErrorCounts) {
+        let hint = self.relay.answered(slot, &errors, self.woke_us);
+        self.pass_on(hint);
+    }
+}
+
+impl Sink<'_> {
+    /// Reports to control what the relay found.
+    fn pass_on(&mut self, hint: Hint) {
         let node = |backend: usize| Arc::clone(&self.relay.table().nodes[backend].name);
         match hint {
             Hint::None => {}
-            Hint::Check { backend } => {
+            Hint::SendsFail { backend } => {
                 let address = self.relay.table().nodes[backend].address;
-                self.reporter.tell(Report::Refused { node: node(backend), address });
+                self.reporter.tell(Report::SendsFail { node: node(backend), address });
             }
             Hint::TrainsRefused { backend, errno } => {
                 let error = std::io::Error::from_raw_os_error(errno);

@@ -5,7 +5,7 @@ use super::bed::{Bed, Log, PATIENCE, limits, no_children, packet, run};
 use arc_swap::ArcSwap;
 use statsring::driver::socket::{bind_listeners, connect_backend};
 use statsring::driver::{Driver, DriverLimits, Engine, Wait, Waker};
-use statsring::packet::{SendOutcome, SocketSlot};
+use statsring::packet::{SendError, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement};
 use statsring::relay::{GsoMode, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 use statsring::stats::{Counter, Counters, DropReason, WorkerShared};
@@ -96,7 +96,10 @@ fn with_recverr_every_packet_that_a_discipline_drops_is_told_as_enobufs() {
         let told = |outcome| log.sent.iter().filter(|(_, one)| *one == outcome).count() as u64;
         let dropped = discipline_drops();
         assert!(dropped > 0, "nothing was dropped");
-        assert_eq!((told(SendOutcome::Sent), told(SendOutcome::NoBuffers)), (60 - dropped, dropped));
+        assert_eq!(
+            (told(SendOutcome::Sent), told(SendOutcome::NoBuffers(SendError::NoBuffers))),
+            (60 - dropped, dropped)
+        );
         assert_eq!(driver.stray_completions(), 0);
     });
 }

@@ -204,7 +204,7 @@ fn an_icmp_answer_is_told_by_a_later_send_with_an_errno_that_could_be_its_own_an
         answers.next_batch();
         answers.explain(SLOT, errno::send_outcome(res), bed.ring.take_errors(SLOT).unwrap_or_default())
     };
-    assert_eq!(send(b"not sent"), SendOutcome::Answered);
+    assert_eq!(send(b"not sent"), SendOutcome::Answered(libc::ENOPROTOOPT));
     assert_eq!(send(b"goes"), SendOutcome::Sent);
     assert_eq!(send(&[b'x'; 65_508]), SendOutcome::TooLong);
     let mut buffer = [0; 16];

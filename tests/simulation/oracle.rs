@@ -323,7 +323,9 @@ impl Judge<'_> {
             DropReason::QueueFull => {
                 // What was refused waits for the backend to move to another address.
                 let may_move = any_table(&|table| table.nodes.iter().any(|node| node.may_move));
-                let refusals = [Fault::SendRefused, Fault::SendUnreachable, Fault::SourceChanged];
+                // An answer may be that of a firewall, which is like a refusal.
+                let refusals =
+                    [Fault::SendRefused, Fault::SendUnreachable, Fault::SendAnswered, Fault::SourceChanged];
                 let is_refused = refusals.into_iter().any(struck);
                 struck(Fault::SendBusy) || (may_move && is_refused)
             }

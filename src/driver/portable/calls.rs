@@ -102,6 +102,9 @@ pub trait Calls {
     /// was.
     fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors>;
 
+    /// Adds the slots whose sockets have something in their error queues.
+    fn failing_backends(&mut self, slots: &mut Vec<SocketSlot>);
+
     /// Leaves a listening socket to others who receive from it: [`Calls::fence`] and [`Calls::is_queue_empty`] are no longer
     /// about it.
     fn leave(&mut self, listener: usize);

@@ -52,8 +52,10 @@ pub struct PortableDriver<C: Calls> {
     /// One of those was not sent: the worker may send it again at once.
     has_unsent_ones: bool,
     trains: Trains,
-    /// ICMP answers that sends reported.
+    /// ICMP answers that were found.
     answers: Answers,
+    /// Sockets with something in their error queues, while they are looked at.
+    failing: Vec<SocketSlot>,
     is_cancelling: bool,
     has_entered: bool,
     sleep_errors_in_a_row: u32,
@@ -102,6 +104,7 @@ impl<C: Calls> PortableDriver<C> {
             has_unsent_ones: false,
             trains: Trains::default(),
             answers: Answers::default(),
+            failing: Vec::new(),
             is_cancelling: false,
             has_entered: false,
             sleep_errors_in_a_row: 0,
@@ -291,6 +294,8 @@ impl<C: Calls> Driver for PortableDriver<C> {
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr> {
         let source = self.calls.open_backend(slot, address)?;
         self.answers.opened(slot);
+        // Each socket may be among them: nothing is allocated when they are looked at.
+        self.failing.reserve(slot.0 as usize + 1);
         self.trains.allow(slot);
         Ok(source)
     }
@@ -305,6 +310,16 @@ impl<C: Calls> Driver for PortableDriver<C> {
 
     fn allow_trains(&mut self, slot: SocketSlot) {
         self.trains.allow(slot);
+    }
+
+    fn look_for_answers(&mut self) {
+        self.failing.clear();
+        self.calls.failing_backends(&mut self.failing);
+        for slot in self.failing.drain(..) {
+            if let Some(errors) = self.calls.take_errors(slot) {
+                self.answers.found(slot, errors);
+            }
+        }
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
@@ -337,6 +352,7 @@ impl<C: Calls> Driver for PortableDriver<C> {
             events.sent(packet, outcome);
         }
         self.has_unsent_ones = false;
+        self.answers.tell(events);
         let may_be_some = self.delivered < self.held || self.may_have_more();
         if may_be_some && events.flow() == Flow::Pause {
             return self.paused();

@@ -309,6 +309,10 @@ impl Calls for SystemCalls {
         self.backends.take_errors(slot)
     }
 
+    fn failing_backends(&mut self, slots: &mut Vec<SocketSlot>) {
+        self.backends.failing(slots);
+    }
+
     fn leave(&mut self, listener: usize) {
         self.listeners.leave(listener);
     }

@@ -5,7 +5,7 @@
 use super::faults::{Fault, Faults};
 use super::random::Random;
 use crate::driver::answers::{QueuedError, QueuedErrors};
-use crate::packet::{Arrival, Packet};
+use crate::packet::{Arrival, Packet, SocketSlot};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Longest time for which a full send buffer stays full, µs.
@@ -130,6 +130,21 @@ impl Backends {
         QueuedErrors::collect(self.sockets.get_mut(slot)?.as_mut()?.queued_errors.drain(..))
     }
 
+    /// Adds the slots of sockets with something in their error queues.
+    pub fn failing(&self, slots: &mut Vec<SocketSlot>) {
+        let is_failing =
+            |socket: &Option<Socket>| socket.as_ref().is_some_and(|socket| !socket.queued_errors.is_empty());
+        let failing = self.sockets.iter().enumerate().filter(|(_, socket)| is_failing(socket));
+        slots.extend(failing.map(|(slot, _)| SocketSlot(slot as u32)));
+    }
+
+    /// An ICMP answer comes to a packet that was accepted earlier.
+    pub fn answer(&mut self, slot: usize, answer: QueuedError) {
+        if let Some(Some(socket)) = self.sockets.get_mut(slot) {
+            socket.queued_errors.push(answer);
+        }
+    }
+
     /// Executes a send of one packet or of a train to one socket: the number of bytes, or a negated errno.
     pub fn send(&mut self, train: &[&Packet], now_us: u64, faults: &mut Faults, random: &mut Random) -> i32 {
         let slot = train.first().map_or(usize::MAX, |packet| packet.socket.0 as usize);
@@ -146,7 +161,7 @@ impl Backends {
         }
         if let Some(errno) = socket.refuse(now_us, faults, random) {
             if matches!(errno, libc::ECONNREFUSED | libc::EHOSTUNREACH) {
-                socket.queued_errors.push(QueuedError { errno, is_answer: true });
+                socket.queued_errors.push(QueuedError { errno, is_answer: true, ..QueuedError::default() });
             }
             return -errno;
         }
@@ -188,7 +203,7 @@ impl Socket {
         }
         if faults.strikes(Fault::SendAnswered, random) {
             let errno = [libc::EMSGSIZE, libc::EPROTO, libc::EACCES][random.below(3) as usize];
-            self.queued_errors.push(QueuedError { errno, is_answer: true });
+            self.queued_errors.push(QueuedError { errno, is_answer: true, ..QueuedError::default() });
             return Some(errno);
         }
         let errnos = [

@@ -284,6 +284,10 @@ impl Calls for SimCalls {
         self.kernel.borrow_mut().backends.take_errors(slot.0 as usize)
     }
 
+    fn failing_backends(&mut self, slots: &mut Vec<SocketSlot>) {
+        self.kernel.borrow().backends.failing(slots);
+    }
+
     fn leave(&mut self, listener: usize) {
         self.kernel.borrow_mut().leave(listener);
     }

@@ -100,6 +100,10 @@ impl Driver for SimDriver {
         either!(self, driver => driver.allow_trains(slot))
     }
 
+    fn look_for_answers(&mut self) {
+        either!(self, driver => driver.look_for_answers())
+    }
+
     fn close_backend(&mut self, slot: SocketSlot) {
         either!(self, driver => driver.close_backend(slot))
     }

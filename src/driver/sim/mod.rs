@@ -26,7 +26,7 @@ pub use faults::{Fault, Faults};
 pub use network::SimNetwork;
 pub use random::Random;
 
-use super::answers::QueuedErrors;
+use super::answers::{QueuedError, QueuedErrors};
 use super::control_messages::AREA_BYTES;
 use super::uring::header::HEADER_BYTES;
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
@@ -344,6 +344,10 @@ impl Ring for SimRing {
         self.kernel.borrow_mut().backends.take_errors(slot.0 as usize)
     }
 
+    fn failing_backends(&mut self, slots: &mut Vec<SocketSlot>) {
+        self.kernel.borrow().backends.failing(slots);
+    }
+
     fn let_go(&mut self) {}
 
     fn leave(&mut self, listener: usize) {
@@ -408,6 +412,13 @@ impl SimHandle {
     /// Changes that address; sends by sockets that were made before fail.
     pub fn change_source(&self) {
         self.kernel.borrow_mut().backends.change_source();
+    }
+
+    /// An ICMP answer with `errno` comes to a packet that the socket in `slot` sent earlier; `is_own`: from this host itself,
+    /// for want of a neighbor.
+    pub fn answer(&self, slot: SocketSlot, errno: i32, is_own: bool) {
+        let answer = QueuedError { errno, is_answer: true, is_own, is_prohibited: false };
+        self.kernel.borrow_mut().backends.answer(slot.0 as usize, answer);
     }
 
     /// Wakes the driver, as control does.

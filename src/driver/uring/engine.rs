@@ -56,8 +56,10 @@ pub struct RingDriver<R: Ring> {
     train: Option<QueuedTrain>,
     /// To which sockets trains go.
     trains: Trains,
-    /// ICMP answers that sends reported.
+    /// ICMP answers that were found.
     answers: Answers,
+    /// Sockets with something in their error queues, while they are looked at.
+    failing: Vec<SocketSlot>,
     /// Whether what stands is to be cancelled rather than armed.
     is_cancelling: bool,
     /// Listeners whose receives are to be cancelled rather than armed: others receive there.
@@ -103,6 +105,7 @@ impl<R: Ring> RingDriver<R> {
             train: None,
             trains: Trains::default(),
             answers: Answers::default(),
+            failing: Vec::new(),
             is_cancelling: false,
             left: vec![false; sizes.listeners],
             is_starved: false,
@@ -424,6 +427,8 @@ impl<R: Ring> Driver for RingDriver<R> {
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr> {
         let source = self.ring.open_backend(slot, address)?;
         self.answers.opened(slot);
+        // Each socket may be among them: nothing is allocated when they are looked at.
+        self.failing.reserve(slot.0 as usize + 1);
         self.trains.allow(slot);
         Ok(source)
     }
@@ -438,6 +443,16 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn allow_trains(&mut self, slot: SocketSlot) {
         self.trains.allow(slot);
+    }
+
+    fn look_for_answers(&mut self) {
+        self.failing.clear();
+        self.ring.failing_backends(&mut self.failing);
+        for slot in self.failing.drain(..) {
+            if let Some(errors) = self.ring.take_errors(slot) {
+                self.answers.found(slot, errors);
+            }
+        }
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
@@ -484,6 +499,7 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn deliver(&mut self, events: &mut impl Events) -> Delivered {
         self.tell_sends(events);
+        self.answers.tell(events);
         if !self.received.is_empty() && events.flow() == Flow::Pause {
             return Delivered::Paused;
         }

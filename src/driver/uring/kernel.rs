@@ -319,6 +319,10 @@ impl Ring for KernelRing {
         self.backends.take_errors(slot)
     }
 
+    fn failing_backends(&mut self, slots: &mut Vec<SocketSlot>) {
+        self.backends.failing(slots);
+    }
+
     fn let_go(&mut self) {
         let _ = self.ring.submitter().unregister_files();
     }

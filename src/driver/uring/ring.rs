@@ -199,6 +199,9 @@ pub trait Ring {
     /// was. Called after a send's error.
     fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors>;
 
+    /// Adds the slots whose sockets have something in their error queues.
+    fn failing_backends(&mut self, slots: &mut Vec<SocketSlot>);
+
     /// Lets go of all sockets; only at the end, when nothing stands and nothing is in flight. The kernel takes a ring down in
     /// its own time, and keeps registered sockets open until then: the port would stay taken for some 40 ms, and a restart
     /// at once would be refused. Kernels up to 6.12 wait here for every request that has one of the files, without an end.

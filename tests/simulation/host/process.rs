@@ -13,8 +13,9 @@ use statsring::control::handover::message::{Offer, State, Taken};
 use statsring::control::probe::judge as judge_answer;
 use statsring::control::reload::compare;
 use statsring::control::roster::Roster;
-use statsring::control::rounds::{Next, Rounds, judge};
+use statsring::control::rounds::{Change, Next, Rounds, judge};
 use statsring::driver::Engine;
+use statsring::driver::reach::Reach;
 use statsring::driver::sim::{Random, SimDriver, SimHandle, SimNetwork, SimSetup};
 use statsring::placement::{LiveSet, Placement, splitmix64};
 use statsring::relay::{Left, Phase, RouteTable};
@@ -351,12 +352,20 @@ impl Process {
                 watched.due_us = Some(now_us);
                 let results: Vec<_> = order.into_iter().map(|address| (address, result)).collect();
                 judge(backend, &results, check, now_ms, |_| transitions += 1);
-                watched.rounds.checked(backend, check, now_ms);
             }
             if !is_nudged(backend) && watched.due_us.is_none_or(|due_us| now_us < due_us) {
                 continue;
             }
-            match watched.rounds.look(backend, check, now_ms, |_| transitions += 1) {
+            let next = watched.rounds.look(backend, check, now_ms, |change| {
+                transitions += u64::from(!matches!(change, Change::SendErrors(_)));
+            });
+            match next {
+                // Its host is there all the time.
+                Next::Reach(_) => {
+                    let reached = backend.with_health(|health| health.reached(now_ms, Reach::Answered));
+                    transitions += u64::from(reached.is_some());
+                    watched.due_us = Some(now_us + 1_000);
+                }
                 Next::Check(mut order) => {
                     backend.with_health(|health| health.started(now_ms));
                     let mood = moods.get(node_number(&backend.name)).copied().unwrap_or(Mood::Up);
@@ -443,9 +452,9 @@ impl Process {
         while let Ok(report) = seat.reports.try_recv() {
             match report {
                 Report::Ready { .. } => seat.is_ready = true,
-                Report::Refused { node, address } => {
+                Report::SendsFail { node, address } => {
                     if let Some(backend) = self.roster.backend(&node) {
-                        backend.note_refusal(address);
+                        backend.note_send_errors(address);
                     }
                 }
                 _ => {}

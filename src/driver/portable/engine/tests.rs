@@ -1,5 +1,6 @@
 use super::*;
 use crate::driver::sim::{Fault, Faults, Random, SimCalls, SimHandle, SimSetup};
+use crate::packet::SendError;
 
 /// Remembers what it is told, and pauses when asked to.
 #[derive(Default)]
@@ -124,11 +125,11 @@ fn each_answer_to_a_send_becomes_its_outcome() {
     let cases = [
         (Fault::SendBusy, SendOutcome::Busy),
         (Fault::SendRefused, SendOutcome::Refused),
-        (Fault::SendNoBuffers, SendOutcome::NoBuffers),
+        (Fault::SendNoBuffers, SendOutcome::NoBuffers(SendError::NoBuffers)),
         (Fault::SendTooLong, SendOutcome::TooLong),
-        (Fault::SendDenied, SendOutcome::Denied),
-        (Fault::SendUnreachable, SendOutcome::Unreachable),
-        (Fault::SendAnswered, SendOutcome::Answered),
+        (Fault::SendDenied, SendOutcome::Denied(SendError::NotPermitted)),
+        (Fault::SendUnreachable, SendOutcome::Unreachable(SendError::HostUnreachable)),
+        (Fault::SendAnswered, SendOutcome::Answered(libc::EPROTO)),
         (Fault::SendInvalid, SendOutcome::Failed(libc::EINVAL)),
         (Fault::SendInputOutput, SendOutcome::Failed(libc::EIO)),
     ];
@@ -143,6 +144,13 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         let mut log = Log::default();
         driver.enter(Wait::Poll).unwrap();
         driver.deliver(&mut log);
+        // The errno of such an answer is any.
+        let any = |outcome: &mut SendOutcome| {
+            if let SendOutcome::Answered(errno) = outcome {
+                *errno = libc::EPROTO;
+            }
+        };
+        log.sent.iter_mut().for_each(|(_, outcome)| any(outcome));
         let told = ["a:1|c", "b:1|c", "c:1|c"].map(|text| (text.to_owned(), expected));
         assert_eq!(log.sent, told);
         check(&handle, 5);
@@ -151,9 +159,10 @@ fn each_answer_to_a_send_becomes_its_outcome() {
 
 #[test]
 fn a_refusal_that_the_call_does_not_tell_is_found_and_nothing_else_is_sent_twice() {
-    for (fault, expected) in
-        [(Fault::SendRefused, SendOutcome::Refused), (Fault::SendNoBuffers, SendOutcome::NoBuffers)]
-    {
+    for (fault, expected) in [
+        (Fault::SendRefused, SendOutcome::Refused),
+        (Fault::SendNoBuffers, SendOutcome::NoBuffers(SendError::NoBuffers)),
+    ] {
         let mut seen = 0;
         for seed in 0..40 {
             let mut setup = SimSetup::roomy(seed);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::driver::sim::{Fault, Faults, Random, SimHandle, SimRing, SimSetup};
+use crate::packet::SendError;
 
 type SimDriver = RingDriver<SimRing>;
 
@@ -180,11 +181,11 @@ fn each_answer_to_a_send_becomes_its_outcome() {
     let cases = [
         (Fault::SendBusy, SendOutcome::Busy),
         (Fault::SendRefused, SendOutcome::Refused),
-        (Fault::SendNoBuffers, SendOutcome::NoBuffers),
+        (Fault::SendNoBuffers, SendOutcome::NoBuffers(SendError::NoBuffers)),
         (Fault::SendTooLong, SendOutcome::TooLong),
-        (Fault::SendDenied, SendOutcome::Denied),
-        (Fault::SendUnreachable, SendOutcome::Unreachable),
-        (Fault::SendAnswered, SendOutcome::Answered),
+        (Fault::SendDenied, SendOutcome::Denied(SendError::NotPermitted)),
+        (Fault::SendUnreachable, SendOutcome::Unreachable(SendError::HostUnreachable)),
+        (Fault::SendAnswered, SendOutcome::Answered(libc::EPROTO)),
         (Fault::SendInvalid, SendOutcome::Failed(libc::EINVAL)),
         (Fault::SendInputOutput, SendOutcome::Failed(libc::EIO)),
         (Fault::SendSuccessTold, SendOutcome::Sent),
@@ -198,6 +199,13 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         let mut log = Log::default();
         driver.enter(Wait::Poll).unwrap();
         driver.deliver(&mut log);
+        // The errno of such an answer is any.
+        let any = |outcome: &mut SendOutcome| {
+            if let SendOutcome::Answered(errno) = outcome {
+                *errno = libc::EPROTO;
+            }
+        };
+        log.sent.iter_mut().for_each(|(_, outcome)| any(outcome));
         assert_eq!(log.sent, [(b"a:1|c".to_vec(), expected)]);
         check(&driver, &handle, 4);
     }

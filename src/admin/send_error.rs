@@ -1,0 +1,152 @@
+//! Errors of sends in words: errno, meaning, effect, remedy. Pure.
+//!
+//! In: a [`SendError`] with its figures. Out: text. Next: `status.rs`, `backends.rs`, `json.rs`, and the log of `control/`.
+
+use crate::packet::SendError;
+use crate::stats::{DropReason, ErrorView};
+
+/// The errno's name; `other_errno` is that of [`SendError::Other`].
+pub fn error_name(error: SendError, other_errno: Option<i32>) -> String {
+    let name = match error {
+        SendError::Refused => "ECONNREFUSED",
+        SendError::NoNeighbor | SendError::HostUnreachable | SendError::Rejected => "EHOSTUNREACH",
+        SendError::NetworkUnreachable => "ENETUNREACH",
+        SendError::HostDown => "EHOSTDOWN",
+        SendError::NetworkDown => "ENETDOWN",
+        SendError::NotPermitted => "EPERM",
+        SendError::Prohibited => "EACCES",
+        SendError::NoBuffers => "ENOBUFS",
+        SendError::NoMemory => "ENOMEM",
+        SendError::TooLong => "EMSGSIZE",
+        SendError::NoSocket | SendError::Other => match other_errno.map(nix::errno::Errno::from_raw) {
+            Some(nix::errno::Errno::UnknownErrno) | None => {
+                return format!("errno {}", other_errno.unwrap_or(0));
+            }
+            Some(errno) => return format!("{errno:?}"),
+        },
+    };
+    name.to_owned()
+}
+
+/// What it means.
+pub const fn error_meaning(error: SendError) -> &'static str {
+    match error {
+        SendError::Refused => "nothing listens at its port for metrics",
+        SendError::NoNeighbor => "its host, or the router to it, does not answer ARP or neighbor discovery",
+        SendError::HostUnreachable => "a router, or a route of this host, says that its host is unreachable",
+        SendError::Rejected => "a firewall on the path or at its host rejects packets",
+        SendError::NetworkUnreachable => "there is no route to its network",
+        SendError::HostDown => "its host is down",
+        SendError::NetworkDown => "the network interface towards it is down",
+        SendError::NotPermitted => {
+            "packets are rejected by a firewall rule of this host, or its table of tracked connections is full"
+        }
+        SendError::Prohibited => "a route of this host or a firewall on the path prohibits it",
+        SendError::NoBuffers => "the queue of the network interface is full",
+        SendError::NoMemory => "the kernel has no memory for packets",
+        SendError::TooLong => "packets are longer than the path to it takes",
+        SendError::NoSocket => "no socket to it can be made",
+        SendError::Other => "the kernel or an ICMP answer reports this errno",
+    }
+}
+
+/// What metrics are dropped as that could not be sent for it.
+pub const fn error_drop_reason(error: SendError) -> DropReason {
+    match error {
+        SendError::Refused => DropReason::SendRefused,
+        SendError::NotPermitted | SendError::Prohibited => DropReason::SendDenied,
+        SendError::NoBuffers | SendError::NoMemory => DropReason::SendNoBuffers,
+        SendError::TooLong => DropReason::SendTooLong,
+        SendError::NoSocket | SendError::Other => DropReason::SendFailed,
+        _ => DropReason::SendUnreachable,
+    }
+}
+
+/// What to do about it.
+pub const fn error_remedy(error: SendError) -> &'static str {
+    match error {
+        SendError::Refused => "start the server at its port, or correct port in the config",
+        SendError::NoNeighbor => "check that its host is on, and ip neigh",
+        SendError::HostUnreachable | SendError::NetworkUnreachable | SendError::HostDown => {
+            "check ip route get ADDRESS, and the routers on the path"
+        }
+        SendError::Rejected => "check the firewall of its host, and those on the path",
+        SendError::NetworkDown => "check ip link",
+        SendError::NotPermitted => "check nft list ruleset, and the kernel log for nf_conntrack: table full",
+        SendError::Prohibited => "check ip route get ADDRESS, and the firewalls on the path",
+        SendError::NoBuffers => "check tc -s qdisc, and raise txqueuelen of the interface",
+        SendError::NoMemory => "check free memory and net.ipv4.udp_mem",
+        SendError::TooLong => "set maxPacketSize to auto, or below the path's MTU less 48 bytes",
+        SendError::NoSocket => "check ip address, and ip route get ADDRESS",
+        SendError::Other => "see the errno in errno(3) and send(2)",
+    }
+}
+
+/// The effect so far: `800 metrics dropped as send_denied`.
+pub fn error_effect(view: &ErrorView) -> String {
+    let mut effects = Vec::new();
+    if view.undelivered > 0 {
+        effects.push(format!("{} counted as sent were not delivered", count(view.undelivered, "packet")));
+    }
+    if view.metrics_dropped > 0 {
+        let reason = error_drop_reason(view.error).name();
+        effects.push(format!("{} dropped as {reason}", count(view.metrics_dropped, "metric")));
+    }
+    if effects.is_empty() { "what failed was sent again".to_owned() } else { effects.join(", ") }
+}
+
+fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// An error in one sentence: `EPERM: packets are rejected by ... (800 metrics dropped as send_denied); check ...`.
+pub fn error_words(view: &ErrorView) -> String {
+    format!(
+        "{}: {} ({}); {}",
+        error_name(view.error, view.other_errno),
+        error_meaning(view.error),
+        error_effect(view),
+        error_remedy(view.error)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn an_error_is_told_with_its_errno_effect_and_remedy() {
+        let view = |error, other_errno, undelivered, metrics_dropped| ErrorView {
+            error,
+            other_errno,
+            reports: 9,
+            undelivered,
+            metrics_dropped,
+            last_us: 1,
+        };
+        assert_eq!(
+            error_words(&view(SendError::NotPermitted, None, 0, 800)),
+            "EPERM: packets are rejected by a firewall rule of this host, or its table of tracked connections is full (800 \
+             metrics dropped as send_denied); check nft list ruleset, and the kernel log for nf_conntrack: table full"
+        );
+        let words = error_words(&view(SendError::NoNeighbor, None, 7, 1));
+        assert!(
+            words.starts_with("EHOSTUNREACH: ")
+                && words.contains(
+                    "(7 packets counted as sent were not delivered, 1 metric dropped as send_unreachable)"
+                ),
+            "{words}"
+        );
+        let words = error_words(&view(SendError::Other, Some(libc::EPROTO), 0, 0));
+        assert!(words.starts_with("EPROTO: ") && words.contains("(what failed was sent again)"), "{words}");
+        assert_eq!(error_name(SendError::Other, Some(4_000)), "errno 4000");
+    }
+
+    #[test]
+    fn every_kind_has_a_cause_and_a_meaning_of_its_own() {
+        let causes: HashSet<&str> = SendError::ALL.map(SendError::name).into();
+        let meanings: HashSet<&str> = SendError::ALL.map(error_meaning).into();
+        assert_eq!((causes.len(), meanings.len()), (SendError::COUNT, SendError::COUNT));
+    }
+}

@@ -1,0 +1,160 @@
+//! Backends that cannot be reached and have no admin port: what the kernel and ICMP report takes them out.
+
+use super::backend::Backend;
+use super::lab::{Lab, Namespace, with_each_engine};
+use super::patience::wait_until;
+use super::proxy::{Proxy, config};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+const HERE: &str = "10.77.0.9:8125";
+const ABSENT: &str = "10.77.0.50:8125";
+/// Names enough that each backend has some.
+const NAMES: u64 = 60;
+
+/// A host at 10.77.0.9 and fd77::9, joined to the proxy's, which is at .1.
+fn host(lab: &Lab) -> Namespace {
+    let host = lab.host("backend");
+    lab.join((&lab.proxy(), "uplink", "10.77.0.1/24"), (&host, "uplink", "10.77.0.9/24"));
+    lab.proxy().ip("address add fd77::1/64 dev uplink");
+    host.ip("address add fd77::9/64 dev uplink");
+    host
+}
+
+fn backend(host: &Namespace, ip: &str) -> Backend {
+    let ip: IpAddr = ip.parse().unwrap();
+    host.within(|| Backend::start_at(ip, 8125, 8126))
+}
+
+/// A proxy in front of backends without admin port, with the rules of the example config.
+fn start(nodes: &[&str], extra: Value) -> Proxy {
+    let mut config = config(&[], extra);
+    config["checkInterval"] = 1_000.into();
+    config["checkFast"] = 1_000.into();
+    config["checkTimeout"] = 1_000.into();
+    let node = |name: &&str| {
+        let (host, port) = name.rsplit_once(':').unwrap();
+        json!({"host": host.trim_matches(['[', ']']), "port": port.parse::<u16>().unwrap()})
+    };
+    config["nodes"] = nodes.iter().map(node).collect();
+    Proxy::start(config)
+}
+
+fn metrics(prefix: &str) -> Vec<String> {
+    (0..NAMES).map(|number| format!("{prefix}.{number}:1|c")).collect()
+}
+
+fn sent_to(proxy: &Proxy, name: &str) -> u64 {
+    proxy.column(name, "sent").parse().unwrap()
+}
+
+/// All names are served by `backend` now, none is lost, and the account balances.
+#[track_caller]
+fn is_diverted(proxy: &mut Proxy, backend: &Backend, prefix: &str) {
+    let before = backend.total();
+    proxy.send(metrics(prefix));
+    wait_until("every metric has arrived", || backend.total() == before + NAMES);
+    let stats = proxy.settle();
+    assert!(stats["metrics_diverted"] > 0, "{stats:?}");
+}
+
+#[test]
+fn an_absent_host_is_taken_out_at_the_first_report_and_gets_no_metrics_until_it_answers() {
+    with_each_engine(|lab, extra| {
+        let host = host(lab);
+        let here = backend(&host, "10.77.0.9");
+        let mut proxy = start(&[HERE, ABSENT], extra);
+        assert_eq!(proxy.state(ABSENT), "up", "nothing is known of it");
+        proxy.send(metrics("first"));
+        // Nothing more is sent: the report comes all the same.
+        proxy.wait_for_state(ABSENT, "down");
+        assert!(
+            proxy.logged("10.77.0.50:8125 is down: its host cannot be reached (EHOSTUNREACH"),
+            "{}",
+            proxy.log()
+        );
+        is_diverted(&mut proxy, &here, "second");
+        // It is tried again and again, without metrics.
+        let sent = sent_to(&proxy, ABSENT);
+        assert!(sent > 0 && sent < NAMES, "{sent}");
+        wait_until("it was tried several times", || {
+            proxy.column(ABSENT, "since").parse::<u64>().unwrap() >= 8
+        });
+        is_diverted(&mut proxy, &here, "third");
+        assert_eq!((sent_to(&proxy, ABSENT), proxy.state(ABSENT)), (sent, "down".to_owned()));
+        host.ip("address add 10.77.0.50/24 dev uplink");
+        let returned = backend(&host, "10.77.0.50");
+        proxy.wait_for_state(ABSENT, "up");
+        proxy.send(metrics("fourth"));
+        wait_until("it gets its metrics", || returned.total() > 0);
+        proxy.settle();
+    });
+}
+
+#[test]
+fn an_absent_ipv6_host_is_taken_out_too() {
+    with_each_engine(|lab, extra| {
+        let host = host(lab);
+        let here = backend(&host, "fd77::9");
+        let mut proxy = start(&["[fd77::9]:8125", "[fd77::50]:8125"], extra);
+        proxy.send(metrics("first"));
+        proxy.wait_for_state("[fd77::50]:8125", "down");
+        is_diverted(&mut proxy, &here, "second");
+    });
+}
+
+#[test]
+fn a_backend_without_a_route_is_taken_out_and_comes_back_with_the_route() {
+    with_each_engine(|lab, extra| {
+        let host = host(lab);
+        let here = backend(&host, "10.77.0.9");
+        let far = "10.99.0.9:8125";
+        let mut proxy = start(&[HERE, far], extra);
+        proxy.wait_for_state(far, "down");
+        assert!(
+            proxy.logged("10.99.0.9:8125 is down: its host cannot be reached (ENETUNREACH"),
+            "{}",
+            proxy.log()
+        );
+        is_diverted(&mut proxy, &here, "first");
+        assert_eq!(proxy.stat("metrics_dropped_send_failed"), 0);
+        host.ip("address add 10.99.0.9/32 dev lo");
+        let returned = backend(&host, "10.99.0.9");
+        lab.proxy().ip("route add 10.99.0.9 via 10.77.0.9");
+        proxy.wait_for_state(far, "up");
+        proxy.send(metrics("second"));
+        wait_until("it gets its metrics", || returned.total() > 0);
+        proxy.settle();
+    });
+}
+
+#[test]
+fn a_backend_whose_firewall_rejects_metrics_is_taken_out() {
+    with_each_engine(|lab, extra| {
+        let host = host(lab);
+        let here = backend(&host, "10.77.0.9");
+        host.ip("address add 10.77.0.50/24 dev uplink");
+        let behind = backend(&host, "10.77.0.50");
+        host.shell("nft add table ip filter");
+        host.shell("nft 'add chain ip filter input { type filter hook input priority 0; }'");
+        host.shell("nft add rule ip filter input ip daddr 10.77.0.50 reject with icmp type host-prohibited");
+        let mut proxy = start(&[HERE, ABSENT], extra);
+        let mut round = 0;
+        wait_until("it is taken out", || {
+            round += 1;
+            proxy.send(metrics(&format!("round{round}")));
+            proxy.state(ABSENT) == "down"
+        });
+        wait_until("the log has the cause", || {
+            proxy.logged("a firewall on the path or at its host rejects packets")
+        });
+        host.shell("nft flush ruleset");
+        wait_until("it gets its metrics again", || {
+            round += 1;
+            proxy.send(metrics(&format!("round{round}")));
+            behind.total() > 0
+        });
+        assert!(here.total() > 0);
+        proxy.settle();
+    });
+}
