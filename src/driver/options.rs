@@ -199,7 +199,7 @@ pub fn take_error(socket: &impl AsRawFd) -> Option<TakenError> {
     let error = unsafe { libc::CMSG_DATA(header).cast::<libc::sock_extended_err>().read_unaligned() };
     // SAFETY: (O): so many bytes of the message lie within `control`, as the kernel has set its length.
     let data = unsafe {
-        let data_bytes = header.cmsg_len as usize - size_of::<libc::cmsghdr>();
+        let data_bytes = header.cmsg_len - size_of::<libc::cmsghdr>();
         std::slice::from_raw_parts(libc::CMSG_DATA(header).cast_const(), data_bytes)
     };
     let sort = (error.ee_origin, error.ee_type, error.ee_code);

@@ -103,27 +103,31 @@ fn packets_with(mut node: serde_json::Value, extra: serde_json::Value) -> (Vec<V
 }
 
 /// Whether a packet has an empty line.
-fn is_padded(packet: &Vec<u8>) -> bool {
+fn is_padded(packet: &[u8]) -> bool {
     packet.ends_with(b"\n") || packet.windows(2).any(|pair| pair == b"\n\n")
 }
 
 #[test]
 fn a_server_that_may_count_empty_lines_gets_none_and_packets_go_together_all_the_same() {
     let (packets, together) = packets_with(json!({}), json!({}));
-    assert!(!packets.iter().any(is_padded), "{:?}", packets.iter().find(|packet| is_padded(packet)));
+    assert!(
+        !packets.iter().any(|packet| is_padded(packet)),
+        "{:?}",
+        packets.iter().find(|packet| is_padded(packet))
+    );
     assert!(together >= 10, "{together} of {} went with others", packets.len());
     let (packets, together) = packets_with(json!({}), json!({"gso": "off"}));
-    assert!(!packets.iter().any(is_padded) && together == 0);
+    assert!(!packets.iter().any(|packet| is_padded(packet)) && together == 0);
 }
 
 #[test]
 fn a_server_with_the_admin_port_of_statsd_gets_longer_trains() {
     let admin = Backend::start();
     let (packets, together) = packets_with(json!({"adminport": admin.adminport}), json!({}));
-    assert!(packets.iter().any(is_padded), "StatsD skips empty lines");
+    assert!(packets.iter().any(|packet| is_padded(packet)), "StatsD skips empty lines");
     assert!(together * 2 > packets.len() as u64, "{together} of {}", packets.len());
     let (packets, _) = packets_with(json!({"adminport": admin.adminport, "gso": "unpadded"}), json!({}));
-    assert!(!packets.iter().any(is_padded));
+    assert!(!packets.iter().any(|packet| is_padded(packet)));
     let (packets, _) = packets_with(json!({}), json!({"gso": "padded"}));
-    assert!(packets.iter().any(is_padded));
+    assert!(packets.iter().any(|packet| is_padded(packet)));
 }
