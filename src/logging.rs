@@ -11,6 +11,7 @@ mod text;
 pub use queue::LogFigures;
 
 use crate::config::LogFormat;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use queue::Queue;
@@ -68,6 +69,11 @@ pub fn flush(limit: Duration) -> bool {
 /// What became of the lines so far.
 pub fn figures() -> LogFigures {
     QUEUE.get().map(|queue| queue.figures()).unwrap_or_default()
+}
+
+/// The name of an error's number for a field, as `ECONNREFUSED`.
+pub fn errno(error: &io::Error) -> Option<String> {
+    error.raw_os_error().map(|number| format!("{:?}", Errno::from_raw(number)))
 }
 
 /// Starts the thread that writes. It handles no signal: the thread has all of them blocked from its first moment on.

@@ -69,6 +69,8 @@ pub enum Defect {
     ReloadUndoneByRestart,
     /// A new process begins with every backend up.
     HealthForgottenAtHandover,
+    /// A check that could not be made counts as a failed one.
+    ShortageTakenAsFailure,
     /// A new process does not know what the operator wants of a backend.
     WishForgottenAtHandover,
     /// A reload begins every backend anew, with its figures and its health.
@@ -113,7 +115,7 @@ impl Defect {
     pub const PORTABLE: [Defect; 2] = [Defect::FullBatchTakenAsLast, Defect::FollowerOfBusyTakenAsSent];
 
     /// Those of hand-over and reload.
-    pub const CONTROL: [Defect; 17] = [
+    pub const CONTROL: [Defect; 18] = [
         Defect::ReceiveNotCancelledAtLeave,
         Defect::LeftSocketFenced,
         Defect::SurplusSocketLeft,
@@ -125,6 +127,7 @@ impl Defect {
         Defect::ReloadUndoneByRestart,
         Defect::HealthForgottenAtHandover,
         Defect::WishForgottenAtHandover,
+        Defect::ShortageTakenAsFailure,
         Defect::BackendForgottenAtReload,
         Defect::CacheKeptOverReload,
         Defect::SocketReplacedAtReload,

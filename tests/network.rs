@@ -19,6 +19,8 @@ mod patience;
 #[path = "process/proxy.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses more of it")]
 mod proxy;
+#[path = "network/shortage.rs"]
+mod shortage;
 #[path = "network/sockets.rs"]
 mod sockets;
 #[path = "process/skip.rs"]

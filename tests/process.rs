@@ -29,6 +29,8 @@ mod proxy_js;
 mod seccomp;
 #[path = "process/service.rs"]
 mod service;
+#[path = "process/shortage.rs"]
+mod shortage;
 #[path = "process/skip.rs"]
 mod skip;
 #[path = "process/timestamps.rs"]

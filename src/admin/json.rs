@@ -52,6 +52,8 @@ pub fn render(view: &View, config_json: &str) -> String {
             "rcvbuf_errors": host.rcvbuf_errors,
             "sndbuf_errors": host.sndbuf_errors,
         })),
+        "shortages": view.shortages.iter().map(|(name, count)| ((*name).to_owned(), (*count).into()))
+            .collect::<Map<String, Value>>(),
         "log": log(&view.log),
         "admin": AdminCounter::ALL.map(|counter| (counter.name(), view.admin.get(counter)))
             .into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
@@ -249,6 +251,7 @@ mod tests {
             ("/last_reload", json!({"ago_s": 3, "succeeded": false, "words": "a\u{1b}\n"})),
             ("/host_udp/rcvbuf_errors", json!(5)),
             ("/admin/admin_http_requests", json!(0)),
+            ("/shortages", json!({"check": 3, "accept": 0})),
             ("/log/lines_dropped", json!(0)),
             ("/log/stalled_for_s", json!(null)),
             ("/config/port", json!(8125)),

@@ -119,22 +119,29 @@ impl Places {
     /// answered, then who asks no more, then who asks again and again; among equals the one that does so for the longest
     /// time.
     pub fn take(self: &Rc<Self>) -> Option<(Place, bool)> {
-        let mut guests = self.guests.borrow_mut();
-        let is_full = guests.len() >= self.most;
-        if is_full {
-            // As many again may be on their way out, no more.
-            if self.leaving.get() >= self.most {
-                return None;
-            }
-            let now = Instant::now();
-            let standings = guests.iter().enumerate();
-            let (_, first) = standings.filter_map(|(at, guest)| Some((guest.standing(now)?, at))).min()?;
-            guests.swap_remove(first).send_away();
-            self.leaving.set(self.leaving.get() + 1);
+        let is_full = self.guests.borrow().len() >= self.most;
+        if is_full && !self.evict() {
+            return None;
         }
         let guest = Rc::new(Guest::new());
-        guests.push(guest.clone());
+        self.guests.borrow_mut().push(guest.clone());
         Some((Place { guest, places: self.clone() }, is_full))
+    }
+
+    /// Has the one who yields first leave; `false` if nobody has to.
+    pub fn evict(&self) -> bool {
+        // As many again may be on their way out, no more.
+        if self.leaving.get() >= self.most {
+            return false;
+        }
+        let mut guests = self.guests.borrow_mut();
+        let now = Instant::now();
+        let standings = guests.iter().enumerate();
+        let first = standings.filter_map(|(at, guest)| Some((guest.standing(now)?, at))).min();
+        let Some((_, first)) = first else { return false };
+        guests.swap_remove(first).send_away();
+        self.leaving.set(self.leaving.get() + 1);
+        true
     }
 }
 

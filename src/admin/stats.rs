@@ -41,6 +41,9 @@ pub fn render(view: &View) -> String {
     for counter in AdminCounter::ALL {
         add(counter.name(), view.admin.get(counter));
     }
+    for (operation, count) in &view.shortages {
+        add(&format!("shortages_{operation}"), *count);
+    }
     add("log_lines_dropped", view.log.lines_dropped);
     add("workers", view.workers.len() as u64);
     // Writing to a String cannot fail.
@@ -125,6 +128,7 @@ mod tests {
         }
         assert_eq!(figures["metrics_sent"], "24.000000");
         assert_eq!(figures["log_lines_dropped"], "0.000000");
+        assert_eq!(figures["shortages_check"], "3.000000");
         assert_eq!(figures["metrics_dropped_malformed"], "4.000000");
         assert_eq!(figures["host_udp_rcvbuf_errors"], "5.000000");
         assert_eq!(figures["host_udp_sndbuf_errors"], "6.000000");

@@ -64,6 +64,8 @@ pub struct View {
     pub host_udp: Option<HostUdp>,
     /// What happened at the admin port.
     pub admin: AdminCounters,
+    /// What this process could not do for want of descriptors, memory, threads or ports: each operation with how often.
+    pub shortages: Vec<(&'static str, u64)>,
     /// What became of the log's lines.
     pub log: LogFigures,
     /// Memory.
@@ -349,6 +351,7 @@ pub(super) mod tests {
                 flush_us: 5_000,
                 packet_auto: false,
             },
+            shortages: vec![("check", 3), ("accept", 0)],
             host_udp: Some(HostUdp { rcvbuf_errors: 5, sndbuf_errors: 6 }),
             ..View::default()
         };

@@ -46,6 +46,8 @@ pub enum CheckResult {
     Failed,
     /// Nothing came back within the time.
     Silent,
+    /// There was none: this process or its host lacks what a check takes.
+    NotMade,
 }
 
 /// Why metrics go to another address.

@@ -250,8 +250,8 @@ impl Backend {
         self.addresses.borrow().settles_ms(self.health.borrow().quiet_ms())
     }
 
-    /// What a check found at the admin ports that it tried; `None` if none of them is its own any more. `fall` is the number of
-    /// failures in a row that count.
+    /// What a check found at the admin ports that it tried; `None` if none of them is its own any more, or if the only one that
+    /// might be up could not be asked. `fall` is the number of failures in a row that count.
     pub fn checked(
         &self,
         results: &[(SocketAddr, CheckResult)],
@@ -261,11 +261,15 @@ impl Backend {
         let order = self.check_order();
         let port = self.node.borrow().port;
         let known = results.iter().filter(|(address, _)| order.contains(address));
-        let known: Vec<_> = known.map(|(address, result)| (with_port(*address, port), *result)).collect();
-        if known.is_empty() {
-            return None;
+        let mut known: Vec<_> = known.map(|(address, result)| (with_port(*address, port), *result)).collect();
+        let asked = known.len();
+        if !is_planted(Defect::ShortageTakenAsFailure) {
+            known.retain(|(_, result)| *result != CheckResult::NotMade);
         }
         let any_is_good = known.iter().any(|(_, result)| *result == CheckResult::Good);
+        if known.is_empty() || (known.len() < asked && !any_is_good) {
+            return None;
+        }
         let outcome = if any_is_good { Outcome::Good } else { Outcome::Failed };
         let quiet_ms = self.health.borrow().quiet_ms();
         Some((outcome, self.addresses.borrow_mut().checked(&known, fall, now_ms, quiet_ms)))

@@ -10,6 +10,8 @@
 use super::addresses::CheckResult;
 use super::net;
 use super::probe::{ProbeError, probe};
+use super::shortage::{Operation, Shortages, is_of_descriptors};
+use super::spares::Spares;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,12 +21,42 @@ use tokio::time::{Instant, sleep_until};
 /// What was found at one address.
 type Found = (SocketAddr, Result<(), ProbeError>);
 
-/// Checks a backend whose admin ports are at `order`, within `limit_ms`. The caller has one of the slots `probes`, further ones
+/// What checks take; shared by all of them.
+pub struct Slots {
+    /// Connections that may still be made.
+    pub free: Semaphore,
+    spares: Rc<Spares>,
+    shortages: Rc<Shortages>,
+}
+
+impl Slots {
+    /// For so many connections at once; what is lacking for them is noted in `shortages`.
+    pub fn new(connections: usize, shortages: Rc<Shortages>) -> Rc<Slots> {
+        Rc::new(Slots { free: Semaphore::new(connections), spares: Spares::for_checks(), shortages })
+    }
+
+    /// Checks one address; without a descriptor for it, once more with one that is kept back.
+    async fn probe(&self, address: SocketAddr, limit_ms: u64) -> Result<(), ProbeError> {
+        let verdict = probe(address, limit_ms).await;
+        let Err(ProbeError::NotMade(error)) = &verdict else {
+            self.shortages.note_done(Operation::Check);
+            return verdict;
+        };
+        self.shortages.note(Operation::Check, error);
+        // Until the connection is closed again.
+        let Some(_lent) = is_of_descriptors(error).then(|| self.spares.lend()).flatten() else {
+            return verdict;
+        };
+        probe(address, limit_ms).await
+    }
+}
+
+/// Checks a backend whose admin ports are at `order`, within `limit_ms`. The caller has one of the `slots`, further ones
 /// are taken if they are free.
-pub async fn check(probes: &Rc<Semaphore>, order: &[SocketAddr], limit_ms: u64) -> Vec<Found> {
+pub async fn check(slots: &Rc<Slots>, order: &[SocketAddr], limit_ms: u64) -> Vec<Found> {
     let [first, others @ ..] = order else { return Vec::new() };
     if others.is_empty() {
-        return vec![(*first, probe(*first, limit_ms).await)];
+        return vec![(*first, slots.probe(*first, limit_ms).await)];
     }
     let limit = Duration::from_millis(limit_ms);
     let deadline = Instant::now() + limit;
@@ -43,8 +75,8 @@ pub async fn check(probes: &Rc<Semaphore>, order: &[SocketAddr], limit_ms: u64) 
             && Instant::now() >= next_at
             && let Some(address) = waiting.next()
         {
-            let further = (address != *first).then(|| probes.clone());
-            net::spawn(attempt(address, deadline, further, give.clone()));
+            let is_further = address != *first;
+            net::spawn(attempt(address, deadline, slots.clone(), is_further, give.clone()));
             (running, next_at) = (running + 1, Instant::now() + share);
         }
         if running == 0 && (is_up || waiting.len() == 0) {
@@ -62,21 +94,22 @@ pub async fn check(probes: &Rc<Semaphore>, order: &[SocketAddr], limit_ms: u64) 
     }
 }
 
-/// Checks one address in the time that is left; `None` if it needs a `further` slot and there is none. What is no longer
+/// Checks one address in the time that is left; `None` if it needs a further slot and there is none. What is no longer
 /// waited for ends by itself.
 async fn attempt(
     address: SocketAddr,
     deadline: Instant,
-    further: Option<Rc<Semaphore>>,
+    slots: Rc<Slots>,
+    is_further: bool,
     give: mpsc::Sender<(SocketAddr, Option<Result<(), ProbeError>>)>,
 ) {
-    let slot = further.as_ref().map(|probes| probes.try_acquire());
+    let slot = is_further.then(|| slots.free.try_acquire());
     if let Some(Err(_)) = slot {
         let _ = give.send((address, None)).await;
         return;
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    let verdict = probe(address, u64::try_from(left.as_millis()).unwrap_or(u64::MAX)).await;
+    let verdict = slots.probe(address, u64::try_from(left.as_millis()).unwrap_or(u64::MAX)).await;
     let _ = give.send((address, Some(verdict))).await;
 }
 
@@ -84,6 +117,7 @@ async fn attempt(
 pub fn result(verdict: &Result<(), ProbeError>) -> CheckResult {
     match verdict {
         Ok(()) => CheckResult::Good,
+        Err(ProbeError::NotMade(_)) => CheckResult::NotMade,
         Err(ProbeError::TimedOut(_)) => CheckResult::Silent,
         Err(_) => CheckResult::Failed,
     }
@@ -145,7 +179,7 @@ mod tests {
         run_on_both(async || {
             let backends: Vec<_> = answers.iter().map(|answer| backend(*answer)).collect();
             let order: Vec<SocketAddr> = backends.iter().map(|(address, _)| *address).collect();
-            let found = check(&Rc::new(Semaphore::new(free)), &order, LIMIT_MS).await;
+            let found = check(&Slots::new(free, Rc::default()), &order, LIMIT_MS).await;
             let at = |address: &SocketAddr| {
                 let verdict = found.iter().find(|(of, _)| of == address);
                 verdict.map(|(_, verdict)| result(verdict))

@@ -4,8 +4,11 @@
 //! In: a path. Out: a config, or why there is none. Next: `state.rs` applies it.
 
 use super::offload::{STACK_BYTES, offload};
+use super::resolve::PER_LOOKUP;
+use super::shortage::{self, with_remedy};
 use crate::config::{ConfigError, Loaded, load};
 use std::cell::Cell;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +17,7 @@ use std::time::Duration;
 /// How long one read may take, names among the listening hosts included.
 const READ: Duration = Duration::from_secs(10);
 /// Reads that may block at once, each with a thread and a descriptor.
-const READS_MAX: usize = 4;
+pub(super) const READS_MAX: usize = 4;
 
 /// Why the file was not read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +34,9 @@ pub enum ReadError {
         "refused, nothing was changed: {READS_MAX} earlier reads of the config file still block; restart, or mend the file system"
     )]
     TooMany,
-    /// No thread.
-    #[error("refused, nothing was changed: the config file cannot be read: {0}")]
-    Thread(#[from] std::io::Error),
+    /// This process lacks a thread or descriptors: what the file says is not known.
+    #[error("refused, nothing was changed: the config file cannot be read: {}", with_remedy(.0))]
+    Shortage(#[from] io::Error),
 }
 
 /// The reads of one process.
@@ -83,10 +86,15 @@ impl ConfigReads {
         let file = path.to_owned();
         let read = offload("reload", STACK_BYTES, move || {
             let _under_way = under_way;
-            load(&file)
+            // Without a descriptor no file can be opened, and no name resolves.
+            load(&file).map_err(|error| shortage::of_descriptors(1 + PER_LOOKUP).ok_or(error))
         });
         match tokio::time::timeout(READ, read).await {
-            Ok(loaded) => Ok(loaded?),
+            Ok(read) => match read? {
+                Ok(loaded) => Ok(Ok(loaded)),
+                Err(Ok(shortage)) => Err(shortage.into()),
+                Err(Err(error)) => Ok(Err(error)),
+            },
             Err(_) => Err(ReadError::TimedOut(path.to_owned())),
         }
     }

@@ -2,9 +2,10 @@
 //!
 //! In: listening sockets. Out: connections, to `operator.rs`. Next: nobody.
 
+use super::accept::{Open, accept};
 use super::failure::Failure;
 use super::net::{self, Listener};
-use super::operator::{Open, Operator, accept};
+use super::operator::Operator;
 use super::state::Control;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -27,8 +28,8 @@ impl Doors {
     ) -> Result<Doors, Failure> {
         let failure = |error| Failure::system(format!("the admin port: {error}"));
         let operator = Operator::new(control.clone());
-        let mut doors =
-            Doors { listeners: Vec::new(), accepting: Vec::new(), open: Rc::default(), are_shared };
+        let open = Open::new(listeners.len(), control.budget, control.shortages.clone());
+        let mut doors = Doors { listeners: Vec::new(), accepting: Vec::new(), open, are_shared };
         for listener in listeners {
             let address = listener.local_addr().map_err(failure)?;
             let listener = Rc::new(Listener::from_std(listener).map_err(failure)?);
@@ -45,7 +46,7 @@ impl Doors {
 
     /// Takes no more connections; at the addresses `taken` another process does.
     pub async fn leave(self, taken: &[SocketAddr]) {
-        self.open.closing.set(true);
+        self.open.close();
         for (address, listener) in &self.listeners {
             if self.are_shared || taken.contains(address) {
                 listener.leave();

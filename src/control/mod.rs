@@ -11,13 +11,14 @@
 //!   restart.rs   a new process takes over, or this one did         handover/
 //!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, check.rs, backend.rs
 //!   locate.rs    where the backends are                            resolve.rs, addresses.rs, own.rs
-//!   operator.rs  the admin port's connections and actions          doors.rs, observe.rs, reload.rs, config_reads.rs
+//!   operator.rs  the admin port's connections and actions          doors.rs, accept.rs, observe.rs, reload.rs, config_reads.rs
 //!   state.rs     what is known, and its way to the workers         roster.rs, table.rs
 //!   net.rs       TCP on either engine; nothing else knows it       offload.rs (work that may block), lateness.rs (stalls), liveness.rs
 //! ```
 //!
 //! Next: `admin/`.
 
+mod accept;
 mod activation;
 pub mod addresses;
 pub mod backend;
@@ -47,9 +48,11 @@ mod restart;
 pub mod roster;
 pub mod rounds;
 mod send_error_log;
+mod shortage;
 mod signals;
 mod sockets;
 mod source;
+mod spares;
 mod start;
 mod state;
 mod stop;

@@ -279,12 +279,15 @@ async fn write_plain(stream: &tokio::net::TcpStream, mut bytes: &[u8]) -> io::Re
     Ok(())
 }
 
-/// Whether the host at `address` can be reached; unknown at the deadline. `None` if the sockets for it cannot be made.
-pub async fn reach(address: SocketAddr, deadline: Instant) -> Option<Reach> {
+/// Descriptors that [`reach`] takes.
+pub const REACH_DESCRIPTORS: u32 = 2;
+
+/// Whether the host at `address` can be reached; unknown at the deadline. An error if the sockets for it cannot be made.
+pub async fn reach(address: SocketAddr, deadline: Instant) -> io::Result<Reach> {
     // The error queue is read from the second one, since a connect that fails closes the first.
-    let made = reach::socket(address).and_then(|socket| Ok((socket.try_clone()?, socket)));
-    let (watched, socket) = made.ok()?;
-    Some(match timeout_at(deadline, TcpSocket::from_std_stream(socket.into()).connect(address)).await {
+    let socket = reach::socket(address)?;
+    let watched = socket.try_clone()?;
+    Ok(match timeout_at(deadline, TcpSocket::from_std_stream(socket.into()).connect(address)).await {
         Ok(Ok(_)) => Reach::Answered,
         Ok(Err(error)) => reach::outcome(&watched, &error),
         Err(_) => Reach::Unknown,

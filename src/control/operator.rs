@@ -5,12 +5,12 @@
 
 use super::backend::Backend;
 use super::liveness;
-use super::net::{self, Ends, Listener, Stream};
+use super::net::{self, Stream};
 use super::observe::Tap;
 use super::state::Control;
 use crate::admin::{
-    self, AdminActions, AdminCounter, AdminCounters, BackendView, LastReload, LeversView, MemoryView, Places,
-    Readiness, Tapped, View, Wish, WorkerView,
+    self, AdminActions, AdminCounters, BackendView, LastReload, LeversView, MemoryView, Readiness, Tapped,
+    View, Wish, WorkerView,
 };
 use crate::config::{AdminWords, Config, EVERY_NAME};
 use crate::driver::clock;
@@ -20,73 +20,11 @@ use crate::planted::panic_on;
 use crate::stats::{alloc, host};
 use crate::wire::Scanner;
 use crate::worker::Limits;
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::mpsc;
-
-/// Admin connections served at once.
-pub(super) const CONNECTIONS_MAX: usize = 64;
-/// Connections that are being told so beyond that; further ones are closed without a word.
-const REFUSALS_MAX: usize = 16;
-/// What they are told.
-const TOO_MANY: &[u8] = b"error: too many connections\n";
-/// How long telling them may take.
-const REFUSAL: Duration = Duration::from_secs(1);
-/// After an accept that failed, as for want of descriptors: trying again at once would spin.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-
-/// Accepts connections until the listener is closed. To be run as a task of its own and never dropped.
-pub async fn accept(operator: Rc<Operator>, listener: Rc<Listener>, open: Rc<Open>) {
-    while !open.closing.get() {
-        match listener.accept().await {
-            Ok((stream, ends)) => greet(&operator, &open, stream, ends),
-            Err(_) if open.closing.get() => return,
-            Err(error) => {
-                tracing::warn!("admin port: a connection was not accepted: {error}");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
-}
-
-/// The connections that are open, of all listeners.
-pub struct Open {
-    served: Rc<Places>,
-    refused: Cell<usize>,
-    /// No more are taken.
-    pub closing: Cell<bool>,
-}
-
-impl Default for Open {
-    fn default() -> Self {
-        Open { served: Places::new(CONNECTIONS_MAX), refused: Cell::new(0), closing: Cell::new(false) }
-    }
-}
-
-fn greet(operator: &Rc<Operator>, open: &Rc<Open>, stream: Stream, ends: Ends) {
-    let (operator, open) = (operator.clone(), open.clone());
-    stream.set_nodelay();
-    net::spawn(async move {
-        if let Some((place, has_yielded)) = open.served.take() {
-            if has_yielded {
-                operator.counters.count(AdminCounter::ConnectionsYielded);
-            }
-            admin::serve(stream, &*operator, ends.are_local(), &place).await;
-            return;
-        }
-        operator.counters.count(AdminCounter::ConnectionsRefused);
-        if open.refused.get() < REFUSALS_MAX {
-            open.refused.set(open.refused.get() + 1);
-            let deadline = net::deadline_in(REFUSAL);
-            let _ = stream.write_all_until(TOO_MANY.to_vec(), deadline).await;
-            open.refused.set(open.refused.get() - 1);
-        }
-        stream.shutdown();
-    });
-}
 
 impl admin::Connection for Stream {
     async fn read(&self, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
@@ -241,6 +179,7 @@ impl AdminActions for Operator {
                 words: last.words.clone(),
                 succeeded: last.succeeded,
             }),
+            shortages: control.shortages.counts(),
             log: logging::figures(),
             degraded: control.degraded_now(),
             admin: self.counters.clone(),

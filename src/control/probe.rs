@@ -3,6 +3,8 @@
 //! In: an address and a time limit for all of it. Out: good, or the cause in words. Next: `watch.rs` tells `health.rs`.
 
 use super::net::{Stream, deadline_in};
+use super::shortage::is_shortage;
+use crate::driver::socket::source_of;
 use memchr::memmem;
 use std::io;
 use std::net::SocketAddr;
@@ -19,9 +21,12 @@ const ANSWER_BYTES_MAX: usize = 4_096;
 /// Bytes of an answer that an error shows.
 const ANSWER_SHOWN_MAX: usize = 60;
 
-/// Why a check failed.
+/// Why a check failed, or why there was none.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
+    /// This process or its host lacks what a check takes, which says nothing about the backend.
+    #[error("not made: {}", cause(.0))]
+    NotMade(io::Error),
     /// No connection.
     #[error("connect: {}", cause(.0))]
     Connect(io::Error),
@@ -62,6 +67,7 @@ pub async fn probe(address: SocketAddr, limit_ms: u64) -> Result<(), ProbeError>
     let deadline = deadline_in(Duration::from_millis(limit_ms));
     let in_time = |error: io::Error, other: fn(io::Error) -> ProbeError| match error.kind() {
         io::ErrorKind::TimedOut if error.raw_os_error().is_none() => ProbeError::TimedOut(limit_ms),
+        _ if is_shortage(&error) || is_out_of_ports(address, &error) => ProbeError::NotMade(error),
         _ => other(error),
     };
     let stream =
@@ -84,6 +90,11 @@ pub async fn probe(address: SocketAddr, limit_ms: u64) -> Result<(), ProbeError>
             return verdict;
         }
     }
+}
+
+/// Whether a connection failed because the host has no free local port, and not because it has no address to come from.
+fn is_out_of_ports(address: SocketAddr, error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRNOTAVAIL) && source_of(address).is_ok()
 }
 
 /// What the bytes so far say; `None` while more may come.

@@ -12,13 +12,14 @@ use super::handover::predecessor::Predecessor;
 use super::handover::program::Program;
 use super::handover::successor::Successor;
 use super::net;
+use super::shortage::{Operation, is_shortage};
 use super::signals::{Signal, Signals};
 use super::sockets::Held;
 use super::state::Control;
 use super::{restart, stop};
 use crate::driver::{DriverError, Restrictions};
-use crate::exit;
 use crate::worker::{self, Ended, Report, WorkerSetup};
+use crate::{exit, logging};
 use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -334,12 +335,20 @@ impl Process {
                     backend.note_send_errors(address);
                 }
             }
-            Report::SocketFailed { node, error } => tracing::error!(
-                "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is tried \
-                 again every second",
-                node.escape_default()
-            ),
+            Report::SocketFailed { node, error } => {
+                if is_shortage(&error) {
+                    self.control.shortages.note(Operation::Socket, &error);
+                }
+                tracing::error!(
+                    backend = %node.escape_default(),
+                    errno = logging::errno(&error),
+                    "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is tried \
+                     again every second",
+                    node.escape_default()
+                );
+            }
             Report::SocketMade { node } => {
+                self.control.shortages.note_done(Operation::Socket);
                 tracing::info!("backend {}: there is a socket for it now", node.escape_default())
             }
             Report::SocketReopened { node, reason } => {

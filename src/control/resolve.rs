@@ -4,11 +4,11 @@
 //! chosen one up to date, `table.rs` hands it to the workers.
 //!
 //! The system's resolver blocks its caller, for minutes if name servers do not answer. So each look-up has a thread of its
-//! own, at most [`LOOKUPS_MAX`] at once. Names whose last look-up was slow may take only [`SLOW_LOOKUPS_MAX`] of them, so
-//! that a dead name server never holds up the names that others, or `/etc/hosts`, answer at once. Nodes that have the same
+//! own, at most [`LOOKUPS_MAX`] at once. Names whose last look-up was slow may take only three quarters of them, so that a dead name server never holds up the names that others, or `/etc/hosts`, answer at once. Nodes that have the same
 //! host share one look-up.
 
 use super::offload::offload;
+use super::shortage::{self, is_shortage};
 use crate::lookup;
 use crate::worker::NODES_MAX;
 use std::cell::RefCell;
@@ -22,15 +22,34 @@ use tokio::sync::{OnceCell, Semaphore};
 
 /// Look-ups, and so threads, at once.
 pub(super) const LOOKUPS_MAX: usize = 128;
-/// Of these, those of names whose last look-up was slow.
-const SLOW_LOOKUPS_MAX: usize = LOOKUPS_MAX / 4 * 3;
+/// Descriptors that a look-up takes at most: the files of `/etc`, a socket to each name server for each family, the runtime of
+/// a static build's.
+pub(super) const PER_LOOKUP: usize = 8;
 /// A look-up that takes longer is slow.
 const SLOW: Duration = Duration::from_secs(1);
 /// Stack of a look-up's thread: less than usual since there may be many, and ample for the modules of the system's resolver.
 const STACK_BYTES: usize = 512 << 10;
 
-/// What a look-up found; shared by all who asked for the same host, so an error is its kind and its text.
-type Answer = Result<Arc<[SocketAddr]>, (io::ErrorKind, String)>;
+/// What a look-up found; shared by all who asked for the same host.
+type Answer = Result<Arc<[SocketAddr]>, LookupError>;
+
+/// Why a look-up found nothing.
+#[derive(Clone, Debug)]
+enum LookupError {
+    /// What the resolver said.
+    Failed(io::ErrorKind, String),
+    /// This process lacks what a look-up takes: the error's number.
+    NotMade(i32),
+}
+
+impl From<io::Error> for LookupError {
+    fn from(error: io::Error) -> LookupError {
+        match error.raw_os_error() {
+            Some(errno) if is_shortage(&error) => LookupError::NotMade(errno),
+            _ => LookupError::Failed(error.kind(), error.to_string()),
+        }
+    }
+}
 
 /// Looks names up.
 pub struct Resolver {
@@ -43,17 +62,18 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// With nothing under way.
-    pub fn new() -> Resolver {
+    /// With nothing under way, and at most so many `lookups` at once, [`LOOKUPS_MAX`] if the limit on open files allows it.
+    pub fn new(lookups: usize) -> Resolver {
         Resolver {
-            free: Semaphore::new(LOOKUPS_MAX),
-            free_slow: Semaphore::new(SLOW_LOOKUPS_MAX),
+            free: Semaphore::new(lookups),
+            free_slow: Semaphore::new(slow_of(lookups)),
             under_way: RefCell::default(),
             slow: RefCell::default(),
         }
     }
 
-    /// The addresses of `host`, in the order in which metrics should try them; an address is its own answer, at once.
+    /// The addresses of `host`, in the order in which metrics should try them; an address is its own answer, at once. An
+    /// error that [`is_shortage`] says nothing about the name.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Some(ip) = literal(host) {
             return Ok(vec![SocketAddr::new(ip, port)]);
@@ -70,7 +90,8 @@ impl Resolver {
         };
         match answer {
             Ok(found) => Ok(found.iter().copied().map(with_port).collect()),
-            Err((kind, text)) => Err(io::Error::new(kind, text)),
+            Err(LookupError::Failed(kind, text)) => Err(io::Error::new(kind, text)),
+            Err(LookupError::NotMade(errno)) => Err(io::Error::from_raw_os_error(errno)),
         }
     }
 
@@ -82,10 +103,9 @@ impl Resolver {
         let _slot = self.free.acquire().await.ok();
         let started = Instant::now();
         let owned = host.to_owned();
-        let ask = move || lookup::addresses(&owned, 0).map(lookup::in_order_for_metrics);
-        let found = offload("resolve", STACK_BYTES, ask).await;
+        let found = offload("resolve", STACK_BYTES, move || ask(&owned)).await;
         self.remember(host, started.elapsed() > SLOW);
-        found.and_then(|found| found).map(Arc::from).map_err(|error| (error.kind(), error.to_string()))
+        Ok(found.and_then(|found| found)?.into())
     }
 
     fn remember(&self, host: &str, is_slow: bool) {
@@ -102,10 +122,17 @@ impl Resolver {
     }
 }
 
-impl Default for Resolver {
-    fn default() -> Self {
-        Resolver::new()
-    }
+/// Of so many look-ups at once, those of names whose last look-up was slow.
+fn slow_of(lookups: usize) -> usize {
+    (lookups / 4 * 3).max(1)
+}
+
+/// Asks the system's resolver, which says of a name that it does not exist if it could not open the files that tell: then the
+/// error is why they could not be opened.
+fn ask(host: &str) -> io::Result<Vec<SocketAddr>> {
+    lookup::addresses(host, 0)
+        .map(lookup::in_order_for_metrics)
+        .map_err(|error| shortage::of_descriptors(PER_LOOKUP).unwrap_or(error))
 }
 
 /// The address that `host` is, if it is one.
@@ -120,32 +147,32 @@ mod tests {
 
     #[test]
     fn addresses_answer_themselves() {
-        let resolver = Resolver::new();
+        let resolver = Resolver::new(LOOKUPS_MAX);
         assert_eq!(run(resolver.resolve("192.0.2.7", 8125)).unwrap(), ["192.0.2.7:8125".parse().unwrap()]);
         assert_eq!(run(resolver.resolve("::1", 1)).unwrap(), ["[::1]:1".parse().unwrap()]);
     }
 
     #[test]
     fn a_name_leads_to_its_addresses() {
-        let found = run(Resolver::new().resolve("localhost", 8126)).unwrap();
+        let found = run(Resolver::new(LOOKUPS_MAX).resolve("localhost", 8126)).unwrap();
         assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 8126));
     }
 
     #[test]
     fn a_name_that_cannot_exist_is_an_error_and_frees_its_slot() {
-        let resolver = Resolver::new();
+        let resolver = Resolver::new(LOOKUPS_MAX);
         for _ in 0..2 * LOOKUPS_MAX {
             // A label of more than 63 bytes is refused before anyone is asked.
             assert!(run(resolver.resolve(&"x".repeat(70), 1)).is_err());
         }
         assert_eq!(resolver.free.available_permits(), LOOKUPS_MAX);
-        assert_eq!(resolver.free_slow.available_permits(), SLOW_LOOKUPS_MAX);
+        assert_eq!(resolver.free_slow.available_permits(), slow_of(LOOKUPS_MAX));
         assert!(resolver.under_way.borrow().is_empty());
     }
 
     #[test]
     fn nodes_of_one_host_share_a_look_up_and_keep_their_ports() {
-        let resolver = Resolver::new();
+        let resolver = Resolver::new(LOOKUPS_MAX);
         let both = async { tokio::join!(resolver.resolve("localhost", 1), resolver.resolve("localhost", 2)) };
         let taken = || LOOKUPS_MAX - resolver.free.available_permits();
         let mut most = 0;
@@ -165,16 +192,16 @@ mod tests {
 
     #[test]
     fn names_that_were_slow_leave_threads_for_the_others() {
-        let resolver = Resolver::new();
+        let resolver = Resolver::new(LOOKUPS_MAX);
         resolver.remember("slow.test", true);
         run(async {
-            let _all_slow = resolver.free_slow.acquire_many(SLOW_LOOKUPS_MAX as u32).await.unwrap();
-            let _their_threads = resolver.free.acquire_many(SLOW_LOOKUPS_MAX as u32).await.unwrap();
+            let _all_slow = resolver.free_slow.acquire_many(slow_of(LOOKUPS_MAX) as u32).await.unwrap();
+            let _their_threads = resolver.free.acquire_many(slow_of(LOOKUPS_MAX) as u32).await.unwrap();
             assert!(resolver.resolve("localhost", 1).await.is_ok());
             let waiting = std::pin::pin!(resolver.resolve("slow.test", 1));
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             assert!(waiting.poll(&mut context).is_pending());
-            assert_eq!(resolver.free.available_permits(), LOOKUPS_MAX - SLOW_LOOKUPS_MAX);
+            assert_eq!(resolver.free.available_permits(), LOOKUPS_MAX - slow_of(LOOKUPS_MAX));
         });
         resolver.remember("slow.test", false);
         assert!(resolver.slow.borrow().is_empty());

@@ -10,6 +10,7 @@ use super::handover::message::Taken;
 use super::handover::predecessor::Predecessor;
 use super::handover::successor::Successor;
 use super::process::{Event, Process};
+use super::shortage::with_remedy;
 use super::state::{Control, LastRestart};
 use crate::config::Config;
 use crate::driver::socket::{Spread, Unbound};
@@ -137,7 +138,8 @@ impl Process {
                 None
             }
             Err(error) => {
-                let taken = self.give(GiverEvent::Failed(format!("{path} cannot be started: {error}")));
+                let taken = self
+                    .give(GiverEvent::Failed(format!("{path} cannot be started: {}", with_remedy(&error))));
                 debug_assert!(taken.is_none());
                 self.give(GiverEvent::Ended("was never started".to_owned()))
             }

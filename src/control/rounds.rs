@@ -179,7 +179,13 @@ pub fn judge(
     if backend.is_removed() {
         return;
     }
-    let Some((outcome, verdict)) = backend.checked(results, check.fall, now_ms) else { return };
+    let Some((outcome, verdict)) = backend.checked(results, check.fall, now_ms) else {
+        if results.iter().any(|(_, result)| *result == CheckResult::NotMade) {
+            // It counts for nothing, and is made up for soon.
+            backend.with_health(Health::hurry);
+        }
+        return;
+    };
     if verdict == Verdict::Moved {
         settle(Change::Route);
         backend.announce(MoveCause::Checks).map(Change::Settled).map(&mut settle);
@@ -357,5 +363,28 @@ mod tests {
         backend.with_health(|health| assert!(health.is_up()));
         // It was good before.
         judge(&backend, &[(address, CheckResult::Failed)], config.check, 3, never);
+    }
+
+    #[test]
+    fn a_check_that_was_not_made_says_nothing_and_is_made_up_for_soon() {
+        let config = config(&["127.0.0.1:9"]);
+        let mut node = config.nodes[0].clone();
+        node.adminport = Some(7);
+        let backend = Backend::new(node, config.check);
+        let (address, other) = ("127.0.0.1:7".parse().unwrap(), "127.0.0.2:7".parse().unwrap());
+        let mut rounds = Rounds::new(1);
+        let never = |change| panic!("{change:?}");
+        let not_made = (address, CheckResult::NotMade);
+        // It is unproven: one failure would take it down.
+        for round in 0..u64::from(config.check.fall) + 2 {
+            let now_ms = round * 2 * config.check.fast_ms;
+            assert_eq!(rounds.look(&backend, config.check, now_ms, never), Next::Check(vec![address]));
+            backend.with_health(|health| health.started(now_ms));
+            judge(&backend, &[not_made, (other, CheckResult::Failed)], config.check, now_ms, never);
+        }
+        let mut changes = Vec::new();
+        let failed = [(address, CheckResult::Failed)];
+        judge(&backend, &failed, config.check, 0, |change| changes.push(change));
+        assert!(matches!(changes[..], [Change::State(transition)] if !transition.up), "{changes:?}");
     }
 }

@@ -5,13 +5,14 @@
 
 use super::activation::Activated;
 use super::bind::bind_admin;
+use super::descriptors::{self, Budget};
 use super::failure::Failure;
 use super::handover::inherit::Plan;
 use super::handover::message::{Offer, State};
 use super::handover::predecessor::Predecessor;
 use super::own::OwnAddresses;
 use super::process::count;
-use super::{Origin, descriptors, signals};
+use super::{Origin, signals};
 use crate::config::{Config, Configured};
 use crate::driver::options;
 use crate::driver::socket::{self, BindError, ListenOptions, Listeners, Spread, Unbound};
@@ -39,6 +40,8 @@ pub struct Sockets {
     pub management: Vec<SocketAddr>,
     /// What works less well than asked for.
     pub degraded: Vec<String>,
+    /// How many things that take descriptors may be under way at once.
+    pub budget: Budget,
     /// Send buffer that the kernel grants one socket to a backend, in bytes.
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
@@ -131,6 +134,9 @@ struct Found {
 /// workers in `config` becomes that of the sockets.
 pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure> {
     signals::block().map_err(|error| Failure::system(format!("signals cannot be blocked: {error}")))?;
+    if origin.predecessor.is_none() && origin.activated.is_none() {
+        descriptors::raise_to_bind(config).map_err(Failure::system)?;
+    }
     let mut found = match (&mut origin.predecessor, origin.activated.take()) {
         (Some(predecessor), _) => inherit(config, predecessor),
         (None, Some(activated)) => activate(config, activated),
@@ -141,7 +147,9 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
     found.degraded.extend(overridden);
     set_workers(config, found.workers.len(), &mut found.degraded);
     // Only now it is known for how many workers.
-    found.degraded.extend(descriptors::raise(config).map_err(Failure::system)?);
+    let is_restart = origin.predecessor.is_some();
+    let (budget, degraded) = descriptors::raise(config, is_restart).map_err(Failure::system)?;
+    found.degraded.extend(degraded);
     let spread = spread(config, &found.workers, &mut found.degraded);
     let management: io::Result<Vec<SocketAddr>> = found.admin.iter().map(TcpListener::local_addr).collect();
     let management = management.map_err(|error| Failure::system(format!("the admin port: {error}")))?;
@@ -149,6 +157,7 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
         .map_err(|error| Failure::system(format!("a socket cannot be duplicated: {error}")))?;
     let own = OwnAddresses::new(&found.listen, found.workers.first().map_or(&[], Vec::as_slice));
     Ok(Sockets {
+        budget,
         spread,
         own,
         held,

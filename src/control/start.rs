@@ -149,6 +149,7 @@ async fn prepare(
         listen: sockets.listen,
         management: sockets.management,
         own: sockets.own,
+        budget: sockets.budget,
         send_buffer_granted_bytes: sockets.send_buffer_granted_bytes,
         spread: sockets.spread,
         has_given_sockets: sockets.held.is_data_activated(),

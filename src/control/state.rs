@@ -5,7 +5,9 @@
 
 use super::Options;
 use super::backend::Backend;
+use super::check::Slots;
 use super::config_reads::ConfigReads;
+use super::descriptors::Budget;
 use super::handle::LATENCY_WAIT;
 use super::handover::message::State;
 use super::observe::Observers;
@@ -15,6 +17,7 @@ use super::reload::{self, Changes};
 use super::resolve::Resolver;
 use super::roster::Roster;
 use super::send_error_log::SendErrorBudget;
+use super::shortage::Shortages;
 use super::systemd::Notifier;
 use super::table::{self, Publisher};
 use super::watch;
@@ -34,10 +37,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::sync::{Mutex, Notify};
 
-/// Checks under way at once; each holds a descriptor and up to one operation on the ring.
-pub(super) const PROBES_MAX: usize = 256;
 /// What `status` says while no backend serves.
 const NO_BACKEND: &str = "no backend is up: every metric is dropped and counted (no_backend, or node_down) until one is; backends and \
     the log say why";
@@ -85,8 +86,12 @@ pub struct Control {
     has_given_sockets: bool,
     /// Looks names up.
     pub resolver: Resolver,
-    /// Checks that may still be started.
-    pub probes: Rc<Semaphore>,
+    /// How many things that take descriptors may be under way at once.
+    pub budget: Budget,
+    /// What checks take.
+    pub checks: Rc<Slots>,
+    /// What this process has run out of.
+    pub shortages: Rc<Shortages>,
     /// When the process started.
     pub started: Instant,
     /// The same by the wall clock.
@@ -149,6 +154,8 @@ pub struct Parts {
     pub management: Vec<SocketAddr>,
     /// Which addresses are this proxy's own.
     pub own: OwnAddresses,
+    /// How many things that take descriptors may be under way at once.
+    pub budget: Budget,
     /// Send buffer that the kernel grants one socket to a backend, in bytes.
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
@@ -194,13 +201,14 @@ impl Control {
             listen,
             management,
             own,
+            budget,
             send_buffer_granted_bytes,
             spread,
             has_given_sockets,
             notifier,
             origin,
         } = parts;
-        let limits = config.limits();
+        let (limits, shortages) = (config.limits(), Rc::<Shortages>::default());
         Rc::new(Control {
             listing: RefCell::new(options.listing.clone()),
             options,
@@ -214,8 +222,10 @@ impl Control {
             send_buffer_granted_bytes,
             spread,
             has_given_sockets,
-            resolver: Resolver::new(),
-            probes: Rc::new(Semaphore::new(PROBES_MAX)),
+            resolver: Resolver::new(budget.lookups),
+            budget,
+            checks: Slots::new(budget.checks, shortages.clone()),
+            shortages,
             started: Instant::now(),
             started_at: SystemTime::now(),
             latency: Arc::default(),
@@ -287,6 +297,7 @@ impl Control {
             .into_iter()
             .chain(self.own_in_use())
             .chain(no_backend)
+            .chain(self.shortages.messages())
             .chain(logging::figures().trouble())
             .collect()
     }
@@ -479,7 +490,7 @@ impl Control {
             // Then the sockets say how many there are, and not the file.
             loaded.config.workers = self.seats.len();
         }
-        let mut changes = reload::compare(&self.config(), &loaded.config, self.limits.sockets_max)
+        let mut changes = reload::compare(&self.config(), &loaded.config, self.budget.backends)
             .map_err(|refusal| refusal.to_string())?;
         let backends = self.roster.for_config(&loaded.config);
         let added = self.roster.added(&backends);

@@ -9,6 +9,7 @@ use super::check::result;
 use super::health::Transition;
 use super::rounds::{Change, Next, Rounds, judge};
 use super::send_error_log::{AGAIN_MS, Admission, SendErrorLog};
+use super::shortage::{Operation, is_shortage};
 use super::state::Control;
 use super::{lateness, net};
 use crate::admin::{Wish, error_name, error_words};
@@ -108,11 +109,17 @@ async fn log_suppressed(control: Rc<Control>, error: SendError) {
 
 /// Tries to reach the host of a backend that has no admin port, at these addresses until one answers.
 async fn reach_once(control: &Rc<Control>, backend: &Backend, order: &[SocketAddr]) {
-    let Ok(_slot) = control.probes.acquire().await else { return };
+    let Ok(_slots) = control.checks.free.acquire_many(net::REACH_DESCRIPTORS).await else { return };
     let mut best = Reach::Unreachable;
     for address in order {
+        let reach = net::reach(*address, net::deadline_in(REACH)).await;
+        if let Err(error) = &reach
+            && is_shortage(error)
+        {
+            control.shortages.note(Operation::Check, error);
+        }
         // This process's own shortage says nothing about the host: its hold goes on.
-        let reach = net::reach(*address, net::deadline_in(REACH)).await.unwrap_or(Reach::Unreachable);
+        let reach = reach.unwrap_or(Reach::Unreachable);
         tracing::debug!("backend {}: {address} was tried: {reach:?}", backend.name.escape_default());
         if backend.is_removed() || !backend.reach_order().contains(address) {
             return;
@@ -145,13 +152,13 @@ async fn sleep_until(control: &Control, wake_ms: Option<u64>, backend: &Backend)
 }
 
 async fn check_once(control: &Rc<Control>, backend: &Backend, order: &[SocketAddr]) {
-    let Ok(_slot) = control.probes.acquire().await else { return };
+    let Ok(_slot) = control.checks.free.acquire().await else { return };
     let timeout_ms = control.config().check.timeout_ms;
     let mut found = Vec::new();
     for _ in 0..CHECKS_PER_RESULT {
         backend.with_health(|health| health.started(control.now_ms()));
         let stalled;
-        let checked = check_addresses(&control.probes, order, timeout_ms);
+        let checked = check_addresses(&control.checks, order, timeout_ms);
         (found, stalled) = lateness::of(checked, stall_max(timeout_ms)).await;
         if !stalled || found.iter().all(|(_, verdict)| verdict.is_ok()) {
             break;
@@ -238,8 +245,10 @@ async fn look_up(control: Rc<Control>, backend: Rc<Backend>) {
         match control.resolver.resolve(&host, port).await {
             Ok(found) => {
                 failing = false;
+                control.shortages.note_done(Operation::Lookup);
                 control.take_addresses(&backend, &found);
             }
+            Err(error) if is_shortage(&error) => control.shortages.note(Operation::Lookup, &error),
             Err(error) if !failing => {
                 failing = true;
                 let kept = if backend.address().is_some() {

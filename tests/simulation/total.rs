@@ -110,6 +110,7 @@ impl Total {
             ("reloads refused", happened.reloads_refused),
             ("processes killed", happened.kills),
             ("processes paused", happened.pauses),
+            ("processes short of descriptors", happened.shortages),
             ("backends up or down", happened.transitions),
         ];
         Total {

@@ -90,6 +90,15 @@ pub fn surroundings(out: &mut Exposition, view: &View) {
         let (name, help) = admin(known);
         out.one(counter, name, help, view.admin.get(known));
     }
+    let mut shortages = out.family(
+        counter,
+        "statsring_shortages_total",
+        "Operations that failed because this process or its host lacks descriptors, memory, threads or ports, by operation: \
+         check, accept, lookup, socket.",
+    );
+    for (operation, count) in &view.shortages {
+        shortages.add(&[("operation", operation)], *count);
+    }
     out.one(
         counter,
         "statsring_log_lines_dropped_total",
@@ -214,6 +223,7 @@ mod tests {
             "statsring_flush_interval_seconds 0.005\n",
             "statsring_host_udp_receive_buffer_errors_total 5\n",
             "statsring_admin_http_requests_total 0\n",
+            "statsring_shortages_total{operation=\"check\"} 3\n",
             "statsring_log_lines_dropped_total 0\n",
             "statsring_receive_ring_bytes 2000\n",
         ];

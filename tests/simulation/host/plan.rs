@@ -32,6 +32,8 @@ pub enum Order {
     Wish,
     /// A backend begins to answer its checks in another way.
     Mood,
+    /// A process has no descriptor free for checks, for a while.
+    Shortage,
     /// A process is killed.
     Kill,
     /// A process does not run for a while: the machine was suspended, or its CPU taken away.
@@ -244,8 +246,11 @@ fn any_traffic(
 }
 
 fn any_orders(random: &mut Random, is_good_day: bool, span_us: u64) -> Vec<(u64, Order)> {
-    use Order::{Edit, Kill, Lookup, Mood, Pause, Reload, Restart, Stop, Wish};
-    let usual = [Restart, Restart, Restart, Reload, Reload, Wish, Wish, Mood, Mood, Mood, Edit, Lookup];
+    use Order::{Edit, Kill, Lookup, Mood, Pause, Reload, Restart, Shortage, Stop, Wish};
+    let usual = [
+        Restart, Restart, Restart, Reload, Reload, Wish, Wish, Mood, Mood, Mood, Edit, Lookup, Shortage,
+        Shortage,
+    ];
     let mut orders: Vec<(u64, Order)> = (0..random.between(1, 9))
         .map(|_| {
             let is_rare = !is_good_day && random.below(9) == 0;

@@ -165,6 +165,10 @@ pub struct Process {
     pub wants_stop: bool,
     /// It does not run before.
     pub frozen_until_us: u64,
+    /// It has no descriptor free for a check before.
+    pub short_until_us: u64,
+    /// A backend that went down because of checks that were not made.
+    pub wrongly_down: Option<String>,
     /// Since when its backends are watched.
     pub watching_us: Option<u64>,
     born_us: u64,
@@ -204,6 +208,8 @@ impl Process {
             inheritance: None,
             wants_stop: false,
             frozen_until_us: 0,
+            short_until_us: 0,
+            wrongly_down: None,
             watching_us: None,
             born_us,
             routes: Arc::new(ArcSwap::from_pointee(nothing)),
@@ -351,7 +357,12 @@ impl Process {
                 }
                 watched.due_us = Some(now_us);
                 let results: Vec<_> = order.into_iter().map(|address| (address, result)).collect();
-                judge(backend, &results, check, now_ms, |_| transitions += 1);
+                judge(backend, &results, check, now_ms, |change| {
+                    transitions += 1;
+                    if result == CheckResult::NotMade && matches!(change, Change::State(state) if !state.up) {
+                        self.wrongly_down = Some(backend.name.to_string());
+                    }
+                });
             }
             if !is_nudged(backend) && watched.due_us.is_none_or(|due_us| now_us < due_us) {
                 continue;
@@ -370,7 +381,10 @@ impl Process {
                     backend.with_health(|health| health.started(now_ms));
                     let mood = moods.get(node_number(&backend.name)).copied().unwrap_or(Mood::Up);
                     // A server answers at all its addresses in the same way, and no further one is tried once one is good.
-                    let (takes_ms, result) = mood.check(check.timeout_ms);
+                    let (takes_ms, result) = match now_us < self.short_until_us {
+                        true => (0, CheckResult::NotMade),
+                        false => mood.check(check.timeout_ms),
+                    };
                     if result == CheckResult::Good {
                         order.truncate(1);
                     }

@@ -96,6 +96,9 @@ impl World<'_> {
 
     /// Checks that have had their time have found out who is up; what refusals say counts before them.
     pub fn check_health(&self, number: usize) -> Result<(), String> {
+        if let Some(backend) = self.processes.iter().find_map(|process| process.wrongly_down.as_ref()) {
+            return Err(format!("{backend} went down because of checks that were not made"));
+        }
         let process = &self.processes[number];
         let Some(watching_us) = process.watching_us else { return Ok(()) };
         let check = process.roster.config().check;
@@ -104,7 +107,8 @@ impl World<'_> {
         let settled_ms = 2 * check.interval_ms + results * (check.interval_ms + check.timeout_ms + 2);
         for backend in process.roster.backends().iter() {
             let (mood, since_us) = self.moods[node_number(&backend.name)];
-            let since_us = since_us.max(watching_us).max(self.changed_us).max(process.frozen_until_us);
+            let not_checked_us = process.frozen_until_us.max(process.short_until_us);
+            let since_us = since_us.max(watching_us).max(self.changed_us).max(not_checked_us);
             let is_looked_at = backend.is_checked();
             if !is_looked_at || self.now_us < since_us + settled_ms * 1_000 || self.has_refusals() {
                 continue;

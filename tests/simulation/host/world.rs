@@ -41,6 +41,7 @@ pub struct Happened {
     pub reloads_refused: u64,
     pub kills: u64,
     pub pauses: u64,
+    pub shortages: u64,
     pub transitions: u64,
 }
 
@@ -338,17 +339,12 @@ impl<'a> World<'a> {
             }
             (Order::Edit, _) => self.file = edited(&mut self.random, &self.file),
             (Order::Kill, _) => {
-                let alive: Vec<usize> = self
-                    .processes
-                    .iter()
-                    .filter(|process| process.is_alive())
-                    .map(|process| process.number)
-                    .collect();
-                if let Some(number) = self.random.pick(&alive).copied() {
+                if let Some(number) = self.any_alive() {
                     self.kill(number)?;
                 }
             }
             (Order::Pause, _) => self.pause(),
+            (Order::Shortage, _) => self.run_short(),
             (Order::Stop, None) if self.earliest().is_some() || !self.mail.is_empty() => {
                 // Between "go" and its arrival: who is asked can only hear it. Again a little later, should nobody have.
                 self.stop_between()?;
@@ -430,14 +426,22 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Any process that is alive.
+    fn any_alive(&mut self) -> Option<usize> {
+        let alive = self.processes.iter().filter(|process| process.is_alive());
+        let alive: Vec<usize> = alive.map(|process| process.number).collect();
+        self.random.pick(&alive).copied()
+    }
+
+    fn run_short(&mut self) {
+        let Some(number) = self.any_alive() else { return };
+        let short_us = self.random.between(1_000, 100_000);
+        self.processes[number].short_until_us = self.now_us + short_us;
+        self.happened.shortages += 1;
+    }
+
     fn pause(&mut self) {
-        let alive: Vec<usize> = self
-            .processes
-            .iter()
-            .filter(|process| process.is_alive())
-            .map(|process| process.number)
-            .collect();
-        let Some(number) = self.random.pick(&alive).copied() else { return };
+        let Some(number) = self.any_alive() else { return };
         let pause_us = [5_000, 60_000, 10_000_000][self.random.below(3) as usize];
         let pause_us = self.random.between(1, pause_us);
         let process = &mut self.processes[number];
