@@ -8,7 +8,8 @@
 #        STATSRING=path scripts/docker-test.sh       with that program, which must be static (scripts/build-static.sh)
 #
 # Needs root, and installs Debian's docker.io and jq if they are missing. Nothing is pulled: the image's first stage, which
-# builds with Rust, is replaced by a program built here. Exit 0 if all is well, 1 if not, 71 if no engine runs here.
+# builds with Rust, is replaced by a program built here: scripts/docker-build-test.sh builds that one. Exit 0 if all is well,
+# 1 if not, 71 if no engine runs here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,18 +17,11 @@ name=docker-test
 # shellcheck source=scripts/proxy.bash
 . scripts/proxy.bash
 
-[ "$(id -u)" = 0 ] || die "needs root, for a Docker engine of its own"
-missing=()
-command -v dockerd >/dev/null || missing+=(docker.io)
-command -v jq >/dev/null || missing+=(jq)
-if [ ${#missing[@]} -gt 0 ]; then
-    apt-get update
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
-fi
-# The client that came with the engine, rather than one without its builder.
-client=/usr/bin/docker
-[ -x "$client" ] || client=$(command -v docker) || die "dockerd is here, and its client docker is not"
+# shellcheck source=scripts/docker/engine.bash
+. scripts/docker/engine.bash
 
+container=statsring-test
+needs_engine jq
 STATSRING=${STATSRING:-$(scripts/build-static.sh)}
 find_program
 [[ $("$program" --version) == *static\) ]] || die "$program is not static: scripts/build-static.sh makes one that is"
@@ -36,57 +30,19 @@ find_program
 
 # shellcheck disable=SC2317,SC2329 # called by the trap
 finish_docker() {
-    local mount pid
     [ ! -S "$work/docker.sock" ] || docker rm --force statsring-test >/dev/null 2>&1 || true
-    for pid in "${children[@]}"; do
-        kill -TERM "$pid" 2>/dev/null || continue
-        wait "$pid" 2>/dev/null || true
-    done
-    children=()
-    # The engine leaves its network namespace's mount behind.
-    while read -r mount; do
-        umount "$mount" 2>/dev/null || true
-    done < <(awk -v under="$work/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort -r)
-    finish
+    finish_engine
 }
 trap finish_docker EXIT
 
-docker() {
-    "$client" --host "unix://$work/docker.sock" "$@"
-}
-
-# Waits until a command succeeds, at most a minute; $1 says what is awaited.
-await() {
-    local what=$1 tick
-    shift
-    for ((tick = 0; tick < 300; tick++)); do
-        "$@" && return
-        sleep 0.2
-    done
-    docker logs statsring-test >&2 || true
-    bad "waited in vain: $what"
-}
-
 # --- An engine and an image.
 
-dockerd --iptables=false --ip-masq=false --bridge=none --storage-driver=vfs --data-root "$work/data" \
-    --exec-root "$work/exec" --pidfile "$work/docker.pid" --host "unix://$work/docker.sock" >"$work/dockerd-log" 2>&1 &
-engine=$!
-children+=("$engine")
-is_engine_up() {
-    if ! kill -0 "$engine" 2>/dev/null; then
-        tail -5 "$work/dockerd-log" >&2
-        die "no Docker engine runs on this machine; above is what dockerd said"
-    fi
-    docker info >/dev/null 2>&1
-}
-await "dockerd answers" is_engine_up
-
+begin_engine
 # What `docker build` is given where the program is built already: see docker/Dockerfile.
 mkdir "$work/context"
 cp "$program" LICENSE "$work/context/"
 [ "$(basename "$program")" = statsring ] || mv "$work/context/$(basename "$program")" "$work/context/statsring"
-DOCKER_BUILDKIT=1 docker build --quiet --tag statsring --file docker/Dockerfile --build-arg PROGRAM=prebuilt \
+docker build --quiet --tag statsring --file docker/Dockerfile --build-arg PROGRAM=prebuilt \
     "$work/context" >"$work/build-log" 2>&1 || { cat "$work/build-log" >&2; bad "docker build"; }
 bytes=$(docker image inspect --format '{{.Size}}' statsring)
 echo "image: $((bytes / 1000)) kB, Docker $(docker version --format '{{.Server.Version}}')"

@@ -22,9 +22,9 @@ pub(super) struct Rules<'r> {
     /// The hashing; `None` if it is wrong, so that what depends on it cannot be judged.
     pub(super) hashing: Option<Hashing>,
     /// The `gso` of backends that say nothing about it.
+    pub(super) gso: Gso,
     /// To which addresses of their names metrics are sent.
     pub(super) family: AddressFamily,
-    pub(super) gso: Gso,
     /// Where the proxy itself listens.
     pub(super) listen: &'r [SocketAddr],
     /// Whether a backend that is listed again, word for word, counts once, as in `proxy.js`.
