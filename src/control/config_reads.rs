@@ -11,10 +11,11 @@ use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
-/// How long one read may take, names among the listening hosts included.
+/// How long one read may take, the wait for earlier ones and names among the listening hosts included.
 const READ: Duration = Duration::from_secs(10);
 /// Reads that may block at once, each with a thread and a descriptor.
 pub(super) const READS_MAX: usize = 4;
@@ -29,7 +30,7 @@ pub enum ReadError {
         .0.display(), READ.as_secs()
     )]
     TimedOut(PathBuf),
-    /// Earlier reads still block.
+    /// Earlier reads still block at the end of the time.
     #[error(
         "refused, nothing was changed: {READS_MAX} earlier reads of the config file still block; restart, or mend the file system"
     )]
@@ -40,22 +41,19 @@ pub enum ReadError {
 }
 
 /// The reads of one process.
-#[derive(Default)]
 pub struct ConfigReads {
     /// The number of the last reload that was requested.
     requested: Cell<u64>,
     /// The number of the latest one that was applied.
     applied: Cell<u64>,
-    /// Reads that have not returned.
-    under_way: Arc<AtomicUsize>,
+    /// One permit for each read that may begin; a read keeps its permit until it returns, however late.
+    free: Arc<Semaphore>,
 }
 
-/// Counts a read as under way until it is dropped, on whatever thread.
-struct UnderWay(Arc<AtomicUsize>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+impl Default for ConfigReads {
+    fn default() -> ConfigReads {
+        let free = Arc::new(Semaphore::new(READS_MAX));
+        ConfigReads { requested: Cell::default(), applied: Cell::default(), free }
     }
 }
 
@@ -76,20 +74,18 @@ impl ConfigReads {
         self.applied.set(reading);
     }
 
-    /// Reads and parses the file.
+    /// Reads and parses the file, after earlier reads if there are too many.
     pub async fn read(&self, path: &Path) -> Result<Result<Loaded, ConfigError>, ReadError> {
-        if self.under_way.load(Ordering::Relaxed) >= READS_MAX {
-            return Err(ReadError::TooMany);
-        }
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        let under_way = UnderWay(self.under_way.clone());
+        let deadline = Instant::now() + READ;
+        let permit = timeout_at(deadline, self.free.clone().acquire_owned()).await;
+        let permit = permit.map_err(|_| ReadError::TooMany)?;
         let file = path.to_owned();
         let read = offload("reload", STACK_BYTES, move || {
-            let _under_way = under_way;
+            let _permit = permit;
             // Without a descriptor no file can be opened, and no name resolves.
             load(&file).map_err(|error| shortage::of_descriptors(1 + PER_LOOKUP).ok_or(error))
         });
-        match tokio::time::timeout(READ, read).await {
+        match timeout_at(deadline, read).await {
             Ok(read) => match read? {
                 Ok(loaded) => Ok(Ok(loaded)),
                 Err(Ok(shortage)) => Err(shortage.into()),
@@ -130,13 +126,24 @@ mod tests {
             assert!(matches!(reads.read(&path).await, Err(ReadError::TooMany)));
         });
         // The threads end with the first writer, and then there is room again.
-        while reads.under_way.load(Ordering::Relaxed) > 0 {
+        while reads.free.available_permits() < READS_MAX {
             // Without a reader it is refused.
             drop(std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         assert!(matches!(runtime.block_on(reads.read(Path::new("/nonexistent"))), Ok(Err(_))));
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn reloads_requested_at_the_same_time_wait_for_each_other() {
+        let reads = ConfigReads::default();
+        let path = Path::new("/nonexistent");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let read = || reads.read(path);
+        let all = async { tokio::join!(read(), read(), read(), read(), read(), read()) };
+        let all: [_; READS_MAX + 2] = runtime.block_on(all).into();
+        assert!(all.iter().all(|read| matches!(read, Ok(Err(_)))), "{all:?}");
     }
 
     #[test]
