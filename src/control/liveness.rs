@@ -1,7 +1,7 @@
 //! Whether every worker moves: each is woken and has to go through a batch.
 //!
-//! In: a request of `/healthz`, or the period of the service manager's watchdog. Out: the workers that do not answer, with how
-//! long ago they last did. Next: `admin/http`, `systemd.rs`. Nobody is woken unless somebody asks.
+//! In: a request of `/healthz`, or the period of the service manager's watchdog. Out: the workers that do not respond, with how
+//! long they have not. Next: `admin/http`, `systemd.rs`. Nobody is woken unless somebody asks.
 
 use super::net;
 use super::state::{Control, Seat};
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 /// How long a worker may take beyond the time that it may sleep.
 const MARGIN: Duration = Duration::from_millis(900);
 
-/// A worker that does not answer.
+/// A worker that does not respond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stuck {
     /// Which.
     pub worker: usize,
-    /// How long ago it last answered, or was started.
+    /// For how long at least, in seconds: since the first request that it has not responded to.
     pub for_s: u64,
 }
 
@@ -26,6 +26,7 @@ pub async fn stuck(control: &Control) -> Vec<Stuck> {
         return Vec::new();
     }
     let time = Duration::from_micros(control.config().flush_us) + MARGIN;
+    let asked_at = Instant::now();
     let asked: Vec<u64> = control.seats.iter().map(|seat| seat.shared.ask_echo()).collect();
     control.publisher.wake();
     let all = async {
@@ -34,13 +35,14 @@ pub async fn stuck(control: &Control) -> Vec<Stuck> {
         }
     };
     let _ = tokio::time::timeout(time, all).await;
-    let now = Instant::now();
     let is_stuck = |(worker, (seat, number)): (usize, (&Seat, &u64))| {
         if seat.shared.has_echoed(*number) {
-            seat.moved_at.set(now);
+            seat.stuck_since.set(None);
             return None;
         }
-        Some(Stuck { worker, for_s: (now - seat.moved_at.get()).as_secs() })
+        let since = seat.stuck_since.get().unwrap_or(asked_at);
+        seat.stuck_since.set(Some(since));
+        Some(Stuck { worker, for_s: since.elapsed().as_secs() })
     };
     let stuck: Vec<Stuck> = control.seats.iter().zip(&asked).enumerate().filter_map(is_stuck).collect();
     if control.stopping.get() { Vec::new() } else { stuck }

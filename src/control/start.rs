@@ -26,7 +26,6 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Room for reports of each worker, beside one for each of its backends.
@@ -192,7 +191,7 @@ fn seats(config: &Config) -> Result<(Publisher, Vec<Seat>), Failure> {
         shared: Arc::new(WorkerShared::default()),
         facts: RefCell::new(None),
         cpu: Cell::new(config.worker_cpus.get(index).copied()),
-        moved_at: Cell::new(Instant::now()),
+        stuck_since: Cell::default(),
     };
     let publisher = Publisher { routes: Arc::new(ArcSwap::from_pointee(nothing)), wakers };
     Ok((publisher, (0..config.workers).map(seat).collect()))
@@ -214,7 +213,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
     use std::sync::mpsc as std_mpsc;
     use std::thread::JoinHandle;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn anywhere() -> Vec<SocketAddr> {
         vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))]

@@ -56,8 +56,8 @@ pub struct Seat {
     pub facts: RefCell<Option<Facts>>,
     /// The CPU that it keeps to, if it is pinned.
     pub cpu: Cell<Option<usize>>,
-    /// When it last gave a sign of life, or was started.
-    pub moved_at: Cell<Instant>,
+    /// Since when it has not responded to `/healthz` and the watchdog, if that is so.
+    pub stuck_since: Cell<Option<Instant>>,
 }
 
 /// The control thread's knowledge; shared by its tasks, never leaves the thread.
