@@ -58,9 +58,9 @@ fn file_argument(command_line: &[String]) -> Option<PathBuf> {
     Some(file.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG)))
 }
 
-/// The same form for all spellings of a path, as far as it exists.
+/// The same form for all spellings of a path; where it does not exist, an absolute path with its symbolic links.
 fn canonical(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

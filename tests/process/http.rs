@@ -2,7 +2,7 @@
 //! the admin port's places away.
 
 use crate::patience::{PATIENCE, wait_until};
-use crate::proxy::{Proxy, config, run};
+use crate::proxy::{PROGRAM, Proxy, config, run};
 use crate::{datagrams, refs, three, total};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -119,6 +119,13 @@ fn check_ready_judges_the_running_proxy_and_not_what_became_of_its_file() {
     assert_eq!(check(), ready);
     std::fs::remove_file(&file).unwrap();
     assert_eq!(check(), ready);
+    let (folder, name) = (proxy.config_path().parent().unwrap(), proxy.config_path().file_name().unwrap());
+    let relative = std::process::Command::new(PROGRAM)
+        .args(["check-ready", "--timeout", "60000", "-f"])
+        .arg(name)
+        .current_dir(folder)
+        .output();
+    assert_eq!(relative.unwrap().status.code(), Some(0), "a relative path");
     drop(proxy);
     assert_eq!(check().0, 66, "nobody runs, and there is no file");
 }
