@@ -18,8 +18,9 @@ use crate::driver::options;
 use crate::driver::socket::{self, BindError, ListenOptions, Listeners, Spread, Unbound};
 use crate::relay::Left;
 use crate::version::VERSION;
+use socket2::SockRef;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -254,8 +255,9 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
 /// Keys of the file that passed sockets override: what they say, and what counts.
 fn overridden(config: &Config, configured: Configured, found: &Found) -> Vec<String> {
     let mut words = Vec::new();
-    let mut compare = |keys: &str, configured: &[SocketAddr], passed: &[SocketAddr]| {
-        if !is_covered(configured, passed) {
+    let mut compare = |keys: &str, configured: &[SocketAddr], sockets: Vec<SockRef<'_>>| {
+        let passed = served(&sockets);
+        if !is_covered(configured, &passed) {
             let list = |addresses: &[SocketAddr]| {
                 addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
             };
@@ -263,32 +265,51 @@ fn overridden(config: &Config, configured: Configured, found: &Found) -> Vec<Str
                 "{keys}: the config says {}, but the sockets that the service manager passed are at {}, and they count; change \
                  the socket unit, or remove the keys",
                 list(configured),
-                list(passed)
+                list(&passed)
             ));
         }
     };
     if found.data_activated && configured.listen {
-        compare("host, port", &config.listen, &found.listen);
+        let sockets = found.workers.first().into_iter().flatten().map(SockRef::from).collect();
+        compare("host, port", &config.listen, sockets);
     }
     if found.admin_activated && configured.management {
-        let passed: Vec<SocketAddr> =
-            found.admin.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-        compare("managementHost, managementPort", &config.management, &passed);
+        let sockets = found.admin.iter().map(SockRef::from).collect();
+        compare("managementHost, managementPort", &config.management, sockets);
     }
     words
 }
 
-/// Whether both lists mean the same addresses. `0.0.0.0` and `[::]` are taken for one: a socket unit's `[::]` serves both
-/// families.
+/// Where sockets receive: `[::]` stands for `0.0.0.0` too unless it is restricted to IPv6 (IPV6_V6ONLY).
+fn served(sockets: &[SockRef<'_>]) -> Vec<SocketAddr> {
+    let mut addresses = Vec::with_capacity(sockets.len() + 1);
+    for socket in sockets {
+        let Some(address) = socket.local_addr().ok().and_then(|address| address.as_socket()) else {
+            continue;
+        };
+        addresses.push(address);
+        if address.ip() == Ipv6Addr::UNSPECIFIED && socket.only_v6().is_ok_and(|is_only| !is_only) {
+            addresses.push((Ipv4Addr::UNSPECIFIED, address.port()).into());
+        }
+    }
+    addresses
+}
+
+/// Whether every configured address is served, and nothing at an address of another kind. A host that means both families (all
+/// addresses, `localhost`, both the defaults) is served by either.
 fn is_covered(configured: &[SocketAddr], passed: &[SocketAddr]) -> bool {
-    let same = |one: &SocketAddr, other: &SocketAddr| {
-        let is_everywhere = one.ip().is_unspecified() && other.ip().is_unspecified();
-        one.port() == other.port() && (one.ip() == other.ip() || is_everywhere)
+    let alike = |one: &SocketAddr, other: &SocketAddr| {
+        let both = |is: fn(&IpAddr) -> bool| is(&one.ip()) && is(&other.ip());
+        let is_same_kind = both(IpAddr::is_unspecified) || both(IpAddr::is_loopback);
+        one.port() == other.port() && (one.ip() == other.ip() || is_same_kind)
     };
-    let within = |list: &[SocketAddr], other: &[SocketAddr]| {
-        list.iter().all(|address| other.iter().any(|known| same(address, known)))
+    let is_served = |address: &SocketAddr| {
+        let means_both =
+            configured.iter().any(|other| alike(address, other) && other.is_ipv4() != address.is_ipv4());
+        passed.iter().any(|known| known == address || means_both && alike(address, known))
     };
-    within(configured, passed) && within(passed, configured)
+    configured.iter().all(is_served)
+        && passed.iter().all(|known| configured.iter().any(|wanted| alike(known, wanted)))
 }
 
 /// Goes on with an old process's sockets, and makes those that it does not have; what is new at the data port is bound when

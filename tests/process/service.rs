@@ -206,6 +206,66 @@ fn healthz(proxy: &Proxy) -> String {
     answer
 }
 
+/// What `status` reports of keys that a passed socket at every address of a family overrides.
+fn overridden(socket: &UdpSocket, keys: serde_json::Value) -> Vec<String> {
+    let backends = three();
+    let (_, admin_port) = proxy::free_ports();
+    let port = socket.local_addr().unwrap().port();
+    let mut config = config(&refs(&backends), json!({"port": port, "managementPort": admin_port}));
+    config.as_object_mut().unwrap().remove("host");
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    let config = ConfigFile::new(config);
+    let command = activated(&config.path, vec![socket.try_clone().unwrap().into()]);
+    let mut proxy = Proxy::spawn(config, port, admin_port, command);
+    assert_eq!(proxy.wait_until_ready(), None, "{}", proxy.log());
+    let status = proxy.ask("status");
+    let of_host = status.lines().filter(|line| line.starts_with("degraded: host"));
+    of_host.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_passed_socket_of_one_family_is_reported_where_the_config_names_the_other() {
+    let at = |address: &str, only_v6: bool| {
+        let address: SocketAddr = address.parse().unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None).unwrap();
+        if address.is_ipv6() {
+            socket.set_only_v6(only_v6).unwrap();
+        }
+        socket.bind(&address.into()).unwrap();
+        UdpSocket::from(socket)
+    };
+    let [ipv4, ipv6, both] = [at("0.0.0.0:0", false), at("[::]:0", true), at("[::]:0", false)];
+    for (socket, keys, is_reported) in [
+        (&both, json!({"host": "0.0.0.0"}), false),
+        (&both, json!({"host": "::"}), false),
+        (&both, json!({}), false),
+        (&ipv4, json!({"host": "0.0.0.0"}), false),
+        (&ipv4, json!({"host": "::"}), true),
+        (&ipv6, json!({"host": "0.0.0.0"}), true),
+        // A file without `host` does not say which families it means.
+        (&ipv4, json!({}), false),
+        (&ipv6, json!({}), false),
+    ] {
+        let reported = overridden(socket, keys.clone());
+        assert_eq!(reported.len(), usize::from(is_reported), "{socket:?} {keys}: {reported:?}");
+    }
+}
+
+#[test]
+fn a_worker_is_not_reported_stuck_for_longer_than_it_has_been() {
+    let backends = three();
+    let proxy = Proxy::start(config(&refs(&backends), json!({"workers": 1})));
+    // Nobody asks meanwhile.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let before = std::time::Instant::now();
+    let _held = Hold::thread(proxy.pid(), "worker-0");
+    let answer = healthz(&proxy);
+    let (_, told) = answer.split_once("worker 0 has not moved for ").unwrap();
+    let told_s: u64 = told.split_once(" s").unwrap().0.parse().unwrap();
+    assert!(told_s <= before.elapsed().as_secs(), "{told_s} s after {:?}", before.elapsed());
+}
+
 #[test]
 fn a_worker_that_is_stuck_shows_in_healthz_and_the_watchdog_hears_nothing() {
     let backends = three();
