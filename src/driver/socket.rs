@@ -4,6 +4,8 @@
 
 use super::holder::udp_port_holder;
 use super::options;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -313,7 +315,7 @@ pub fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
 
 /// Fences a listening socket: connected to an address that nobody sends from, nothing new arrives, and its queue stays
 /// readable. The returned socket holds that address; keep it as long as the fence. There is none, and needs to be none, where
-/// it listens to IPv6 on a host that has no such address, or at an address that the host does not have (IP_FREEBIND).
+/// the host has no address of its family, or not the one that it listens at (IP_FREEBIND).
 pub fn fence(listener: &UdpSocket) -> io::Result<Option<UdpSocket>> {
     // By sender the kernel chooses among the sockets that are not connected, in every version; of a program that spreads at
     // random nobody promises that. Where there is none this fails, and nothing is to be done.
@@ -327,7 +329,7 @@ pub fn fence(listener: &UdpSocket) -> io::Result<Option<UdpSocket>> {
     let holder = match UdpSocket::bind(unused) {
         Err(error)
             if error.kind() == io::ErrorKind::AddrNotAvailable
-                && (lacks_ipv6(unused) || !listener.local_addr()?.ip().is_unspecified()) =>
+                && (lacks_family(unused) || !listener.local_addr()?.ip().is_unspecified()) =>
         {
             return Ok(None);
         }
@@ -337,9 +339,13 @@ pub fn fence(listener: &UdpSocket) -> io::Result<Option<UdpSocket>> {
     Ok(Some(holder))
 }
 
-/// Whether it is an IPv6 address on a host that has none at all (if_inet6 lists them, see proc_net(5)).
-fn lacks_ipv6(address: SocketAddr) -> bool {
-    address.is_ipv6() && std::fs::read("/proc/net/if_inet6").map_or(true, |list| list.is_empty())
+/// Whether this host has no address at all of this one's family.
+fn lacks_family(address: SocketAddr) -> bool {
+    let is_alike = |own: SockaddrStorage| match address {
+        SocketAddr::V4(_) => own.as_sockaddr_in().is_some(),
+        SocketAddr::V6(_) => own.as_sockaddr_in6().is_some(),
+    };
+    getifaddrs().is_ok_and(|mut all| !all.any(|interface| interface.address.is_some_and(is_alike)))
 }
 
 #[cfg(test)]

@@ -35,6 +35,16 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
+    /// Stops it; nothing that arrives meanwhile may be lost.
+    #[track_caller]
+    fn stop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
+        self.wait_for("account: ");
+        assert!(!self.log().contains("could not be fenced"), "{}", self.log());
+    }
+
     #[track_caller]
     fn wait_for(&self, words: &str) {
         wait_until(&format!("the log has {words:?}"), || self.log().contains(words));
@@ -78,7 +88,7 @@ fn a_host_without_ipv4_is_served_at_localhost_and_everywhere() {
             let backend = UdpSocket::bind((Ipv6Addr::LOCALHOST, 9_125)).unwrap();
             backend.set_read_timeout(Some(PATIENCE)).unwrap();
             let nodes = json!([{"host": "::1", "port": 9_125}]);
-            let proxy = Daemon::spawn(config(engine.clone(), json!({"host": host, "nodes": nodes})));
+            let mut proxy = Daemon::spawn(config(engine.clone(), json!({"host": host, "nodes": nodes})));
             proxy.wait_for("ready: ");
             let sender = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
             sender.send_to(b"gorets:1|c", (Ipv6Addr::LOCALHOST, 8_125)).unwrap();
@@ -87,6 +97,7 @@ fn a_host_without_ipv4_is_served_at_localhost_and_everywhere() {
             assert_eq!(&line[..length], b"gorets:1|c");
             let status = ask(SocketAddr::from((Ipv6Addr::LOCALHOST, 8_126)), "status");
             assert!(host != "localhost" || status.contains("127.0.0.1:8125 is left out"), "{status}");
+            proxy.stop();
         }
     });
 }
@@ -101,7 +112,7 @@ fn an_address_that_comes_later_needs_freebind_and_the_message_says_so() {
         refused.wait_for("\"freebind\": true");
         let mut config = config(engine, later);
         config["freebind"] = json!(true);
-        let proxy = Daemon::spawn(config);
+        let mut proxy = Daemon::spawn(config);
         proxy.wait_for("ready: ");
         let backend = UdpSocket::bind("127.0.0.1:9125").unwrap();
         backend.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -113,11 +124,6 @@ fn an_address_that_comes_later_needs_freebind_and_the_message_says_so() {
         assert_eq!(ask("10.9.9.9:8126".parse().unwrap(), "ping"), "pong\n");
         // And as it does when another host becomes the one.
         lab.proxy().ip("addr del 10.9.9.9/32 dev lo");
-        let mut proxy = proxy;
-        let pid = nix::unistd::Pid::from_raw(proxy.child.id() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        assert_eq!(proxy.child.wait().unwrap().code(), Some(0), "{}", proxy.log());
-        proxy.wait_for("account: ");
-        assert!(!proxy.log().contains("could not be fenced"), "{}", proxy.log());
+        proxy.stop();
     });
 }
