@@ -3,14 +3,16 @@
 //! In: a [`View`]. Out: text. Next: `reply.rs`.
 
 use super::escape::escape;
+use super::send_error::{error_meaning, error_name, error_remedy};
 use super::status::up_or_down;
-use super::view::View;
+use super::view::{BackendView, View};
 use std::fmt::Write;
 
 /// The columns; `since` in seconds, `share` of all metrics sent, `health` whatever the operator wants, `-` for what cannot
 /// be known.
 const HEADER: &str = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\t\
-    in_trains\ttrains_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\n";
+    in_trains\ttrains_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\t\
+    unreachable\tundelivered\tlast_error\terror_age\terror\n";
 
 /// The text.
 pub fn render(view: &View) -> String {
@@ -23,7 +25,7 @@ pub fn render(view: &View) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}\t{address}\t{}",
+            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}\t{address}\t{}\t{}\t{}\t{}",
             escape(backend.name.as_bytes()),
             backend.state.name(),
             backend.since_s,
@@ -37,9 +39,24 @@ pub fn render(view: &View) -> String {
             backend.packet_bytes_max,
             backend.is_healthy.map_or("-", up_or_down),
             backend.sockets_reopened,
+            backend.unreachable,
+            backend.undelivered(),
+            last_error(view, backend),
         );
     }
     text
+}
+
+/// The columns of the last error: its errno, its age in seconds, what it means and what to do.
+fn last_error(view: &View, backend: &BackendView) -> String {
+    let Some(error) = backend.errors.first() else { return "-\t-\t-".to_string() };
+    format!(
+        "{}\t{}\t{}; {}",
+        error_name(error.error, error.other_errno),
+        view.now_us.saturating_sub(error.last_us) / 1_000_000,
+        error_meaning(error.error),
+        error_remedy(error.error, backend.address())
+    )
 }
 
 #[cfg(test)]
@@ -47,14 +64,17 @@ mod tests {
     use super::super::view::BackendState;
     use super::super::view::tests::{backend, sample};
     use super::*;
+    use crate::packet::SendError;
+    use crate::stats::ErrorView;
 
     #[test]
     fn each_backend_has_its_line() {
         let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\tin_trains\t\
-            trains_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\n\
-            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\t192.0.2.7:8125\t4\n\
-            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\t192.0.2.7:8125\t4\n\
-            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t-\t4\n";
+            trains_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\tunreachable\t\
+            undelivered\tlast_error\terror_age\terror\n\
+            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\t192.0.2.7:8125\t4\t0\t0\t-\t-\t-\n\
+            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\t192.0.2.7:8125\t4\t0\t0\t-\t-\t-\n\
+            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t-\t4\t0\t0\t-\t-\t-\n";
         let mut view = sample();
         assert_eq!(render(&view), expected);
         view.backends =
@@ -62,9 +82,29 @@ mod tests {
         let text = render(&view);
         assert!(text.contains("\nd:1\tdrain\t40\t") && text.contains("\ne:1\tforced_down\t40\t"), "{text}");
         assert!(
-            text.lines().skip(1).all(|line| line.ends_with("\tup\t192.0.2.7:8125\t4")),
+            text.lines().skip(1).all(|line| line.ends_with("\tup\t192.0.2.7:8125\t4\t0\t0\t-\t-\t-")),
             "its health is shown beside: {text}"
         );
+    }
+
+    #[test]
+    fn the_last_error_has_its_errno_age_meaning_and_remedy() {
+        let mut view = sample();
+        let error = |error, undelivered, last_us| ErrorView {
+            error,
+            other_errno: None,
+            reports: 9,
+            undelivered,
+            metrics_dropped: 0,
+            last_us,
+        };
+        view.backends.truncate(1);
+        view.backends[0].unreachable = 5;
+        view.backends[0].errors =
+            vec![error(SendError::NoNeighbor, 7, 48_000_000), error(SendError::Refused, 1, 1)];
+        let expected = "\t5\t8\tEHOSTUNREACH\t12\tits host, or the router to it, does not answer ARP or neighbor discovery; \
+            check that its host is on, and ip neigh\n";
+        assert!(render(&view).ends_with(expected), "{}", render(&view));
     }
 
     #[test]
@@ -74,7 +114,8 @@ mod tests {
         let text = render(&view);
         assert!(
             text.ends_with(
-                "\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t192.0.2.7:8125\t4\n"
+                "\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t192.0.2.7:8125\t4\t0\t0\t-\t\
+                 -\t-\n"
             ),
             "{text}"
         );

@@ -5,11 +5,12 @@
 
 use super::counters::AdminCounter;
 use super::latency;
+use super::send_error::{error_meaning, error_name, error_remedy};
 use super::status::{engine, up_or_down};
 use super::view::{BackendView, LastReload, View, WorkerView};
 use crate::driver::Restrictions;
 use crate::logging::LogFigures;
-use crate::stats::{Counter, Counters, DropReason, LatencyKind, Sleep};
+use crate::stats::{Counter, Counters, DropReason, ErrorView, LatencyKind, Sleep};
 use crate::version::VERSION;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
@@ -44,7 +45,7 @@ pub fn render(view: &View, config_json: &str) -> String {
         "worker_skew": view.worker_skew(),
         "latency": latencies(view),
         "workers": view.workers.iter().map(|one| worker(one, view)).collect::<Vec<_>>(),
-        "backends": view.backends.iter().map(backend).collect::<Vec<_>>(),
+        "backends": view.backends.iter().map(|of| backend(of, view)).collect::<Vec<_>>(),
         "levers": levers(view),
         "memory": memory(view),
         "process": process(view),
@@ -138,7 +139,7 @@ fn worker(worker: &WorkerView, view: &View) -> Value {
     })
 }
 
-fn backend(backend: &BackendView) -> Value {
+fn backend(backend: &BackendView, view: &View) -> Value {
     json!({
         "name": &*backend.name,
         "state": backend.state.name(),
@@ -154,6 +155,9 @@ fn backend(backend: &BackendView) -> Value {
         "bytes_sent": backend.bytes_sent,
         "metrics_dropped": backend.metrics_dropped,
         "refused": backend.refused,
+        "unreachable": backend.unreachable,
+        "undelivered": backend.undelivered(),
+        "errors": errors(backend, view.now_us),
         "kernel_drops": backend.kernel_drops,
         "gso": backend.gso,
         "datagrams_in_trains": backend.datagrams_in_trains,
@@ -162,6 +166,23 @@ fn backend(backend: &BackendView) -> Value {
         "packet_bytes_max": backend.packet_bytes_max,
         "sockets_reopened": backend.sockets_reopened,
     })
+}
+
+/// What its sends and the ICMP answers to them reported, by kind, the latest first.
+fn errors(backend: &BackendView, now_us: u64) -> Vec<Value> {
+    let error = |error: &ErrorView| {
+        json!({
+            "errno": error_name(error.error, error.other_errno),
+            "cause": error.error.name(),
+            "meaning": error_meaning(error.error),
+            "remedy": error_remedy(error.error, backend.address()),
+            "reports": error.reports,
+            "undelivered": error.undelivered,
+            "metrics_dropped": error.metrics_dropped,
+            "last_ago_s": now_us.saturating_sub(error.last_us) / 1_000_000,
+        })
+    };
+    backend.errors.iter().map(error).collect()
 }
 
 fn levers(view: &View) -> Value {
@@ -218,10 +239,19 @@ fn process(view: &View) -> Value {
 mod tests {
     use super::super::view::tests::sample;
     use super::*;
+    use crate::packet::SendError;
 
     #[test]
     fn it_has_what_the_text_commands_tell() {
         let mut view = sample();
+        view.backends[1].errors = vec![ErrorView {
+            error: SendError::NoNeighbor,
+            other_errno: None,
+            reports: 9,
+            undelivered: 7,
+            metrics_dropped: 0,
+            last_us: 48_000_000,
+        }];
         view.last_reload = Some(LastReload { ago_s: 3, words: "a\u{1b}\n".to_owned(), succeeded: false });
         let text = render(&view, "{\"port\": 8125}\n");
         assert!(text.ends_with("}\n") && text.chars().all(|c| !c.is_control() || c == '\n'), "{text}");
@@ -248,6 +278,11 @@ mod tests {
             ("/backends/0/addresses/0/role", json!("in_use")),
             ("/backends/2/address", json!(null)),
             ("/backends/0/metrics_sent", json!(300)),
+            ("/backends/0/errors", json!([])),
+            ("/backends/1/undelivered", json!(7)),
+            ("/backends/1/errors/0/errno", json!("EHOSTUNREACH")),
+            ("/backends/1/errors/0/cause", json!("no_neighbor")),
+            ("/backends/1/errors/0/last_ago_s", json!(12)),
             ("/last_reload", json!({"ago_s": 3, "succeeded": false, "words": "a\u{1b}\n"})),
             ("/host_udp/rcvbuf_errors", json!(5)),
             ("/admin/admin_http_requests", json!(0)),

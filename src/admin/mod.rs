@@ -44,7 +44,7 @@ pub use escape::escape;
 pub use levers::LeversView;
 pub use places::{Guest, Place, Places};
 pub use readiness::Readiness;
-pub use send_error::{error_meaning, error_name, error_words};
+pub use send_error::{capped, error_meaning, error_name, error_words, ongoing};
 pub use server::{AdminActions, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
 pub use tap::{TAPS_MAX, Tapped};

@@ -1,9 +1,17 @@
 //! Errors of sends in words: errno, meaning, effect, remedy. Pure.
 //!
-//! In: a [`SendError`] with its figures. Out: text. Next: `status.rs`, `backends.rs`, `json.rs`, and the log of `control/`.
+//! In: a [`SendError`] with its figures, a [`View`]. Out: text. Next: `status.rs`, `backends.rs`, `json.rs`, and the log of `control/`.
 
+use super::escape::escape;
+use super::view::View;
 use crate::packet::SendError;
 use crate::stats::{DropReason, ErrorView};
+use std::net::SocketAddr;
+
+/// An error goes on as long as the last one is not longer ago.
+const ONGOING_US: u64 = 60_000_000;
+/// Backends that `status` names in one list.
+const LINES_MAX: usize = 10;
 
 /// The errno's name; `other_errno` is that of [`SendError::Other`].
 pub fn error_name(error: SendError, other_errno: Option<i32>) -> String {
@@ -62,24 +70,29 @@ pub const fn error_drop_reason(error: SendError) -> DropReason {
     }
 }
 
-/// What to do about it.
-pub const fn error_remedy(error: SendError) -> &'static str {
-    match error {
+/// What to do about it; `address` is where the backend's metrics go.
+pub fn error_remedy(error: SendError, address: Option<SocketAddr>) -> String {
+    let route = || match address {
+        Some(address) => format!("ip route get {}", address.ip()),
+        None => "ip route".to_owned(),
+    };
+    let text = match error {
         SendError::Refused => "start the server at its port, or correct port in the config",
         SendError::NoNeighbor => "check that its host is on, and ip neigh",
         SendError::HostUnreachable | SendError::NetworkUnreachable | SendError::HostDown => {
-            "check ip route get ADDRESS, and the routers on the path"
+            return format!("check {}, and the routers on the path", route());
         }
         SendError::Rejected => "check the firewall of its host, and those on the path",
         SendError::NetworkDown => "check ip link",
         SendError::NotPermitted => "check nft list ruleset, and the kernel log for nf_conntrack: table full",
-        SendError::Prohibited => "check ip route get ADDRESS, and the firewalls on the path",
+        SendError::Prohibited => return format!("check {}, and the firewalls on the path", route()),
         SendError::NoBuffers => "check tc -s qdisc, and raise txqueuelen of the interface",
         SendError::NoMemory => "check free memory and net.ipv4.udp_mem",
         SendError::TooLong => "set maxPacketSize to auto, or below the path's MTU less 48 bytes",
-        SendError::NoSocket => "check ip address, and ip route get ADDRESS",
+        SendError::NoSocket => return format!("check ip address, and {}", route()),
         SendError::Other => "see the errno in errno(3) and send(2)",
-    }
+    };
+    text.to_owned()
 }
 
 /// The effect so far: `800 metrics dropped as send_denied`.
@@ -100,18 +113,47 @@ fn count(number: u64, thing: &str) -> String {
 }
 
 /// An error in one sentence: `EPERM: packets are rejected by ... (800 metrics dropped as send_denied); check ...`.
-pub fn error_words(view: &ErrorView) -> String {
+pub fn error_words(view: &ErrorView, address: Option<SocketAddr>) -> String {
     format!(
         "{}: {} ({}); {}",
         error_name(view.error, view.other_errno),
         error_meaning(view.error),
         error_effect(view),
-        error_remedy(view.error)
+        error_remedy(view.error, address)
     )
+}
+
+/// The errors of one backend that go on: those of the last minute. `now_us` is of the workers' clock.
+pub fn ongoing(errors: &[ErrorView], now_us: u64) -> impl Iterator<Item = &ErrorView> {
+    errors.iter().filter(move |error| now_us.saturating_sub(error.last_us) < ONGOING_US)
+}
+
+/// The last error of each backend that had one, as lines of `status`.
+pub fn last_errors(view: &View) -> Vec<String> {
+    let failing = view.backends.iter().filter_map(|backend| Some((backend, backend.errors.first()?)));
+    let lines = failing.map(|(backend, error)| {
+        let name = escape(backend.name.as_bytes());
+        let last = view.moment(error.last_us);
+        format!("last_error: backend {name}: {last}: {}", error_words(error, backend.address()))
+    });
+    capped(lines.collect(), |left| {
+        format!("last_error: {left} more backends; the command backends lists them")
+    })
+}
+
+/// The first of these lines, and what is said instead of the others.
+pub fn capped(mut lines: Vec<String>, others: impl FnOnce(usize) -> String) -> Vec<String> {
+    let left = lines.len().saturating_sub(LINES_MAX);
+    if left > 0 {
+        lines.truncate(LINES_MAX);
+        lines.push(others(left));
+    }
+    lines
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::view::tests::sample;
     use super::*;
     use std::collections::HashSet;
 
@@ -126,11 +168,11 @@ mod tests {
             last_us: 1,
         };
         assert_eq!(
-            error_words(&view(SendError::NotPermitted, None, 0, 800)),
+            error_words(&view(SendError::NotPermitted, None, 0, 800), None),
             "EPERM: packets are rejected by a firewall rule of this host, or its table of tracked connections is full (800 \
              metrics dropped as send_denied); check nft list ruleset, and the kernel log for nf_conntrack: table full"
         );
-        let words = error_words(&view(SendError::NoNeighbor, None, 7, 1));
+        let words = error_words(&view(SendError::NoNeighbor, None, 7, 1), None);
         assert!(
             words.starts_with("EHOSTUNREACH: ")
                 && words.contains(
@@ -138,7 +180,7 @@ mod tests {
                 ),
             "{words}"
         );
-        let words = error_words(&view(SendError::Other, Some(libc::EPROTO), 0, 0));
+        let words = error_words(&view(SendError::Other, Some(libc::EPROTO), 0, 0), None);
         assert!(words.starts_with("EPROTO: ") && words.contains("(what failed was sent again)"), "{words}");
         assert_eq!(error_name(SendError::Other, Some(4_000)), "errno 4000");
     }
@@ -148,5 +190,32 @@ mod tests {
         let causes: HashSet<&str> = SendError::ALL.map(SendError::name).into();
         let meanings: HashSet<&str> = SendError::ALL.map(error_meaning).into();
         assert_eq!((causes.len(), meanings.len()), (SendError::COUNT, SendError::COUNT));
+    }
+
+    #[test]
+    fn a_remedy_names_the_address_and_status_tells_the_last_error_of_a_few_backends() {
+        let route = error_remedy(SendError::NetworkUnreachable, "10.9.0.1:8125".parse().ok());
+        assert_eq!(route, "check ip route get 10.9.0.1, and the routers on the path");
+        let error = |error, last_us| ErrorView {
+            error,
+            other_errno: None,
+            reports: 3,
+            undelivered: 0,
+            metrics_dropped: 0,
+            last_us,
+        };
+        let mut view = sample();
+        view.backends[1].errors =
+            vec![error(SendError::TooLong, 59_000_000), error(SendError::Refused, 1_000_000)];
+        let lines = last_errors(&view);
+        assert_eq!(lines.len(), 1);
+        let expected = "last_error: backend b:8125: 1 s ago, at 2033-05-18T03:33:19Z: EMSGSIZE: ";
+        assert!(lines[0].starts_with(expected), "{lines:?}");
+        let ongoing_at = |now_us| ongoing(&view.backends[1].errors, now_us).count();
+        assert_eq!((ongoing_at(60_000_000), ongoing_at(61_000_000), ongoing_at(119_000_000)), (2, 1, 0));
+        view.backends = vec![view.backends[1].clone(); 300];
+        let lines = last_errors(&view);
+        assert_eq!(lines.len(), LINES_MAX + 1);
+        assert_eq!(lines[LINES_MAX], "last_error: 290 more backends; the command backends lists them");
     }
 }

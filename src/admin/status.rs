@@ -5,6 +5,7 @@
 use super::escape::escape;
 use super::levers;
 use super::readiness::Readiness;
+use super::send_error;
 use super::view::{AddressRole, BackendState, View};
 use crate::driver::Restrictions;
 use crate::logging::LogFigures;
@@ -44,6 +45,7 @@ pub fn render(view: &View) -> String {
     lines.splice(gso..gso, levers::lines(view));
     lines.extend(wishes(view));
     lines.extend(several_addresses(view));
+    lines.extend(send_error::last_errors(view));
     lines.extend(dropped(&counters, view));
     lines.extend(truncated(&counters, view));
     lines.extend(kernel_drops(view));

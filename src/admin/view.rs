@@ -160,6 +160,13 @@ pub struct BackendView {
     pub packet_bytes_max: usize,
 }
 
+impl BackendView {
+    /// Packets that were accepted and of which an ICMP answer said later that they were not delivered.
+    pub fn undelivered(&self) -> u64 {
+        self.errors.iter().map(|error| error.undelivered).sum()
+    }
+}
+
 /// What an address of a backend is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressRole {

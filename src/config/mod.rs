@@ -247,15 +247,20 @@ pub enum AdminWords {
 impl Format {
     /// A message that names keys in backticks, as statsring's files have them, with the names that this format has.
     pub fn name_keys(self, message: &str) -> String {
-        match self {
-            Format::Statsring => message.to_owned(),
-            Format::ProxyJs => [
-                ("`managementHost`", "`mgmt_address`"),
-                ("`managementPort`", "`mgmt_port`"),
-                ("`host`", "`address`"),
-            ]
-            .iter()
-            .fold(message.to_owned(), |text, (ours, theirs)| text.replace(ours, theirs)),
+        let keys = ["managementHost", "managementPort", "host", "workers"];
+        keys.into_iter().fold(message.to_owned(), |text, key| {
+            text.replace(&format!("`{key}`"), &format!("`{}`", self.key(key)))
+        })
+    }
+
+    /// What a file of this format calls one of statsring's keys.
+    pub fn key(self, key: &str) -> &str {
+        match (self, key) {
+            (Format::ProxyJs, "managementHost") => "mgmt_address",
+            (Format::ProxyJs, "managementPort") => "mgmt_port",
+            (Format::ProxyJs, "host") => "address",
+            (Format::ProxyJs, "workers") => "forkCount",
+            _ => key,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! In: the config that runs, and the one just read. Out: a refusal that changes nothing, or the changes in words with the
 //! share of names that move. Next: `state.rs` applies it.
 
-use crate::config::{Assignment, Config, Node, sample_name};
+use crate::config::{Assignment, Config, Format, Node, sample_name};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
@@ -15,7 +15,7 @@ const SAMPLE_NAMES: usize = 10_000;
 pub enum Refusal {
     /// It changes keys that need a restart.
     #[error("refused: a restart is needed to change {}; nothing was changed", .0.join(", "))]
-    FixedKeys(Vec<&'static str>),
+    FixedKeys(Vec<String>),
     /// More backends, old and new together, than the workers made room for at start.
     #[error(
         "refused: {backends} backends, old and new together, are more than the {room} there is room for since the \
@@ -27,6 +27,18 @@ pub enum Refusal {
         /// Sockets for backends that a worker can hold.
         room: usize,
     },
+}
+
+impl Refusal {
+    /// The same with the names that a file of this format has for its keys.
+    pub fn by_keys_of(self, format: Format) -> Refusal {
+        match self {
+            Refusal::FixedKeys(keys) => {
+                Refusal::FixedKeys(keys.iter().map(|key| format.key(key).to_owned()).collect())
+            }
+            other => other,
+        }
+    }
 }
 
 /// What a reload changes.
@@ -55,7 +67,7 @@ impl fmt::Display for Changes {
 pub fn compare(old: &Config, new: &Config, room: usize) -> Result<Changes, Refusal> {
     let fixed = old.changed_fixed_keys(new);
     if !fixed.is_empty() {
-        return Err(Refusal::FixedKeys(fixed));
+        return Err(Refusal::FixedKeys(fixed.into_iter().map(str::to_owned).collect()));
     }
     // While a reload is under way a worker holds the sockets of both lists.
     let both: HashSet<&str> = old.nodes.iter().chain(&new.nodes).map(|node| &*node.name).collect();

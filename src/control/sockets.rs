@@ -255,7 +255,8 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
 /// Keys of the file that passed sockets override: what they say, and what counts.
 fn overridden(config: &Config, configured: Configured, found: &Found) -> Vec<String> {
     let mut words = Vec::new();
-    let mut compare = |keys: &str, configured: &[SocketAddr], sockets: Vec<SockRef<'_>>| {
+    let keys = |keys: [&'static str; 2]| keys.map(|key| configured.format.key(key)).join(", ");
+    let mut compare = |keys: String, configured: &[SocketAddr], sockets: Vec<SockRef<'_>>| {
         let passed = served(&sockets);
         if !is_covered(configured, &passed) {
             let list = |addresses: &[SocketAddr]| {
@@ -271,11 +272,11 @@ fn overridden(config: &Config, configured: Configured, found: &Found) -> Vec<Str
     };
     if found.data_activated && configured.listen {
         let sockets = found.workers.first().into_iter().flatten().map(SockRef::from).collect();
-        compare("host, port", &config.listen, sockets);
+        compare(keys(["host", "port"]), &config.listen, sockets);
     }
     if found.admin_activated && configured.management {
         let sockets = found.admin.iter().map(SockRef::from).collect();
-        compare("managementHost, managementPort", &config.management, sockets);
+        compare(keys(["managementHost", "managementPort"]), &config.management, sockets);
     }
     words
 }

@@ -21,10 +21,10 @@ use super::shortage::Shortages;
 use super::systemd::Notifier;
 use super::table::{self, Publisher};
 use super::watch;
-use crate::admin::{Readiness, Wish, escape};
+use crate::admin::{Readiness, Wish, capped, error_words, escape, ongoing};
 use crate::config::Config;
-use crate::driver::Facts;
 use crate::driver::socket::Spread;
+use crate::driver::{Facts, clock};
 use crate::logging;
 use crate::placement::Fingerprint;
 use crate::relay::Left;
@@ -298,8 +298,21 @@ impl Control {
             .chain(self.own_in_use())
             .chain(no_backend)
             .chain(self.shortages.messages())
+            .chain(self.failing_sends())
             .chain(logging::figures().trouble())
             .collect()
+    }
+
+    /// The errors of sends that go on, one sentence each.
+    fn failing_sends(&self) -> Vec<String> {
+        let now_us = clock::now_us();
+        let mut sentences = Vec::new();
+        for backend in self.backends().iter() {
+            let (name, errors) = (backend.name.escape_default(), backend.counters.errors());
+            let words = |error| format!("backend {name}: {}", error_words(error, backend.address()));
+            sentences.extend(ongoing(&errors, now_us).map(words));
+        }
+        capped(sentences, |left| format!("{left} more errors of sends; the command backends lists them"))
     }
 
     /// The counters of all workers together, each a consistent snapshot.
@@ -491,7 +504,7 @@ impl Control {
             loaded.config.workers = self.seats.len();
         }
         let mut changes = reload::compare(&self.config(), &loaded.config, self.budget.backends)
-            .map_err(|refusal| refusal.to_string())?;
+            .map_err(|refusal| refusal.by_keys_of(loaded.format).to_string())?;
         let backends = self.roster.for_config(&loaded.config);
         let added = self.roster.added(&backends);
         self.look_up_added(&added).await;

@@ -89,7 +89,7 @@ fn log_send_errors(control: &Rc<Control>, backend: &Backend, errors: &mut SendEr
             cause = error.name(),
             count,
             "backend {name}: sends fail: {}",
-            error_words(&view)
+            error_words(&view, backend.address())
         );
     }
 }

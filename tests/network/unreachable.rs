@@ -1,11 +1,13 @@
-//! Backends that cannot be reached and have no admin port: what the kernel and ICMP report takes them out.
+//! Sends that fail: what the kernel and ICMP report is shown with its errno, and takes out backends that cannot be reached and have
+//! no admin port.
 
 use super::backend::Backend;
 use super::lab::{Lab, Namespace, with_each_engine};
 use super::patience::wait_until;
 use super::proxy::{Proxy, config};
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 
 const HERE: &str = "10.77.0.9:8125";
 const ABSENT: &str = "10.77.0.50:8125";
@@ -16,8 +18,8 @@ const NAMES: u64 = 60;
 fn host(lab: &Lab) -> Namespace {
     let host = lab.host("backend");
     lab.join((&lab.proxy(), "uplink", "10.77.0.1/24"), (&host, "uplink", "10.77.0.9/24"));
-    lab.proxy().ip("address add fd77::1/64 dev uplink");
-    host.ip("address add fd77::9/64 dev uplink");
+    lab.proxy().ip("address add fd77::1/64 dev uplink nodad");
+    host.ip("address add fd77::9/64 dev uplink nodad");
     host
 }
 
@@ -46,6 +48,15 @@ fn metrics(prefix: &str) -> Vec<String> {
 
 fn sent_to(proxy: &Proxy, name: &str) -> u64 {
     proxy.column(name, "sent").parse().unwrap()
+}
+
+/// A page of the admin port.
+fn page(proxy: &Proxy, path: &str) -> String {
+    let mut stream = TcpStream::connect(proxy.admin).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 /// All names are served by `backend` now, none is lost, and the account balances.
@@ -156,5 +167,87 @@ fn a_backend_whose_firewall_rejects_metrics_is_taken_out() {
         });
         assert!(here.total() > 0);
         proxy.settle();
+    });
+}
+
+#[test]
+fn what_a_firewall_of_this_host_rejects_is_shown_with_errno_effect_and_remedy_and_logged_once() {
+    with_each_engine(|lab, extra| {
+        let host = host(lab);
+        let here = backend(&host, "10.77.0.9");
+        let mut proxy = start(&[HERE], extra);
+        assert_eq!(proxy.column(HERE, "last_error"), "-");
+        lab.proxy().shell("nft add table ip filter");
+        lab.proxy().shell("nft 'add chain ip filter output { type filter hook output priority 0; }'");
+        lab.proxy().shell("nft add rule ip filter output ip daddr 10.77.0.9 udp dport 8125 drop");
+        for round in 0..10 {
+            proxy.send(metrics(&format!("round{round}")));
+        }
+        let dropped = proxy.settle()["metrics_dropped_send_denied"];
+        assert_eq!(dropped, 10 * NAMES);
+        let words = format!(
+            "EPERM: packets are rejected by a firewall rule of this host, or its table of tracked connections is full \
+             ({dropped} metrics dropped as send_denied); check nft list ruleset"
+        );
+        let status = proxy.ask("status");
+        assert!(status.contains(&format!("\ndegraded: backend {HERE}: {words}")), "{status}");
+        assert!(
+            status.contains(&format!("\nlast_error: backend {HERE}: ")) && status.contains(&words),
+            "{status}"
+        );
+        assert_eq!(proxy.column(HERE, "last_error"), "EPERM");
+        assert!(proxy.column(HERE, "error").contains("nft list ruleset"));
+        wait_until("it is logged", || proxy.logged(&format!("backend {HERE}: sends fail: EPERM: ")));
+        assert_eq!(proxy.log().matches("sends fail").count(), 1, "{}", proxy.log());
+        assert_eq!(
+            (proxy.state(HERE), here.total()),
+            ("up".to_owned(), 0),
+            "this host's rule is no evidence"
+        );
+        assert!(!proxy.logged("refuses"), "{}", proxy.log());
+        lab.proxy().shell("nft flush ruleset");
+        proxy.send(metrics("last"));
+        wait_until("every metric has arrived", || here.total() == NAMES);
+        proxy.settle();
+    });
+}
+
+#[test]
+fn only_a_closed_port_is_called_a_refusal_and_each_errno_has_its_cause_in_the_figures() {
+    with_each_engine(|lab, extra| {
+        let host = host(lab);
+        let mut here = backend(&host, "10.77.0.9");
+        let mut proxy = start(&[HERE, ABSENT], extra);
+        here.kill_data();
+        let mut round = 0;
+        wait_until("both are taken out", || {
+            round += 1;
+            proxy.send(metrics(&format!("round{round}")));
+            [HERE, ABSENT].into_iter().all(|name| proxy.state(name) == "down")
+        });
+        for (name, words) in [
+            (HERE, "its port for metrics refuses (ECONNREFUSED)"),
+            (
+                ABSENT,
+                "its host cannot be reached (EHOSTUNREACH: its host, or the router to it, does not answer ARP",
+            ),
+        ] {
+            assert!(proxy.logged(&format!("backend {name} is down: {words}")), "{}", proxy.log());
+        }
+        assert!(!proxy.logged(&format!("backend {ABSENT} is down: its port")), "{}", proxy.log());
+        let count = |name: &str, column: &str| proxy.column(name, column).parse::<u64>().unwrap();
+        assert!(count(HERE, "refused") > 0 && count(HERE, "unreachable") == 0);
+        assert!(count(ABSENT, "refused") == 0 && count(ABSENT, "undelivered") > 0);
+        assert_eq!(
+            [HERE, ABSENT].map(|name| proxy.column(name, "last_error")),
+            ["ECONNREFUSED", "EHOSTUNREACH"]
+        );
+        // What was answered had been counted as sent, which the account keeps.
+        proxy.settle();
+        let json: Value = serde_json::from_str(&page(&proxy, "/stats.json")).unwrap();
+        assert_eq!(json["backends"][1]["errors"][0]["cause"], "no_neighbor", "{json}");
+        let text = page(&proxy, "/metrics");
+        let labels = format!("{{backend=\"{HERE}\",errno=\"ECONNREFUSED\",cause=\"refused\"}}");
+        assert!(text.contains(&format!("statsring_backend_send_errors_total{labels} ")), "{text}");
     });
 }

@@ -51,6 +51,20 @@ fn a_port_that_is_taken_is_named_as_the_file_names_it() {
     assert!(words.contains("`mgmt_port`") && !words.contains("managementPort"), "{words}");
 }
 
+#[test]
+fn keys_that_need_a_restart_are_named_as_the_file_names_them() {
+    let backends = three();
+    let proxy = start(&text(&refs(&backends), ""));
+    let changed = |from: &str, to: &str| {
+        let before = std::fs::read_to_string(proxy.config_path()).unwrap();
+        assert!(before.contains(from), "{before}");
+        proxy.config.write_text(&before.replace(from, to));
+    };
+    changed("  address: '127.0.0.1'", "  address: '127.0.0.9', forkCount: 2");
+    let answer = proxy.ask("reload");
+    assert!(answer.contains("a restart is needed to change address, forkCount"), "{answer}");
+}
+
 /// A client that keeps its connection.
 struct Client(TcpStream);
 

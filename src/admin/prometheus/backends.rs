@@ -3,13 +3,15 @@
 //! In: a [`View`]. Out: families.
 
 use super::exposition::{Exposition, Kind};
+use crate::admin::send_error::error_name;
 use crate::admin::view::{BackendState, BackendView, View};
+use crate::stats::ErrorView;
 
 /// What is known of one backend, if it is.
 type Figure = fn(&BackendView) -> Option<u64>;
 
 /// The families of one figure for each backend.
-const FIGURES: [(Kind, &str, &str, Figure); 13] = [
+const FIGURES: [(Kind, &str, &str, Figure); 14] = [
     (
         Kind::Gauge,
         "statsring_backend_up",
@@ -55,8 +57,14 @@ const FIGURES: [(Kind, &str, &str, Figure); 13] = [
     (
         Kind::Counter,
         "statsring_backend_refused_total",
-        "Sends that told of an earlier packet that the backend's host refused or that did not reach it.",
+        "Sends that told of an earlier packet that the backend's port refused (ECONNREFUSED).",
         |backend| Some(backend.refused),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_datagrams_undelivered_total",
+        "Packets that this host's kernel accepted for the backend and that an ICMP answer reported as not delivered.",
+        |backend| Some(backend.undelivered()),
     ),
     (
         Kind::Counter,
@@ -118,6 +126,20 @@ pub fn render(out: &mut Exposition, view: &View) {
             family.add(&[("backend", &backend.name), ("address", &address.to_string())], 1);
         }
     }
+    errors(
+        out,
+        view,
+        "statsring_backend_send_errors_total",
+        "Sends to the backend that failed, and ICMP answers that no send has met, by errno and cause.",
+        |error| error.reports,
+    );
+    errors(
+        out,
+        view,
+        "statsring_backend_send_error_metrics_dropped_total",
+        "Metrics for the backend that were dropped because their send failed, by errno and cause.",
+        |error| error.metrics_dropped,
+    );
     let mut family = out.family(Kind::Gauge, "statsring_backends", "Backends of the config by state.");
     for state in BackendState::ALL {
         let count = view.backends.iter().filter(|backend| backend.state == state).count();
@@ -125,16 +147,43 @@ pub fn render(out: &mut Exposition, view: &View) {
     }
 }
 
+/// A figure of the errors of sends, of the kinds that have occurred.
+fn errors(
+    out: &mut Exposition,
+    view: &View,
+    name: &'static str,
+    help: &'static str,
+    figure: fn(&ErrorView) -> u64,
+) {
+    let mut family = out.family(Kind::Counter, name, help);
+    for backend in &view.backends {
+        for error in &backend.errors {
+            let errno = error_name(error.error, error.other_errno);
+            let labels = [("backend", &*backend.name), ("errno", &errno), ("cause", error.error.name())];
+            family.add(&labels, figure(error));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::super::view::tests::sample;
     use super::*;
+    use crate::packet::SendError;
 
     #[test]
     fn each_backend_has_its_figures_and_its_state() {
         let mut out = Exposition::new();
         let mut view = sample();
         view.backends[2].name = "[2001:db8::1]:8125".into();
+        view.backends[1].errors = vec![ErrorView {
+            error: SendError::NotPermitted,
+            other_errno: None,
+            reports: 9,
+            undelivered: 0,
+            metrics_dropped: 800,
+            last_us: 1,
+        }];
         render(&mut out, &view);
         let text = out.finish();
         for line in [
@@ -145,6 +194,9 @@ mod tests {
             "statsring_backend_kernel_drops_total{backend=\"b:8125\"} 3\n",
             "statsring_backend_state_info{backend=\"[2001:db8::1]:8125\",state=\"unresolved\"} 1\n",
             "statsring_backend_address_info{backend=\"a:8125\",address=\"192.0.2.7:8125\"} 1\n",
+            "statsring_backend_datagrams_undelivered_total{backend=\"a:8125\"} 0\n",
+            "statsring_backend_send_errors_total{backend=\"b:8125\",errno=\"EPERM\",cause=\"not_permitted\"} 9\n",
+            "statsring_backend_send_error_metrics_dropped_total{backend=\"b:8125\",errno=\"EPERM\",cause=\"not_permitted\"} 800\n",
             "statsring_backends{state=\"up\"} 1\n",
             "statsring_backends{state=\"forced_down\"} 0\n",
         ] {

@@ -33,7 +33,9 @@ mod tests {
     use super::super::view::tests::sample;
     use super::*;
     use crate::admin::AdminCounter;
+    use crate::packet::SendError;
     use crate::stats::DropReason;
+    use crate::stats::ErrorView;
     use std::collections::{BTreeMap, HashSet};
 
     /// Every line that is a figure: its name with its labels, and its value.
@@ -127,6 +129,14 @@ mod tests {
         view.process = crate::stats::host::process();
         view.memory.resident_bytes = Some(1);
         view.timestamps = true;
+        view.backends[0].errors = vec![ErrorView {
+            error: SendError::Refused,
+            other_errno: None,
+            reports: 1,
+            undelivered: 0,
+            metrics_dropped: 0,
+            last_us: 1,
+        }];
         let text = render(&view);
         let kinds: BTreeMap<&str, &str> =
             text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
