@@ -8,6 +8,8 @@ mod addresses;
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod backend;
+#[path = "process/descriptors.rs"]
+mod descriptors;
 #[path = "network/lab.rs"]
 mod lab;
 #[path = "network/lab_tests.rs"]

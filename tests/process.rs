@@ -8,6 +8,8 @@
 mod backend;
 #[path = "process/bare_ring.rs"]
 mod bare_ring;
+#[path = "process/descriptors.rs"]
+mod descriptors;
 #[path = "process/engine.rs"]
 mod engine;
 #[path = "process/handover.rs"]

@@ -1,12 +1,14 @@
 //! Backends with several addresses of which one swallows everything, and addresses that become this host's own.
 
 use crate::backend::Backend;
+use crate::descriptors::{give_back, take_all};
 use crate::lab::{Lab, Namespace, in_lab, with_each_engine};
 use crate::patience::wait_until;
 use crate::proxy::{ConfigFile, PROGRAM, Proxy, config, free_ports};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
+use std::time::Duration;
 
 const ALIVE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 /// Of the same host.
@@ -128,6 +130,11 @@ fn a_backends_address_that_comes_to_this_host_makes_no_loop() {
         let before = proxy.stat("metrics_received");
         proxy.send((0..100).map(|number| format!("name.{number}:1|c")));
         assert_eq!(proxy.settle()["metrics_received"] - before, 100, "none came back");
+        // It is looked at every ten seconds; without a descriptor nothing can be found out, which is no change.
+        let limit = take_all(proxy.pid());
+        std::thread::sleep(Duration::from_secs(12));
+        assert_eq!(proxy.state(&name), "own_address");
+        give_back(proxy.pid(), limit);
         // And away again.
         lab.proxy().ip("address del 10.77.0.9/32 dev uplink");
         host.ip("address add 10.77.0.9/24 dev uplink");

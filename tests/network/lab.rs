@@ -65,7 +65,8 @@ impl Lab {
         static SWEEP: Once = Once::new();
         SWEEP.call_once(remove_orphans);
         let prefix = format!("{PREFIX}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(&prefix);
+        // Not the name of a config's folder, which is as the prefix.
+        let folder = std::env::temp_dir().join(format!("{prefix}-lab"));
         std::fs::create_dir_all(&folder).unwrap();
         Lab { prefix, made: RefCell::default(), folder }
     }

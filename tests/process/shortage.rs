@@ -1,6 +1,7 @@
 //! The proxy's own shortage of descriptors: it takes as many as it asks for, and what it cannot do for want of one says
 //! nothing about a backend.
 
+use super::descriptors::{give_back, take_all};
 use super::proxy::PROGRAM;
 use super::*;
 use nix::sys::resource::{Resource, setrlimit};
@@ -153,40 +154,12 @@ fn with_the_open_files_that_the_start_asks_for_nothing_is_short() {
     works_with(least, config, &backends, &others);
 }
 
-/// Takes every free descriptor from a running process, or gives them back: its limit becomes the smallest number that is
-/// not in use, or `files`. Returns the limit before.
-fn set_limit(pid: i32, files: Option<u64>) -> u64 {
-    let first_free = || {
-        let all = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-        let in_use: Vec<u64> =
-            all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-        (0..).find(|number| !in_use.contains(number)).unwrap()
-    };
-    // Those that are in use for a moment only are not meant.
-    let samples = || {
-        let sample = |_| {
-            std::thread::sleep(Duration::from_millis(2));
-            first_free()
-        };
-        (0..200).map(sample).min().unwrap()
-    };
-    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    let call = |new: *const libc::rlimit, old: *mut libc::rlimit| {
-        // SAFETY: both pointers are null or lead to a limit that lives as long as the call.
-        unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, new, old) }
-    };
-    assert_eq!(call(std::ptr::null(), &mut before), 0);
-    let after = libc::rlimit { rlim_cur: files.unwrap_or_else(samples), ..before };
-    assert_eq!(call(&after, std::ptr::null_mut()), 0);
-    before.rlim_cur
-}
-
 #[test]
 fn without_a_free_descriptor_no_backend_goes_down_and_a_dead_one_is_found() {
     let mut backends = three();
     let mut proxy = Proxy::start(quick_checks(&backends));
     wait_for_checks(&backends, 1);
-    let before = set_limit(proxy.pid(), None);
+    let before = take_all(proxy.pid());
     // An operator gets in all the same, and is told what is wrong.
     wait_until("it is degraded", || {
         proxy.ask("status").contains("\ndegraded: health checks: EMFILE: Too many open files; ")
@@ -201,7 +174,7 @@ fn without_a_free_descriptor_no_backend_goes_down_and_a_dead_one_is_found() {
     let dead = backends[0].name();
     backends[0].kill();
     proxy.wait_for_state(&dead, "down");
-    set_limit(proxy.pid(), Some(before));
+    give_back(proxy.pid(), before);
     backends[0].restore();
     proxy.wait_for_state(&dead, "up");
     proxy.signal(Signal::SIGTERM);
@@ -220,7 +193,7 @@ fn without_a_free_descriptor_idle_clients_yield_to_an_operator() {
     let proxy = Proxy::start(quick_checks(&backends));
     let _clients = idle_clients(&proxy, IDLE_CLIENTS);
     wait_until("they are served", || proxy.stat("admin_connections") > IDLE_CLIENTS as u64);
-    set_limit(proxy.pid(), None);
+    take_all(proxy.pid());
     for _ in 0..3 {
         assert_eq!(proxy.ask("ping"), "pong\n");
     }
@@ -238,11 +211,11 @@ fn a_name_that_cannot_be_looked_up_for_want_of_descriptors_is_not_said_not_to_ex
     let mut proxy = Proxy::start(config);
     let name = format!("localhost:{}", backend.port);
     proxy.wait_for_state(&name, "up");
-    let before = set_limit(proxy.pid(), None);
+    let before = take_all(proxy.pid());
     // It is looked up again when its backend goes down.
     backend.kill();
     wait_until("the look-up was not made", || proxy.logged("look-ups of names: EMFILE: "));
-    set_limit(proxy.pid(), Some(before));
+    give_back(proxy.pid(), before);
     backend.restore();
     proxy.wait_for_state(&name, "up");
     assert!(proxy.stat("shortages_lookup") > 0);
@@ -259,7 +232,7 @@ fn a_reload_and_a_restart_without_a_descriptor_say_what_is_short() {
     operator.set_read_timeout(Some(PATIENCE)).unwrap();
     operator.write_all(b"ping\n").unwrap();
     operator.read_exact(&mut [0; 5]).unwrap();
-    let before = set_limit(proxy.pid(), None);
+    let before = take_all(proxy.pid());
     proxy.signal(Signal::SIGHUP);
     proxy.signal(Signal::SIGUSR2);
     let short = "Too many open files (os error 24): raise the limit on open files";
@@ -269,7 +242,7 @@ fn a_reload_and_a_restart_without_a_descriptor_say_what_is_short() {
             .any(|line| line.contains("reload: refused, nothing was changed: ") && line.contains(short))
             && log.lines().any(|line| line.contains("restart: failed, ") && line.contains(short))
     });
-    set_limit(proxy.pid(), Some(before));
+    give_back(proxy.pid(), before);
     assert!(proxy.ask("reload").starts_with("reloaded: "));
     proxy.restart();
     proxy.send(datagrams(0..10));
