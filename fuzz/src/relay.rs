@@ -305,7 +305,7 @@ fn outcome(kind: u8) -> SendOutcome {
         6 => SendOutcome::Denied(SendError::NotPermitted),
         7 => SendOutcome::Failed(5),
         8 => SendOutcome::TrainRefused(5),
-        9 => SendOutcome::Answered(libc::EPROTO),
+        9 => SendOutcome::Answered(71),
         _ => SendOutcome::Sent,
     }
 }
