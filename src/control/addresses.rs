@@ -14,6 +14,7 @@
 use crate::admin::AddressRole;
 use crate::config::AddressFamily;
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
 
 /// Addresses of one name that are used; further ones are left out.
@@ -204,10 +205,12 @@ impl Addresses {
         self.choose()
     }
 
-    /// Decides anew which of them are this proxy's own. True if metrics go elsewhere.
-    pub fn mark_own(&mut self, is_own: impl Fn(SocketAddr) -> bool) -> bool {
+    /// Decides anew which of them are this proxy's own; what cannot be found out stays as it is. True if metrics go elsewhere.
+    pub fn mark_own(&mut self, is_own: impl Fn(SocketAddr) -> io::Result<bool>) -> bool {
         for entry in &mut self.entries {
-            entry.found.is_own = is_own(entry.found.address);
+            if let Ok(is_own) = is_own(entry.found.address) {
+                entry.found.is_own = is_own;
+            }
         }
         self.choose()
     }
@@ -406,11 +409,16 @@ mod tests {
         assert_eq!((addresses.data(), addresses.may_move()), (Some(at(V6)), false));
         assert_eq!(addresses.check_order(), [at(V6), at(V4)], "checks may go to either family");
         assert!(addresses.set_family(AddressFamily::Any) || addresses.may_move());
-        assert!(addresses.mark_own(|address| address.is_ipv6()));
+        assert!(addresses.mark_own(|address| Ok(address.is_ipv6())));
         assert_eq!((addresses.data(), addresses.own().collect::<Vec<_>>()), (Some(at(V4)), vec![at(V6)]));
         assert_eq!(addresses.check_order(), [at(V4)]);
-        assert!(addresses.mark_own(|_| true));
+        assert!(addresses.mark_own(|_| Ok(true)));
         assert_eq!((addresses.data(), addresses.check_order()), (None, Vec::new()));
+        assert!(
+            !addresses.mark_own(|_| Err(io::Error::other("no descriptor"))),
+            "what is unknown changes nothing"
+        );
+        assert_eq!(addresses.data(), None);
         addresses.set_family(AddressFamily::Ipv4);
         assert_eq!(addresses.data(), None);
     }

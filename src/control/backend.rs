@@ -15,6 +15,7 @@ use crate::packet::{SendError, SendErrorCounts};
 use crate::planted::{Defect, is_planted};
 use crate::stats::NodeCounters;
 use std::cell::{Cell, Ref, RefCell};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -180,7 +181,7 @@ impl Backend {
     }
 
     /// Decides anew at which of its addresses this proxy itself listens. True if that changed anything for the workers.
-    pub fn mark_own(&self, is_own: impl Fn(SocketAddr) -> bool) -> bool {
+    pub fn mark_own(&self, is_own: impl Fn(SocketAddr) -> io::Result<bool>) -> bool {
         self.change_addresses(|addresses| addresses.mark_own(is_own))
     }
 

@@ -82,7 +82,7 @@ impl Control {
         // Where there is nothing to choose, or all are elsewhere, the host's sockets need not be read.
         let mut sockets = None;
         let mut is_idle = |address: SocketAddr| {
-            if addresses.len() < 2 || !host::is_on_this_host(address.ip()) {
+            if addresses.len() < 2 || !host::is_on_this_host(address.ip()).unwrap_or(false) {
                 return false;
             }
             let sockets = sockets.get_or_insert_with(host::udp_sockets);
@@ -91,7 +91,7 @@ impl Control {
         };
         let found = addresses.iter().map(|address| Found {
             address: *address,
-            is_own: self.own.has(*address),
+            is_own: self.own.has(*address).unwrap_or(false),
             is_idle: is_idle(*address),
         });
         found.collect()

@@ -99,7 +99,7 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView 
     use std::sync::atomic::Ordering::Relaxed;
     let (state, since) = backend.state();
     let counters = &backend.counters;
-    let here = backend.address().filter(|address| host::is_on_this_host(address.ip()));
+    let here = backend.address().filter(|address| host::is_on_this_host(address.ip()).unwrap_or(false));
     BackendView {
         name: backend.name.clone(),
         state,

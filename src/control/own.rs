@@ -9,6 +9,7 @@ use crate::config::{Config, Node};
 use crate::stats::host;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 /// Where this proxy listens.
@@ -41,21 +42,29 @@ impl OwnAddresses {
     }
 
     /// Whether what is sent to `target` arrives at one of its own sockets.
-    pub fn has(&self, target: SocketAddr) -> bool {
+    ///
+    /// # Errors
+    /// Where the kernel does not say, as without a free descriptor: then nothing is known.
+    pub fn has(&self, target: SocketAddr) -> io::Result<bool> {
         let same_port = self.listening.iter().filter(|own| own.address.port() == target.port());
         let ip = target.ip().to_canonical();
-        let mut on_this_host = None;
-        same_port.into_iter().any(|own| {
+        let mut may_be_local = false;
+        for own in same_port {
             let own_ip = own.address.ip().to_canonical();
             let same_family = own_ip.is_ipv4() == ip.is_ipv4() || (own.takes_ipv4 && ip.is_ipv4());
             match () {
-                _ if own_ip == ip => true,
-                _ if !same_family => false,
+                _ if own_ip == ip => return Ok(true),
+                _ if !same_family => {}
                 // The kernel sends what is for no address in particular to this host.
-                _ if ip.is_unspecified() => own_ip.is_unspecified() || own_ip.is_loopback(),
-                _ => own_ip.is_unspecified() && *on_this_host.get_or_insert_with(|| is_local(ip)),
+                _ if ip.is_unspecified() => {
+                    if own_ip.is_unspecified() || own_ip.is_loopback() {
+                        return Ok(true);
+                    }
+                }
+                _ => may_be_local |= own_ip.is_unspecified(),
             }
-        })
+        }
+        if may_be_local { is_local(ip) } else { Ok(false) }
     }
 }
 
@@ -63,9 +72,8 @@ impl OwnAddresses {
 pub fn own_nodes(config: &Config) -> Vec<String> {
     let listening = config.listen.iter().map(|address| Listening { address: *address, takes_ipv4: false });
     let own = OwnAddresses { listening: listening.collect() };
-    let is_own = |node: &Node| {
-        !node.disabled && literal(&node.host).is_some_and(|ip| own.has(SocketAddr::new(ip, node.port)))
-    };
+    let has = |ip: IpAddr, node: &Node| own.has(SocketAddr::new(ip, node.port)).unwrap_or(false);
+    let is_own = |node: &Node| !node.disabled && literal(&node.host).is_some_and(|ip| has(ip, node));
     let nodes = config.nodes.iter().enumerate().filter(|(_, node)| is_own(node));
     nodes.map(|(index, _)| loop_message(config, index, &[])).collect()
 }
@@ -88,14 +96,14 @@ pub(super) fn loop_message(config: &Config, index: usize, resolved: &[SocketAddr
 }
 
 /// Whether packets to `ip` go to a socket of this host.
-fn is_local(ip: IpAddr) -> bool {
-    host::is_on_this_host(ip) && !is_only_on_idle_interfaces(ip)
+fn is_local(ip: IpAddr) -> io::Result<bool> {
+    Ok(host::is_on_this_host(ip)? && !is_only_on_idle_interfaces(ip)?)
 }
 
 /// Whether the interfaces that have `ip` are all down: so kube-proxy (IPVS) marks the addresses of services, whose packets
-/// it sends on. `false` where the interfaces cannot be listed.
-fn is_only_on_idle_interfaces(ip: IpAddr) -> bool {
-    let Ok(all) = getifaddrs() else { return false };
+/// it sends on.
+fn is_only_on_idle_interfaces(ip: IpAddr) -> io::Result<bool> {
+    let all = getifaddrs()?;
     let has_it = |address: &nix::sys::socket::SockaddrStorage| {
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
         let v6 = address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip()));
@@ -105,7 +113,7 @@ fn is_only_on_idle_interfaces(ip: IpAddr) -> bool {
         .filter(|interface| interface.address.as_ref().is_some_and(has_it))
         .map(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
         .peekable();
-    states.peek().is_some() && !states.any(|is_up| is_up)
+    Ok(states.peek().is_some() && !states.any(|is_up| is_up))
 }
 
 #[cfg(test)]
@@ -121,7 +129,7 @@ mod tests {
     }
 
     fn has(listen: &[(&str, bool)], target: &str) -> bool {
-        own(listen).has(target.parse().unwrap())
+        own(listen).has(target.parse().unwrap()).unwrap()
     }
 
     #[test]
@@ -159,7 +167,7 @@ mod tests {
         let single = UdpSocket::bind("0.0.0.0:0").unwrap();
         let listen = [dual.local_addr().unwrap(), single.local_addr().unwrap()];
         let own = OwnAddresses::new(&listen, &[dual, single]);
-        assert!(own.has(SocketAddr::new("127.0.0.1".parse().unwrap(), listen[0].port())));
-        assert!(!own.has(SocketAddr::new("::1".parse().unwrap(), listen[1].port())));
+        assert!(own.has(SocketAddr::new("127.0.0.1".parse().unwrap(), listen[0].port())).unwrap());
+        assert!(!own.has(SocketAddr::new("::1".parse().unwrap(), listen[1].port())).unwrap());
     }
 }

@@ -3,9 +3,11 @@
 //! In: `/proc`. Out: numbers for `stats`, `backends` and `memstats`. The parsers are pure; a file that is missing or
 //! in another form gives `None`, never an error, because the proxy runs without these figures. Next: `admin/`.
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::time::{ClockId, clock_gettime};
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -90,14 +92,32 @@ pub fn process() -> Process {
 }
 
 /// Whether `address` is one of this host's, so that [`drops_at`] can tell of a server behind it.
-pub fn is_on_this_host(address: IpAddr) -> bool {
+///
+/// # Errors
+/// Where it cannot be found out, as without a free descriptor.
+pub fn is_on_this_host(address: IpAddr) -> io::Result<bool> {
     let address = address.to_canonical();
     if address.is_loopback() || address.is_unspecified() {
-        return address.is_loopback();
+        return Ok(address.is_loopback());
     }
     // Binding needs no list of interfaces, and works for the host's own addresses only, unless the host lets everybody
     // bind any address, as those do that take over others' addresses.
-    UdpSocket::bind((address, 0)).is_ok() && (!binds_any_address(address) || is_its_own_source(address))
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) if binds_any_address(address) => is_its_own_source(address),
+        Ok(_) => Ok(true),
+        Err(error) if is_not_bindable(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the kernel refuses to bind an address because of the address: it is not the host's, or of a family or a kind that
+/// cannot be bound.
+fn is_not_bindable(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT | Errno::EINVAL | Errno::EACCES | Errno::ENODEV)
+    )
 }
 
 /// Whether `ip_nonlocal_bind` is set, or cannot be read.
@@ -109,15 +129,13 @@ fn binds_any_address(address: IpAddr) -> bool {
 
 /// Whether what goes to `address` goes out from it, which is so for the host's own addresses only; a second one of the
 /// same network goes out from the first, and is missed. Nothing is sent.
-fn is_its_own_source(address: IpAddr) -> bool {
+fn is_its_own_source(address: IpAddr) -> io::Result<bool> {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
-        // Any port will do, as nothing is sent.
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
-    source.is_ok_and(|source| source.ip() == address)
+    let socket = UdpSocket::bind((any, 0))?;
+    // Any port will do, as nothing is sent.
+    let source = socket.connect((address, 9)).and_then(|()| socket.local_addr());
+    Ok(source.is_ok_and(|source| source.ip() == address))
 }
 
 /// Reads `/proc/net/snmp` (a line of names, then one of values) and `/proc/net/snmp6` (a name and a value a line).
@@ -303,11 +321,13 @@ mod tests {
                 && process.files_max >= process.open_files
         );
         assert!(name().is_none_or(|name| !name.contains('\n')));
-        assert!(is_on_this_host(address.ip()) && is_on_this_host("::1".parse().unwrap()));
+        assert!(is_on_this_host(address.ip()).unwrap() && is_on_this_host("::1".parse().unwrap()).unwrap());
         // 192.0.2.0/24 is for documentation: no host has it.
-        assert!(!is_on_this_host("192.0.2.1".parse().unwrap()));
-        assert!(!is_its_own_source("192.0.2.1".parse().unwrap()));
-        assert!(is_its_own_source(address.ip()));
+        for elsewhere in ["192.0.2.1", "2001:db8::1", "224.0.0.1", "255.255.255.255"] {
+            assert!(!is_on_this_host(elsewhere.parse().unwrap()).unwrap(), "{elsewhere}");
+        }
+        assert!(!is_its_own_source("192.0.2.1".parse().unwrap()).unwrap());
+        assert!(is_its_own_source(address.ip()).unwrap());
         assert_eq!(binds_any_address(address.ip()), UdpSocket::bind("192.0.2.1:0").is_ok());
     }
 }

@@ -133,8 +133,8 @@ fn a_backends_address_that_comes_to_this_host_makes_no_loop() {
         // It is looked at every ten seconds; without a descriptor nothing can be found out, which is no change.
         let limit = take_all(proxy.pid());
         std::thread::sleep(Duration::from_secs(12));
-        assert_eq!(proxy.state(&name), "own_address");
         give_back(proxy.pid(), limit);
+        assert_eq!(proxy.state(&name), "own_address");
         // And away again.
         lab.proxy().ip("address del 10.77.0.9/32 dev uplink");
         host.ip("address add 10.77.0.9/24 dev uplink");

@@ -73,7 +73,7 @@ struct Outside {
 
 impl Outside {
     fn read(plan_to: SocketAddr, admin: Option<SocketAddr>) -> Result<Outside, String> {
-        let is_here = host::is_on_this_host(plan_to.ip());
+        let is_here = host::is_on_this_host(plan_to.ip()).unwrap_or(false);
         let stats = admin.map(|address| {
             ProxyStats::ask(address).map_err(|error| format!("the proxy's admin port {address}: {error}"))
         });
