@@ -1,5 +1,5 @@
 // A config of StatsD's proxy.js, as statsring takes it over: statsring -f exampleProxyConfig.js
-// What each key does, and which do nothing, is in the README under "Coming from StatsD's proxy.js".
+// What each key does, and which have no effect, is in docs/src/migrating/proxy-js.md.
 {
   nodes: [
     { host: '127.0.0.1', port: 8127, adminport: 8128 },

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The image built as README says, `docker build -t statsring -f docker/Dockerfile .`, with its stage that compiles, in a Docker
+# The image built as the manual says, `docker build -t statsring -f docker/Dockerfile .`, with its stage that compiles, in a Docker
 # engine of its own and without a network. The image that this stage starts from is made here: Debian's compiler
 # by mmdebstrap, the Rust of this machine, and the crates of Cargo.lock (cargo vendor), with the name that the Dockerfile has.
 # Compared with the real one, Rust's version may be another, and the crates do not come from the registry.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# docs/migrating.md followed: each config in it is started as it is printed, at its own ports, in front of sockets at the
+# The pages of docs/src/migrating followed: each config in them is started as it is printed, at its own ports, in front of sockets at the
 # backends' own addresses, in a network namespace of the test's own; metrics must arrive where `statsring where` says.
 #
 # Usage: scripts/guides-test.sh            builds the program and tests it

@@ -59,6 +59,7 @@ config=/etc/statsdproxy.json
 if [ -n "$uninstall" ]; then
     rm -fv "$destdir$binary" "$destdir$manual" "$destdir$units"/statsring.{service,socket} "$destdir$limits" \
         "$destdir$papers"/{README.md,LICENSE,exampleConfig.json}
+    rm -rf "$destdir$papers/docs"
     [ ! -d "$destdir$papers" ] || rmdir --ignore-fail-on-non-empty "$destdir$papers"
     [ ! -e "$destdir$config" ] || echo "left: $destdir$config"
     exit 0
@@ -85,6 +86,10 @@ if [ "${systemd:-253}" -lt 253 ]; then
     echo "systemd $systemd: the unit has Type=notify and ExecReload="
 fi
 install -D -m 644 -t "$destdir$papers" README.md LICENSE exampleConfig.json
+# The book, to which the README links.
+while IFS= read -r page; do
+    install -D -m 644 "$page" "$destdir$papers/$page"
+done < <(find docs/src -type f)
 if [ -e "$destdir$config" ]; then
     echo "$config is there already and stays as it is"
 else

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Loss and CPU against the rate, for statsring and the programs of compare.sh: docs/load-curve.csv and .svg.
+# Loss and CPU against the rate, for statsring and the programs of compare.sh: load-curve.csv and .svg in docs/src/performance.
 #
 # Usage: scripts/load-curve.sh [OPTIONS]       (--help lists them; about half an hour without)
 #        scripts/load-curve.sh --from-csv      draws the CSV again

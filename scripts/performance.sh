@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures everything and writes it down: docs/performance.md and .json, docs/load-curve.csv and .svg, and the README's
-# section on performance.
+# Measures everything and writes it down: report.md and the load curve in docs/src/performance, and the README's section on
+# performance.
 #
 # Usage: scripts/performance.sh [--quick]      less than half an hour
 #        scripts/performance.sh --full         two to three hours

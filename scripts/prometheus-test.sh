@@ -7,7 +7,7 @@
 #
 # What is held against what: the format (promtool check metrics); the rules and their unit tests (promtool check rules, test
 # rules); totals that Prometheus answers against what was sent; alerts after a backend was killed, after a receive buffer
-# overflowed, after metrics were dropped and after the proxy ended; every expression of docs/monitoring/ against the names
+# overflowed, after metrics were dropped and after the proxy ended; every expression of docs/src/monitoring/ against the names
 # that a scrape really has. The alerts' times are shortened for this (a copy of the rules with seconds for minutes).
 #
 # Needs prometheus and promtool (Debian: apt-get install prometheus) and python3; listens on loopback at free ports, keeps its

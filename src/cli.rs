@@ -23,13 +23,16 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 #[argh(
     help_triggers("-h", "--help"),
     note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again, SIGUSR2 starts it again without loss.",
-    error_code(1, "a bad verdict of load or sink, or not ready"),
-    error_code(64, "wrong usage, or a config with mistakes"),
+    error_code(1, "load, sink or demo: metrics were lost or misplaced; check-ready: not ready"),
+    error_code(64, "wrong usage, or an invalid config"),
     error_code(66, "the config cannot be read"),
-    error_code(69, "io_uring is refused, and the config insists on it"),
-    error_code(70, "a mistake in this program"),
-    error_code(71, "the system refused something, as a port that is taken"),
-    error_code(75, "a stop was cut short")
+    error_code(
+        69,
+        "io_uring is refused, and engine is io_uring; the message states the cause and the remedy"
+    ),
+    error_code(70, "internal error (a bug)"),
+    error_code(71, "OS error, for example port already in use"),
+    error_code(75, "a stop exceeded shutdownTimeout; the log states how many metrics were lost")
 )]
 struct Arguments {
     /// config file, JSON or one of StatsD's proxy.js (default /etc/statsdproxy.json)
@@ -89,11 +92,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             options.file = options.file.or(file);
             check_ready::run(&options)
         }
-        Some(Command::Load(_) | Command::Sink(_)) if file.is_some() => {
-            refuse("load and sink read no config: leave -f out")
-        }
+        Some(Command::Load(_)) if file.is_some() => refuse("load reads no config: leave -f out"),
         Some(Command::Load(options)) => load::run(options),
-        Some(Command::Sink(options)) => sink::run(options),
+        Some(Command::Sink(mut options)) => {
+            options.file = options.file.or(file);
+            sink::run(options)
+        }
         None => {
             let path = file.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
             if arguments.check {
@@ -101,6 +105,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             }
             serve(path, arguments.debug)
         }
+    }
+}
+
+/// Whether the program would take these arguments, without its name; the tests of the documentation ask.
+///
+/// # Errors
+/// What it would print.
+pub fn check_usage(arguments: &[&str]) -> Result<(), String> {
+    match Arguments::from_args(&[NAME], arguments) {
+        Ok(_) | Err(EarlyExit { status: Ok(()), .. }) => Ok(()),
+        Err(EarlyExit { output, .. }) => Err(output),
     }
 }
 

@@ -2,6 +2,21 @@
 //!
 //! In: how a run ended. Out: a number below 256. Next: nobody; the process ends with it.
 
+/// Every code with its meaning.
+pub const CODES: [(u8, &str); 8] = [
+    (OK, "success"),
+    (BAD_VERDICT, "`load`, `sink` or `demo`: metrics were lost or misplaced; `check-ready`: not ready"),
+    (USAGE, "wrong usage, or an invalid config"),
+    (NO_CONFIG, "the config cannot be read"),
+    (
+        NO_ENGINE,
+        "io_uring is refused, and `engine` is `io_uring`; the message states the cause and the remedy",
+    ),
+    (INTERNAL, "internal error (a bug)"),
+    (SYSTEM, "OS error, for example port already in use"),
+    (CUT_SHORT, "a stop exceeded `shutdownTimeout`; the log states how many metrics were lost"),
+];
+
 /// As asked.
 pub const OK: u8 = 0;
 /// A bad verdict: what was looked at is not as it should be.

@@ -4,9 +4,12 @@
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
 mod skip;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use statsring::config::LogFormat;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -517,4 +520,42 @@ fn logs_go_to_stderr_as_asked() {
     drop(reader);
     let status = again("logs_go_to_stderr_as_asked", "text").stderr(writer).status().expect("it starts");
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn sink_print_prints_what_each_backend_receives_and_ends_with_a_signal() {
+    let free = || UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ports = [free(), free()];
+    let nodes = ports.map(|port| format!(r#"{{"host": "127.0.0.1", "port": {port}}}"#)).join(",");
+    let config = File::new("sink-print", &format!(r#"{{"nodes": [{nodes}]}}"#));
+    let arguments = ["sink".as_ref(), "--print".as_ref(), "-f".as_ref(), config.as_ref()];
+    let mut child = program().args(arguments).spawn().expect("the program starts");
+    let mut messages = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    for port in ports {
+        assert_eq!(messages.next().unwrap().unwrap(), format!("statsring: listening on 127.0.0.1:{port}"));
+    }
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(b"a:1|c\n\x1b[2J:2|g\n\n", ("127.0.0.1", ports[0])).unwrap();
+    let mut printed = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    assert_eq!(printed.next().unwrap().unwrap(), format!("127.0.0.1:{}\ta:1|c", ports[0]));
+    assert_eq!(printed.next().unwrap().unwrap(), format!("127.0.0.1:{}\t\\x1b[2J:2|g", ports[0]));
+    client.send_to(b"b:3|ms", ("127.0.0.1", ports[1])).unwrap();
+    assert_eq!(printed.next().unwrap().unwrap(), format!("127.0.0.1:{}\tb:3|ms", ports[1]));
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn sink_says_which_options_exclude_each_other() {
+    for (arguments, message) in [
+        (&["sink"][..], "give --listen to measure a load, or --print to see what arrives"),
+        (&["sink", "--print", "--json"], "--json cannot be combined with --print"),
+        (&["sink", "--print", "-f", "x", "--listen", "1"], "-f and --listen both say where to listen"),
+        (&["sink", "--print", "--health", "1"], "--health needs --listen"),
+        (&["sink", "--listen", "1", "-f", "x"], "-f needs --print"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 64, "{arguments:?}");
+        assert!(stderr(&output).contains(message), "{arguments:?}: {}", stderr(&output));
+    }
 }

@@ -5,6 +5,8 @@
 
 #[path = "network/addresses.rs"]
 mod addresses;
+#[allow(dead_code, reason = "shared with tests/docs.rs and tests/guides.rs, which use more of it")]
+mod book;
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
 mod backend;
@@ -16,6 +18,8 @@ mod lab;
 mod lab_tests;
 #[path = "network/listening.rs"]
 mod listening;
+#[path = "network/pages.rs"]
+mod pages;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]

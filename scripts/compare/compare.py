@@ -30,7 +30,7 @@ EQUAL_BYTES = 16 << 20
 def parse():
     parser = machine.Parser(
         prog="compare.sh", description="statsring beside other StatsD proxies.",
-        epilog="Run it on an idle machine. Figures of different machines or hours do not compare; ratios of one run do. "
+        epilog="Run it on an idle machine. Results of different machines or hours are not comparable; ratios of one run do. "
                "STATSRING=path measures that program, LOAD=path generates the load with that one.")
     add = parser.add_argument
     add("--runs", type=int, default=5, help="runs of each program under each load (%(default)s)")

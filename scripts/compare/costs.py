@@ -138,10 +138,10 @@ def reason(run, curve):
 
 def why_metrics(_run, _curve, costs):
     start, slope, off = line_through([(1 / value, cost) for value, cost in costs.items()])
-    return (f"Not flat, since the metrics of a datagram share what it costs. A line through the points says: "
+    return (f"Not flat, because the metrics of a datagram share what it costs. A line through the points says: "
             f"{slope:,.0f} ns for a datagram (the kernel's part of receiving it, one completion, one batch entry) and "
             f"{start:,.0f} ns for each metric in it (its scan, hash and copy, and its part of the packet that is sent); no "
-            f"point is further off than {off:.0%}.")
+            f"point deviates by more than {off:.0%}.")
 
 
 def why_names(run, curve, costs):
@@ -163,17 +163,17 @@ def why_nodes(run, curve, costs):
     filled = medians(run, curve, "metrics_per_packet")
     start, slope, off = line_through([(1 / filled[value], cost) for value, cost in costs.items()])
     few, many = min(costs), max(costs)
-    return (f"Not flat, since each backend gets packets of its own every `flushInterval`: with {few:,} of them a packet "
+    return (f"Not flat, because each backend gets packets of its own every `flushInterval`: with {few:,} of them a packet "
             f"carries {filled[few]:,.0f} metrics, with {many:,} it carries {filled[many]:,.1f}, so more packets are sent for "
             f"the same metrics. A line through the points says: {slope:,.0f} ns for each packet sent and {start:,.0f} ns for "
-            f"each metric; no point is further off than {off:.0%}. Finding the backend among more of them is the small part: "
+            f"each metric; no point deviates by more than {off:.0%}. Finding the backend among more of them is the small part: "
             "see the figures in process. More traffic, or a longer `flushInterval`, fills the packets again.")
 
 
 def why_workers(run, curve, costs):
     filled, wakes = (medians(run, curve, key) for key in ("metrics_per_packet", "switches_per_second"))
     one, many = min(costs), max(costs)
-    return (f"Not flat, since each worker sleeps and wakes by itself, takes a smaller batch each time and fills packets of its "
+    return (f"Not flat, because each worker sleeps and wakes by itself, takes a smaller batch each time and fills packets of its "
             f"own: {wakes[many]:,.0f} wake-ups a second with {many} of them and {wakes[one]:,.0f} with {one}; a packet "
             f"carries {filled[many]:,.1f} metrics and {filled[one]:,.1f}. All of them had one core here, so this is the price "
             "of more workers alone; what they are for, more cores, it does not show.")

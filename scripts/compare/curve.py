@@ -18,7 +18,7 @@ from plot import Point, svg
 from report import spread
 
 RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 150_000, 200_000, 250_000, 300_000, 400_000]
-DOCS = programs.ROOT / "docs"
+DOCS = programs.ROOT / "docs/src/performance"
 # Begins the remark that stands in the CSV only.
 MADE_BY = "Made by"
 TITLE = "Loss and CPU against the rate"

@@ -34,29 +34,29 @@ SINGLE = Load("100,000/s, 1 metric each", 100_000, 1)
 TRICKLE = Load("20,000/s, 1 metric each", 20_000, 1)
 MANY_NODES = Load("10,000/s, 30 metrics each, 100 nodes", 10_000, 30, nodes=100)
 LEVERS = {
-    "trains": Lever("Trains", {}, {"gso": "off"}, FULL, "`gso` auto, off"),
-    "padding": Lever("Padding, which makes trains longer", {"gso": "padded"}, {"gso": "unpadded"}, FULL,
+    "trains": Lever("GSO batches", {}, {"gso": "off"}, FULL, "`gso` auto, off"),
+    "padding": Lever("Padding, which makes GSO batches longer", {"gso": "padded"}, {"gso": "unpadded"}, FULL,
                      "`gso` padded, unpadded"),
-    "unpadded": Lever("Trains without padding", {"gso": "unpadded"}, {"gso": "off"}, FULL, "`gso` unpadded, off"),
-    "packets": Lever("Packets as large as the path takes", {"maxPacketSize": "auto"}, {}, FULL,
+    "unpadded": Lever("GSO batches without padding", {"gso": "unpadded"}, {"gso": "off"}, FULL, "`gso` unpadded, off"),
+    "packets": Lever("Packets as large as the path MTU", {"maxPacketSize": "auto"}, {}, FULL,
                      "`maxPacketSize` auto, 1432"),
-    "cache": Lever("Names' backends remembered", {}, {"cacheSize": 0}, FULL, "`cacheSize` 10000, 0"),
-    "cache-nodes": Lever("Names' backends remembered, more nodes", {}, {"cacheSize": 0}, MANY_NODES,
+    "cache": Lever("Placement cache", {}, {"cacheSize": 0}, FULL, "`cacheSize` 10000, 0"),
+    "cache-nodes": Lever("Placement cache, more nodes", {}, {"cacheSize": 0}, MANY_NODES,
                          "`cacheSize` 10000, 0"),
     "coalescing": Lever("Coalescing", {}, {"flushInterval": 0}, TRICKLE, "`flushInterval` 5, 0",
-                        "metrics are held back for up to 5 ms"),
+                        "metrics are held for up to 5 ms"),
     "coalescing-busy": Lever("Coalescing under more load", {}, {"flushInterval": 0}, SINGLE, "`flushInterval` 5, 0",
-                             "metrics are held back for up to 5 ms"),
+                             "metrics are held for up to 5 ms"),
     "spread": Lever("One sender on two workers", {"workers": 2, "spread": "datagram"}, {"workers": 2}, SINGLE,
                     "`spread` datagram, flow; `workers` 2",
-                    "it costs CPU, and gains a second core for one busy sender, which one core under test cannot show"),
+                    "it costs CPU and gains a second core, which this test, on one core, cannot show"),
 }
 BENCH = "levers"
 
 
 def parse():
     parser = machine.Parser(
-        prog="levers.sh", description="What each lever gains: pairs with it and without it.",
+        prog="levers.sh", description="What each optimisation gains: pairs with it and without it.",
         epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
                "one.")
     cases.add_options(parser, runs=5, seconds=3)
@@ -85,7 +85,7 @@ def collect(options):
 
 
 def pair_table(run):
-    head = ["lever", "load", "switch: with, without", "µs CPU per datagram, with", "without", "without ÷ with",
+    head = ["optimisation", "load", "setting: with, without", "µs CPU per datagram, with", "without", "without ÷ with",
             "p99 with, ms", "without", "delivered, least: with, without"]
     body = []
     measured = report.names_of(run["rows"], "load")
@@ -118,10 +118,10 @@ def words_of(case):
 
 def markdown(run):
     parts = [
-        "## What each lever gains",
+        "## What each optimisation gains",
         cases.conditions(run),
-        "The same load with the lever and without it, pair by pair: more than 1 under \"without ÷ with\" is what it saves. "
-        "The proxy's `status` shows what is in force.",
+        "The same load with the optimisation and without it, in pairs: more than 1 under \"without ÷ with\" is what it saves. "
+        "`status` shows what is in effect.",
         pair_table(run),
     ]
     if run["in_process"].get(BENCH):

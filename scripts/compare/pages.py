@@ -1,4 +1,4 @@
-"""The pages that performance.py writes: docs/performance.md, docs/performance.json, and the README's section.
+"""The pages that performance.py writes: docs/src/performance/report.md, and the README's section; and all figures as JSON.
 
 In: the steps' results. Out: text. Pure, but for reading the load curve's CSV.
 """
@@ -30,10 +30,10 @@ def commands(found, notes, own):
     builds = {note.get("build") for note in notes.values()}
     body = [[name, note.get("date", "–"), f"{note.get('took_s', 0) // 60} min {note.get('took_s', 0) % 60} s",
              f"`{note.get('build', '–')}`"] for name, note in notes.items()]
-    text = [f"All of it is made by one command, which goes on where it was if it is ended in between:\n\n    {own}",
+    text = [f"One command measures all of it, and continues where it was interrupted:\n\n    {own}",
             report.table(["step", "measured", "took", "build of statsring"], body)]
     if len(builds) > 1:
-        text.append("**The steps were not measured with the same build.** `--again STEPS` measures anew.")
+        text.append("**The steps were not measured with the same build.** `--again STEPS` repeats them.")
     missing = [name for name in ("compare", "load-curve", "burst", "costs", "levers") if name not in found]
     if missing:
         text.append(f"Not measured: {', '.join(missing)}.")
@@ -57,10 +57,10 @@ def loss(line):
 
 
 def report_page(found, notes, own):
-    """docs/performance.md"""
+    """docs/src/performance/report.md"""
     parts = [
-        "# Performance",
-        "Written by `scripts/performance.sh`; do not edit. Figures of different machines or hours do not compare; ratios "
+        "# Measurements",
+        "Written by `scripts/performance.sh`; do not edit. Results of different machines or hours are not comparable; ratios "
         "measured in one run do. CPU is kernel and user time of all of a process's threads (`/proc/PID/task/*/schedstat`).",
         f"Machine: {machine_of(found)}." if machine_of(found) else "",
     ]
@@ -77,7 +77,7 @@ def report_page(found, notes, own):
 
 
 def figures(found, notes, own):
-    """docs/performance.json: medians and spreads of everything, and how it was made."""
+    """performance.json: medians and spreads of everything, and how it was made."""
     steps = {}
     for name, run in found.items():
         if name == "load-curve":
@@ -105,10 +105,8 @@ def readme_section(found, own, docs, root):
         parts += short_comparison(found["compare"])
     if "load-curve" in found:
         parts.append(f"![Loss and CPU against the rate]({where}/load-curve.svg)")
-    parts.append(
-        f"Every table – equal receive buffers, latency, memory, bursts, the cost as work grows, what each lever gains – is in "
-        f"[{where}/performance.md]({where}/performance.md), the figures in "
-        f"[{where}/performance.json]({where}/performance.json). One command measures it all on your machine:\n\n    {own}")
+    parts.append(f"[All measurements]({where}/report.md): latency, memory, bursts, the cost as work grows, what each optimisation "
+                 f"gains. `{own}` measures them on your machine.")
     return "\n\n".join(parts) + "\n\n"
 
 
@@ -117,8 +115,7 @@ def short_comparison(run):
     if not any(entry["program"] == OURS for entry in entries):
         return []
     worst_share, many, all_ = report.foreign(run)
-    disturbed = (f" The machine was not idle: others disturbed {many} of {all_} runs, by {worst_share:.0%} of a core at worst."
-                 if many else "")
+    disturbed = f" {many} of {all_} runs were disturbed, by {worst_share:.0%} of a core at worst." if many else ""
     programs = names_of([entry for entry in entries if entry["program"] not in (report.DIRECT, OURS)], "program")
     body = []
     for load in names_of(entries, "load"):
@@ -127,12 +124,10 @@ def short_comparison(run):
             body.append([load, f"1 ({report.middle(own[OURS]['figures']['us_per_received'])} µs)"]
                         + [short_ratio(own.get(name)) for name in programs])
     return [
-        "CPU per datagram that a program received, kernel and user, of the whole process; statsring = 1 (the median of the "
-        "rounds' ratios):",
+        "CPU per datagram received, relative to statsring:",
         report.table(["load", OURS, *programs], body),
-        f"Each program with its own defaults. The {report.FLOOR} receives as statsring does and does nothing else. Where less "
-        f"than all metrics arrived at the backends, the share is in brackets. {run['machine']}; {run['date']}; median of "
-        f"{run['runs']} rounds of {run['seconds']:g} s.{disturbed}",
+        f"Each program with its defaults; in brackets the share of metrics that arrived, if not all. The {report.FLOOR} receives as "
+        f"statsring does and forwards nothing. {run['machine']}, {run['date'].split()[0]}.{disturbed}",
     ]
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The whole performance report: every measurement, one after the other, each kept once it is finished.
 
-In: options. Out: docs/performance.md and .json, docs/load-curve.csv and .svg, and the README's section. What is measured
-lies in a folder of its own; a step that has its result there is not measured again unless that is asked for.
+In: options. Out: report.md, load-curve.csv and .svg in docs/src/performance, and the README's section. What is measured, and
+all figures as performance.json, lies in a folder of its own; a step that has its result there is not measured again unless that is asked for.
 Next: pages.py writes.
 """
 
@@ -63,7 +63,7 @@ STEPS = [
 
 def parse():
     parser = machine.Parser(
-        prog="performance.sh", description="Measures everything and writes docs/performance.md, its plot, and the README's "
+        prog="performance.sh", description="Measures everything and writes docs/src/performance/report.md, its plot, and the README's "
         "section.",
         epilog="Run it on an idle machine, as root for the table with equal buffers. Ended in between, it goes on where it "
                "was. STATSRING=path measures that program, LOAD=path generates the load with that one.")
@@ -76,7 +76,7 @@ def parse():
     add("--again", default="", metavar="STEPS", help="measure these anew, though they have a result; all for every one")
     add("--write-only", action="store_true", help="measure nothing, write what is there")
     add("--state", type=Path, metavar="FOLDER", help="where results are kept (target/performance/quick or full)")
-    add("--docs", type=Path, default=ROOT / "docs", metavar="FOLDER", help="(%(default)s)")
+    add("--docs", type=Path, default=ROOT / "docs/src/performance", metavar="FOLDER", help="(%(default)s)")
     add("--readme", type=Path, default=ROOT / "README.md", metavar="FILE", help="(%(default)s)")
     add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
     add("--retries", type=int, help="of a disturbed run (1 with --quick, else 3)")
@@ -181,10 +181,10 @@ def write(options):
         for name in (CURVE_CSV, CURVE_SVG):
             shutil.copyfile(options.state / name, options.docs / name)
     own = shlex.join(["scripts/performance.sh", "--quick" if options.quick else "--full"])
-    (options.docs / "performance.md").write_text(pages.report_page(found, notes, own))
-    (options.docs / "performance.json").write_text(json.dumps(pages.figures(found, notes, own), indent=1) + "\n")
+    (options.docs / "report.md").write_text(pages.report_page(found, notes, own))
+    (options.state / "performance.json").write_text(json.dumps(pages.figures(found, notes, own), indent=1) + "\n")
     pages.put_section(options.readme, pages.readme_section(found, own, options.docs, options.readme.parent))
-    say(f"written: {options.docs}/performance.md, .json, and the section of {options.readme}")
+    say(f"written: {options.docs}/report.md, the section of {options.readme}, and {options.state}/performance.json")
 
 
 def main():

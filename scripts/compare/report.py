@@ -13,7 +13,7 @@ DIRECT = "no proxy"
 OURS, FLOOR = "statsring", "discard floor"
 TITLES = {
     "default": "Each program with its defaults",
-    "equal": "Every receive buffer the same",
+    "equal": "Equal receive buffers",
 }
 # Load, against whom, the most that statsring may take of it.
 TARGETS = [
@@ -242,7 +242,7 @@ def conditions(run):
     if many:
         lines.append(
             f"**The machine was not idle**: in {many} of {all_} runs others used more than {FOREIGN_SHARE_MAX:.0%} of one "
-            f"of the two cores, {worst_share:.0%} at worst. Take the ratios as rough, and latencies and losses not at all.")
+            f"of the two cores, {worst_share:.0%} at worst. Ratios are approximate; latencies and losses are not reliable.")
     return "\n\n".join(lines)
 
 
@@ -257,11 +257,11 @@ def programs_list(run):
 
 def how_equal(run):
     return (f"The kernel granted each listening socket {run['equal_bytes']:,} bytes: statsring and the floor asked for it, "
-            "the others got it by `net.core.rmem_default`. Only here do losses compare.")
+            "the others got it by `net.core.rmem_default`. Losses are comparable only here.")
 
 
 def how_default(run):
-    return ("The receive buffers differ, so losses do not compare here: a program that asks for none has "
+    return ("The receive buffers differ, so losses are not comparable here: a program that asks for none has "
             f"{run['receive_default']:,} bytes on this machine. What a program did not receive cost it nothing: compare the "
             "CPU per datagram received.")
 
@@ -282,9 +282,9 @@ def markdown(run):
             ratio_table(entries),
         ]
     if found:
-        parts += ["### What it must reach", target_table(found)]
+        parts += ["### Targets", target_table(found)]
     if kept:
-        parts += [] if found else ["### What it must reach"]
+        parts += [] if found else ["### Targets"]
         parts.append(promise_table(kept))
     for name, entries in run["summary"]["tables"].items():
         parts += [

@@ -174,13 +174,13 @@ class Pages(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             readme = Path(folder) / "README.md"
             readme.write_text(f"before\n{pages.BEGIN}old\n{pages.END}after\n")
-            text = pages.readme_section({"compare": self.comparison()}, "scripts/performance.sh", Path(folder) / "docs",
+            text = pages.readme_section({"compare": self.comparison()}, "scripts/performance.sh", Path(folder) / "docs/src/performance",
                                         Path(folder))
             pages.put_section(readme, text)
             page = readme.read_text()
             self.assertTrue(page.startswith("before\n") and page.endswith("after\n") and "old" not in page)
             self.assertIn("| l | 1 (1.00 µs) | 20.0 × (62.0% arrived) |", page)
-            self.assertIn("(docs/performance.md)", page)
+            self.assertIn("(docs/src/performance/report.md)", page)
             readme.write_text("no markers")
             with self.assertRaises(machine.Failure):
                 pages.put_section(readme, text)

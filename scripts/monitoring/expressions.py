@@ -1,6 +1,6 @@
 """The expressions of the dashboard and of the alert rules, and the names of the metrics in them.
 
-In: the files of docs/monitoring. Out: texts. Next: watch.py holds them against a real scrape.
+In: the files of docs/src/monitoring. Out: texts. Next: watch.py holds them against a real scrape.
 """
 
 import json

@@ -19,7 +19,7 @@ import expressions  # noqa: E402
 from prometheus import Prometheus  # noqa: E402
 from proxy import EXIT_BAD, ROOT, Proxy, free_ports, program, run_script, say  # noqa: E402
 
-MONITORING = ROOT / "docs/monitoring"
+MONITORING = ROOT / "docs/src/monitoring"
 # Metrics of the first load: each datagram has two, and every tenth a malformed line.
 DATAGRAMS = 2000
 # More datagrams than a small receive buffer holds.
@@ -114,9 +114,9 @@ def check_files():
     tests = (MONITORING / "alerts_test.yaml").read_text()
     for alert in alerts:
         must(f'ALERTS{{alertname="{alert}"' in tests, f"{alert} has no unit test")
-    words = (MONITORING / "README.md").read_text()
+    words = (MONITORING / "alerts.md").read_text()
     for alert in alerts:
-        must(f"| `{alert}` |" in words, f"{alert} is not in docs/monitoring/README.md")
+        must(f"| `{alert}` |" in words, f"{alert} is not in docs/src/monitoring/alerts.md")
     done(f"each of {len(alerts)} alerts has a test that it fires, and a line in the documentation")
 
 

@@ -1,8 +1,8 @@
-"""docs/migrating.md is followed to its end. scripts/guides-test.sh says what is tested.
+"""The pages of docs/src/migrating are followed to their end. scripts/guides-test.sh says what is tested.
 
 In: the program (STATSRING), a folder; a network of its own, in which every port is free. Out: a verdict.
 
-`cargo test --test guides` holds the configs and answers in the guide against the old proxies; here they are run as printed.
+`cargo test --test guides` compares the configs and answers in the pages with the old proxies; here they are run as printed.
 """
 
 import json
@@ -24,11 +24,12 @@ SEEN_S = 20
 
 
 def sections():
-    """Title and config of every section that has one."""
-    for part in (ROOT / "docs/migrating.md").read_text().split("\n## ")[1:]:
-        config = re.search(r"\n```json\n(.*?)\n```", part, re.DOTALL)
+    """Title and config of every page that has one."""
+    for page in sorted((ROOT / "docs/src/migrating").glob("*.md")):
+        text = page.read_text()
+        config = re.search(r"\n```json\n(.*?)\n```", text, re.DOTALL)
         if config:
-            yield part.partition("\n")[0], config[1]
+            yield text.partition("\n")[0].removeprefix("# "), config[1]
 
 
 def start_backends(config):

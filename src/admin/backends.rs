@@ -8,16 +8,38 @@ use super::status::up_or_down;
 use super::view::{BackendView, View};
 use std::fmt::Write;
 
-/// The columns; `since` in seconds, `share` of all metrics sent, `health` whatever the operator wants, `-` for what cannot
-/// be known.
-const HEADER: &str = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\t\
-    in_trains\ttrains_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\t\
-    unreachable\tundelivered\tlast_error\terror_age\terror\n";
+/// The columns, each with its meaning; `-` stands for what is not known.
+pub const BACKENDS_COLUMNS: [(&str, &str); 21] = [
+    ("name", "`HOST:PORT`, as in the config"),
+    (
+        "state",
+        "`up`, `down`, `disabled`, `unresolved` (its name has no address), `own_address` (it is this proxy), `drain` or `forced_down`",
+    ),
+    ("since", "seconds since the last change of state"),
+    ("sent", "metrics that this host's kernel accepted for it"),
+    ("bytes", "payload bytes of the packets accepted"),
+    ("share", "share of all metrics sent"),
+    ("dropped", "metrics for it that were dropped"),
+    ("refused", "sends that reported that an earlier packet was refused by its port (ECONNREFUSED)"),
+    ("kernel_drops", "datagrams that the kernel dropped at its socket, if it is on this host"),
+    ("datagrams", "packets accepted"),
+    ("in_trains", "packets that were sent together with others in one system call (`gso`)"),
+    ("trains_refused", "such system calls that the kernel refused"),
+    ("packet_bytes", "largest packet that metrics are packed into"),
+    ("health", "result of its health checks, whatever its state; `-` if it is not checked"),
+    ("address", "address that its metrics are sent to"),
+    ("sockets_reopened", "sockets to it that were replaced by new ones, with another source port"),
+    ("unreachable", "sends that failed because its host or network could not be reached"),
+    ("undelivered", "packets accepted that an ICMP answer reported as not delivered"),
+    ("last_error", "errno of the last failed send or ICMP answer"),
+    ("error_age", "seconds since then"),
+    ("error", "what that errno means, and what to check"),
+];
 
 /// The text.
 pub fn render(view: &View) -> String {
     let all: u64 = view.backends.iter().map(|backend| backend.metrics_sent).sum();
-    let mut text = String::from(HEADER);
+    let mut text = BACKENDS_COLUMNS.map(|(name, _)| name).join("\t") + "\n";
     for backend in &view.backends {
         let share = if all == 0 { 0.0 } else { 100.0 * backend.metrics_sent as f64 / all as f64 };
         let kernel_drops = backend.kernel_drops.map_or_else(|| "-".to_string(), |drops| drops.to_string());

@@ -4,75 +4,40 @@
 
 use std::cell::Cell;
 
-/// What is counted; all only grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdminCounter {
-    /// Connections served.
-    Connections,
-    /// Connections closed at once, because as many as may be were open; counted by `control/`.
-    ConnectionsRefused,
-    /// Connections that had to yield their place to a newcomer; counted by `control/`.
-    ConnectionsYielded,
-    /// Commands, unknown and misused ones included.
-    Commands,
-    /// Of these, the unknown and misused ones.
-    CommandsUnknown,
-    /// Changing commands from elsewhere than this host that were refused.
-    ChangesRefused,
-    /// Connections ended by a line that was too long.
-    LinesTooLong,
-    /// HTTP requests answered with what they asked for.
-    HttpRequests,
-    /// HTTP requests answered with an error.
-    HttpErrors,
-    /// Connections ended because they spoke TLS.
-    ForeignProtocols,
-    /// Connections ended because the client said nothing for too long.
-    IdleClosed,
-    /// Connections ended because the client did not read its replies.
-    WritesTimedOut,
-}
-
-impl AdminCounter {
-    /// All of them, in the order in which they are shown.
-    pub const ALL: [AdminCounter; 12] = [
-        AdminCounter::Connections,
-        AdminCounter::ConnectionsRefused,
-        AdminCounter::ConnectionsYielded,
-        AdminCounter::Commands,
-        AdminCounter::CommandsUnknown,
-        AdminCounter::ChangesRefused,
-        AdminCounter::LinesTooLong,
-        AdminCounter::HttpRequests,
-        AdminCounter::HttpErrors,
-        AdminCounter::ForeignProtocols,
-        AdminCounter::IdleClosed,
-        AdminCounter::WritesTimedOut,
-    ];
-
-    /// Its name as users see it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            AdminCounter::Connections => "admin_connections",
-            AdminCounter::ConnectionsRefused => "admin_connections_refused",
-            AdminCounter::ConnectionsYielded => "admin_connections_yielded",
-            AdminCounter::Commands => "admin_commands",
-            AdminCounter::CommandsUnknown => "admin_commands_unknown",
-            AdminCounter::ChangesRefused => "admin_changes_refused",
-            AdminCounter::LinesTooLong => "admin_lines_too_long",
-            AdminCounter::HttpRequests => "admin_http_requests",
-            AdminCounter::HttpErrors => "admin_http_errors",
-            AdminCounter::ForeignProtocols => "admin_foreign_protocols",
-            AdminCounter::IdleClosed => "admin_idle_closed",
-            AdminCounter::WritesTimedOut => "admin_writes_timed_out",
-        }
+crate::stats::named! {
+    /// What is counted; all only grow.
+    AdminCounter {
+        /// Connections served.
+        Connections = "admin_connections",
+        /// Connections closed at once because all slots were in use.
+        ConnectionsRefused = "admin_connections_refused",
+        /// Idle connections closed to make room for a new one.
+        ConnectionsYielded = "admin_connections_yielded",
+        /// Text commands, including unknown and invalid ones.
+        Commands = "admin_commands",
+        /// Text commands that were unknown or invalid.
+        CommandsUnknown = "admin_commands_unknown",
+        /// Commands that change something, refused because they came from another host.
+        ChangesRefused = "admin_changes_refused",
+        /// Connections closed because a line was too long.
+        LinesTooLong = "admin_lines_too_long",
+        /// HTTP requests that succeeded.
+        HttpRequests = "admin_http_requests",
+        /// HTTP requests answered with an error.
+        HttpErrors = "admin_http_errors",
+        /// Connections closed because the client spoke TLS.
+        ForeignProtocols = "admin_foreign_protocols",
+        /// Connections closed because the client sent nothing for too long.
+        IdleClosed = "admin_idle_closed",
+        /// Connections closed because the client did not read its replies.
+        WritesTimedOut = "admin_writes_timed_out",
     }
 }
 
 /// The admin port's counters; one set for all connections, on the control thread.
 #[derive(Clone, Debug, Default)]
 pub struct AdminCounters {
-    counts: [Cell<u64>; AdminCounter::ALL.len()],
+    counts: [Cell<u64>; AdminCounter::COUNT],
 }
 
 impl AdminCounters {

@@ -56,8 +56,8 @@ pub fn render(view: &View, config_json: &str) -> String {
         "shortages": view.shortages.iter().map(|(name, count)| ((*name).to_owned(), (*count).into()))
             .collect::<Map<String, Value>>(),
         "log": log(&view.log),
-        "admin": AdminCounter::ALL.map(|counter| (counter.name(), view.admin.get(counter)))
-            .into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
+        "admin": AdminCounter::ALL.iter().map(|counter| (counter.name().to_owned(), view.admin.get(*counter).into()))
+            .collect::<Map<_, _>>(),
         // It comes as text, whole; a text that is no JSON would be shown as one.
         "config": serde_json::from_str::<Value>(config_json).unwrap_or_else(|_| config_json.into()),
     });

@@ -37,12 +37,15 @@ mod telnet;
 mod view;
 mod wish;
 
+pub use backends::BACKENDS_COLUMNS;
 pub use command::{Command, HELP, TAP_METRICS_MAX, parse};
 pub use connection::Connection;
 pub use counters::{AdminCounter, AdminCounters};
 pub use escape::escape;
+pub use http::HTTP_PATHS;
 pub use levers::LeversView;
 pub use places::{Guest, Place, Places};
+pub use prometheus::{MetricFamily, metric_families};
 pub use readiness::Readiness;
 pub use send_error::{capped, error_meaning, error_name, error_words, ongoing};
 pub use server::{AdminActions, serve};

@@ -39,7 +39,7 @@ pub fn render(view: &View) -> String {
         add("host_udp_sndbuf_errors", host.sndbuf_errors);
     }
     for counter in AdminCounter::ALL {
-        add(counter.name(), view.admin.get(counter));
+        add(counter.name(), view.admin.get(*counter));
     }
     for (operation, count) in &view.shortages {
         add(&format!("shortages_{operation}"), *count);

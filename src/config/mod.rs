@@ -13,6 +13,7 @@ mod foreign;
 mod gso;
 mod host;
 mod json;
+mod keys;
 mod listing;
 mod literal;
 mod load;
@@ -28,6 +29,7 @@ mod source;
 
 pub use assignment::{Assignment, sample_name};
 pub use gso::Gso;
+pub use keys::{DefaultValue, KEYS, Key, Kind, NODE_KEYS, PROXY_JS_KEYS, Range};
 pub use load::{ConfigError, Configured, Loaded, load, parse};
 pub use memory::MemoryBound;
 

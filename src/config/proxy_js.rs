@@ -5,29 +5,17 @@
 //! meant; `proxy.js` passes over what it does not know. Source, read for its behaviour: `proxy.js`, `lib/config.js`,
 //! `lib/mgmt_server.js` and `servers/udp.js` of StatsD 0.9.0. Next: `prove.rs`.
 
-use super::fields::{Dialect, Fields, Range, Slot};
+use super::fields::{Dialect, Fields, Slot};
 use super::host;
 use super::json::{Json, quoted};
-use super::raw::{KEYS, NODE_KEYS, RawConfig};
+use super::keys::{KEY_NAMES, Known, NODE_KEY_NAMES, PROXY_JS_KEYS};
+use super::raw::RawConfig;
 use super::report::{PLACE_END, Place, Report};
 use super::{AddressFamily, AdminWords};
 use crate::placement::Hashing;
 use crate::relay::Malformed;
 use std::net::Ipv6Addr;
 
-/// The keys that only `proxy.js` has.
-pub(super) const PROXY_JS_KEYS: [&str; 10] = [
-    "mgmt_port",
-    "mgmt_address",
-    "address",
-    "address_ipv6",
-    "udp_version",
-    "forkCount",
-    "server",
-    "log",
-    "healthStatus",
-    "automaticConfigReload",
-];
 /// The keys that it shares with statsring's own format.
 pub(super) const SHARED_KEYS: [&str; 5] = ["nodes", "host", "port", "checkInterval", "cacheSize"];
 /// The keys that a node has in both formats.
@@ -38,8 +26,6 @@ const RIVALS: [(&str, &str); 3] =
 /// Where `proxy.js` writes `config.key || default`.
 const WITH_DEFAULTS: [&str; 8] =
     ["port", "address", "mgmt_port", "mgmt_address", "cacheSize", "checkInterval", "server", "forkCount"];
-/// As many workers as statsring has at most; 0 and 1 are one process.
-const FORKS: Range = Range { min: 0, max: 64, noun: "in range", unit: "" };
 const CHECK_INTERVAL_MS_DEFAULT: u64 = 10_000;
 /// Stands behind everything in the file, which does not hold it.
 const NOWHERE: Place = [PLACE_END; 3];
@@ -56,9 +42,9 @@ pub(super) fn own_keys(object: &[(String, Json)]) -> Vec<&'static str> {
 pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfig {
     let mixed = first_of_statsrings(&object);
     let proxy_js = own_keys(&object).first().copied().unwrap_or_default();
-    let known: Vec<&'static str> = KEYS.into_iter().chain(PROXY_JS_KEYS).collect();
     let place = |position| [position, 0, 0];
-    let mut fields = Fields::new(Dialect::ProxyJs, String::new(), object, &known, place, report);
+    let mut fields =
+        Fields::new(Dialect::ProxyJs, String::new(), object, Known::PROXY_JS_FILE, place, report);
     if let Some((place, key)) = mixed.filter(|_| fields.place("hashing").is_none()) {
         fields.wrong::<()>(place, &key, format!(
             "is a key of statsring's own, and {proxy_js} is one of proxy.js: say which placement is meant. With \
@@ -82,7 +68,7 @@ pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfi
     let listening = read_listening(&mut fields, is_v6);
     let management = fields.text("mgmt_address");
     note_open_admin_port(&management, &mut fields);
-    let management_port = fields.whole("mgmt_port", Range::PORT);
+    let management_port = fields.whole("mgmt_port");
     let workers = read_workers(&mut fields);
     let raw = RawConfig::of(&mut fields);
     #[cfg(test)]
@@ -106,7 +92,7 @@ pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfi
 /// The first key that `proxy.js` does not have and statsring has, of the file or of a node, with its place.
 fn first_of_statsrings(object: &[(String, Json)]) -> Option<(Place, String)> {
     for (top, (key, value)) in object.iter().enumerate() {
-        let is_own = KEYS.contains(&key.as_str()) && !SHARED_KEYS.contains(&key.as_str());
+        let is_own = KEY_NAMES.contains(&key.as_str()) && !SHARED_KEYS.contains(&key.as_str());
         if is_own && key != "hashing" {
             return Some(([top, 0, 0], key.clone()));
         }
@@ -114,7 +100,7 @@ fn first_of_statsrings(object: &[(String, Json)]) -> Option<(Place, String)> {
         for (index, node) in nodes.iter().enumerate() {
             let Json::Object(entries) = node else { continue };
             let own = entries.iter().position(|(key, _)| {
-                NODE_KEYS.contains(&key.as_str()) && !SHARED_NODE_KEYS.contains(&key.as_str())
+                NODE_KEY_NAMES.contains(&key.as_str()) && !SHARED_NODE_KEYS.contains(&key.as_str())
             });
             if let Some(position) = own.filter(|_| key == "nodes") {
                 let key = format!("nodes[{index}].{}", entries[position].0);
@@ -178,7 +164,7 @@ fn every_if_v6(address: Slot<String>) -> Slot<String> {
 }
 
 fn read_workers(fields: &mut Fields<'_>) -> Slot<Option<u64>> {
-    match fields.whole_or_auto("forkCount", FORKS) {
+    match fields.whole_or_auto("forkCount") {
         Slot::Given(place, Some(forks)) => Slot::Given(place, Some(forks.max(1))),
         slot => slot,
     }

@@ -3,94 +3,19 @@
 //! In: a [`Json`] tree. Out: [`RawConfig`], whose slots say what was given, absent, or wrong (and reported).
 //! Next: `prove.rs`, which makes a `Config` of it.
 
-use super::fields::{Dialect, Fields, Range, Slot, nearest};
+use super::fields::{Dialect, Fields, Slot, nearest};
 use super::json::{Json, quoted};
+use super::keys::{self, Known};
 use super::report::{PLACE_END, Place, Report};
 use super::{AddressFamily, AdminWords, Configured, EVERY_NAME, Format, Gso, LogFormat, PinWorkers};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
-use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT, NODES_MAX};
-
-/// The keys of a file, in the order in which they are shown.
-pub(super) const KEYS: [&str; 37] = [
-    "host",
-    "port",
-    "freebind",
-    "managementHost",
-    "managementPort",
-    "managementNames",
-    "managementAllowChanges",
-    "managementWords",
-    "nodes",
-    "addressFamily",
-    "hashing",
-    "onNodeDown",
-    "readyWithoutBackends",
-    "checkInterval",
-    "checkTimeout",
-    "checkFast",
-    "checkFall",
-    "checkRise",
-    "engine",
-    "workers",
-    "pinWorkers",
-    "spread",
-    "flushInterval",
-    "maxPacketSize",
-    "maxDatagramSize",
-    "receiveBuffer",
-    "sendBuffer",
-    "queue",
-    "reopenInterval",
-    "cacheSize",
-    "malformed",
-    "gso",
-    "timestamps",
-    "shutdownDelay",
-    "shutdownTimeout",
-    "handoverTimeout",
-    "logFormat",
-];
-/// The keys of one node.
-pub(super) const NODE_KEYS: [&str; 6] = ["host", "port", "adminport", "weight", "disabled", "gso"];
+use crate::worker::NODES_MAX;
 
 /// Entries of a list that names backends several times: many times the 4,096 that uber's statsrelay speaks of.
 pub(super) const SHARDS_MAX: usize = 65_536;
-/// Ten times as many points as anybody needs for an even share.
-const WEIGHT: Range = Range { min: 1, max: 1_000, noun: "a weight", unit: "" };
-
-/// A day at most.
-const REOPEN_MS: Range = Range::ms(0, 86_400_000);
-/// Shortest packet and datagram: less would hold hardly any metric.
-const PACKET_BYTES_MIN: u64 = 64;
-const PACKET_BYTES: Range = Range::bytes(PACKET_BYTES_MIN, DATAGRAM_BYTES_LIMIT as u64);
-/// The kernel doubles what is asked for, in a signed 32-bit number.
-const SOCKET_BUFFER: Range = Range::bytes(4_096, (i32::MAX / 2) as u64);
-/// More waiting bytes than all backends share would be a promise that cannot be kept.
-const QUEUE: Range = Range::bytes(PACKET_BYTES_MIN, BACKLOG_BYTES_MAX as u64);
-/// At 16 bytes an entry these are 256 MiB per worker.
-const CACHE_ENTRIES: Range = Range::plain(0, 1 << 24);
-/// A day; shorter than 10 ms a check would be load.
-const CHECK_MS: Range = Range::ms(10, 86_400_000);
-const CHECK_COUNT: Range = Range::plain(1, 100);
-/// An hour.
-const SHUTDOWN_MS_MAX: u64 = 3_600_000;
-/// Longer, and metrics would fall into the backend's next flush.
-const FLUSH_MS_MAX: u64 = 1_000;
-const WORKERS: Range = Range::plain(1, 64);
-/// As many CPUs as a set of them can name.
-const CPU: Range = Range { min: 0, max: 1_023, noun: "a CPU", unit: "" };
-
-const ENGINES: [(&str, Option<Engine>); 3] = [
-    ("auto", None),
-    (Engine::IoUring.name(), Some(Engine::IoUring)),
-    (Engine::Portable.name(), Some(Engine::Portable)),
-];
-
-const GSO: [(&str, Gso); 4] = Gso::NAMES;
-
 /// A file's values by key.
 #[derive(Debug)]
 pub(super) struct RawConfig {
@@ -166,7 +91,7 @@ impl RawConfig {
     /// Reads a file's keys; what is wrong goes to `report`.
     pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfig {
         let place = |position| [position, 0, 0];
-        let mut fields = Fields::new(Dialect::Statsring, String::new(), object, &KEYS, place, report);
+        let mut fields = Fields::new(Dialect::Statsring, String::new(), object, Known::FILE, place, report);
         let raw = RawConfig::of(&mut fields);
         #[cfg(test)]
         assert!(fields.left().is_empty(), "known but not read: {:?}", fields.left());
@@ -186,46 +111,42 @@ impl RawConfig {
     pub(super) fn of(fields: &mut Fields<'_>) -> RawConfig {
         RawConfig {
             host: fields.text("host"),
-            port: fields.whole("port", Range::PORT),
+            port: fields.whole("port"),
             freebind: fields.flag("freebind"),
             management_host: fields.text("managementHost"),
-            management_port: fields.whole("managementPort", Range::PORT),
+            management_port: fields.whole("managementPort"),
             management_names: read_management_names(fields),
             management_allow_changes: fields.flag("managementAllowChanges"),
-            management_words: fields
-                .word("managementWords", &AdminWords::ALL.map(|words| (words.name(), words))),
+            management_words: fields.word("managementWords", &keys::MANAGEMENT_WORDS),
             nodes: read_nodes(fields),
-            address_family: fields
-                .word("addressFamily", &AddressFamily::ALL.map(|family| (family.name(), family))),
+            address_family: fields.word("addressFamily", &keys::ADDRESS_FAMILIES),
             hashing: read_hashing(fields),
-            on_node_down: fields
-                .word("onNodeDown", &[("divert", OnNodeDown::Divert), ("drop", OnNodeDown::Drop)]),
+            on_node_down: fields.word("onNodeDown", &keys::ON_NODE_DOWN),
             ready_without_backends: fields.flag("readyWithoutBackends"),
-            check_interval_ms: fields.whole("checkInterval", CHECK_MS),
-            check_timeout_ms: fields.whole("checkTimeout", CHECK_MS),
-            check_fast_ms: fields.whole("checkFast", CHECK_MS),
-            check_fall: fields.whole("checkFall", CHECK_COUNT),
-            check_rise: fields.whole("checkRise", CHECK_COUNT),
-            engine: fields.word("engine", &ENGINES),
-            workers: fields.whole_or_auto("workers", WORKERS),
+            check_interval_ms: fields.whole("checkInterval"),
+            check_timeout_ms: fields.whole("checkTimeout"),
+            check_fast_ms: fields.whole("checkFast"),
+            check_fall: fields.whole("checkFall"),
+            check_rise: fields.whole("checkRise"),
+            engine: fields.word("engine", &keys::ENGINES),
+            workers: fields.whole_or_auto("workers"),
             pin_workers: read_pin_workers(fields),
-            spread: fields.word("spread", &[Spread::Flow, Spread::Datagram].map(|way| (way.name(), way))),
-            flush_us: fields.ms_as_us("flushInterval", FLUSH_MS_MAX),
-            packet_bytes_max: fields.whole_or_auto("maxPacketSize", PACKET_BYTES),
-            datagram_bytes_max: fields.whole("maxDatagramSize", PACKET_BYTES),
-            receive_buffer_bytes: fields.whole("receiveBuffer", SOCKET_BUFFER),
-            send_buffer_bytes: fields.whole("sendBuffer", SOCKET_BUFFER),
-            queue_bytes_max: fields.whole("queue", QUEUE),
-            reopen_ms: fields.whole("reopenInterval", REOPEN_MS),
-            cache_entries: fields.whole("cacheSize", CACHE_ENTRIES),
-            malformed: fields
-                .word("malformed", &[("drop", Malformed::Drop), ("forward", Malformed::Forward)]),
-            gso: fields.word("gso", &GSO),
+            spread: fields.word("spread", &keys::SPREADS),
+            flush_us: fields.ms_as_us("flushInterval"),
+            packet_bytes_max: fields.whole_or_auto("maxPacketSize"),
+            datagram_bytes_max: fields.whole("maxDatagramSize"),
+            receive_buffer_bytes: fields.whole("receiveBuffer"),
+            send_buffer_bytes: fields.whole("sendBuffer"),
+            queue_bytes_max: fields.whole("queue"),
+            reopen_ms: fields.whole("reopenInterval"),
+            cache_entries: fields.whole("cacheSize"),
+            malformed: fields.word("malformed", &keys::MALFORMED),
+            gso: fields.word("gso", &keys::GSO),
             timestamps: fields.flag("timestamps"),
-            shutdown_delay_ms: fields.whole("shutdownDelay", Range::ms(0, SHUTDOWN_MS_MAX)),
-            shutdown_timeout_ms: fields.whole("shutdownTimeout", Range::ms(1, SHUTDOWN_MS_MAX)),
-            handover_timeout_ms: fields.whole("handoverTimeout", Range::ms(1, SHUTDOWN_MS_MAX)),
-            log_format: fields.word("logFormat", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+            shutdown_delay_ms: fields.whole("shutdownDelay"),
+            shutdown_timeout_ms: fields.whole("shutdownTimeout"),
+            handover_timeout_ms: fields.whole("handoverTimeout"),
+            log_format: fields.word("logFormat", &keys::LOG_FORMATS),
             host_keys: ["host", "managementHost"],
             may_double_nodes: false,
         }
@@ -287,7 +208,7 @@ fn read_pin_workers(fields: &mut Fields<'_>) -> Slot<PinWorkers> {
         None => Slot::Absent,
         Some((place, Json::Flag(false))) => Slot::Given(place, PinWorkers::Off),
         Some((place, Json::Flag(true))) => Slot::Given(place, PinWorkers::Auto),
-        Some((place, Json::List(list))) => match fields.whole_list(place, "pinWorkers", &list, CPU) {
+        Some((place, Json::List(list))) => match fields.whole_list(place, "pinWorkers", &list) {
             Some(cpus) => Slot::Given(place, PinWorkers::Cpus(cpus)),
             None => Slot::Wrong,
         },
@@ -339,16 +260,16 @@ fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mu
     };
     let prefix = format!("nodes[{index}].");
     let place_of = |position| [top, index + 1, position + 1];
-    let mut fields = Fields::new(dialect, prefix, object, &NODE_KEYS, place_of, report);
+    let mut fields = Fields::new(dialect, prefix, object, Known::NODE, place_of, report);
     let node = RawNode {
         index,
         place,
         host: fields.text("host"),
-        port: fields.whole("port", Range::PORT),
-        adminport: fields.whole("adminport", Range::PORT),
-        weight: fields.whole("weight", WEIGHT),
+        port: fields.whole("port"),
+        adminport: fields.whole("adminport"),
+        weight: fields.whole("weight"),
         disabled: fields.flag("disabled"),
-        gso: fields.word("gso", &GSO),
+        gso: fields.word("gso", &keys::GSO),
     };
     let end = [top, index + 1, PLACE_END];
     if matches!(node.host, Slot::Absent) {

@@ -3,33 +3,9 @@
 //! In: [`Config`]. Out: an object with every key in the file's spelling, which reads back to the same config.
 //! Next: `--check`, the admin command `config`, and reload.
 
-use super::raw::KEYS;
-use super::{Config, LogFormat, PinWorkers};
-use crate::driver::Engine;
-use crate::relay::{Malformed, OnNodeDown};
+use super::keys::{self, KEY_NAMES, word_of};
+use super::{Config, PinWorkers};
 use serde_json::{Value, json};
-
-/// The keys that a reload may change.
-const RELOADABLE: [&str; 18] = [
-    "readyWithoutBackends",
-    "managementNames",
-    "managementWords",
-    "nodes",
-    "addressFamily",
-    "hashing",
-    "onNodeDown",
-    "checkInterval",
-    "checkTimeout",
-    "checkFast",
-    "checkFall",
-    "checkRise",
-    "flushInterval",
-    "maxPacketSize",
-    "queue",
-    "reopenInterval",
-    "malformed",
-    "handoverTimeout",
-];
 
 impl Config {
     /// Every key with its effective value; parsing it gives this config again.
@@ -49,17 +25,14 @@ impl Config {
             "nodes": self.shards.iter().map(|index| self.node_to_json(*index)).collect::<Vec<Value>>(),
             "addressFamily": self.address_family.name(),
             "hashing": self.hashing.name(),
-            "onNodeDown": match self.on_node_down {
-                OnNodeDown::Divert => "divert",
-                OnNodeDown::Drop => "drop",
-            },
+            "onNodeDown": word_of(&keys::ON_NODE_DOWN, &self.on_node_down),
             "readyWithoutBackends": self.ready_without_backends,
             "checkInterval": self.check.interval_ms,
             "checkTimeout": self.check.timeout_ms,
             "checkFast": self.check.fast_ms,
             "checkFall": self.check.fall,
             "checkRise": self.check.rise,
-            "engine": self.engine.map_or("auto", Engine::name),
+            "engine": word_of(&keys::ENGINES, &self.engine),
             "workers": if self.workers_auto { json!("auto") } else { json!(self.workers) },
             "pinWorkers": match &self.pin_workers {
                 PinWorkers::Off => json!(false),
@@ -75,19 +48,13 @@ impl Config {
             "queue": self.queue_bytes_max,
             "reopenInterval": self.reopen_ms,
             "cacheSize": self.cache_entries,
-            "malformed": match self.malformed {
-                Malformed::Drop => "drop",
-                Malformed::Forward => "forward",
-            },
-            "gso": self.gso.name(),
+            "malformed": word_of(&keys::MALFORMED, &self.malformed),
+            "gso": word_of(&keys::GSO, &self.gso),
             "timestamps": self.timestamps,
             "shutdownDelay": self.shutdown_delay_ms,
             "shutdownTimeout": self.shutdown_timeout_ms,
             "handoverTimeout": self.handover_timeout_ms,
-            "logFormat": match self.log_format {
-                LogFormat::Text => "text",
-                LogFormat::Json => "json",
-            },
+            "logFormat": word_of(&keys::LOG_FORMATS, &self.log_format),
         })
     }
 
@@ -99,7 +66,7 @@ impl Config {
             "adminport": node.adminport,
             "weight": node.weight,
             "disabled": node.disabled,
-            "gso": node.gso.name(),
+            "gso": word_of(&keys::GSO, &node.gso),
         });
         if let Some(object) = json.as_object_mut()
             && !self.hashing.has_weights()
@@ -112,14 +79,14 @@ impl Config {
     /// The keys whose values differ between two configs.
     pub fn changed_keys(&self, other: &Config) -> Vec<&'static str> {
         let (mine, theirs) = (self.to_json(), other.to_json());
-        KEYS.into_iter().filter(|key| mine.get(key) != theirs.get(key)).collect()
+        KEY_NAMES.into_iter().filter(|key| mine.get(key) != theirs.get(key)).collect()
     }
 
     /// Of [`Config::changed_keys`], those that a running process cannot take over by a reload.
     pub fn changed_fixed_keys(&self, other: &Config) -> Vec<&'static str> {
-        let mut keys = self.changed_keys(other);
-        keys.retain(|key| !RELOADABLE.contains(key));
-        keys
+        let mut changed = self.changed_keys(other);
+        changed.retain(|key| !keys::is_reloadable(key));
+        changed
     }
 }
 

@@ -5,8 +5,9 @@
 //! In: a text. Out: a [`Source`], or why it is none. Next: `raw.rs` or `proxy_js.rs`, which read the keys.
 
 use super::json::{Json, JsonFault};
+use super::keys::PROXY_JS_KEYS;
 use super::literal::{self, Literal, Places};
-use super::proxy_js::{PROXY_JS_KEYS, SHARED_KEYS};
+use super::proxy_js::SHARED_KEYS;
 use super::{Format, foreign};
 
 /// A file whose keys are still to be read.

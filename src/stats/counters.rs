@@ -3,11 +3,13 @@
 //! In: counted by `relay/` and `worker/`. Out: a fixed array of numbers, so that a snapshot is one copy.
 //! Next: `published.rs`.
 
+/// An enum of things that users see by name, each with its meaning, which is its documentation here, in `/metrics` and in the
+/// book: one sentence or more, without line ends.
 macro_rules! named {
-    ($(#[$meta:meta])* $kind:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)* }) => {
+    ($(#[$meta:meta])* $kind:ident { $($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $kind { $($(#[$doc])* $variant,)* }
+        pub enum $kind { $($(#[doc = $doc])+ $variant,)* }
 
         impl $kind {
             /// All of them, in the order in which they are shown.
@@ -19,67 +21,72 @@ macro_rules! named {
             pub const fn name(self) -> &'static str {
                 match self { $($kind::$variant => $name,)* }
             }
+
+            /// What it means, for users.
+            pub const fn meaning(self) -> &'static str {
+                match self { $($kind::$variant => concat!($($doc),+).trim_ascii(),)* }
+            }
         }
     };
 }
+pub(crate) use named;
 
 named! {
     /// What is counted. All but `MetricsPending` only grow.
     Counter {
         /// Datagrams received.
         DatagramsReceived = "datagrams_received",
-        /// Their payload, as received.
+        /// Payload bytes of the datagrams received.
         BytesReceived = "bytes_received",
-        /// Lines received, malformed ones included, empty ones not, nor those beyond the cut of a truncated datagram.
+        /// Metrics received: every non-empty line, including malformed ones; of a truncated datagram those up to the cut. At any moment the sum of sent, dropped and pending.
         MetricsReceived = "metrics_received",
-        /// Metrics that this kernel accepted for their backend.
+        /// Metrics that this host's kernel accepted for their backend.
         MetricsSent = "metrics_sent",
-        /// Metrics held now: in open packets, in queues, on their way to the kernel.
+        /// Metrics held now: in packets being filled, in queues, and being sent.
         MetricsPending = "metrics_pending",
-        /// Packets that this kernel accepted.
+        /// Packets that this host's kernel accepted.
         DatagramsSent = "datagrams_sent",
-        /// Their payload.
+        /// Payload bytes of the packets that this host's kernel accepted.
         BytesSent = "bytes_sent",
-        /// Of the packets accepted, those that went with others in one send (UDP_SEGMENT).
+        /// Packets that were sent together with others in one system call (UDP_SEGMENT).
         DatagramsInTrains = "datagrams_in_trains",
-        /// Datagrams without a payload.
+        /// Datagrams without payload.
         DatagramsEmpty = "datagrams_empty",
-        /// Datagrams with a payload but no line in it (newlines only).
+        /// Datagrams that contain only newlines.
         DatagramsBlank = "datagrams_blank",
-        /// Datagrams longer than `maxDatagramSize`.
+        /// Datagrams longer than maxDatagramSize; metrics beyond the cut are lost and not counted.
         DatagramsTruncated = "datagrams_truncated",
-        /// Bytes of them that were not read.
+        /// Bytes of datagrams longer than maxDatagramSize that were not read.
         BytesTruncated = "bytes_truncated",
-        /// With `timestamps`: datagrams that came without the kernel's timestamp.
+        /// With timestamps: datagrams without a kernel timestamp; excluded from the exact latency.
         TimestampsMissing = "timestamps_missing",
-        /// With `timestamps`: datagrams whose timestamp cannot be right, or cannot be trusted since the clock was set.
+        /// With timestamps: datagrams whose kernel timestamp is implausible, or older than a change of the clock; excluded from the exact latency.
         TimestampsAbsurd = "timestamps_absurd",
-        /// Sends that a full socket buffer put off (EAGAIN).
+        /// Sends that a full socket buffer delayed (EAGAIN); they are retried.
         SendsBusy = "sends_busy",
-        /// Sends that reported an earlier datagram's refusal, and were repeated.
+        /// Sends that reported the refusal of an earlier packet; they are retried.
         BackendRefused = "backend_refused",
-        /// Sends that reported an unreachable backend, or another ICMP answer to an earlier datagram, and were repeated.
+        /// Sends that reported an unreachable backend or another ICMP error of an earlier packet; they are retried.
         BackendUnreachable = "backend_unreachable",
-        /// Sockets to backends that were replaced by new ones: `reopenInterval`, another source address, failing sends, a
-        /// backend that is up again.
+        /// Sockets to backends that were replaced by new ones, with another source port.
         SocketsReopened = "sockets_reopened",
-        /// Metrics whose own backend was down and that another one served.
+        /// Metrics that another backend received because their own was down.
         MetricsDiverted = "metrics_diverted",
-        /// Datagrams that the kernel dropped at the listening sockets for want of room.
+        /// Datagrams that the kernel dropped at a full receive buffer of a listening socket, before the proxy could read them.
         KernelDrops = "kernel_drops",
-        /// Times a receive was armed.
+        /// Receives armed.
         ReceivesArmed = "receives_armed",
-        /// Times a receive ended for want of a free buffer.
+        /// Receives that ended because no buffer was free; the socket's buffer holds what arrives meanwhile.
         ReceivesNoBuffers = "receives_no_buffers",
-        /// Times a receive ended with an error.
+        /// Receives that ended with an error.
         ReceiveErrors = "receive_errors",
-        /// Received buffers with a senseless header.
+        /// Received buffers with an invalid header.
         ReceiveBadHeaders = "receive_bad_headers",
-        /// Times the worker's wait failed in a way that is not part of normal work.
+        /// Waits that failed unexpectedly.
         WaitErrors = "wait_errors",
-        /// Times the worker went to the kernel.
+        /// Times that a worker entered the kernel.
         Wakeups = "wakeups",
-        /// Of these, the sleeps that gathered until a deadline.
+        /// Sleeps during which datagrams were gathered until a deadline.
         Gathers = "gathers",
     }
 }
@@ -87,32 +94,31 @@ named! {
 named! {
     /// Why a metric was dropped.
     DropReason {
-        /// It has no key or no `|`.
+        /// The line has no name or no `|`.
         Malformed = "malformed",
-        /// The datagram was longer than `maxDatagramSize`, and this line was cut. Those after it were not seen: the count is
-        /// a lower bound.
+        /// The line was cut off because its datagram was longer than `maxDatagramSize`. Lines after it were not seen, so the count is a lower bound.
         Truncated = "truncated",
-        /// No backend lives.
+        /// No backend is up.
         NoBackend = "no_backend",
         /// Its backend is down, and `onNodeDown` is `drop`.
         NodeDown = "node_down",
-        /// Its backend's queue was full.
+        /// The queue of its backend was full (`queue`).
         QueueFull = "queue_full",
-        /// A queueing discipline or device of this host dropped the packet (ENOBUFS).
+        /// A queueing discipline or network device of this host dropped the packet (ENOBUFS).
         SendNoBuffers = "send_no_buffers",
-        /// The packet was longer than the path or the socket can carry (EMSGSIZE).
+        /// The packet was too long for the path or the socket (EMSGSIZE).
         SendTooLong = "send_too_long",
-        /// The backend's host or network could not be reached, again on repetition.
+        /// The host or network of the backend could not be reached, nor when the send was retried.
         SendUnreachable = "send_unreachable",
         /// The backend refused several times in a row.
         SendRefused = "send_refused",
-        /// A firewall rule of this host forbade it (EPERM, EACCES).
+        /// A firewall rule of this host (EPERM) or a route that prohibits it (EACCES) rejected the packet.
         SendDenied = "send_denied",
-        /// Another error of the send; the log names it.
+        /// Another error of the send; `last_error` in `status` states it.
         SendFailed = "send_failed",
-        /// A reload took its backend away while it waited.
+        /// A reload removed its backend while it was queued.
         NodeRemoved = "node_removed",
-        /// The stop's time ran out while it waited.
+        /// It was still queued when `shutdownTimeout` expired.
         Shutdown = "shutdown",
     }
 }

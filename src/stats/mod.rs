@@ -13,6 +13,7 @@ mod shared;
 mod sleep;
 mod socket_drops;
 
+pub(crate) use counters::named;
 pub use counters::{Counter, Counters, DropReason, Exit};
 pub use latency::{Latency, LatencyExchange, LatencyKind, new_histogram};
 pub use node::{ErrorView, NodeCounters};

@@ -13,3 +13,5 @@ mod host;
 mod page;
 mod request;
 mod response;
+
+pub use page::HTTP_PATHS;

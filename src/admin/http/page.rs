@@ -24,15 +24,14 @@ pub enum Page {
     Stats,
 }
 
-/// The paths with a line of explanation each: the answer to `/`.
-const INDEX: &str = "statsring's admin port. By HTTP it shows, and changes nothing:\n\
-    \n\
-    /metrics     every figure, for Prometheus (text format 0.0.4)\n\
-    /healthz     200 while every worker moves, else 503 with the one that does not\n\
-    /readyz      200 if it is to be sent metrics, else 503 with the reason\n\
-    /stats.json  everything that the text commands know, as JSON\n\
-    \n\
-    Text commands, one a line, are answered on the same port: echo help | nc HOST PORT\n";
+/// Every path with its meaning.
+pub const HTTP_PATHS: [(&str, &str); 5] = [
+    ("/metrics", "all metrics, for Prometheus (text format 0.0.4)"),
+    ("/healthz", "200 while every worker makes progress, else 503 with the one that does not"),
+    ("/readyz", "200 if the proxy is ready for metrics, else 503 with the reason"),
+    ("/stats.json", "everything that the text commands report, as JSON"),
+    ("/", "this list"),
+];
 
 impl Page {
     /// The page at a path.
@@ -50,7 +49,13 @@ impl Page {
 
 /// The list of pages.
 pub fn index() -> Response {
-    Response { body: INDEX.to_owned(), ..Response::words(Status::Ok, "") }
+    let line = |(path, meaning): (&str, &str)| format!("{path:<12} {meaning}\n");
+    let body = format!(
+        "statsring's admin port. HTTP is read-only:\n\n{}\n\
+         Text commands, one per line, are answered on the same port: echo help | nc HOST PORT\n",
+        HTTP_PATHS.map(line).concat()
+    );
+    Response { body, ..Response::words(Status::Ok, "") }
 }
 
 /// Whether the process works. One whose worker or control thread fails ends; one that is stuck is found by asking it.
@@ -104,13 +109,11 @@ mod tests {
 
     #[test]
     fn the_index_lists_every_page_and_no_other() {
-        let listed: Vec<&str> = INDEX
-            .lines()
-            .filter(|line| line.starts_with('/'))
-            .filter_map(|line| line.split(' ').next())
-            .collect();
-        assert_eq!(listed, ["/metrics", "/healthz", "/readyz", "/stats.json"]);
-        assert!(listed.iter().all(|path| Page::at(path).is_some()));
+        let body = index().body;
+        for (path, meaning) in HTTP_PATHS {
+            assert!(Page::at(path).is_some(), "{path}");
+            assert!(body.lines().any(|line| line.starts_with(path) && line.ends_with(meaning)), "{body}");
+        }
         assert_eq!(Page::at("/"), Some(Page::Index));
         for path in ["", "*", "/metrics/", "//metrics", "/METRICS", "/health down", "/reload"] {
             assert_eq!(Page::at(path), None, "{path}");

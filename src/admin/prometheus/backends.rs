@@ -15,19 +15,19 @@ const FIGURES: [(Kind, &str, &str, Figure); 14] = [
     (
         Kind::Gauge,
         "statsring_backend_up",
-        "1 if the backend gets metrics, else 0; statsring_backend_state_info tells why not.",
+        "1 if the backend receives metrics, else 0; statsring_backend_state_info states the reason.",
         |backend| Some(u64::from(backend.state == BackendState::Up)),
     ),
     (
         Kind::Gauge,
         "statsring_backend_healthy",
-        "1 if the backend's health checks pass, whatever the operator wants of it; absent if there are none, as without adminport.",
+        "1 if the backend's health checks succeed, even if it was drained; absent if it is not checked, as without adminport.",
         |backend| backend.is_healthy.map(u64::from),
     ),
     (
         Kind::Gauge,
         "statsring_backend_state_age_seconds",
-        "How long the backend has been in its state.",
+        "Time since the last change of the backend's state.",
         |backend| Some(backend.since_s),
     ),
     (
@@ -69,19 +69,19 @@ const FIGURES: [(Kind, &str, &str, Figure); 14] = [
     (
         Kind::Counter,
         "statsring_backend_kernel_drops_total",
-        "Datagrams that the kernel dropped at the backend's socket for want of room; only for backends on this host.",
+        "Datagrams that the kernel dropped at the full receive buffer of the backend's socket; only for backends on this host.",
         |backend| backend.kernel_drops,
     ),
     (
         Kind::Counter,
         "statsring_backend_datagrams_in_trains_total",
-        "Packets for the backend sent together with others in one send (UDP_SEGMENT).",
+        "Packets for the backend that were sent together with others in one system call (UDP_SEGMENT).",
         |backend| Some(backend.datagrams_in_trains),
     ),
     (
         Kind::Counter,
         "statsring_backend_trains_refused_total",
-        "Sends of several packets that were refused; their packets went one by one.",
+        "Sends of several packets that the kernel refused; the packets were sent one by one.",
         |backend| Some(backend.trains_refused),
     ),
     (
@@ -93,7 +93,7 @@ const FIGURES: [(Kind, &str, &str, Figure); 14] = [
     (
         Kind::Gauge,
         "statsring_backend_packet_max_bytes",
-        "The largest packet that metrics for the backend are gathered into; 0 until it is known.",
+        "Largest packet that metrics for the backend are packed into; 0 until it is known.",
         |backend| Some(backend.packet_bytes_max as u64),
     ),
 ];
@@ -111,7 +111,7 @@ pub fn render(out: &mut Exposition, view: &View) {
     let mut family = out.family(
         Kind::Gauge,
         "statsring_backend_state_info",
-        "1 for the state that the backend is in: up, down, disabled, unresolved, own_address, drain or forced_down.",
+        "1 for the state of the backend: up, down, disabled, unresolved, own_address, drain or forced_down.",
     );
     for backend in &view.backends {
         family.add(&[("backend", &backend.name), ("state", backend.state.name())], 1);
@@ -119,7 +119,7 @@ pub fn render(out: &mut Exposition, view: &View) {
     let mut family = out.family(
         Kind::Gauge,
         "statsring_backend_address_info",
-        "1 for the address that the backend's metrics go to; absent while it has none.",
+        "1 for the address that the backend's metrics are sent to; absent while it has none.",
     );
     for backend in &view.backends {
         if let Some(address) = backend.address() {
@@ -140,7 +140,7 @@ pub fn render(out: &mut Exposition, view: &View) {
         "Metrics for the backend that were dropped because their send failed, by errno and cause.",
         |error| error.metrics_dropped,
     );
-    let mut family = out.family(Kind::Gauge, "statsring_backends", "Backends of the config by state.");
+    let mut family = out.family(Kind::Gauge, "statsring_backends", "Backends, by state.");
     for state in BackendState::ALL {
         let count = view.backends.iter().filter(|backend| backend.state == state).count();
         family.add(&[("state", state.name())], count);

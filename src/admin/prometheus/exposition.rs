@@ -26,32 +26,59 @@ impl Kind {
     }
 }
 
+/// A family of metrics: everything about it but its figures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricFamily {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its meaning, one sentence or more.
+    pub help: String,
+}
+
 /// The text as it grows.
 pub struct Exposition {
     text: String,
+    /// Every family that was asked for, with or without figures; `None` if nobody wants the list.
+    families: Option<Vec<MetricFamily>>,
 }
 
 impl Exposition {
     /// Empty.
     pub fn new() -> Exposition {
-        Exposition { text: String::new() }
+        Exposition { text: String::new(), families: None }
     }
 
-    /// A family; its head is written with its first figure. `help` is one sentence without backslashes or line ends.
-    pub fn family(&mut self, kind: Kind, name: &'static str, help: &'static str) -> Family<'_> {
+    /// One that lists its families.
+    pub fn listing() -> Exposition {
+        Exposition { families: Some(Vec::new()), ..Exposition::new() }
+    }
+
+    /// A family; its head is written with its first figure. `help` is sentences without backslashes or line ends.
+    pub fn family<'t>(&'t mut self, kind: Kind, name: &'t str, help: &'t str) -> Family<'t> {
+        if let Some(families) = &mut self.families {
+            families.push(MetricFamily { name: name.to_owned(), kind: kind.name(), help: help.to_owned() });
+        }
         Family { text: &mut self.text, kind, name, help, has_head: false }
     }
 
     /// A family of one figure.
-    pub fn one(&mut self, kind: Kind, name: &'static str, help: &'static str, value: impl Display) {
+    pub fn one(&mut self, kind: Kind, name: &str, help: &str, value: impl Display) {
         self.family(kind, name, help).add(&[], value);
     }
 
     /// A family of one figure, if it is known.
-    pub fn known(&mut self, kind: Kind, name: &'static str, help: &'static str, value: Option<impl Display>) {
+    pub fn known(&mut self, kind: Kind, name: &str, help: &str, value: Option<impl Display>) {
+        let mut family = self.family(kind, name, help);
         if let Some(value) = value {
-            self.one(kind, name, help, value);
+            family.add(&[], value);
         }
+    }
+
+    /// The families, in their order; empty unless it was made by [`Exposition::listing`].
+    pub fn into_families(self) -> Vec<MetricFamily> {
+        self.families.unwrap_or_default()
     }
 
     /// The text.
@@ -64,8 +91,8 @@ impl Exposition {
 pub struct Family<'t> {
     text: &'t mut String,
     kind: Kind,
-    name: &'static str,
-    help: &'static str,
+    name: &'t str,
+    help: &'t str,
     has_head: bool,
 }
 

@@ -19,8 +19,8 @@ pub fn render(out: &mut Exposition, latency: &Latency, timestamps: bool) {
     let mut family = out.family(
         Kind::Histogram,
         "statsring_latency_seconds",
-        "How long each metric took from its arrival to its sending: an upper bound where measured_from is socket_empty, the \
-         last moment at which the socket was known to be empty, exact where it is wake_up, the end of an idle sleep.",
+        "Time from arrival to sending of each metric: an upper bound where measured_from is socket_empty, the last moment at \
+         which the socket was known to be empty; exact where it is wake_up, the end of an idle period.",
     );
     for (kind, from) in [(LatencyKind::Bound, "socket_empty"), (LatencyKind::AfterIdle, "wake_up")] {
         add(&mut family, &[("measured_from", from)], latency.get(kind));
@@ -28,7 +28,7 @@ pub fn render(out: &mut Exposition, latency: &Latency, timestamps: bool) {
     let mut family = out.family(
         Kind::Histogram,
         "statsring_residence_seconds",
-        "How long each metric stayed in the process, from the return of the wait that delivered it to its sending.",
+        "Time that each metric stayed in the process, from the wakeup that delivered it to its sending.",
     );
     add(&mut family, &[], latency.get(LatencyKind::Residence));
     if !timestamps {
@@ -38,7 +38,7 @@ pub fn render(out: &mut Exposition, latency: &Latency, timestamps: bool) {
     let mut family = out.family(
         Kind::Histogram,
         "statsring_latency_exact_seconds",
-        "How long each metric took from its arrival, as the kernel has stamped it, to its sending (timestamps).",
+        "Time from arrival, by kernel timestamp, to sending of each metric (timestamps).",
     );
     add(&mut family, &[], latency.get(LatencyKind::Exact));
 }

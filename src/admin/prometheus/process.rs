@@ -17,7 +17,7 @@ pub fn render(out: &mut Exposition, view: &View) {
     out.one(
         gauge,
         "process_start_time_seconds",
-        "When the process started, since the Unix epoch.",
+        "Start time of the process since the Unix epoch.",
         view.started_unix_time.as_secs_f64(),
     );
     out.known(
@@ -29,5 +29,5 @@ pub fn render(out: &mut Exposition, view: &View) {
     out.known(gauge, "process_virtual_memory_bytes", "Address space of the process.", process.virtual_bytes);
     out.known(gauge, "process_threads", "Threads of the process.", process.threads);
     out.known(gauge, "process_open_fds", "Open files of the process.", process.open_files);
-    out.known(gauge, "process_max_fds", "Files that the process may have open.", process.files_max);
+    out.known(gauge, "process_max_fds", "Maximum number of open files.", process.files_max);
 }

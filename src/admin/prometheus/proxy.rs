@@ -12,13 +12,13 @@ use crate::version::{COMMIT, NUMBER};
 pub fn identity(out: &mut Exposition, view: &View) {
     let mut family = out.family(Kind::Gauge, "statsring_build_info", "The program, as labels; always 1.");
     family.add(&[("version", NUMBER), ("revision", COMMIT), ("engine", &engine(view))], 1);
+    let mut family = out.family(
+        Kind::Gauge,
+        "statsring_placement_info",
+        "The placement in effect, as labels; always 1. Proxies with equal fingerprints send every name to the same backend; \
+         with equal config fingerprints they do so when all backends are up.",
+    );
     if let Some(fingerprint) = view.fingerprint {
-        let mut family = out.family(
-            Kind::Gauge,
-            "statsring_placement_info",
-            "The placement in force, as labels; always 1. Proxies with equal fingerprints send every name to the same backend; \
-             with equal config fingerprints they do as long as all backends are up.",
-        );
         let labels = [
             ("hashing", view.placement),
             ("fingerprint", &*format!("{:016x}", fingerprint.now)),
@@ -34,37 +34,37 @@ pub fn state(out: &mut Exposition, view: &View) {
     out.one(
         gauge,
         "statsring_ready",
-        "1 if the proxy is to be sent metrics: every worker receives, no stop is under way, health is not down by command.",
+        "1 if the proxy is ready for metrics: every worker receives, no stop is in progress, and health was not set to down.",
         u8::from(view.readiness.is_ready()),
     );
     out.one(
         gauge,
         "statsring_degraded",
-        "Things that work less well than asked for; the admin command status tells which.",
+        "Number of things that work less well than requested; the admin command status lists them.",
         view.degraded.len(),
     );
     out.one(
         gauge,
         "statsring_metrics_unaccounted",
-        "Metrics received that were neither sent nor dropped nor are pending: anything but 0 is a mistake in the program.",
+        "Metrics received that were neither sent nor dropped nor are pending: anything but 0 is a bug.",
         view.counters().imbalance(),
     );
     out.one(
         gauge,
         "statsring_config_last_reload_successful",
-        "1 if the last reload of the config was applied, or if there was none.",
+        "1 if the last reload of the config succeeded, or if there was none.",
         u8::from(view.last_reload.as_ref().is_none_or(|last| last.succeeded)),
     );
     out.one(
         gauge,
         "statsring_config_last_reload_success_timestamp_seconds",
-        "When the config in force was read.",
+        "When the config in effect was read.",
         view.config_unix_time.as_secs_f64(),
     );
     out.one(
         gauge,
         "statsring_flush_interval_seconds",
-        "The longest time that a metric is held back to gather others (flushInterval).",
+        "Longest time that a metric is held to be packed with others (flushInterval).",
         view.levers.flush_us as f64 / 1e6,
     );
 }
@@ -72,23 +72,21 @@ pub fn state(out: &mut Exposition, view: &View) {
 /// What is around it: the host, the admin port, memory.
 pub fn surroundings(out: &mut Exposition, view: &View) {
     let counter = Kind::Counter;
-    if let Some(host) = view.host_udp {
-        out.one(
-            counter,
-            "statsring_host_udp_receive_buffer_errors_total",
-            "Datagrams dropped at full receive buffers of any UDP socket of this host since its start.",
-            host.rcvbuf_errors,
-        );
-        out.one(
-            counter,
-            "statsring_host_udp_send_buffer_errors_total",
-            "Datagrams dropped at full send buffers of any UDP socket of this host since its start.",
-            host.sndbuf_errors,
-        );
-    }
+    out.known(
+        counter,
+        "statsring_host_udp_receive_buffer_errors_total",
+        "Datagrams dropped at full receive buffers of any UDP socket of this host since it booted.",
+        view.host_udp.map(|host| host.rcvbuf_errors),
+    );
+    out.known(
+        counter,
+        "statsring_host_udp_send_buffer_errors_total",
+        "Datagrams dropped at full send buffers of any UDP socket of this host since it booted.",
+        view.host_udp.map(|host| host.sndbuf_errors),
+    );
     for known in AdminCounter::ALL {
-        let (name, help) = admin(known);
-        out.one(counter, name, help, view.admin.get(known));
+        let name = format!("statsring_{}_total", known.name());
+        out.one(counter, &name, known.meaning(), view.admin.get(*known));
     }
     let mut shortages = out.family(
         counter,
@@ -115,13 +113,13 @@ fn memory(out: &mut Exposition, view: &View) {
     out.one(
         gauge,
         "statsring_heap_mapped_bytes",
-        "Heap as mapped from the system.",
+        "Heap as mapped by the system.",
         view.memory.heap.mapped_bytes,
     );
     out.one(
         gauge,
         "statsring_packet_pool_bytes",
-        "Packets of all workers, in use or not.",
+        "Packet buffers of all workers, used or not.",
         view.memory.packet_pool_bytes,
     );
     out.one(
@@ -133,62 +131,15 @@ fn memory(out: &mut Exposition, view: &View) {
     out.one(
         gauge,
         "statsring_ring_locked_bytes",
-        "Locked memory of all workers' rings.",
+        "Locked memory of the rings of all workers.",
         sum(|facts| facts.ring_bytes),
     );
     out.one(
         gauge,
         "statsring_send_buffer_granted_bytes",
-        "Send buffers granted to the backends' sockets of all workers: kernel memory, used only as far as needed.",
+        "Send buffers granted to the backends' sockets of all workers: kernel memory, used only as needed.",
         view.memory.send_buffer_bytes,
     );
-}
-
-/// Name and explanation of what is counted at the admin port.
-fn admin(counter: AdminCounter) -> (&'static str, &'static str) {
-    match counter {
-        AdminCounter::Connections => {
-            ("statsring_admin_connections_total", "Connections to the admin port that were served.")
-        }
-        AdminCounter::ConnectionsRefused => (
-            "statsring_admin_connections_refused_total",
-            "Connections closed at once because all places were taken.",
-        ),
-        AdminCounter::ConnectionsYielded => (
-            "statsring_admin_connections_yielded_total",
-            "Connections closed because they were silent when all places were taken and another one came.",
-        ),
-        AdminCounter::Commands => {
-            ("statsring_admin_commands_total", "Text commands, unknown and misused ones included.")
-        }
-        AdminCounter::CommandsUnknown => {
-            ("statsring_admin_commands_unknown_total", "Text commands that were unknown or misused.")
-        }
-        AdminCounter::ChangesRefused => (
-            "statsring_admin_changes_refused_total",
-            "Changing commands from elsewhere than this host that were refused.",
-        ),
-        AdminCounter::LinesTooLong => {
-            ("statsring_admin_lines_too_long_total", "Connections ended by a line that was too long.")
-        }
-        AdminCounter::HttpRequests => {
-            ("statsring_admin_http_requests_total", "HTTP requests answered with what they asked for.")
-        }
-        AdminCounter::HttpErrors => {
-            ("statsring_admin_http_errors_total", "HTTP requests answered with an error.")
-        }
-        AdminCounter::ForeignProtocols => {
-            ("statsring_admin_foreign_protocols_total", "Connections ended because they spoke TLS.")
-        }
-        AdminCounter::IdleClosed => (
-            "statsring_admin_idle_closed_total",
-            "Connections ended because the client said nothing for too long.",
-        ),
-        AdminCounter::WritesTimedOut => (
-            "statsring_admin_writes_timed_out_total",
-            "Connections ended because the client did not take its answers.",
-        ),
-    }
 }
 
 #[cfg(test)]

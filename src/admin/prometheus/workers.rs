@@ -7,93 +7,46 @@ use crate::admin::view::{View, WorkerView};
 use crate::stats::{Counter, DropReason, Sleep};
 use std::net::SocketAddr;
 
-/// Name and explanation of a counter; `None` for the one that is told socket by socket.
-fn described(counter: Counter) -> Option<(&'static str, &'static str)> {
+/// The metric of a counter; `None` for the one that is reported socket by socket.
+const fn metric_name(counter: Counter) -> Option<&'static str> {
     Some(match counter {
-        Counter::DatagramsReceived => ("statsring_datagrams_received_total", "Datagrams received."),
-        Counter::BytesReceived => ("statsring_received_bytes_total", "Payload of the datagrams received."),
-        Counter::MetricsReceived => (
-            "statsring_metrics_received_total",
-            "Metrics received: every line, malformed ones included. At every moment it is what was sent, dropped and is pending.",
-        ),
-        Counter::MetricsSent => {
-            ("statsring_metrics_sent_total", "Metrics that this host's kernel accepted for their backend.")
-        }
-        Counter::MetricsPending => ("statsring_metrics_pending", "Metrics that the proxy holds now."),
-        Counter::DatagramsSent => {
-            ("statsring_datagrams_sent_total", "Packets that this host's kernel accepted.")
-        }
-        Counter::BytesSent => {
-            ("statsring_sent_bytes_total", "Payload of the packets that this host's kernel accepted.")
-        }
-        Counter::DatagramsInTrains => (
-            "statsring_datagrams_in_trains_total",
-            "Packets sent together with others in one send (UDP_SEGMENT).",
-        ),
-        Counter::DatagramsEmpty => ("statsring_datagrams_empty_total", "Datagrams without a payload."),
-        Counter::DatagramsBlank => ("statsring_datagrams_blank_total", "Datagrams of nothing but line ends."),
-        Counter::DatagramsTruncated => (
-            "statsring_datagrams_truncated_total",
-            "Datagrams longer than maxDatagramSize; metrics beyond the cut are lost and not counted.",
-        ),
-        Counter::BytesTruncated => (
-            "statsring_truncated_bytes_total",
-            "Bytes of datagrams longer than maxDatagramSize that were not read.",
-        ),
-        Counter::TimestampsMissing => (
-            "statsring_timestamps_missing_total",
-            "Datagrams that came without the kernel's timestamp though timestamps is true; their latency is not in statsring_latency_exact_seconds.",
-        ),
-        Counter::TimestampsAbsurd => (
-            "statsring_timestamps_absurd_total",
-            "Datagrams whose timestamp lay in the future or a minute back, or before which the host's clock had been set; not in statsring_latency_exact_seconds.",
-        ),
-        Counter::SendsBusy => {
-            ("statsring_sends_busy_total", "Sends that a full socket buffer put off; they were repeated.")
-        }
-        Counter::SocketsReopened => (
-            "statsring_sockets_reopened_total",
-            "Sockets to backends that were replaced by new ones, with another source port.",
-        ),
-        Counter::BackendRefused => (
-            "statsring_sends_refused_total",
-            "Sends that told of an earlier packet that was refused; they were repeated.",
-        ),
-        Counter::BackendUnreachable => (
-            "statsring_sends_unreachable_total",
-            "Sends that told of a backend that cannot be reached, or of another ICMP answer; they were repeated.",
-        ),
-        Counter::MetricsDiverted => (
-            "statsring_metrics_diverted_total",
-            "Metrics whose own backend was down and that another one got.",
-        ),
+        Counter::DatagramsReceived => "statsring_datagrams_received_total",
+        Counter::BytesReceived => "statsring_received_bytes_total",
+        Counter::MetricsReceived => "statsring_metrics_received_total",
+        Counter::MetricsSent => "statsring_metrics_sent_total",
+        Counter::MetricsPending => "statsring_metrics_pending",
+        Counter::DatagramsSent => "statsring_datagrams_sent_total",
+        Counter::BytesSent => "statsring_sent_bytes_total",
+        Counter::DatagramsInTrains => "statsring_datagrams_in_trains_total",
+        Counter::DatagramsEmpty => "statsring_datagrams_empty_total",
+        Counter::DatagramsBlank => "statsring_datagrams_blank_total",
+        Counter::DatagramsTruncated => "statsring_datagrams_truncated_total",
+        Counter::BytesTruncated => "statsring_truncated_bytes_total",
+        Counter::TimestampsMissing => "statsring_timestamps_missing_total",
+        Counter::TimestampsAbsurd => "statsring_timestamps_absurd_total",
+        Counter::SendsBusy => "statsring_sends_busy_total",
+        Counter::SocketsReopened => "statsring_sockets_reopened_total",
+        Counter::BackendRefused => "statsring_sends_refused_total",
+        Counter::BackendUnreachable => "statsring_sends_unreachable_total",
+        Counter::MetricsDiverted => "statsring_metrics_diverted_total",
         Counter::KernelDrops => return None,
-        Counter::ReceivesArmed => ("statsring_receives_armed_total", "Times that a receive was armed."),
-        Counter::ReceivesNoBuffers => (
-            "statsring_receives_no_buffers_total",
-            "Times that a receive ended for want of a free buffer; the socket's buffer holds what comes meanwhile.",
-        ),
-        Counter::ReceiveErrors => ("statsring_receive_errors_total", "Receives that ended with an error."),
-        Counter::ReceiveBadHeaders => {
-            ("statsring_receive_bad_headers_total", "Received buffers with a senseless header.")
-        }
-        Counter::WaitErrors => {
-            ("statsring_wait_errors_total", "Waits that failed in a way that is no part of normal work.")
-        }
-        Counter::Wakeups => ("statsring_wakeups_total", "Times that the worker went to the kernel."),
-        Counter::Gathers => {
-            ("statsring_gathers_total", "Sleeps in which datagrams gathered until a deadline.")
-        }
+        Counter::ReceivesArmed => "statsring_receives_armed_total",
+        Counter::ReceivesNoBuffers => "statsring_receives_no_buffers_total",
+        Counter::ReceiveErrors => "statsring_receive_errors_total",
+        Counter::ReceiveBadHeaders => "statsring_receive_bad_headers_total",
+        Counter::WaitErrors => "statsring_wait_errors_total",
+        Counter::Wakeups => "statsring_wakeups_total",
+        Counter::Gathers => "statsring_gathers_total",
     })
 }
 
 /// The families.
 pub fn render(out: &mut Exposition, view: &View) {
-    out.one(Kind::Gauge, "statsring_workers", "Threads that carry metrics.", view.workers.len());
+    out.one(Kind::Gauge, "statsring_workers", "Worker threads.", view.workers.len());
     for counter in Counter::ALL {
-        let Some((name, help)) = described(*counter) else { continue };
+        let Some(name) = metric_name(*counter) else { continue };
         let kind = if *counter == Counter::MetricsPending { Kind::Gauge } else { Kind::Counter };
-        add(out, view, (kind, name, help), |worker| Some(worker.counters.get(*counter)));
+        add(out, view, (kind, name, counter.meaning()), |worker| Some(worker.counters.get(*counter)));
     }
     dropped(out, view);
     kernel_drops(out, view);
@@ -125,7 +78,7 @@ fn dropped(out: &mut Exposition, view: &View) {
     let mut family = out.family(
         Kind::Counter,
         "statsring_metrics_dropped_total",
-        "Metrics that the proxy dropped, by reason; those of reason truncated at least.",
+        "Metrics dropped by the proxy, by reason; for reason truncated a lower bound.",
     );
     for (index, worker) in view.workers.iter().enumerate() {
         for reason in DropReason::ALL {
@@ -137,11 +90,8 @@ fn dropped(out: &mut Exposition, view: &View) {
 
 /// Each socket for itself: which one overflows tells which worker is too busy.
 fn kernel_drops(out: &mut Exposition, view: &View) {
-    let mut family = out.family(
-        Kind::Counter,
-        "statsring_kernel_drops_total",
-        "Datagrams that the kernel dropped at a listening socket for want of room, before the proxy could count them.",
-    );
+    let mut family =
+        out.family(Kind::Counter, "statsring_kernel_drops_total", Counter::KernelDrops.meaning());
     for (index, worker) in view.workers.iter().enumerate() {
         for (socket, drops) in worker.socket_drops.iter().enumerate() {
             let listen = view.listen.get(socket).map_or_else(|| socket.to_string(), SocketAddr::to_string);
@@ -154,19 +104,19 @@ fn receive_buffer(out: &mut Exposition, view: &View) {
     let granted = (
         Kind::Gauge,
         "statsring_receive_buffer_granted_bytes",
-        "Receive buffer of each of the worker's listening sockets, as the kernel granted it.",
+        "Receive buffer of each of the worker's listening sockets, as granted by the kernel.",
     );
     add(out, view, granted, |worker| worker.facts.as_ref().map(|facts| facts.receive_buffer_bytes));
     out.one(
         Kind::Gauge,
         "statsring_receive_buffer_wanted_bytes",
-        "What the kernel grants if it grants all: twice receiveBuffer, since it counts its own overhead in.",
+        "What the kernel would grant at most: twice receiveBuffer, because it includes its own overhead.",
         view.receive_buffer_asked_bytes.saturating_mul(2),
     );
     let filled = (
         Kind::Gauge,
         "statsring_receive_buffer_peak_fill_ratio",
-        "Share of the receive buffer that the last second's peak rate fills in the longest sleep; 0 if no traffic flows.",
+        "Share of the receive buffer that the peak rate of the last second fills during the longest sleep; 0 without traffic.",
     );
     add(out, view, filled, |worker| {
         Some(match worker.sleep {
@@ -177,7 +127,7 @@ fn receive_buffer(out: &mut Exposition, view: &View) {
     let sleep = (
         Kind::Gauge,
         "statsring_worker_sleep_seconds",
-        "The longest sleep that the worker would take now while datagrams gather; 0 if it wakes for each.",
+        "Longest sleep of the worker at the present rate; 0 if it wakes up for each datagram.",
     );
     add(out, view, sleep, |worker| {
         Some(match worker.sleep {

@@ -25,9 +25,11 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, String> {
     let listen = |address: &SocketAddr| {
         TcpListener::bind(address).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => {
-                format!("--health cannot have {address}: it is taken; end what has it, or give another port")
+                format!(
+                    "--health: cannot listen on {address}: {error}; stop what uses it, or choose another port"
+                )
             }
-            _ => format!("--health cannot have {address}: {error}"),
+            _ => format!("--health: cannot listen on {address}: {error}"),
         })
     };
     addresses.iter().map(listen).collect()
@@ -119,6 +121,6 @@ mod tests {
     fn a_taken_address_is_told() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let error = bind(&[taken.local_addr().unwrap()]).unwrap_err();
-        assert!(error.contains("taken"), "{error}");
+        assert!(error.contains("in use"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
@@ -35,6 +35,11 @@ impl Interrupt {
         if poll(&mut polls, PollTimeout::from(ms)).is_err() {
             thread::sleep(Duration::from_millis(1));
         }
+        self.asked()
+    }
+
+    /// Whether there has been a signal. A second one ends the process.
+    pub fn asked(&mut self) -> bool {
         if let Ok(Some(signal)) = self.signals.read_signal() {
             if self.asked {
                 std::process::exit(128 + signal.ssi_signo as i32);
@@ -42,5 +47,12 @@ impl Interrupt {
             self.asked = true;
         }
         self.asked
+    }
+}
+
+impl AsFd for Interrupt {
+    /// Readable after a signal.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
     }
 }

@@ -1,4 +1,5 @@
-//! `statsring sink`: what a load's backends got, measured by itself; `statsring load --sink` does the same in one process.
+//! `statsring sink`: stands in for backends; prints what arrives (`print.rs`), or measures a load. `statsring load --sink`
+//! measures in one process.
 //!
 //! In: where to listen. Out: on stderr a line a second, on stdout the figures and the verdict. Next: `receive.rs`
 //! receives, `sequence.rs` tells loss, duplicates and changes of order apart, `verdict.rs` judges.
@@ -9,6 +10,7 @@ pub mod figures;
 pub mod health;
 pub mod interrupt;
 pub mod placed;
+mod print;
 pub mod receive;
 pub mod replayed;
 pub mod sequence;
@@ -43,7 +45,8 @@ use verdict::{Tolerance, Verdict};
 pub const LOOK_MS: u16 = 20;
 const PROGRESS_US: u64 = 1_000_000;
 
-/// Takes the place of the backends of a proxy, and tells what arrived of a load: lost, duplicated, reordered, misplaced metrics, latency.
+/// Stands in for the backends of a proxy: prints the metrics that arrive, or measures a load (lost, duplicated, reordered and
+/// misplaced metrics, latency).
 #[derive(FromArgs, Clone, Debug, PartialEq)]
 #[argh(
     subcommand,
@@ -55,9 +58,18 @@ const PROGRESS_US: u64 = 1_000_000;
     error_code(1, "metrics lost, duplicated or misplaced")
 )]
 pub struct Options {
-    /// where to listen: ports of 127.0.0.1 or ADDRESS:PORT, with commas between; 0 takes a free port
+    /// print each metric that arrives, after the backend that received it, until Ctrl-C; listens as the backends of
+    /// exampleConfig.json unless -f or --listen says otherwise
+    #[argh(switch)]
+    pub print: bool,
+
+    /// with --print: listen as the backends of this config
+    #[argh(option, short = 'f', arg_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// where to listen: ports of 127.0.0.1 or ADDRESS:PORT, separated by commas; 0 takes a free port
     #[argh(option, arg_name = "LIST")]
-    pub listen: String,
+    pub listen: Option<String>,
 
     /// answer health checks as a StatsD server's admin port does: TCP ports of 127.0.0.1 or ADDRESS:PORT, with commas
     /// between
@@ -123,6 +135,9 @@ struct Report<'a> {
 
 /// Receives until the load has ended; the exit code.
 pub fn run(options: Options) -> u8 {
+    if options.print {
+        return print::run(&options);
+    }
     let tolerance = match tolerance(options.allow_loss, options.in_order) {
         Ok(tolerance) => tolerance,
         Err(text) => return refuse(&text),
@@ -224,7 +239,12 @@ struct Proven {
 }
 
 fn prove(options: &Options) -> Result<Proven, String> {
-    let listen = parse_addresses(&options.listen).map_err(|error| format!("--listen: {error}"))?;
+    if options.file.is_some() {
+        return Err("-f needs --print; a measured load takes configs with --placed-by".to_owned());
+    }
+    let list =
+        options.listen.as_deref().ok_or("give --listen to measure a load, or --print to see what arrives")?;
+    let listen = parse_addresses(list).map_err(|error| format!("--listen: {error}"))?;
     seconds_to_us("--idle", options.idle)?;
     options.seconds.map(|seconds| seconds_to_us("--seconds", seconds)).transpose()?;
     if options.names == 0 || options.names > NAMES_MAX {

@@ -21,9 +21,9 @@ use std::time::Duration;
 /// What is asked of the kernel for each sink, unless told otherwise.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 << 20;
 /// The longest datagram there is.
-const DATAGRAM_BYTES: usize = 65_536;
+pub(super) const DATAGRAM_BYTES: usize = 65_536;
 /// Datagrams read from one socket before the next has its turn.
-const TURN: usize = 64;
+pub(super) const TURN: usize = 64;
 /// Longest sleep without a look at whether to stop, ms.
 const NAP_MS: u16 = 20;
 /// No total is known.
@@ -128,11 +128,9 @@ impl Sinks {
         for address in addresses {
             let told = |error: io::Error| match error.kind() {
                 io::ErrorKind::AddrInUse => {
-                    format!(
-                        "a sink cannot have {address}: it is taken; end what has it, or give another port"
-                    )
+                    format!("cannot listen on {address}: {error}; stop what uses it, or choose another port")
                 }
-                _ => format!("a sink cannot have {address}: {error}"),
+                _ => format!("cannot listen on {address}: {error}"),
             };
             let socket = UdpSocket::bind(address).map_err(told)?;
             options::ask_receive_buffer(&socket, receive_buffer_bytes).map_err(told)?;
@@ -248,7 +246,7 @@ mod tests {
         let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let error = Sinks::bind(&[address], 4096).unwrap_err();
-        assert!(error.contains(&address.to_string()) && error.contains("taken"), "{error}");
+        assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
     }
 
     #[test]
