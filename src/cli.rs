@@ -18,11 +18,11 @@ use std::time::Duration;
 /// How long the end waits for the log's reader to take the last lines.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 
-/// A StatsD proxy: sends every metric to the backend that owns its name.
+/// A StatsD proxy: forwards every metric to the backend that owns its name.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
     help_triggers("-h", "--help"),
-    note = "Without a command it runs the proxy until SIGTERM or SIGINT; SIGHUP makes it read its config again, SIGUSR2 starts it again without loss.",
+    note = "Without a command, statsring runs the proxy until SIGTERM or SIGINT. SIGHUP reloads the config, SIGUSR2 restarts without loss.",
     error_code(1, "load, sink or demo: metrics were lost or misplaced; check-ready: not ready"),
     error_code(64, "wrong usage, or an invalid config"),
     error_code(66, "the config cannot be read"),
@@ -35,19 +35,19 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
     error_code(75, "a stop exceeded shutdownTimeout; the log states how many metrics were lost")
 )]
 struct Arguments {
-    /// config file, JSON or one of StatsD's proxy.js (default /etc/statsdproxy.json)
+    /// config file, JSON or of StatsD's proxy.js (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// debug logging: also every metric with its backend
+    /// debug log: also every metric with its backend, at most 1,000 lines per second
     #[argh(switch, short = 'd')]
     debug: bool,
 
-    /// print the effective config and the memory bound, and end
+    /// check the config, print the one in effect and the memory bound, and exit
     #[argh(switch)]
     check: bool,
 
-    /// print the version, and end
+    /// print the version and exit
     #[argh(switch)]
     version: bool,
 

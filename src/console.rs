@@ -18,7 +18,7 @@ const STALLED_READER: Duration = Duration::from_secs(1);
 /// Tells the operator about wrong usage; the exit code.
 pub fn refuse(text: &str) -> u8 {
     complain(text);
-    say(&format!("{NAME} --help tells more.\n"));
+    say(&format!("For more information, try '{NAME} --help'.\n"));
     exit::USAGE
 }
 

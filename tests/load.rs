@@ -478,7 +478,7 @@ fn wrong_usage_and_refusals_have_their_exit_codes() {
         assert_eq!(code(&output), 71, "{arguments:?}");
     }
     let output = run(&["load", "--sink", &port]);
-    assert!(stderr(&output).contains("is taken"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("already in use"), "{}", stderr(&output));
 }
 
 #[test]

@@ -22,29 +22,29 @@ const ANSWER_BYTES_MAX: usize = 16_384;
 /// Most fields of its head.
 const FIELDS_MAX: usize = 32;
 
-/// Asks a running proxy whether it is to be sent metrics: every worker receives, no stop is under way, health is not down by
-/// command. Prints a line; exit code 0 if it is ready, 1 if it is not or does not answer.
+/// Checks whether a running proxy is ready for metrics, prints the answer, and exits with 0 if it is and with 1 if it is not or
+/// does not answer.
 #[derive(FromArgs, Clone, Debug, PartialEq, Eq)]
 #[argh(
     subcommand,
     name = "check-ready",
     help_triggers("-h", "--help"),
-    note = "The admin port is asked where a running proxy that was started with this config listens, else where the config has it; \
-            one that listens everywhere is asked on this host.",
+    note = "The proxy that was started with this config is asked, wherever it listens; else the admin port of the config, on\n  \
+            localhost if it listens on every address.",
     error_code(1, "not ready, or no answer"),
-    error_code(64, "wrong usage, or a config with mistakes"),
+    error_code(64, "wrong usage, or an invalid config"),
     error_code(66, "the config cannot be read")
 )]
 pub struct Options {
-    /// config file, JSON, to take the admin port's address from (default /etc/statsdproxy.json)
+    /// config file that the proxy was started with (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// the admin port's address, instead of a config
+    /// address of the admin port, instead of a config
     #[argh(option, arg_name = "HOST:PORT")]
     pub address: Option<String>,
 
-    /// how long the answer may take, in ms, 1 to 60000 (default 2000)
+    /// time that the answer may take, in ms, 1 to 60000 (default 2000)
     #[argh(option, arg_name = "MS")]
     pub timeout: Option<u64>,
 }

@@ -21,25 +21,25 @@ const SAMPLE_NAMES: usize = 100_000;
 /// Stands for a name that no backend gets.
 const NOBODY: &str = "-";
 
-/// Prints how many names a new config moves from each backend to each, with every backend up that is not disabled.
+/// Compares two configs: how many names move from each backend to each, if all enabled backends are up.
 #[derive(FromArgs, Clone, Debug, PartialEq, Eq)]
 #[argh(
     subcommand,
     name = "plan",
     help_triggers("-h", "--help"),
-    note = "Nothing is changed, and no running proxy is asked. Names are taken exactly as given: foo, not foo:1|c.",
-    note = "Without --names 100,000 made-up names are placed. Backends are told apart by HOST:PORT; - is nobody."
+    note = "Nothing is changed, and no running proxy is asked. Names are taken exactly as given: write foo, not foo:1|c.",
+    note = "Without --names, 100,000 generated names are placed. Backends are identified by HOST:PORT; - stands for none."
 )]
 pub struct Options {
-    /// the config that runs
+    /// the config in use
     #[argh(positional, arg_name = "OLD")]
     pub old: PathBuf,
 
-    /// the config to come
+    /// the new config
     #[argh(positional, arg_name = "NEW")]
     pub new: PathBuf,
 
-    /// place the names of this file, one a line; - is standard input
+    /// use the names of this file, one per line; - is standard input
     #[argh(option, arg_name = "FILE")]
     pub names: Option<PathBuf>,
 

@@ -15,27 +15,27 @@ use std::path::{Path, PathBuf};
 /// Backends that a message lists at most.
 const LISTED_MAX: usize = 20;
 
-/// Prints which backend gets a name, as NAME<TAB>HOST:PORT, one a line; HOST:PORT is - if none gets it.
+/// Prints the backend that owns each name, one per line: NAME<TAB>HOST:PORT, or - if there is none.
 #[derive(FromArgs, Clone, Debug, PartialEq, Eq)]
 #[argh(
     subcommand,
     name = "where",
     help_triggers("-h", "--help"),
     note = "A name is taken exactly as given: write foo, not foo:1|c.",
-    note = "Control characters and backslashes in names are printed escaped.",
-    note = "Backends that the config disables count as down. Whether the others really answer is not looked at:\n  \
-            the admin port's command where tells what the running proxy does at this moment."
+    note = "Control characters and backslashes in names are escaped in the output.",
+    note = "Disabled backends count as down. The running proxy is not asked: use the command where of its admin port\n  \
+            for the backend that serves a name at this moment."
 )]
 pub struct Options {
-    /// config file, JSON or one of StatsD's proxy.js (default /etc/statsdproxy.json)
+    /// config file, JSON or of StatsD's proxy.js (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// take this backend as down; may be given several times
+    /// assume that this backend is down; may be repeated
     #[argh(option, arg_name = "HOST:PORT")]
     pub down: Vec<String>,
 
-    /// names; without any they are read from standard input, one a line
+    /// names; without any, they are read from standard input, one per line
     #[argh(positional, arg_name = "NAME")]
     pub names: Vec<String>,
 }

@@ -66,13 +66,13 @@ const RECEIVE_BUFFER_BYTES_MIN: u64 = 4_096;
     subcommand,
     name = "demo",
     help_triggers("-h", "--help"),
-    note = "Everything is on this host's loopback. The usual ports are 8125 (metrics), 8126 (admin port) and 8127 to \
-            8132 (backends); where one is taken, a free one is found and shown. From time to time a backend answers \
-            that it is down, and its names move to the others until it is back. Ctrl-C ends it with a summary.",
-    error_code(1, "the account does not add up")
+    note = "Everything runs on loopback, on ports 8125 (metrics), 8126 (admin port) and 8127 to 8132 (backends), or on free\n  \
+            ports where these are in use. From time to time a backend reports that it is down, and the others take over\n  \
+            its names until it is back. Ctrl-C ends the demo with a summary.",
+    error_code(1, "metrics were lost or misplaced")
 )]
 pub struct Options {
-    /// end after so many seconds with a summary (1 to 86400)
+    /// end after N seconds with a summary (1 to 86400)
     #[argh(option, arg_name = "N")]
     pub seconds: Option<u32>,
 }

@@ -24,47 +24,47 @@ const FLOWS_MAX: u32 = 10_000;
 const TYPES_MAX: usize = 1000;
 const TYPES: [&str; 5] = ["c", "g", "ms", "s", "h"];
 
-/// Sends numbered metrics to a proxy; with --sink it also takes the place of the backends and tells what arrived.
+/// Sends numbered metrics to a proxy, and with --sink receives them as its backends and reports what was lost.
 #[derive(FromArgs, Clone, Debug, PartialEq)]
 #[argh(
     subcommand,
     name = "load",
     help_triggers("-h", "--help"),
-    note = "A metric is load.RUN.NAME:VALUE|TYPE: the value is its number among those of its name, and behind the last\n  \
-            8 digits the moment it was sent, in µs. It needs no tags, so every StatsD proxy carries it.",
-    note = "Captured lines are sent as they are; they are compared byte for byte, and have neither order nor latency.",
-    note = "Without --sink it ends with markers that tell statsring sink how many metrics were sent.",
-    error_code(1, "metrics lost, duplicated or misplaced, or not all could be sent"),
+    note = "A metric is load.RUN.NAME:VALUE|TYPE. The value is its number among those of its name, followed in the last\n  \
+            8 digits by the time it was sent, in µs. No tags are needed, so that every StatsD proxy forwards it.",
+    note = "Captured lines (--replay) are sent unchanged and compared byte for byte; order and latency are not measured.",
+    note = "Without --sink, the load ends with markers that state to statsring sink how many metrics were sent.",
+    error_code(1, "metrics were lost, duplicated or misplaced, or not all could be sent"),
     error_code(64, "wrong usage"),
-    error_code(71, "the system refused something, as a port that is taken")
+    error_code(71, "OS error, for example port already in use")
 )]
 pub struct Options {
     /// the proxy, HOST:PORT (default 127.0.0.1:8125)
     #[argh(option, arg_name = "HOST:PORT", default = "String::from(\"127.0.0.1:8125\")")]
     pub to: String,
 
-    /// be the backends: ports of 127.0.0.1 or ADDRESS:PORT, with commas between
+    /// receive as the backends: ports of 127.0.0.1 or ADDRESS:PORT, separated by commas
     #[argh(option, arg_name = "LIST")]
     pub sink: Option<String>,
 
-    /// with --sink: a config that the proxy may have while the load runs; may be given several times. A metric is misplaced
-    /// if none of them places it there (default: a name's first sink is its place)
+    /// with --sink: a config that the proxy may use during the load; may be repeated. A metric is misplaced if none of them
+    /// places it there (default: the first sink of a name is its place)
     #[argh(option, arg_name = "FILE")]
     pub placed_by: Vec<PathBuf>,
 
-    /// a backend of --placed-by that may be down; may be given several times, each is taken as down alone
+    /// a backend of --placed-by that may be down; may be repeated, each is assumed to be down alone
     #[argh(option, arg_name = "HOST:PORT")]
     pub down: Vec<String>,
 
-    /// answer health checks as the backends' admin ports do: TCP ports or ADDRESS:PORT, with commas between
+    /// answer health checks as the backends' admin ports: TCP ports or ADDRESS:PORT, separated by commas
     #[argh(option, arg_name = "LIST")]
     pub health: Option<String>,
 
-    /// seconds to wait before sending, for the proxy's health checks to find the sinks up (default 0)
+    /// seconds to wait before sending, until the proxy's health checks find the sinks up (default 0)
     #[argh(option, arg_name = "S", default = "0.0")]
     pub delay: f64,
 
-    /// datagrams a second, or max for as many as one core can (default 10000)
+    /// datagrams per second, or max for as many as one core can send (default 10000)
     #[argh(option, arg_name = "N", default = "String::from(\"10000\")")]
     pub rate: String,
 
@@ -72,7 +72,7 @@ pub struct Options {
     #[argh(option, arg_name = "N", default = "1")]
     pub metrics: u32,
 
-    /// datagrams that leave together; the rate is kept (default 1)
+    /// datagrams that are sent together, at the same average rate (default 1)
     #[argh(option, arg_name = "N", default = "1")]
     pub burst: u64,
 
@@ -80,51 +80,51 @@ pub struct Options {
     #[argh(option, arg_name = "N", default = "1000")]
     pub names: u32,
 
-    /// how much busier some names are than others: Zipf's exponent; 0 = all alike, in turn (default 0)
+    /// how unevenly names are used: exponent of a Zipf distribution; 0 = evenly, in turn (default 0)
     #[argh(option, arg_name = "S", default = "0.0")]
     pub skew: f64,
 
-    /// pad names with zeroes to so many bytes
+    /// pad names with zeroes to this length
     #[argh(option, arg_name = "BYTES", default = "0")]
     pub name_length: usize,
 
-    /// types of metrics: of c, g, ms, s, h, with commas between and weights if wanted, as c=8,ms=2 (default c)
+    /// types of metrics: c, g, ms, s, h, separated by commas, optionally with weights, such as c=8,ms=2 (default c)
     #[argh(option, arg_name = "LIST", default = "String::from(\"c\")")]
     pub types: String,
 
-    /// tags in DogStatsD's form, for every metric, as env:prod,host:a
+    /// tags for every metric, in DogStatsD's format, such as env:prod,host:a
     #[argh(option, arg_name = "TAGS")]
     pub tags: Option<String>,
 
-    /// sending sockets; a name always comes from the same one (default 1)
+    /// sending sockets; a name is always sent by the same one (default 1)
     #[argh(option, arg_name = "N", default = "1")]
     pub flows: u32,
 
-    /// how long to send (default 10)
+    /// duration in seconds (default 10)
     #[argh(option, arg_name = "S", default = "10.0")]
     pub seconds: f64,
 
-    /// end after so many datagrams
+    /// end after N datagrams
     #[argh(option, arg_name = "N")]
     pub datagrams: Option<u64>,
 
-    /// send the lines of this file instead, again and again
+    /// send the lines of this file instead, repeatedly
     #[argh(option, arg_name = "FILE")]
     pub replay: Option<PathBuf>,
 
-    /// name of this run in the metrics' names, a to z and digits; the same name gives the same placement
+    /// name of this run, part of the metrics' names, a to z and digits; the same name gives the same placement
     #[argh(option, arg_name = "RUN")]
     pub run: Option<String>,
 
-    /// the proxy's admin port, HOST:PORT: its stats tell where a loss was
+    /// admin port of the proxy, HOST:PORT: its counters show where metrics were lost
     #[argh(option, arg_name = "HOST:PORT")]
     pub admin: Option<String>,
 
-    /// the proxy's process on this host: its CPU time and memory are told
+    /// process of the proxy on this host, to report its CPU time and memory
     #[argh(option, arg_name = "PID")]
     pub pid: Option<u32>,
 
-    /// seconds at the start that do not count for the CPU time (default 0)
+    /// seconds at the start that are excluded from the CPU time (default 0)
     #[argh(option, arg_name = "S", default = "0.0")]
     pub warm_up: f64,
 
@@ -132,23 +132,23 @@ pub struct Options {
     #[argh(option, arg_name = "SHARE", default = "0.0")]
     pub allow_loss: f64,
 
-    /// a metric that comes after a later one of its name is bad too
+    /// treat reordered metrics of a name as an error
     #[argh(switch)]
     pub in_order: bool,
 
-    /// what has not come after so many seconds of silence is lost (default 2)
+    /// seconds without arrivals after which the rest is considered lost (default 2)
     #[argh(option, arg_name = "S", default = "2.0")]
     pub settle: f64,
 
-    /// receive buffer to ask for at each sink, bytes (default 33554432)
+    /// receive buffer to request for each sink, bytes (default 33554432)
     #[argh(option, arg_name = "BYTES", default = "RECEIVE_BUFFER_BYTES")]
     pub receive_buffer: usize,
 
-    /// the result as JSON
+    /// print the result as JSON
     #[argh(switch)]
     pub json: bool,
 
-    /// no progress on stderr
+    /// do not report progress on standard error
     #[argh(switch)]
     pub quiet: bool,
 }

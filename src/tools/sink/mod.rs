@@ -52,10 +52,10 @@ const PROGRESS_US: u64 = 1_000_000;
     subcommand,
     name = "sink",
     help_triggers("-h", "--help"),
-    note = "The load ends with markers that tell how many metrics it has sent. If the backends are on several hosts,\n  \
-            each sink sees its share only: give --expect with that share, or add up the sinks' figures.",
-    note = "Latency needs the load on the same host: it is told by the clock that its processes share.",
-    error_code(1, "metrics lost, duplicated or misplaced")
+    note = "A load ends with markers that state how many metrics were sent. If the backends are on several hosts, each\n  \
+            sink sees only its share: give that with --expect, or add up the results.",
+    note = "Latency is measured only if the load runs on the same host, by its monotonic clock.",
+    error_code(1, "metrics were lost, duplicated or misplaced")
 )]
 pub struct Options {
     /// print each metric that arrives, after the backend that received it, until Ctrl-C; listens as the backends of
@@ -71,37 +71,37 @@ pub struct Options {
     #[argh(option, arg_name = "LIST")]
     pub listen: Option<String>,
 
-    /// answer health checks as a StatsD server's admin port does: TCP ports of 127.0.0.1 or ADDRESS:PORT, with commas
-    /// between
+    /// answer health checks as the admin port of a StatsD server: TCP ports of 127.0.0.1 or ADDRESS:PORT, separated by
+    /// commas
     #[argh(option, arg_name = "LIST")]
     pub health: Option<String>,
 
-    /// metrics that will have been sent, if no marker tells
+    /// number of metrics sent, if no marker states it
     #[argh(option, arg_name = "N")]
     pub expect: Option<u64>,
 
-    /// names that the load may have (default 1000000)
+    /// number of names that the load may use (default 1000000)
     #[argh(option, arg_name = "N", default = "1_000_000")]
     pub names: usize,
 
-    /// the captured lines that the load replays
+    /// captured lines that the load replays
     #[argh(option, arg_name = "FILE")]
     pub replay: Option<PathBuf>,
 
-    /// a config that the proxy may have while the load runs; may be given several times. A metric is misplaced if none of
-    /// them places it there (default: a name's first sink is its place)
+    /// a config that the proxy may use during the load; may be repeated. A metric is misplaced if none of them places it
+    /// there (default: the first sink of a name is its place)
     #[argh(option, arg_name = "FILE")]
     pub placed_by: Vec<PathBuf>,
 
-    /// a backend of --placed-by that may be down; may be given several times, each is taken as down alone
+    /// a backend of --placed-by that may be down; may be repeated, each is assumed to be down alone
     #[argh(option, arg_name = "HOST:PORT")]
     pub down: Vec<String>,
 
-    /// end after so many seconds
+    /// end after S seconds
     #[argh(option, arg_name = "S")]
     pub seconds: Option<f64>,
 
-    /// end when nothing has come for so many seconds after the first metric (default 5)
+    /// end after S seconds without arrivals, counted from the first metric (default 5)
     #[argh(option, arg_name = "S", default = "5.0")]
     pub idle: f64,
 
@@ -109,19 +109,19 @@ pub struct Options {
     #[argh(option, arg_name = "SHARE", default = "0.0")]
     pub allow_loss: f64,
 
-    /// a metric that comes after a later one of its name is bad too
+    /// treat reordered metrics of a name as an error
     #[argh(switch)]
     pub in_order: bool,
 
-    /// receive buffer to ask for, bytes (default 33554432)
+    /// receive buffer to request, bytes (default 33554432)
     #[argh(option, arg_name = "BYTES", default = "RECEIVE_BUFFER_BYTES")]
     pub receive_buffer: usize,
 
-    /// the result as JSON
+    /// print the result as JSON
     #[argh(switch)]
     pub json: bool,
 
-    /// no progress on stderr
+    /// do not report progress on standard error
     #[argh(switch)]
     pub quiet: bool,
 }
