@@ -67,7 +67,8 @@ def picture(screens):
             for run in runs(line):
                 body += text(run[0], rows, *run[1:])
             rows += 1
-    width, height = round(80 * COLUMN + 2 * MARGIN), BAR + 2 * MARGIN + rows * ROW
+    columns = max(len(SGR.sub("", line).rstrip()) for lines in screens for line in lines)
+    width, height = round(columns * COLUMN + 2 * MARGIN), BAR + 2 * MARGIN + rows * ROW
     buttons = "".join(f'<circle cx="{20 + 20 * n}" cy="{BAR / 2 + 2}" r="6" fill="{c}"/>' for n, c in enumerate(["#ff5f57", "#febc2e", "#28c840"]))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '

@@ -32,11 +32,11 @@ trap '"${terminal[@]}" kill-server 2>/dev/null || true; rm -rf "$work"' EXIT
 ln -s "$(readlink -f "$program")" "$work/statsring"
 export PATH=$work:$PATH LC_ALL=C.UTF-8
 unset NO_COLOR
-"${terminal[@]}" new-session -d -x 80 -y 60 \
+"${terminal[@]}" new-session -d -x 110 -y 60 \
     "printf '\033[2m$\033[0m statsring demo --seconds $seconds\n'; statsring demo --seconds $seconds; echo \$? >'$work/code'; sleep 600"
 
 screen() {
-    "${terminal[@]}" capture-pane -p -e -J
+    "${terminal[@]}" capture-pane -p -e
 }
 
 deadline=$((SECONDS + seconds + 30))

@@ -9,6 +9,7 @@ mod queue;
 mod text;
 
 pub use queue::LogFigures;
+pub use text::message_only;
 
 use crate::config::LogFormat;
 use nix::errno::Errno;

@@ -183,6 +183,7 @@ fn names_move_while_a_backend_is_down_and_a_visitor_is_served() {
     ] {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }
+    assert!(!stdout.contains("state="), "an event is its message, without fields for programs\n{stdout}");
     let rows = summary(&stdout);
     assert_eq!((rows["of these, yours"], rows["dropped by the proxy"]), (2, 1), "{stdout}");
     assert!(rows["lost of the traffic"] == 0 || stdout.contains("dropped by the kernel"), "{stdout}");

@@ -7,8 +7,11 @@ use statsring::config::{KEYS, Key, NODE_KEYS};
 use statsring::stats::{Counter, DropReason};
 use std::process::Command;
 
-/// Every part, by the name in its marker.
-pub const PARTS: [(&str, fn() -> String); 12] = [
+/// The name in a marker, and what stands after it.
+type Part = (&'static str, fn() -> String);
+
+/// Every part.
+pub const PARTS: [Part; 12] = [
     ("keys", || keys(&KEYS)),
     ("node-keys", || keys(&NODE_KEYS)),
     ("help", help),

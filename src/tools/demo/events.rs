@@ -3,6 +3,7 @@
 //! In: the process's log. Out: straight to stderr before and after the show; during it, lines for `show.rs` to place.
 //! Next: `show.rs`.
 
+use crate::logging::message_only;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,7 @@ impl Events {
         let writer = events.clone();
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(move || Line(writer.clone()))
+            .fmt_fields(message_only())
             .with_target(false)
             .with_ansi(false)
             .without_time()
