@@ -3,24 +3,9 @@
 //! In: a [`View`]. Out: lines. Next: `status.rs` puts them among its own.
 
 use super::escape::escape;
-use super::view::{BackendView, View};
+use super::view::{BackendView, LeversView, View};
 use crate::stats::Sleep;
 use std::collections::BTreeMap;
-
-/// What is the same for all workers and backends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeversView {
-    /// How lines are found: `AVX2`, `SSE2`, `portable`.
-    pub scanner: &'static str,
-    /// Names that each worker is to remember: `cacheSize`, rounded up.
-    pub cache_names: usize,
-    /// Entries of each worker's cache.
-    pub cache_entries: usize,
-    /// `flushInterval`, in µs.
-    pub flush_us: u64,
-    /// Whether `maxPacketSize` is `auto`.
-    pub packet_auto: bool,
-}
 
 /// Backends that a line names at most; `backends` has a line for each.
 const NAMES_MAX: usize = 5;

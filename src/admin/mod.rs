@@ -43,7 +43,6 @@ pub use connection::Connection;
 pub use counters::{AdminCounter, AdminCounters};
 pub use escape::escape;
 pub use http::HTTP_PATHS;
-pub use levers::LeversView;
 pub use places::{Guest, Place, Places};
 pub use prometheus::{MetricFamily, metric_families};
 pub use readiness::Readiness;
@@ -51,5 +50,7 @@ pub use send_error::{capped, error_meaning, error_name, error_words, ongoing};
 pub use server::{AdminActions, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
 pub use tap::{TAPS_MAX, Tapped};
-pub use view::{AddressRole, BackendState, BackendView, LastReload, MemoryView, View, WorkerView};
+pub use view::{
+    AddressRole, BackendState, BackendView, LastReload, LeversView, MemoryView, View, WorkerView,
+};
 pub use wish::Wish;

@@ -3,7 +3,6 @@
 //! In: gathered by `control/` on request. Out: rendered by `reply.rs` and its neighbours. Next: `reply.rs`.
 
 use super::counters::AdminCounters;
-use super::levers::LeversView;
 use super::readiness::Readiness;
 use crate::driver::Facts;
 use crate::logging::LogFigures;
@@ -296,6 +295,21 @@ impl View {
 }
 
 /// A view as the tests of the replies use it.
+/// What is the same for all workers and backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeversView {
+    /// How lines are found: `AVX2`, `SSE2`, `portable`.
+    pub scanner: &'static str,
+    /// Names that each worker is to remember: `cacheSize`, rounded up.
+    pub cache_names: usize,
+    /// Entries of each worker's cache.
+    pub cache_entries: usize,
+    /// `flushInterval`, in µs.
+    pub flush_us: u64,
+    /// Whether `maxPacketSize` is `auto`.
+    pub packet_auto: bool,
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

@@ -5,7 +5,7 @@
 //! Next: `source.rs`.
 
 use super::json::quoted;
-use super::literal::{object_start, position, skip_blanks};
+use super::positions::{object_start, position, skip_blanks};
 use jsonc_parser::tokens::Token;
 use jsonc_parser::{Scanner, ScannerOptions};
 
@@ -34,6 +34,11 @@ impl Fault {
 
     fn code(text: &str, offset: usize, reason: String) -> Fault {
         Fault { is_code: true, ..Fault::new(text, offset, reason) }
+    }
+
+    /// A comment is not closed.
+    pub(super) fn unclosed_comment(text: &str, at: usize) -> Fault {
+        Fault::new(text, at, "the comment that begins here is not closed".to_owned())
     }
 
     /// The text does not begin with an object.

@@ -4,7 +4,8 @@
 
 use super::json::{Json, quoted};
 use super::keys::{Kind, Known, Range};
-use super::report::{PLACE_END, Place, Report};
+use super::positions::{PLACE_END, Place};
+use super::report::Report;
 use serde_json::Number;
 
 /// Longest key for which the nearest known one is looked for.

@@ -6,7 +6,7 @@
 
 use super::fault::{Fault, explain, key_path};
 use super::json::Json;
-use super::report::Place;
+use super::positions::{Lines, NoObject, Place, Places, opening, skip_blanks};
 use jsonc_parser::ast::{Array, Object, Value};
 use jsonc_parser::common::Range;
 use jsonc_parser::tokens::Token;
@@ -26,50 +26,12 @@ pub(super) struct Literal {
     pub(super) places: Places,
 }
 
-/// Lines and columns of what a report names.
-#[derive(Debug)]
-pub(super) struct Places {
-    /// Where the object begins.
-    root: (usize, usize),
-    found: HashMap<Place, (usize, usize)>,
-}
-
-impl Places {
-    /// Line and column, from 1; what is missing in an object stands where the object begins.
-    pub(super) fn find(&self, place: Place) -> (usize, usize) {
-        let [top, node, _] = place;
-        let of_its_object = || self.found.get(&[top, node, 0]);
-        *self.found.get(&place).or_else(of_its_object).unwrap_or(&self.root)
-    }
-}
-
-/// Line and column of a byte, from 1.
-pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
-    Lines::new(text).position(offset)
-}
-
-/// A text and where each of its lines begins, in bytes.
-struct Lines<'t> {
-    text: &'t str,
-    starts: Vec<usize>,
-}
-
-impl<'t> Lines<'t> {
-    fn new(text: &'t str) -> Lines<'t> {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Lines { text, starts }
-    }
-
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let line = self.starts.partition_point(|start| *start <= offset);
-        let start = self.starts[line - 1];
-        (line, self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1)
-    }
-}
-
 /// Reads a whole file.
 pub(super) fn read(text: &str) -> Result<Literal, Fault> {
-    let (start, brackets) = opening(text)?;
+    let (start, brackets) = opening(text).map_err(|none| match none {
+        NoObject::UnclosedComment(at) => Fault::unclosed_comment(text, at),
+        NoObject::Other(at) => Fault::of_beginning(text, at),
+    })?;
     let end = start + outline(text, start)?;
     closing(text, end, brackets)?;
     let body = &text[start..end];
@@ -80,22 +42,6 @@ pub(super) fn read(text: &str) -> Result<Literal, Fault> {
         return Err(Fault::new(text, start, "an object is wanted here".to_owned()));
     };
     Reader { lines: Lines::new(text), start, found: HashMap::new() }.literal(&object)
-}
-
-/// Where the object begins, if there is one.
-pub(super) fn object_start(text: &str) -> Option<usize> {
-    opening(text).ok().map(|(start, _)| start)
-}
-
-/// Where the object begins, and how many round brackets stand before it.
-fn opening(text: &str) -> Result<(usize, usize), Fault> {
-    let mut at = skip_blanks(text, 0)?;
-    let mut brackets = 0;
-    while text[at..].starts_with('(') {
-        brackets += 1;
-        at = skip_blanks(text, at + 1)?;
-    }
-    if text[at..].starts_with('{') { Ok((at, brackets)) } else { Err(Fault::of_beginning(text, at)) }
 }
 
 /// The length of the object, by its brackets. What does not go together within is told by the parser.
@@ -159,7 +105,8 @@ fn closed_on_its_line(text: &str, start: usize, end: usize) -> Result<(), Fault>
 
 /// What may stand behind the object: its brackets, semicolons, comments.
 fn closing(text: &str, end: usize, brackets: usize) -> Result<(), Fault> {
-    let mut at = skip_blanks(text, end)?;
+    let blanks_from = |at| skip_blanks(text, at).map_err(|at| Fault::unclosed_comment(text, at));
+    let mut at = blanks_from(end)?;
     for _ in 0..brackets {
         if !text[at..].starts_with(')') {
             return Err(Fault::new(
@@ -168,31 +115,12 @@ fn closing(text: &str, end: usize, brackets: usize) -> Result<(), Fault> {
                 "a ) is missing, which was opened before the object".to_owned(),
             ));
         }
-        at = skip_blanks(text, at + 1)?;
+        at = blanks_from(at + 1)?;
     }
     while text[at..].starts_with(';') {
-        at = skip_blanks(text, at + 1)?;
+        at = blanks_from(at + 1)?;
     }
     if at == text.len() { Ok(()) } else { Err(Fault::of_rest(text, at)) }
-}
-
-/// Where the next thing stands that is neither white space nor a comment.
-pub(super) fn skip_blanks(text: &str, mut at: usize) -> Result<usize, Fault> {
-    loop {
-        let rest = &text[at..];
-        let blank = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-        at += rest.len() - blank.len();
-        if blank.starts_with("//") {
-            at += blank.find(['\n', '\r']).unwrap_or(blank.len());
-        } else if let Some(comment) = blank.strip_prefix("/*") {
-            let Some(length) = comment.find("*/") else {
-                return Err(Fault::new(text, at, "the comment that begins here is not closed".to_owned()));
-            };
-            at += length + 4;
-        } else {
-            return Ok(at);
-        }
-    }
 }
 
 /// Makes a tree of the parser's.

@@ -3,7 +3,7 @@
 //! In: a path or a text. Out: [`Loaded`], or a [`ConfigError`] with every mistake. Next: `cli.rs`, and `control/` at a reload.
 
 use super::json::Json;
-use super::raw::RawConfig;
+use super::raw::{Configured, RawConfig};
 use super::report::Report;
 use super::source::Source;
 use super::{Config, Format, foreign, listing, proxy_js};
@@ -31,17 +31,6 @@ pub struct Loaded {
     pub listing: String,
     /// One line each: keys in another letter case, keys without effect.
     pub notices: Vec<String>,
-}
-
-/// Which addresses a file sets, to their defaults or not; others have their defaults because nothing is said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Configured {
-    /// `host` or `port`.
-    pub listen: bool,
-    /// `managementHost` or `managementPort`.
-    pub management: bool,
-    /// The format, by whose names keys are called.
-    pub format: Format,
 }
 
 /// Why there is no config. Its text is for the operator and has several lines.

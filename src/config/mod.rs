@@ -20,6 +20,7 @@ mod load;
 mod memory;
 mod nodes;
 mod pin;
+mod positions;
 mod prove;
 mod proxy_js;
 mod raw;
@@ -30,8 +31,9 @@ mod source;
 pub use assignment::{Assignment, sample_name};
 pub use gso::Gso;
 pub use keys::{DefaultValue, KEYS, Key, Kind, NODE_KEYS, PROXY_JS_KEYS, Range};
-pub use load::{ConfigError, Configured, Loaded, load, parse};
+pub use load::{ConfigError, Loaded, load, parse};
 pub use memory::MemoryBound;
+pub use raw::Configured;
 
 use crate::driver::Engine;
 use crate::driver::socket::Spread;

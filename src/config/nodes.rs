@@ -5,8 +5,9 @@
 
 use super::fields::Slot;
 use super::host;
+use super::positions::{PLACE_END, Place};
 use super::raw::{RawNode, count_of_nodes};
-use super::report::{PLACE_END, Place, Report};
+use super::report::Report;
 use super::{AddressFamily, Gso, Node};
 use crate::placement::Hashing;
 use crate::worker::NODES_MAX;

@@ -6,13 +6,25 @@
 use super::fields::{Dialect, Fields, Slot, nearest};
 use super::json::{Json, quoted};
 use super::keys::{self, Known};
-use super::report::{PLACE_END, Place, Report};
-use super::{AddressFamily, AdminWords, Configured, EVERY_NAME, Format, Gso, LogFormat, PinWorkers};
+use super::positions::{PLACE_END, Place};
+use super::report::Report;
+use super::{AddressFamily, AdminWords, EVERY_NAME, Format, Gso, LogFormat, PinWorkers};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::NODES_MAX;
+
+/// Which addresses a file sets, to their defaults or not; others have their defaults because nothing is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// `host` or `port`.
+    pub listen: bool,
+    /// `managementHost` or `managementPort`.
+    pub management: bool,
+    /// The format, by whose names keys are called.
+    pub format: Format,
+}
 
 /// Entries of a list that names backends several times: many times the 4,096 that uber's statsrelay speaks of.
 pub(super) const SHARDS_MAX: usize = 65_536;

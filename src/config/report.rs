@@ -3,13 +3,7 @@
 //! In: `fields.rs` and `prove.rs` add. Out: mistakes in the file's order, with line and column if they are known; notices
 //! without repetition. Next: `load.rs`, which makes an error or a `Loaded` of it.
 
-use super::literal::Places;
-
-/// Where in the file something stands: the top-level key, the node, the node's key, each by its position.
-pub(super) type Place = [usize; 3];
-
-/// Stands behind everything in its object: for keys that are missing.
-pub(super) const PLACE_END: usize = usize::MAX;
+use super::positions::{Place, Places};
 
 /// Mistakes and notices.
 #[derive(Debug, Default)]

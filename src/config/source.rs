@@ -6,7 +6,8 @@
 
 use super::json::{Json, JsonFault};
 use super::keys::PROXY_JS_KEYS;
-use super::literal::{self, Literal, Places};
+use super::literal::{self, Literal};
+use super::positions::Places;
 use super::proxy_js::SHARED_KEYS;
 use super::{Format, foreign};
 

@@ -18,7 +18,7 @@
 
 use crate::driver::Engine;
 use crate::driver::reach::{self, Reach};
-use crate::driver::uring::patiently;
+use crate::driver::uring::retry_on_enomem;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
@@ -74,7 +74,9 @@ pub fn run_local<T>(engine: Engine, future: impl Future<Output = T>) -> io::Resu
 fn ring_runtime() -> io::Result<tokio_uring::Runtime> {
     let mut ring = tokio_uring::uring_builder();
     ring.setup_cqsize(COMPLETIONS);
-    patiently(|| tokio_uring::Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(&ring)))
+    retry_on_enomem(|| {
+        tokio_uring::Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(&ring))
+    })
 }
 
 /// Whether this thread could have its ring: makes it, and lets go of it.

@@ -5,7 +5,7 @@
 //!
 //! Both files are read again for each look-up, so that a change counts at once.
 
-use super::is_reachable;
+use super::reachable::is_reachable;
 use hickory_resolver::config::{
     LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };

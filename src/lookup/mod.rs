@@ -10,9 +10,11 @@
 
 #[cfg(any(test, target_feature = "crt-static"))]
 mod dns;
+mod reachable;
 
+use reachable::is_reachable;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 
 /// The addresses of `host`, the preferred one first; never an empty list.
 pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -29,18 +31,6 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 pub fn in_order_for_metrics(mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     found.sort_by_cached_key(|address| (!is_reachable(*address), address.is_ipv6()));
     found
-}
-
-/// Whether this host has a route, and an address of its own, for this one; no packet is sent.
-fn is_reachable(address: SocketAddr) -> bool {
-    let own: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    // Port 0 cannot be connected to; any other will do.
-    let mut there = address;
-    there.set_port(53);
-    UdpSocket::bind(own).and_then(|socket| socket.connect(there)).is_ok()
 }
 
 /// The addresses that a text means which holds a port too: `statsd:8125`, `192.0.2.7:8125`, `[::1]:8125`.

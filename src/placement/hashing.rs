@@ -2,6 +2,8 @@
 //!
 //! In: a word of the config. Out: a [`Hashing`]. Next: `mod.rs`, which makes a placement over a list of backends of it.
 
+use std::sync::Arc;
+
 /// How names are spread over backends: statsring's own way, and those of other proxies, bit-exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hashing {
@@ -57,4 +59,15 @@ impl Hashing {
     pub const fn diverts(self) -> bool {
         matches!(self, Hashing::Jump | Hashing::Hashring3 | Hashing::Hashring1)
     }
+}
+
+/// What decides about a placement, apart from who lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The way.
+    pub hashing: Hashing,
+    /// The backends' identities and weights, in the config's order.
+    pub nodes: Vec<(Arc<str>, u32)>,
+    /// The config's list as indices of `nodes`: 0, 1, 2, … unless it names one several times.
+    pub shards: Vec<u16>,
 }

@@ -16,7 +16,7 @@ mod shards;
 pub use cache::{HashCache, VALUE_MAX};
 pub use few::FewBuckets;
 pub use fingerprint::{Fingerprint, Part};
-pub use hashing::Hashing;
+pub use hashing::{Hashing, Spec};
 pub use jump::{jump, splitmix64};
 pub use live::LiveSet;
 pub use ring::Ring;
@@ -25,17 +25,6 @@ pub use shards::Shards;
 use std::borrow::Cow;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
-
-/// What decides about a placement, apart from who lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
-    /// The way.
-    pub hashing: Hashing,
-    /// The backends' identities and weights, in the config's order.
-    pub nodes: Vec<(Arc<str>, u32)>,
-    /// The config's list as indices of `nodes`: 0, 1, 2, … unless it names one several times.
-    pub shards: Vec<u16>,
-}
 
 /// How the names are spread over a list of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]

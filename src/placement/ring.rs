@@ -6,7 +6,8 @@
 //! In: the backends' names and weights, and who of them lives. Out: a name's backend, found by binary search in a table
 //! that was made beforehand. Made on the control thread; a look-up allocates nothing.
 
-use super::{Hashing, LiveSet, Spec};
+use super::hashing::{Hashing, Spec};
+use super::live::LiveSet;
 use md5::{Digest, Md5};
 use std::sync::Arc;
 

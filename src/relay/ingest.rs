@@ -6,45 +6,12 @@
 //! backends, `cargo bench -- relay/statsring/3`: 20.0 ns a metric instead of 28.3.
 //! Next: `mod.rs`, which closes packets and hands them over.
 
-use super::{Malformed, OnNodeDown, Relay, RouteTable};
+use super::found::{Decision, Found};
+use super::{Malformed, Relay};
 use crate::packet::Arrival;
-use crate::placement::{Destination, FewBuckets, LiveSet, Placement, key_hash};
+use crate::placement::{Placement, key_hash};
 use crate::stats::{Counter, DropReason, Exit};
 use crate::wire::{self, Work};
-
-/// Lines that are found before they are decided and packed; more than most datagrams have.
-pub(super) const FOUND_MAX: usize = 64;
-
-/// A backend's index, and whether it is not the name's home; small enough for the cache.
-#[derive(Clone, Copy, Debug)]
-struct Decision(u16);
-
-impl Decision {
-    /// The backend that serves the name; if dead backends' names are dropped, the one whose they are.
-    fn new(destination: Destination, on_node_down: OnNodeDown, live: &LiveSet) -> Decision {
-        let Destination { owner, home } = destination;
-        // Some placements also move names whose home lives; where dead backends' names are dropped, they stay there.
-        let (backend, is_away) = match on_node_down {
-            OnNodeDown::Drop => (home, !live.contains(home)),
-            OnNodeDown::Divert => (owner, owner != home),
-        };
-        Decision((backend << 1 | usize::from(is_away)) as u16)
-    }
-
-    /// The backend itself serves the name.
-    #[inline(always)]
-    fn at_home(backend: usize) -> Decision {
-        Decision((backend << 1) as u16)
-    }
-
-    fn backend(self) -> usize {
-        usize::from(self.0 >> 1)
-    }
-
-    fn is_away_from_home(self) -> bool {
-        self.0 & 1 == 1
-    }
-}
 
 /// What became of a line. Whoever has one counts it: a line that is forgotten does not compile.
 #[must_use]
@@ -53,17 +20,6 @@ enum Fate {
     Held,
     /// It was dropped, if a backend was found for it, on the way to that one.
     Dropped(DropReason, Option<usize>),
-}
-
-/// A line of the datagram that is being taken.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
-    /// Of its key.
-    hash: u64,
-    start: u32,
-    end: u32,
-    /// Not known before all lines are found.
-    decision: Option<Decision>,
 }
 
 /// Hashes the lines of one datagram, as they are found.
@@ -301,10 +257,4 @@ impl Relay {
         }
         Fate::Held
     }
-}
-
-/// A quicker way to the same decisions, where all of few backends live.
-pub(super) fn few_buckets(table: &RouteTable) -> Option<FewBuckets> {
-    let is_usual = table.placement == Placement::Jump && table.live.is_full();
-    is_usual.then(|| FewBuckets::new(table.nodes.len())).flatten()
 }

@@ -5,6 +5,7 @@
 //! `placement/` their backends), `egress.rs` keeps each backend's packets (`waiting.rs` those for busy sockets), `pool.rs` all the others.
 
 mod egress;
+mod found;
 mod ingest;
 mod outcome;
 mod pool;
@@ -22,7 +23,7 @@ use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters};
 use crate::wire::{Marks, Scanner};
 use egress::Egress;
-use ingest::{FOUND_MAX, Found, few_buckets};
+use found::{FOUND_MAX, Found};
 use pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -191,7 +192,7 @@ impl Relay {
             look: 0,
             found: Vec::with_capacity(FOUND_MAX),
             stamped_us: None,
-            few: few_buckets(&table),
+            few: table.few_buckets(),
             cache: HashCache::new(limits.cache_entries),
             scanner: Scanner::new(),
             marks: Some(Box::default()),

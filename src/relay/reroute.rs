@@ -3,7 +3,6 @@
 //! In: the table that control published, between two batches. Out: every backend that stays keeps its packets.
 
 use super::egress::Egress;
-use super::ingest::few_buckets;
 use super::{GsoMode, Opened, Relay, RouteNode, RouteTable};
 use crate::packet::{Packet, SocketSlot};
 use crate::planted::{Defect, is_planted};
@@ -34,7 +33,7 @@ impl Relay {
         }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
         let grown = table.nodes.len() > self.table.nodes.len();
-        self.few = few_buckets(&table);
+        self.few = table.few_buckets();
         self.needs = self.limits.needs(table.nodes.len(), table.rules.packet_bytes_max);
         self.table = table;
         if resized || grown {

@@ -3,7 +3,7 @@
 //! In: the route table, looked at once per batch. Out: the relay rerouted between two batches; the drain, step by step:
 //! fence the sockets, read their now finite queues, flush, cancel, end. Next: `step.rs`.
 
-use super::step::{Step, Worker};
+use super::step::{Stage, Step, Worker};
 use super::{Ended, Report};
 use crate::driver::{Driver, DriverError, Wait};
 use crate::planted::{Defect, is_planted};
@@ -17,27 +17,6 @@ const OVERTIME_US: u64 = 1_000_000;
 const ENDING_SLEEP_US: u64 = 10_000;
 /// How long a cancel may take before the worker ends without it; then its ring is destroyed with the receive armed.
 const CANCEL_US_MAX: u64 = 2_000_000;
-
-/// Where a worker stands between running and its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Receives and relays.
-    Running,
-    /// The sockets are fenced; what is queued is read and relayed until the deadline, and dropped after it.
-    Draining {
-        /// µs of the driver's clock.
-        deadline_us: u64,
-        /// Metrics dropped since the deadline.
-        metrics_dropped: Option<u64>,
-    },
-    /// The receives are cancelled; the last completions are awaited.
-    Cancelling {
-        /// µs of the driver's clock.
-        deadline_us: u64,
-        /// Metrics dropped, if the time ran out.
-        metrics_dropped: Option<u64>,
-    },
-}
 
 impl<D: Driver> Worker<D> {
     /// Looks for a new route table and follows it.

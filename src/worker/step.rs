@@ -4,7 +4,6 @@
 
 use super::answers::AnswerLooks;
 use super::coalesce::Coalescing;
-use super::orders::Stage;
 use super::reopen::ReopenReason;
 use super::reporter::Reporter;
 use super::sockets::Sockets;
@@ -17,6 +16,27 @@ use crate::stats::{Counter, Latency, LatencyKind, Sleep, WorkerShared};
 use arc_swap::{ArcSwap, Cache};
 use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
+
+/// Where a worker stands between running and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Receives and relays.
+    Running,
+    /// The sockets are fenced; what is queued is read and relayed until the deadline, and dropped after it.
+    Draining {
+        /// µs of the driver's clock.
+        deadline_us: u64,
+        /// Metrics dropped since the deadline.
+        metrics_dropped: Option<u64>,
+    },
+    /// The receives are cancelled; the last completions are awaited.
+    Cancelling {
+        /// µs of the driver's clock.
+        deadline_us: u64,
+        /// Metrics dropped, if the time ran out.
+        metrics_dropped: Option<u64>,
+    },
+}
 
 /// Rounds of transmitting and taking within one batch, before orders are looked at again.
 const ROUNDS_MAX: usize = 64;

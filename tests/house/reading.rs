@@ -33,6 +33,10 @@ pub struct Child {
 #[derive(Debug, Default)]
 pub struct Reading {
     pub references: Vec<Reference>,
+    /// Paths that begin with a name, as if it were a module of this one; most are not.
+    pub relative: Vec<Vec<String>>,
+    /// What `pub use` re-exports.
+    pub exports: Vec<Vec<String>>,
     pub children: Vec<Child>,
     pub unsafe_lines: Vec<usize>,
 }
@@ -65,13 +69,22 @@ impl Reading {
             return self.item(&attributes, tokens, end, module);
         }
         match &tokens[at] {
+            TokenTree::Group(group) if is_restriction(tokens, at, group) => {}
             TokenTree::Group(group) => self.walk(group.stream(), module),
             TokenTree::Ident(ident) if *ident == "unsafe" => {
                 self.unsafe_lines.push(ident.span().start().line)
             }
             TokenTree::Ident(ident) if *ident == "mod" => return self.module(tokens, at, module),
+            TokenTree::Ident(ident) if *ident == "use" && is_after_pub(tokens, at) => {
+                self.exports.extend(expand(tokens, at + 1, module).0);
+            }
             TokenTree::Ident(ident) if is_start(ident) && !follows_colons(tokens, at) => {
                 return self.path(tokens, at, module);
+            }
+            TokenTree::Ident(_) if are_colons(tokens, at + 1) && !follows_colons(tokens, at) => {
+                let (paths, end) = expand(tokens, at, module);
+                self.relative.extend(paths);
+                return end;
             }
             _ => {}
         }
@@ -211,6 +224,21 @@ fn file_of_module(item: &[TokenTree]) -> Option<String> {
         return None;
     };
     (*keyword == "mod" && end.as_char() == ';').then(|| name_of(name))
+}
+
+/// Whether `pub` or `pub(...)` precedes.
+fn is_after_pub(tokens: &[TokenTree], at: usize) -> bool {
+    let is_pub = |at: Option<usize>| matches!(at.map(|at| &tokens[at]), Some(TokenTree::Ident(word)) if *word == "pub");
+    let is_group = matches!(at.checked_sub(1).map(|at| &tokens[at]), Some(TokenTree::Group(_)));
+    is_pub(at.checked_sub(if is_group { 2 } else { 1 }))
+}
+
+/// Whether a group is that of `pub(super)` or its like.
+fn is_restriction(tokens: &[TokenTree], at: usize, group: &Group) -> bool {
+    let is_pub = at > 0 && matches!(&tokens[at - 1], TokenTree::Ident(word) if *word == "pub");
+    let mut inner = group.stream().into_iter();
+    let is_start = matches!(inner.next(), Some(TokenTree::Ident(word)) if is_start(&word) || word == "in");
+    is_pub && is_start && (inner.next().is_none() || group.stream().to_string().starts_with("in"))
 }
 
 fn name_of(ident: &Ident) -> String {

@@ -1,7 +1,7 @@
 //! What both engines do alike, on the fake kernel.
 
 use super::*;
-use crate::driver::{Driver, Events, Flow, Stamp};
+use crate::driver::{Driver, Engine, Events, Flow, Stamp};
 use crate::packet::SendOutcome;
 
 const ENGINES: [Engine; 2] = [Engine::IoUring, Engine::Portable];

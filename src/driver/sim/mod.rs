@@ -15,6 +15,8 @@ mod kernel;
 mod listener;
 mod network;
 mod random;
+mod sends;
+mod setup;
 mod sockets;
 mod timestamps;
 
@@ -25,129 +27,19 @@ pub use engines::SimDriver;
 pub use faults::{Fault, Faults};
 pub use network::SimNetwork;
 pub use random::Random;
+pub use setup::{ReceivedDatagram, START_US, SimSetup};
+pub use timestamps::Stamped;
 
 use super::answers::{QueuedError, QueuedErrors};
-use super::control_messages::AREA_BYTES;
-use super::uring::header::HEADER_BYTES;
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
-use super::{Engine, Facts, Restrictions, Wait};
+use super::{Facts, Wait};
 use crate::packet::{Packet, SocketSlot};
 use kernel::{Kernel, SlottedPacket, Submission};
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-
-/// What the clock of a fake kernel shows at first, µs.
-pub const START_US: u64 = 1_000_000;
-/// What its wall clock shows when its clock shows 0: ns since 1970.
-const WALL_START_NS: u64 = 1_700_000_000_000_000_000;
-
-/// What a fake kernel is made of.
-#[derive(Clone, Debug)]
-pub struct SimSetup {
-    /// Everything that is left to chance follows from it.
-    pub seed: u64,
-    /// Which driver is on top.
-    pub engine: Engine,
-    /// Listening sockets.
-    pub listeners: usize,
-    /// Receive buffers.
-    pub buffers: usize,
-    /// Bytes before the payload in a buffer; at least 16.
-    pub prefix_bytes: usize,
-    /// Whether it stamps datagrams; then `prefix_bytes` is [`SimSetup::STAMPED_PREFIX_BYTES`] at least.
-    pub timestamps: bool,
-    /// Room for a payload in a buffer.
-    pub payload_bytes_max: usize,
-    /// Packets in flight.
-    pub sends_max: usize,
-    /// Entries of the submission queue.
-    pub submissions_max: usize,
-    /// Entries of the completion queue; too few make it overflow.
-    pub completions_max: usize,
-    /// Bytes that a listening socket's queue holds.
-    pub queue_bytes_max: usize,
-    /// What goes wrong, and how often.
-    pub faults: Faults,
-}
-
-impl SimSetup {
-    /// Bytes before the payload with room for a timestamp.
-    pub const STAMPED_PREFIX_BYTES: usize = HEADER_BYTES + AREA_BYTES;
-
-    /// A kernel on a good day, with room for everything.
-    pub fn roomy(seed: u64) -> SimSetup {
-        SimSetup {
-            seed,
-            engine: Engine::IoUring,
-            listeners: 1,
-            buffers: 64,
-            prefix_bytes: HEADER_BYTES,
-            timestamps: false,
-            payload_bytes_max: 512,
-            sends_max: 32,
-            submissions_max: 64,
-            completions_max: 256,
-            queue_bytes_max: 1 << 20,
-            faults: Faults::none(),
-        }
-    }
-}
-
-impl SimSetup {
-    /// A network of its own, with as many sockets, each bound to an address of its own.
-    fn network(&self) -> (SimNetwork, Vec<usize>) {
-        let network = SimNetwork::new();
-        let sockets: Vec<usize> =
-            (0..self.listeners).map(|address| network.socket(address, self.queue_bytes_max)).collect();
-        for socket in &sockets {
-            network.bind(*socket);
-        }
-        (network, sockets)
-    }
-
-    /// What a driver on it is granted.
-    fn facts(&self) -> Facts {
-        Facts {
-            restrictions: Restrictions::None,
-            engine: "sim",
-            receive_buffer_bytes: self.queue_bytes_max,
-            buffers: self.buffers,
-            buffer_bytes: self.buffers * (self.prefix_bytes + self.payload_bytes_max),
-            sends_in_flight_max: self.sends_max,
-            ring_bytes: 0,
-        }
-    }
-}
-
-/// A datagram that left a listening socket's queue for a buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReceivedDatagram {
-    /// Whose queue.
-    pub listener: usize,
-    /// When it arrived in the queue.
-    pub arrived_us: u64,
-    /// When it left the queue.
-    pub at_us: u64,
-    /// Bytes there was room for.
-    pub bytes_received: usize,
-    /// All of it.
-    pub bytes: Box<[u8]>,
-    /// How it was stamped; `None` if no timestamps were asked for.
-    pub stamped: Option<Stamped>,
-}
-
-/// How the fake kernel stamped a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stamped {
-    /// With the moment of its arrival.
-    Right,
-    /// Not at all, or where it found no room.
-    Missing,
-    /// With a moment that cannot be.
-    Absurd,
-}
+use timestamps::wall_ns;
 
 /// The fake ring, which a driver owns.
 pub struct SimRing {
@@ -366,11 +258,6 @@ impl Ring for SimRing {
     fn kernel_drops(&mut self, listener: usize) -> u64 {
         self.kernel.borrow().kernel_drops(listener)
     }
-}
-
-/// The wall clock when the clock shows `now_us`.
-fn wall_ns(now_us: u64) -> u64 {
-    WALL_START_NS + now_us * 1_000
 }
 
 /// Paths of several widths, and one that is not known.

@@ -5,11 +5,29 @@
 
 use super::faults::{Fault, Faults};
 use super::random::Random;
-use super::{Stamped, wall_ns};
 use crate::driver::control_messages::{AREA_BYTES, write_stamp};
 
 /// How far an absurd timestamp is away, ns: two minutes at least.
 const ABSURD_NS: (u64, u64) = (120_000_000_000, 1 << 60);
+
+/// What its wall clock shows when its clock shows 0: ns since 1970.
+const WALL_START_NS: u64 = 1_700_000_000_000_000_000;
+
+/// The wall clock when the clock shows `now_us`.
+pub(super) fn wall_ns(now_us: u64) -> u64 {
+    WALL_START_NS + now_us * 1_000
+}
+
+/// How the fake kernel stamped a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamped {
+    /// With the moment of its arrival.
+    Right,
+    /// Not at all, or where it found no room.
+    Missing,
+    /// With a moment that cannot be.
+    Absurd,
+}
 
 /// What stands in a datagram's control area.
 pub(super) struct Control {

@@ -18,13 +18,22 @@ use crate::driver::answers::Answers;
 use crate::driver::control_messages;
 use crate::driver::errno::{self, WaitResult};
 use crate::driver::stamps::{Stamp, Stamps};
-use crate::driver::train::Trains;
+use crate::driver::train::{Train, Trains};
 use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
-use sends::QueuedTrain;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+
+/// A train whose send is queued.
+#[derive(Clone, Copy, Debug)]
+struct QueuedTrain {
+    /// The slot of its first packet.
+    head: usize,
+    /// The submission's number.
+    number: u64,
+    train: Train,
+}
 
 /// A receive is armed again when one in so many buffers is free: with fewer it would end at once.
 const REARM_FREE_FRACTION: usize = 8;

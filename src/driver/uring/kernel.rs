@@ -16,8 +16,8 @@ use super::buffers::{Buffers, GROUP};
 use super::header::HEADER_BYTES;
 use super::refusal::{Host, refusal};
 use super::restrict::restrict;
+use super::retry::retry_on_enomem;
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
-use super::trial::patiently;
 use crate::driver::answers::QueuedErrors;
 use crate::driver::endpoints::{Backends, Listening};
 use crate::driver::segment::{self, SegmentBytes};
@@ -83,11 +83,11 @@ impl KernelRing {
             .setup_submit_all()
             .setup_r_disabled()
             .setup_cqsize(cq_entries);
-        let ring =
-            patiently(|| builder.build(sq_entries)).map_err(|error| refused("io_uring_setup", error))?;
+        let ring = retry_on_enomem(|| builder.build(sq_entries))
+            .map_err(|error| refused("io_uring_setup", error))?;
         let buffers = Buffers::new(limits.buffers, limits.buffer_bytes)
             .map_err(|source| DriverError::System { operation: "mmap of the receive buffers", source })?;
-        patiently(|| buffers.register(&ring.submitter()))
+        retry_on_enomem(|| buffers.register(&ring.submitter()))
             .map_err(|error| refused("registering the buffer ring", error))?;
         register_files(&ring, &listeners, &waker, limits.sockets_max)
             .map_err(|error| refused("registering files", error))?;

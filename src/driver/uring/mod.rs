@@ -11,12 +11,14 @@ pub mod header;
 mod kernel;
 pub mod refusal;
 pub mod restrict;
+mod retry;
 pub mod ring;
 mod standing;
 mod trial;
 
 pub use kernel::KernelRing;
-pub use trial::{patiently, try_out};
+pub use retry::retry_on_enomem;
+pub use trial::try_out;
 
 use super::{DriverError, DriverLimits, Waker};
 use engine::RingDriver;

@@ -16,27 +16,10 @@ use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// How long the kernel may take to give back the memory of rings that are gone.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// Rounds in which a datagram has to come; each waits a little.
 const ROUNDS: u32 = 100;
 const ROUND_US: u64 = 10_000;
-
-/// Makes something of the kernel's, again for a while if locked memory is short: that of rings which have just been closed,
-/// here or in a process that has ended, comes back in the kernel's own time.
-pub fn patiently<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match make() {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && Instant::now() < deadline => {
-                std::thread::sleep(PATIENCE / 50);
-            }
-            result => return result,
-        }
-    }
-}
 
 /// Makes the rings of all workers at once, and lets one of them do what a worker's does: receive, be woken, cancel.
 ///
@@ -93,25 +76,4 @@ fn work(mut driver: RingDriver<KernelRing>, waker: &Waker, sender: &UnixDatagram
         }
     }
     Err(failed("receiving by io_uring", io::ErrorKind::TimedOut.into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_short_of_memory_is_tried_again_and_nothing_else() {
-        let mut tries = 0;
-        let made = patiently(|| {
-            tries += 1;
-            if tries < 3 { Err(io::Error::from_raw_os_error(libc::ENOMEM)) } else { Ok(tries) }
-        });
-        assert_eq!(made.unwrap(), 3);
-        let mut tries = 0;
-        let refused: io::Result<()> = patiently(|| {
-            tries += 1;
-            Err(io::Error::from_raw_os_error(libc::EPERM))
-        });
-        assert_eq!((refused.unwrap_err().raw_os_error(), tries), (Some(libc::EPERM), 1));
-    }
 }

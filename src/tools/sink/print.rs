@@ -5,8 +5,8 @@
 
 use super::health;
 use super::interrupt::Interrupt;
+use super::options::{Options, health_addresses, seconds_to_us};
 use super::receive::{DATAGRAM_BYTES, TURN, parse_addresses};
-use super::{Options, health_addresses, seconds_to_us};
 use crate::admin::escape;
 use crate::config::{self, Config};
 use crate::console::{complain, refuse, say, written};

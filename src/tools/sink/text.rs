@@ -7,11 +7,6 @@ use super::verdict::Verdict;
 pub use crate::tools::numbers::grouped;
 use std::fmt::Write;
 
-/// 0.0123 as `1.2300 %`.
-pub fn percent(share: f64) -> String {
-    format!("{:.4} %", share * 100.0)
-}
-
 /// So many in so many seconds, by the second; 0 if there was no time.
 pub fn rate(count: u64, seconds: f64) -> u64 {
     if seconds > 0.0 { (count as f64 / seconds).round() as u64 } else { 0 }

@@ -3,8 +3,8 @@
 //! In: what arrived, what is tolerated. Out: a [`Verdict`], and with it the exit code. Next: `text.rs` shows it.
 
 use super::figures::Arrived;
-use super::text::{grouped, percent};
 use crate::exit;
+use crate::tools::numbers::grouped;
 use serde::Serialize;
 
 /// What is tolerated.
@@ -113,6 +113,11 @@ impl Verdict {
             self.notes.push(format!("{} lines arrived that are not of this load", grouped(arrived.foreign)));
         }
     }
+}
+
+/// 0.0123 as `1.2300 %`.
+fn percent(share: f64) -> String {
+    format!("{:.4} %", share * 100.0)
 }
 
 #[cfg(test)]

@@ -3,21 +3,10 @@
 //! In: packets from `push`, errors from the ring. Out: every packet with its outcome, oldest first. Next: `engine.rs`.
 
 use super::super::ring::{Completion, Ring, Token};
-use super::RingDriver;
-use crate::driver::train::Train;
+use super::{QueuedTrain, RingDriver};
 use crate::driver::{Events, errno};
 use crate::packet::{Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
-
-/// A train whose send is queued.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct QueuedTrain {
-    /// The slot of its first packet.
-    pub(super) head: usize,
-    /// The submission's number.
-    pub(super) number: u64,
-    pub(super) train: Train,
-}
 
 impl<R: Ring> RingDriver<R> {
     pub(super) fn reap_send(&mut self, completion: Completion) {
