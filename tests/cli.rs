@@ -189,7 +189,7 @@ fn a_config_with_five_mistakes_lists_all_five() {
         let text = stderr(&output);
         let mut lines = text.lines();
         assert!(lines.next().is_some_and(|line| line.ends_with("has 5 mistakes:")), "{text}");
-        let paths: Vec<&str> = lines.filter_map(|line| line.trim().split(':').next()).collect();
+        let paths: Vec<&str> = lines.filter_map(|line| line.trim().split(": ").nth(1)).collect();
         assert_eq!(paths, ["hosst", "port", "nodes[0].host", "nodes[1].port", "nodes[1].host"], "{text}");
     }
 }

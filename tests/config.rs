@@ -15,11 +15,20 @@ fn good(text: &str) -> Loaded {
     parse(text).unwrap_or_else(|error| panic!("{text}\n{error}"))
 }
 
-fn mistakes(text: &str) -> Vec<String> {
+/// Every error, each with its line and column.
+fn located(text: &str) -> Vec<String> {
     match parse(text) {
         Err(ConfigError::Invalid { path: None, mistakes }) => mistakes,
         other => panic!("{text}\nis not refused: {other:?}"),
     }
+}
+
+/// Every error without its place.
+fn mistakes(text: &str) -> Vec<String> {
+    let place = |error: &str| {
+        error.starts_with("line ").then(|| error.split_once(": "))?.map(|(_, rest)| rest.to_owned())
+    };
+    located(text).iter().map(|error| place(error).unwrap_or_else(|| error.clone())).collect()
 }
 
 /// A file with one good node and one more key.
@@ -130,15 +139,28 @@ fn a_file_with_five_mistakes_lists_all_five_in_its_order() {
 }
 
 #[test]
+fn every_error_states_where() {
+    let text = "{\n  \"nodes\": [\n    {\"host\": \"192.0.2.1\"},\n    {\"host\": \"192.0.2.2\", \"port\": 0}\n  ],\n  \"prot\": 1\n}";
+    let starts = [
+        "line 3, column 5: nodes[0].port: missing",
+        "line 4, column 27: nodes[1].port: 0",
+        "line 6, column 3: ",
+    ];
+    let found = located(text);
+    assert!(found.iter().zip(starts).all(|(error, start)| error.starts_with(start)), "{found:#?}");
+    assert_eq!(found.len(), starts.len());
+}
+
+#[test]
 fn an_error_shows_every_mistake_on_its_own_line() {
     let error = parse(r#"{"port": 0, "malformed": "ignore", "nodes": []}"#).unwrap_err();
     assert_eq!(error.exit_code(), 64);
     assert_eq!(
         error.to_string(),
         "the config has 3 mistakes:\n  \
-         port: 0 is not a port (1 to 65535)\n  \
-         malformed: \"ignore\" is not \"drop\" or \"forward\"\n  \
-         nodes: 0 backends are listed, which is not in range (1 to 2000)"
+         line 1, column 2: port: 0 is not a port (1 to 65535)\n  \
+         line 1, column 13: malformed: \"ignore\" is not \"drop\" or \"forward\"\n  \
+         line 1, column 36: nodes: 0 backends are listed, which is not in range (1 to 2000)"
     );
 }
 
@@ -182,7 +204,7 @@ fn wrong_types_say_what_was_found_and_what_is_wanted() {
     );
     assert_eq!(
         mistakes("[]"),
-        ["the file is a list; wanted is an object, {\"nodes\": [{\"host\": …, \"port\": …}]}"]
+        ["expected an object, {\"nodes\": [{\"host\": …, \"port\": …}]}, found an array"]
     );
 }
 
@@ -260,12 +282,12 @@ fn null_is_absent() {
 
 #[test]
 fn a_syntax_error_says_where() {
-    let found = mistakes("{\n  \"port\": 8125,\n  // the port\n}");
+    let found = located("{\n  \"port\": 8125,\n  // the port\n}");
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("line 3, column 3: "), "{}", found[0]);
     assert!(mistakes("")[0].starts_with("the file is empty; statsring reads JSON"));
     assert!(mistakes("nodes:\n  - host: a\n")[0].starts_with("this looks like YAML; "));
-    assert!(mistakes("{} {}")[0].contains("trailing characters"));
+    assert!(mistakes("{} {}")[0].contains("text cannot contain more than one JSON value"));
 }
 
 #[test]
@@ -749,7 +771,7 @@ proptest! {
         match parse(&Value::Object(file).to_string()) {
             Ok(_) => prop_assert!(wrong.is_empty()),
             Err(ConfigError::Invalid { mistakes, .. }) => {
-                let mut reported: Vec<&str> = mistakes.iter().filter_map(|text| text.split(':').next()).collect();
+                let mut reported: Vec<&str> = mistakes.iter().filter_map(|text| text.split(": ").nth(1)).collect();
                 let mut planted = wrong.clone();
                 reported.sort_unstable();
                 planted.sort_unstable();

@@ -5,29 +5,17 @@
 //! everything in it, or a [`Fault`]. Next: `source.rs`, which tells the format by the keys.
 
 use super::fault::{Fault, explain, key_path};
-use super::json::Json;
-use super::positions::{Lines, NoObject, Place, Places, opening, skip_blanks};
-use jsonc_parser::ast::{Array, Object, Value};
-use jsonc_parser::common::Range;
+use super::positions::{NoObject, opening, skip_blanks};
+use super::tree::{self, BadNumber, Tree};
+use jsonc_parser::ast::Value;
 use jsonc_parser::tokens::Token;
 use jsonc_parser::{CollectOptions, ParseOptions, Scanner, ScannerOptions, parse_to_ast};
-use serde_json::Number;
-use std::collections::HashMap;
 
 /// More than any config needs, and little enough for every stack.
 const DEPTH_MAX: usize = 32;
 
-/// A file that was read.
-#[derive(Debug)]
-pub(super) struct Literal {
-    /// Its entries, in its order, doubled keys included.
-    pub(super) object: Vec<(String, Json)>,
-    /// Where each of them stands.
-    pub(super) places: Places,
-}
-
 /// Reads a whole file.
-pub(super) fn read(text: &str) -> Result<Literal, Fault> {
+pub(super) fn read(text: &str) -> Result<Tree, Fault> {
     let (start, brackets) = opening(text).map_err(|none| match none {
         NoObject::UnclosedComment(at) => Fault::unclosed_comment(text, at),
         NoObject::Other(at) => Fault::of_beginning(text, at),
@@ -41,7 +29,9 @@ pub(super) fn read(text: &str) -> Result<Literal, Fault> {
     let Some(Value::Object(object)) = tree.value else {
         return Err(Fault::new(text, start, "an object is wanted here".to_owned()));
     };
-    Reader { lines: Lines::new(text), start, found: HashMap::new() }.literal(&object)
+    tree::of_object(text, start, &object).map_err(|BadNumber { at, text: number }| {
+        Fault::new(text, at, format!("{}{number} is no number to go by", key_path(text, at)))
+    })
 }
 
 /// The length of the object, by its brackets. What does not go together within is told by the parser.
@@ -121,102 +111,6 @@ fn closing(text: &str, end: usize, brackets: usize) -> Result<(), Fault> {
         at = blanks_from(at + 1)?;
     }
     if at == text.len() { Ok(()) } else { Err(Fault::of_rest(text, at)) }
-}
-
-/// Makes a tree of the parser's.
-struct Reader<'t> {
-    lines: Lines<'t>,
-    /// Where the parsed part begins.
-    start: usize,
-    found: HashMap<Place, (usize, usize)>,
-}
-
-impl Reader<'_> {
-    fn literal(mut self, root: &Object<'_>) -> Result<Literal, Fault> {
-        let mut object = Vec::with_capacity(root.properties.len());
-        for (top, property) in root.properties.iter().enumerate() {
-            self.note([top, 0, 0], property.range);
-            if let Value::Array(array) = &property.value {
-                self.note_elements(top, array);
-            }
-            object.push((property.name.as_str().to_owned(), self.value(&property.value)?));
-        }
-        Ok(Literal { object, places: Places { root: self.lines.position(self.start), found: self.found } })
-    }
-
-    fn note(&mut self, place: Place, range: Range) {
-        self.found.insert(place, self.lines.position(self.start + range.start));
-    }
-
-    fn note_elements(&mut self, top: usize, array: &Array<'_>) {
-        for (index, element) in array.elements.iter().enumerate() {
-            self.note([top, index + 1, 0], range(element));
-            if let Value::Object(object) = element {
-                for (position, property) in object.properties.iter().enumerate() {
-                    self.note([top, index + 1, position + 1], property.range);
-                }
-            }
-        }
-    }
-
-    fn value(&self, value: &Value<'_>) -> Result<Json, Fault> {
-        Ok(match value {
-            Value::NullKeyword(_) => Json::Null,
-            Value::BooleanLit(flag) => Json::Flag(flag.value),
-            Value::StringLit(text) => Json::Text(text.value.clone().into_owned()),
-            Value::NumberLit(literal) => match number(literal.value) {
-                Some(number) => Json::Number(number),
-                None => {
-                    let at = self.start + literal.range.start;
-                    let path = key_path(self.lines.text, at);
-                    let reason = format!("{path}{} is no number to go by", literal.value);
-                    return Err(Fault::new(self.lines.text, at, reason));
-                }
-            },
-            Value::Array(array) => Json::List(
-                array.elements.iter().map(|element| self.value(element)).collect::<Result<_, _>>()?,
-            ),
-            Value::Object(object) => {
-                let entries = object.properties.iter();
-                let entries =
-                    entries.map(|entry| Ok((entry.name.as_str().to_owned(), self.value(&entry.value)?)));
-                Json::Object(entries.collect::<Result<_, Fault>>()?)
-            }
-        })
-    }
-}
-
-fn range(value: &Value<'_>) -> Range {
-    match value {
-        Value::NullKeyword(null) => null.range,
-        Value::BooleanLit(flag) => flag.range,
-        Value::StringLit(text) => text.range,
-        Value::NumberLit(number) => number.range,
-        Value::Array(array) => array.range,
-        Value::Object(object) => object.range,
-    }
-}
-
-/// A number as JavaScript writes it; `None` for what is none or is infinite.
-fn number(text: &str) -> Option<Number> {
-    let (is_negative, digits) = match text.as_bytes().first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if let Some(hexadecimal) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-        let whole = u64::from_str_radix(hexadecimal, 16).ok()?;
-        return if is_negative { Number::from_f64(-(whole as f64)) } else { Some(whole.into()) };
-    }
-    if let Ok(whole) = digits.parse::<u64>() {
-        match i64::try_from(whole) {
-            _ if !is_negative => return Some(whole.into()),
-            Ok(whole) if whole != 0 => return Some((-whole).into()),
-            _ => {}
-        }
-    }
-    let value: f64 = digits.parse().ok()?;
-    Number::from_f64(if is_negative { -value } else { value })
 }
 
 #[cfg(test)]

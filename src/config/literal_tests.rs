@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn good(text: &str) -> Literal {
+fn good(text: &str) -> Tree {
     read(text).unwrap_or_else(|fault| panic!("{text}\n{}", fault.words()))
 }
 
-fn shown(literal: &Literal) -> Vec<String> {
+fn shown(literal: &Tree) -> Vec<String> {
     literal.object.iter().map(|(key, value)| format!("{key}={value}")).collect()
 }
 

@@ -134,7 +134,7 @@ fn read(text: &str) -> Result<Loaded, Vec<String>> {
     };
     let configured = raw.configured(format);
     let config = raw.prove(&mut report);
-    let notices = report.finish(places.as_ref())?;
+    let notices = report.finish(&places)?;
     Ok(Loaded { summary: summary.words(&config), config, configured, format, listing, notices })
 }
 

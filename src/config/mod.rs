@@ -27,6 +27,8 @@ mod raw;
 mod report;
 mod show;
 mod source;
+mod strict;
+mod tree;
 
 pub use assignment::{Assignment, sample_name};
 pub use gso::Gso;

@@ -1,6 +1,6 @@
 //! What is wrong or worth saying about a file, gathered over one whole reading.
 //!
-//! In: `fields.rs` and `prove.rs` add. Out: mistakes in the file's order, with line and column if they are known; notices
+//! In: `fields.rs` and `prove.rs` add. Out: mistakes in the file's order, with line and column; notices
 //! without repetition. Next: `load.rs`, which makes an error or a `Loaded` of it.
 
 use super::positions::{Place, Places};
@@ -41,8 +41,8 @@ impl Report {
         (!words.is_empty()).then(|| format!("without effect: {}", words.join(", ")))
     }
 
-    /// The notices, or else every mistake in the file's order, each with its place where `places` has it.
-    pub(super) fn finish(mut self, places: Option<&Places>) -> Result<Vec<String>, Vec<String>> {
+    /// The notices, or else every mistake in the file's order, each with its place.
+    pub(super) fn finish(mut self, places: &Places) -> Result<Vec<String>, Vec<String>> {
         if self.mistakes.is_empty() {
             let idle = self.idle_notice().map(|words| (words, 1));
             let notices = self.notices.into_iter().chain(idle).map(|(text, times)| match times {
@@ -52,12 +52,9 @@ impl Report {
             return Ok(notices.collect());
         }
         self.mistakes.sort_by_key(|(place, _)| *place);
-        let mistakes = self.mistakes.into_iter().map(|(place, text)| match places {
-            None => text,
-            Some(places) => {
-                let (line, column) = places.find(place);
-                format!("line {line}, column {column}: {text}")
-            }
+        let mistakes = self.mistakes.into_iter().map(|(place, text)| {
+            let (line, column) = places.find(place);
+            format!("line {line}, column {column}: {text}")
         });
         Err(mistakes.collect())
     }

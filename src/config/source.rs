@@ -4,11 +4,13 @@
 //! own configs are JSON and nothing more, so that every tool reads them.
 //! In: a text. Out: a [`Source`], or why it is none. Next: `raw.rs` or `proxy_js.rs`, which read the keys.
 
-use super::json::{Json, JsonFault};
+use super::json::Json;
 use super::keys::PROXY_JS_KEYS;
-use super::literal::{self, Literal};
+use super::literal;
 use super::positions::Places;
 use super::proxy_js::SHARED_KEYS;
+use super::strict::{self, JsonError};
+use super::tree::Tree;
 use super::{Format, foreign};
 
 /// A file whose keys are still to be read.
@@ -16,8 +18,8 @@ use super::{Format, foreign};
 pub(super) struct Source {
     pub(super) format: Format,
     pub(super) object: Vec<(String, Json)>,
-    /// Where everything stands, if mistakes are to be told with line and column.
-    pub(super) places: Option<Places>,
+    /// Where everything is.
+    pub(super) places: Places,
 }
 
 impl Source {
@@ -25,36 +27,30 @@ impl Source {
     pub(super) fn read(text: &str) -> Result<Source, String> {
         // Editors on other systems put a byte order mark in front, which is no JSON but no mistake either.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        match Json::read(text) {
-            Ok(Json::Object(object)) if !is_proxy_js(&object) => {
-                Ok(Source { format: Format::Statsring, object, places: None })
-            }
-            Ok(Json::Object(_)) => match literal::read(text) {
-                Ok(literal) => Ok(Source::proxy_js(literal)),
+        match strict::read(text) {
+            Ok(tree) if is_proxy_js(&tree.object) => match literal::read(text) {
+                Ok(literal) => Ok(Source::new(Format::ProxyJs, literal)),
                 Err(fault) => Err(fault.words()),
             },
-            Ok(json) => Err(format!(
-                "the file is {}; wanted is an object, {{\"nodes\": [{{\"host\": …, \"port\": …}}]}}",
-                json.kind()
-            )),
-            Err(json_fault) => Source::read_literal(text, json_fault),
+            Ok(tree) => Ok(Source::new(Format::Statsring, tree)),
+            Err(error) => Source::read_literal(text, &error),
         }
     }
 
-    fn proxy_js(literal: Literal) -> Source {
-        Source { format: Format::ProxyJs, object: literal.object, places: Some(literal.places) }
+    fn new(format: Format, tree: Tree) -> Source {
+        Source { format, object: tree.object, places: tree.places }
     }
 
     /// A text that is no JSON: a `proxy.js` config, or a mistake.
-    fn read_literal(text: &str, json_fault: JsonFault) -> Result<Source, String> {
+    fn read_literal(text: &str, json_error: &JsonError) -> Result<Source, String> {
         let literal = literal::read(text).map_err(|fault| {
             // The reading that came further is the one that was meant.
-            let is_literal = fault.is_code || fault.at > (json_fault.line, json_fault.column + 1);
-            let words = || if is_literal { fault.words() } else { json_fault.words() };
+            let is_literal = fault.is_code || fault.at > json_error.at;
+            let words = || if is_literal { fault.words() } else { json_error.message() };
             foreign::of_text(text).unwrap_or_else(words)
         })?;
         if is_proxy_js(&literal.object) {
-            return Ok(Source::proxy_js(literal));
+            return Ok(Source::new(Format::ProxyJs, literal));
         }
         let is_shared = |(key, _): &(String, Json)| SHARED_KEYS.contains(&key.as_str());
         if !literal.object.is_empty() && literal.object.iter().all(is_shared) {
@@ -62,10 +58,10 @@ impl Source {
                 "{}. As it stands, the file could be a config of proxy.js, which places names by hashring-3, or one of \
                  statsring's own, which places them by jump. For the first, add a key that only proxy.js has, as \
                  mgmt_port: 8126, its default; for the second, make it JSON",
-                json_fault.words()
+                json_error.message()
             ));
         }
-        Err(json_fault.words())
+        Err(json_error.message())
     }
 }
 
