@@ -28,7 +28,8 @@ impl<D: Driver> Worker<D> {
             let is_followed = table.phase == Phase::Run || self.stage != Stage::Running;
             Arc::ptr_eq(table, self.relay.table()) && is_followed
         };
-        if is_known && retry_at_us.is_none_or(|at_us| self.driver.now_us() < at_us) {
+        let is_retry_due = retry_at_us.is_some_and(|at_us| self.driver.now_us() >= at_us);
+        if is_known && !is_retry_due {
             return Ok(());
         }
         let table = Arc::clone(self.routes.load());
@@ -37,7 +38,10 @@ impl<D: Driver> Worker<D> {
             return Ok(());
         }
         let same_nodes = Arc::ptr_eq(&table.nodes, &self.relay.table().nodes);
-        if !same_nodes || !self.sockets.has_all(&table) {
+        // What could not be made is tried again when that is due, not at each change of another backend's state.
+        let is_complete =
+            same_nodes && !is_retry_due && !self.sockets.lacks_one_of(&table, &self.relay.table().live);
+        if !is_complete && !(same_nodes && self.sockets.has_all(&table)) {
             // Everything that can leave leaves by the old table; only what busy sockets hold back stays.
             self.hand_over(Flush::All)?;
             self.settle()?;
@@ -45,7 +49,6 @@ impl<D: Driver> Worker<D> {
                 return Ok(());
             }
         }
-        let is_complete = same_nodes && retry_at_us.is_none();
         if !is_complete {
             self.sockets.follow(&table, &mut self.driver, &mut self.reporter);
         }

@@ -1,9 +1,11 @@
 //! What a worker says to control, without ever waiting for it, and without saying the same thing for every datagram.
 //!
 //! In: rare events. Out: [`Report`]s in a bounded channel; when it is full a report is left out, since the counters tell
-//! the same. Next: `control/`.
+//! the same, or the next error of the same backend. Next: `control/`.
 
 use super::Report;
+use crate::relay::RouteNode;
+use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
 
 /// The worker's end of the channel.
@@ -21,6 +23,14 @@ impl Reporter {
     /// Tells control.
     pub fn tell(&mut self, report: Report) {
         let _ = self.reports.try_send(report);
+    }
+
+    /// Tells that sends to a backend fail. If there is no room, its next error is told of instead.
+    pub fn sends_fail(&mut self, node: &RouteNode) {
+        let report = Report::SendsFail { node: Arc::clone(&node.name), address: node.address };
+        if self.reports.try_send(report).is_err() {
+            node.counters.take_hint();
+        }
     }
 
     /// Tells of the first datagram that was too long.

@@ -52,6 +52,15 @@ fn worker_on(
     routes: Arc<ArcSwap<RouteTable>>,
     open_failed: u32,
 ) -> (Worker<SimDriver>, SimHandle, Receiver<Report>) {
+    worker_with_room(routes, open_failed, 64)
+}
+
+/// The same, with room for so many reports.
+fn worker_with_room(
+    routes: Arc<ArcSwap<RouteTable>>,
+    open_failed: u32,
+    room: usize,
+) -> (Worker<SimDriver>, SimHandle, Receiver<Report>) {
     let mut setup = SimSetup::roomy(1);
     setup.faults.set(Fault::OpenFailed, open_failed);
     let limits = Limits {
@@ -66,7 +75,7 @@ fn worker_on(
         timestamps: false,
     };
     let (driver, handle) = SimDriver::new(&setup);
-    let (sender, reports) = channel(64);
+    let (sender, reports) = channel(room);
     let links =
         WorkerLinks { index: 0, routes, shared: Arc::new(WorkerShared::default()), reports: sender, limits };
     (Worker::new(driver, links), handle, reports)
@@ -287,4 +296,46 @@ fn an_answer_that_comes_after_the_last_send_is_found_within_a_second_and_then_it
         let wakeups = worker.relay().counters().get(Counter::Wakeups) - before;
         assert!(wakeups <= 5, "{wakeups} wake-ups of an idle worker");
     }
+}
+
+#[test]
+fn an_error_whose_report_found_no_room_does_not_silence_the_later_ones() {
+    let (mut worker, handle, mut reports) = worker_with_room(routes(0), 0, 1);
+    // That it is ready takes all of the room.
+    settle(&mut worker, &handle);
+    let mut fail = |worker: &mut Worker<SimDriver>| {
+        handle.datagram_at(handle.now_us(), 0, b"x:1|c".as_slice());
+        settle(worker, &handle);
+        handle.answer(SocketSlot(0), libc::EHOSTUNREACH, true);
+        handle.datagram_at(handle.now_us(), 0, b"x:1|c".as_slice());
+        settle(worker, &handle);
+        std::iter::from_fn(|| reports.try_recv().ok())
+            .filter(|report| matches!(report, Report::SendsFail { .. }))
+            .count()
+    };
+    assert_eq!(fail(&mut worker), 0);
+    assert_eq!(fail(&mut worker), 1);
+}
+
+#[test]
+fn a_missing_socket_is_not_tried_again_for_each_table_of_the_same_backends() {
+    let routes = routes(0);
+    let (mut worker, handle, _reports) = worker_on(Arc::clone(&routes), 10_000);
+    let counters = Arc::clone(&worker.relay().table().nodes[0].counters);
+    idle(&mut worker, &handle, handle.now_us() + 1_000);
+    let before = counters.error_counts().total();
+    for _ in 0..50 {
+        publish(&routes, &handle, |_| {});
+        idle(&mut worker, &handle, handle.now_us() + 1_000);
+    }
+    assert_eq!(worker.relay().table().generation, 51);
+    let tries = counters.error_counts().total() - before;
+    assert!(tries <= 1, "{tries} tries within 50 ms");
+    // One that is up again is wanted at once.
+    publish(&routes, &handle, |table| table.live = LiveSet::new([false]));
+    idle(&mut worker, &handle, handle.now_us() + 1_000);
+    handle.stop_faults();
+    publish(&routes, &handle, |table| table.live = LiveSet::new([true]));
+    idle(&mut worker, &handle, handle.now_us() + 1_000);
+    assert_eq!(handle.backend_sockets().len(), 1);
 }

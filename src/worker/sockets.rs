@@ -9,7 +9,7 @@ use super::reopen::{ReopenReason, Reopening};
 use super::reporter::Reporter;
 use crate::driver::Driver;
 use crate::packet::{SendError, SocketSlot};
-use crate::placement::splitmix64;
+use crate::placement::{LiveSet, splitmix64};
 use crate::planted::{Defect, is_planted};
 use crate::relay::{GsoMode, Relay, RouteNode, RouteTable};
 use crate::stats::Counter;
@@ -80,6 +80,14 @@ impl Sockets {
         table.nodes.iter().all(|node| node.address.is_none() || self.kept(node).is_some())
     }
 
+    /// Whether a backend has no socket that gets metrics by `table`, which lists the same backends as the table that was
+    /// followed last, and got none by that one, whose living set was `before`.
+    pub fn lacks_one_of(&self, table: &RouteTable, before: &LiveSet) -> bool {
+        let is_up_again = |index: usize| table.live.contains(index) && !before.contains(index);
+        !self.missing.is_empty()
+            && self.slots.iter().enumerate().any(|(index, slot)| slot.is_none() && is_up_again(index))
+    }
+
     /// The slots of the table that was followed last, in its order.
     pub fn slots(&self) -> &[Option<SocketSlot>] {
         &self.slots
@@ -112,8 +120,7 @@ impl Sockets {
                         node.counters.failed(socket_error(errno), Some(errno), driver.now_us())
                     });
                     if is_news {
-                        let (node, address) = (Arc::clone(&node.name), node.address);
-                        reporter.tell(Report::SendsFail { node, address });
+                        reporter.sends_fail(node);
                     }
                     self.missing.insert(Arc::clone(&node.name), errno);
                     if told.get(&node.name) != Some(&errno) {

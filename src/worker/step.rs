@@ -495,10 +495,7 @@ impl Sink<'_> {
         let node = |backend: usize| Arc::clone(&self.relay.table().nodes[backend].name);
         match hint {
             Hint::None => {}
-            Hint::SendsFail { backend } => {
-                let address = self.relay.table().nodes[backend].address;
-                self.reporter.tell(Report::SendsFail { node: node(backend), address });
-            }
+            Hint::SendsFail { backend } => self.reporter.sends_fail(&self.relay.table().nodes[backend]),
             Hint::TrainsRefused { backend, errno } => {
                 let error = std::io::Error::from_raw_os_error(errno);
                 self.reporter.tell(Report::TrainsRefused { node: node(backend), error });
