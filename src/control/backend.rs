@@ -40,8 +40,9 @@ pub struct Backend {
     reported_own: RefCell<Vec<SocketAddr>>,
     /// Whether it was logged that its name has no address of the family.
     is_family_reported: Cell<bool>,
-    /// An address of it, and that of this host which the kernel chose for packets to it when it was asked last.
-    source: Cell<Option<(SocketAddr, IpAddr)>>,
+    /// An address of it, and that of this host which the kernel chose for packets to it when it was asked last; `None` if there
+    /// was no answer yet.
+    source: Cell<Option<(SocketAddr, Option<IpAddr>)>>,
     state: Cell<BackendState>,
     since: Cell<Instant>,
     wish: Cell<Wish>,
@@ -286,17 +287,22 @@ impl Backend {
     /// The address of this host that packets to it come from, as the kernel's routing chose it last.
     pub fn source(&self) -> Option<IpAddr> {
         let address = self.address();
-        self.source.get().filter(|(of, _)| Some(*of) == address).map(|(_, source)| source)
+        self.source.get().filter(|(of, _)| Some(*of) == address)?.1
     }
 
-    /// Asks the kernel from which address of this host packets to it would come now; the one before and this one, if they
-    /// differ. Without a route to it, or a descriptor to ask by, nothing is known, and the last answer counts.
-    pub fn ask_source(&self) -> Option<(IpAddr, IpAddr)> {
+    /// Whether the kernel was asked for that since its metrics go to the address in use.
+    pub fn is_source_asked(&self) -> bool {
+        self.source.get().map(|(of, _)| of) == self.address()
+    }
+
+    /// Asks the kernel from which address of this host packets to it would come now; the one before, if one was known, and this
+    /// one, if they differ. Without a route to it, or a descriptor to ask by, nothing is known, and the last answer counts.
+    pub fn ask_source(&self) -> Option<(Option<IpAddr>, IpAddr)> {
         let address = self.address()?;
-        let now = source_of(address).ok()?;
         let before = self.source();
-        self.source.set(Some((address, now)));
-        before.filter(|before| *before != now).map(|before| (before, now))
+        let now = source_of(address).ok();
+        self.source.set(Some((address, now.or(before))));
+        now.filter(|now| before != Some(*now)).map(|now| (before, now))
     }
 
     /// A reload's node of the same identity.
@@ -546,5 +552,23 @@ mod tests {
         node.disabled = false;
         backend.update(node, check);
         assert_eq!(backend.state().0, BackendState::Up, "enabled again, nothing is known against it");
+    }
+
+    #[test]
+    fn the_source_address_is_asked_for_once_also_where_there_is_no_route() {
+        // Without SO_BROADCAST no socket is connected to this one.
+        for (name, has_route) in [("127.0.0.1:9", true), ("255.255.255.255:9", false)] {
+            let backend = backend(name);
+            assert!(!backend.is_source_asked(), "{name}");
+            let source = has_route.then(|| "127.0.0.1".parse().unwrap());
+            assert_eq!(backend.ask_source(), source.map(|source| (None, source)), "{name}");
+            assert_eq!((backend.is_source_asked(), backend.source()), (true, source), "{name}");
+            assert_eq!(backend.ask_source(), None, "{name}");
+        }
+        let named = self::backend("metrics.example:9");
+        named.set_addresses(vec![Found::at("127.0.0.1:9".parse().unwrap())]);
+        named.ask_source();
+        named.set_addresses(vec![Found::at("127.0.0.2:9".parse().unwrap())]);
+        assert_eq!((named.is_source_asked(), named.source()), (false, None));
     }
 }

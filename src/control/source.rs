@@ -27,6 +27,8 @@ pub async fn watch(control: Rc<Control>) {
 /// Whether packets to the backend would come from another address now.
 fn is_moved(backend: &Backend) -> bool {
     let Some((before, now)) = backend.ask_source() else { return false };
+    // There was no route: the workers may have made their sockets before this answer, and compare.
+    let Some(before) = before else { return true };
     tracing::info!(
         "backend {}: the source address changed from {before} to {now}; its sockets are reopened",
         backend.name.escape_default()

@@ -344,8 +344,9 @@ impl Control {
 
     /// Hands the present state to the workers.
     pub fn publish(&self) {
-        for backend in self.backends().iter().filter(|backend| backend.source().is_none()) {
-            // Before the workers make their sockets: a change between the two would go unseen.
+        for backend in self.backends().iter().filter(|backend| !backend.is_source_asked()) {
+            // Before the workers make their sockets: a change between the two would go unseen. Those without a route are asked
+            // for again by `source.rs`, or each change of one backend would ask for hundreds of others.
             backend.ask_source();
         }
         let previous = self.publisher.routes.load();
