@@ -19,6 +19,8 @@ use std::net::SocketAddr;
 
 /// Addresses of one name that are used; further ones are left out.
 pub const ADDRESSES_MAX: usize = 8;
+/// After this long a refusal of metrics says nothing any more: servers are restarted.
+const REFUSAL_MS: u64 = 600_000;
 
 /// An address as a look-up found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,13 +94,23 @@ struct Entry {
     is_good: bool,
     /// A check was good once.
     was_good: bool,
+    /// Another process used it.
+    was_in_use: bool,
     /// When it last refused metrics.
     refused_ms: Option<u64>,
 }
 
 impl Entry {
     fn new(found: Found) -> Entry {
-        Entry { found, failures: 0, is_silent: false, is_good: false, was_good: false, refused_ms: None }
+        Entry {
+            found,
+            failures: 0,
+            is_silent: false,
+            is_good: false,
+            was_good: false,
+            was_in_use: false,
+            refused_ms: None,
+        }
     }
 
     fn has_refused_within(&self, now_ms: u64, span_ms: u64) -> bool {
@@ -147,15 +159,15 @@ impl Addresses {
     }
 
     /// Each with the part that it has, in the order in which they should be tried.
-    pub fn roles(&self) -> impl Iterator<Item = (SocketAddr, AddressRole)> {
-        self.entries.iter().map(|entry| {
+    pub fn roles(&self, now_ms: u64) -> impl Iterator<Item = (SocketAddr, AddressRole)> {
+        self.entries.iter().map(move |entry| {
             let address = entry.found.address;
             let role = match () {
                 _ if entry.found.is_own => AddressRole::Own,
                 _ if !self.family.allows(address) => AddressRole::OtherFamily,
                 _ if Some(address) == self.data && self.all_refuse => AddressRole::Refuses,
                 _ if Some(address) == self.data => AddressRole::InUse,
-                _ if entry.refused_ms.is_some() => AddressRole::Refused,
+                _ if entry.has_refused_within(now_ms, REFUSAL_MS) => AddressRole::Refused,
                 _ => AddressRole::Spare,
             };
             (address, role)
@@ -195,7 +207,7 @@ impl Addresses {
         self.set(all.iter().copied().map(Found::at).collect());
         // One bad check after a restart must not move what the old process had at an address that answers.
         if let Some(entry) = data.and_then(|data| self.entry_mut(data)) {
-            entry.was_good = true;
+            entry.was_in_use = true;
         }
     }
 
@@ -295,10 +307,12 @@ impl Addresses {
         if data.failures == 0 {
             return Verdict::Kept;
         }
-        // Where something answers, a refusal would tell that metrics are lost: then it stays unless the other is as good.
-        let may_go = |entry: &&Entry| match data.is_silent {
-            true => !entry.has_refused_within(now_ms, quiet_ms),
-            false => entry.refused_ms.is_none(),
+        // Where something answers, a refusal would tell that metrics are lost: then it stays unless the other is as good. One
+        // that never answered that it is up may be where only the port for metrics is.
+        let may_go = |entry: &&Entry| match (data.is_silent, data.was_good) {
+            (true, _) => !entry.has_refused_within(now_ms, quiet_ms),
+            (false, true) => !entry.has_refused_within(now_ms, REFUSAL_MS),
+            (false, false) => entry.refused_ms.is_none(),
         };
         let best = self
             .usable()
@@ -307,7 +321,7 @@ impl Addresses {
             .min_by_key(|entry| rank(entry));
         match best.map(|entry| entry.found.address) {
             None => Verdict::Kept,
-            Some(_) if data.was_good && data.failures < fall => Verdict::Contested,
+            Some(_) if (data.was_good || data.was_in_use) && data.failures < fall => Verdict::Contested,
             Some(address) => {
                 self.data = Some(address);
                 Verdict::Moved
@@ -491,6 +505,33 @@ mod tests {
         }
         assert_eq!((addresses.data(), addresses.answering()), (Some(at(V4)), Some(at(V6))));
         assert_eq!(addresses.check_order(), [at(V4), at(V6)]);
+    }
+
+    #[test]
+    fn a_refusal_of_long_ago_keeps_metrics_from_no_address_that_answers() {
+        use CheckResult::{Failed, Good};
+        let mut addresses = addresses(&["10.0.0.1:9", "10.0.0.2:9"]);
+        check(&mut addresses, &[("10.0.0.1:9", Good)]);
+        // A restart of the first moved them to the second.
+        assert_eq!(addresses.refused(1_000, RECENT_MS), Refusal::Moved);
+        check(&mut addresses, &[("10.0.0.2:9", Good)]);
+        let mut check_at = |now_ms| {
+            let answers = [("10.0.0.2:9", Failed), ("10.0.0.1:9", Good)];
+            let results = answers.map(|(text, result)| (at(text), result));
+            addresses.checked(&results, FALL, now_ms, QUIET_MS)
+        };
+        // Then the second says that it is down, and goes on taking what it is sent.
+        let verdicts = [2_000, 3_000, 4_000].map(&mut check_at);
+        assert_eq!(verdicts, [Verdict::Kept; 3], "the first has just refused");
+        let later_ms = 1_000 + REFUSAL_MS;
+        assert_eq!(check_at(later_ms - 1), Verdict::Kept);
+        assert_eq!(check_at(later_ms), Verdict::Moved);
+        assert_eq!(addresses.data(), Some(at("10.0.0.1:9")));
+        let role = |addresses: &Addresses, now_ms| addresses.roles(now_ms).nth(1).unwrap().1;
+        addresses.refused(later_ms, RECENT_MS);
+        addresses.refused(later_ms + 1, RECENT_MS);
+        assert_eq!(role(&addresses, later_ms + 1), AddressRole::Refused);
+        assert_eq!(role(&addresses, later_ms + 1 + REFUSAL_MS), AddressRole::Spare);
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl Operator {
     fn backends(&self) -> Vec<BackendView> {
         // Read once for all of them.
         let sockets = host::udp_sockets();
-        self.control.backends().iter().map(|backend| backend_view(backend, &sockets)).collect()
+        let now_ms = self.control.now_ms();
+        self.control.backends().iter().map(|backend| backend_view(backend, &sockets, now_ms)).collect()
     }
 
     /// The backends that serve names, in the placement's order.
@@ -95,7 +96,7 @@ fn levers(config: &Config, limits: &Limits) -> LeversView {
     }
 }
 
-fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView {
+fn backend_view(backend: &Backend, sockets: &[host::HostSocket], now_ms: u64) -> BackendView {
     use std::sync::atomic::Ordering::Relaxed;
     let (state, since) = backend.state();
     let counters = &backend.counters;
@@ -103,7 +104,7 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket]) -> BackendView 
     BackendView {
         name: backend.name.clone(),
         state,
-        addresses: backend.addresses().roles().collect(),
+        addresses: backend.addresses().roles(now_ms).collect(),
         answering: backend.answering(),
         since_s: since.elapsed().as_secs(),
         is_healthy: backend.is_healthy(),
