@@ -118,6 +118,7 @@ mod tests {
             reports: 9,
             undelivered,
             metrics_dropped: 0,
+            without_socket: 0,
             last_us,
         };
         view.backends.truncate(1);

@@ -250,6 +250,7 @@ mod tests {
             reports: 9,
             undelivered: 7,
             metrics_dropped: 0,
+            without_socket: 0,
             last_us: 48_000_000,
         }];
         view.last_reload = Some(LastReload { ago_s: 3, words: "a\u{1b}\n".to_owned(), succeeded: false });

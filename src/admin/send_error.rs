@@ -101,11 +101,15 @@ pub fn error_effect(view: &ErrorView) -> String {
     if view.undelivered > 0 {
         effects.push(format!("{} counted as sent were not delivered", count(view.undelivered, "packet")));
     }
-    if view.metrics_dropped > 0 {
-        let reason = error_drop_reason(view.error).name();
-        effects.push(format!("{} dropped as {reason}", count(view.metrics_dropped, "metric")));
+    let failed = view.metrics_dropped.saturating_sub(view.without_socket);
+    for (metrics, reason) in
+        [(failed, error_drop_reason(view.error)), (view.without_socket, DropReason::SendFailed)]
+    {
+        if metrics > 0 {
+            effects.push(format!("{} dropped as {}", count(metrics, "metric"), reason.name()));
+        }
     }
-    if effects.is_empty() { "what failed was sent again".to_owned() } else { effects.join(", ") }
+    if effects.is_empty() { "no metrics dropped".to_owned() } else { effects.join(", ") }
 }
 
 fn count(number: u64, thing: &str) -> String {
@@ -165,6 +169,7 @@ mod tests {
             reports: 9,
             undelivered,
             metrics_dropped,
+            without_socket: 0,
             last_us: 1,
         };
         assert_eq!(
@@ -181,7 +186,12 @@ mod tests {
             "{words}"
         );
         let words = error_words(&view(SendError::Other, Some(libc::EPROTO), 0, 0), None);
-        assert!(words.starts_with("EPROTO: ") && words.contains("(what failed was sent again)"), "{words}");
+        assert!(words.starts_with("EPROTO: ") && words.contains("(no metrics dropped)"), "{words}");
+        let unsent = ErrorView { without_socket: 3, ..view(SendError::NetworkUnreachable, None, 0, 10) };
+        assert_eq!(
+            error_effect(&unsent),
+            "7 metrics dropped as send_unreachable, 3 metrics dropped as send_failed"
+        );
         assert_eq!(error_name(SendError::Other, Some(4_000)), "errno 4000");
     }
 
@@ -202,6 +212,7 @@ mod tests {
             reports: 3,
             undelivered: 0,
             metrics_dropped: 0,
+            without_socket: 0,
             last_us,
         };
         let mut view = sample();

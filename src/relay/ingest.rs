@@ -202,7 +202,11 @@ impl Relay {
     fn drop_line(&mut self, reason: DropReason, backend: Option<usize>, now_us: u64) {
         self.counters.leave(Exit::Dropped(reason), 1, now_us);
         if let Some(backend) = backend {
-            self.table.nodes[backend].counters.dropped(1);
+            let counters = &self.table.nodes[backend].counters;
+            counters.dropped(1);
+            if reason == DropReason::SendFailed {
+                counters.dropped_without_socket(1);
+            }
         }
     }
 

@@ -93,6 +93,10 @@ impl Relay {
         }
         for (packet, reason) in gone {
             // The old table still stands here, so the drop is counted at the backend that is gone.
+            if reason == DropReason::SendFailed {
+                let counters = &self.table.nodes[packet.backend].counters;
+                counters.dropped_without_socket(u64::from(packet.metrics));
+            }
             self.discard(packet, reason, now_us);
         }
         self.egress = kept;

@@ -33,6 +33,8 @@ pub struct NodeCounters {
     pub packet_bytes_max: AtomicUsize,
     /// What its sends and the ICMP answers to them reported, by kind.
     errors: [ErrorFigures; SendError::COUNT],
+    /// Why a worker had no socket to it last: the number of the kind.
+    socket_error: AtomicUsize,
     /// Set by a worker at an error, taken by `control/`: one hint at a time.
     hinted: AtomicBool,
 }
@@ -43,6 +45,7 @@ struct ErrorFigures {
     reports: AtomicU64,
     undelivered: AtomicU64,
     metrics_dropped: AtomicU64,
+    without_socket: AtomicU64,
     /// The last one, where the kind does not tell it; else 0.
     errno: AtomicI32,
     /// µs of the workers' clock; 0 = never.
@@ -62,6 +65,8 @@ pub struct ErrorView {
     pub undelivered: u64,
     /// Metrics that were dropped for it.
     pub metrics_dropped: u64,
+    /// Of those, the ones that were dropped because no socket could be made.
+    pub without_socket: u64,
     /// When it occurred last, µs of the workers' clock.
     pub last_us: u64,
 }
@@ -123,6 +128,19 @@ impl NodeCounters {
         self.errors[error as usize].metrics_dropped.fetch_add(metrics, Ordering::Relaxed);
     }
 
+    /// No socket to it can be made, and so metrics will be dropped.
+    pub fn socket_failed(&self, error: SendError) {
+        self.socket_error.store(error as usize, Ordering::Relaxed);
+    }
+
+    /// Counts metrics that were dropped because there is no socket to it.
+    pub fn dropped_without_socket(&self, metrics: u64) {
+        if let Some(figures) = self.errors.get(self.socket_error.load(Ordering::Relaxed)) {
+            figures.metrics_dropped.fetch_add(metrics, Ordering::Relaxed);
+            figures.without_socket.fetch_add(metrics, Ordering::Relaxed);
+        }
+    }
+
     /// Takes the hint: whether there was an error since the last call.
     pub fn take_hint(&self) -> bool {
         self.hinted.swap(false, Ordering::AcqRel)
@@ -155,6 +173,7 @@ impl NodeCounters {
             reports: figures.reports.load(Ordering::Relaxed),
             undelivered: figures.undelivered.load(Ordering::Relaxed),
             metrics_dropped: figures.metrics_dropped.load(Ordering::Relaxed),
+            without_socket: figures.without_socket.load(Ordering::Relaxed),
             last_us,
         })
     }

@@ -104,6 +104,12 @@ fn a_socket_that_could_not_be_made_is_tried_again_without_a_new_table() {
     let counters = worker.relay().counters();
     assert!(counters.get(Counter::MetricsSent) >= 9, "{}", counters.identity());
     assert!(counters.dropped(DropReason::SendFailed) <= 41, "{}", counters.identity());
+    let errors = worker.relay().table().nodes[0].counters.errors();
+    let dropped: Vec<_> = errors.iter().map(|error| (error.metrics_dropped, error.without_socket)).collect();
+    assert_eq!(
+        dropped,
+        [(counters.dropped(DropReason::SendFailed), counters.dropped(DropReason::SendFailed))]
+    );
     let told: Vec<Report> = std::iter::from_fn(|| reports.try_recv().ok()).collect();
     let count = |wanted: fn(&Report) -> bool| told.iter().filter(|report| wanted(report)).count();
     assert_eq!(count(|report| matches!(report, Report::SocketFailed { .. })), 1, "once, not every second");

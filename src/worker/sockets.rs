@@ -116,9 +116,9 @@ impl Sockets {
                 Err(error) => {
                     let errno = error.raw_os_error();
                     // For the health of a backend it is the same as a send that fails.
-                    let is_news = errno.is_some_and(|errno| {
-                        node.counters.failed(socket_error(errno), Some(errno), driver.now_us())
-                    });
+                    let kind = errno.map_or(SendError::Other, socket_error);
+                    node.counters.socket_failed(kind);
+                    let is_news = errno.is_some() && node.counters.failed(kind, errno, driver.now_us());
                     if is_news {
                         reporter.sends_fail(node);
                     }

@@ -182,6 +182,7 @@ mod tests {
             reports: 9,
             undelivered: 0,
             metrics_dropped: 800,
+            without_socket: 0,
             last_us: 1,
         }];
         render(&mut out, &view);

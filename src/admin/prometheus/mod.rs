@@ -148,6 +148,7 @@ mod tests {
             reports: 1,
             undelivered: 0,
             metrics_dropped: 0,
+            without_socket: 0,
             last_us: 1,
         }];
         let text = render(&view);
