@@ -30,6 +30,7 @@ pub mod exit;
 pub mod lookup;
 pub mod logging;
 pub mod planted;
+pub mod text;
 pub mod version;
 
 /// The system's allocator, counted: for `memstats`, and for the test that the data path allocates nothing.

@@ -6,6 +6,7 @@ use super::escape::escape;
 use super::view::View;
 use crate::packet::SendError;
 use crate::stats::{DropReason, ErrorView};
+use crate::text::count;
 use std::net::SocketAddr;
 
 /// An error goes on as long as the last one is not longer ago.
@@ -110,10 +111,6 @@ pub fn error_effect(view: &ErrorView) -> String {
         }
     }
     if effects.is_empty() { "no metrics dropped".to_owned() } else { effects.join(", ") }
-}
-
-fn count(number: u64, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// An error in one sentence: `EPERM: packets are rejected by ... (800 metrics dropped as send_denied); check ...`.

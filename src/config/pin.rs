@@ -6,6 +6,7 @@
 use super::PinWorkers;
 use super::fields::Slot;
 use super::report::Report;
+use crate::text::count;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
@@ -72,10 +73,6 @@ fn choose(
         mistakes.push(format!("{listed} listed for {workers}; list one for each, or set workers"));
     }
     if mistakes.is_empty() { Ok(cpus.clone()) } else { Err(mistakes) }
-}
-
-fn count(number: usize, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// CPUs as the kernel writes them: `0-3,8`.

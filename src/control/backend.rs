@@ -484,7 +484,7 @@ fn describe_evidence(error: SendError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reload::tests::config;
+    use super::super::config_diff::tests::config;
     use super::*;
 
     fn backend(name: &str) -> Backend {

@@ -5,10 +5,10 @@
 //! Next: `sockets.rs` asks, `state.rs` keeps the budget.
 
 use super::config_reads::READS_MAX;
-use super::process::count;
 use super::resolve::{LOOKUPS_MAX, PER_LOOKUP, literal};
 use super::spares::SPARES;
 use crate::config::Config;
+use crate::text::count;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::HashSet;
 
@@ -199,7 +199,7 @@ fn open_now() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reload::tests::config;
+    use super::super::config_diff::tests::config;
     use super::*;
 
     const OPEN: u64 = 10;

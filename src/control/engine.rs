@@ -68,7 +68,7 @@ pub fn refused(error: io::Error, rings_bytes: usize) -> DriverError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reload::tests::config;
+    use super::super::config_diff::tests::config;
     use super::*;
 
     #[test]

@@ -4,10 +4,10 @@
 //! protocol.
 
 use super::backend::Backend;
-use super::liveness;
 use super::net::{self, Stream};
 use super::observe::Tap;
 use super::state::Control;
+use super::{liveness, reload};
 use crate::admin::{
     self, AdminActions, AdminCounters, BackendView, LastReload, LeversView, MemoryView, Readiness, Tapped,
     View, Wish, WorkerView,
@@ -223,7 +223,7 @@ impl AdminActions for Operator {
     }
 
     async fn reload(&self) -> Result<String, Vec<String>> {
-        self.control.reload().await.map_err(|words| words.lines().map(str::to_owned).collect())
+        reload::reload(&self.control).await.map_err(|words| words.lines().map(str::to_owned).collect())
     }
 
     fn where_name(&self, name: &[u8]) -> String {

@@ -3,39 +3,28 @@
 //! In: what `start.rs` has made. Out: an exit code (`exit.rs`). Next: `state.rs` knows, `watch.rs` and `operator.rs` work; the
 //! stop is `stop.rs`, a restart without loss `restart.rs`.
 
-use super::doors::Doors;
 use super::engine::Chosen;
 use super::failure::Failure;
 use super::handle::ProxyHandle;
-use super::handover::decide::{Giver, GiverEvent, TakerAction, TakerEvent};
+use super::handover::decide::{Giver, GiverEvent, TakerEvent};
 use super::handover::predecessor::Predecessor;
 use super::handover::program::Program;
 use super::handover::successor::Successor;
-use super::net;
 use super::shortage::{Operation, is_shortage};
 use super::signals::{Signal, Signals};
 use super::sockets::Held;
 use super::state::Control;
-use super::{restart, stop};
 use crate::driver::{DriverError, Restrictions};
+use crate::logging;
+use crate::text::count;
 use crate::worker::{self, Ended, Report, WorkerSetup};
-use crate::{exit, logging};
 use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-
-/// How long the workers may take to arm their receives.
-const READY: Duration = Duration::from_secs(30);
-
-/// A number of things, in words.
-pub(super) fn count(number: usize, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
-}
 
 /// What happens to a running process.
 #[derive(Debug)]
@@ -68,7 +57,7 @@ pub struct Process {
     /// The workers' threads.
     pub threads: Vec<JoinHandle<()>>,
     /// Why there are not as many as there should be; then those that run are to end.
-    obstacle: Option<Failure>,
+    pub(super) obstacle: Option<Failure>,
     /// Whether another process is to take over from this one.
     pub(super) giver: Giver,
     /// That process.
@@ -164,31 +153,6 @@ impl Process {
         })
     }
 
-    /// Waits until every worker's receive is armed.
-    pub(super) async fn armed(&mut self) -> Result<(), Failure> {
-        if let Some(obstacle) = self.obstacle.take() {
-            return Err(obstacle);
-        }
-        let deadline = net::deadline_in(READY);
-        while self.control.seats.iter().any(|seat| seat.facts.borrow().is_none()) {
-            match tokio::time::timeout_at(deadline, self.event()).await {
-                Ok(Event::Ended { worker }) => return Err(self.end_of(worker)),
-                Ok(Event::Stop(_)) => {
-                    return Err(Failure { words: "stopped before it was ready".to_owned(), code: exit::OK });
-                }
-                Ok(Event::Predecessor(event)) => {
-                    let old = self.predecessor.as_mut();
-                    if let Some(TakerAction::Retire(why)) = old.map(|old| old.on(event)) {
-                        return Err(restart::retired(&why));
-                    }
-                }
-                Ok(event) => self.decline(&event),
-                Err(_) => return Err(Failure::system("the workers did not arm their receives in time")),
-            }
-        }
-        Ok(())
-    }
-
     /// What a worker's end means that nobody asked for.
     pub fn end_of(&self, worker: usize) -> Failure {
         match self.ended.get(worker) {
@@ -257,40 +221,6 @@ impl Process {
             latency: control.latency.clone(),
             stop: self.stop.clone(),
         }
-    }
-
-    /// Runs until the end; the exit code.
-    pub(super) async fn serve(&mut self, doors: Doors) -> u8 {
-        if self.reload_is_due.take() {
-            self.start_reload();
-        }
-        let code = loop {
-            match self.event().await {
-                Event::Reload => self.start_reload(),
-                Event::Noted => {}
-                Event::Restart => self.ask_restart(),
-                Event::Successor(event) => {
-                    if let Some(taken) = self.give(event) {
-                        doors.leave(&taken.admin).await;
-                        return stop::leave(self, &taken).await;
-                    }
-                }
-                Event::Predecessor(event) => self.follow(event),
-                Event::Stop(signal) => break stop::stop(self, signal).await,
-                Event::Ended { worker } => {
-                    let failure = self.end_of(worker);
-                    break stop::fail(self, failure).await;
-                }
-            }
-        };
-        doors.close().await;
-        code
-    }
-
-    fn start_reload(&self) {
-        let control = self.control.clone();
-        // Both outcomes go to the log there.
-        net::spawn(async move { drop(control.reload().await) });
     }
 
     /// The next event. May be dropped while it waits.

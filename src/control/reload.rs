@@ -1,226 +1,105 @@
-//! What a reload would change: a pure comparison of two configs.
+//! A reload: the config file is read again and applied, whole or not at all.
 //!
-//! In: the config that runs, and the one just read. Out: a refusal that changes nothing, or the changes in words with the
-//! share of names that move. Next: `state.rs` applies it.
+//! In: a request of the operator, SIGHUP. Out: an answer for the operator and the log; the new config in force. The comparison
+//! of the two configs is `config_diff.rs`.
 
-use crate::config::{Assignment, Config, Format, Node, sample_name};
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+use super::backend::Backend;
+use super::config_diff::{self, Changes};
+use super::state::{Control, LastReload, NOT_IN_FORCE};
+use super::watch;
+use crate::config::Config;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
 
-/// Names that are placed before and after, to tell the share that moves.
-const SAMPLE_NAMES: usize = 10_000;
-
-/// Why a good file was not applied.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It changes keys that need a restart.
-    #[error("refused: a restart is needed to change {}; nothing was changed", .0.join(", "))]
-    FixedKeys(Vec<String>),
-    /// More backends, old and new together, than the workers made room for at start.
-    #[error(
-        "refused: {backends} backends, old and new together, are more than the {room} there is room for since the \
-         start; restart, or reload in steps; nothing was changed"
-    )]
-    TooManyBackends {
-        /// Of both configs, each counted once.
-        backends: usize,
-        /// Sockets for backends that a worker can hold.
-        room: usize,
-    },
-}
-
-impl Refusal {
-    /// The same with the names that a file of this format has for its keys.
-    pub fn by_keys_of(self, format: Format) -> Refusal {
-        match self {
-            Refusal::FixedKeys(keys) => {
-                Refusal::FixedKeys(keys.iter().map(|key| format.key(key).to_owned()).collect())
-            }
-            other => other,
+/// Reads the config file again and applies it, whole or not at all. Either answer is for the operator.
+pub async fn reload(control: &Rc<Control>) -> Result<String, String> {
+    control.notifier.reloading();
+    let result = try_reload(control).await;
+    control.notifier.ready();
+    let words = match &result {
+        Ok(changes) => changes.to_string(),
+        Err(refusal) => refusal.clone(),
+    };
+    // Each change, and each error, is an event of its own.
+    for (index, line) in words.lines().map(str::trim_start).enumerate() {
+        match &result {
+            Ok(_) if index == 0 => tracing::info!(reload = "applied", "{line}"),
+            Ok(_) => tracing::info!(reload = "applied", "reload: {line}"),
+            Err(_) => tracing::error!(reload = "refused", "reload: {line}"),
         }
     }
+    if result.is_ok() {
+        control.config_since.set(SystemTime::now());
+    }
+    let last = LastReload { at: Instant::now(), words: words.clone(), succeeded: result.is_ok() };
+    *control.last_reload.borrow_mut() = Some(last);
+    result.map(|_| words)
 }
 
-/// What a reload changes.
-#[derive(Debug, PartialEq)]
-pub struct Changes {
-    /// One sentence each; empty if the file says what runs already.
-    pub words: Vec<String>,
-    /// Share of names that get another backend, 0 to 1.
-    pub names_moved: f64,
+async fn try_reload(control: &Rc<Control>) -> Result<Changes, String> {
+    let Some(path) = control.options.config_path.clone() else {
+        return Err("refused: it was started without a config file, so there is none to read".to_owned());
+    };
+    let reading = control.config_reads.begin();
+    let loaded = control.config_reads.read(&path).await.map_err(|error| error.to_string())?;
+    let mut loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
+    // One after the other: the second sees what the first left.
+    let _alone = control.reloading.lock().await;
+    if control.config_reads.is_superseded(reading) {
+        return Err("superseded: a reload that was requested later has been carried out".to_owned());
+    }
+    if control.has_given_sockets {
+        // Then the sockets say how many there are, and not the file.
+        loaded.config.workers = control.seats.len();
+    }
+    let mut changes = config_diff::compare(&control.config(), &loaded.config, control.budget.backends)
+        .map_err(|refusal| refusal.by_keys_of(loaded.format).to_string())?;
+    let backends = control.roster.for_config(&loaded.config);
+    let added = control.roster.added(&backends);
+    control.look_up_added(&added).await;
+    control.mark_own();
+    control
+        .refuse_loops(&loaded.config, &backends)
+        .map_err(|loops| format!("refused, nothing was changed: {}", loops.message))?;
+    refuse_reload_at_end(control)?;
+    for notice in &loaded.notices {
+        tracing::warn!("config: {notice}");
+    }
+    control.config_reads.carried_out(reading);
+    *control.listing.borrow_mut() = loaded.listing;
+    apply(control, loaded.config, backends, added);
+    if !control.in_force().await {
+        changes.words.push(NOT_IN_FORCE.trim_start_matches("; ").to_owned());
+    }
+    Ok(changes)
 }
 
-impl fmt::Display for Changes {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.words.is_empty() {
-            return formatter.write_str("reloaded: nothing changed");
-        }
-        write!(formatter, "reloaded: {:.1} % of names moved", 100.0 * self.names_moved)?;
-        for words in &self.words {
-            write!(formatter, "\n  {words}")?;
-        }
-        Ok(())
+/// A process that is about to end accepts no config; one that another has taken over from passes the request on.
+fn refuse_reload_at_end(control: &Control) -> Result<(), String> {
+    if let Some(pid) = control.taken_over_by.get() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
+        return Err(format!(
+            "passed on to process {pid}, which has taken over; its status and log say how it ends"
+        ));
     }
+    if control.stopping.get() {
+        return Err("refused: a stop is under way".to_owned());
+    }
+    Ok(())
 }
 
-/// Compares the config that runs with the one to run. `room` is the number of sockets for backends that a worker has.
-pub fn compare(old: &Config, new: &Config, room: usize) -> Result<Changes, Refusal> {
-    let fixed = old.changed_fixed_keys(new);
-    if !fixed.is_empty() {
-        return Err(Refusal::FixedKeys(fixed.into_iter().map(str::to_owned).collect()));
-    }
-    // While a reload is under way a worker holds the sockets of both lists.
-    let both: HashSet<&str> = old.nodes.iter().chain(&new.nodes).map(|node| &*node.name).collect();
-    if both.len() > room {
-        return Err(Refusal::TooManyBackends { backends: both.len(), room });
-    }
-    let mut words = node_changes(&old.nodes, &new.nodes);
-    let (before, after) = (old.to_json(), new.to_json());
-    let keys = old.changed_keys(new).into_iter().filter(|key| *key != "nodes");
-    words.extend(keys.map(|key| format!("{key}: {} -> {}", before[key], after[key])));
-    Ok(Changes { words, names_moved: names_moved(old, new) })
-}
-
-fn node_changes(old: &[Node], new: &[Node]) -> Vec<String> {
-    let shown = |node: &Node| node.name.escape_default().to_string();
-    let before: HashMap<&str, &Node> = old.iter().map(|node| (&*node.name, node)).collect();
-    let after: HashSet<&str> = new.iter().map(|node| &*node.name).collect();
-    let mut words = Vec::new();
-    for node in old.iter().filter(|node| !after.contains(&*node.name)) {
-        words.push(format!("nodes: {} removed", shown(node)));
-    }
-    for node in new {
-        let name = shown(node);
-        let Some(was) = before.get(&*node.name) else {
-            words.push(format!("nodes: {name} added{}", if node.disabled { ", disabled" } else { "" }));
-            continue;
-        };
-        if was.disabled != node.disabled {
-            words.push(format!("nodes: {name} {}", if node.disabled { "disabled" } else { "enabled" }));
-        }
-        if was.adminport != node.adminport {
-            let port = |port: Option<u16>| port.map_or_else(|| "none".to_owned(), |port| port.to_string());
-            words.push(format!(
-                "nodes: {name} adminport: {} -> {}",
-                port(was.adminport),
-                port(node.adminport)
-            ));
-        }
-        if was.weight != node.weight {
-            words.push(format!("nodes: {name} weight: {} -> {}", was.weight, node.weight));
-        }
-        if was.gso != node.gso {
-            words.push(format!("nodes: {name} gso: {} -> {}", was.gso.name(), node.gso.name()));
-        }
-    }
-    let kept_before = old.iter().filter(|node| after.contains(&*node.name)).map(|node| &node.name);
-    let kept_after = new.iter().filter(|node| before.contains_key(&*node.name)).map(|node| &node.name);
-    if !kept_before.eq(kept_after) {
-        words.push("nodes: in another order, which is part of the placement".to_owned());
-    }
-    words
-}
-
-/// The share of names whose backend differs when every enabled backend is up: what the file moves, apart from what
-/// health moves anyway.
-fn names_moved(old: &Config, new: &Config) -> f64 {
-    let (before, after) = (Assignment::new(old, |_| false), Assignment::new(new, |_| false));
-    let moved = (0..SAMPLE_NAMES).filter(|number| {
-        let name = sample_name(*number);
-        let owner = |config: &'_ Config, assignment: &Assignment| {
-            assignment.index(name.as_bytes()).map(|index| config.nodes[index].name.clone())
-        };
-        owner(old, &before) != owner(new, &after)
-    });
-    moved.count() as f64 / SAMPLE_NAMES as f64
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// A config with these backends (`host:port`) and otherwise the defaults.
-    pub fn config(nodes: &[&str]) -> Config {
-        with(nodes, |_| ())
-    }
-
-    fn with(nodes: &[&str], change: impl FnOnce(&mut serde_json::Value)) -> Config {
-        let nodes: Vec<_> = nodes
-            .iter()
-            .map(|node| node.rsplit_once(':').unwrap())
-            .map(|(host, port)| serde_json::json!({"host": host, "port": port.parse::<u16>().unwrap()}))
-            .collect();
-        let mut json = serde_json::json!({ "nodes": nodes });
-        change(&mut json);
-        crate::config::parse(&json.to_string()).unwrap().config
-    }
-
-    const ROOM: usize = 100;
-
-    #[test]
-    fn the_same_file_changes_nothing() {
-        let changes = compare(&config(&["a:1", "b:1"]), &config(&["a:1", "b:1"]), ROOM).unwrap();
-        assert_eq!(changes.to_string(), "reloaded: nothing changed");
-        assert_eq!(changes.names_moved, 0.0);
-    }
-
-    #[test]
-    fn fixed_keys_are_refused_by_name() {
-        let new = with(&["a:1"], |json| {
-            json["port"] = 9999.into();
-            json["cacheSize"] = 5.into();
-            json["checkFall"] = 5.into();
-        });
-        let refusal = compare(&config(&["a:1"]), &new, ROOM).unwrap_err();
-        assert_eq!(
-            refusal.to_string(),
-            "refused: a restart is needed to change port, cacheSize; nothing was changed"
-        );
-    }
-
-    #[test]
-    fn more_backends_than_there_is_room_for_are_refused() {
-        let (old, new) = (config(&["a:1", "b:1"]), config(&["b:1", "c:1", "d:1"]));
-        assert!(compare(&old, &new, 4).is_ok());
-        assert_eq!(compare(&old, &new, 3), Err(Refusal::TooManyBackends { backends: 4, room: 3 }));
-    }
-
-    #[test]
-    fn changes_are_said_in_words() {
-        let new = with(&["c:1", "a:1", "d:1"], |json| {
-            json["flushInterval"] = 20.into();
-            json["nodes"][1]["disabled"] = true.into();
-            json["nodes"][0]["adminport"] = 8126.into();
-            json["nodes"][0]["gso"] = "off".into();
-        });
-        let changes = compare(&config(&["a:1", "b:1", "c:1"]), &new, ROOM).unwrap();
-        assert_eq!(
-            changes.words,
-            [
-                "nodes: b:1 removed",
-                "nodes: c:1 adminport: none -> 8126",
-                "nodes: c:1 gso: auto -> off",
-                "nodes: a:1 disabled",
-                "nodes: d:1 added",
-                "nodes: in another order, which is part of the placement",
-                "flushInterval: 5 -> 20",
-            ]
-        );
-        assert!(changes.names_moved > 0.5, "{changes}");
-    }
-
-    #[test]
-    fn a_backend_at_the_end_takes_its_share_and_moves_no_other_name() {
-        let changes =
-            compare(&config(&["a:1", "b:1", "c:1"]), &config(&["a:1", "b:1", "c:1", "d:1"]), ROOM).unwrap();
-        assert!((0.22..0.28).contains(&changes.names_moved), "{changes}");
-    }
-
-    #[test]
-    fn disabling_moves_that_backends_names_only() {
-        let new = with(&["a:1", "b:1", "c:1"], |json| json["nodes"][1]["disabled"] = true.into());
-        let changes = compare(&config(&["a:1", "b:1", "c:1"]), &new, ROOM).unwrap();
-        assert!((0.30..0.37).contains(&changes.names_moved), "{changes}");
-        assert!(changes.to_string().starts_with("reloaded: 33."), "{changes}");
+/// Puts `config` in force: backends of the same identity keep their figures and their health.
+fn apply(control: &Rc<Control>, config: Config, backends: Vec<Rc<Backend>>, added: Vec<Rc<Backend>>) {
+    control.reloads.set(control.reloads.get() + 1);
+    control.roster.replace(config, backends);
+    control.mark_own();
+    control.guard();
+    control.publish();
+    control.reconfigured.notify_one();
+    control.warn_if_none_lives();
+    for backend in added {
+        watch::start(control, backend);
     }
 }

@@ -133,7 +133,7 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reload::tests::config;
+    use super::super::config_diff::tests::config;
     use super::*;
     use crate::admin::Wish;
 

@@ -199,7 +199,7 @@ pub fn judge(
 #[cfg(test)]
 mod tests {
     use super::super::addresses::Found;
-    use super::super::reload::tests::config;
+    use super::super::config_diff::tests::config;
     use super::*;
     use crate::packet::SendError;
 

@@ -11,12 +11,12 @@ use super::handover::inherit::Plan;
 use super::handover::message::{Offer, State};
 use super::handover::predecessor::Predecessor;
 use super::own::OwnAddresses;
-use super::process::count;
 use super::{Origin, signals};
 use crate::config::{Config, Configured};
 use crate::driver::options;
 use crate::driver::socket::{self, BindError, ListenOptions, Listeners, Spread, Unbound};
 use crate::relay::Left;
+use crate::text::count;
 use crate::version::VERSION;
 use socket2::SockRef;
 use std::io;
@@ -510,7 +510,7 @@ fn send_buffer_granted(asked_bytes: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::reload::tests::config;
+    use crate::control::config_diff::tests::config;
 
     #[test]
     fn what_a_new_process_changed_at_shared_sockets_is_put_back() {

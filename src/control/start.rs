@@ -205,7 +205,7 @@ fn start_debug_log(control: &Rc<Control>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reload::tests::config;
+    use super::super::config_diff::tests::config;
     use super::*;
     use crate::driver::DriverError;
     use crate::stats::Counter;

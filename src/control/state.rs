@@ -12,15 +12,12 @@ use super::handle::LATENCY_WAIT;
 use super::handover::message::State;
 use super::observe::Observers;
 use super::own::OwnAddresses;
-use super::process::count;
-use super::reload::{self, Changes};
 use super::resolve::Resolver;
 use super::roster::Roster;
 use super::send_error_log::SendErrorBudget;
 use super::shortage::Shortages;
 use super::systemd::Notifier;
 use super::table::{self, Publisher};
-use super::watch;
 use crate::admin::{Readiness, Wish, capped, error_words, escape, ongoing};
 use crate::config::Config;
 use crate::driver::socket::Spread;
@@ -29,9 +26,8 @@ use crate::logging;
 use crate::placement::Fingerprint;
 use crate::relay::Left;
 use crate::stats::{Counters, Latency, WorkerShared};
+use crate::text::count;
 use crate::worker::Limits;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -46,7 +42,7 @@ const NO_BACKEND: &str = "no backend is up: every metric is dropped and counted 
 /// How long the answer to a change waits until every worker follows it; a sleeping one wakes within `flushInterval`.
 const IN_FORCE: Duration = Duration::from_secs(3);
 /// What the answer adds if a worker takes longer.
-const NOT_IN_FORCE: &str = "; not every worker follows the change yet";
+pub(super) const NOT_IN_FORCE: &str = "; not every worker follows the change yet";
 
 /// One worker as control sees it.
 pub struct Seat {
@@ -83,7 +79,7 @@ pub struct Control {
     /// Which worker gets a datagram, as it really is.
     pub spread: Spread,
     /// Whether the service manager made the data sockets, whose number is that of the workers.
-    has_given_sockets: bool,
+    pub(super) has_given_sockets: bool,
     /// Looks names up.
     pub resolver: Resolver,
     /// How many things that take descriptors may be under way at once.
@@ -127,11 +123,11 @@ pub struct Control {
     pub observers: RefCell<Observers>,
     /// Which errors of sends may still be logged.
     pub send_errors: RefCell<SendErrorBudget>,
-    roster: Roster,
+    pub(super) roster: Roster,
     fingerprint: Cell<Option<Fingerprint>>,
-    reloading: Mutex<()>,
+    pub(super) reloading: Mutex<()>,
     /// Reads of the config file.
-    config_reads: ConfigReads,
+    pub(super) config_reads: ConfigReads,
     /// Reloads that were applied.
     pub reloads: Cell<u64>,
     /// The process that has taken over from this one.
@@ -372,7 +368,7 @@ impl Control {
 
     /// Waits until every worker follows the last table that was published, so that nothing which arrives after the answer
     /// to a change goes by the old one. False if one of them does not in time.
-    async fn in_force(&self) -> bool {
+    pub(super) async fn in_force(&self) -> bool {
         let generation = self.roster.generation();
         let all_follow = async {
             while !self.seats.iter().all(|seat| seat.shared.generation() >= generation) {
@@ -461,95 +457,5 @@ impl Control {
         self.health_wanted.set(state.health_wanted);
         self.roster.resume(&state.backends, self.now_ms());
         self.mark_own();
-    }
-
-    /// Reads the config file again and applies it, whole or not at all. Either answer is for the operator.
-    pub async fn reload(self: &Rc<Self>) -> Result<String, String> {
-        self.notifier.reloading();
-        let result = self.try_reload().await;
-        self.notifier.ready();
-        let words = match &result {
-            Ok(changes) => changes.to_string(),
-            Err(refusal) => refusal.clone(),
-        };
-        // Each change, and each error, is an event of its own.
-        for (index, line) in words.lines().map(str::trim_start).enumerate() {
-            match &result {
-                Ok(_) if index == 0 => tracing::info!(reload = "applied", "{line}"),
-                Ok(_) => tracing::info!(reload = "applied", "reload: {line}"),
-                Err(_) => tracing::error!(reload = "refused", "reload: {line}"),
-            }
-        }
-        if result.is_ok() {
-            self.config_since.set(SystemTime::now());
-        }
-        let last = LastReload { at: Instant::now(), words: words.clone(), succeeded: result.is_ok() };
-        *self.last_reload.borrow_mut() = Some(last);
-        result.map(|_| words)
-    }
-
-    async fn try_reload(self: &Rc<Self>) -> Result<Changes, String> {
-        let Some(path) = self.options.config_path.clone() else {
-            return Err("refused: it was started without a config file, so there is none to read".to_owned());
-        };
-        let reading = self.config_reads.begin();
-        let loaded = self.config_reads.read(&path).await.map_err(|error| error.to_string())?;
-        let mut loaded = loaded.map_err(|error| format!("refused, nothing was changed: {error}"))?;
-        // One after the other: the second sees what the first left.
-        let _alone = self.reloading.lock().await;
-        if self.config_reads.is_superseded(reading) {
-            return Err("superseded: a reload that was requested later has been carried out".to_owned());
-        }
-        if self.has_given_sockets {
-            // Then the sockets say how many there are, and not the file.
-            loaded.config.workers = self.seats.len();
-        }
-        let mut changes = reload::compare(&self.config(), &loaded.config, self.budget.backends)
-            .map_err(|refusal| refusal.by_keys_of(loaded.format).to_string())?;
-        let backends = self.roster.for_config(&loaded.config);
-        let added = self.roster.added(&backends);
-        self.look_up_added(&added).await;
-        self.mark_own();
-        self.refuse_loops(&loaded.config, &backends)
-            .map_err(|loops| format!("refused, nothing was changed: {}", loops.message))?;
-        self.refuse_reload_at_end()?;
-        for notice in &loaded.notices {
-            tracing::warn!("config: {notice}");
-        }
-        self.config_reads.carried_out(reading);
-        *self.listing.borrow_mut() = loaded.listing;
-        self.apply(loaded.config, backends, added);
-        if !self.in_force().await {
-            changes.words.push(NOT_IN_FORCE.trim_start_matches("; ").to_owned());
-        }
-        Ok(changes)
-    }
-
-    /// A process that is about to end accepts no config; one that another has taken over from passes the request on.
-    fn refuse_reload_at_end(&self) -> Result<(), String> {
-        if let Some(pid) = self.taken_over_by.get() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
-            return Err(format!(
-                "passed on to process {pid}, which has taken over; its status and log say how it ends"
-            ));
-        }
-        if self.stopping.get() {
-            return Err("refused: a stop is under way".to_owned());
-        }
-        Ok(())
-    }
-
-    /// Puts `config` in force: backends of the same identity keep their figures and their health.
-    fn apply(self: &Rc<Self>, config: Config, backends: Vec<Rc<Backend>>, added: Vec<Rc<Backend>>) {
-        self.reloads.set(self.reloads.get() + 1);
-        self.roster.replace(config, backends);
-        self.mark_own();
-        self.guard();
-        self.publish();
-        self.reconfigured.notify_one();
-        self.warn_if_none_lives();
-        for backend in added {
-            watch::start(self, backend);
-        }
     }
 }

@@ -127,7 +127,7 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reload::tests::config;
+    use super::super::config_diff::tests::config;
     use super::*;
     use crate::placement::Hashing;
 

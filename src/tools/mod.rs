@@ -6,7 +6,6 @@ pub mod check_ready;
 pub mod config_file;
 pub mod demo;
 pub mod load;
-mod numbers;
 pub mod plan;
 mod running;
 pub mod sink;

@@ -6,7 +6,7 @@
 use crate::config::{self, Assignment, Config, sample_name};
 use crate::console::{complain, print, refuse};
 use crate::exit;
-use crate::tools::numbers::grouped;
+use crate::text::grouped;
 use crate::worker::DATAGRAM_BYTES_LIMIT;
 use argh::FromArgs;
 use serde_json::{Value, json};

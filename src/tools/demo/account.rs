@@ -7,7 +7,7 @@ use super::figures::{Cpu, Quantiles};
 use super::table::{Event, reasons};
 use super::traffic::{DATAGRAM_METRICS_MAX, SentFigures};
 use crate::stats::{Counter, Counters};
-use crate::tools::numbers::{clock, count, grouped, micros, percent, plural};
+use crate::text::{clock, count, grouped, micros, percent, plural};
 use std::fmt::Write;
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 
 use super::figures::{Moment, Quantiles, Rates};
 use crate::stats::{Counter, Counters, DropReason};
-use crate::tools::numbers::{clock, grouped, micros, percent, quotient, rate};
+use crate::text::{clock, grouped, micros, percent, quotient, rate};
 use std::time::Duration;
 
 /// Columns that a line takes at most: one less than 80, so that no terminal wraps it.

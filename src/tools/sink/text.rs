@@ -4,7 +4,7 @@
 
 use super::figures::{Arrived, LatencyFigures, SinkFigures};
 use super::verdict::Verdict;
-pub use crate::tools::numbers::grouped;
+pub use crate::text::grouped;
 use std::fmt::Write;
 
 /// So many in so many seconds, by the second; 0 if there was no time.

@@ -4,7 +4,7 @@
 
 use super::figures::Arrived;
 use crate::exit;
-use crate::tools::numbers::grouped;
+use crate::text::grouped;
 use serde::Serialize;
 
 /// What is tolerated.

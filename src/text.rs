@@ -1,6 +1,6 @@
 //! Numbers as people read them. Pure.
 //!
-//! In: plain numbers. Out: texts for people. Next: `demo/`, `sink/`.
+//! In: plain numbers. Out: text for messages and reports.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ pub fn clock(elapsed: Duration) -> String {
 }
 
 /// `1 metric`, `2 metrics`, `1,234 metrics`.
-pub fn count(number: u64, noun: &str) -> String {
+pub fn count(number: impl TryInto<u64>, noun: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
     format!("{} {}", grouped(number), plural(number, noun))
 }
 
