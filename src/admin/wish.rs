@@ -1,7 +1,7 @@
 //! What the operator wants of one backend, whatever its health says.
 //!
 //! In: `backend HOST:PORT drain|up|down` on the admin port. Out: a value that `control/` keeps with the backend, small
-//! enough to be written down. Next: `control/backend.rs`.
+//! enough to be written down. Next: `control/backends/backend.rs`.
 
 use serde::{Deserialize, Serialize};
 

@@ -136,7 +136,7 @@ fn names_moved(old: &Config, new: &Config) -> f64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::control) mod tests {
     use super::*;
 
     /// A config with these backends (`host:port`) and otherwise the defaults.

@@ -3,10 +3,10 @@
 //!
 //! In: a path. Out: a config, or why there is none. Next: `state.rs` applies it.
 
-use super::offload::{STACK_BYTES, offload};
-use super::resolve::PER_LOOKUP;
-use super::shortage::{self, with_remedy};
 use crate::config::{ConfigError, Loaded, load};
+use crate::control::backends::resolve::PER_LOOKUP;
+use crate::control::blocking::{STACK_BYTES, offload};
+use crate::control::shortage::{self, with_remedy};
 use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 /// How long one read may take, the wait for earlier ones and names among the listening hosts included.
 const READ: Duration = Duration::from_secs(10);
 /// Reads that may block at once, each with a thread and a descriptor.
-pub(super) const READS_MAX: usize = 4;
+pub(in crate::control) const READS_MAX: usize = 4;
 
 /// Why the file was not read to its end.
 #[derive(Debug, thiserror::Error)]

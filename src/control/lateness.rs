@@ -1,7 +1,7 @@
 //! Whether this process was stalled (stopped, paused with its virtual machine, starved of CPU) while it waited for something:
 //! then a time limit that passed is no evidence against the other side.
 //!
-//! In: a future to wait for. Out: its result, and whether this thread's timers were late meanwhile. Next: `watch.rs`.
+//! In: a future to wait for. Out: its result, and whether this thread's timers were late meanwhile. Next: `health_checker.rs`.
 
 use std::future::Future;
 use std::pin::pin;

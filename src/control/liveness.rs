@@ -3,8 +3,8 @@
 //! In: a request of `/healthz`, or the period of the service manager's watchdog. Out: the workers that do not respond, with how
 //! long they have not. Next: `admin/http`, `systemd.rs`. Nobody is woken unless somebody asks.
 
-use super::net;
-use super::state::{Control, Seat};
+use crate::control::net;
+use crate::control::state::{Control, Seat};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 

@@ -4,76 +4,42 @@
 //! exit code in the end. No data goes through here, and nothing here can hold the data path up.
 //!
 //! ```text
-//! start.rs     sockets, engine, workers → ready                    failure.rs (why not)
-//! process.rs   events → exit code                                  signals.rs, stop.rs, systemd.rs
-//!   engine.rs    io_uring, or what does without it
-//!   sockets.rs   everything that listens, wherever it comes from   bind.rs, activation.rs, descriptors.rs
-//!   restart.rs   a new process takes over, or this one did         handover/
-//!   watch.rs     one backend's checks and look-ups                 rounds.rs, health.rs, check.rs, backend.rs
-//!   locate.rs    where the backends are                            resolve.rs, addresses.rs, own.rs
-//!   operator.rs  the admin port's connections and actions          doors.rs, accept.rs, observe.rs, reload.rs, config_reads.rs
-//!   state.rs     what is known, and its way to the workers         roster.rs, table.rs
-//!   net.rs       TCP on either engine; nothing else knows it       offload.rs (work that may block), lateness.rs (stalls), liveness.rs
+//! lifecycle/  start → ready → stop, restarts without loss
+//! backends/   where the backends are and whether they are up → route tables
+//! service/    the admin port's connections and actions
+//! state.rs    what is known, and its way to the workers
+//! reload.rs   a new config                      config_reads.rs (from a file that may block), config_diff.rs
+//! net.rs      TCP on either engine              blocking.rs (work that may block)
+//! lateness.rs (stalls of this thread), liveness.rs (of the workers), shortage.rs (descriptors, memory, ports)
 //! ```
 //!
 //! Next: `admin/`.
 
-mod accept;
-mod activation;
-pub mod addresses;
-pub mod backend;
-mod bind;
-mod config_reads;
-mod check;
-mod descriptors;
-mod doors;
-mod engine;
-mod failure;
-mod handle;
-pub mod handover;
-pub mod health;
-mod lateness;
-mod liveness;
-mod locate;
-mod net;
-mod observe;
-mod offload;
-mod operator;
-mod own;
-pub mod probe;
-mod process;
+pub mod backends;
+mod blocking;
 pub mod config_diff;
+mod config_reads;
+mod lateness;
+pub mod lifecycle;
+mod liveness;
+mod net;
 mod reload;
-mod serve;
-mod resolve;
-mod restart;
-pub mod roster;
-pub mod rounds;
-mod send_error_log;
+pub mod service;
 mod shortage;
-mod signals;
-mod sockets;
-mod source;
-mod spares;
-mod start;
 mod state;
-mod stop;
-mod systemd;
-pub mod table;
-mod watch;
 
-pub use failure::Failure;
-pub use handle::ProxyHandle;
-pub use health::{Cause, Health, Outcome, Transition};
-pub use own::own_nodes;
-pub use start::{run, run_with};
+pub use backends::health::{Cause, Health, Outcome, Transition};
+pub use backends::own::own_nodes;
+pub use lifecycle::failure::Failure;
+pub use lifecycle::handle::ProxyHandle;
+pub use lifecycle::start::{run, run_with};
 
 use crate::config::Configured;
-use activation::Activated;
-use handover::predecessor::Predecessor;
-use handover::program::Program;
+use lifecycle::activation::{self, Activated};
+use lifecycle::handover::predecessor::Predecessor;
+use lifecycle::handover::program::Program;
+use lifecycle::systemd::Notifier;
 use std::path::PathBuf;
-use systemd::Notifier;
 
 /// What the control thread is told beside the config.
 #[derive(Clone, Debug)]

@@ -307,7 +307,7 @@ pub fn deadline_in(duration: Duration) -> Instant {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::control) mod tests {
     use super::*;
     use std::net::{Ipv4Addr, TcpListener};
 

@@ -3,11 +3,11 @@
 //! In: a request of the operator, SIGHUP. Out: an answer for the operator and the log; the new config in force. The comparison
 //! of the two configs is `config_diff.rs`.
 
-use super::backend::Backend;
-use super::config_diff::{self, Changes};
-use super::state::{Control, LastReload, NOT_IN_FORCE};
-use super::watch;
 use crate::config::Config;
+use crate::control::backends::backend::Backend;
+use crate::control::backends::health_checker;
+use crate::control::config_diff::{self, Changes};
+use crate::control::state::{Control, LastReload, NOT_IN_FORCE};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::rc::Rc;
@@ -100,6 +100,6 @@ fn apply(control: &Rc<Control>, config: Config, backends: Vec<Rc<Backend>>, adde
     control.reconfigured.notify_one();
     control.warn_if_none_lives();
     for backend in added {
-        watch::start(control, backend);
+        health_checker::start(control, backend);
     }
 }

@@ -1,7 +1,7 @@
 //! What this process or its host has run out of: an operation that fails for that reason says nothing about the other side.
 //!
 //! In: errors of operations of its own. Out: whether they are of that kind; a line in the log when a shortage begins and when it
-//! is over, sentences for `status`, counts. Next: `watch.rs`, `operator.rs` and `process.rs` note them.
+//! is over, sentences for `status`, counts. Next: `health_checker.rs`, `admin_service.rs` and `process.rs` note them.
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};

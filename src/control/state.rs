@@ -3,23 +3,23 @@
 //! In: the config, the backends' changes, taps, the operator's wishes. Out: a new route table for each change.
 //! Next: `table.rs` builds and hands it over.
 
-use super::Options;
-use super::backend::Backend;
-use super::check::Slots;
-use super::config_reads::ConfigReads;
-use super::descriptors::Budget;
-use super::handle::LATENCY_WAIT;
-use super::handover::message::State;
-use super::observe::Observers;
-use super::own::OwnAddresses;
-use super::resolve::Resolver;
-use super::roster::Roster;
-use super::send_error_log::SendErrorBudget;
-use super::shortage::Shortages;
-use super::systemd::Notifier;
-use super::table::{self, Publisher};
 use crate::admin::{Readiness, Wish, capped, error_words, escape, ongoing};
 use crate::config::Config;
+use crate::control::Options;
+use crate::control::backends::backend::Backend;
+use crate::control::backends::backend_set::Roster;
+use crate::control::backends::check::Slots;
+use crate::control::backends::own::OwnAddresses;
+use crate::control::backends::resolve::Resolver;
+use crate::control::backends::send_error_log::SendErrorBudget;
+use crate::control::backends::table::{self, Publisher};
+use crate::control::config_reads::ConfigReads;
+use crate::control::lifecycle::descriptors::Budget;
+use crate::control::lifecycle::handle::LATENCY_WAIT;
+use crate::control::lifecycle::handover::message::State;
+use crate::control::lifecycle::systemd::Notifier;
+use crate::control::service::observe::Observers;
+use crate::control::shortage::Shortages;
 use crate::driver::socket::Spread;
 use crate::driver::{Facts, clock};
 use crate::logging;
@@ -42,7 +42,7 @@ const NO_BACKEND: &str = "no backend is up: every metric is dropped and counted 
 /// How long the answer to a change waits until every worker follows it; a sleeping one wakes within `flushInterval`.
 const IN_FORCE: Duration = Duration::from_secs(3);
 /// What the answer adds if a worker takes longer.
-pub(super) const NOT_IN_FORCE: &str = "; not every worker follows the change yet";
+pub(in crate::control) const NOT_IN_FORCE: &str = "; not every worker follows the change yet";
 
 /// One worker as control sees it.
 pub struct Seat {
@@ -79,7 +79,7 @@ pub struct Control {
     /// Which worker gets a datagram, as it really is.
     pub spread: Spread,
     /// Whether the service manager made the data sockets, whose number is that of the workers.
-    pub(super) has_given_sockets: bool,
+    pub(in crate::control) has_given_sockets: bool,
     /// Looks names up.
     pub resolver: Resolver,
     /// How many things that take descriptors may be under way at once.
@@ -123,11 +123,11 @@ pub struct Control {
     pub observers: RefCell<Observers>,
     /// Which errors of sends may still be logged.
     pub send_errors: RefCell<SendErrorBudget>,
-    pub(super) roster: Roster,
+    pub(in crate::control) roster: Roster,
     fingerprint: Cell<Option<Fingerprint>>,
-    pub(super) reloading: Mutex<()>,
+    pub(in crate::control) reloading: Mutex<()>,
     /// Reads of the config file.
-    pub(super) config_reads: ConfigReads,
+    pub(in crate::control) config_reads: ConfigReads,
     /// Reloads that were applied.
     pub reloads: Cell<u64>,
     /// The process that has taken over from this one.
@@ -368,7 +368,7 @@ impl Control {
 
     /// Waits until every worker follows the last table that was published, so that nothing which arrives after the answer
     /// to a change goes by the old one. False if one of them does not in time.
-    pub(super) async fn in_force(&self) -> bool {
+    pub(in crate::control) async fn in_force(&self) -> bool {
         let generation = self.roster.generation();
         let all_follow = async {
             while !self.seats.iter().all(|seat| seat.shared.generation() >= generation) {

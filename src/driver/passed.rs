@@ -1,6 +1,6 @@
 //! Descriptors that another process gave: over a unix socket (SCM_RIGHTS), or by a service manager at the start.
 //!
-//! In: descriptors as numbers. Out: descriptors that are owned. Next: `control/handover/`, `control/activation.rs`.
+//! In: descriptors as numbers. Out: descriptors that are owned. Next: `control/lifecycle/handover/`, `control/lifecycle/activation.rs`.
 //!
 //! Invariant of this file: (P) a number becomes an `OwnedFd` once, and only if the kernel has just made it for this
 //! process, or if it was open before this process could open anything.

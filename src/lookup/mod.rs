@@ -1,7 +1,7 @@
 //! Names of hosts → addresses.
 //!
 //! In: a host as the config or an option has it, and a port. Out: its addresses in the order in which they should be tried,
-//! or why there are none. Next: whoever asked: `config/`, `control/resolve.rs`, `tools/`.
+//! or why there are none. Next: whoever asked: `config/`, `control/backends/resolve.rs`, `tools/`.
 //!
 //! The system's resolver (getaddrinfo) answers, so that a host is found as every other program here finds it. A static
 //! build cannot use it, since glibc's loads the host's own libraries at run time: it asks in its own way ([`dns`]).

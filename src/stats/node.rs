@@ -1,7 +1,7 @@
 //! One backend's figures, added up over all workers.
 //!
 //! In: the relay adds once per packet. Out: `backends` on the admin port, and hints for the health checks and the log.
-//! Next: `admin/`, `control/rounds.rs`.
+//! Next: `admin/`, `control/backends/check_schedule.rs`.
 
 use crate::packet::{SendError, SendErrorCounts};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};

@@ -1,7 +1,7 @@
 //! Whether io_uring does here all that a worker asks of it, found out before the engine is chosen.
 //!
 //! In: how many workers there will be, and their bounds. Out: yes, or the refusal in the operator's words. Next:
-//! `control/engine.rs`, which chooses.
+//! `control/lifecycle/engine.rs`, which chooses.
 //!
 //! It is not enough that a ring can be made: a kernel may lack one operation, a profile may allow one system call of the
 //! three, and the locked memory may do for one ring only.

@@ -1,12 +1,12 @@
 //! Restarts without loss: what both processes do about what the real state machines decide, step by step as
-//! `control/restart.rs`, `stop.rs` and `sockets.rs` do it, with what they say on its way for a while.
+//! `control/lifecycle/restart.rs`, `stop.rs` and `sockets.rs` do it, with what they say on its way for a while.
 
 use super::plan::address_number;
 use super::process::{Inheritance, Process, Stage};
 use super::world::World;
-use statsring::control::handover::decide::{GiverAction, GiverEvent, TakerAction, TakerEvent};
-use statsring::control::handover::inherit::{Plan as SocketPlan, left_to};
-use statsring::control::handover::message::{Offer, State, Taken};
+use statsring::control::lifecycle::handover::decide::{GiverAction, GiverEvent, TakerAction, TakerEvent};
+use statsring::control::lifecycle::handover::inherit::{Plan as SocketPlan, left_to};
+use statsring::control::lifecycle::handover::message::{Offer, State, Taken};
 use statsring::relay::Left;
 
 /// How long a new process that is to end may take beyond `shutdownTimeout`, µs.
@@ -134,7 +134,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The new process begins: what `control/sockets.rs` does with the offer, then the workers.
+    /// The new process begins: what `control/lifecycle/sockets.rs` does with the offer, then the workers.
     pub fn begin(
         &mut self,
         new: usize,

@@ -7,7 +7,7 @@ use super::restart::Mail;
 use crate::scenario::START_US;
 use statsring::admin::Wish;
 use statsring::config::Config;
-use statsring::control::handover::decide::{GiverEvent, TakerEvent};
+use statsring::control::lifecycle::handover::decide::{GiverEvent, TakerEvent};
 use statsring::driver::sim::{Fault, Random, SimNetwork};
 use statsring::stats::{Counter, Counters};
 use std::collections::HashMap;

@@ -1,0 +1,94 @@
+//! Which engine this process runs on: what the config asks for, and what this host allows. Decided once, at the start.
+//!
+//! In: a config. Out: the engine, and what the operator is told if it is not the one to be wished for. Next: `process.rs`.
+
+use crate::config::Config;
+use crate::control::lifecycle::failure::Failure;
+use crate::control::net;
+use crate::driver::uring::{self, KernelRing, refusal};
+use crate::driver::{DriverError, DriverLimits, Engine};
+use crate::exit;
+use std::io;
+
+/// The engine, and what it needs.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Of the workers and of the control thread.
+    pub engine: Engine,
+    /// Locked memory that the rings of all of them need; 0 without rings.
+    pub rings_bytes: usize,
+    /// Why it is not io_uring, though that was not ruled out.
+    pub degraded: Option<String>,
+}
+
+impl Chosen {
+    fn portable(degraded: Option<String>) -> Chosen {
+        Chosen { engine: Engine::Portable, rings_bytes: 0, degraded }
+    }
+}
+
+/// Chooses; `listeners` is the number of sockets that each worker listens on.
+///
+/// # Errors
+/// The config insists on io_uring, which is refused here.
+pub fn choose(config: &Config, listeners: usize) -> Result<Chosen, Failure> {
+    if config.engine == Some(Engine::Portable) {
+        return Ok(Chosen::portable(None));
+    }
+    let rings_bytes = rings_bytes(config, listeners);
+    match (try_io_uring(config, rings_bytes), config.engine) {
+        (Ok(()), _) => Ok(Chosen { engine: Engine::IoUring, rings_bytes, degraded: None }),
+        (Err(words), Some(_)) => Err(Failure {
+            words: format!("{words}. Or let the portable engine do the work: \"engine\": \"auto\""),
+            code: exit::NO_ENGINE,
+        }),
+        (Err(words), None) => Ok(Chosen::portable(Some(format!(
+            "engine: the portable one does the work: {words}; then restart. To be content with it, set \"engine\": \
+             \"portable\""
+        )))),
+    }
+}
+
+/// Locked memory that the rings of the control thread and of all workers need.
+fn rings_bytes(config: &Config, listeners: usize) -> usize {
+    net::RING_BYTES + config.workers * KernelRing::bytes(&config.limits().driver(), listeners)
+}
+
+/// Whether everything that needs a ring would get it; else why not.
+fn try_io_uring(config: &Config, rings_bytes: usize) -> Result<(), String> {
+    net::try_ring().map_err(|error| refused(error, rings_bytes).to_string())?;
+    let limits = DriverLimits { rings_bytes, ..config.limits().driver() };
+    uring::try_out(config.workers, &limits).map_err(|error| error.to_string())
+}
+
+/// The control thread's own ring could not be made.
+pub fn refused(error: io::Error, rings_bytes: usize) -> DriverError {
+    refusal::refusal("io_uring_setup", error, rings_bytes, &refusal::Host::read())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::config_diff::tests::config;
+
+    #[test]
+    fn the_portable_engine_is_taken_at_its_word() {
+        let mut config = config(&["127.0.0.1:9"]);
+        config.engine = Some(Engine::Portable);
+        let chosen = choose(&config, 1).unwrap();
+        assert_eq!((chosen.engine, chosen.rings_bytes, chosen.degraded), (Engine::Portable, 0, None));
+    }
+
+    #[test]
+    fn where_io_uring_works_it_is_chosen() {
+        let config = config(&["127.0.0.1:9"]);
+        let chosen = choose(&config, 2).unwrap();
+        if let Some(words) = chosen.degraded {
+            assert_eq!(chosen.engine, Engine::Portable);
+            eprintln!("skipped: {words}");
+            return;
+        }
+        assert_eq!(chosen.engine, Engine::IoUring);
+        assert!(chosen.rings_bytes > net::RING_BYTES);
+    }
+}

@@ -1,0 +1,262 @@
+//! What two processes say to each other while one takes over from the other: frames of JSON over a unix socket, with the
+//! sockets themselves beside the first.
+//!
+//! In: [`Offer`] and [`Word`] from the old process, [`Answer`] from the new one. Out: the same on the other side.
+//! Next: `successor.rs` is the old process's side, `predecessor.rs` the new one's.
+//!
+//! A frame is `STATSRNG`, the protocol's version, the length of the JSON that follows, both as 32 bits in network order.
+//! A process that reads another version says so and nothing changes hands. Within a version, unknown keys are skipped and
+//! missing ones have a default.
+
+use crate::admin::Wish;
+use crate::control::backends::health::CarriedHealth;
+use crate::driver::passed;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// The version of the protocol.
+pub const PROTOCOL: u32 = 1;
+const MAGIC: [u8; 8] = *b"STATSRNG";
+const HEADER_BYTES: usize = MAGIC.len() + 8;
+/// Longest JSON: several times what 2,000 backends need.
+const BODY_BYTES_MAX: usize = 8 << 20;
+/// How long the other side may take to read what is written.
+const WRITE: Duration = Duration::from_secs(5);
+
+/// The old process offers its sockets, which come with it: for each worker one for each data address, then the admin port's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Offer {
+    /// The program's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// How long it waits for [`Answer::Ready`], ms.
+    pub timeout_ms: u64,
+    /// Data addresses.
+    pub data: Vec<SocketAddr>,
+    /// Workers: for each there is a socket at each data address.
+    pub workers: usize,
+    /// Receive buffer that was asked for at each data socket, bytes.
+    pub receive_buffer_bytes: usize,
+    /// Whether a service manager gave it the data sockets.
+    pub data_activated: bool,
+    /// Addresses of the admin port.
+    pub admin: Vec<SocketAddr>,
+    /// Whether a service manager gave it the admin port's sockets.
+    pub admin_activated: bool,
+    /// What it knows.
+    pub state: State,
+}
+
+/// What goes over beside the sockets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// What `health` is to answer, as the operator set it.
+    pub health_wanted: bool,
+    /// The backends.
+    pub backends: Vec<CarriedBackend>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State { health_wanted: true, backends: Vec::new() }
+    }
+}
+
+/// One backend's part of the state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CarriedBackend {
+    /// Its identity.
+    pub name: String,
+    /// Where its metrics go.
+    pub address: Option<SocketAddr>,
+    /// The addresses of its name, in the order in which they are tried; empty from a process that knows of one only.
+    pub addresses: Vec<SocketAddr>,
+    /// Its health.
+    pub health: Option<CarriedHealth>,
+    /// What the operator wants of it.
+    pub wish: Wish,
+    /// For how long it has been in its state, ms.
+    pub since_ms: u64,
+}
+
+/// What the new process says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It receives.
+    Ready(Taken),
+    /// It ends, and why.
+    Failed(String),
+}
+
+/// Which of the offered sockets the new process uses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Taken {
+    /// At these data addresses …
+    pub data: Vec<SocketAddr>,
+    /// … those of the first so many workers.
+    pub workers: usize,
+    /// The admin port's at these addresses.
+    pub admin: Vec<SocketAddr>,
+}
+
+/// What the old process says after its offer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Word {
+    /// The new process is the proxy now; this is what the old one knows last.
+    Go(State),
+    /// The new process is to end, and why.
+    Abort(String),
+    /// After "go": the old process was told to stop, by this signal, and who told it meant the proxy.
+    Stop(u8),
+}
+
+/// Why nothing was understood.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The other process is of a version with another protocol.
+    #[error(
+        "the other process speaks version {0} of the hand-over's protocol, and this one version {PROTOCOL}"
+    )]
+    OtherProtocol(u32),
+    /// It is something else altogether.
+    #[error("what came is not of the hand-over's protocol: {0}")]
+    Nonsense(String),
+}
+
+/// One end of the connection.
+#[derive(Debug)]
+pub struct Link {
+    stream: UnixStream,
+}
+
+impl Link {
+    /// Both ends.
+    pub fn pair() -> io::Result<(Link, UnixStream)> {
+        let (here, there) = UnixStream::pair()?;
+        Ok((Link::new(here)?, there))
+    }
+
+    /// This end of a connection.
+    pub fn new(stream: UnixStream) -> io::Result<Link> {
+        stream.set_write_timeout(Some(WRITE))?;
+        Ok(Link { stream })
+    }
+
+    /// The same end once more, as for another thread.
+    pub fn another(&self) -> io::Result<Link> {
+        Ok(Link { stream: self.stream.try_clone()? })
+    }
+
+    /// How long [`Link::receive`] waits for each piece; `None` = for ever.
+    pub fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(patience)
+    }
+
+    /// Says something, and passes descriptors along.
+    pub fn send(&self, message: &impl Serialize, descriptors: &[impl AsFd]) -> Result<(), LinkError> {
+        let body = serde_json::to_vec(message).map_err(|error| LinkError::Nonsense(error.to_string()))?;
+        let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+        let mut header = MAGIC.to_vec();
+        header.extend_from_slice(&PROTOCOL.to_be_bytes());
+        header.extend_from_slice(&length.to_be_bytes());
+        passed::send(&self.stream, &header, descriptors)?;
+        (&self.stream).write_all(&body)?;
+        Ok(())
+    }
+
+    /// What the other side says next, with the descriptors that came along; `None` when it has nothing more to say.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, LinkError> {
+        let mut header = [0; HEADER_BYTES];
+        let (length, descriptors) = passed::receive(&self.stream, &mut header)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        (&self.stream).read_exact(&mut header[length..])?;
+        let (magic, numbers) = header.split_at(MAGIC.len());
+        if magic != MAGIC {
+            return Err(LinkError::Nonsense(format!("it begins with {}", magic.escape_ascii())));
+        }
+        let number = |bytes: &[u8]| bytes.iter().fold(0u32, |number, byte| number << 8 | u32::from(*byte));
+        let (protocol, length) = (number(&numbers[..4]), number(&numbers[4..]) as usize);
+        if protocol != PROTOCOL {
+            return Err(LinkError::OtherProtocol(protocol));
+        }
+        if length > BODY_BYTES_MAX {
+            return Err(LinkError::Nonsense(format!("a message of {length} bytes")));
+        }
+        let mut body = vec![0; length];
+        (&self.stream).read_exact(&mut body)?;
+        let message =
+            serde_json::from_slice(&body).map_err(|error| LinkError::Nonsense(error.to_string()))?;
+        Ok(Some((message, descriptors)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    fn links() -> (Link, Link) {
+        let (here, there) = Link::pair().unwrap();
+        (here, Link::new(there).unwrap())
+    }
+
+    #[test]
+    fn an_offer_comes_with_its_sockets_however_long_it_is() {
+        let (here, there) = links();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let backend = CarriedBackend { name: "some.backend.of.many:8125".to_owned(), ..Default::default() };
+        let offer = Offer {
+            pid: 7,
+            data: vec![socket.local_addr().unwrap()],
+            workers: 1,
+            state: State { health_wanted: false, backends: vec![backend; 20_000] },
+            ..Offer::default()
+        };
+        let receiver = std::thread::spawn(move || there.receive::<Offer>().unwrap().unwrap());
+        here.send(&offer, &[&socket]).unwrap();
+        let (received, descriptors) = receiver.join().unwrap();
+        assert_eq!((received, descriptors.len()), (offer, 1));
+    }
+
+    #[test]
+    fn another_version_and_nonsense_are_told_apart() {
+        let (here, there) = links();
+        let mut frame = MAGIC.to_vec();
+        frame.extend_from_slice(&(PROTOCOL + 1).to_be_bytes());
+        frame.extend_from_slice(&[0; 4]);
+        (&here.stream).write_all(&frame).unwrap();
+        let error = there.receive::<Answer>().unwrap_err();
+        assert!(matches!(error, LinkError::OtherProtocol(version) if version == PROTOCOL + 1), "{error}");
+        (&here.stream).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        assert!(matches!(there.receive::<Answer>().unwrap_err(), LinkError::Nonsense(_)));
+        drop(here);
+        let (here, there) = links();
+        drop(here);
+        assert!(there.receive::<Answer>().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_neighbouring_version_adds_or_leaves_out_does_no_harm() {
+        let offer: Offer = serde_json::from_str(
+            r#"{"pid": 5, "news": [1], "state": {"backends": [{"name": "a:1", "mood": "good"}]}}"#,
+        )
+        .unwrap();
+        assert_eq!((offer.pid, offer.workers, offer.state.health_wanted), (5, 0, true));
+        assert_eq!(offer.state.backends[0].name, "a:1");
+    }
+}

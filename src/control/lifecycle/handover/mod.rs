@@ -1,0 +1,22 @@
+//! A restart that loses nothing: a new process takes the sockets over from the one that started it.
+//!
+//! In: SIGUSR2. Out: a new process that serves, or this one, which goes on. Next: `control/lifecycle/restart.rs` does what is decided.
+//!
+//! ```text
+//! decide.rs       who serves, as two pure state machines
+//! inherit.rs      which sockets go over, as a pure comparison
+//! message.rs      what the two processes say to each other
+//! program.rs      what is started
+//! successor.rs    the new process as the old one sees it
+//! predecessor.rs  the old process as the new one sees it
+//! ```
+//!
+//! Both have the same sockets and receive from both at once for a moment; each relays what it receives, so nothing is lost
+//! and nothing comes twice. One name's metrics may change places then.
+
+pub mod decide;
+pub mod inherit;
+pub mod message;
+pub mod predecessor;
+pub mod program;
+pub mod successor;

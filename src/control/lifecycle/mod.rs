@@ -1,0 +1,27 @@
+//! The life of the process: start, phases, stop, and a restart without loss.
+//!
+//! In: a valid config, signals, sockets from the service manager or an older process. Out: an exit code.
+//!
+//! ```text
+//! start.rs    sockets, engine, workers → ready        engine.rs, failure.rs (why not)
+//! serve.rs    until it is ready, until it is to end   process.rs (workers, events), signals.rs, systemd.rs, handle.rs
+//! stop.rs     drain, last account
+//! restart.rs  a new process takes over, or this one did   handover/
+//! sockets.rs  everything that listens                 bind.rs, activation.rs, descriptors.rs
+//! ```
+
+pub(in crate::control) mod activation;
+pub(in crate::control) mod bind;
+pub(in crate::control) mod descriptors;
+pub(in crate::control) mod engine;
+pub(in crate::control) mod failure;
+pub(in crate::control) mod handle;
+pub mod handover;
+pub(in crate::control) mod process;
+pub(in crate::control) mod restart;
+pub(in crate::control) mod serve;
+pub(in crate::control) mod signals;
+pub(in crate::control) mod sockets;
+pub(in crate::control) mod start;
+pub(in crate::control) mod stop;
+pub(in crate::control) mod systemd;

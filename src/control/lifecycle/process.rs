@@ -1,0 +1,331 @@
+//! The life of the process: workers, events, until it is to end.
+//!
+//! In: what `start.rs` has made. Out: an exit code (`exit.rs`). Next: `state.rs` knows, `health_checker.rs` and `admin_service.rs` work; the
+//! stop is `stop.rs`, a restart without loss `restart.rs`.
+
+use crate::control::lifecycle::engine::Chosen;
+use crate::control::lifecycle::failure::Failure;
+use crate::control::lifecycle::handle::ProxyHandle;
+use crate::control::lifecycle::handover::decide::{Giver, GiverEvent, TakerEvent};
+use crate::control::lifecycle::handover::predecessor::Predecessor;
+use crate::control::lifecycle::handover::program::Program;
+use crate::control::lifecycle::handover::successor::Successor;
+use crate::control::lifecycle::signals::{Signal, Signals};
+use crate::control::lifecycle::sockets::Held;
+use crate::control::shortage::{Operation, is_shortage};
+use crate::control::state::Control;
+use crate::driver::{DriverError, Restrictions};
+use crate::logging;
+use crate::text::count;
+use crate::worker::{self, Ended, Report, WorkerSetup};
+use std::cell::Cell;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::{Notify, mpsc};
+
+/// What happens to a running process.
+#[derive(Debug)]
+pub enum Event {
+    /// A worker reported something that needs no decision.
+    Noted,
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR2.
+    Restart,
+    /// What the process that is to take over from this one does.
+    Successor(GiverEvent),
+    /// What the process that this one takes over from does.
+    Predecessor(TakerEvent),
+    /// A stop is wanted: the signal's number, or `None` if a [`ProxyHandle`] asked.
+    Stop(Option<u8>),
+    /// A worker's thread ended; how, stands in [`Process::ended`].
+    Ended {
+        /// Which.
+        worker: usize,
+    },
+}
+
+/// A process whose workers run.
+pub struct Process {
+    /// What is known.
+    pub control: Rc<Control>,
+    /// How each worker ended, if it has.
+    pub ended: Vec<Option<Result<Ended, DriverError>>>,
+    /// The workers' threads.
+    pub threads: Vec<JoinHandle<()>>,
+    /// Why there are not as many as there should be; then those that run are to end.
+    pub(in crate::control) obstacle: Option<Failure>,
+    /// Whether another process is to take over from this one.
+    pub(in crate::control) giver: Giver,
+    /// That process.
+    pub(in crate::control) successor: Option<Successor>,
+    /// Reloads that had been accepted when it was started, and may have read the config.
+    pub(in crate::control) reloads_at_start: u64,
+    /// A reload was requested before this process served.
+    pub(in crate::control) reload_is_due: Cell<bool>,
+    /// Whether a signal to stop went on to it.
+    pub(in crate::control) has_passed_on: bool,
+    /// The process that this one takes over from.
+    pub(in crate::control) predecessor: Option<Predecessor>,
+    /// How this process was started.
+    pub(in crate::control) program: Option<Program>,
+    /// The sockets, for the next process.
+    pub(in crate::control) held: Held,
+    reports: mpsc::Receiver<Report>,
+    signals: Signals,
+    /// Asks for a stop from within the process.
+    pub(in crate::control) stop: Arc<Notify>,
+}
+
+/// What a process has before its workers start.
+pub(in crate::control) struct Before {
+    pub predecessor: Option<Predecessor>,
+    pub program: Option<Program>,
+    pub held: Held,
+    pub chosen: Chosen,
+}
+
+impl Process {
+    /// Starts the workers; those that could be started run.
+    pub(in crate::control) fn start(
+        control: Rc<Control>,
+        listeners: Vec<Vec<UdpSocket>>,
+        (report, reports): (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+        before: Before,
+    ) -> Result<Process, Failure> {
+        let Before { mut predecessor, program, held, chosen } = before;
+        let refuse = |predecessor: &Option<Predecessor>, words: String| {
+            predecessor.iter().for_each(|old| old.say_failed(&words));
+            Failure::system(words)
+        };
+        if let Some(old) = &mut predecessor
+            && let Err(error) = old.listen()
+        {
+            return Err(refuse(&predecessor, format!("the old process cannot be heard: {error}")));
+        }
+        // Before the workers: what they take would be lost if nobody could end them.
+        let signals = Signals::listen()
+            .map_err(|error| refuse(&predecessor, format!("signals cannot be handled: {error}")))?;
+        let has_inherited = predecessor.is_some() || held.is_data_activated();
+        let (mut threads, mut obstacle) = (Vec::with_capacity(listeners.len()), None);
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let setup = WorkerSetup {
+                index,
+                listeners,
+                routes: control.publisher.routes.clone(),
+                shared: control.seats[index].shared.clone(),
+                waker: control.publisher.wakers[index].clone(),
+                reports: report.clone(),
+                limits: control.limits,
+                engine: chosen.engine,
+                rings_bytes: chosen.rings_bytes,
+                cpu: control.seats[index].cpu.get(),
+                has_inherited,
+            };
+            match worker::spawn(setup) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    obstacle = Some(Failure::system(format!("no thread for worker {index}: {error}")));
+                    break;
+                }
+            }
+        }
+        let ended = threads.iter().map(|_| None).collect();
+        Ok(Process {
+            obstacle,
+            control,
+            ended,
+            threads,
+            giver: Giver::new(),
+            successor: None,
+            reloads_at_start: 0,
+            reload_is_due: Cell::new(false),
+            has_passed_on: false,
+            predecessor,
+            program,
+            held,
+            reports,
+            signals,
+            stop: Arc::new(Notify::new()),
+        })
+    }
+
+    /// What a worker's end means that nobody asked for.
+    pub fn end_of(&self, worker: usize) -> Failure {
+        match self.ended.get(worker) {
+            Some(Some(end)) => Failure::of_worker(worker, end),
+            _ => Failure::of_worker(worker, &Ok(Ended::Panicked)),
+        }
+    }
+
+    /// Tells the operator what there is now.
+    pub(in crate::control) fn announce(&self, memory: &str) {
+        let control = &self.control;
+        let config = control.config();
+        let list = |addresses: &[SocketAddr]| {
+            addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let facts = control.seats.first().and_then(|seat| seat.facts.borrow().clone()).unwrap_or_default();
+        let asked = config.receive_buffer_bytes;
+        // The kernel grants twice what it is asked for, and counts its own overhead in.
+        if facts.receive_buffer_bytes < 2 * asked {
+            let words = format!(
+                "receiveBuffer: {} bytes were granted where {} were wanted; raise net.core.rmem_max to {asked} \
+                 (`sysctl -w net.core.rmem_max={asked}`), or bursts may be lost",
+                facts.receive_buffer_bytes,
+                2 * asked,
+            );
+            control.degraded.borrow_mut().push(words);
+        }
+        if let Restrictions::Refused(errno) = facts.restrictions {
+            control.degraded.borrow_mut().push(format!(
+                "the workers' rings are not restricted to what they need: the kernel refused it ({})",
+                io::Error::from_raw_os_error(errno)
+            ));
+        }
+        tracing::info!(
+            listen = list(&control.listen),
+            admin = list(&control.management),
+            backends = config.nodes.len(),
+            workers = control.seats.len(),
+            engine = facts.engine,
+            receive_buffer_bytes = facts.receive_buffer_bytes,
+            "ready: metrics at {}, admin port at {}, {}, {} on {}, receive buffer {} bytes each, {}",
+            list(&control.listen),
+            list(&control.management),
+            count(config.nodes.len(), "backend"),
+            count(control.seats.len(), "worker"),
+            facts.engine,
+            facts.receive_buffer_bytes,
+            memory.lines().next().unwrap_or_default(),
+        );
+        if let Some(words) = &control.origin {
+            tracing::info!("{words}");
+        }
+        for words in control.degraded.borrow().iter() {
+            tracing::warn!("{words}");
+        }
+    }
+
+    /// For whoever runs a proxy within another program.
+    pub(in crate::control) fn handle(&self) -> ProxyHandle {
+        let control = &self.control;
+        ProxyHandle {
+            workers: control.seats.iter().map(|seat| seat.shared.clone()).collect(),
+            publisher: control.publisher.clone(),
+            listen: control.listen.as_slice().into(),
+            management: control.management.as_slice().into(),
+            latency: control.latency.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+
+    /// The next event. May be dropped while it waits.
+    pub async fn event(&mut self) -> Event {
+        tokio::select! {
+            biased;
+            // `None` after the last worker is gone: then only the other branches count.
+            Some(report) = self.reports.recv() => self.note(report),
+            signal = self.signals.next() => match signal {
+                Signal::Reload => Event::Reload,
+                Signal::Restart => Event::Restart,
+                Signal::Stop(number) if self.pass_on(number) => Event::Noted,
+                Signal::Stop(number) => Event::Stop(Some(number)),
+            },
+            () = self.stop.notified() => Event::Stop(None),
+            event = or_never(self.predecessor.as_mut().map(Predecessor::next)) => Event::Predecessor(event),
+            event = or_never(self.successor.as_mut().map(Successor::next)) => {
+                Event::Successor(self.with_reloads(event))
+            }
+        }
+    }
+
+    /// Marks a new process that read the config before a reload which was accepted since.
+    fn with_reloads(&self, event: GiverEvent) -> GiverEvent {
+        match event {
+            GiverEvent::Ready { taken, .. } => {
+                GiverEvent::Ready { taken, is_current: self.reloads_at_start == self.control.reloads.get() }
+            }
+            event => event,
+        }
+    }
+
+    fn note(&mut self, report: Report) -> Event {
+        match report {
+            Report::Ready { worker, facts } => {
+                if let Some(seat) = self.control.seats.get(worker) {
+                    *seat.facts.borrow_mut() = Some(facts);
+                }
+            }
+            Report::SendsFail { node, address } => {
+                if let Some(backend) = self.control.backend(&node) {
+                    backend.note_send_errors(address);
+                }
+            }
+            Report::SocketFailed { node, error } => {
+                if is_shortage(&error) {
+                    self.control.shortages.note(Operation::Socket, &error);
+                }
+                tracing::error!(
+                    backend = %node.escape_default(),
+                    errno = logging::errno(&error),
+                    "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is tried \
+                     again every second",
+                    node.escape_default()
+                );
+            }
+            Report::SocketMade { node } => {
+                self.control.shortages.note_done(Operation::Socket);
+                tracing::info!("backend {}: there is a socket for it now", node.escape_default())
+            }
+            Report::SocketReopened { node, reason } => {
+                tracing::debug!("backend {}: socket reopened: {reason}", node.escape_default());
+            }
+            Report::ReopenFailed { node, reason, error } => tracing::warn!(
+                "backend {}: its socket cannot be reopened ({reason}): {error}; the old one stays in use, and it is tried again",
+                node.escape_default()
+            ),
+            Report::TrainsRefused { node, error } => tracing::info!(
+                "{}: several packets in one send (gso) are refused: {error}; they go one by one from now on",
+                node.escape_default()
+            ),
+            Report::Truncated { datagram_bytes } => tracing::warn!(
+                "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its whole lines are relayed, the \
+                 rest is lost and counted in datagrams_truncated and bytes_truncated; raise maxDatagramSize"
+            ),
+            Report::PinFailed { worker, cpu, error } => {
+                if let Some(seat) = self.control.seats.get(worker) {
+                    seat.cpu.set(None);
+                }
+                // It comes before the worker is ready, so it is told with everything else that is degraded.
+                let words = format!(
+                    "pinWorkers: worker {worker} cannot be kept to CPU {cpu}: {error}; it runs where the kernel puts it"
+                );
+                self.control.degraded.borrow_mut().push(words);
+            }
+            Report::FenceFailed { error } => {
+                tracing::warn!(
+                    "the sockets could not be fenced: {error}; what arrives during the stop may be lost"
+                );
+            }
+            Report::Ended { worker, end } => {
+                if let Some(place) = self.ended.get_mut(worker) {
+                    *place = Some(end);
+                }
+                return Event::Ended { worker };
+            }
+        }
+        Event::Noted
+    }
+}
+
+/// What a future gives, if there is one.
+async fn or_never<T>(future: Option<impl Future<Output = T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,61 @@
+//! The admin port's doors: opened when the process is ready, closed at its end, or left to another process.
+//!
+//! In: listening sockets. Out: connections, to `admin_service.rs`. Next: nobody.
+
+use crate::control::lifecycle::failure::Failure;
+use crate::control::net::{self, Listener};
+use crate::control::service::accept::{Open, accept};
+use crate::control::service::admin_service::Operator;
+use crate::control::state::Control;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+
+/// The admin port's listeners, with the tasks that accept at them.
+pub struct Doors {
+    listeners: Vec<(SocketAddr, Rc<Listener>)>,
+    accepting: Vec<tokio::task::JoinHandle<()>>,
+    open: Rc<Open>,
+    /// They are a service manager's, which goes on listening.
+    are_shared: bool,
+}
+
+impl Doors {
+    /// Accepts at each of them from now on.
+    pub fn open(
+        control: &Rc<Control>,
+        listeners: Vec<TcpListener>,
+        are_shared: bool,
+    ) -> Result<Doors, Failure> {
+        let failure = |error| Failure::system(format!("the admin port: {error}"));
+        let operator = Operator::new(control.clone());
+        let open = Open::new(listeners.len(), control.budget, control.shortages.clone());
+        let mut doors = Doors { listeners: Vec::new(), accepting: Vec::new(), open, are_shared };
+        for listener in listeners {
+            let address = listener.local_addr().map_err(failure)?;
+            let listener = Rc::new(Listener::from_std(listener).map_err(failure)?);
+            doors.accepting.push(net::spawn(accept(operator.clone(), listener.clone(), doors.open.clone())));
+            doors.listeners.push((address, listener));
+        }
+        Ok(doors)
+    }
+
+    /// Takes no more connections; those that are open are left to the end of the process.
+    pub async fn close(self) {
+        self.leave(&[]).await;
+    }
+
+    /// Takes no more connections; at the addresses `taken` another process does.
+    pub async fn leave(self, taken: &[SocketAddr]) {
+        self.open.close();
+        for (address, listener) in &self.listeners {
+            if self.are_shared || taken.contains(address) {
+                listener.leave();
+            } else {
+                listener.close();
+            }
+        }
+        for task in self.accepting {
+            let _ = task.await;
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The operator's side: the admin port's connections, and what its commands do.
+//!
+//! In: connections at the admin listeners. Out: a [`View`] of the proxy, changes of it. Next: `admin/`, which speaks the
+//! protocol.
+
+use crate::admin::{
+    self, AdminActions, AdminCounters, BackendView, LastReload, LeversView, MemoryView, Readiness, Tapped,
+    View, Wish, WorkerView,
+};
+use crate::config::{AdminWords, Config, EVERY_NAME};
+use crate::control::backends::backend::Backend;
+use crate::control::liveness;
+use crate::control::net::{self, Stream};
+use crate::control::reload;
+use crate::control::service::observe::Tap;
+use crate::control::state::Control;
+use crate::driver::clock;
+use crate::logging;
+use crate::placement::HashCache;
+use crate::planted::panic_on;
+use crate::stats::{alloc, host};
+use crate::wire::Scanner;
+use crate::worker::Limits;
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+
+impl admin::Connection for Stream {
+    async fn read(&self, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+        buffer.clear();
+        let (read, buffer) = Stream::read(self, buffer).await;
+        read.map(|_| buffer)
+    }
+
+    async fn write_all(&self, bytes: Vec<u8>) -> io::Result<()> {
+        Stream::write_all(self, bytes).await.0
+    }
+
+    fn end_writes(&self) {
+        Stream::end_writes(self);
+    }
+
+    fn shutdown(&self) {
+        Stream::shutdown(self);
+    }
+}
+
+/// What the admin commands act on.
+pub struct Operator {
+    control: Rc<Control>,
+    counters: AdminCounters,
+}
+
+impl Operator {
+    /// For a control thread's state.
+    pub fn new(control: Rc<Control>) -> Rc<Operator> {
+        Rc::new(Operator { control, counters: AdminCounters::default() })
+    }
+
+    fn backends(&self) -> Vec<BackendView> {
+        // Read once for all of them.
+        let sockets = host::udp_sockets();
+        let now_ms = self.control.now_ms();
+        self.control.backends().iter().map(|backend| backend_view(backend, &sockets, now_ms)).collect()
+    }
+
+    /// The backends that serve names, in the placement's order.
+    fn ring(&self) -> Vec<Arc<str>> {
+        let table = self.control.publisher.routes.load();
+        let living = table.placement.living(&table.live).into_iter();
+        living.filter_map(|index| table.nodes.get(index)).map(|node| node.name.clone()).collect()
+    }
+
+    fn memory(&self) -> MemoryView {
+        let control = &self.control;
+        // Every worker has a socket of its own for each backend whose address is known.
+        let resolved = control.backends().iter().filter(|backend| backend.address().is_some()).count();
+        MemoryView {
+            heap: alloc::figures(),
+            packet_pool_bytes: control.packet_pool_bytes(),
+            send_buffer_bytes: (control.seats.len() * resolved) as u64 * control.send_buffer_granted_bytes,
+            resident_bytes: host::resident_bytes(),
+        }
+    }
+}
+
+/// The cache's size stands from the start on, whatever a reload says.
+fn levers(config: &Config, limits: &Limits) -> LeversView {
+    LeversView {
+        scanner: Scanner::new().name(),
+        cache_names: limits.cache_entries,
+        cache_entries: HashCache::entries(limits.cache_entries),
+        flush_us: config.rules().flush_us,
+        packet_auto: config.packet_auto,
+    }
+}
+
+fn backend_view(backend: &Backend, sockets: &[host::HostSocket], now_ms: u64) -> BackendView {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (state, since) = backend.state();
+    let counters = &backend.counters;
+    let here = backend.address().filter(|address| host::is_on_this_host(address.ip()).unwrap_or(false));
+    BackendView {
+        name: backend.name.clone(),
+        state,
+        addresses: backend.addresses().roles(now_ms).collect(),
+        answering: backend.answering(),
+        since_s: since.elapsed().as_secs(),
+        is_healthy: backend.is_healthy(),
+        metrics_sent: counters.metrics_sent.load(Relaxed),
+        datagrams_sent: counters.datagrams_sent.load(Relaxed),
+        bytes_sent: counters.bytes_sent.load(Relaxed),
+        metrics_dropped: counters.metrics_dropped.load(Relaxed),
+        refused: counters.refused.load(Relaxed),
+        unreachable: counters.unreachable.load(Relaxed),
+        errors: counters.errors(),
+        kernel_drops: here.and_then(|address| host::drops_at(sockets, address)),
+        gso: backend.node().gso_mode().name(),
+        datagrams_in_trains: counters.datagrams_in_trains.load(Relaxed),
+        trains_refused: counters.trains_refused.load(Relaxed),
+        trains_errno: Some(counters.trains_errno.load(Relaxed)).filter(|errno| *errno != 0),
+        sockets_reopened: counters.sockets_reopened.load(Relaxed),
+        packet_bytes_max: counters.packet_bytes_max.load(Relaxed),
+    }
+}
+
+impl AdminActions for Operator {
+    async fn view(&self) -> View {
+        let control = &self.control;
+        control.collect_latency().await;
+        let config = control.config();
+        let unix_time = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        View {
+            uptime_s: control.started.elapsed().as_secs(),
+            now_us: clock::now_us(),
+            unix_time: unix_time(SystemTime::now()),
+            started_unix_time: unix_time(control.started_at),
+            config_unix_time: unix_time(control.config_since.get()),
+            health_up: control.is_healthy(),
+            readiness: control.readiness(),
+            workers: control
+                .seats
+                .iter()
+                .map(|seat| WorkerView {
+                    counters: seat.shared.published.read(),
+                    facts: seat.facts.borrow().clone(),
+                    cpu_us: seat.shared.cpu_us(),
+                    socket_drops: seat.shared.drops.read(),
+                    socket_dropped_us: seat.shared.drops.last_us(),
+                    pinned_to: seat.cpu.get(),
+                    sleep: seat.shared.sleep.read(),
+                })
+                .collect(),
+            latency: control.latency.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            timestamps: control.limits.timestamps,
+            backends: self.backends(),
+            ring: self.ring(),
+            spread: control.spread.name(),
+            placement: config.hashing.name(),
+            fingerprint: control.fingerprint(),
+            listen: control.listen.clone(),
+            management: control.management.clone(),
+            datagram_bytes_max: config.datagram_bytes_max,
+            receive_buffer_asked_bytes: config.receive_buffer_bytes,
+            gso: config.gso.name(),
+            levers: levers(&config, &control.limits),
+            host_udp: host::udp_errors(),
+            memory: self.memory(),
+            pid: std::process::id(),
+            process: host::process(),
+            origin: control.origin.clone(),
+            last_restart: control
+                .last_restart
+                .borrow()
+                .as_ref()
+                .map(|last| (last.at.elapsed().as_secs(), last.words.clone())),
+            last_reload: control.last_reload.borrow().as_ref().map(|last| LastReload {
+                ago_s: last.at.elapsed().as_secs(),
+                words: last.words.clone(),
+                succeeded: last.succeeded,
+            }),
+            shortages: control.shortages.counts(),
+            log: logging::figures(),
+            degraded: control.degraded_now(),
+            admin: self.counters.clone(),
+        }
+    }
+
+    fn health(&self) -> bool {
+        self.control.is_healthy()
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.control.readiness()
+    }
+
+    /// What the admin port is configured to listen at, and the name that this host has given itself: neither can be the
+    /// name of somebody else's page.
+    fn is_own_name(&self, name: &str) -> bool {
+        let is_it = |own: &str| own.trim_end_matches('.').eq_ignore_ascii_case(name);
+        let config = self.control.config();
+        config.management_names.iter().any(|own| own == EVERY_NAME || is_it(own))
+            || is_it(&config.management_host)
+            || host::name().is_some_and(|own| is_it(&own))
+    }
+
+    async fn stuck(&self) -> Option<String> {
+        let stuck = liveness::stuck(&self.control).await;
+        (!stuck.is_empty()).then(|| liveness::describe(&stuck))
+    }
+
+    fn set_health(&self, up: bool) {
+        panic_on("control");
+        if self.control.health_wanted.replace(up) != up {
+            let health = if up { "up" } else { "down" };
+            tracing::info!(health, "health: the operator set it {health}");
+        }
+    }
+
+    async fn set_backend(&self, name: &[u8], wish: Wish) -> Result<String, String> {
+        self.control.set_wish(name, wish).await
+    }
+
+    async fn reload(&self) -> Result<String, Vec<String>> {
+        reload::reload(&self.control).await.map_err(|words| words.lines().map(str::to_owned).collect())
+    }
+
+    fn where_name(&self, name: &[u8]) -> String {
+        let table = self.control.publisher.routes.load();
+        let owner = match table.backend(name) {
+            Some(node) => admin::escape(node.name.as_bytes()),
+            None if table.live.alive() == 0 => "no backend is up".to_owned(),
+            None => "its backend is down, and onNodeDown is drop".to_owned(),
+        };
+        format!("{}\t{owner}", admin::escape(name))
+    }
+
+    fn tap(&self, prefix: &[u8], metrics: usize) -> Option<mpsc::Receiver<Tapped>> {
+        let (tap, passed) = Tap::new(prefix.to_vec(), metrics);
+        let control = self.control.clone();
+        if !control.observers.borrow_mut().add(&tap) {
+            return None;
+        }
+        control.publish();
+        net::spawn(async move {
+            tap.closed().await;
+            control.observers.borrow_mut().remove(&tap);
+            control.publish();
+        });
+        Some(passed)
+    }
+
+    fn config_json(&self) -> String {
+        format!("{:#}\n", self.control.config().to_json())
+    }
+
+    fn words(&self) -> AdminWords {
+        self.control.config().management_words
+    }
+
+    fn listing(&self) -> String {
+        self.control.listing.borrow().clone()
+    }
+
+    fn changes_allowed(&self, peer_is_local: bool) -> bool {
+        peer_is_local || self.control.config().management_allow_changes
+    }
+
+    fn counters(&self) -> &AdminCounters {
+        &self.counters
+    }
+}
