@@ -128,7 +128,7 @@ for index in 0 4; do
 done
 echo "killed        127.0.0.1:${ports[2]}: $to_victim sent to it, $victims arrived in $lives lives"
 echo "lost there    $lost metrics, $((lost / outages)) an outage: about $((lost * 3000 / rate / outages)) ms until it was found dead"
-echo "refused       $(column "${ports[2]}" refused) sends there told of an earlier datagram that was refused"
+echo "refused       $(column "${ports[2]}" refused) sends there that reported an earlier datagram as refused"
 echo "dropped       $dropped metrics by the proxy: $(awk '$1 ~ /^metrics_dropped_/ && $2 > 0 { printf "%s %d ", $1, $2 }' "$work/stats")"
 echo "diverted      $(figure metrics_diverted) metrics"
 misplaced=$(($(of_load misplaced) + $(of_lives misplaced)))

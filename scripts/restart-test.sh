@@ -128,6 +128,6 @@ cat "$work/verdict"
 grep -q "\(metrics_dropped\|kernel_drops\)" <<<"$(ask stats)" || die "the proxy's account cannot be read"
 echo
 echo "$count restarts at $rate datagrams/s, the longest took $longest_ms ms until the old process had ended"
-grep -c "account: " "$work/log" | sed 's/$/ accounts of old processes in the log; those that dropped anything:/'
-grep "account: " "$work/log" | grep -v "dropped 0, pending 0.*dropped by the kernel before 0\$" || echo "  none"
+grep -c "final counters: " "$work/log" | sed 's/$/ final counters of old processes in the log; those that dropped anything:/'
+grep "final counters: " "$work/log" | grep -v "dropped 0, pending 0.*dropped by the kernel before 0\$" || echo "  none"
 exit "$code"

@@ -122,7 +122,7 @@ systemd-socket-activate --accept --listen "127.0.0.1:$((port + 3))" \
 pids+=($!)
 is_refused() {
     (exec 3<>"/dev/tcp/127.0.0.1/$((port + 3))") 2>/dev/null || true
-    grep -q 'passed socket 3.*does not listen (Accept=yes is not supported)' "$work/log" && grep -q 'code 64' "$work/log"
+    grep -q 'passed socket 3.*is not listening (Accept=yes is not supported)' "$work/log" && grep -q 'code 64' "$work/log"
 }
 await "the wrong socket is named, exit 64" is_refused
 echo "socket activation: started at the first datagram, restarted without loss; a wrong socket was named"

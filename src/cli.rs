@@ -43,7 +43,7 @@ struct Arguments {
     #[argh(switch, short = 'd')]
     debug: bool,
 
-    /// check the config, print the one in effect and the memory bound, and exit
+    /// check the config, print the config in effect and the memory bound, and exit
     #[argh(switch)]
     check: bool,
 
@@ -77,22 +77,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
     let file = arguments.file;
     match arguments.command {
-        Some(_) if arguments.check => refuse("--check goes without a command"),
-        Some(Command::Demo(_)) if file.is_some() => refuse("demo has a config of its own: leave -f out"),
+        Some(_) if arguments.check => refuse("--check cannot be combined with a command"),
+        Some(Command::Demo(_)) if file.is_some() => refuse("demo uses its own config: omit -f"),
         Some(Command::Demo(options)) => demo::run(options),
         Some(Command::Where(mut options)) => {
             options.file = options.file.or(file);
             where_name::run(&options)
         }
         Some(Command::Plan(_)) if file.is_some() => {
-            refuse("plan compares the two configs named behind it: leave -f out")
+            refuse("plan compares the two configs given as arguments: omit -f")
         }
         Some(Command::Plan(options)) => plan::run(&options),
         Some(Command::CheckReady(mut options)) => {
             options.file = options.file.or(file);
             check_ready::run(&options)
         }
-        Some(Command::Load(_)) if file.is_some() => refuse("load reads no config: leave -f out"),
+        Some(Command::Load(_)) if file.is_some() => refuse("load reads no config: omit -f"),
         Some(Command::Load(options)) => load::run(options),
         Some(Command::Sink(mut options)) => {
             options.file = options.file.or(file);
@@ -150,7 +150,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
     origin.configured = loaded.configured;
     if let Err(error) = logging::init(loaded.config.log_format, debug) {
         let words = format!(
-            "the log has no thread: {error}; raise the limit on threads (`TasksMax=` of the service)"
+            "cannot start the log thread: {error}; raise the limit on threads (`TasksMax=` of the service)"
         );
         origin.refuse(&words);
         complain_within(&words);
@@ -174,7 +174,7 @@ fn check(loaded: &Loaded) -> u8 {
         complain(notice);
     }
     for loops in control::own_nodes(&loaded.config) {
-        complain(&format!("on this host the start is refused: {loops}"));
+        complain(&format!("does not start on this host: {loops}"));
     }
     // Where the start decides about the engine, this is the larger one.
     let engine = loaded.config.engine.unwrap_or(Engine::IoUring);

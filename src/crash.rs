@@ -17,10 +17,7 @@ pub fn exit_on_panic() {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed");
         logging::flush(STALLED_READER);
-        say_within(
-            &format!("{NAME}: this is a mistake in the program: thread {name} {panic}\n"),
-            STALLED_READER,
-        );
+        say_within(&format!("{NAME}: internal error (a bug): thread {name} {panic}\n"), STALLED_READER);
         std::process::exit(i32::from(exit::INTERNAL));
     }));
 }

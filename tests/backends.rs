@@ -57,8 +57,8 @@ fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
     let hostile = backends[1].name();
     let before = owners(&mut proxy, &backends);
     for (manner, cause) in [
-        (Manner::Hangs, "no answer that it is up within 300 ms"),
-        (Manner::Trickles, "and nothing that it is up within 300 ms"),
+        (Manner::Hangs, "not reported up within 300 ms"),
+        (Manner::Trickles, "but not reported up within 300 ms"),
         (Manner::Resets, "connection reset by peer"),
         (Manner::Floods, "answered more than 4096 bytes"),
     ] {
@@ -221,7 +221,7 @@ fn a_drained_backend_gets_nothing_is_watched_and_comes_back() {
         assert!(proxy.ask("reload").starts_with("reloaded: "));
     }
     assert_eq!(proxy.state(&drained), "up");
-    assert!(proxy.ask("backend 127.0.0.1:1 drain").starts_with("error: there is no backend 127.0.0.1:1;"));
+    assert!(proxy.ask("backend 127.0.0.1:1 drain").starts_with("error: no such backend: 127.0.0.1:1;"));
     let stats = proxy.settle();
     assert_eq!(stats["metrics_sent"], stats["metrics_received"], "nothing was dropped: {stats:?}");
 }
@@ -254,13 +254,13 @@ fn proxies_of_a_fleet_can_be_compared_by_their_fingerprints() {
     let of = |proxy: &Proxy| (proxy.status("fingerprint"), proxy.status("fingerprint_config"));
     wait_until("they agree", || of(&one) == of(&other));
     let together = of(&one);
-    let all = format!("3 of 3 backends serve, fingerprint {}", together.0);
+    let all = format!("3 of 3 backends serving, fingerprint {}", together.0);
     wait_until("it is logged", || one.logged(&all));
     // What is drained on one of them alone is seen in the figure of what is placed now.
     one.ask(&format!("backend {} drain", backends[2].name()));
     assert_eq!(one.status("fingerprint_config"), together.1);
     assert_ne!(one.status("fingerprint"), together.0);
-    let fewer = format!("2 of 3 backends serve, fingerprint {}", one.status("fingerprint"));
+    let fewer = format!("2 of 3 backends serving, fingerprint {}", one.status("fingerprint"));
     wait_until("it is logged", || one.logged(&fewer));
     one.ask(&format!("backend {} up", backends[2].name()));
     assert_eq!(of(&one), together);

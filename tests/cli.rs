@@ -129,12 +129,12 @@ fn help_is_asked_for_and_wrong_usage_is_not() {
         (&["-f"], "No value provided for option '-f'"),
         (&["-f", "a", "-f", "b"], "duplicate values"),
         (&["demo", "--seconds", "soon"], "soon"),
-        (&["--check", "where", "foo"], "--check goes without a command"),
-        (&["-f", "a", "demo"], "leave -f out"),
-        (&["-f", "a", "plan", "b", "c"], "leave -f out"),
+        (&["--check", "where", "foo"], "--check cannot be combined with a command"),
+        (&["-f", "a", "demo"], "omit -f"),
+        (&["-f", "a", "plan", "b", "c"], "omit -f"),
         (&["check-ready", "--timeout", "0"], "1 to 60000 ms"),
-        (&["check-ready", "--address", "localhost"], "wanted is HOST:PORT"),
-        (&["check-ready", "-f", "a", "--address", "localhost:1"], "leave one out"),
+        (&["check-ready", "--address", "localhost"], "expected HOST:PORT"),
+        (&["check-ready", "-f", "a", "--address", "localhost:1"], "cannot be combined"),
     ] {
         let output = run(arguments);
         assert_eq!((code(&output), stdout(&output).as_str()), (64, ""), "{arguments:?}");
@@ -188,7 +188,7 @@ fn a_config_with_five_mistakes_lists_all_five() {
         assert_eq!((code(&output), stdout(&output).as_str()), (64, ""));
         let text = stderr(&output);
         let mut lines = text.lines();
-        assert!(lines.next().is_some_and(|line| line.ends_with("has 5 mistakes:")), "{text}");
+        assert!(lines.next().is_some_and(|line| line.ends_with("has 5 errors:")), "{text}");
         let paths: Vec<&str> = lines.filter_map(|line| line.trim().split(": ").nth(1)).collect();
         assert_eq!(paths, ["hosst", "port", "nodes[0].host", "nodes[1].port", "nodes[1].host"], "{text}");
     }
@@ -223,7 +223,7 @@ fn check_tells_the_format_and_prints_the_equivalent_json() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/exampleProxyConfig.js");
     let output = run([OsStr::new("--check"), OsStr::new("-f"), example.as_os_str()]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let first = "statsring: format: StatsD's proxy.js (it has address, mgmt_address, mgmt_port, server, forkCount); placement: \
+    let first = "statsring: config format: proxy.js (it has address, mgmt_address, mgmt_port, server, forkCount); placement: \
                  hashring-3 (as in StatsD 0.8 and later)";
     assert_eq!(stderr(&output).lines().next(), Some(first));
     let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("it is JSON");
@@ -232,7 +232,7 @@ fn check_tells_the_format_and_prints_the_equivalent_json() {
     let equivalent = File::new("equivalent", &stdout(&output));
     let again = run([OsStr::new("--check"), OsStr::new("-f"), equivalent.as_ref()]);
     assert_eq!((code(&again), stdout(&again)), (0, stdout(&output)));
-    assert!(stderr(&again).contains("format: statsring's own"), "{}", stderr(&again));
+    assert!(stderr(&again).contains("config format: statsring"), "{}", stderr(&again));
 
     // The tools take either: nothing moves between the two, and something does on the way to jump.
     let plan = run([OsStr::new("plan"), example.as_os_str(), equivalent.as_ref()]);
@@ -356,7 +356,7 @@ fn plan_tells_what_it_cannot_read() {
         b"\n",
     );
     assert_eq!(code(&output), 64);
-    assert!(stderr(&output).contains("no name in -"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no names in -"), "{}", stderr(&output));
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn where_refuses_what_cannot_be_meant() {
     let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
     let output = run(base.into_iter().chain(args(&["--down", "127.0.0.1:9", "foo"])));
     assert_eq!((code(&output), stdout(&output).as_str()), (64, ""));
-    let known = "\"127.0.0.1:9\" is not a backend of the config; they are 127.0.0.1:8127, 127.0.0.1:8129, 127.0.0.1:8131";
+    let known = "\"127.0.0.1:9\" is not a backend of the config; expected one of 127.0.0.1:8127, 127.0.0.1:8129, 127.0.0.1:8131";
     assert!(stderr(&output).contains(known), "{}", stderr(&output));
     assert_eq!(code(&run(base.into_iter().chain(args(&[""])))), 64);
 }
@@ -487,7 +487,7 @@ fn a_panic_of_any_thread_ends_the_process() {
     let output = again("a_panic_of_any_thread_ends_the_process", "panic").output().expect("it starts");
     let text = stderr(&output);
     assert_eq!(code(&output), 70, "{text}");
-    assert!(text.contains("statsring: this is a mistake in the program: thread worker-1 "), "{text}");
+    assert!(text.contains("statsring: internal error (a bug): thread worker-1 "), "{text}");
     assert!(text.contains("planted"), "{text}");
 }
 
@@ -548,11 +548,11 @@ fn sink_print_prints_what_each_backend_receives_and_ends_with_a_signal() {
 #[test]
 fn sink_says_which_options_exclude_each_other() {
     for (arguments, message) in [
-        (&["sink"][..], "give --listen to measure a load, or --print to see what arrives"),
+        (&["sink"][..], "missing --listen (to measure a load) or --print (to print what arrives)"),
         (&["sink", "--print", "--json"], "--json cannot be combined with --print"),
-        (&["sink", "--print", "-f", "x", "--listen", "1"], "-f and --listen both say where to listen"),
-        (&["sink", "--print", "--health", "1"], "--health needs --listen"),
-        (&["sink", "--listen", "1", "-f", "x"], "-f needs --print"),
+        (&["sink", "--print", "-f", "x", "--listen", "1"], "-f and --listen cannot be combined"),
+        (&["sink", "--print", "--health", "1"], "--health requires --listen"),
+        (&["sink", "--listen", "1", "-f", "x"], "-f requires --print"),
     ] {
         let output = run(arguments);
         assert_eq!(code(&output), 64, "{arguments:?}");

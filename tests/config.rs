@@ -133,7 +133,7 @@ fn a_file_with_five_mistakes_lists_all_five_in_its_order() {
             "checkFall: 0 is not in range (1 to 100)",
             "nodes[1].port: 99999 is not a port (1 to 65535)",
             "nodes[2]: 127.0.0.1:8127 is listed twice (first as nodes[0])",
-            "workers: \"two\" is a text; wanted is a number without quotes (1 to 64, or \"auto\")",
+            "workers: expected a number (1 to 64, or \"auto\"), found the string \"two\"",
         ]
     );
 }
@@ -157,37 +157,41 @@ fn an_error_shows_every_mistake_on_its_own_line() {
     assert_eq!(error.exit_code(), 64);
     assert_eq!(
         error.to_string(),
-        "the config has 3 mistakes:\n  \
+        "the config has 3 errors:\n  \
          line 1, column 2: port: 0 is not a port (1 to 65535)\n  \
-         line 1, column 13: malformed: \"ignore\" is not \"drop\" or \"forward\"\n  \
-         line 1, column 36: nodes: 0 backends are listed, which is not in range (1 to 2000)"
+         line 1, column 13: malformed: expected \"drop\" or \"forward\", found \"ignore\"\n  \
+         line 1, column 36: nodes: expected 1 to 2000 backends, found 0"
     );
 }
 
 #[test]
 fn wrong_types_say_what_was_found_and_what_is_wanted() {
     for (key, value, expected) in [
-        ("port", r#""8125""#, "port: \"8125\" is a text; wanted is a number without quotes (1 to 65535)"),
-        ("port", "true", "port: true is a truth value; wanted is a number without quotes (1 to 65535)"),
-        ("port", "8125.5", "port: 8125.5 is not a whole number (1 to 65535)"),
+        ("port", r#""8125""#, "port: expected a number (1 to 65535), found the string \"8125\""),
+        ("port", "true", "port: expected a number (1 to 65535), found the boolean true"),
+        ("port", "8125.5", "port: expected a whole number (1 to 65535), found 8125.5"),
         ("port", "-1", "port: -1 is not a port (1 to 65535)"),
         ("port", "1e30", "port: 1e+30 is not a port (1 to 65535)"),
-        ("host", "127", "host: 127 is a number; wanted is a text in double quotes"),
-        ("timestamps", "1", "timestamps: 1 is a number; wanted is true or false, without quotes"),
-        ("malformed", "[1]", "malformed: […] is a list; wanted is \"drop\" or \"forward\""),
-        ("spread", r#""random""#, "spread: \"random\" is not \"flow\" or \"datagram\""),
-        ("pinWorkers", "2", "pinWorkers: 2 is a number; wanted is true, false, or a list of CPUs, [2, 3]"),
+        ("host", "127", "host: expected a string, found the number 127"),
+        ("timestamps", "1", "timestamps: expected true or false, found the number 1"),
+        ("malformed", "[1]", "malformed: expected \"drop\" or \"forward\", found the list […]"),
+        ("spread", r#""random""#, "spread: expected \"flow\" or \"datagram\", found \"random\""),
+        (
+            "pinWorkers",
+            "2",
+            "pinWorkers: expected true, false or a list of CPUs such as [2, 3], found the number 2",
+        ),
         ("pinWorkers", "[-1]", "pinWorkers[0]: -1 is not a CPU (0 to 1023)"),
         (
             "gso",
             "true",
-            "gso: true is a truth value; wanted is \"auto\", \"padded\", \"unpadded\" or \"off\"",
+            "gso: expected \"auto\", \"padded\", \"unpadded\" or \"off\", found the boolean true",
         ),
         ("flushInterval", "-0.5", "flushInterval: -0.5 is not in range (0 to 1000 ms, fractions allowed)"),
         (
             "flushInterval",
             "{}",
-            "flushInterval: {…} is an object; wanted is a number without quotes (0 to 1000 ms, fractions allowed)",
+            "flushInterval: expected a number (0 to 1000 ms, fractions allowed), found the object {…}",
         ),
         ("maxPacketSize", "65508", "maxPacketSize: 65508 is not in range (64 to 65507 bytes, or \"auto\")"),
         ("checkInterval", "9", "checkInterval: 9 is not in range (10 to 86400000 ms)"),
@@ -196,11 +200,11 @@ fn wrong_types_say_what_was_found_and_what_is_wanted() {
     }
     assert_eq!(
         mistakes(r#"{"nodes": {"host": "a"}}"#),
-        ["nodes: {…} is an object; wanted is a list of backends, [{\"host\": …, \"port\": …}, …]"]
+        ["nodes: expected a list of backends, [{\"host\": …, \"port\": …}, …], found the object {…}"]
     );
     assert_eq!(
         mistakes(&with_nodes(r#""a:1""#)),
-        ["nodes[0]: \"a:1\" is a text; wanted is an object, {\"host\": …, \"port\": …}"]
+        ["nodes[0]: expected an object, {\"host\": …, \"port\": …}, found the string \"a:1\""]
     );
     assert_eq!(
         mistakes("[]"),
@@ -214,7 +218,7 @@ fn unknown_keys_get_the_nearest_known_one() {
         ("managmentPort", "managmentPort: unknown key; did you mean managementPort?"),
         ("flush_interval", "flush_interval: unknown key; did you mean flushInterval?"),
         ("managment_port", "managment_port: unknown key; did you mean managementPort?"),
-        ("a\\nb\\u001b", "\"a\\nb\\u{1b}\": unknown key (known are host, port, freebind, managementHost"),
+        ("a\\nb\\u001b", "\"a\\nb\\u{1b}\": unknown key (known: host, port, freebind, managementHost"),
     ] {
         let found = mistakes(&with(key, "1"));
         assert_eq!(found.len(), 1);
@@ -224,7 +228,7 @@ fn unknown_keys_get_the_nearest_known_one() {
         mistakes(&with_nodes(r#"{"host": "a", "port": 1, "adminprot": 2, "colour": 3}"#)),
         [
             "nodes[0].adminprot: unknown key; did you mean adminport?",
-            "nodes[0].colour: unknown key (known are host, port, adminport, weight, disabled, gso)",
+            "nodes[0].colour: unknown key (known: host, port, adminport, weight, disabled, gso)",
         ]
     );
 }
@@ -241,11 +245,11 @@ fn another_letter_case_is_accepted_with_a_notice() {
     assert_eq!(
         notices,
         [
-            "Port is read as port: better write it so",
-            "CHECKINTERVAL is read as checkInterval: better write it so",
-            "Nodes is read as nodes: better write it so",
-            "nodes[].Host is read as host: better write it so",
-            "nodes[].adminPort is read as adminport: better write it so (2 times)",
+            "Port is read as port; write port",
+            "CHECKINTERVAL is read as checkInterval; write checkInterval",
+            "Nodes is read as nodes; write nodes",
+            "nodes[].Host is read as host; write host",
+            "nodes[].adminPort is read as adminport; write adminport (2 times)",
         ]
     );
 }
@@ -254,11 +258,11 @@ fn another_letter_case_is_accepted_with_a_notice() {
 fn a_key_given_twice_is_an_error() {
     assert_eq!(
         mistakes(&with_nodes(r#"{"host": "a", "port": 1, "port": 2, "Host": "b"}"#)),
-        ["nodes[0].port: given twice; leave one", "nodes[0].Host: given twice (first as host); leave one"]
+        ["nodes[0].port: given twice; remove one", "nodes[0].Host: given twice (first as host); remove one"]
     );
     assert_eq!(
         mistakes(r#"{"Port": 1, "port": 1, "nodes": [{"host": "a", "port": 1}]}"#),
-        ["port: given twice (first as Port); leave one"]
+        ["port: given twice (first as Port); remove one"]
     );
 }
 
@@ -274,8 +278,8 @@ fn null_is_absent() {
     assert_eq!(
         mistakes(&with_nodes(r#"{"host": null}"#)),
         [
-            "nodes[0].host: missing; wanted is a name or an address",
-            "nodes[0].port: missing; wanted is a port (1 to 65535)",
+            "nodes[0].host: missing; expected a hostname or IP address",
+            "nodes[0].port: missing; expected a port (1 to 65535)",
         ]
     );
 }
@@ -355,13 +359,13 @@ fn every_hashing_is_known_by_its_name_and_others_are_told_the_nearest() {
     ] {
         assert_eq!(
             mistakes(&with("hashing", &format!("{given:?}"))),
-            [format!("hashing: {given:?} is no hashing; did you mean {nearest:?}?")]
+            [format!("hashing: unknown hashing {given:?}; did you mean {nearest:?}?")]
         );
     }
     assert_eq!(
         mistakes(&with("hashing", r#""md5""#)),
         [
-            "hashing: \"md5\" is no hashing (known are jump, hashring-3, hashring-1, ketama, murmur3, jump-fnv1a)"
+            "hashing: unknown hashing \"md5\" (known: jump, hashring-3, hashring-1, ketama, murmur3, jump-fnv1a)"
         ]
     );
     assert_eq!(mistakes(&with("hashing", "3")).len(), 1);
@@ -388,7 +392,9 @@ fn weights_stand_where_the_hashing_has_them() {
     for hashing in ["jump", "hashring-3", "hashring-1", "murmur3", "jump-fnv1a"] {
         assert_eq!(
             mistakes(&file(hashing, "2", "")),
-            [format!("nodes[0].weight: the hashing {hashing} has no weights, only ketama has; leave it out")]
+            [format!(
+                "nodes[0].weight: the hashing {hashing} does not support weights, only ketama does; omit it"
+            )]
         );
         assert_eq!(
             good(&with("hashing", &format!("{hashing:?}"))).config.to_json()["nodes"][0].get("weight"),
@@ -439,9 +445,9 @@ fn a_shard_map_names_backends_several_times() {
         format!(r#"{{"hashing": "{hashing}", "nodes": [{}]}}"#, nodes.join(","))
     };
     assert_eq!(good(&list("murmur3", 65_536)).config.shards.len(), 65_536);
-    let too_many = "backends are listed, which is not in range (1 to 2000)";
-    assert_eq!(mistakes(&list("murmur3", 65_537)), [format!("nodes: 65537 {too_many}")]);
-    assert_eq!(mistakes(&list("jump", 2_001)), [format!("nodes: 2001 {too_many}")]);
+    let too_many = "expected 1 to 2000 backends, found";
+    assert_eq!(mistakes(&list("murmur3", 65_537)), [format!("nodes: {too_many} 65537")]);
+    assert_eq!(mistakes(&list("jump", 2_001)), [format!("nodes: {too_many} 2001")]);
 }
 
 #[test]
@@ -477,10 +483,7 @@ fn the_list_of_backends_is_bounded() {
         with_nodes(&nodes.join(","))
     };
     assert_eq!(good(&list(NODES_MAX)).config.nodes.len(), NODES_MAX);
-    assert_eq!(
-        mistakes(&list(NODES_MAX + 1)),
-        ["nodes: 2001 backends are listed, which is not in range (1 to 2000)"]
-    );
+    assert_eq!(mistakes(&list(NODES_MAX + 1)), ["nodes: expected 1 to 2000 backends, found 2001"]);
 }
 
 #[test]
@@ -504,7 +507,7 @@ fn a_file_that_cannot_be_read_is_another_error() {
     std::fs::write(&binary, b"{\n\"host\": \"\xff\"}").unwrap();
     let error = load(&binary).unwrap_err();
     assert_eq!(error.exit_code(), 64);
-    assert!(error.to_string().ends_with("has 1 mistake:\n  line 2: the text is not UTF-8"), "{error}");
+    assert!(error.to_string().ends_with("has 1 error:\n  line 2: invalid UTF-8"), "{error}");
     assert!(load(Path::new("/dev/zero")).unwrap_err().to_string().contains("longer than"));
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -109,7 +109,7 @@ fn people_get_a_line_a_second_and_the_verdict_last() {
     assert!(text.lines().last().is_some_and(|line| line.starts_with("GOOD: all ")), "{text}");
     assert!(text.starts_with("sent  ") && text.contains("p99.9"), "{text}");
     let progress = stderr(&output);
-    assert!(progress.contains("1 s  sent ") && progress.contains("lost or on the way"), "{progress}");
+    assert!(progress.contains("1 s  sent ") && progress.contains("lost or in transit"), "{progress}");
     let quiet = direct("--rate 200 --seconds 1.5 --quiet");
     assert_eq!((code(&quiet), stderr(&quiet).as_str()), (0, ""));
 }
@@ -264,7 +264,7 @@ fn each_harm_is_counted_and_bad() {
     assert_eq!((done.dropped, &result["arrived"]["lost"]), (6, &6.into()));
     assert_eq!(result["verdict"]["reasons"][0], "6 metrics lost (1.0000 % of 600)");
     let (result, _) = through(harm, "--names 50 --allow-loss 0.01", 0);
-    assert_eq!(result["verdict"]["notes"][0], "6 metrics lost, as was allowed");
+    assert_eq!(result["verdict"]["notes"][0], "6 metrics lost, within the allowed loss");
 
     let harm = || Harm { duplicate_every: Some(90), ..Harm::default() };
     let (result, done) = through(harm, "--names 50", 1);
@@ -288,7 +288,7 @@ fn order_is_told_and_judged_if_asked() {
     assert_eq!((done.swapped, &result["arrived"]["reordered"]), (85, &85.into()));
     assert_eq!(result["arrived"]["lost"], 0);
     let (result, _) = through(harm, "--names 1 --in-order", 1);
-    assert_eq!(result["verdict"]["reasons"][0], "85 metrics arrived after a later one of their name");
+    assert_eq!(result["verdict"]["reasons"][0], "85 metrics arrived out of order within their name");
 }
 
 /// A file that is removed at the end of its test.
@@ -457,13 +457,13 @@ fn an_interrupted_load_ends_with_its_verdict() {
 #[test]
 fn wrong_usage_and_refusals_have_their_exit_codes() {
     for (arguments, part) in [
-        (&["load", "--metrics", "0"][..], "--metrics 0: give 1 to 1000"),
+        (&["load", "--metrics", "0"][..], "--metrics 0: expected 1 to 1000"),
         (&["load", "--rate", "fast"], "--rate"),
         (&["load", "--replay", "/nowhere/x"], "/nowhere/x"),
         (&["sink"], "--listen"),
         (&["sink", "--listen", "x"], "--listen"),
         (&["sink", "--listen", "0", "--names", "0"], "--names 0"),
-        (&["-f", "x", "load"], "leave -f out"),
+        (&["-f", "x", "load"], "omit -f"),
     ] {
         let output = run(arguments);
         assert_eq!(code(&output), 64, "{arguments:?}");

@@ -212,7 +212,7 @@ fn a_name_that_moves_is_followed_and_one_that_stops_resolving_keeps_its_address(
     etc.set_hosts("127.0.0.1 localhost\n");
     there.kill();
     proxy.wait_for_state(&name, "down");
-    wait_until("it is told", || proxy.logged("does not resolve") && proxy.logged("its last address is kept"));
+    wait_until("it is told", || proxy.logged("does not resolve") && proxy.logged("keeping its last address"));
     there.restore();
     proxy.wait_for_state(&name, "up");
     proxy.send(["third:1|c"]);
@@ -333,7 +333,7 @@ fn metrics_keep_to_the_family_that_the_config_says() {
     for more in [json!({"addressFamily": "ipv4"}), proxy_js(false)] {
         let mut proxy = starts(only_six, more);
         assert_eq!(proxy.state(&format!("{only_six}:{}", backend.port)), "unresolved");
-        let why = "resolves only to ::1, and addressFamily is ipv4: it counts as down";
+        let why = "resolves only to ::1, but addressFamily is ipv4: it is considered down";
         wait_until("the log says why", || proxy.logged(why));
         // A reload lifts it.
         proxy.config.json["addressFamily"] = "any".into();
@@ -446,6 +446,6 @@ fn a_reload_or_a_name_that_leads_to_the_proxy_itself_makes_no_loop() {
     proxy.send((0..200).map(|number| format!("both.{number}:1|c")));
     wait_until("every metric arrives", || backend.total() + there.total() == 400);
     assert!(there.total() > 0);
-    let own = format!("the proxy's own: 127.0.0.1:{port}");
+    let own = format!("own address: 127.0.0.1:{port}");
     assert!(proxy.status("backend").contains(&own), "{}", proxy.ask("status"));
 }

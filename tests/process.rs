@@ -281,7 +281,7 @@ fn a_backend_whose_metrics_port_refuses_is_taken_out_though_it_says_it_is_up() {
     backends[0].kill_data();
     let traffic = Traffic::start(&proxy, "steady");
     proxy.wait_for_state(&refusing, "down");
-    wait_until("the log has the cause", || proxy.logged("its port for metrics refuses"));
+    wait_until("the log has the cause", || proxy.logged("its metrics port refuses packets"));
     assert!(proxy.stat("backend_refused") > 0);
     backends[0].restore();
     proxy.wait_for_state(&refusing, "up");
@@ -357,7 +357,7 @@ fn a_stop_under_traffic_loses_nothing_that_was_queued() {
     });
     let steady = arrived().iter().filter(|line| line.starts_with("service")).count();
     assert_eq!(steady, 900);
-    let account = proxy.log().lines().find(|line| line.contains("account: ")).unwrap().to_owned();
+    let account = proxy.log().lines().find(|line| line.contains("final counters: ")).unwrap().to_owned();
     let number = |word: &str| -> u64 {
         let (_, rest) = account.split_once(word).unwrap();
         rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
@@ -642,7 +642,7 @@ fn the_debug_log_shows_metrics_and_counts_those_beyond_a_thousand_a_second() {
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     wait_until("the rest is counted", || {
         sender.send_to(&b"noise:1|c\n".repeat(700), proxy.address).unwrap();
-        proxy.logged("more metrics, not shown")
+        proxy.logged("more metrics not shown")
     });
     proxy.settle();
 }

@@ -54,7 +54,7 @@ fn a_usual_file_does_what_proxy_js_does() {
     assert_eq!(format, Format::ProxyJs);
     assert_eq!(
         summary,
-        "format: StatsD's proxy.js (it has server, udp_version, mgmt_port, forkCount); placement: hashring-3 (as in \
+        "config format: proxy.js (it has server, udp_version, mgmt_port, forkCount); placement: hashring-3 (as in \
          StatsD 0.8 and later)"
     );
     assert_eq!(config.hashing, Hashing::Hashring3);
@@ -70,7 +70,7 @@ fn a_usual_file_does_what_proxy_js_does() {
     assert_eq!(notices.len(), 2, "{notices:?}");
     assert!(notices[0].contains("health down") && notices[0].contains("this host only"), "{}", notices[0]);
     assert!(
-        notices[1].starts_with("without effect: udp_version (in proxy.js neither), host ("),
+        notices[1].starts_with("without effect: udp_version (nor in proxy.js), host ("),
         "{}",
         notices[1]
     );
@@ -119,13 +119,13 @@ fn keys_without_effect_get_one_notice() {
     ));
     assert_eq!(notices.len(), 1, "{notices:?}");
     for part in [
-        "udp_version (in proxy.js neither)",
-        "healthStatus (in proxy.js neither)",
-        "host (in proxy.js neither since StatsD 0.8",
+        "udp_version (nor in proxy.js)",
+        "healthStatus (nor in proxy.js)",
+        "host (nor in proxy.js since StatsD 0.8",
         "log (logs go to stderr; see logFormat)",
-        "automaticConfigReload (a changed file never reached the ring of proxy.js; here SIGHUP",
-        "title (proxy.js does not know it either)",
-        "debug (proxy.js",
+        "automaticConfigReload (a changed file never reached the ring of proxy.js; to reload, use SIGHUP",
+        "title (unknown to proxy.js too)",
+        "debug (unknown to proxy.js",
     ] {
         assert!(notices[0].contains(part), "{part} is not in {}", notices[0]);
     }
@@ -139,10 +139,7 @@ fn the_format_is_told_by_the_keys_alone() {
         r#"{"nodes": [{"host": "192.0.2.1", "port": 1}], "port": 8125, "checkInterval": 500, "cacheSize": 9"#;
     let own = good(&format!("{json}}}"));
     assert_eq!((own.format, own.config.hashing), (Format::Statsring, Hashing::Jump));
-    assert_eq!(
-        own.summary,
-        "format: statsring's own (no key that only proxy.js has); placement: jump (the default)"
-    );
+    assert_eq!(own.summary, "config format: statsring (no proxy.js keys); placement: jump (default)");
     for key in [
         r#""mgmt_port": 1"#,
         r#""mgmt_address": "localhost""#,
@@ -169,23 +166,19 @@ fn the_format_is_told_by_the_keys_alone() {
 fn a_file_that_could_be_either_is_refused_with_both_readings() {
     let found = mistakes("{nodes: [{host: 'a', port: 1}], port: 8125}");
     assert_eq!(found.len(), 1);
-    for part in ["line 1, column 2: ", "hashring-3", "jump", "mgmt_port: 8126", "make it JSON"] {
+    for part in ["line 1, column 2: ", "hashring-3", "jump", "mgmt_port: 8126", "make it valid JSON"] {
         assert!(found[0].contains(part), "{part} is not in {}", found[0]);
     }
     let mixed = with("\n flushInterval: 1, mgmt_port: 1");
     let found = mistakes(&mixed);
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(
-        found[0].starts_with("line 2, column 2: flushInterval: is a key of statsring's own"),
-        "{}",
-        found[0]
-    );
-    for part in ["mgmt_address is one of proxy.js", "\"hashing\": \"hashring-3\"", "\"hashing\": \"jump\""] {
+    assert!(found[0].starts_with("line 2, column 2: flushInterval: is a statsring key"), "{}", found[0]);
+    for part in ["mgmt_address is a proxy.js key", "\"hashing\": \"hashring-3\"", "\"hashing\": \"jump\""] {
         assert!(found[0].contains(part), "{part} is not in {}", found[0]);
     }
     let node = "{mgmt_port: 1, nodes: [{host: 'a', port: 1}, {host: 'b', port: 1, disabled: true}]}";
     assert!(
-        mistakes(node)[0].starts_with("line 1, column 67: nodes[1].disabled: is a key"),
+        mistakes(node)[0].starts_with("line 1, column 67: nodes[1].disabled: is a statsring key"),
         "{}",
         mistakes(node)[0]
     );
@@ -196,7 +189,7 @@ fn with_a_hashing_a_file_may_have_keys_of_both() {
     let mixed = "hashing: 'hashring-1', flushInterval: 1, managementAllowChanges: true, checkFall: 3, malformed: 'drop'";
     let Loaded { config, format, summary, notices, .. } = good(&with(mixed));
     assert_eq!(format, Format::ProxyJs);
-    assert!(summary.ends_with("placement: hashring-1 (as the key hashing says)"), "{summary}");
+    assert!(summary.ends_with("placement: hashring-1 (set by hashing)"), "{summary}");
     assert_eq!((config.hashing, config.flush_us), (Hashing::Hashring1, 1_000));
     assert_eq!((config.check.fall, config.check.rise), (3, 1));
     assert_eq!((config.malformed, config.management_words), (Malformed::Drop, AdminWords::ProxyJs));
@@ -205,8 +198,8 @@ fn with_a_hashing_a_file_may_have_keys_of_both() {
     assert_eq!(
         mistakes(&with("hashing: 'jump', workers: 2,\nforkCount: 2, managementPort: 1, mgmt_port: 1")),
         [
-            "line 2, column 1: forkCount: says the same as workers, which is given too; leave one",
-            "line 2, column 34: mgmt_port: says the same as managementPort, which is given too; leave one",
+            "line 2, column 1: forkCount: is equivalent to workers, which is given too; remove one",
+            "line 2, column 34: mgmt_port: is equivalent to managementPort, which is given too; remove one",
         ]
     );
 }
@@ -221,30 +214,36 @@ fn mistakes_are_told_with_line_column_and_key() {
         found,
         [
             "line 3, column 25: nodes[0].port: 99999 is not a port (1 to 65535)",
-            "line 4, column 6: nodes[1].host: \"a b\" is neither a name nor an address",
+            "line 4, column 6: nodes[1].host: \"a b\" is not a hostname or IP address",
             "line 4, column 28: nodes[1].adminprot: unknown key; did you mean adminport?",
-            "line 5, column 6: nodes[2].port: \"08125\" is a text; wanted is a number without quotes (1 to 65535)",
-            "line 5, column 5: nodes[2].host: missing; wanted is a name or an address",
-            "line 7, column 3: mgmt_port: \"x\" is a text; wanted is a number without quotes (1 to 65535)",
+            "line 5, column 6: nodes[2].port: expected a number (1 to 65535), found the string \"08125\"",
+            "line 5, column 5: nodes[2].host: missing; expected a hostname or IP address",
+            "line 7, column 3: mgmt_port: expected a number (1 to 65535), found the string \"x\"",
             "line 8, column 3: mgmt_prot: unknown key; did you mean mgmt_port?",
             "line 9, column 3: checkInterval: 5 is not in range (10 to 86400000 ms)",
             "line 10, column 3: address: \"10.1\" is not an IPv4 address (four numbers from 0 to 255)",
-            "line 11, column 3: server: \"./servers/tcp\" takes metrics over TCP, which this version does not: let the \
-             clients send UDP, and leave server out",
+            "line 11, column 3: server: \"./servers/tcp\" receives metrics over TCP, which is not supported: send UDP from the \
+             clients, and omit server",
             "line 12, column 3: forkCount: 65 is not in range (0 to 64, or \"auto\")",
         ]
     );
     let own_server = mistakes(&with("server: './ours'"));
-    assert!(own_server[0].contains("code, which statsring does not run"), "{}", own_server[0]);
+    assert!(own_server[0].contains("custom server (code), which is not supported"), "{}", own_server[0]);
     assert!(mistakes("{mgmt_port: 1}")[0].starts_with("line 1, column 1: nodes: missing"));
 }
 
 #[test]
 fn code_is_refused_also_where_the_rest_is_json() {
     for (text, part) in [
-        (r#"{"nodes": require('./nodes')}"#, "line 1, column 11: nodes: code, \"require('./nodes')\""),
-        ("{\n  mgmt_port: process.env.PORT || 8126\n}", "line 2, column 14: mgmt_port: code"),
-        ("module.exports = {mgmt_port: 1}", "leave out what stands before the {"),
+        (
+            r#"{"nodes": require('./nodes')}"#,
+            "line 1, column 11: nodes: expected a value, found code \"require('./nodes')\"",
+        ),
+        (
+            "{\n  mgmt_port: process.env.PORT || 8126\n}",
+            "line 2, column 14: mgmt_port: expected a value, found code",
+        ),
+        ("module.exports = {mgmt_port: 1}", "remove everything before the {"),
     ] {
         let found = mistakes(text);
         assert!(found.len() == 1 && found[0].contains(part), "{found:?}");
@@ -255,12 +254,12 @@ fn code_is_refused_also_where_the_rest_is_json() {
 fn what_javascript_forgives_is_forgiven() {
     let Loaded { config, notices, .. } = good(&with("port: 1, port: 9000"));
     assert_eq!(config.listen[0].port(), 9_000);
-    assert_eq!(notices, ["port: given twice; the last one counts, as in proxy.js"]);
+    assert_eq!(notices, ["port: given twice; the last value applies, as in proxy.js"]);
     let twice =
         "{mgmt_address: 'localhost', nodes: [{host: 'a.example', port: 1}, {host: 'a.example', port: 1}]}";
     let Loaded { config, notices, .. } = good(twice);
     assert_eq!(config.nodes.len(), 1);
-    assert_eq!(notices, ["nodes[1]: a.example:1 is listed twice and counts once, as in proxy.js"]);
+    assert_eq!(notices, ["nodes[1]: a.example:1 is listed twice and used once, as in proxy.js"]);
     let other = twice.replacen("port: 1", "port: 1, adminport: 7", 1);
     assert!(mistakes(&other)[0].contains("is listed twice (first as nodes[0])"));
 }

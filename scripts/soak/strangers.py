@@ -37,7 +37,7 @@ COMMANDS = [
     ("latency", r"\S+.*\d"),
     ("latency hgrm", r"[\s\S]*Percentile"),
     ("backends", r"name\tstate\tsince\tsent\t"),
-    ("backend 192.0.2.1:1 drain", r"error: there is no backend 192\.0\.2\.1:1"),
+    ("backend 192.0.2.1:1 drain", r"error: no such backend: 192\.0\.2\.1:1"),
     ("status", r"uptime: \d+\nnodes: \d"),
     ("config", r"\{[\s\S]*\"nodes\"[\s\S]*\}\s*$"),
     ("where api.requests", r"api\.requests\t127\.0\.0\.1:\d+\n$"),

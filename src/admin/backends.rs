@@ -20,7 +20,7 @@ pub const BACKENDS_COLUMNS: [(&str, &str); 21] = [
     ("bytes", "payload bytes of the packets accepted"),
     ("share", "share of all metrics sent"),
     ("dropped", "metrics for it that were dropped"),
-    ("refused", "sends that reported that an earlier packet was refused by its port (ECONNREFUSED)"),
+    ("refused", "sends that reported that its port refused an earlier packet (ECONNREFUSED)"),
     ("kernel_drops", "datagrams that the kernel dropped at its socket, if it is on this host"),
     ("datagrams", "packets accepted"),
     ("in_trains", "packets that were sent together with others in one system call (`gso`)"),
@@ -30,10 +30,10 @@ pub const BACKENDS_COLUMNS: [(&str, &str); 21] = [
     ("address", "address that its metrics are sent to"),
     ("sockets_reopened", "sockets to it that were replaced by new ones, with another source port"),
     ("unreachable", "sends that failed because its host or network could not be reached"),
-    ("undelivered", "packets accepted that an ICMP answer reported as not delivered"),
-    ("last_error", "errno of the last failed send or ICMP answer"),
-    ("error_age", "seconds since then"),
-    ("error", "what that errno means, and what to check"),
+    ("undelivered", "packets accepted that an ICMP error reported as undelivered"),
+    ("last_error", "errno of the last failed send or ICMP error"),
+    ("error_age", "seconds since that error"),
+    ("error", "meaning of that errno, and what to check"),
 ];
 
 /// The text.
@@ -126,7 +126,7 @@ mod tests {
         view.backends[0].errors =
             vec![error(SendError::NoNeighbor, 7, 48_000_000), error(SendError::Refused, 1, 1)];
         let expected = "\t5\t8\tEHOSTUNREACH\t12\tits host, or the router to it, does not answer ARP or neighbor discovery; \
-            check that its host is on, and ip neigh\n";
+            check that its host is running, and ip neigh\n";
         assert!(render(&view).ends_with(expected), "{}", render(&view));
     }
 

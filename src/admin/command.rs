@@ -108,10 +108,10 @@ fn command(line: &[u8]) -> Command {
         (b"health", b"") => Command::Health,
         (b"health", b"up") => Command::SetHealth(true),
         (b"health", b"down") => Command::SetHealth(false),
-        (b"health", _) => Command::Misused("health takes nothing, up or down"),
+        (b"health", _) => Command::Misused("usage: health [up|down]"),
         (b"status", b"") => Command::Status,
         (b"config", b"") => Command::Config,
-        (b"where", b"") => Command::Misused("where takes the name of a metric"),
+        (b"where", b"") => Command::Misused("usage: where NAME"),
         (b"where", name) => Command::Where(name.to_vec()),
         (b"tap", rest) => tap(rest),
         (b"reload", b"") => Command::Reload,
@@ -126,14 +126,12 @@ fn backend(arguments: &[u8]) -> Command {
     let (name, wish) = split_word(arguments);
     match Wish::parse(wish) {
         Some(wish) => Command::SetBackend { name: name.to_vec(), wish },
-        None => Command::Misused("backend takes HOST:PORT, as backends shows it, and one of drain, up, down"),
+        None => Command::Misused("usage: backend HOST:PORT drain|down|up"),
     }
 }
 
 fn latency(arguments: &[u8]) -> Command {
-    const MISUSED: Command = Command::Misused(
-        "latency takes nothing, hgrm, or hgrm and one of bound, residence, after_idle, exact",
-    );
+    const MISUSED: Command = Command::Misused("usage: latency [hgrm [bound|residence|after_idle|exact]]");
     let (form, kind) = split_word(arguments);
     if form != b"hgrm" {
         return MISUSED;
@@ -164,9 +162,7 @@ fn tap(arguments: &[u8]) -> Command {
         Some(metrics) if rest.is_empty() && (1..=TAP_METRICS_MAX).contains(&metrics) => {
             Command::Tap { prefix: prefix.to_vec(), metrics }
         }
-        _ => Command::Misused(
-            "tap takes the beginning of a line and a number of metrics, 1 to 1000; both may be missing",
-        ),
+        _ => Command::Misused("usage: tap [PREFIX] [N], with N from 1 to 1000"),
     }
 }
 

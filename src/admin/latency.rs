@@ -48,7 +48,8 @@ pub fn render_summary(latency: &Latency, timestamps: bool) -> String {
 pub fn render_distribution(latency: &Latency, kind: Option<LatencyKind>, timestamps: bool) -> String {
     match kind {
         Some(LatencyKind::Exact) if !timestamps => {
-            "error: exact latencies are measured with \"timestamps\": true in the configuration, from a restart on\n".to_owned()
+            "error: exact latency is not measured; set \"timestamps\": true in the config and restart\n"
+                .to_owned()
         }
         Some(kind) => distribution(latency.get(kind)),
         None => distribution(&arrival_to_sent(latency)),
@@ -123,7 +124,7 @@ mod tests {
         let distribution = |timestamps| render_distribution(&latency, Some(LatencyKind::Exact), timestamps);
         assert!(distribution(true).contains("Total count    =            5]"));
         assert!(
-            distribution(false).starts_with("error: exact latencies are measured with \"timestamps\": true")
+            distribution(false).starts_with("error: exact latency is not measured; set \"timestamps\": true")
         );
     }
 

@@ -34,7 +34,7 @@ fn trains(view: &View) -> String {
             refusing.entry(errno).or_default().push(backend);
         }
     }
-    let mut text = format!("{together} of {packets} packets sent with others");
+    let mut text = format!("{together} of {packets} packets batched");
     for (mode, backends) in &modes {
         let of = if modes.len() == 1 { "all".to_string() } else { names(backends) };
         text.push_str(&format!("; {mode} for {of}"));
@@ -76,14 +76,14 @@ fn names(backends: &[&BackendView]) -> String {
 fn cache(levers: &LeversView) -> String {
     match levers.cache_entries {
         0 => "off".to_string(),
-        entries => format!("room for {} names in {entries} entries per worker", levers.cache_names),
+        entries => format!("up to {} names in {entries} entries per worker", levers.cache_names),
     }
 }
 
 /// How each worker sleeps now; workers that sleep alike are told once.
 fn coalescing(view: &View) -> String {
     if view.levers.flush_us == 0 {
-        return "off: wakes for each datagram".to_string();
+        return "off: one wakeup per datagram".to_string();
     }
     let mut alike: Vec<(String, Vec<String>)> = Vec::new();
     for (index, worker) in view.workers.iter().enumerate() {
@@ -103,7 +103,7 @@ fn coalescing(view: &View) -> String {
 fn sleep(sleep: Sleep) -> String {
     match sleep {
         Sleep::Idle => "now idle".to_string(),
-        Sleep::Each => "now wakes for each datagram".to_string(),
+        Sleep::Each => "now one wakeup per datagram".to_string(),
         Sleep::Gather { sleep_us, filled_permille } => format!(
             "now sleeps up to {} ms, in which the peak rate fills {} % of the receive buffer",
             sleep_us as f64 / 1e3,
@@ -123,9 +123,9 @@ mod tests {
         assert_eq!(
             lines(&view),
             [
-                "trains: 20 of 40 packets sent with others; padded for all",
+                "trains: 20 of 40 packets batched; padded for all",
                 "packet_size: 1432 bytes",
-                "cache: room for 16384 names in 32768 entries per worker",
+                "cache: up to 16384 names in 32768 entries per worker",
                 "coalescing: up to 5 ms; now idle",
                 "scanner: SSE2",
             ]
@@ -142,10 +142,10 @@ mod tests {
         view.backends[2].gso = "unpadded";
         let text = lines(&view).join("\n");
         for line in [
-            "packets sent with others; padded for a:8125 b:8125; unpadded for c:8125; refused for b:8125: Input/output error",
+            "packets batched; padded for a:8125 b:8125; unpadded for c:8125; refused for b:8125: Input/output error",
             "packet_size: auto: not yet known for c:8125, 1432 bytes for b:8125, 8192 bytes for a:8125",
             "cache: off",
-            "coalescing: off: wakes for each datagram",
+            "coalescing: off: one wakeup per datagram",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
@@ -163,7 +163,7 @@ mod tests {
         view.workers[0].sleep = Sleep::Each;
         assert_eq!(
             coalescing(&view),
-            format!("up to 5 ms; worker 0: now wakes for each datagram; worker 1: {words}")
+            format!("up to 5 ms; worker 0: now one wakeup per datagram; worker 1: {words}")
         );
     }
 

@@ -38,11 +38,11 @@ impl Readiness {
     /// In words.
     pub fn words(self) -> &'static str {
         match self {
-            Readiness::Ready => "ready: every worker receives",
-            Readiness::Starting => "not ready: starting, not every worker receives yet",
-            Readiness::Stopping => "not ready: a stop is under way",
+            Readiness::Ready => "ready: all workers are receiving",
+            Readiness::Starting => "not ready: starting, not all workers are receiving",
+            Readiness::Stopping => "not ready: stopping",
             Readiness::HealthDown => {
-                "not ready: health is down by command; the admin command health up ends that"
+                "not ready: health was set to down; the admin command health up reverts it"
             }
             Readiness::NoBackend => "not ready: no backend is up (readyWithoutBackends is false)",
         }

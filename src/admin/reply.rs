@@ -50,8 +50,8 @@ pub fn changed(result: Result<String, String>) -> String {
 /// The answer to a changing command from elsewhere than this host.
 pub fn refused(command: &str) -> String {
     format!(
-        "error: {command} is taken from this host only (by a loopback address, or the address that was connected to); \
-         \"managementAllowChanges\": true in the configuration allows it from everywhere\n"
+        "error: {command} is accepted from this host only (from a loopback address, or the address connected to); \
+         \"managementAllowChanges\": true in the config accepts it from any host\n"
     )
 }
 
@@ -81,7 +81,7 @@ pub fn line_too_long() -> String {
 
 /// The answer to a TLS handshake.
 pub fn tls() -> String {
-    "error: this port answers plain text and plain HTTP, not TLS\n".to_string()
+    "error: TLS is not supported on this port; use plain text or HTTP\n".to_string()
 }
 
 /// A line of `tap`: the metric, a tab, its backend.
@@ -102,7 +102,7 @@ pub fn bounded(mut text: String) -> String {
     if text.len() > REPLY_BYTES_MAX {
         let line_end = text.as_bytes()[..REPLY_BYTES_MAX].iter().rposition(|byte| *byte == b'\n');
         text.truncate(line_end.map_or(0, |end| end + 1));
-        text.push_str(&format!("error: reply cut at {REPLY_BYTES_MAX} bytes\n"));
+        text.push_str(&format!("error: reply truncated at {REPLY_BYTES_MAX} bytes\n"));
     }
     text
 }
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(bounded("a\n".to_string()), "a\n");
         let long = bounded("0123456\n".repeat(REPLY_BYTES_MAX / 4));
         assert!(long.len() < REPLY_BYTES_MAX + 100);
-        assert!(long.ends_with("\n0123456\nerror: reply cut at 4194304 bytes\n"));
-        assert!(bounded("é".repeat(REPLY_BYTES_MAX)).starts_with("error: reply cut"));
+        assert!(long.ends_with("\n0123456\nerror: reply truncated at 4194304 bytes\n"));
+        assert!(bounded("é".repeat(REPLY_BYTES_MAX)).starts_with("error: reply truncated"));
     }
 }

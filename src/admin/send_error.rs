@@ -40,22 +40,22 @@ pub fn error_name(error: SendError, other_errno: Option<i32>) -> String {
 /// What it means.
 pub const fn error_meaning(error: SendError) -> &'static str {
     match error {
-        SendError::Refused => "nothing listens at its port for metrics",
+        SendError::Refused => "no process listens on its metrics port",
         SendError::NoNeighbor => "its host, or the router to it, does not answer ARP or neighbor discovery",
-        SendError::HostUnreachable => "a router, or a route of this host, says that its host is unreachable",
+        SendError::HostUnreachable => "a router, or a route of this host, reports its host as unreachable",
         SendError::Rejected => "a firewall on the path or at its host rejects packets",
-        SendError::NetworkUnreachable => "there is no route to its network",
+        SendError::NetworkUnreachable => "no route to its network",
         SendError::HostDown => "its host is down",
-        SendError::NetworkDown => "the network interface towards it is down",
+        SendError::NetworkDown => "the network interface to it is down",
         SendError::NotPermitted => {
-            "packets are rejected by a firewall rule of this host, or its table of tracked connections is full"
+            "a firewall rule of this host rejects packets, or its conntrack table is full"
         }
         SendError::Prohibited => "a route of this host or a firewall on the path prohibits it",
         SendError::NoBuffers => "the queue of the network interface is full",
         SendError::NoMemory => "the kernel has no memory for packets",
-        SendError::TooLong => "packets are longer than the path to it takes",
-        SendError::NoSocket => "no socket to it can be made",
-        SendError::Other => "the kernel or an ICMP answer reports this errno",
+        SendError::TooLong => "packets exceed the path MTU",
+        SendError::NoSocket => "no socket to it can be created",
+        SendError::Other => "the kernel or an ICMP error reports this errno",
     }
 }
 
@@ -79,7 +79,7 @@ pub fn error_remedy(error: SendError, address: Option<SocketAddr>) -> String {
     };
     let text = match error {
         SendError::Refused => "start the server at its port, or correct port in the config",
-        SendError::NoNeighbor => "check that its host is on, and ip neigh",
+        SendError::NoNeighbor => "check that its host is running, and ip neigh",
         SendError::HostUnreachable | SendError::NetworkUnreachable | SendError::HostDown => {
             return format!("check {}, and the routers on the path", route());
         }
@@ -100,7 +100,7 @@ pub fn error_remedy(error: SendError, address: Option<SocketAddr>) -> String {
 pub fn error_effect(view: &ErrorView) -> String {
     let mut effects = Vec::new();
     if view.undelivered > 0 {
-        effects.push(format!("{} counted as sent were not delivered", count(view.undelivered, "packet")));
+        effects.push(format!("{} counted as sent, but not delivered", count(view.undelivered, "packet")));
     }
     let failed = view.metrics_dropped.saturating_sub(view.without_socket);
     for (metrics, reason) in
@@ -171,14 +171,14 @@ mod tests {
         };
         assert_eq!(
             error_words(&view(SendError::NotPermitted, None, 0, 800), None),
-            "EPERM: packets are rejected by a firewall rule of this host, or its table of tracked connections is full (800 \
+            "EPERM: a firewall rule of this host rejects packets, or its conntrack table is full (800 \
              metrics dropped as send_denied); check nft list ruleset, and the kernel log for nf_conntrack: table full"
         );
         let words = error_words(&view(SendError::NoNeighbor, None, 7, 1), None);
         assert!(
             words.starts_with("EHOSTUNREACH: ")
                 && words.contains(
-                    "(7 packets counted as sent were not delivered, 1 metric dropped as send_unreachable)"
+                    "(7 packets counted as sent, but not delivered, 1 metric dropped as send_unreachable)"
                 ),
             "{words}"
         );

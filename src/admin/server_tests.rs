@@ -150,7 +150,7 @@ impl AdminActions for Proxy {
     }
 
     async fn stuck(&self) -> Option<String> {
-        self.stuck.get().then(|| "worker 0 has not moved for 9 s".to_owned())
+        self.stuck.get().then(|| "worker 0 has made no progress for 9 s".to_owned())
     }
 
     fn set_health(&self, up: bool) {
@@ -159,7 +159,7 @@ impl AdminActions for Proxy {
 
     async fn set_backend(&self, name: &[u8], wish: Wish) -> Result<String, String> {
         if name != b"h:1" {
-            return Err(format!("there is no backend {}", super::super::escape(name)));
+            return Err(format!("no such backend: {}", super::super::escape(name)));
         }
         self.wish.set(wish);
         Ok(format!("backend h:1: {}", wish.name()))
@@ -284,7 +284,7 @@ async fn pipelined_commands_are_answered_in_order_and_the_half_close_ends_it() {
         wire.send(b"ping\nbogus\n\nhealth down\nhealth\nhealth sideways\nreload\nreload\nwhere a\x1bb\nconfig\nversion");
         wire.half_close();
         let expected = format!(
-            "pong\nunknown command\nhealth: down\nhealth: down\nerror: health takes nothing, up or down\n\
+            "pong\nunknown command\nhealth: down\nhealth: down\nerror: usage: health [up|down]\n\
              nothing changed\nerror: port: 0 is not a port\nerror: nodes: none\na\\x1bb\th:1\n{{\"port\": 8125}}\n\
              statsring {VERSION}\n"
         );
@@ -343,8 +343,8 @@ async fn a_backend_is_set_by_its_name_and_an_unknown_one_is_told() {
     serve_while(&proxy, true, &wire, async {
         wire.send(b"backend h:1 down\nbackend x\x1b:2 drain\nbackend h:1 sideways\n");
         wire.half_close();
-        let expected = "backend h:1: down\nerror: there is no backend x\\x1b:2\n\
-            error: backend takes HOST:PORT, as backends shows it, and one of drain, up, down\n";
+        let expected = "backend h:1: down\nerror: no such backend: x\\x1b:2\n\
+            error: usage: backend HOST:PORT drain|down|up\n";
         assert_eq!(wire.replies_within(50).await, expected);
     })
     .await;
@@ -519,7 +519,7 @@ async fn who_says_nothing_may_stay_where_proxy_js_lets_it() {
         assert_eq!(wire.replies_within(1).await, "health: up\n");
         wire.send(b"health down\n");
         assert!(
-            wire.replies_within(1).await.starts_with("error: health up|down is taken from this host only")
+            wire.replies_within(1).await.starts_with("error: health up|down is accepted from this host only")
         );
         proxy.words.set(AdminWords::Statsring);
     });

@@ -79,11 +79,11 @@ fn wishes(view: &View) -> impl Iterator<Item = String> {
     let wanted = |state| matches!(state, BackendState::Drain | BackendState::ForcedDown);
     view.backends.iter().filter(move |backend| wanted(backend.state)).map(|backend| {
         format!(
-            "backend: {} {}, set by the operator {} s ago, its health is {}",
+            "backend: {} {}, set by the operator {} s ago, health checks: {}",
             escape(backend.name.as_bytes()),
             backend.state.name(),
             backend.since_s,
-            backend.is_healthy.map_or("not known", up_or_down)
+            backend.is_healthy.map_or("unknown", up_or_down)
         )
     })
 }
@@ -96,18 +96,18 @@ fn several_addresses(view: &View) -> impl Iterator<Item = String> {
             with.map(|(address, _)| address.to_string()).collect::<Vec<_>>().join(", ")
         };
         let mut text = match backend.address() {
-            Some(address) => format!("metrics go to {address}"),
+            Some(address) => format!("metrics sent to {address}"),
             None => "no address for metrics".to_string(),
         };
-        text.extend(backend.answering.map(|address| format!(", {address} answers the checks")));
+        text.extend(backend.answering.map(|address| format!(", checks answered by {address}")));
         if !list(AddressRole::Refuses).is_empty() {
-            text.push_str("; all addresses refuse");
+            text.push_str("; refused at all addresses");
         }
         for (role, what) in [
             (AddressRole::Refused, "refused"),
             (AddressRole::Spare, "further"),
-            (AddressRole::OtherFamily, "not of addressFamily"),
-            (AddressRole::Own, "the proxy's own"),
+            (AddressRole::OtherFamily, "excluded by addressFamily"),
+            (AddressRole::Own, "own address"),
         ] {
             let addresses = list(role);
             if !addresses.is_empty() {
@@ -126,7 +126,7 @@ pub fn up_or_down(up: bool) -> &'static str {
 fn living(view: &View) -> String {
     let up = view.backends.iter().filter(|backend| backend.state == BackendState::Up);
     let names: Vec<String> = up.map(|backend| escape(backend.name.as_bytes())).collect();
-    if names.is_empty() { "none is up".to_string() } else { names.join(" ") }
+    if names.is_empty() { "none up".to_string() } else { names.join(" ") }
 }
 
 /// The engines of all workers, each named once.
@@ -147,7 +147,7 @@ fn rings(view: &View) -> String {
     match refused {
         Some(errno) => format!("not restricted: {}", std::io::Error::from_raw_os_error(errno)),
         None if in_force => "restricted to receive, send, read and cancel on registered files".to_string(),
-        None => "nothing to restrict".to_string(),
+        None => "n/a".to_string(),
     }
 }
 
@@ -169,18 +169,18 @@ fn addresses(addresses: &[SocketAddr]) -> String {
 fn receive_buffer(view: &View) -> String {
     let asked = view.receive_buffer_asked_bytes;
     match view.facts().map(|facts| facts.receive_buffer_bytes).min() {
-        None => format!("{asked} bytes asked, not yet granted"),
+        None => format!("{asked} bytes requested, not yet granted"),
         Some(granted) if granted < asked.saturating_mul(2) => {
-            format!("{granted} bytes granted of {} (2 × {asked} asked)", asked.saturating_mul(2))
+            format!("{granted} bytes granted of {} (2 × {asked} requested)", asked.saturating_mul(2))
         }
-        Some(granted) => format!("{granted} bytes granted (2 × {asked} asked)"),
+        Some(granted) => format!("{granted} bytes granted (2 × {asked} requested)"),
     }
 }
 
 fn account(counters: &Counters) -> String {
     let missing = match counters.imbalance() {
         0 => return "balanced".to_string(),
-        missing @ 1.. => format!("{missing} metrics are missing"),
+        missing @ 1.. => format!("{missing} metrics unaccounted for"),
         invented => format!("{} metrics too many", -invented),
     };
     format!(
@@ -236,7 +236,7 @@ fn kernel_drops(view: &View) -> Option<String> {
     for (index, worker) in view.workers.iter().enumerate() {
         for (socket, drops) in worker.socket_drops.iter().enumerate().filter(|(_, drops)| **drops > 0) {
             let address = view.listen.get(socket).map_or_else(|| socket.to_string(), SocketAddr::to_string);
-            places.push(format!("{drops} of worker {index} at {address}"));
+            places.push(format!("{drops} at worker {index}, {address}"));
         }
     }
     let sum: u64 = view.workers.iter().flat_map(|worker| &worker.socket_drops).sum();
@@ -268,14 +268,14 @@ mod tests {
             listen: 0.0.0.0:8125 [::]:8125\n\
             management: 127.0.0.1:8126\n\
             health: up\n\
-            ready: yes, every worker receives\n\
+            ready: yes, all workers are receiving\n\
             gso: auto\n\
-            trains: 20 of 40 packets sent with others; padded for all\n\
+            trains: 20 of 40 packets batched; padded for all\n\
             packet_size: 1432 bytes\n\
-            cache: room for 16384 names in 32768 entries per worker\n\
+            cache: up to 16384 names in 32768 entries per worker\n\
             coalescing: up to 5 ms; now idle\n\
             scanner: SSE2\n\
-            receive_buffer: 425984 bytes granted of 16777216 (2 × 8388608 asked)\n\
+            receive_buffer: 425984 bytes granted of 16777216 (2 × 8388608 requested)\n\
             account: balanced\n\
             dropped_malformed: 4 metrics, the last 40 s ago, at 2033-05-18T03:32:40Z\n"
         );
@@ -302,12 +302,12 @@ mod tests {
         view.backends[2].state = BackendState::ForcedDown;
         let text = render(&view);
         for line in [
-            "\nbackend: b:8125 drain, set by the operator 40 s ago, its health is down\n",
-            "\nbackend: c:8125 forced_down, set by the operator 40 s ago, its health is not known\n",
+            "\nbackend: b:8125 drain, set by the operator 40 s ago, health checks: down\n",
+            "\nbackend: c:8125 forced_down, set by the operator 40 s ago, health checks: unknown\n",
             "\ntruncated: 1 datagram longer than maxDatagramSize (8192), 300 bytes not read, an unknown number of metrics \
              lost; raise maxDatagramSize\n",
             "\nlog: 9 lines dropped, the last 4 s ago\n",
-            "\nkernel_drops: 12 datagrams (12 of worker 1 at [::]:8125), the last 3 s ago, at 2033-05-18T03:33:17Z\n",
+            "\nkernel_drops: 12 datagrams (12 at worker 1, [::]:8125), the last 3 s ago, at 2033-05-18T03:33:17Z\n",
         ] {
             assert!(text.contains(line), "{line}{text}");
         }
@@ -319,12 +319,12 @@ mod tests {
         .map(|(address, role)| (address.parse().unwrap(), role))
         .to_vec();
         view.backends[0].answering = "[::1]:8126".parse().ok();
-        let line = "\nbackend: a:8125 metrics go to 127.0.0.1:8125, [::1]:8126 answers the checks; refused: [::1]:8125; \
-            the proxy's own: 127.0.1.1:8125\n";
+        let line = "\nbackend: a:8125 metrics sent to 127.0.0.1:8125, checks answered by [::1]:8126; refused: [::1]:8125; \
+            own address: 127.0.1.1:8125\n";
         assert!(render(&view).contains(line), "{line}{}", render(&view));
         view.degraded.push("receive buffer: raise net.core.rmem_max".to_string());
         view.origin = Some("inherited from process 12".to_string());
-        view.last_restart = Some((3, "refused: a stop is under way".to_string()));
+        view.last_restart = Some((3, "refused: stopping".to_string()));
         view.last_reload = Some(LastReload {
             ago_s: 7,
             words: "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string(),
@@ -336,13 +336,13 @@ mod tests {
         let text = render(&view);
         for line in [
             "health: down\n",
-            "ready: no, health is down by command; ",
-            "nodes: none is up\n",
+            "ready: no, health was set to down; ",
+            "nodes: none up\n",
             "pinned: worker 1 on CPU 3\n",
             "rings: not restricted: Invalid argument (os error 22)\n",
-            "account: 3 metrics are missing: received 33, sent 24, dropped 4, pending 2\n",
+            "account: 3 metrics unaccounted for: received 33, sent 24, dropped 4, pending 2\n",
             "sockets: inherited from process 12\n",
-            "last_restart: 3 s ago: refused: a stop is under way\n",
+            "last_restart: 3 s ago: refused: stopping\n",
             "last_reload: 7 s ago: nodes[1].port: 99999 is not a port; bad\\x1bkey\n",
             "degraded: receive buffer: raise net.core.rmem_max\n",
         ] {
@@ -353,7 +353,8 @@ mod tests {
         view.workers.clear();
         let text = render(&view);
         assert!(
-            text.contains("engine: starting\n") && text.contains("8388608 bytes asked, not yet granted\n")
+            text.contains("engine: starting\n")
+                && text.contains("8388608 bytes requested, not yet granted\n")
         );
     }
 }

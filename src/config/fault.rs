@@ -38,7 +38,7 @@ impl Fault {
 
     /// A comment is not closed.
     pub(super) fn unclosed_comment(text: &str, at: usize) -> Fault {
-        Fault::new(text, at, "the comment that begins here is not closed".to_owned())
+        Fault::new(text, at, "unterminated comment".to_owned())
     }
 
     /// The text does not begin with an object.
@@ -46,20 +46,17 @@ impl Fault {
         let rest = &text[at..];
         let before = rest.find('{').map(|brace| rest[..brace].trim_end());
         if let Some(before) = before.filter(|before| is_code(before) || before.ends_with('=')) {
-            let reason =
-                format!("the file begins with code, {}: leave out what stands before the {{", quoted(before));
+            let reason = format!("unexpected code {}: remove everything before the {{", quoted(before));
             return Fault::code(text, at, reason);
         }
-        Fault::new(text, at, "an object is wanted, { … }".to_owned())
+        Fault::new(text, at, "expected an object, { … }".to_owned())
     }
 
     /// Something stands behind the object.
     pub(super) fn of_rest(text: &str, at: usize) -> Fault {
         let rest = first_line(&text[at..]);
-        let reason = format!(
-            "{} stands behind the object's end; a config is one object and nothing else",
-            quoted(rest)
-        );
+        let reason =
+            format!("unexpected {} after the object's end; a config is a single object", quoted(rest));
         Fault { is_code: is_code(rest), ..Fault::new(text, at, reason) }
     }
 
@@ -83,21 +80,22 @@ pub(super) fn explain(text: &str, offset: usize, cause: &str) -> Fault {
         return Fault::code(
             text,
             at,
-            format!("{path}a text in backticks is code; write it in quotes: 'text'"),
+            format!("{path}unexpected template literal; write a string in quotes: 'text'"),
         );
     }
     if line.starts_with("undefined") {
-        return Fault::code(text, at, format!("{path}undefined is no value; leave the key out"));
+        return Fault::code(text, at, format!("{path}undefined is not a value; omit the key"));
     }
     if is_number_at(text, at) {
-        let reason = "a number in a form that is not read; write decimal digits without a leading 0, and an address in quotes";
+        let reason =
+            "unsupported number format; write decimal digits without a leading 0, and an address in quotes";
         return Fault::new(text, at, format!("{path}{reason}"));
     }
     let start = value_start.unwrap_or(at);
     let value = first_line(&text[start..]);
     if is_code(line) || (starts_with_word(value) && is_code(value)) {
         let reason = format!(
-            "{path}code, {}: statsring runs none; write the value itself that it gives, a text in quotes",
+            "{path}expected a value, found code {}; write the value itself, a string in quotes",
             quoted(value.trim_end_matches([',', ' ', '}', ']']))
         );
         return Fault::code(text, start, reason);
@@ -105,12 +103,11 @@ pub(super) fn explain(text: &str, offset: usize, cause: &str) -> Fault {
     let word = word(line);
     for (missing, name) in [("Expected comma", "comma"), ("Expected colon", "colon")] {
         if cause.starts_with(missing) && !word.is_empty() {
-            return Fault::new(text, at, format!("{path}a {name} is missing before {}", quoted(word)));
+            return Fault::new(text, at, format!("{path}missing {name} before {}", quoted(word)));
         }
     }
     if !word.is_empty() {
-        let reason =
-            format!("{path}{} is not understood here ({cause}); a text stands in quotes", quoted(word));
+        let reason = format!("{path}unexpected {} ({cause}); strings need quotes", quoted(word));
         return Fault::new(text, at, reason);
     }
     let cause = cause.to_lowercase();

@@ -96,7 +96,7 @@ impl<'a> Fields<'a> {
             }
             if *key != given {
                 let parent = fields.parent();
-                fields.report.notice(format!("{parent}{given} is read as {key}: better write it so"));
+                fields.report.notice(format!("{parent}{given} is read as {key}; write {key}"));
             }
             fields.entries.push((place, key, value));
             first_spellings.push(given);
@@ -113,7 +113,7 @@ impl<'a> Fields<'a> {
         let key = shown_key(given);
         if self.dialect == Dialect::ProxyJs && nearest(given, known).is_none() {
             let key = format!("{}{key}", self.parent());
-            return self.report.idle(key, "proxy.js does not know it either");
+            return self.report.idle(key, "unknown to proxy.js too");
         }
         self.report.mistake(place, format!("{}{key}: unknown key{}", self.prefix, hint(given, known)));
     }
@@ -122,11 +122,11 @@ impl<'a> Fields<'a> {
         if self.dialect == Dialect::ProxyJs {
             self.entries[first].0 = place;
             self.entries[first].2 = value;
-            let text = format!("{}{given}: given twice; the last one counts, as in proxy.js", self.prefix);
+            let text = format!("{}{given}: given twice; the last value applies, as in proxy.js", self.prefix);
             return self.report.notice(text);
         }
         let first = if spelling == given { String::new() } else { format!(" (first as {spelling})") };
-        self.report.mistake(place, format!("{}{given}: given twice{first}; leave one", self.prefix));
+        self.report.mistake(place, format!("{}{given}: given twice{first}; remove one", self.prefix));
     }
 
     /// Takes what JavaScript's `||` takes for nothing as absent.
@@ -161,7 +161,7 @@ impl<'a> Fields<'a> {
     }
 
     fn wrong_kind<T>(&mut self, place: Place, key: &str, value: &Json, wanted: &str) -> Slot<T> {
-        self.wrong(place, key, format!("{value} is {}; wanted is {wanted}", value.kind()))
+        self.wrong(place, key, format!("expected {wanted}, found the {} {value}", value.kind()))
     }
 
     /// A text.
@@ -169,7 +169,7 @@ impl<'a> Fields<'a> {
         match self.take(key) {
             None => Slot::Absent,
             Some((place, Json::Text(text))) => Slot::Given(place, text),
-            Some((place, value)) => self.wrong_kind(place, key, &value, "a text in double quotes"),
+            Some((place, value)) => self.wrong_kind(place, key, &value, "a string"),
         }
     }
 
@@ -178,7 +178,7 @@ impl<'a> Fields<'a> {
         match self.take(key) {
             None => Slot::Absent,
             Some((place, Json::Flag(flag))) => Slot::Given(place, flag),
-            Some((place, value)) => self.wrong_kind(place, key, &value, "true or false, without quotes"),
+            Some((place, value)) => self.wrong_kind(place, key, &value, "true or false"),
         }
     }
 
@@ -187,7 +187,7 @@ impl<'a> Fields<'a> {
         debug_assert!(
             matches!(self.known.kind(key), Some(Kind::Word { words: known })
                 if known.iter().eq(words.iter().map(|(word, _)| word))),
-            "{key} is read as other words than the table has"
+            "{key}: the words read differ from the table"
         );
         let wanted = || {
             let words: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
@@ -201,7 +201,7 @@ impl<'a> Fields<'a> {
             None => Slot::Absent,
             Some((place, Json::Text(text))) => match words.iter().find(|(word, _)| *word == text) {
                 Some((_, meaning)) => Slot::Given(place, *meaning),
-                None => self.wrong(place, key, format!("{} is not {}", quoted(&text), wanted())),
+                None => self.wrong(place, key, format!("expected {}, found {}", wanted(), quoted(&text))),
             },
             Some((place, value)) => self.wrong_kind(place, key, &value, &wanted()),
         }
@@ -268,12 +268,12 @@ impl<'a> Fields<'a> {
             value => value,
         };
         let Json::Number(number) = value else {
-            return self.wrong_kind(place, key, value, &format!("a number without quotes {allowed}"));
+            return self.wrong_kind(place, key, value, &format!("a number {allowed}"));
         };
         match whole_number(number) {
             Some(whole) if (range.min..=range.max).contains(&whole) => Slot::Given(place, whole),
             None if number.as_f64().is_some_and(|number| number.fract() != 0.0) => {
-                self.wrong(place, key, format!("{number} is not a whole number {allowed}"))
+                self.wrong(place, key, format!("expected a whole number {allowed}, found {number}"))
             }
             _ => self.wrong(place, key, format!("{number} is not {} {allowed}", range.noun)),
         }
@@ -295,9 +295,7 @@ impl<'a> Fields<'a> {
                 }
                 self.wrong(place, key, format!("{number} is not in range {allowed}"))
             }
-            Some((place, value)) => {
-                self.wrong_kind(place, key, &value, &format!("a number without quotes {allowed}"))
-            }
+            Some((place, value)) => self.wrong_kind(place, key, &value, &format!("a number {allowed}")),
         }
     }
 
@@ -351,7 +349,7 @@ fn shown_key(key: &str) -> String {
 fn hint(given: &str, known: &[&'static str]) -> String {
     match nearest(given, known) {
         Some(key) => format!("; did you mean {key}?"),
-        None => format!(" (known are {})", known.join(", ")),
+        None => format!(" (known: {})", known.join(", ")),
     }
 }
 

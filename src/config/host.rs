@@ -23,19 +23,19 @@ pub(super) fn plain(text: &str) -> Result<String, String> {
     }
     let shown = quoted(text);
     if host.is_empty() {
-        return Err(format!("{shown} is empty; wanted is a name or an address"));
+        return Err(format!("{shown} is empty; expected a hostname or IP address"));
     }
     if bare.is_some() {
-        return Err(format!("{shown} is not an IPv6 address, and only those may stand in brackets"));
+        return Err(format!("{shown} is not an IPv6 address; brackets are for IPv6 addresses only"));
     }
     if let Some((before, port)) = host.rsplit_once(':')
         && !before.is_empty()
         && port.parse::<u16>().is_ok()
     {
-        return Err(format!("{shown} holds a port, which has a key of its own"));
+        return Err(format!("{shown} includes a port, which is a separate key"));
     }
     if host.len() > NAME_BYTES_MAX || !host.bytes().all(is_name_byte) {
-        return Err(format!("{shown} is neither a name nor an address"));
+        return Err(format!("{shown} is not a hostname or IP address"));
     }
     // The resolver would read 127.1 as 127.0.0.1, and 010.0.0.1 as 8.0.0.1: nobody means that.
     let like_an_address = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
@@ -126,18 +126,18 @@ mod tests {
         for (host, reason) in [
             ("", "is empty"),
             ("[]", "is empty"),
-            ("127.0.0.1:8125", "holds a port"),
-            ("statsd:8125", "holds a port"),
-            ("[::1]:8125", "holds a port"),
-            ("[statsd]", "only those may stand in brackets"),
-            ("http://statsd", "neither a name nor an address"),
-            ("a b", "neither"),
-            ("a\nb", r#""a\nb" is neither"#),
-            ("fe80::1%", "neither"),
+            ("127.0.0.1:8125", "includes a port"),
+            ("statsd:8125", "includes a port"),
+            ("[::1]:8125", "includes a port"),
+            ("[statsd]", "brackets are for IPv6 addresses only"),
+            ("http://statsd", "not a hostname or IP address"),
+            ("a b", "not a hostname"),
+            ("a\nb", r#""a\nb" is not a hostname"#),
+            ("fe80::1%", "not a hostname"),
             ("256.1.1.1", "not an IPv4 address"),
             ("127.1", "not an IPv4 address"),
             ("010.0.0.1", "not an IPv4 address"),
-            (&"a".repeat(254), "neither"),
+            (&"a".repeat(254), "not a hostname"),
         ] {
             let error = plain(host).unwrap_err();
             assert!(error.contains(reason), "{host:?}: {error}");

@@ -32,15 +32,15 @@ impl Json {
         }
     }
 
-    /// What it is, in words that follow "is".
+    /// The type, as named in errors.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Json::Null => "nothing",
-            Json::Flag(_) => "a truth value",
-            Json::Number(_) => "a number",
-            Json::Text(_) => "a text",
-            Json::List(_) => "a list",
-            Json::Object(_) => "an object",
+            Json::Null => "value",
+            Json::Flag(_) => "boolean",
+            Json::Number(_) => "number",
+            Json::Text(_) => "string",
+            Json::List(_) => "list",
+            Json::Object(_) => "object",
         }
     }
 }

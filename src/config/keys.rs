@@ -301,7 +301,7 @@ pub const KEYS: [Key; 37] = [
         kind: Kind::Word { words: &strings(&ADDRESS_FAMILIES) },
         default: DefaultValue::Rule("`\"any\"`; as `proxy.js` does in its configs"),
         is_reloadable: true,
-        meaning: "Which addresses of a backend's name metrics are sent to: any, IPv4 first, or one family only. See [Names and addresses](../operations/names.md).",
+        meaning: "Which of the addresses of a backend's hostname to use: any, IPv4 first, or one family only. See [Names and addresses](../operations/names.md).",
     },
     Key {
         name: "hashing",
@@ -336,14 +336,14 @@ pub const KEYS: [Key; 37] = [
         kind: Kind::Whole { range: CHECK_MS },
         default: DefaultValue::Rule("1000, or `checkInterval` if less"),
         is_reloadable: true,
-        meaning: "Time that a check may take as a whole.",
+        meaning: "Total time that a check may take.",
     },
     Key {
         name: "checkFast",
         kind: Kind::Whole { range: CHECK_MS },
         default: DefaultValue::Rule("1000, or `checkInterval` if less"),
         is_reloadable: true,
-        meaning: "Time between two checks while the results contradict the current state.",
+        meaning: "Time between two checks while results contradict the current state.",
     },
     Key {
         name: "checkFall",
@@ -364,7 +364,7 @@ pub const KEYS: [Key; 37] = [
         kind: Kind::Word { words: &strings(&ENGINES) },
         default: DefaultValue::Value("\"auto\""),
         is_reloadable: false,
-        meaning: "System calls of the data path: see [io_uring and the portable engine](../tuning/engine.md).",
+        meaning: "I/O interface of the data path: see [io_uring and the portable engine](../tuning/engine.md).",
     },
     Key {
         name: "workers",
@@ -469,14 +469,14 @@ pub const KEYS: [Key; 37] = [
         kind: Kind::Whole { range: Range::ms(0, SHUTDOWN_MS_MAX) },
         default: DefaultValue::Value("0"),
         is_reloadable: false,
-        meaning: "Time for which forwarding continues after SIGTERM while `health` reports down.",
+        meaning: "Time that forwarding continues after SIGTERM while `health` reports down.",
     },
     Key {
         name: "shutdownTimeout",
         kind: Kind::Whole { range: Range::ms(1, SHUTDOWN_MS_MAX) },
         default: DefaultValue::Value("5000"),
         is_reloadable: false,
-        meaning: "Time that a stop may take; the rest is then dropped and counted.",
+        meaning: "Longest time that a stop may take; metrics still pending are then dropped and counted.",
     },
     Key {
         name: "handoverTimeout",
@@ -529,7 +529,7 @@ pub const NODE_KEYS: [Key; 6] = [
         kind: Kind::Flag,
         default: DefaultValue::Value("false"),
         is_reloadable: true,
-        meaning: "It keeps its position and receives nothing; the others serve its names, whatever `onNodeDown` is.",
+        meaning: "Keep its position, but send it nothing; the others serve its names, regardless of `onNodeDown`.",
     },
     Key {
         name: "gso",

@@ -27,10 +27,10 @@ pub(super) fn read(text: &str) -> Result<Tree, Fault> {
     let tree = parse_to_ast(body, &CollectOptions::default(), &options)
         .map_err(|error| explain(text, start + error.range().start, &error.kind().to_string()))?;
     let Some(Value::Object(object)) = tree.value else {
-        return Err(Fault::new(text, start, "an object is wanted here".to_owned()));
+        return Err(Fault::new(text, start, "expected an object".to_owned()));
     };
     tree::of_object(text, start, &object).map_err(|BadNumber { at, text: number }| {
-        Fault::new(text, at, format!("{}{number} is no number to go by", key_path(text, at)))
+        Fault::new(text, at, format!("{}{number} is not a finite number", key_path(text, at)))
     })
 }
 
@@ -46,7 +46,7 @@ fn outline(text: &str, start: usize) -> Result<usize, Fault> {
         let token_start = start + scanner.token_start();
         match token {
             None => {
-                return Err(Fault::new(text, start, "the object is not closed: a } is missing".to_owned()));
+                return Err(Fault::new(text, start, "unclosed object: missing }".to_owned()));
             }
             Some(Token::OpenBrace) => open.push('}'),
             Some(Token::OpenBracket) => open.push(']'),
@@ -56,7 +56,7 @@ fn outline(text: &str, start: usize) -> Result<usize, Fault> {
             Some(_) => {}
         }
         if open.len() > DEPTH_MAX {
-            let reason = format!("brackets within brackets, more than {DEPTH_MAX} deep");
+            let reason = format!("nesting is more than {DEPTH_MAX} deep");
             return Err(Fault::new(text, token_start, reason));
         }
         if open.is_empty() {
@@ -70,7 +70,7 @@ fn closed(text: &str, at: usize, wanted: Option<char>, found: char) -> Result<()
     match wanted {
         Some(wanted) if wanted != found => {
             let path = key_path(text, at);
-            Err(Fault::new(text, at, format!("{path}a {wanted} is missing before the {found}")))
+            Err(Fault::new(text, at, format!("{path}missing {wanted} before the {found}")))
         }
         _ => Ok(()),
     }
@@ -82,11 +82,7 @@ fn closed_on_its_line(text: &str, start: usize, end: usize) -> Result<(), Fault>
     for byte in text[start..end].bytes() {
         if byte == b'\n' && !after_backslash {
             let path = key_path(text, start);
-            return Err(Fault::new(
-                text,
-                start,
-                format!("{path}the text that begins here is not closed on its line"),
-            ));
+            return Err(Fault::new(text, start, format!("{path}unterminated string")));
         }
         after_backslash = (byte == b'\\' && !after_backslash) || (byte == b'\r' && after_backslash);
     }
@@ -99,11 +95,7 @@ fn closing(text: &str, end: usize, brackets: usize) -> Result<(), Fault> {
     let mut at = blanks_from(end)?;
     for _ in 0..brackets {
         if !text[at..].starts_with(')') {
-            return Err(Fault::new(
-                text,
-                at,
-                "a ) is missing, which was opened before the object".to_owned(),
-            ));
+            return Err(Fault::new(text, at, "missing ) for the ( before the object".to_owned()));
         }
         at = blanks_from(at + 1)?;
     }

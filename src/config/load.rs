@@ -74,8 +74,8 @@ impl fmt::Display for ConfigError {
                     None => formatter.write_str("the config has ")?,
                 }
                 match mistakes.len() {
-                    1 => formatter.write_str("1 mistake:")?,
-                    count => write!(formatter, "{count} mistakes:")?,
+                    1 => formatter.write_str("1 error:")?,
+                    count => write!(formatter, "{count} errors:")?,
                 }
                 for mistake in mistakes {
                     write!(formatter, "\n  {mistake}")?;
@@ -113,7 +113,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        invalid(vec![format!("line {line}: the text is not UTF-8")])
+        invalid(vec![format!("line {line}: invalid UTF-8")])
     })?;
     read(text).map_err(invalid)
 }
@@ -156,14 +156,14 @@ impl Summary {
 
     fn words(&self, config: &Config) -> String {
         let (whose, why) = match self.format {
-            Format::Statsring => ("statsring's own", "no key that only proxy.js has".to_owned()),
-            Format::ProxyJs => ("StatsD's proxy.js", format!("it has {}", self.keys.join(", "))),
+            Format::Statsring => ("statsring", "no proxy.js keys".to_owned()),
+            Format::ProxyJs => ("proxy.js", format!("it has {}", self.keys.join(", "))),
         };
         let because = match self.format {
-            _ if self.names_hashing => "as the key hashing says",
-            Format::Statsring => "the default",
+            _ if self.names_hashing => "set by hashing",
+            Format::Statsring => "default",
             Format::ProxyJs => "as in StatsD 0.8 and later",
         };
-        format!("format: {whose} ({why}); placement: {} ({because})", config.hashing.name())
+        format!("config format: {whose} ({why}); placement: {} ({because})", config.hashing.name())
     }
 }

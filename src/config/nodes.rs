@@ -94,7 +94,7 @@ impl List<'_> {
                 let (first, index) = *entry.get();
                 let other = &self.nodes[index];
                 if self.rules.may_double && *other == node {
-                    let text = format!("{} is listed twice and counts once, as in proxy.js", node.name);
+                    let text = format!("{} is listed twice and used once, as in proxy.js", node.name);
                     report.notice(format!("nodes[{position}]: {text}"));
                     return;
                 }
@@ -143,7 +143,7 @@ fn prove_node(raw: RawNode, rules: &Rules<'_>, report: &mut Report) -> Option<No
         let with: Vec<&str> =
             Hashing::ALL.into_iter().filter(|other| other.has_weights()).map(Hashing::name).collect();
         let text = format!(
-            "the hashing {} has no weights, only {} has; leave it out",
+            "the hashing {} does not support weights, only {} does; omit it",
             hashing.name(),
             with.join(", ")
         );

@@ -21,7 +21,7 @@ pub(super) fn prove(
         Slot::Given(place, setting) if setting != PinWorkers::Off => (place, setting),
         Slot::Given(..) | Slot::Absent | Slot::Wrong => return (PinWorkers::Off, Vec::new()),
     };
-    let allowed = allowed().map_err(|error| vec![format!("which CPUs it may use cannot be told: {error}")]);
+    let allowed = allowed().map_err(|error| vec![format!("cannot read the allowed CPUs: {error}")]);
     match allowed.and_then(|allowed| choose(&setting, workers, &allowed)) {
         Ok(cpus) => (setting, cpus),
         Err(mistakes) => {
@@ -63,7 +63,7 @@ fn choose(
     let mut mistakes = Vec::new();
     for (index, cpu) in cpus.iter().enumerate() {
         if cpus[..index].contains(cpu) {
-            mistakes.push(format!("CPU {cpu} is listed twice; two workers there would wait for each other"));
+            mistakes.push(format!("CPU {cpu} is listed twice; two workers would compete for it"));
         } else if !allowed.contains(cpu) {
             mistakes.push(format!("this process may not use CPU {cpu} (it may use {})", ranges(allowed)));
         }
@@ -119,7 +119,7 @@ mod tests {
             mistakes(Cpus(vec![1, 0, 1]), 2),
             [
                 "this process may not use CPU 0 (it may use 1-3,8)",
-                "CPU 1 is listed twice; two workers there would wait for each other",
+                "CPU 1 is listed twice; two workers would compete for it",
                 "3 CPUs listed for 2 workers; list one for each, or set workers",
             ]
         );

@@ -47,18 +47,22 @@ pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfi
     let mut fields =
         Fields::new(Dialect::ProxyJs, String::new(), object, Known::PROXY_JS_FILE, place, report);
     if let Some((place, key)) = mixed.filter(|_| fields.place("hashing").is_none()) {
-        fields.wrong::<()>(place, &key, format!(
-            "is a key of statsring's own, and {proxy_js} is one of proxy.js: say which placement is meant. With \
-             \"hashing\": \"hashring-3\" names stay where proxy.js (StatsD 0.8 and later) has them; with \"hashing\": \
-             \"jump\" they go where statsring's own configs place them"
-        ));
+        fields.wrong::<()>(
+            place,
+            &key,
+            format!(
+                "is a statsring key, and {proxy_js} is a proxy.js key: set hashing to select the placement. \
+             \"hashing\": \"hashring-3\" is that of proxy.js (StatsD 0.8 and later), \"hashing\": \
+             \"jump\" is the default of statsring configs"
+            ),
+        );
     }
     for (theirs, ours) in RIVALS {
         if let (Some(place), Some(_)) = (fields.place(theirs), fields.place(ours)) {
             fields.wrong::<()>(
                 place,
                 theirs,
-                format!("says the same as {ours}, which is given too; leave one"),
+                format!("is equivalent to {ours}, which is given too; remove one"),
             );
         }
     }
@@ -179,16 +183,16 @@ fn read_server(fields: &mut Fields<'_>) {
     let reason = match name {
         "udp" => return,
         "tcp" => {
-            "takes metrics over TCP, which this version does not: let the clients send UDP, and leave server out"
+            "receives metrics over TCP, which is not supported: send UDP from the clients, and omit server"
         }
-        _ => "is a server of its own, code, which statsring does not run: it has './servers/udp' only",
+        _ => "is a custom server (code), which is not supported: only './servers/udp' is",
     };
     fields.wrong::<()>(place, "server", format!("{} {reason}", quoted(&server)));
 }
 
 /// Says which keys do nothing, and what to do instead.
 fn note_idle_keys(fields: &mut Fields<'_>) {
-    const NOR_THERE: &str = "in proxy.js neither";
+    const NOR_THERE: &str = "nor in proxy.js";
     for key in ["udp_version", "healthStatus"] {
         if fields.take(key).is_some() {
             fields.report.idle(key.to_owned(), NOR_THERE);
@@ -196,14 +200,14 @@ fn note_idle_keys(fields: &mut Fields<'_>) {
     }
     if fields.take("host").is_some() {
         let reason =
-            "in proxy.js neither since StatsD 0.8: both listen at address, or everywhere without one";
+            "nor in proxy.js since StatsD 0.8: both listen on address, or on all addresses without it";
         fields.report.idle("host".to_owned(), reason);
     }
     if fields.take("log").is_some() {
         fields.report.idle("log".to_owned(), "logs go to stderr; see logFormat");
     }
     if fields.take("automaticConfigReload").is_some_and(|(_, value)| value.is_truthy()) {
-        let reason = "a changed file never reached the ring of proxy.js; here SIGHUP or the admin command reload takes it over";
+        let reason = "a changed file never reached the ring of proxy.js; to reload, use SIGHUP or the admin command reload";
         fields.report.idle("automaticConfigReload".to_owned(), reason);
     }
 }
@@ -217,9 +221,9 @@ fn note_open_admin_port(address: &Slot<String>, fields: &mut Fields<'_>) {
     };
     if !is_local && fields.place("managementAllowChanges").is_none() {
         fields.report.notice(
-            "the admin port can be reached from elsewhere, as that of proxy.js; but commands that change something, health \
-             up and health down among them, are taken from this host only. managementAllowChanges: true, with a hashing, \
-             lifts that; mgmt_address: 'localhost' closes the port"
+            "the admin port accepts connections from other hosts, as that of proxy.js does; but commands that change something (health \
+             up and health down among them) are accepted from this host only. managementAllowChanges: true, with a hashing, \
+             accepts them from any host; mgmt_address: 'localhost' restricts the port to this host"
                 .to_owned(),
         );
     }

@@ -173,9 +173,9 @@ fn read_hashing(fields: &mut Fields<'_>) -> Slot<Hashing> {
                 let known = Hashing::ALL.map(Hashing::name);
                 let hint = match nearest(&text, &known) {
                     Some(name) => format!("; did you mean {name:?}?"),
-                    None => format!(" (known are {})", known.join(", ")),
+                    None => format!(" (known: {})", known.join(", ")),
                 };
-                fields.wrong(place, "hashing", format!("{} is no hashing{hint}", quoted(&text)))
+                fields.wrong(place, "hashing", format!("unknown hashing {}{hint}", quoted(&text)))
             }
         },
         Slot::Absent => Slot::Absent,
@@ -225,8 +225,10 @@ fn read_pin_workers(fields: &mut Fields<'_>) -> Slot<PinWorkers> {
             None => Slot::Wrong,
         },
         Some((place, value)) => {
-            let text =
-                format!("{value} is {}; wanted is true, false, or a list of CPUs, [2, 3]", value.kind());
+            let text = format!(
+                "expected true, false or a list of CPUs such as [2, 3], found the {} {value}",
+                value.kind()
+            );
             fields.wrong(place, "pinWorkers", text)
         }
     }
@@ -237,7 +239,7 @@ fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
         Some((place, Json::List(list))) => (place, list),
         Some((place, value)) => {
             let text = format!(
-                "{value} is {}; wanted is a list of backends, [{{\"host\": …, \"port\": …}}, …]",
+                "expected a list of backends, [{{\"host\": …, \"port\": …}}, …], found the {} {value}",
                 value.kind()
             );
             return fields.wrong(place, "nodes", text);
@@ -256,7 +258,7 @@ fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
 
 /// What is wrong with a list of so many backends.
 pub(super) fn count_of_nodes(count: usize) -> String {
-    format!("{count} backends are listed, which is not in range (1 to {NODES_MAX})")
+    format!("expected 1 to {NODES_MAX} backends, found {count}")
 }
 
 fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mut Report) -> Option<RawNode> {
@@ -264,7 +266,7 @@ fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mu
     let place = [top, index + 1, 0];
     let Json::Object(object) = node else {
         let text = format!(
-            "nodes[{index}]: {node} is {}; wanted is an object, {{\"host\": …, \"port\": …}}",
+            "nodes[{index}]: expected an object, {{\"host\": …, \"port\": …}}, found the {} {node}",
             node.kind()
         );
         report.mistake(place, text);
@@ -285,10 +287,10 @@ fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mu
     };
     let end = [top, index + 1, PLACE_END];
     if matches!(node.host, Slot::Absent) {
-        fields.wrong::<()>(end, "host", "missing; wanted is a name or an address".to_owned());
+        fields.wrong::<()>(end, "host", "missing; expected a hostname or IP address".to_owned());
     }
     if matches!(node.port, Slot::Absent) {
-        fields.wrong::<()>(end, "port", "missing; wanted is a port (1 to 65535)".to_owned());
+        fields.wrong::<()>(end, "port", "missing; expected a port (1 to 65535)".to_owned());
     }
     #[cfg(test)]
     assert!(fields.left().is_empty(), "known but not read: {:?}", fields.left());

@@ -55,9 +55,9 @@ impl Source {
         let is_shared = |(key, _): &(String, Json)| SHARED_KEYS.contains(&key.as_str());
         if !literal.object.is_empty() && literal.object.iter().all(is_shared) {
             return Err(format!(
-                "{}. As it stands, the file could be a config of proxy.js, which places names by hashring-3, or one of \
-                 statsring's own, which places them by jump. For the first, add a key that only proxy.js has, as \
-                 mgmt_port: 8126, its default; for the second, make it JSON",
+                "{}. The file could be a proxy.js config, which places names by hashring-3, or a \
+                 statsring config, which places them by jump. For the first, add a key that only proxy.js has, such as \
+                 mgmt_port: 8126 (its default); for the second, make it valid JSON",
                 json_error.message()
             ));
         }

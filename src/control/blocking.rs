@@ -28,7 +28,7 @@ pub async fn offload<T: Send + 'static>(
         panic_on("helper");
         let _ = answer.send(result);
     })?;
-    answered.await.map_err(|_| io::Error::other(format!("the thread `{name}` ended without an answer")))
+    answered.await.map_err(|_| io::Error::other(format!("the thread `{name}` ended without a result")))
 }
 
 #[cfg(test)]
@@ -52,6 +52,6 @@ pub(in crate::control) mod tests {
         let error =
             run(offload("stumbles", STACK_BYTES, || -> () { std::panic::resume_unwind(Box::new(())) }))
                 .unwrap_err();
-        assert_eq!(error.to_string(), "the thread `stumbles` ended without an answer");
+        assert_eq!(error.to_string(), "the thread `stumbles` ended without a result");
     }
 }

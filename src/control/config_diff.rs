@@ -18,7 +18,7 @@ pub enum Refusal {
     FixedKeys(Vec<String>),
     /// More backends, old and new together, than the workers made room for at start.
     #[error(
-        "refused: {backends} backends, old and new together, are more than the {room} there is room for since the \
+        "refused: {backends} backends, old and new together, exceed the {room} reserved at \
          start; restart, or reload in steps; nothing was changed"
     )]
     TooManyBackends {
@@ -116,7 +116,7 @@ fn node_changes(old: &[Node], new: &[Node]) -> Vec<String> {
     let kept_before = old.iter().filter(|node| after.contains(&*node.name)).map(|node| &node.name);
     let kept_after = new.iter().filter(|node| before.contains_key(&*node.name)).map(|node| &node.name);
     if !kept_before.eq(kept_after) {
-        words.push("nodes: in another order, which is part of the placement".to_owned());
+        words.push("nodes: order changed, which is part of the placement".to_owned());
     }
     words
 }
@@ -202,7 +202,7 @@ pub(in crate::control) mod tests {
                 "nodes: c:1 gso: auto -> off",
                 "nodes: a:1 disabled",
                 "nodes: d:1 added",
-                "nodes: in another order, which is part of the placement",
+                "nodes: order changed, which is part of the placement",
                 "flushInterval: 5 -> 20",
             ]
         );

@@ -32,7 +32,7 @@ pub enum ReadError {
     TimedOut(PathBuf),
     /// Earlier reads still block at the end of the time.
     #[error(
-        "refused, nothing was changed: {READS_MAX} earlier reads of the config file still block; restart, or mend the file system"
+        "refused, nothing was changed: {READS_MAX} earlier reads of the config file are still blocked; restart, or repair the file system"
     )]
     TooMany,
     /// This process lacks a thread or descriptors: what the file says is not known.

@@ -52,7 +52,7 @@ pub async fn stuck(control: &Control) -> Vec<Stuck> {
 pub fn describe(stuck: &[Stuck]) -> String {
     let each: Vec<String> = stuck
         .iter()
-        .map(|stuck| format!("worker {} has not moved for {} s", stuck.worker, stuck.for_s))
+        .map(|stuck| format!("worker {} has made no progress for {} s", stuck.worker, stuck.for_s))
         .collect();
     each.join("; ")
 }
@@ -69,9 +69,7 @@ pub fn watch(control: &Rc<Control>) {
                 control.notifier.watchdog();
             } else if !was_stuck {
                 let words = describe(&stuck);
-                tracing::error!(
-                    "{words}: the service manager's watchdog is not told that the service is alive"
-                );
+                tracing::error!("{words}: the service manager's watchdog is not notified");
             }
             was_stuck = !stuck.is_empty();
             tokio::time::sleep(period / 3).await;

@@ -108,7 +108,7 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<(Stream, Ends)> {
         let (stream, peer) = tokio::select! {
             biased;
-            () = self.ended.notified() => return Err(io::Error::other("no more connections are taken")),
+            () = self.ended.notified() => return Err(io::Error::other("no more connections are accepted")),
             accepted = self.inner.accept() => accepted?,
         };
         let ends = Ends { here: stream.local_addr()?.ip(), peer: peer.ip() };

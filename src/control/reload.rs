@@ -40,7 +40,7 @@ pub async fn reload(control: &Rc<Control>) -> Result<String, String> {
 
 async fn try_reload(control: &Rc<Control>) -> Result<Changes, String> {
     let Some(path) = control.options.config_path.clone() else {
-        return Err("refused: it was started without a config file, so there is none to read".to_owned());
+        return Err("refused: started without a config file".to_owned());
     };
     let reading = control.config_reads.begin();
     let loaded = control.config_reads.read(&path).await.map_err(|error| error.to_string())?;
@@ -48,7 +48,7 @@ async fn try_reload(control: &Rc<Control>) -> Result<Changes, String> {
     // One after the other: the second sees what the first left.
     let _alone = control.reloading.lock().await;
     if control.config_reads.is_superseded(reading) {
-        return Err("superseded: a reload that was requested later has been carried out".to_owned());
+        return Err("superseded by a reload that was requested later".to_owned());
     }
     if control.has_given_sockets {
         // Then the sockets say how many there are, and not the file.
@@ -81,11 +81,11 @@ fn refuse_reload_at_end(control: &Control) -> Result<(), String> {
     if let Some(pid) = control.taken_over_by.get() {
         let _ = kill(Pid::from_raw(pid), Signal::SIGHUP);
         return Err(format!(
-            "passed on to process {pid}, which has taken over; its status and log say how it ends"
+            "forwarded to process {pid}, which has taken over; see its status and log for the result"
         ));
     }
     if control.stopping.get() {
-        return Err("refused: a stop is under way".to_owned());
+        return Err("refused: stopping".to_owned());
     }
     Ok(())
 }

@@ -56,14 +56,14 @@ pub fn remedy(errno: Errno) -> String {
         }
         Errno::ENFILE => "the host has no free file handles: raise fs.file-max".to_owned(),
         Errno::EADDRNOTAVAIL => {
-            "the host has no free local port: widen net.ipv4.ip_local_port_range, or end what holds the ports"
+            "the host has no free local port: widen net.ipv4.ip_local_port_range, or stop the processes that use the ports"
                 .to_owned()
         }
         Errno::EAGAIN => {
-            "no thread can be started: raise the limit on threads (`TasksMax=` of the service)".to_owned()
+            "cannot start a thread: raise the limit on threads (`TasksMax=` of the service)".to_owned()
         }
         Errno::ENOSPC => "raise fs.epoll.max_user_watches".to_owned(),
-        _ => "the host, or the service's cgroup, is short of memory".to_owned(),
+        _ => "the host, or the service's cgroup, is out of memory".to_owned(),
     }
 }
 
@@ -99,18 +99,16 @@ impl Operation {
         match self {
             Operation::Check => "health checks",
             Operation::Accept => "the admin port",
-            Operation::Lookup => "look-ups of names",
+            Operation::Lookup => "name lookups",
             Operation::Socket => "sockets to backends",
         }
     }
 
     const fn effect(self) -> &'static str {
         match self {
-            Operation::Check => {
-                "checks cannot be made, which counts for no backend's health and against none's"
-            }
+            Operation::Check => "checks are not made; the state of the backends is kept",
             Operation::Accept => "connections wait to be accepted",
-            Operation::Lookup => "names cannot be looked up; known addresses stay in use",
+            Operation::Lookup => "names are not looked up; known addresses stay in use",
             Operation::Socket => "metrics for backends without a socket are dropped as send_failed",
         }
     }
@@ -153,7 +151,7 @@ impl Shortages {
         let place = &mut self.episodes.borrow_mut()[operation as usize];
         if let Some(episode) = place.take_if(|episode| episode.last.elapsed() >= QUIET) {
             let (shortage, failures) = (operation.name(), episode.failures);
-            tracing::info!(shortage, failures, "{}: no longer short; {failures} failed", operation.subject());
+            tracing::info!(shortage, failures, "{}: shortage ended; {failures} failed", operation.subject());
         }
     }
 

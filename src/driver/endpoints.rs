@@ -152,7 +152,7 @@ impl Backends {
         made: impl FnOnce(RawFd) -> io::Result<()>,
     ) -> io::Result<IpAddr> {
         let Some(place) = self.sockets.get_mut(slot.0 as usize) else {
-            return Err(io::Error::other(format!("there is no socket slot {}", slot.0)));
+            return Err(io::Error::other(format!("no such socket slot: {}", slot.0)));
         };
         let socket = socket::connect_backend(address, self.send_buffer_bytes)?;
         let source = socket.local_addr()?.ip();

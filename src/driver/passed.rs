@@ -59,7 +59,7 @@ pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Vec<
 pub fn take_at_start(count: usize) -> io::Result<Vec<OwnedFd>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
-        return Err(io::Error::other("the passed descriptors were taken already"));
+        return Err(io::Error::other("the passed descriptors were already taken"));
     }
     let numbers = (FIRST_AT_START..).take(count.min(DESCRIPTORS_MAX));
     numbers

@@ -26,7 +26,7 @@ pub struct Listeners {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody has the port.
-    #[error("{address} is taken by {holder}: end it, or set another `port`")]
+    #[error("{address} is in use by {holder}: stop it, or set another `port`")]
     Taken {
         /// The address asked for.
         address: SocketAddr,
@@ -36,7 +36,7 @@ pub enum BindError {
     /// The host does not have the address.
     #[error(
         "cannot listen on {0}: this host does not have that address; set `host` to an address of this host, or \
-         \"freebind\": true if the address comes later, as one that keepalived moves"
+         \"freebind\": true if the address is added later, e.g. by keepalived"
     )]
     NotHere(SocketAddr),
     /// Anything else.
@@ -197,15 +197,15 @@ pub fn can_bind(asked: SocketAddr, options: ListenOptions, is_shared: bool) -> R
 /// It is not a UDP socket bound to a port: in words.
 pub fn adopt(socket: OwnedFd) -> Result<(UdpSocket, SocketAddr), String> {
     let socket = Socket::from(socket);
-    let words = |error: io::Error| format!("it is no usable socket: {error}");
+    let words = |error: io::Error| format!("not a usable socket: {error}");
     let (kind, protocol) = (socket.r#type().map_err(words)?, socket.protocol().map_err(words)?);
     let local = socket.local_addr().map_err(words)?;
     let Some(address) = local.as_socket().filter(|_| kind == Type::DGRAM && protocol == Some(Protocol::UDP))
     else {
-        return Err("it is not a UDP socket over IPv4 or IPv6".to_owned());
+        return Err("expected a UDP socket over IPv4 or IPv6".to_owned());
     };
     if address.port() == 0 {
-        return Err("it is not bound to a port".to_owned());
+        return Err("not bound to a port".to_owned());
     }
     socket.set_nonblocking(false).map_err(words)?;
     Ok((socket.into(), address))
@@ -282,8 +282,8 @@ fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
 
 fn bind_error(address: SocketAddr, source: io::Error) -> BindError {
     if source.kind() == io::ErrorKind::AddrInUse {
-        let holder = udp_port_holder(address.port())
-            .unwrap_or_else(|| "a process that cannot be seen from here".into());
+        let holder =
+            udp_port_holder(address.port()).unwrap_or_else(|| "a process not visible from here".into());
         BindError::Taken { address, holder }
     } else if is_missing(&source) {
         BindError::NotHere(address)
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(first.workers.len(), 2);
         let error =
             bind_listeners(&first.addresses, 1, ListenOptions::here(1 << 20)).unwrap_err().to_string();
-        let expected = format!("{} is taken by ", first.addresses[0]);
+        let expected = format!("{} is in use by ", first.addresses[0]);
         assert!(error.starts_with(&expected), "{error}");
         assert!(error.contains(&std::process::id().to_string()), "{error}");
     }

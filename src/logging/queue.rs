@@ -161,15 +161,13 @@ impl LogFigures {
         let dropped = self.lines_dropped;
         if let Some(time) = self.stalled_for {
             return Some(format!(
-                "log: nothing was read from standard error for {} s; new lines wait, then the oldest are dropped ({dropped} \
-                 so far): have the reader read on, or start the proxy with another standard error",
+                "log: standard error has been blocked for {} s; new lines are queued, then the oldest are dropped ({dropped} \
+                 so far): check the program that reads it, or restart with standard error redirected",
                 time.as_secs()
             ));
         }
         self.error.map(|errno| {
-            format!(
-                "log: standard error cannot be written: {errno}; its lines are dropped ({dropped} so far)"
-            )
+            format!("log: cannot write to standard error: {errno}; lines are dropped ({dropped} so far)")
         })
     }
 }

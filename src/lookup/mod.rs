@@ -39,9 +39,8 @@ pub fn endpoint(text: &str) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![address]);
     }
     let refused = |what: &str| io::Error::new(ErrorKind::InvalidInput, what.to_owned());
-    let (host, port) =
-        text.rsplit_once(':').ok_or_else(|| refused("wanted is a host and a port, host:port"))?;
-    let port = port.parse().map_err(|_| refused("the port is not a number from 0 to 65535"))?;
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| refused("expected HOST:PORT"))?;
+    let port = port.parse().map_err(|_| refused("expected a port from 0 to 65535"))?;
     addresses(host, port)
 }
 
@@ -75,7 +74,7 @@ mod tests {
         assert_eq!(only("192.0.2.7:8125").unwrap(), "192.0.2.7:8125");
         assert_eq!(only("[::1]:8125").unwrap(), "[::1]:8125");
         assert!(endpoint("localhost:8125").unwrap().iter().all(|address| address.ip().is_loopback()));
-        assert!(only("localhost").unwrap_err().contains("host:port"));
+        assert!(only("localhost").unwrap_err().contains("HOST:PORT"));
         assert!(only("localhost:http").unwrap_err().contains("port"));
         assert!(only("localhost:65536").unwrap_err().contains("65535"));
     }

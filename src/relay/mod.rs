@@ -426,13 +426,13 @@ impl Relay {
         debug_assert_eq!(
             self.count_pending(),
             self.counters.get(Counter::MetricsPending),
-            "metrics that lie in packets, and metrics_pending: {}",
+            "metrics in packets differ from metrics_pending: {}",
             self.counters.identity()
         );
         debug_assert_eq!(
             self.counters.imbalance(),
             0,
-            "the account does not balance: {}",
+            "counters do not balance: {}",
             self.counters.identity()
         );
     }

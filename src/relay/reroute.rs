@@ -43,7 +43,7 @@ impl Relay {
     }
 
     fn move_backends(&mut self, table: &Arc<RouteTable>, sockets: &[Option<SocketSlot>], now_us: u64) {
-        debug_assert!(self.is_settled(), "packets with the driver would lose their backend");
+        debug_assert!(self.is_settled(), "packets held by the driver would lose their backend");
         let places: HashMap<&str, usize> =
             table.nodes.iter().enumerate().map(|(index, node)| (&*node.name, index)).collect();
         let place_of: Vec<Option<usize>> =

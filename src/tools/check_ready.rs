@@ -29,8 +29,8 @@ const FIELDS_MAX: usize = 32;
     subcommand,
     name = "check-ready",
     help_triggers("-h", "--help"),
-    note = "The proxy that was started with this config is asked, wherever it listens; else the admin port of the config, on\n  \
-            localhost if it listens on every address.",
+    note = "Queries the running proxy that was started with this config, wherever it listens; else the admin port of the config,\n  \
+            on localhost if that listens on every address.",
     error_code(1, "not ready, or no answer"),
     error_code(64, "wrong usage, or an invalid config"),
     error_code(66, "the config cannot be read")
@@ -57,7 +57,7 @@ pub fn run(options: &Options) -> u8 {
     }
     let addresses = match (&options.address, &options.file) {
         (Some(_), Some(_)) => {
-            return refuse("--address and -f both tell where the admin port is: leave one out");
+            return refuse("--address and -f cannot be combined: both set the admin port");
         }
         (Some(address), None) => match resolved(address) {
             Ok(addresses) => addresses,
@@ -94,8 +94,7 @@ fn not_ready(words: &str) -> u8 {
 }
 
 fn resolved(address: &str) -> Result<Vec<SocketAddr>, String> {
-    let found = lookup::endpoint(address)
-        .map_err(|error| format!("--address {address:?}: {error}; wanted is HOST:PORT"))?;
+    let found = lookup::endpoint(address).map_err(|error| format!("--address {address:?}: {error}"))?;
     Ok(found.into_iter().map(reachable).collect())
 }
 
@@ -184,7 +183,7 @@ fn answer(bytes: &[u8]) -> io::Result<Answer> {
     let not_ours = || {
         let beginning = bytes[..bytes.len().min(60)].escape_ascii();
         io::Error::other(format!(
-            "what answers there is no statsring of this version; it begins \"{beginning}\""
+            "unexpected answer: expected statsring of this version, found \"{beginning}\""
         ))
     };
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
@@ -265,7 +264,7 @@ mod tests {
             ["pong\n", "HTTP/1.1 200 OK\r\n\r\nwelcome to nginx\n", "HTTP/1.1 404 Not Found\r\n\r\n", ""]
         {
             let error = ask_any(&[answering(other, Duration::ZERO)], LONG).unwrap_err();
-            assert!(error.contains("no statsring"), "{other:?}: {error}");
+            assert!(error.contains("expected statsring"), "{other:?}: {error}");
         }
     }
 

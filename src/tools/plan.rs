@@ -27,8 +27,8 @@ const NOBODY: &str = "-";
     subcommand,
     name = "plan",
     help_triggers("-h", "--help"),
-    note = "Nothing is changed, and no running proxy is asked. Names are taken exactly as given: write foo, not foo:1|c.",
-    note = "Without --names, 100,000 generated names are placed. Backends are identified by HOST:PORT; - stands for none."
+    note = "Nothing is changed, and no running proxy is queried. Names are used exactly as given: write foo, not foo:1|c.",
+    note = "Without --names, 100,000 generated names are placed. Backends are identified by HOST:PORT; - means none."
 )]
 pub struct Options {
     /// the config in use
@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> u8 {
     match &options.names {
         None => (0..SAMPLE_NAMES).for_each(|number| plan.add(sample_name(number).as_bytes())),
         Some(path) => match read_names(path, |name| plan.add(name)) {
-            Ok(()) if plan.names == 0 => return refuse(&format!("there is no name in {}", path.display())),
+            Ok(()) if plan.names == 0 => return refuse(&format!("no names in {}", path.display())),
             Ok(()) => {}
             Err(NamesError::Unreadable(error)) => {
                 complain(&format!("cannot read the names in {}: {error}", path.display()));

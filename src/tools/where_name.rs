@@ -21,10 +21,10 @@ const LISTED_MAX: usize = 20;
     subcommand,
     name = "where",
     help_triggers("-h", "--help"),
-    note = "A name is taken exactly as given: write foo, not foo:1|c.",
+    note = "Names are used exactly as given: write foo, not foo:1|c.",
     note = "Control characters and backslashes in names are escaped in the output.",
-    note = "Disabled backends count as down. The running proxy is not asked: use the command where of its admin port\n  \
-            for the backend that serves a name at this moment."
+    note = "Disabled backends count as down. The running proxy is not queried: use its admin command where\n  \
+            for the backend that serves a name now."
 )]
 pub struct Options {
     /// config file, JSON or of StatsD's proxy.js (default /etc/statsdproxy.json)
@@ -57,7 +57,7 @@ pub fn run(options: &Options) -> u8 {
     let mut out = BufWriter::new(io::stdout().lock());
     if options.names.is_empty() {
         if io::stdin().is_terminal() {
-            complain("reading names, one a line, until the end of input (Ctrl-D)");
+            complain("reading names, one per line, until the end of input (Ctrl-D)");
         }
         return answer_input(&config, &assignment, io::stdin().lock(), &mut out);
     }
@@ -76,7 +76,7 @@ fn assignment(config: &Config, down: &[String]) -> Result<Assignment, String> {
             names.push(&more_text);
         }
         return Err(format!(
-            "--down {unknown:?} is not a backend of the config; they are {}",
+            "--down {unknown:?} is not a backend of the config; expected one of {}",
             names.join(", ")
         ));
     }
@@ -207,7 +207,7 @@ mod tests {
         let config = config(25, "");
         let Err(text) = assignment(&config, &["n0".to_owned()]) else { panic!("n0 has no port") };
         assert!(
-            text.starts_with("--down \"n0\" is not a backend of the config; they are n0.example:1, "),
+            text.starts_with("--down \"n0\" is not a backend of the config; expected one of n0.example:1, "),
             "{text}"
         );
         assert!(text.ends_with(", n19.example:1, and 5 more"), "{text}");

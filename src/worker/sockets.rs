@@ -346,5 +346,5 @@ fn socket_error(errno: i32) -> SendError {
 }
 
 fn no_slot() -> std::io::Error {
-    std::io::Error::other("all socket slots are taken; restart with the new list of nodes")
+    std::io::Error::other("no free socket slot; restart with the new list of nodes")
 }

@@ -48,8 +48,9 @@ fn an_address_that_swallows_everything_is_left_for_one_that_answers_checks() {
         wait_until("the address that answers is used", || {
             proxy.column("two.test:8125", "address") == format!("{OTHER}:8125")
         });
-        let told =
-            format!("metrics go to {OTHER}:8125 now: it answers the checks, and {ALIVE}:8125 does not");
+        let told = format!(
+            "metrics are sent to {OTHER}:8125 from now on: it answers the checks, {ALIVE}:8125 does not"
+        );
         wait_until("the log tells", || proxy.logged(&told));
         assert_eq!(proxy.state("two.test:8125"), "up");
         assert!(!proxy.logged("is down"), "one check finds both out: {}", proxy.log());
@@ -101,7 +102,7 @@ fn a_backend_at_an_address_of_this_host_is_refused_at_start() {
             let check =
                 Command::new(PROGRAM).arg("--check").arg("-f").arg(proxy.config_path()).output().unwrap();
             let notices = String::from_utf8_lossy(&check.stderr);
-            let notice = "on this host the start is refused: nodes[0]: ";
+            let notice = "does not start on this host: nodes[0]: ";
             assert!(check.status.success() && notices.contains(notice), "{notices}");
         }
         // At a device that is down, as kube-proxy has the addresses of services, which lead elsewhere.

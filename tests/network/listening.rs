@@ -41,8 +41,8 @@ impl Daemon {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
-        self.wait_for("account: ");
-        assert!(!self.log().contains("could not be fenced"), "{}", self.log());
+        self.wait_for("final counters: ");
+        assert!(!self.log().contains("cannot fence"), "{}", self.log());
     }
 
     #[track_caller]

@@ -80,7 +80,7 @@ fn an_absent_host_is_taken_out_at_the_first_report_and_gets_no_metrics_until_it_
         // Nothing more is sent: the report comes all the same.
         proxy.wait_for_state(ABSENT, "down");
         assert!(
-            proxy.logged("10.77.0.50:8125 is down: its host cannot be reached (EHOSTUNREACH"),
+            proxy.logged("10.77.0.50:8125 is down: its host is unreachable (EHOSTUNREACH"),
             "{}",
             proxy.log()
         );
@@ -123,7 +123,7 @@ fn a_backend_without_a_route_is_taken_out_and_comes_back_with_the_route() {
         let mut proxy = start(&[HERE, far], extra);
         proxy.wait_for_state(far, "down");
         assert!(
-            proxy.logged("10.99.0.9:8125 is down: its host cannot be reached (ENETUNREACH"),
+            proxy.logged("10.99.0.9:8125 is down: its host is unreachable (ENETUNREACH"),
             "{}",
             proxy.log()
         );
@@ -186,7 +186,7 @@ fn what_a_firewall_of_this_host_rejects_is_shown_with_errno_effect_and_remedy_an
         let dropped = proxy.settle()["metrics_dropped_send_denied"];
         assert_eq!(dropped, 10 * NAMES);
         let words = format!(
-            "EPERM: packets are rejected by a firewall rule of this host, or its table of tracked connections is full \
+            "EPERM: a firewall rule of this host rejects packets, or its conntrack table is full \
              ({dropped} metrics dropped as send_denied); check nft list ruleset"
         );
         let status = proxy.ask("status");
@@ -226,10 +226,10 @@ fn only_a_closed_port_is_called_a_refusal_and_each_errno_has_its_cause_in_the_fi
             [HERE, ABSENT].into_iter().all(|name| proxy.state(name) == "down")
         });
         for (name, words) in [
-            (HERE, "its port for metrics refuses (ECONNREFUSED)"),
+            (HERE, "its metrics port refuses packets (ECONNREFUSED)"),
             (
                 ABSENT,
-                "its host cannot be reached (EHOSTUNREACH: its host, or the router to it, does not answer ARP",
+                "its host is unreachable (EHOSTUNREACH: its host, or the router to it, does not answer ARP",
             ),
         ] {
             assert!(proxy.logged(&format!("backend {name} is down: {words}")), "{}", proxy.log());

@@ -18,7 +18,7 @@ pub fn dropped(proxy: &Proxy) -> u64 {
         rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
     };
     let log = proxy.log();
-    let accounts = log.lines().filter(|line| line.contains("account: "));
+    let accounts = log.lines().filter(|line| line.contains("final counters: "));
     let before: u64 = accounts.map(|line| number(line, "dropped ") + number(line, "kernel before ")).sum();
     let stats = proxy.stats();
     let now =
@@ -173,7 +173,7 @@ fn what_is_known_goes_along() {
         proxy.log()
     );
     assert_eq!(proxy.stat("metrics_received"), 600, "the counters start at zero");
-    wait_until("the old account is told", || proxy.logged("account: metrics received"));
+    wait_until("the old account is told", || proxy.logged("final counters: metrics received"));
     proxy.ask("health up");
     backends[1].restore();
     proxy.wait_for_state(&dead, "up");
@@ -243,14 +243,14 @@ fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
     let config = config(&refs(&backends), json!({"handoverTimeout": 20_000, "shutdownTimeout": 100}));
     let (mut proxy, program) = start_copy(config);
     replace(&program, "#!/bin/sh\nexit 3\n");
-    fail(&mut proxy, &backends, "the new process ended with exit code 3");
+    fail(&mut proxy, &backends, "the new process exited with code 3");
     replace(&program, "this is no program");
-    fail(&mut proxy, &backends, "cannot be started: ");
+    fail(&mut proxy, &backends, "cannot start ");
     fs::remove_file(&program).unwrap();
     fail(&mut proxy, &backends, "No such file");
     // One that speaks another version of the protocol, as a newer program might.
     replace(&program, "#!/bin/sh\nprintf 'STATSRNG\\0\\0\\0\\143\\0\\0\\0\\0' >&0\nsleep 1\nexit 71\n");
-    fail(&mut proxy, &backends, "speaks version 99 of the hand-over's protocol");
+    fail(&mut proxy, &backends, "found version 99");
     // One that is not ready in time, and does not end when it is told to.
     replace(&program, "#!/bin/sh\nexec sleep 600\n");
     proxy.config.json["handoverTimeout"] = 200.into();
@@ -305,7 +305,7 @@ fn a_restart_that_is_late_is_reported_at_its_limit_and_the_next_one_waits_for_it
     proxy.ask("reload");
     let before = proxy.pid();
     proxy.signal(Signal::SIGUSR2);
-    wait_until("it is accepted", || proxy.logged("restart: starts when the process of the last one"));
+    wait_until("it is accepted", || proxy.logged("restart: starts after the process of the last one"));
     assert!(is_sleeping(late));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(late), Signal::SIGKILL).unwrap();
     proxy.wait_for_successor(before);
@@ -347,7 +347,7 @@ fn a_reload_that_is_accepted_while_a_restart_is_under_way_is_not_undone_by_it() 
     fs::write(format!("{}.open", gate.display()), "").unwrap();
     proxy.wait_for_successor(before);
     assert!(proxy.ask("config").contains("\"flushInterval\": 77"), "{}", proxy.ask("config"));
-    assert!(proxy.logged("the config was reloaded while it started"), "{}", proxy.log());
+    assert!(proxy.logged("the config was reloaded while it was starting"), "{}", proxy.log());
 }
 
 /// Whether an old process has made its offer and waits for what the new one says.
@@ -380,7 +380,7 @@ fn a_reload_that_comes_before_a_new_process_serves_follows() {
     proxy.config.json["flushInterval"] = 77.into();
     proxy.config.write();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(new), Signal::SIGHUP).unwrap();
-    wait_until("it is noted", || proxy.logged("reload: follows when this process serves"));
+    wait_until("it is noted", || proxy.logged("reload: deferred until this process serves"));
     let before = proxy.pid();
     proxy.signal(Signal::SIGCONT);
     proxy.wait_for_successor(before);
@@ -430,7 +430,7 @@ fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
     proxy.signal(Signal::SIGUSR2);
     wait_until("the new process runs", || proxy.logged("new process "));
     proxy.signal(Signal::SIGUSR2);
-    wait_until("the second is refused", || proxy.logged("refused: a restart is going on already"));
+    wait_until("the second is refused", || proxy.logged("refused: a restart is already in progress"));
     assert!(proxy.ask("status").contains("was started"), "status shows how the first one stands");
     proxy.send(datagrams(0..20));
     proxy.signal(Signal::SIGTERM);
@@ -451,7 +451,7 @@ fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_noth
     let waits = format!("while [ ! -e '{}' ]; do sleep 0.02; done", gate.display());
     replace(&program, &format!("#!/bin/sh\n{waits}\nexec '{PROGRAM}' \"$@\"\n"));
     proxy.signal(Signal::SIGUSR2);
-    wait_until("the new process is started", || proxy.logged(" was started: "));
+    wait_until("the new process is started", || proxy.logged("restart: started process "));
     proxy.signal(Signal::SIGSTOP);
     fs::write(&gate, "").unwrap();
     wait_until("the new one asks", || proxy.logged("ready to take over from process "));
@@ -459,16 +459,16 @@ fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_noth
     let words = log.lines().find(|line| line.contains(" was started: ")).unwrap();
     let new = words.split("process ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(new), Signal::SIGTERM).unwrap();
-    wait_until("it waits for the answer", || proxy.logged("it waits for the word of process "));
+    wait_until("it waits for the answer", || proxy.logged("stop requested; waiting for process "));
     let sender = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
     for datagram in datagrams(0..20) {
         sender.send_to(datagram.as_bytes(), proxy.address).unwrap();
     }
     proxy.signal(Signal::SIGCONT);
     assert_eq!(proxy.exit_code(), 0, "{}", proxy.log());
-    wait_until("both have told their account", || proxy.log().matches("account: ").count() == 2);
+    wait_until("both have told their account", || proxy.log().matches("final counters: ").count() == 2);
     assert_eq!(total(&backends), 60, "{}", proxy.log());
-    assert!(!proxy.logged("the old one goes on"), "{}", proxy.log());
+    assert!(!proxy.logged("the old one continues"), "{}", proxy.log());
 }
 
 #[test]
@@ -479,7 +479,7 @@ fn a_restart_during_a_stop_is_refused() {
     proxy.signal(Signal::SIGTERM);
     wait_until("it is stopping", || proxy.logged("stopping: "));
     proxy.signal(Signal::SIGUSR2);
-    wait_until("it is refused", || proxy.logged("restart: refused: a stop is under way"));
+    wait_until("it is refused", || proxy.logged("restart: refused: stopping"));
     proxy.signal(Signal::SIGTERM);
     proxy.wait_for_end();
 }
@@ -511,7 +511,7 @@ fn the_first_process_of_a_container_says_that_it_cannot() {
 fn a_restart_that_is_given_up_before_it_was_offered_blames_nobody() {
     let config = ConfigFile::new(config(&[], json!({"nodes": [{"host": "127.0.0.1", "port": 9}]})));
     let (mut old, new) = std::os::unix::net::UnixStream::pair().unwrap();
-    let word = br#"{"Abort":"a stop is under way"}"#;
+    let word = br#"{"Abort":"stopping"}"#;
     let frame = [b"STATSRNG".as_slice(), &1u32.to_be_bytes(), &(word.len() as u32).to_be_bytes(), word];
     old.write_all(&frame.concat()).unwrap();
     let mut command = Command::new(PROGRAM);
@@ -519,7 +519,7 @@ fn a_restart_that_is_given_up_before_it_was_offered_blames_nobody() {
     let output = command.stdin(Stdio::from(std::os::fd::OwnedFd::from(new))).output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_ne!(output.status.code(), Some(0), "{words}");
-    assert!(words.contains("the old process has ended the restart"), "{words}");
+    assert!(words.contains("the old process has aborted the restart"), "{words}");
 }
 
 /// In a network without IPv6: starts, restarts, ends. Its arguments are the program and the config; what it prints is the log.
@@ -533,7 +533,7 @@ const WITHOUT_IPV6: &str = r#"
     await 'restart: complete'
     new=$(sed -n 's/.*restart: process \([0-9]*\) was started.*/\1/p' log)
     kill -TERM "$new"
-    await 'account: .*'
+    await 'final counters: .*'
     for _ in $(seq 100); do [ -e "/proc/$new" ] || break; sleep 0.1; done
     cat log
 "#;
@@ -556,7 +556,7 @@ fn on_a_host_without_ipv6_a_restart_and_a_stop_go_as_anywhere() {
     }
     assert_eq!(output.status.code(), Some(0), "{log}");
     assert!(log.contains("is left out") && log.contains("restart: complete"), "{log}");
-    assert!(!log.contains("could not be fenced") && !log.contains("ERROR"), "{log}");
+    assert!(!log.contains("cannot fence") && !log.contains("ERROR"), "{log}");
 }
 
 #[test]

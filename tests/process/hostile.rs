@@ -59,7 +59,7 @@ fn a_panic_of_any_thread_ends_the_process_with_a_message() {
             }
         }
         assert_eq!(proxy.exit_code(), 70, "{thread}: {}", proxy.log());
-        let message = format!("statsring: this is a mistake in the program: thread {name} panicked at ");
+        let message = format!("statsring: internal error (a bug): thread {name} panicked at ");
         assert!(proxy.logged(&message), "{thread}: {}", proxy.log());
     }
 }
@@ -187,7 +187,7 @@ fn it_runs_as_a_user_without_any_right_from_the_start() {
     let rings = if proxy.status("engine") == "io_uring" {
         "restricted to receive, send, read and cancel "
     } else {
-        "nothing to restrict"
+        "n/a"
     };
     assert!(proxy.status("rings").starts_with(rings));
     // Reload too: sockets are registered with a ring that is restricted.

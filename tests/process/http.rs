@@ -109,7 +109,7 @@ fn check_ready_judges_the_running_proxy_and_not_what_became_of_its_file() {
     let proxy = Proxy::start(config(&refs(&backends), json!({})));
     let file = proxy.config_path().to_str().unwrap().to_owned();
     let check = || check_ready(&["-f", file.as_str(), "--timeout", "60000"]);
-    let ready = (0, "ready: every worker receives\n".to_owned());
+    let ready = (0, "ready: all workers are receiving\n".to_owned());
     assert_eq!(check(), ready);
     proxy.config.write_text("{ \"nodes\": [ oops");
     assert_eq!(check(), ready);
@@ -137,7 +137,7 @@ fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
     let file = proxy.config_path().to_str().unwrap().to_owned();
     let by_file = ["-f", file.as_str(), "--timeout", "60000"];
     assert_eq!(get(&proxy, "/readyz").0, 200);
-    assert_eq!(check_ready(&by_file), (0, "ready: every worker receives\n".to_owned()));
+    assert_eq!(check_ready(&by_file), (0, "ready: all workers are receiving\n".to_owned()));
     assert_eq!(
         check_ready(&["--address", &format!("localhost:{}", proxy.admin.port()), "--timeout", "60000"]).0,
         0
@@ -145,11 +145,11 @@ fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
     proxy.ask("health down");
     assert_eq!((get(&proxy, "/readyz").0, get(&proxy, "/healthz").0), (503, 200));
     let (code, words) = check_ready(&by_file);
-    assert!(code == 1 && words.starts_with("not ready: health is down by command"), "{words}");
+    assert!(code == 1 && words.starts_with("not ready: health was set to down"), "{words}");
     proxy.ask("health up");
     proxy.signal(Signal::SIGTERM);
     wait_until("it says that it stops", || {
-        get(&proxy, "/readyz") == (503, "not ready: a stop is under way\n".to_owned())
+        get(&proxy, "/readyz") == (503, "not ready: stopping\n".to_owned())
     });
     assert_eq!(check_ready(&by_file).0, 1);
     proxy.signal(Signal::SIGTERM);

@@ -74,7 +74,7 @@ fn what_a_stalled_reader_loses_is_counted_and_the_newest_lines_are_kept() {
     let backends = three();
     let mut proxy = Proxy::start_with(config(&refs(&backends), json!({})), &["-d"]);
     lose_lines(&mut proxy);
-    let told = "\ndegraded: log: nothing was read from standard error for ";
+    let told = "\ndegraded: log: standard error has been blocked for ";
     wait_until("it is degraded", || proxy.ask("status").contains(told));
     assert!(proxy.status("log").contains(" lines dropped, the last "));
     let metrics = get(&proxy, "/metrics");
@@ -93,7 +93,7 @@ fn what_a_stalled_reader_loses_is_counted_and_the_newest_lines_are_kept() {
     assert_eq!(proxy.exit_code(), 0);
     let log = proxy.log();
     let last = log.lines().last().unwrap();
-    assert!(last.contains("account: metrics received "), "{last}");
+    assert!(last.contains("final counters: metrics received "), "{last}");
 }
 
 #[test]
@@ -192,6 +192,6 @@ fn json_logs_have_fields_for_what_changes() {
     assert_eq!((&down["state"], &down["cause"]), (&json!("down"), &json!("checks")));
     assert_eq!(event("reloaded: ")["reload"], "applied");
     assert_eq!(event("workerz")["reload"], "refused");
-    assert_eq!(event("account: ")["metrics_received"], 0);
+    assert_eq!(event("final counters: ")["metrics_received"], 0);
     assert_eq!(event("stopping: ")["signal"], "SIGTERM");
 }

@@ -435,6 +435,6 @@ pub fn assert_balanced(stats: &HashMap<String, u64>) {
     assert_eq!(
         stats["metrics_received"],
         stats["metrics_sent"] + dropped + stats["metrics_pending"],
-        "the account does not balance: {stats:?}"
+        "counters do not balance: {stats:?}"
     );
 }

@@ -99,7 +99,7 @@ fn the_admin_port_speaks_as_proxy_js_does() {
     let backends = three();
     let proxy = start(&text(&refs(&backends), "\n  log: {backend: 'stdout', level: 'LOG_INFO'},"));
     assert!(
-        proxy.logged("format: StatsD's proxy.js (it has address, mgmt_address, mgmt_port, log)"),
+        proxy.logged("config format: proxy.js (it has address, mgmt_address, mgmt_port, log)"),
         "{}",
         proxy.log()
     );
@@ -170,7 +170,10 @@ fn a_reload_takes_over_a_changed_file_and_a_wrong_one_changes_nothing() {
     let before = proxy.ask("config");
     proxy.config.write_text(&ports(text(&refs(&backends), "\n  port: getPort(),")));
     let answer = proxy.ask("reload");
-    assert!(answer.contains("line 9, column 9: port: code, \"getPort()\""), "{answer}");
+    assert!(
+        answer.contains("line 9, column 9: port: expected a value, found code \"getPort()\""),
+        "{answer}"
+    );
     assert_eq!(proxy.ask("config"), before);
     proxy.config.write_text(&ports(text(&refs(&backends), "")));
     let answer = proxy.ask("reload");

@@ -124,7 +124,7 @@ fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<Soc
         assert!(status.contains(&format!("workers: {workers}\n")), "{status}");
         assert!(status.contains("passed by the service manager"), "{status}");
         let overridden = format!(
-            "degraded: host, port: the config says {}, but the sockets",
+            "degraded: host, port: the config has {}, but the sockets",
             proxy.config.json["port"].as_u64().map(|port| format!("127.0.0.1:{port}")).unwrap()
         );
         assert!(status.contains(&overridden) && proxy.logged(&overridden[10..]), "{status}");
@@ -261,7 +261,7 @@ fn a_worker_is_not_reported_stuck_for_longer_than_it_has_been() {
     let before = std::time::Instant::now();
     let _held = Hold::thread(proxy.pid(), "worker-0");
     let answer = healthz(&proxy);
-    let (_, told) = answer.split_once("worker 0 has not moved for ").unwrap();
+    let (_, told) = answer.split_once("worker 0 has made no progress for ").unwrap();
     let told_s: u64 = told.split_once(" s").unwrap().0.parse().unwrap();
     assert!(told_s <= before.elapsed().as_secs(), "{told_s} s after {:?}", before.elapsed());
 }
@@ -307,7 +307,7 @@ fn passed_sockets_of_a_wrong_kind_end_the_start_with_the_reason() {
     let output = activated(&config.path, vec![stream.into()]).stderr(Stdio::piped()).output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{words}");
-    assert!(words.contains("passed socket 3: it is a stream socket, but not TCP"), "{words}");
+    assert!(words.contains("passed socket 3: expected TCP over IPv4 or IPv6"), "{words}");
     let output = Command::new("sh")
         .args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=9 exec "$0" -f "$1""#, PROGRAM])
         .arg(&config.path)

@@ -214,7 +214,7 @@ fn a_name_that_cannot_be_looked_up_for_want_of_descriptors_is_not_said_not_to_ex
     let before = take_all(proxy.pid());
     // It is looked up again when its backend goes down.
     backend.kill();
-    wait_until("the look-up was not made", || proxy.logged("look-ups of names: EMFILE: "));
+    wait_until("the look-up was not made", || proxy.logged("name lookups: EMFILE: "));
     give_back(proxy.pid(), before);
     backend.restore();
     proxy.wait_for_state(&name, "up");

@@ -49,7 +49,7 @@ fn the_option_needs_a_restart_and_follows_the_config_over_it() {
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     relay(&mut proxy, 0..50, 150);
     assert_eq!(row(&proxy, "latency_exact"), None);
-    assert!(proxy.ask("latency hgrm exact").starts_with("error: exact latencies are measured with"));
+    assert!(proxy.ask("latency hgrm exact").starts_with("error: exact latency is not measured"));
     proxy.config.json["timestamps"] = json!(true);
     proxy.config.write();
     let answer = proxy.ask("reload");

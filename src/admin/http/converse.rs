@@ -58,8 +58,7 @@ impl<C: Connection> Client<'_, C> {
                 Err(_) => {
                     self.counters.count(AdminCounter::IdleClosed);
                     if !bytes.is_empty() {
-                        let words =
-                            format!("the request did not come to its end within {} s", IDLE.as_secs());
+                        let words = format!("request not completed within {} s", IDLE.as_secs());
                         let response = Response::words(Status::RequestTimeout, words);
                         self.respond(&response, is_head, true).await?;
                     }

@@ -56,14 +56,14 @@ async fn each_page_is_answered() {
     assert_eq!(get(&proxy, "/healthz").await.2, "ok\n");
     proxy.stuck.set(true);
     let (status, _, body) = get(&proxy, "/healthz").await;
-    assert_eq!((status, body.as_str()), (503, "stuck: worker 0 has not moved for 9 s\n"));
+    assert_eq!((status, body.as_str()), (503, "stuck: worker 0 has made no progress for 9 s\n"));
     assert!(get(&proxy, "/").await.2.contains("\n/metrics "));
     assert_eq!(get(&proxy, "/nothing").await.0, 404);
     assert_eq!(get(&proxy, "/readyz").await.0, 200);
     proxy.down.set(true);
     let (status, _, body) = get(&proxy, "/readyz").await;
     assert_eq!(status, 503);
-    assert!(body.contains("health is down by command"), "{body}");
+    assert!(body.contains("health was set to down"), "{body}");
     assert_eq!(
         (proxy.counters.get(AdminCounter::HttpRequests), proxy.counters.get(AdminCounter::HttpErrors)),
         (7, 1)

@@ -86,7 +86,7 @@ pub fn stats(view: &View, config_json: &str) -> Response {
 
 /// There is no such page.
 pub fn unknown() -> Response {
-    Response::words(Status::NotFound, "there is no such page; / lists those that there are")
+    Response::words(Status::NotFound, "no such page; see / for a list")
 }
 
 /// The request names another host.

@@ -58,19 +58,19 @@ pub fn read(bytes: &[u8]) -> Head {
         Ok(httparse::Status::Partial) => {
             return refuse(
                 Status::HeadTooLarge,
-                format!("the request's head is longer than {HEAD_BYTES_MAX} bytes"),
+                format!("request head is longer than {HEAD_BYTES_MAX} bytes"),
             );
         }
         Err(httparse::Error::TooManyHeaders) => {
-            return refuse(
-                Status::HeadTooLarge,
-                format!("the request has more than {FIELDS_MAX} header fields"),
-            );
+            return refuse(Status::HeadTooLarge, format!("request has more than {FIELDS_MAX} header fields"));
         }
         Err(httparse::Error::Version) => {
-            return refuse(Status::VersionNotSupported, "this port speaks HTTP/1.1 and HTTP/1.0".to_owned());
+            return refuse(
+                Status::VersionNotSupported,
+                "unsupported version: expected HTTP/1.1 or HTTP/1.0".to_owned(),
+            );
         }
-        Err(error) => return refuse(Status::BadRequest, format!("this is not an HTTP request: {error}")),
+        Err(error) => return refuse(Status::BadRequest, format!("malformed request: {error}")),
     };
     match request(&parsed) {
         Ok(request) => Head::Whole(request, length),
@@ -86,7 +86,7 @@ fn request(parsed: &httparse::Request<'_, '_>) -> Result<Request, (Status, &'sta
         _ => {
             return Err((
                 Status::MethodNotAllowed,
-                "only GET, HEAD and OPTIONS are answered: nothing can be changed by HTTP",
+                "method not allowed: HTTP is read-only (GET, HEAD, OPTIONS)",
             ));
         }
     };
@@ -101,12 +101,12 @@ fn request(parsed: &httparse::Request<'_, '_>) -> Result<Request, (Status, &'sta
     let mut hosts = fields("host");
     let host = match (hosts.next(), hosts.next()) {
         (None, _) if is_old => None,
-        (None, _) => return Err((Status::BadRequest, "HTTP/1.1 wants a Host field")),
+        (None, _) => return Err((Status::BadRequest, "missing Host header")),
         (Some(host), None) => match std::str::from_utf8(host) {
             Ok(host) => Some(host.to_owned()),
-            Err(_) => return Err((Status::BadRequest, "the Host field is not text")),
+            Err(_) => return Err((Status::BadRequest, "Host header is not valid text")),
         },
-        (Some(_), Some(_)) => return Err((Status::BadRequest, "there are several Host fields")),
+        (Some(_), Some(_)) => return Err((Status::BadRequest, "more than one Host header")),
     };
     // A body is not read, so nothing behind it could be found.
     let has_body = fields("content-length").any(|length| length.trim_ascii() != b"0")

@@ -21,7 +21,7 @@ const FIGURES: [(Kind, &str, &str, Figure); 14] = [
     (
         Kind::Gauge,
         "statsring_backend_healthy",
-        "1 if the backend's health checks succeed, even if it was drained; absent if it is not checked, as without adminport.",
+        "1 if the backend's health checks succeed, even if it was drained; absent if it is not checked, e.g. without adminport.",
         |backend| backend.is_healthy.map(u64::from),
     ),
     (
@@ -57,13 +57,13 @@ const FIGURES: [(Kind, &str, &str, Figure); 14] = [
     (
         Kind::Counter,
         "statsring_backend_refused_total",
-        "Sends that told of an earlier packet that the backend's port refused (ECONNREFUSED).",
+        "Sends that reported that the backend's port refused an earlier packet (ECONNREFUSED).",
         |backend| Some(backend.refused),
     ),
     (
         Kind::Counter,
         "statsring_backend_datagrams_undelivered_total",
-        "Packets that this host's kernel accepted for the backend and that an ICMP answer reported as not delivered.",
+        "Packets that this host's kernel accepted for the backend and that an ICMP error reported as undelivered.",
         |backend| Some(backend.undelivered()),
     ),
     (
@@ -130,7 +130,7 @@ pub fn render(out: &mut Exposition, view: &View) {
         out,
         view,
         "statsring_backend_send_errors_total",
-        "Sends to the backend that failed, and ICMP answers that no send has met, by errno and cause.",
+        "Failed sends to the backend, and ICMP errors that no send reported, by errno and cause.",
         |error| error.reports,
     );
     errors(

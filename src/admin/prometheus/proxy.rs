@@ -40,13 +40,13 @@ pub fn state(out: &mut Exposition, view: &View) {
     out.one(
         gauge,
         "statsring_degraded",
-        "Number of things that work less well than requested; the admin command status lists them.",
+        "Number of degradations (settings or functions not fully in effect); the admin command status lists them.",
         view.degraded.len(),
     );
     out.one(
         gauge,
         "statsring_metrics_unaccounted",
-        "Metrics received that were neither sent nor dropped nor are pending: anything but 0 is a bug.",
+        "Metrics received that are neither sent, dropped nor pending; any value but 0 is a bug.",
         view.counters().imbalance(),
     );
     out.one(
@@ -113,7 +113,7 @@ fn memory(out: &mut Exposition, view: &View) {
     out.one(
         gauge,
         "statsring_heap_mapped_bytes",
-        "Heap as mapped by the system.",
+        "Heap mapped from the system.",
         view.memory.heap.mapped_bytes,
     );
     out.one(

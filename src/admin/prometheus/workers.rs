@@ -110,7 +110,7 @@ fn receive_buffer(out: &mut Exposition, view: &View) {
     out.one(
         Kind::Gauge,
         "statsring_receive_buffer_wanted_bytes",
-        "What the kernel would grant at most: twice receiveBuffer, because it includes its own overhead.",
+        "Most that the kernel would grant: twice receiveBuffer, because it includes its own overhead.",
         view.receive_buffer_asked_bytes.saturating_mul(2),
     );
     let filled = (

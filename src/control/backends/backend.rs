@@ -441,9 +441,11 @@ impl Move {
     pub fn message(self) -> String {
         let Move { from, to, cause } = self;
         match cause {
-            MoveCause::Refused => format!("metrics go to {to} now: {from} refuses them or cannot be reached"),
+            MoveCause::Refused => {
+                format!("metrics are sent to {to} from now on: {from} refuses them or is unreachable")
+            }
             MoveCause::Checks => {
-                format!("metrics go to {to} now: it answers the checks, and {from} does not")
+                format!("metrics are sent to {to} from now on: it answers the checks, {from} does not")
             }
         }
     }
@@ -461,10 +463,12 @@ fn addresses_of(node: &Node) -> Addresses {
 /// A transition in words, for the log.
 pub fn describe(transition: Transition, last_failure: Option<&str>) -> String {
     use crate::control::backends::health::Cause;
-    let failure = last_failure.unwrap_or("no cause known");
+    let failure = last_failure.unwrap_or("unknown cause");
     match (transition.up, transition.cause) {
-        (true, Cause::HoldOver) => "is tried again: it has no adminport, so only traffic can tell".to_owned(),
-        (true, Cause::Reached) => "is up: its host can be reached again".to_owned(),
+        (true, Cause::HoldOver) => {
+            "is retried: it has no adminport, so only traffic shows whether it is up".to_owned()
+        }
+        (true, Cause::Reached) => "is up: its host is reachable again".to_owned(),
         (true, _) => "is up".to_owned(),
         (false, Cause::Sends(error)) => {
             format!("is down: {}", describe_evidence(error))
@@ -477,8 +481,8 @@ pub fn describe(transition: Transition, last_failure: Option<&str>) -> String {
 fn describe_evidence(error: SendError) -> String {
     let name = error_name(error, None);
     match error {
-        SendError::Refused => format!("its port for metrics refuses ({name})"),
-        _ => format!("its host cannot be reached ({name}: {})", error_meaning(error)),
+        SendError::Refused => format!("its metrics port refuses packets ({name})"),
+        _ => format!("its host is unreachable ({name}: {})", error_meaning(error)),
     }
 }
 

@@ -121,7 +121,7 @@ async fn reach_once(control: &Rc<Control>, backend: &Backend, order: &[SocketAdd
         }
         // This process's own shortage says nothing about the host: its hold goes on.
         let reach = reach.unwrap_or(Reach::Unreachable);
-        tracing::debug!("backend {}: {address} was tried: {reach:?}", backend.name.escape_default());
+        tracing::debug!("backend {}: probe of {address}: {reach:?}", backend.name.escape_default());
         if backend.is_removed() || !backend.reach_order().contains(address) {
             return;
         }
@@ -165,7 +165,7 @@ async fn check_once(control: &Rc<Control>, backend: &Backend, order: &[SocketAdd
             break;
         }
         tracing::debug!(
-            "backend {}: the check is repeated: this process did not run for a part of its time",
+            "backend {}: repeating the check: this process was stalled during it",
             backend.name.escape_default()
         );
     }
@@ -205,7 +205,7 @@ fn settle(control: &Control, backend: &Backend, change: Change, failure: Option<
 fn settle_state(control: &Control, backend: &Backend, transition: Transition, failure: Option<&str>) {
     let mut words = describe(transition, failure);
     if backend.wish() != Wish::Up {
-        words.push_str(&format!("; the operator has set it to {}, so no name moves", backend.wish().name()));
+        words.push_str(&format!("; set to {} by the operator, so no name moves", backend.wish().name()));
     }
     let (name, cause) = (backend.name.escape_default(), transition.cause.name());
     // The cause first, then what follows from it.
@@ -253,11 +253,11 @@ async fn look_up(control: Rc<Control>, backend: Rc<Backend>) {
             Err(error) if !failing => {
                 failing = true;
                 let kept = if backend.address().is_some() {
-                    "its last address is kept"
+                    "keeping its last address"
                 } else {
-                    "it counts as down"
+                    "considering it down"
                 };
-                tracing::warn!("backend {name} does not resolve: {error}; {kept}, and it is tried again");
+                tracing::warn!("backend {name} does not resolve: {error}; {kept} and retrying");
             }
             Err(_) => {}
         }

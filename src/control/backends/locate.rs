@@ -123,7 +123,7 @@ impl Control {
             let found: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
             tracing::warn!(
                 backend = %name,
-                "backend {name} resolves only to {}, and addressFamily is {}: it counts as down until it has an address of \
+                "backend {name} resolves only to {}, but addressFamily is {}: it is considered down until it has an address of \
                  that family",
                 found.join(", "),
                 backend.node().family.name()

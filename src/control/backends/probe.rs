@@ -25,16 +25,16 @@ const ANSWER_SHOWN_MAX: usize = 60;
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// This process or its host lacks what a check takes, which says nothing about the backend.
-    #[error("not made: {}", cause(.0))]
+    #[error("cannot check: {}", cause(.0))]
     NotMade(io::Error),
     /// No connection.
     #[error("connect: {}", cause(.0))]
     Connect(io::Error),
     /// No answer within the time.
-    #[error("no answer that it is up within {0} ms")]
+    #[error("not reported up within {0} ms")]
     TimedOut(u64),
     /// It answered within the time, but neither `up` nor `health: down`; shown escaped and cut.
-    #[error("answered \"{shown}\" and nothing that it is up within {limit_ms} ms")]
+    #[error("answered \"{shown}\", but not reported up within {limit_ms} ms")]
     Undecided {
         /// What it answered.
         shown: String,
@@ -51,7 +51,7 @@ pub enum ProbeError {
     #[error("answered \"{0}\"")]
     NotUp(String),
     /// It went on talking.
-    #[error("answered more than {ANSWER_BYTES_MAX} bytes, none of them `up`")]
+    #[error("answered more than {ANSWER_BYTES_MAX} bytes without `up`")]
     TooLong,
 }
 
@@ -203,7 +203,7 @@ mod tests {
         check(
             200,
             banner(b"what?\n"),
-            r#"answered "StatsD 0.10.2\r\nwhat?" and nothing that it is up within 200 ms"#,
+            r#"answered "StatsD 0.10.2\r\nwhat?", but not reported up within 200 ms"#,
         );
     }
 
@@ -212,7 +212,7 @@ mod tests {
         let until_closed = |mut stream: TcpStream| {
             let _ = stream.read(&mut [0; 1]);
         };
-        check(50, until_closed, "no answer that it is up within 50 ms");
+        check(50, until_closed, "not reported up within 50 ms");
         let trickle = |mut stream: TcpStream| while stream.write_all(b"x").is_ok() {};
         run_on_both(|| async move {
             let (address, thread) = backend(trickle);
@@ -227,7 +227,7 @@ mod tests {
         check(
             AMPLE_MS,
             |mut stream| drop(stream.write_all(&[b'x'; 100_000])),
-            "answered more than 4096 bytes, none of them `up`",
+            "answered more than 4096 bytes without `up`",
         );
         check(AMPLE_MS, |mut stream| stream.write_all(b"\x1b[2Jno\r\n").unwrap(), r#"answered "\x1b[2Jno""#);
         assert_eq!(shown(&[b'x'; 100]), "x".repeat(ANSWER_SHOWN_MAX));

@@ -35,7 +35,10 @@ pub fn take() -> Result<Option<Activated>, Failure> {
     let usage = |words: String| Failure { words, code: exit::USAGE };
     let count: usize =
         text.parse().ok().filter(|count| *count <= passed::DESCRIPTORS_MAX).ok_or_else(|| {
-            usage(format!("LISTEN_FDS={text}: not a number of sockets up to {}", passed::DESCRIPTORS_MAX))
+            usage(format!(
+                "LISTEN_FDS={text}: expected a number of sockets up to {}",
+                passed::DESCRIPTORS_MAX
+            ))
         })?;
     if count == 0 {
         return Ok(None);
@@ -59,13 +62,13 @@ fn sort(descriptors: Vec<OwnedFd>, names: &[&str]) -> Result<Activated, String> 
         let name = name.map_or(String::new(), |name| format!(" ({})", name.escape_default()));
         let wrong = |reason: String| format!("passed socket {}{name}: {reason}", index + 3);
         let socket = Socket::from(descriptor);
-        let kind = socket.r#type().map_err(|error| wrong(format!("it is no socket: {error}")))?;
+        let kind = socket.r#type().map_err(|error| wrong(format!("not a socket: {error}")))?;
         if kind == Type::STREAM {
             activated.admin.push(admin(socket).map_err(wrong)?);
             continue;
         }
         let (socket, address) = socket::adopt(socket.into()).map_err(|reason| {
-            wrong(format!("{reason}; wanted are UDP sockets for metrics and TCP sockets for the admin port"))
+            wrong(format!("{reason}; expected UDP sockets for metrics and TCP sockets for the admin port"))
         })?;
         match data.iter_mut().find(|(known, _)| *known == address) {
             Some((_, sockets)) => sockets.push(socket),
@@ -73,7 +76,10 @@ fn sort(descriptors: Vec<OwnedFd>, names: &[&str]) -> Result<Activated, String> 
         }
     }
     if data.len() > ADDRESSES_MAX {
-        return Err(format!("passed sockets: {} data addresses are more than {ADDRESSES_MAX}", data.len()));
+        return Err(format!(
+            "passed sockets: too many data addresses: expected at most {ADDRESSES_MAX}, found {}",
+            data.len()
+        ));
     }
     let workers = data.first().map_or(0, |(_, sockets)| sockets.len());
     if let Some((address, sockets)) = data.iter().find(|(_, sockets)| sockets.len() != workers) {
@@ -92,12 +98,12 @@ fn sort(descriptors: Vec<OwnedFd>, names: &[&str]) -> Result<Activated, String> 
 }
 
 fn admin(socket: Socket) -> Result<TcpListener, String> {
-    let words = |error: std::io::Error| format!("it is no usable socket: {error}");
+    let words = |error: std::io::Error| format!("not a usable socket: {error}");
     if socket.local_addr().map_err(words)?.as_socket().is_none() {
-        return Err("it is a stream socket, but not TCP over IPv4 or IPv6".to_owned());
+        return Err("expected TCP over IPv4 or IPv6, found another stream socket".to_owned());
     }
     if !socket.is_listener().map_err(words)? {
-        return Err("it is a TCP socket that does not listen (Accept=yes is not supported)".to_owned());
+        return Err("TCP socket is not listening (Accept=yes is not supported)".to_owned());
     }
     Ok(socket.into())
 }
@@ -143,10 +149,10 @@ mod tests {
         let (unix, _) = UnixDatagram::pair().unwrap();
         let unbound = Socket::new(socket2::Domain::IPV4, Type::DGRAM, None).unwrap();
         let cases: [(OwnedFd, &str); 4] = [
-            (stream.into(), "passed socket 3 (metrics): it is a TCP socket that does not listen"),
-            (pipe, "passed socket 3 (metrics): it is no socket"),
-            (unix.into(), "passed socket 3 (metrics): it is not a UDP socket"),
-            (unbound.into(), "passed socket 3 (metrics): it is not bound"),
+            (stream.into(), "passed socket 3 (metrics): TCP socket is not listening"),
+            (pipe, "passed socket 3 (metrics): not a socket"),
+            (unix.into(), "passed socket 3 (metrics): expected a UDP socket"),
+            (unbound.into(), "passed socket 3 (metrics): not bound"),
         ];
         for (descriptor, words) in cases {
             let error = sort(vec![descriptor], &["metrics"]).unwrap_err();

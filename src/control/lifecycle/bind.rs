@@ -14,12 +14,14 @@ const BACKLOG: i32 = 128;
 #[derive(Debug, thiserror::Error)]
 pub enum AdminBindError {
     /// Somebody listens there.
-    #[error("{0} (TCP, the admin port) is taken: end who has it, or set another `managementPort`")]
+    #[error(
+        "{0} (TCP, the admin port) is in use: stop the process that uses it, or set another `managementPort`"
+    )]
     Taken(SocketAddr),
     /// The host does not have the address.
     #[error(
         "cannot listen on {0} (TCP, the admin port): this host does not have that address; set `managementHost` to an address of \
-         this host, or \"freebind\": true if the address comes later, as one that keepalived moves"
+         this host, or \"freebind\": true if the address is added later, e.g. by keepalived"
     )]
     NotHere(SocketAddr),
     /// Anything else.
@@ -48,7 +50,7 @@ pub fn bind_admin(
         match listen(same_port(*address, &listeners), freebind) {
             Ok(listener) => listeners.push(listener),
             Err(error) if is_missing(&error) => {
-                tracing::warn!("admin port: {address} is left out: {error}");
+                tracing::warn!("admin port: {address} skipped: {error}");
                 missing = Some(*address);
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -97,7 +99,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "{address} (TCP, the admin port) is taken: end who has it, or set another `managementPort`"
+                "{address} (TCP, the admin port) is in use: stop the process that uses it, or set another `managementPort`"
             )
         );
     }

@@ -164,7 +164,7 @@ pub fn raise(config: &Config, is_restart: bool) -> Result<(Budget, Option<String
 fn raise_for(config: &Config, open: u64) -> Result<(Budget, Option<String>), String> {
     let need = Need::of(config, open);
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)
-        .map_err(|error| format!("the limit on open files cannot be read: {error}"))?;
+        .map_err(|error| format!("cannot read the limit on open files: {error}"))?;
     let words = format!(
         "open files: {} may be needed for {} and {}, at least {} to start, and the limit is {hard}: raise it (`LimitNOFILE=` \
          of the service, `--ulimit nofile=` of the container, `ulimit -Hn`), or lower `workers`",
@@ -183,7 +183,7 @@ fn raise_for(config: &Config, open: u64) -> Result<(Budget, Option<String>), Str
     let budget = need.budget(to);
     let degraded = (to < need.enough).then(|| {
         format!(
-            "{words}; until then there are at most {} admin connections, {} health checks and {} look-ups of names at once, and a \
+            "{words}; until then there are at most {} admin connections, {} health checks and {} name lookups at once, and a \
              reload may list {} backends, old and new together",
             budget.connections, budget.checks, budget.lookups, budget.backends
         )

@@ -39,11 +39,11 @@ pub fn choose(config: &Config, listeners: usize) -> Result<Chosen, Failure> {
     match (try_io_uring(config, rings_bytes), config.engine) {
         (Ok(()), _) => Ok(Chosen { engine: Engine::IoUring, rings_bytes, degraded: None }),
         (Err(words), Some(_)) => Err(Failure {
-            words: format!("{words}. Or let the portable engine do the work: \"engine\": \"auto\""),
+            words: format!("{words}. Or use the portable engine: \"engine\": \"auto\""),
             code: exit::NO_ENGINE,
         }),
         (Err(words), None) => Ok(Chosen::portable(Some(format!(
-            "engine: the portable one does the work: {words}; then restart. To be content with it, set \"engine\": \
+            "engine: using the portable engine: {words}; then restart. To use the portable engine without this warning, set \"engine\": \
              \"portable\""
         )))),
     }

@@ -26,12 +26,9 @@ impl Failure {
     pub fn of_worker(index: usize, end: &Result<Ended, DriverError>) -> Failure {
         match end {
             Err(DriverError::Refused(words)) => Failure { words: words.clone(), code: exit::NO_ENGINE },
-            Err(error) => Failure {
-                words: format!("worker {index} cannot go on, and half a proxy is none: {error}"),
-                code: exit::SYSTEM,
-            },
+            Err(error) => Failure { words: format!("worker {index} failed: {error}"), code: exit::SYSTEM },
             Ok(end) => Failure {
-                words: format!("worker {index} ended unasked ({end:?}): this is a mistake in the program"),
+                words: format!("worker {index} ended unexpectedly ({end:?}): internal error (a bug)"),
                 code: exit::INTERNAL,
             },
         }

@@ -104,11 +104,11 @@ impl Process {
         if let Some(old) = &mut predecessor
             && let Err(error) = old.listen()
         {
-            return Err(refuse(&predecessor, format!("the old process cannot be heard: {error}")));
+            return Err(refuse(&predecessor, format!("cannot read from the old process: {error}")));
         }
         // Before the workers: what they take would be lost if nobody could end them.
         let signals = Signals::listen()
-            .map_err(|error| refuse(&predecessor, format!("signals cannot be handled: {error}")))?;
+            .map_err(|error| refuse(&predecessor, format!("cannot handle signals: {error}")))?;
         let has_inherited = predecessor.is_some() || held.is_data_activated();
         let (mut threads, mut obstacle) = (Vec::with_capacity(listeners.len()), None);
         for (index, listeners) in listeners.into_iter().enumerate() {
@@ -128,7 +128,8 @@ impl Process {
             match worker::spawn(setup) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
-                    obstacle = Some(Failure::system(format!("no thread for worker {index}: {error}")));
+                    obstacle =
+                        Some(Failure::system(format!("cannot start the thread of worker {index}: {error}")));
                     break;
                 }
             }
@@ -173,16 +174,16 @@ impl Process {
         // The kernel grants twice what it is asked for, and counts its own overhead in.
         if facts.receive_buffer_bytes < 2 * asked {
             let words = format!(
-                "receiveBuffer: {} bytes were granted where {} were wanted; raise net.core.rmem_max to {asked} \
+                "receiveBuffer: expected {} bytes, granted {}; raise net.core.rmem_max to {asked} \
                  (`sysctl -w net.core.rmem_max={asked}`), or bursts may be lost",
-                facts.receive_buffer_bytes,
                 2 * asked,
+                facts.receive_buffer_bytes,
             );
             control.degraded.borrow_mut().push(words);
         }
         if let Restrictions::Refused(errno) = facts.restrictions {
             control.degraded.borrow_mut().push(format!(
-                "the workers' rings are not restricted to what they need: the kernel refused it ({})",
+                "the workers' rings are not restricted to the operations that they need: refused by the kernel ({})",
                 io::Error::from_raw_os_error(errno)
             ));
         }
@@ -272,28 +273,28 @@ impl Process {
                 tracing::error!(
                     backend = %node.escape_default(),
                     errno = logging::errno(&error),
-                    "backend {}: no socket for it: {error}; its metrics are dropped and counted as send_failed, and it is tried \
-                     again every second",
+                    "backend {}: cannot create a socket: {error}; its metrics are dropped and counted as send_failed; retrying \
+                     every second",
                     node.escape_default()
                 );
             }
             Report::SocketMade { node } => {
                 self.control.shortages.note_done(Operation::Socket);
-                tracing::info!("backend {}: there is a socket for it now", node.escape_default())
+                tracing::info!("backend {}: socket created", node.escape_default())
             }
             Report::SocketReopened { node, reason } => {
                 tracing::debug!("backend {}: socket reopened: {reason}", node.escape_default());
             }
             Report::ReopenFailed { node, reason, error } => tracing::warn!(
-                "backend {}: its socket cannot be reopened ({reason}): {error}; the old one stays in use, and it is tried again",
+                "backend {}: cannot reopen its socket ({reason}): {error}; keeping the old one and retrying",
                 node.escape_default()
             ),
             Report::TrainsRefused { node, error } => tracing::info!(
-                "{}: several packets in one send (gso) are refused: {error}; they go one by one from now on",
+                "{}: the kernel refuses to send several packets at once (gso): {error}; sending them one by one from now on",
                 node.escape_default()
             ),
             Report::Truncated { datagram_bytes } => tracing::warn!(
-                "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its whole lines are relayed, the \
+                "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its complete lines are forwarded, the \
                  rest is lost and counted in datagrams_truncated and bytes_truncated; raise maxDatagramSize"
             ),
             Report::PinFailed { worker, cpu, error } => {
@@ -301,14 +302,13 @@ impl Process {
                     seat.cpu.set(None);
                 }
                 // It comes before the worker is ready, so it is told with everything else that is degraded.
-                let words = format!(
-                    "pinWorkers: worker {worker} cannot be kept to CPU {cpu}: {error}; it runs where the kernel puts it"
-                );
+                let words =
+                    format!("pinWorkers: cannot pin worker {worker} to CPU {cpu}: {error}; it is not pinned");
                 self.control.degraded.borrow_mut().push(words);
             }
             Report::FenceFailed { error } => {
                 tracing::warn!(
-                    "the sockets could not be fenced: {error}; what arrives during the stop may be lost"
+                    "cannot fence the sockets: {error}; datagrams that arrive during the stop may be lost"
                 );
             }
             Report::Ended { worker, end } => {

@@ -48,7 +48,7 @@ impl Process {
             }
             GiverAction::Refuse(why) => note(&self.control, Outcome::Refused, why),
             GiverAction::Defer => {
-                let words = "starts when the process of the last one, which failed, has ended";
+                let words = "starts after the process of the last one, which failed, has exited";
                 note(&self.control, Outcome::UnderWay, words);
             }
             GiverAction::Go(taken) => {
@@ -57,9 +57,10 @@ impl Process {
                 match told {
                     Some(Ok(())) => return Some(taken),
                     Some(Err(error)) => {
-                        return self.give(GiverEvent::Failed(format!("it could not be told to go: {error}")));
+                        return self
+                            .give(GiverEvent::Failed(format!("it could not be told to take over: {error}")));
                     }
-                    None => return self.give(GiverEvent::Failed("it is gone".to_owned())),
+                    None => return self.give(GiverEvent::Failed("it has exited".to_owned())),
                 }
             }
             GiverAction::Fail(why) => {
@@ -71,7 +72,7 @@ impl Process {
                 self.abort_successor(why);
             }
             GiverAction::StartOver(why) => {
-                note(&self.control, Outcome::UnderWay, &format!("{why}; a new process is started"));
+                note(&self.control, Outcome::UnderWay, &format!("{why}; starting a new process"));
                 self.abort_successor(why.to_owned());
             }
             GiverAction::Kill => {
@@ -113,7 +114,7 @@ impl Process {
     /// Reports that a restart failed and that this process goes on.
     fn note_failure(&self, why: &str) {
         if self.control.stopping.get() {
-            note(&self.control, Outcome::Refused, "ended by a stop");
+            note(&self.control, Outcome::Refused, "canceled by a stop");
             return;
         }
         note(&self.control, Outcome::Failed, why);
@@ -131,17 +132,17 @@ impl Process {
         let started = self.held.duplicates().and_then(|sockets| Successor::start(program, offer, sockets));
         match started {
             Ok(successor) => {
-                let words = format!("process {} was started: {path}", successor.pid());
+                let words = format!("started process {}: {path}", successor.pid());
                 note(&control, Outcome::UnderWay, &words);
                 self.successor = Some(successor);
                 self.reloads_at_start = control.reloads.get();
                 None
             }
             Err(error) => {
-                let taken = self
-                    .give(GiverEvent::Failed(format!("{path} cannot be started: {}", with_remedy(&error))));
+                let taken =
+                    self.give(GiverEvent::Failed(format!("cannot start {path}: {}", with_remedy(&error))));
                 debug_assert!(taken.is_none());
-                self.give(GiverEvent::Ended("was never started".to_owned()))
+                self.give(GiverEvent::Ended("was not started".to_owned()))
             }
         }
     }
@@ -186,10 +187,7 @@ impl Process {
             return false;
         }
         if let Some(successor) = &self.successor {
-            tracing::info!(
-                "signal {signal} is passed on to process {}, which has taken over",
-                successor.pid()
-            );
+            tracing::info!("forwarding signal {signal} to process {}, which has taken over", successor.pid());
             successor.say_stop(signal);
         }
         true
@@ -208,7 +206,7 @@ impl Process {
                 TakerAction::SayReady => {
                     tracing::info!("restart: ready to take over from process {pid}");
                     if let Some(Err(error)) = self.predecessor.as_ref().map(|old| old.say_ready()) {
-                        tracing::warn!("process {pid} could not be told that this one is ready: {error}");
+                        tracing::warn!("cannot notify process {pid} that this one is ready: {error}");
                     }
                 }
                 TakerAction::Serve => {
@@ -216,7 +214,11 @@ impl Process {
                     break;
                 }
                 TakerAction::ServeUnasked => {
-                    note(&self.control, Outcome::Done, &format!("process {pid} is gone; this one goes on"));
+                    note(
+                        &self.control,
+                        Outcome::Done,
+                        &format!("process {pid} has exited; this one continues"),
+                    );
                     break;
                 }
                 TakerAction::Retire(why) => return Err(retired(&why)),
@@ -228,7 +230,7 @@ impl Process {
                 }
                 Event::Ended { worker } => return Err(self.end_of(worker)),
                 Event::Stop(_) => {
-                    tracing::info!("a stop was asked for; it waits for the word of process {pid}");
+                    tracing::info!("stop requested; waiting for process {pid}");
                     self.predecessor.as_mut().map_or(TakerAction::Nothing, |old| old.on(TakerEvent::Stop))
                 }
                 event => {
@@ -255,7 +257,7 @@ impl Process {
             self.stop.notify_one();
         }
         if action == TakerAction::Complete {
-            let words = format!("complete: process {} has ended and this one has taken over", old.offer.pid);
+            let words = format!("complete: process {} has exited and this one has taken over", old.offer.pid);
             note(&self.control, Outcome::Done, &words);
             if self.control.spread == Spread::Datagram {
                 self.held.spread_again();
@@ -277,14 +279,14 @@ impl Process {
     fn decline_reload(&self) {
         match &self.successor {
             Some(successor) if self.giver.is_gone() => {
-                tracing::info!("reload: passed on to process {}, which has taken over", successor.pid());
+                tracing::info!("reload: forwarded to process {}, which has taken over", successor.pid());
                 successor.ask_reload();
             }
-            _ if self.control.stopping.get() => tracing::warn!("reload: refused: a stop is under way"),
+            _ if self.control.stopping.get() => tracing::warn!("reload: refused: stopping"),
             _ => {
                 // The file may have changed since it was read.
                 self.reload_is_due.set(true);
-                tracing::info!("reload: follows when this process serves");
+                tracing::info!("reload: deferred until this process serves");
             }
         }
     }
@@ -296,11 +298,11 @@ impl Process {
                 note(&self.control, Outcome::Refused, "another process has taken over");
             }
             Event::Restart if self.control.stopping.get() => {
-                note(&self.control, Outcome::Refused, "a stop is under way");
+                note(&self.control, Outcome::Refused, "stopping");
             }
-            Event::Restart => note(&self.control, Outcome::Refused, "it is just starting"),
+            Event::Restart => note(&self.control, Outcome::Refused, "still starting"),
             Event::Successor(GiverEvent::Ended(how)) if self.giver.is_gone() => {
-                tracing::error!("the process that has taken over {how}; nobody is left to go on");
+                tracing::error!("the process that has taken over {how}; nothing is serving");
             }
             Event::Reload => self.decline_reload(),
             _ => {}
@@ -315,7 +317,7 @@ fn grace(config: &Config) -> Duration {
 
 /// Why a process that was to take over ends.
 pub(in crate::control) fn retired(why: &str) -> Failure {
-    let words = format!("process {} ends, and the old one goes on: {why}", std::process::id());
+    let words = format!("process {} exits, and the old one continues: {why}", std::process::id());
     Failure { words, code: exit::OK }
 }
 
@@ -329,15 +331,13 @@ struct Circumstances {
 
 fn obstacle(circumstances: Circumstances) -> Option<&'static str> {
     match circumstances {
-        Circumstances { is_stopping: true, .. } => Some("a stop is under way"),
+        Circumstances { is_stopping: true, .. } => Some("stopping"),
         Circumstances { is_first_process: true, .. } => Some(
-            "this is process 1, whose end ends its container: start a new container instead, or use socket activation",
+            "this is process 1, so the container would end with it: start a new container instead, or use socket activation",
         ),
-        Circumstances { has_program: false, .. } => {
-            Some("it was not started by a command that could be repeated")
-        }
+        Circumstances { has_program: false, .. } => Some("the command that started it is not known"),
         Circumstances { is_taking_over: true, .. } => {
-            Some("the last restart is not complete: the old process has not ended yet")
+            Some("the last restart is not complete: the old process has not exited yet")
         }
         _ => None,
     }
@@ -357,7 +357,7 @@ fn note(control: &Control, outcome: Outcome, words: &str) {
     let words = match outcome {
         Outcome::UnderWay | Outcome::Done => words.to_owned(),
         Outcome::Refused => format!("refused: {words}"),
-        Outcome::Failed => format!("failed, and process {} goes on: {words}", std::process::id()),
+        Outcome::Failed => format!("failed, and process {} continues: {words}", std::process::id()),
     };
     match outcome {
         Outcome::UnderWay => tracing::info!(restart = "under way", "restart: {words}"),

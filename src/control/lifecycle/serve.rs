@@ -28,7 +28,7 @@ impl Process {
             match tokio::time::timeout_at(deadline, self.event()).await {
                 Ok(Event::Ended { worker }) => return Err(self.end_of(worker)),
                 Ok(Event::Stop(_)) => {
-                    return Err(Failure { words: "stopped before it was ready".to_owned(), code: exit::OK });
+                    return Err(Failure { words: "stopped before ready".to_owned(), code: exit::OK });
                 }
                 Ok(Event::Predecessor(event)) => {
                     let old = self.predecessor.as_mut();
@@ -37,7 +37,7 @@ impl Process {
                     }
                 }
                 Ok(event) => self.decline(&event),
-                Err(_) => return Err(Failure::system("the workers did not arm their receives in time")),
+                Err(_) => return Err(Failure::system("the workers did not start receiving in time")),
             }
         }
         Ok(())

@@ -98,9 +98,7 @@ impl Held {
                 socket::ask_receive_buffer(socket, config.receive_buffer_bytes)
             };
             if let Err(error) = restored {
-                tracing::warn!(
-                    "receiveBuffer: {error}: it is now as the process wanted it that was not to be"
-                );
+                tracing::warn!("receiveBuffer: {error}: it keeps the size set by the failed restart");
             }
             // Where it is refused, datagrams come without, which is counted.
             let _ = options::stamp_arrivals(socket, config.timestamps);
@@ -114,7 +112,7 @@ impl Held {
     /// Spreads datagrams over the workers once more: an old process that fenced sockets of its own has undone it.
     pub fn spread_again(&self) {
         if let Err(error) = socket::spread_over(&self.data) {
-            tracing::warn!("spread: datagram was refused by the kernel ({error}); it is as with flow");
+            tracing::warn!("spread: datagram was refused by the kernel ({error}); using flow");
         }
     }
 }
@@ -135,7 +133,7 @@ struct Found {
 /// Keeps signals away from every thread that starts from here on, and makes or takes over the sockets. The number of
 /// workers in `config` becomes that of the sockets.
 pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure> {
-    signals::block().map_err(|error| Failure::system(format!("signals cannot be blocked: {error}")))?;
+    signals::block().map_err(|error| Failure::system(format!("cannot block signals: {error}")))?;
     if origin.predecessor.is_none() && origin.activated.is_none() {
         descriptors::raise_to_bind(config).map_err(Failure::system)?;
     }
@@ -156,7 +154,7 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
     let management: io::Result<Vec<SocketAddr>> = found.admin.iter().map(TcpListener::local_addr).collect();
     let management = management.map_err(|error| Failure::system(format!("the admin port: {error}")))?;
     let held = hold(config, &found, &management)
-        .map_err(|error| Failure::system(format!("a socket cannot be duplicated: {error}")))?;
+        .map_err(|error| Failure::system(format!("cannot duplicate a socket: {error}")))?;
     let own = OwnAddresses::new(&found.listen, found.workers.first().map_or(&[], Vec::as_slice));
     Ok(Sockets {
         budget,
@@ -179,7 +177,7 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
 fn bind(config: &Config) -> Result<Found, Failure> {
     let listeners = bind_data(config).map_err(Failure::system)?;
     let admin = bind_admin(&config.management, false, config.freebind).map_err(Failure::system)?;
-    let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} is left out: {error}");
+    let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} skipped: {error}");
     Ok(Found {
         degraded: listeners.skipped.iter().map(skipped).collect(),
         workers: listeners.workers,
@@ -230,8 +228,7 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
         }
     } else {
         let listeners = bind_data(config).map_err(Failure::system)?;
-        let skipped =
-            listeners.skipped.iter().map(|(address, error)| format!("{address} is left out: {error}"));
+        let skipped = listeners.skipped.iter().map(|(address, error)| format!("{address} skipped: {error}"));
         Found {
             degraded: skipped.collect(),
             workers: listeners.workers,
@@ -264,7 +261,7 @@ fn overridden(config: &Config, configured: Configured, found: &Found) -> Vec<Str
                 addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
             };
             words.push(format!(
-                "{keys}: the config says {}, but the sockets that the service manager passed are at {}, and they count; change \
+                "{keys}: the config has {}, but the sockets passed by the service manager are at {} and take precedence; change \
                  the socket unit, or remove the keys",
                 list(configured),
                 list(&passed)
@@ -389,7 +386,7 @@ fn leave_out(plan: &mut Plan, offer: &Offer, config: &Config) -> Result<Vec<Stri
         match can_bind {
             Ok(()) => kept.push((address, place)),
             Err(error @ BindError::NotHere(_)) => {
-                degraded.push(format!("{address} is left out: {error}"));
+                degraded.push(format!("{address} skipped: {error}"));
                 missing = Some(error);
             }
             Err(error) => return Err(Failure::system(error)),
@@ -408,7 +405,7 @@ fn listen_options(config: &Config) -> ListenOptions {
 
 fn take(descriptors: &mut [Option<OwnedFd>], place: usize) -> Result<OwnedFd, Failure> {
     let descriptor = descriptors.get_mut(place).and_then(Option::take);
-    descriptor.ok_or_else(|| Failure::system("the old process offered a socket and did not pass it"))
+    descriptor.ok_or_else(|| Failure::system("the old process announced a socket but did not pass it"))
 }
 
 fn adapt_receive_buffer(socket: &UdpSocket, config: &Config, offer: &Offer) -> io::Result<()> {
@@ -439,11 +436,11 @@ fn words(plan: &Plan, offer: &Offer, bound: usize, admin: usize) -> String {
     );
     if bound > 0 || admin > taken.admin.len() {
         let new_admin = count(admin - taken.admin.len(), "admin socket");
-        words.push_str(&format!("; made anew: {}, {new_admin}", count(bound, "data socket")));
+        words.push_str(&format!("; newly created: {}, {new_admin}", count(bound, "data socket")));
     }
     let given_up = offer.workers * offer.data.len() - taken.data.len() * taken.workers;
     if given_up > 0 {
-        words.push_str(&format!("; given up: {}", count(given_up, "data socket")));
+        words.push_str(&format!("; closed: {}", count(given_up, "data socket")));
     }
     words
 }
@@ -455,7 +452,7 @@ fn set_workers(config: &mut Config, workers: usize, degraded: &mut Vec<String>) 
     }
     if !config.workers_auto {
         degraded.push(format!(
-            "workers: {} are asked for and {workers} run, one for each passed UDP socket at an address (ReusePort=yes)",
+            "workers: {} configured, {workers} running, one for each passed UDP socket at an address (ReusePort=yes)",
             config.workers
         ));
     }
@@ -470,7 +467,7 @@ fn spread(config: &Config, workers: &[Vec<UdpSocket>], degraded: &mut Vec<String
         match socket::spread_over(workers) {
             Ok(()) => return Spread::Datagram,
             Err(error) => degraded.push(format!(
-                "spread: datagram was refused by the kernel ({error}); each sender is served by one worker, as with flow"
+                "spread: datagram was refused by the kernel ({error}); using flow: each sender is served by one worker"
             )),
         }
     } else {

@@ -81,7 +81,7 @@ fn refused(error: io::Error, rings_bytes: usize, engine: Engine) -> Failure {
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::ENOMEM)
     );
     if engine == Engine::Portable || !is_refusal {
-        return Failure::system(format!("the control thread cannot start: {error}"));
+        return Failure::system(format!("cannot start the control thread: {error}"));
     }
     Failure { words: engine::refused(error, rings_bytes).to_string(), code: exit::NO_ENGINE }
 }
@@ -190,7 +190,8 @@ fn refuse_loops(control: &Control, predecessor: Option<&Predecessor>) -> Result<
 fn seats(config: &Config) -> Result<(Publisher, Vec<Seat>), Failure> {
     let nothing = table::build(0, config, [], None, Phase::Run, None);
     let wakers: io::Result<Vec<_>> = (0..config.workers).map(|_| Waker::new().map(Arc::new)).collect();
-    let wakers = wakers.map_err(|error| Failure::system(format!("no eventfd to wake a worker: {error}")))?;
+    let wakers = wakers
+        .map_err(|error| Failure::system(format!("cannot create an eventfd to wake a worker: {error}")))?;
     let seat = |index| Seat {
         shared: Arc::new(WorkerShared::default()),
         facts: RefCell::new(None),

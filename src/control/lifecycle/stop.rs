@@ -22,21 +22,22 @@ const SIGNALLED: u8 = 128;
 /// Stops as asked: down for the health checks of who sends metrics here, then the drain; the exit code.
 pub async fn stop(process: &mut Process, signal: Option<u8>) -> u8 {
     let why = match signal {
-        Some(number) => format!("signal {number}"),
-        None => "as asked".to_owned(),
+        Some(number) => name(number)
+            .map_or_else(|| format!("received signal {number}"), |name| format!("received {name}")),
+        None => "stop requested".to_owned(),
     };
     let (delay, timeout) = {
         let config = process.control.config();
         (Duration::from_millis(config.shutdown_delay_ms), Duration::from_millis(config.shutdown_timeout_ms))
     };
-    tracing::info!(signal = signal.and_then(name), "stopping: {why}");
+    tracing::info!(signal = signal.and_then(name), "{why}; draining");
     process.control.stopping.set(true);
     process.control.notifier.stopping();
     if let Some(signal) = process.end_restart().await {
         return cut_off(process, signal);
     }
     if !delay.is_zero() {
-        tracing::info!("health says down; metrics are forwarded for another {} ms", delay.as_millis());
+        tracing::info!("health reports down; metrics are forwarded for another {} ms", delay.as_millis());
         if let Err(end) = go_on(process, Instant::now() + delay).await {
             return end;
         }
@@ -61,7 +62,7 @@ pub async fn fail(process: &mut Process, failure: Failure) -> u8 {
 pub async fn leave(process: &mut Process, taken: &Taken) -> u8 {
     let timeout = Duration::from_millis(process.control.config().shutdown_timeout_ms);
     let pid = process.leave_to(taken);
-    tracing::info!("process {pid} has taken over; process {} ends", std::process::id());
+    tracing::info!("process {pid} has taken over; process {} exits", std::process::id());
     process.control.stopping.set(true);
     // What the service manager is told from now on, the other process tells.
     process.control.ready.set(false);
@@ -145,7 +146,7 @@ async fn workers_ended(process: &mut Process, deadline: Instant) -> Result<(), O
 
 /// A second signal: at once, whatever is left.
 fn cut_off(process: &Process, signal: u8) -> u8 {
-    tracing::warn!(signal = name(signal), "signal {signal} again: ending at once");
+    tracing::warn!(signal = name(signal), "received signal {signal} again; exiting immediately");
     account(process);
     SIGNALLED + signal
 }
@@ -161,7 +162,7 @@ fn conclude(process: &Process) -> u8 {
                 tracing::warn!(
                     worker,
                     metrics_dropped,
-                    "worker {worker}: the time ran out; {metrics_dropped} metrics were dropped and counted as shutdown"
+                    "worker {worker}: shutdownTimeout exceeded; {metrics_dropped} metrics were dropped and counted as shutdown"
                 );
                 cut_short = true;
             }
@@ -187,7 +188,7 @@ fn account(process: &Process) {
         datagrams_received = counters.get(Counter::DatagramsReceived),
         datagrams_sent = counters.get(Counter::DatagramsSent),
         kernel_drops = counters.get(Counter::KernelDrops),
-        "account: {}",
+        "final counters: {}",
         words(&counters)
     );
 }

@@ -41,7 +41,7 @@ impl Notifier {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(b"WATCHDOG=1")
         {
-            tracing::debug!("the service manager's watchdog could not be told: {error}");
+            tracing::debug!("cannot notify the service manager's watchdog: {error}");
         }
     }
 
@@ -51,7 +51,7 @@ impl Notifier {
             let address = match name.as_bytes() {
                 [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
                 [b'/', ..] => SocketAddr::from_pathname(name)?,
-                _ => return Err(std::io::Error::other("it is neither a path nor an abstract name (@…)")),
+                _ => return Err(std::io::Error::other("expected a path or an abstract name (@…)")),
             };
             let socket = UnixDatagram::unbound()?;
             // A manager that does not read must not hold this process up.
@@ -62,7 +62,7 @@ impl Notifier {
         match connected() {
             Ok(socket) => Ok(Notifier { socket: Some(socket), ..Notifier::default() }),
             Err(error) => {
-                Err(format!("NOTIFY_SOCKET={}: {error}; the service manager is told nothing", name.display()))
+                Err(format!("NOTIFY_SOCKET={}: {error}; the service manager is not notified", name.display()))
             }
         }
     }
@@ -103,7 +103,7 @@ impl Notifier {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(message.as_bytes())
         {
-            tracing::warn!("the service manager could not be told {message:?}: {error}");
+            tracing::warn!("cannot notify the service manager of {message:?}: {error}");
         }
     }
 }

@@ -70,7 +70,7 @@ impl Open {
     /// Makes room after an accept that failed.
     fn make_room(&self, error: &io::Error, counters: &AdminCounters) -> Option<Lent> {
         if !is_shortage(error) {
-            tracing::warn!("admin port: a connection was not accepted: {error}");
+            tracing::warn!("admin port: cannot accept a connection: {error}");
             return None;
         }
         self.shortages.note(Operation::Accept, error);

@@ -215,7 +215,7 @@ impl AdminActions for Operator {
         panic_on("control");
         if self.control.health_wanted.replace(up) != up {
             let health = if up { "up" } else { "down" };
-            tracing::info!(health, "health: the operator set it {health}");
+            tracing::info!(health, "health set to {health} by the operator");
         }
     }
 

@@ -101,7 +101,7 @@ pub async fn write_debug_log(log: std::sync::Weak<DebugLog>, mut passed: mpsc::R
         let Some(log) = log.upgrade() else { return };
         let suppressed = log.suppressed.swap(0, Ordering::Relaxed);
         if suppressed > 0 {
-            tracing::debug!(metrics_not_shown = suppressed, "{suppressed} more metrics, not shown");
+            tracing::debug!(metrics_not_shown = suppressed, "{suppressed} more metrics not shown");
         }
         log.allowance.store(DEBUG_LINES_PER_SECOND, Ordering::Relaxed);
     }

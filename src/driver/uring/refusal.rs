@@ -38,16 +38,16 @@ pub fn refusal(operation: &'static str, source: io::Error, rings_bytes: usize, h
     let errno = source.raw_os_error().unwrap_or(0);
     let cause = match (errno, host.io_uring_disabled) {
         (libc::EPERM, Some(2)) => {
-            "the sysctl kernel.io_uring_disabled is 2: nobody may use it. Set it to 0 (`sysctl kernel.io_uring_disabled=0`)"
+            "the sysctl kernel.io_uring_disabled is 2: no process may use io_uring. Set it to 0 (`sysctl kernel.io_uring_disabled=0`)"
                 .to_string()
         }
         (libc::EPERM, Some(1)) => {
-            "the sysctl kernel.io_uring_disabled is 1: only CAP_SYS_ADMIN and the group in kernel.io_uring_group may use it. \
+            "the sysctl kernel.io_uring_disabled is 1: only CAP_SYS_ADMIN and the group in kernel.io_uring_group may use io_uring. \
              Add this user to that group, or set kernel.io_uring_disabled to 0"
                 .to_string()
         }
         (libc::EPERM | libc::EACCES, _) => {
-            "a seccomp profile forbids it, as the default profiles of Docker, containerd and Kubernetes do. Run the \
+            "a seccomp profile forbids it, like the default profiles of Docker, containerd and Kubernetes. Run the \
              container with docker/seccomp.json (`docker run --security-opt seccomp=docker/seccomp.json`)"
                 .to_string()
         }
@@ -57,16 +57,16 @@ pub fn refusal(operation: &'static str, source: io::Error, rings_bytes: usize, h
             host.kernel
         ),
         (libc::EINVAL, _) => format!(
-            "kernel {} does not know what it was asked for. Use Linux 6.1 or later (6.6 recommended)",
+            "kernel {} lacks a required feature. Use Linux 6.1 or later (6.6 recommended)",
             host.kernel
         ),
         (libc::ENOMEM, _) => format!(
-            "the rings of this program need {rings_bytes} bytes of locked memory, and the limit, which counts those of \
-             all programs of this user, is {}. Raise it \
+            "the rings need {rings_bytes} bytes of locked memory, and the limit, which applies to \
+             all processes of this user, is {}. Raise it \
              (`LimitMEMLOCK=` of the service, `--ulimit memlock=` of the container, `ulimit -l`), or lower `workers`",
-            host.memlock_bytes.map_or("not known".into(), |bytes| format!("{bytes} bytes"))
+            host.memlock_bytes.map_or("unknown".into(), |bytes| format!("{bytes} bytes"))
         ),
-        _ => "this is none of the known causes".to_string(),
+        _ => "unknown cause".to_string(),
     };
     DriverError::Refused(format!("io_uring is refused ({operation}: {source}): {cause}"))
 }
@@ -90,6 +90,6 @@ mod tests {
         assert!(message(libc::EINVAL, Some(0)).contains("6.1"));
         let memlock = message(libc::ENOMEM, Some(0));
         assert!(memlock.contains("123456") && memlock.contains("65536"), "{memlock}");
-        assert!(message(libc::EMFILE, Some(0)).contains("none of the known causes"));
+        assert!(message(libc::EMFILE, Some(0)).contains("unknown cause"));
     }
 }

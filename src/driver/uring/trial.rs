@@ -27,7 +27,7 @@ const ROUND_US: u64 = 10_000;
 /// io_uring is refused, or lacks something; in words.
 pub fn try_out(workers: usize, limits: &DriverLimits) -> Result<(), DriverError> {
     let unusable =
-        |source| DriverError::System { operation: "a pair of sockets to try io_uring with", source };
+        |source| DriverError::System { operation: "creating a socket pair to probe io_uring", source };
     // A pair of unix sockets: it needs no network, and io_uring treats it like any other socket.
     let (listener, sender) = UnixDatagram::pair().map_err(unusable)?;
     let waker = Arc::new(Waker::new().map_err(unusable)?);
@@ -66,7 +66,7 @@ fn work(mut driver: RingDriver<KernelRing>, waker: &Waker, sender: &UnixDatagram
         driver.deliver(&mut count);
         if round == 0 {
             waker.wake();
-            sender.send(b"x").map_err(|error| failed("a datagram to try io_uring with", error))?;
+            sender.send(b"x").map_err(|error| failed("sending a datagram to probe io_uring", error))?;
         }
         if count.0 > 0 && driver.is_armed() {
             driver.cancel();
@@ -75,5 +75,5 @@ fn work(mut driver: RingDriver<KernelRing>, waker: &Waker, sender: &UnixDatagram
             return Ok(());
         }
     }
-    Err(failed("receiving by io_uring", io::ErrorKind::TimedOut.into()))
+    Err(failed("receiving with io_uring", io::ErrorKind::TimedOut.into()))
 }

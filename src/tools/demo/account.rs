@@ -79,25 +79,25 @@ impl Account {
         let mut wrong = Vec::new();
         if counters.imbalance() != 0 {
             wrong.push(format!(
-                "the proxy received {} more metrics than it sent, dropped and holds",
+                "the proxy received {} more metrics than it sent, dropped or holds",
                 counters.imbalance()
             ));
         }
         if counters.get(Counter::MetricsPending) != 0 {
             let pending = count(counters.get(Counter::MetricsPending), "metric");
-            wrong.push(format!("the proxy has ended with {pending} in hand"));
+            wrong.push(format!("the proxy exited with {pending} pending"));
         }
         let missing = self.sent.metrics.saturating_sub(received);
         let excused = counters.get(Counter::KernelDrops).saturating_mul(DATAGRAM_METRICS_MAX);
         if missing > excused && !self.sent.refused {
-            wrong.push(format!("{} got lost on the way to the proxy, uncounted", count(missing, "metric")));
+            wrong.push(format!("{} lost before the proxy, uncounted", count(missing, "metric")));
         }
         if arrived.total() > proxy_sent {
             let more = count(arrived.total() - proxy_sent, "metric");
             wrong.push(format!("the backends received {more} more than the proxy sent"));
         } else if arrived.total() < proxy_sent && self.backend_drops == 0 {
             let fewer = count(proxy_sent - arrived.total(), "metric");
-            wrong.push(format!("{fewer} got lost on the way to the backends, uncounted"));
+            wrong.push(format!("{fewer} lost after the proxy, uncounted"));
         }
         if arrived.elsewhere > diverted {
             wrong.push(format!(
@@ -130,7 +130,7 @@ impl Account {
         let metrics_in =
             |metrics, datagrams| format!("{} in {}", plural(metrics, "metric"), count(datagrams, "datagram"));
         for (name, metrics, datagrams) in [
-            ("sent by the traffic", self.sent.metrics, self.sent.datagrams),
+            ("sent to the proxy", self.sent.metrics, self.sent.datagrams),
             ("received by the proxy", get(Counter::MetricsReceived), get(Counter::DatagramsReceived)),
             ("sent by the proxy", get(Counter::MetricsSent), get(Counter::DatagramsSent)),
             ("received by the backends", arrived.total(), arrived.datagrams),
@@ -138,10 +138,10 @@ impl Account {
             row(name, metrics, metrics_in(metrics, datagrams));
         }
         if arrived.others > 0 {
-            row("of these, yours", arrived.others, plural(arrived.others, "metric"));
+            row("from other senders", arrived.others, plural(arrived.others, "metric"));
         }
         let lost = self.sent.metrics.saturating_sub(arrived.metrics);
-        row("lost of the traffic", lost, plural(lost, "metric"));
+        row("lost", lost, plural(lost, "metric"));
         let dropped = counters.dropped_total();
         if dropped > 0 {
             row(
@@ -154,13 +154,13 @@ impl Account {
             [(get(Counter::KernelDrops), "the proxy's"), (self.backend_drops, "the backends'")]
         {
             if drops > 0 {
-                let words = format!("{} at {whose} sockets, which were full", plural(drops, "datagram"));
+                let words = format!("{} at {whose} full sockets", plural(drops, "datagram"));
                 row("dropped by the kernel", drops, words);
             }
         }
         if self.sent.refused {
             text.push_str(
-                "  The proxy's port was closed while traffic was still sent: its last part was refused.\n",
+                "  The proxy's port was closed before the last datagrams were sent; these were refused.\n",
             );
         }
     }
@@ -197,7 +197,7 @@ impl Account {
         if let (outages @ 1.., length) = self.outages {
             let _ = writeln!(
                 text,
-                "  outages     {outages}, played: for {} a backend answered its checks \"health: down\"",
+                "  outages     {outages}, simulated: for {} a backend answered its checks \"health: down\"",
                 clock(length)
             );
         }
@@ -222,17 +222,14 @@ impl Account {
         let verdict = match self.verdict() {
             Verdict::Complete if diverted == 0 => format!("Every metric arrived, each at {own}."),
             Verdict::Complete => format!(
-                "Every metric arrived, each at {own},\nbut for {} that other backends took while that one was down.",
+                "Every metric arrived, each at {own},\nexcept {} diverted to other backends while that one was down.",
                 grouped(diverted)
             ),
             Verdict::Counted { metrics } => {
-                format!("{} of the traffic got lost; where is counted above.", count(metrics, "metric"))
+                format!("{} lost; the counters above show where.", count(metrics, "metric"))
             }
             Verdict::Wrong(wrong) => {
-                format!(
-                    "The account does not add up; this is a mistake in the program:\n  {}.",
-                    wrong.join(";\n  ")
-                )
+                format!("The counters do not add up (a bug):\n  {}.", wrong.join(";\n  "))
             }
         };
         let _ = writeln!(text, "\n{verdict}");
@@ -281,9 +278,9 @@ mod tests {
         let text = account.text();
         for part in [
             "Summary of 2.0 s",
-            "sent by the traffic               1,000 metrics in 250 datagrams",
+            "sent to the proxy                 1,000 metrics in 250 datagrams",
             "received by the backends          1,000 metrics in 30 datagrams",
-            "lost of the traffic                   0 metrics",
+            "lost                                  0 metrics",
             "c:3                                 400    40.0 %",
             "p50 ≤ 2.5 ms  p99 ≤ 5.1 ms  max ≤ 6.0 ms",
             "Every metric arrived, each at the backend that owns its name (494 names).",
@@ -297,25 +294,25 @@ mod tests {
     fn a_metric_that_vanishes_anywhere_is_found() {
         let mut before = complete();
         before.sent.metrics += 1;
-        assert_eq!(wrong(&before), ["1 metric got lost on the way to the proxy, uncounted"]);
+        assert_eq!(wrong(&before), ["1 metric lost before the proxy, uncounted"]);
         let mut within = complete();
         within.backends[0].1.metrics -= 2;
         within.counters.add(Counter::MetricsReceived, 0);
-        assert_eq!(wrong(&within), ["2 metrics got lost on the way to the backends, uncounted"]);
+        assert_eq!(wrong(&within), ["2 metrics lost after the proxy, uncounted"]);
         let mut inside = complete();
         inside.sent.metrics += 1;
         inside.counters.add(Counter::MetricsReceived, 1);
-        assert_eq!(wrong(&inside), ["the proxy received 1 more metrics than it sent, dropped and holds"]);
+        assert_eq!(wrong(&inside), ["the proxy received 1 more metrics than it sent, dropped or holds"]);
         let mut held = inside;
         held.counters.add(Counter::MetricsPending, 1);
-        assert_eq!(wrong(&held), ["the proxy has ended with 1 metric in hand"]);
+        assert_eq!(wrong(&held), ["the proxy exited with 1 metric pending"]);
         let mut invented = complete();
         invented.backends[0].1.others += 1;
         assert_eq!(wrong(&invented), ["the backends received 1 metric more than the proxy sent"]);
         let mut astray = complete();
         astray.backends[0].1.elsewhere = 1;
         assert!(wrong(&astray)[0].contains("do not own their names"));
-        assert!(astray.text().contains("mistake in the program"));
+        assert!(astray.text().contains("(a bug)"));
     }
 
     #[test]
@@ -330,7 +327,11 @@ mod tests {
         at_the_proxy.sent.metrics += DATAGRAM_METRICS_MAX;
         at_the_proxy.counters.add(Counter::KernelDrops, 1);
         assert_eq!(at_the_proxy.verdict(), Verdict::Counted { metrics: DATAGRAM_METRICS_MAX });
-        assert!(at_the_proxy.text().contains("1 datagram at the proxy's sockets"), "{}", at_the_proxy.text());
+        assert!(
+            at_the_proxy.text().contains("1 datagram at the proxy's full sockets"),
+            "{}",
+            at_the_proxy.text()
+        );
         at_the_proxy.sent.metrics += 1;
         assert_eq!(wrong(&at_the_proxy).len(), 1);
         let mut at_a_backend = complete();
@@ -357,10 +358,10 @@ mod tests {
         assert_eq!(account.verdict(), Verdict::Complete);
         let text = account.text();
         for part in [
-            "of these, yours                       3 metrics",
+            "from other senders                    3 metrics",
             "4 metrics: malformed 4",
-            "but for 120 that other backends took",
-            "outages     1, played: for 5 s",
+            "except 120 diverted to other backends",
+            "outages     1, simulated: for 5 s",
             "…   2 events before these",
             "9 s   event 9.",
         ] {

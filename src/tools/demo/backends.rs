@@ -231,7 +231,7 @@ fn answer_health(mut stream: &TcpStream, is_up: &AtomicBool) -> io::Result<()> {
     let answer: &[u8] = match question.trim_ascii() {
         b"health" if is_up.load(Ordering::Acquire) => b"health: up\n",
         b"health" => b"health: down\n",
-        _ => b"this backend of the demo answers only health\n",
+        _ => b"unknown command; expected health\n",
     };
     stream.write_all(answer)?;
     stream.shutdown(Shutdown::Write)?;
@@ -277,7 +277,7 @@ mod tests {
         // One that says nothing does not hold up the others.
         let _silent = TcpStream::connect(health).unwrap();
         assert_eq!(ask(health, b"health\n"), "health: up\n");
-        assert!(ask(health, b"GET / HTTP/1.0\r\n\r\n").starts_with("this backend"));
+        assert!(ask(health, b"GET / HTTP/1.0\r\n\r\n").starts_with("unknown command"));
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub fn run(options: Options) -> u8 {
 
 /// Tells that the host refused something that the demo needs; the exit code.
 fn refused(error: &io::Error) -> u8 {
-    console::complain(&format!("the demo cannot start: {error}"));
+    console::complain(&format!("cannot start the demo: {error}"));
     exit::SYSTEM
 }
 

@@ -43,7 +43,7 @@ impl Ports {
 }
 
 fn note(usual: u16, found: u16, who: &str) -> Option<String> {
-    (usual != found).then(|| format!("port {usual} is taken: {who} is at {found}"))
+    (usual != found).then(|| format!("port {usual} is in use: {who} listens on {found}"))
 }
 
 /// Binds the backends' ports; one sentence for each that is not the usual one. Fails only if loopback has none left.
@@ -159,6 +159,6 @@ mod tests {
         });
         assert_eq!(notes.len(), moved.sum::<usize>(), "{notes:?}");
         let ports = Ports { host: "localhost", proxy: 40_000, admin: ADMIN_PORT };
-        assert_eq!(ports.notes(), ["port 8125 is taken: the proxy is at 40000"]);
+        assert_eq!(ports.notes(), ["port 8125 is in use: the proxy listens on 40000"]);
     }
 }

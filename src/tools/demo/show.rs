@@ -193,7 +193,7 @@ impl Act {
             let name = &stage.setting.backends[index];
             if Some(index) == down {
                 self.outages += 1;
-                self.event(elapsed, format!("{name} begins to answer \"health: down\" to the checks"));
+                self.event(elapsed, format!("{name} answers its checks \"health: down\""));
             } else if Some(index) == self.down {
                 self.event(elapsed, format!("{name} answers \"health: up\" again"));
             }
@@ -290,8 +290,7 @@ mod tests {
     fn only_the_played_cause_is_left_out() {
         let played = r#"backend 127.0.0.1:1 is down: check of 127.0.0.1:2: answered "health: down""#;
         assert_eq!(shortened(played.to_owned()), "backend 127.0.0.1:1 is down");
-        let other =
-            "backend 127.0.0.1:1 is down: check of 127.0.0.1:2: no answer that it is up within 1000 ms";
+        let other = "backend 127.0.0.1:1 is down: check of 127.0.0.1:2: not reported up within 1000 ms";
         assert_eq!(shortened(other.to_owned()), other);
     }
 }

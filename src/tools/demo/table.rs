@@ -106,8 +106,8 @@ pub fn table(scene: &Scene<'_>) -> Vec<Row> {
 fn title(scene: &Scene<'_>) -> Row {
     let elapsed = clock(scene.now.elapsed);
     let right = match scene.setting.end {
-        Some(end) => format!("{elapsed} of {}   Ctrl-C ends it", clock(end)),
-        None => format!("{elapsed}   Ctrl-C ends it"),
+        Some(end) => format!("{elapsed} of {}   Ctrl-C to stop", clock(end)),
+        None => format!("{elapsed}   Ctrl-C to stop"),
     };
     let left = "statsring demo";
     let debug = if cfg!(debug_assertions) { " (debug build)" } else { "" };

@@ -49,7 +49,9 @@ impl ProxyStats {
         }
         let stats = ProxyStats::parse(&String::from_utf8_lossy(&answer));
         if stats.0.is_empty() {
-            return Err(io::Error::other("it answers stats with no line of the form name: number"));
+            return Err(io::Error::other(
+                "unexpected reply to stats: expected lines of the form name: number",
+            ));
         }
         Ok(stats)
     }

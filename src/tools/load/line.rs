@@ -49,7 +49,7 @@ impl Run {
         };
         let is_plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if name.is_empty() || name.len() > RUN_BYTES_MAX || !is_plain {
-            return Err(format!("--run {name:?}: give 1 to {RUN_BYTES_MAX} characters of a to z and 0 to 9"));
+            return Err(format!("--run {name:?}: expected 1 to {RUN_BYTES_MAX} characters a to z, 0 to 9"));
         }
         Ok(Run(format!("{}{name}", host_mark()).into()))
     }

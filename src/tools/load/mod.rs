@@ -87,7 +87,7 @@ impl Outside {
 
 fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Report, String> {
     let system = |what: &str, error: io::Error| format!("{what}: {error}");
-    let mut interrupt = Interrupt::new().map_err(|error| system("signals cannot be taken", error))?;
+    let mut interrupt = Interrupt::new().map_err(|error| system("cannot handle signals", error))?;
     let meter = options
         .pid
         .map(|pid| ProcessMeter::new(pid).map_err(|error| system(&format!("--pid {pid}"), error)))
@@ -95,7 +95,8 @@ fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Repor
     let flows = connect(plan.to, plan.flows)
         .map_err(|error| system(&format!("cannot send to {} from {} sockets", plan.to, plan.flows), error))?;
     let sinks = start_sinks(plan, options)?;
-    health::spawn(health::bind(&plan.health)?).map_err(|error| system("no thread for --health", error))?;
+    health::spawn(health::bind(&plan.health)?)
+        .map_err(|error| system("cannot start the thread for --health", error))?;
     let live = Arc::new(SendLive::default());
     live.stop.store(pause(&mut interrupt, plan.delay_us), Ordering::Relaxed);
     let before = Outside::read(plan.to, plan.admin)?;
@@ -114,10 +115,10 @@ fn carry_out(plan: &Plan, mut source: Source, options: &Options) -> Result<Repor
                 }
                 sent
             })
-            .map_err(|error| system("no thread to send", error))?
+            .map_err(|error| system("cannot start the sending thread", error))?
     };
     watch.until_sent(&sender, options.quiet);
-    let sent = sender.join().map_err(|_| "the sending thread ended in a panic".to_owned())?;
+    let sent = sender.join().map_err(|_| "the sending thread panicked".to_owned())?;
     watch.until_settled(sent.metrics, plan.settle_us);
     let cost = watch.cost(options.pid);
     let arrived = sinks.map(|sinks| stop_sinks(sinks, plan, &sent)).transpose()?;
@@ -147,14 +148,15 @@ fn start_sinks(plan: &Plan, options: &Options) -> Result<Option<OwnSinks>, Strin
         None => Account::Sequenced(Box::new(Sequenced::new(plan.names, Some(plan.run.clone()), placed))),
     };
     let live = Arc::new(SinkLive::default());
-    let thread =
-        sinks.spawn(account, Arc::clone(&live)).map_err(|error| format!("no thread to receive: {error}"))?;
+    let thread = sinks
+        .spawn(account, Arc::clone(&live))
+        .map_err(|error| format!("cannot start the receiving thread: {error}"))?;
     Ok(Some(OwnSinks { thread, live }))
 }
 
 fn stop_sinks(sinks: OwnSinks, plan: &Plan, sent: &Sent) -> Result<Arrived, String> {
     sinks.live.stop.store(true, Ordering::Release);
-    let received = sinks.thread.join().map_err(|_| "the receiving thread ended in a panic".to_owned())?;
+    let received = sinks.thread.join().map_err(|_| "the receiving thread panicked".to_owned())?;
     let expected = match &plan.replay {
         Some(_) => Expected::Texts(sent.texts.clone()),
         None => Expected::Total(sent.metrics),

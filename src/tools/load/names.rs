@@ -33,10 +33,12 @@ impl Names {
     /// A flow would have no name, or the skew is no number from 0 on.
     pub fn new(names: u32, flows: u32, skew: f64) -> Result<Names, String> {
         if flows == 0 || flows > names {
-            return Err(format!("--flows {flows}: each flow needs a name of its own; give 1 to {names}"));
+            return Err(format!("--flows {flows}: each flow needs its own name; expected 1 to {names}"));
         }
         if !skew.is_finite() || skew < 0.0 {
-            return Err(format!("--skew {skew}: give a number from 0 (all names alike) to about 2"));
+            return Err(format!(
+                "--skew {skew}: expected a number from 0 (all names equally often) to about 2"
+            ));
         }
         let flow = |index: u32| {
             let count = names / flows + u32::from(index < names % flows);

@@ -52,7 +52,7 @@ pub struct Options {
     #[argh(option, arg_name = "FILE")]
     pub placed_by: Vec<PathBuf>,
 
-    /// a backend of --placed-by that may be down; may be repeated, each is assumed to be down alone
+    /// a backend of --placed-by that may be down; may be repeated, for outages of one backend at a time
     #[argh(option, arg_name = "HOST:PORT")]
     pub down: Vec<String>,
 
@@ -96,7 +96,7 @@ pub struct Options {
     #[argh(option, arg_name = "TAGS")]
     pub tags: Option<String>,
 
-    /// sending sockets; a name is always sent by the same one (default 1)
+    /// sending sockets; each name always uses the same one (default 1)
     #[argh(option, arg_name = "N", default = "1")]
     pub flows: u32,
 
@@ -205,13 +205,13 @@ impl Plan {
         let warm_up_us = seconds_to_us("--warm-up", options.warm_up)?;
         if warm_up_us > 0 && warm_up_us >= seconds_us {
             return Err(format!(
-                "--warm-up {}: nothing is left of --seconds {}",
+                "--warm-up {}: expected less than --seconds {}",
                 options.warm_up, options.seconds
             ));
         }
         let has_placed = !(options.placed_by.is_empty() && options.down.is_empty());
         if has_placed && (replay.is_some() || options.sink.is_none()) {
-            return Err("--placed-by and --down go with --sink, and not with --replay".to_owned());
+            return Err("--placed-by and --down require --sink and exclude --replay".to_owned());
         }
         let source = match &replay {
             Some(replay) => Source::replayed(Arc::clone(replay), options.metrics),
@@ -248,14 +248,16 @@ fn sequenced(options: &Options, run: &Run) -> Result<Source, String> {
     let types = types(&options.types)?;
     let is_wrong = |tags: &String| tags.is_empty() || tags.bytes().any(|byte| byte < b' ' || byte == b'|');
     if let Some(tags) = options.tags.as_ref().filter(|tags| is_wrong(tags)) {
-        return Err(format!("--tags {tags:?}: give tags as env:prod,host:a, without | and line ends"));
+        return Err(format!(
+            "--tags {tags:?}: expected tags such as env:prod,host:a, without | and line ends"
+        ));
     }
     let form = LineForm::new(run, options.name_length, &types, options.tags.as_deref());
     let bytes = (form.line_bytes_max(options.names as usize) + 1).saturating_mul(options.metrics as usize);
     if bytes > REPLAY_DATAGRAM_BYTES {
         return Err(format!(
-            "a datagram could become {bytes} bytes long, and proxies commonly take {REPLAY_DATAGRAM_BYTES}: give less \
-             --metrics, a shorter --name-length or shorter --tags"
+            "a datagram could be {bytes} bytes long; proxies commonly accept {REPLAY_DATAGRAM_BYTES}: reduce \
+             --metrics, --name-length or --tags"
         ));
     }
     let names = Names::new(options.names, options.flows, options.skew)?;
@@ -269,7 +271,7 @@ fn in_range<N: PartialOrd + std::fmt::Display>(
     high: N,
 ) -> Result<(), String> {
     if value < low || value > high {
-        return Err(format!("{option} {value}: give {low} to {high}"));
+        return Err(format!("{option} {value}: expected {low} to {high}"));
     }
     Ok(())
 }
@@ -280,7 +282,7 @@ fn rate(text: &str) -> Result<Option<u64>, String> {
     }
     match text.parse::<u64>() {
         Ok(rate @ 1..=1_000_000_000) => Ok(Some(rate)),
-        _ => Err(format!("--rate {text:?}: give datagrams a second, or max")),
+        _ => Err(format!("--rate {text:?}: expected datagrams per second, or max")),
     }
 }
 
@@ -298,7 +300,9 @@ fn types(list: &str) -> Result<Vec<&'static str>, String> {
         let known = TYPES.iter().find(|known| **known == name);
         let weight = weight.parse::<usize>().ok().filter(|weight| *weight <= TYPES_MAX);
         let (Some(known), Some(weight)) = (known, weight) else {
-            return Err(format!("--types {part:?}: give types of c, g, ms, s, h with weights, as c=8,ms=2"));
+            return Err(format!(
+                "--types {part:?}: expected types c, g, ms, s, h with weights, such as c=8,ms=2"
+            ));
         };
         types.extend(std::iter::repeat_n(*known, weight));
         if types.len() > TYPES_MAX {
@@ -370,7 +374,7 @@ mod tests {
         for (arguments, part) in [
             (["--rate", "0"], "--rate \"0\""),
             (["--rate", "fast"], "--rate \"fast\""),
-            (["--metrics", "0"], "--metrics 0: give 1 to 1000"),
+            (["--metrics", "0"], "--metrics 0: expected 1 to 1000"),
             (["--metrics", "1000"], "bytes long"),
             (["--names", "10000001"], "--names"),
             (["--flows", "1001"], "--flows 1001"),
@@ -381,8 +385,8 @@ mod tests {
             (["--tags", "a|b"], "--tags"),
             (["--to", "nowhere"], "--to"),
             (["--sink", "x"], "--sink"),
-            (["--placed-by", "x"], "--placed-by and --down go with --sink"),
-            (["--down", "a:1"], "--placed-by and --down go with --sink"),
+            (["--placed-by", "x"], "--placed-by and --down require --sink"),
+            (["--down", "a:1"], "--placed-by and --down require --sink"),
             (["--delay", "-1"], "--delay"),
             (["--health", "x"], "--health"),
             (["--admin", "1"], "--admin"),
@@ -390,7 +394,7 @@ mod tests {
             (["--allow-loss", "2"], "--allow-loss"),
             (["--seconds", "-1"], "--seconds"),
             (["--settle", "inf"], "--settle"),
-            (["--warm-up", "10"], "--warm-up 10: nothing is left"),
+            (["--warm-up", "10"], "--warm-up 10: expected less than"),
             (["--burst", "0"], "--burst"),
             (["--datagrams", "0"], "--datagrams"),
             (["--replay", "/nowhere/x"], "/nowhere/x"),

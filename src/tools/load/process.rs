@@ -39,11 +39,11 @@ impl ProcessMeter {
             // A thread may end between the two looks.
             let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
             let time = text.split_whitespace().next().and_then(|word| word.parse().ok());
-            let time: u64 = time.ok_or_else(|| io::Error::other("schedstat shows no time"))?;
+            let time: u64 = time.ok_or_else(|| io::Error::other("no CPU time in schedstat"))?;
             self.threads.insert(task.file_name().to_string_lossy().into_owned(), time);
         }
         if self.threads.is_empty() {
-            return Err(io::Error::other("the kernel shows no schedstat of it"));
+            return Err(io::Error::other("no schedstat for it"));
         }
         let status = fs::read_to_string(self.folder.join("status")).unwrap_or_default();
         let resident = parse_resident_bytes(&status).unwrap_or(0);

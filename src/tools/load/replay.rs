@@ -53,7 +53,7 @@ impl Replay {
         let replay = Replay::parse(bytes);
         if replay.order.is_empty() {
             let skipped = replay.skipped;
-            return Err(fail(format!("none of its {skipped} lines is a metric, as name:value|type")));
+            return Err(fail(format!("none of its {skipped} lines is a metric (name:value|type)")));
         }
         Ok(replay)
     }

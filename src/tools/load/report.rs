@@ -108,13 +108,13 @@ impl Report {
         }
         if sent.refused > 0 {
             verdict.notes.push(format!(
-                "{} times the kernel said that nobody took an earlier datagram: does the proxy listen there?",
+                "{} sends reported that an earlier datagram was refused: is the proxy listening there?",
                 grouped(sent.refused)
             ));
         }
         if sent.given_up > 0 {
             verdict.notes.push(format!(
-                "this host was too busy for the rate: {} datagrams were not even tried",
+                "this host is too slow for the rate: {} datagrams were not attempted",
                 grouped(sent.given_up)
             ));
         }
@@ -188,7 +188,7 @@ impl Report {
         if sent.lines_skipped > 0 {
             let skipped = grouped(sent.lines_skipped);
             let _ =
-                writeln!(text, "            {skipped} lines of the file are no metrics and were left out");
+                writeln!(text, "            {skipped} lines of the file are not metrics and were skipped");
         }
         text
     }
@@ -202,9 +202,9 @@ impl Report {
                 .map(|known| format!(", {} {}", known.reason, grouped(known.count)))
                 .collect();
             let missing = match stage.missing {
-                0 if stage.is_whole() => "all there".to_owned(),
+                0 if stage.is_whole() => "complete".to_owned(),
                 0 => "all accounted for".to_owned(),
-                missing if missing < 0 => format!("{} more, from elsewhere", grouped(magnitude(missing))),
+                missing if missing < 0 => format!("{} more, from other senders", grouped(magnitude(missing))),
                 missing => format!("{} missing", grouped(magnitude(missing))),
             };
             let (entered, left) = (grouped(stage.entered), grouped(stage.left));
@@ -268,10 +268,10 @@ mod tests {
         };
         let text = report.text();
         for part in [
-            "all there",
+            "complete",
             "metrics_dropped_queue_full 7: all accounted for",
             "10 missing",
-            "1 more, from elsewhere",
+            "1 more, from other senders",
             "GOOD: all 1,000 metrics were sent; what arrived was not measured",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -141,7 +141,7 @@ impl Watch {
         if let Some(sink) = &self.sink {
             let arrived = get(&sink.metrics);
             text += &format!(
-                "  arrived {}/s  lost or on the way {}  duplicated {}  misplaced {}  dropped at the sinks {}",
+                "  arrived {}/s  lost or in transit {}  duplicated {}  misplaced {}  dropped at the sinks {}",
                 grouped(arrived - self.last_arrived),
                 grouped(sent.saturating_sub(get(&sink.unique))),
                 grouped(get(&sink.duplicated)),

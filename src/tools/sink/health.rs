@@ -26,7 +26,7 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, String> {
         TcpListener::bind(address).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => {
                 format!(
-                    "--health: cannot listen on {address}: {error}; stop what uses it, or choose another port"
+                    "--health: cannot listen on {address}: {error}; stop the process that uses it, or choose another port"
                 )
             }
             _ => format!("--health: cannot listen on {address}: {error}"),

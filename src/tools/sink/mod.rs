@@ -108,7 +108,7 @@ pub fn tell(text: &str) -> u8 {
 /// The share is none.
 pub fn tolerance(loss_share: f64, in_order: bool) -> Result<Tolerance, String> {
     if !(0.0..=1.0).contains(&loss_share) {
-        return Err(format!("--allow-loss {loss_share}: give a share from 0 to 1, as 0.001"));
+        return Err(format!("--allow-loss {loss_share}: expected a share from 0 to 1, such as 0.001"));
     }
     Ok(Tolerance { loss_share, in_order })
 }
@@ -125,7 +125,7 @@ pub fn placed(
 ) -> Result<Option<Placed>, String> {
     if files.is_empty() {
         return match down.first() {
-            Some(name) => Err(format!("--down {name:?} goes with --placed-by")),
+            Some(name) => Err(format!("--down {name:?} requires --placed-by")),
             None => Ok(None),
         };
     }
@@ -141,15 +141,17 @@ struct Proven {
 
 fn prove(options: &Options) -> Result<Proven, String> {
     if options.file.is_some() {
-        return Err("-f needs --print; a measured load takes configs with --placed-by".to_owned());
+        return Err("-f requires --print; to judge a load by a config use --placed-by".to_owned());
     }
-    let list =
-        options.listen.as_deref().ok_or("give --listen to measure a load, or --print to see what arrives")?;
+    let list = options
+        .listen
+        .as_deref()
+        .ok_or("missing --listen (to measure a load) or --print (to print what arrives)")?;
     let listen = parse_addresses(list).map_err(|error| format!("--listen: {error}"))?;
     seconds_to_us("--idle", options.idle)?;
     options.seconds.map(|seconds| seconds_to_us("--seconds", seconds)).transpose()?;
     if options.names == 0 || options.names > NAMES_MAX {
-        return Err(format!("--names {}: give 1 to {NAMES_MAX}", options.names));
+        return Err(format!("--names {}: expected 1 to {NAMES_MAX}", options.names));
     }
     let account = match &options.replay {
         Some(path) => Account::Replayed(Box::new(replayed::Replayed::new(Arc::new(Replay::load(path)?)))),
@@ -159,13 +161,13 @@ fn prove(options: &Options) -> Result<Proven, String> {
         }
     };
     if options.replay.is_some() && !options.placed_by.is_empty() {
-        return Err("--placed-by: captured lines are not compared with placements".to_owned());
+        return Err("--placed-by cannot be combined with --replay".to_owned());
     }
     Ok(Proven { listen, health: health_addresses(options.health.as_deref())?, account })
 }
 
 fn receive(proven: Proven, options: &Options) -> Result<Arrived, String> {
-    let cannot = |error: io::Error| format!("the sink cannot work: {error}");
+    let cannot = |error: io::Error| format!("cannot run the sink: {error}");
     let mut interrupt = Interrupt::new().map_err(cannot)?;
     let sinks = Sinks::bind(&proven.listen, options.receive_buffer)?;
     health::spawn(health::bind(&proven.health)?).map_err(cannot)?;
@@ -177,7 +179,7 @@ fn receive(proven: Proven, options: &Options) -> Result<Arrived, String> {
     let thread = sinks.spawn(proven.account, Arc::clone(&live)).map_err(cannot)?;
     wait(&mut interrupt, &live, options);
     live.stop.store(true, Ordering::Release);
-    let received = thread.join().map_err(|_| "the receiving thread ended in a panic".to_owned())?;
+    let received = thread.join().map_err(|_| "the receiving thread panicked".to_owned())?;
     Ok(received.figures(&options.expect.map_or(Expected::Unknown, Expected::Total)))
 }
 

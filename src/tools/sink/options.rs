@@ -44,7 +44,7 @@ pub struct Options {
     #[argh(option, arg_name = "N", default = "1_000_000")]
     pub names: usize,
 
-    /// captured lines that the load replays
+    /// file of the captured lines that the load replays
     #[argh(option, arg_name = "FILE")]
     pub replay: Option<PathBuf>,
 
@@ -53,7 +53,7 @@ pub struct Options {
     #[argh(option, arg_name = "FILE")]
     pub placed_by: Vec<PathBuf>,
 
-    /// a backend of --placed-by that may be down; may be repeated, each is assumed to be down alone
+    /// a backend of --placed-by that may be down; may be repeated, for outages of one backend at a time
     #[argh(option, arg_name = "HOST:PORT")]
     pub down: Vec<String>,
 
@@ -101,7 +101,7 @@ pub fn health_addresses(list: Option<&str>) -> Result<Vec<SocketAddr>, String> {
 /// It is negative, no number, or more than about 30 years.
 pub fn seconds_to_us(option: &str, seconds: f64) -> Result<u64, String> {
     if !(0.0..=1e9).contains(&seconds) {
-        return Err(format!("{option} {seconds}: give a number of seconds"));
+        return Err(format!("{option} {seconds}: expected a number of seconds"));
     }
     Ok((seconds * 1e6) as u64)
 }

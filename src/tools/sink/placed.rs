@@ -60,7 +60,7 @@ impl Placed {
             }
         }
         if let Some(name) = unknown.first() {
-            return Err(format!("--down {name:?} is a backend of no --placed-by config"));
+            return Err(format!("--down {name:?} is not a backend of any --placed-by config"));
         }
         let (allowed, is_astray) = (vec![0; names], vec![false; names]);
         Ok(Placed { placements, allowed, is_astray, misplaced: 0, names_misplaced: 0 })

@@ -69,13 +69,15 @@ fn usage(options: &Options) -> Result<(), String> {
         ("--json", options.json),
     ];
     if let Some((option, _)) = judging.into_iter().find(|(_, is_given)| *is_given) {
-        return Err(format!("{option} cannot be combined with --print, which judges nothing"));
+        return Err(format!("{option} cannot be combined with --print"));
     }
     if options.file.is_some() && options.listen.is_some() {
-        return Err("-f and --listen both say where to listen: give one of them".to_owned());
+        return Err("-f and --listen cannot be combined: both set where to listen".to_owned());
     }
     if options.health.is_some() && options.listen.is_none() {
-        return Err("--health needs --listen; a config has the admin ports of its backends".to_owned());
+        return Err(
+            "--health requires --listen; with a config the admin ports of its backends are used".to_owned()
+        );
     }
     options.seconds.map(|seconds| seconds_to_us("--seconds", seconds)).transpose()?;
     Ok(())
@@ -204,7 +206,7 @@ fn data_socket(address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<(
 
 fn refused(name: &str, address: SocketAddr, error: &io::Error) -> String {
     let remedy = match error.kind() {
-        ErrorKind::AddrInUse => "; stop what uses the port, or choose others with --listen",
+        ErrorKind::AddrInUse => "; stop the process that uses the port, or choose others with --listen",
         ErrorKind::AddrNotAvailable => "; sink --print replaces backends on this host only",
         _ => "",
     };

@@ -128,7 +128,9 @@ impl Sinks {
         for address in addresses {
             let told = |error: io::Error| match error.kind() {
                 io::ErrorKind::AddrInUse => {
-                    format!("cannot listen on {address}: {error}; stop what uses it, or choose another port")
+                    format!(
+                        "cannot listen on {address}: {error}; stop the process that uses it, or choose another port"
+                    )
                 }
                 _ => format!("cannot listen on {address}: {error}"),
             };

@@ -61,14 +61,14 @@ impl Verdict {
         if arrived.unique > expected {
             let more = grouped(arrived.unique - expected);
             self.reasons
-                .push(format!("{more} metrics more arrived than were sent: is another load on its way?"));
+                .push(format!("{more} more metrics arrived than were sent: is another load running?"));
         }
         let share = arrived.lost as f64 / expected.max(1) as f64;
         if share > tolerance.loss_share {
             let lost = grouped(arrived.lost);
             self.reasons.push(format!("{lost} metrics lost ({} of {})", percent(share), grouped(expected)));
         } else if arrived.lost > 0 {
-            self.notes.push(format!("{} metrics lost, as was allowed", grouped(arrived.lost)));
+            self.notes.push(format!("{} metrics lost, within the allowed loss", grouped(arrived.lost)));
         }
     }
 
@@ -82,35 +82,35 @@ impl Verdict {
         let names = grouped(arrived.names_misplaced);
         let where_seen = if arrived.moved.is_some() { "where no config places them" } else { "at two sinks" };
         blame(arrived.misplaced, &format!("misplaced: {names} names were seen {where_seen}"));
-        blame(arrived.undecided, "came so late that they cannot be told from duplicates");
-        blame(arrived.names_beyond, "are of names beyond what the sink has room for: give a larger --names");
+        blame(arrived.undecided, "arrived too late to be distinguished from duplicates");
+        blame(arrived.names_beyond, "exceed the number of names that the sink can track: raise --names");
         if tolerance.in_order {
-            blame(arrived.reordered.unwrap_or(0), "arrived after a later one of their name");
+            blame(arrived.reordered.unwrap_or(0), "arrived out of order within their name");
         }
     }
 
     fn note(&mut self, arrived: &Arrived) {
         if arrived.dropped_at_sinks > 0 {
             self.notes.push(format!(
-                "of the loss, {} datagrams were dropped at the sinks' own sockets, not by the proxy: give a larger \
+                "of the loss, {} datagrams were dropped at the sinks' sockets, not by the proxy: raise \
                  --receive-buffer, raise net.core.rmem_max, or lower the rate",
                 grouped(arrived.dropped_at_sinks)
             ));
         }
         if arrived.expected.is_none() {
             self.notes.push(
-                "how many metrics were sent is not known: what is missing at the end of a name goes unnoticed"
-                    .into(),
+                "the number of metrics sent is unknown: losses at the end of a name are not detected".into(),
             );
         }
         if let Some(moved) = arrived.moved {
             self.notes.push(format!(
-                "{} metrics came at another sink than the first of their name, as the configs place them",
+                "{} metrics arrived at another sink than the first of their name, as placed by the configs",
                 grouped(moved)
             ));
         }
         if arrived.foreign > 0 {
-            self.notes.push(format!("{} lines arrived that are not of this load", grouped(arrived.foreign)));
+            self.notes
+                .push(format!("{} lines arrived that are not part of this load", grouped(arrived.foreign)));
         }
     }
 }
@@ -145,9 +145,9 @@ mod tests {
                 Arrived { misplaced: 4, names_misplaced: 2, moved: Some(9), ..arrived() },
                 "2 names were seen where no config places them",
             ),
-            (Arrived { undecided: 3, ..arrived() }, "3 metrics came so late"),
+            (Arrived { undecided: 3, ..arrived() }, "3 metrics arrived too late"),
             (Arrived { names_beyond: 3, ..arrived() }, "--names"),
-            (Arrived { unique: 1001, ..arrived() }, "1 metrics more arrived than were sent"),
+            (Arrived { unique: 1001, ..arrived() }, "1 more metrics arrived than were sent"),
             (Arrived { unique: 0, lost: 1000, ..arrived() }, "nothing arrived"),
             (Arrived { unique: 0, expected: Some(0), ..arrived() }, "nothing was sent"),
             (Arrived { unique: 0, expected: None, ..arrived() }, "nothing arrived"),
@@ -176,16 +176,13 @@ mod tests {
         let gaps = Arrived { expected: None, unique: 990, lost: 10, ..arrived() };
         let verdict = Verdict::on(&gaps, &Tolerance::default());
         assert_eq!(verdict.reasons, ["10 metrics lost (1.0000 % of 1,000)"]);
-        assert!(verdict.notes[0].contains("not known"));
+        assert!(verdict.notes[0].contains("unknown"));
     }
 
     #[test]
     fn the_sinks_own_loss_is_told_apart() {
         let arrived = Arrived { unique: 990, lost: 10, dropped_at_sinks: 2, ..arrived() };
         let verdict = Verdict::on(&arrived, &Tolerance::default());
-        assert!(
-            verdict.notes[0].contains("2 datagrams were dropped at the sinks' own sockets"),
-            "{verdict:?}"
-        );
+        assert!(verdict.notes[0].contains("2 datagrams were dropped at the sinks' sockets"), "{verdict:?}");
     }
 }

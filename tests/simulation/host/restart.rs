@@ -109,7 +109,7 @@ impl World<'_> {
     fn start_successor(&mut self, old: usize) -> Result<(), String> {
         if self.random.below(25) == 0 {
             self.give(old, GiverEvent::Failed("it cannot be started".into()))?;
-            return self.give(old, GiverEvent::Ended("was never started".into()));
+            return self.give(old, GiverEvent::Ended("was not started".into()));
         }
         let fates = [(Fate::Fails, 12), (Fate::Dawdles, 16), (Fate::Hangs, 16)];
         let struck = fates.iter().find(|(_, in_so_many)| self.random.below(*in_so_many) == 0);

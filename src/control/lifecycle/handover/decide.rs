@@ -21,7 +21,7 @@ use super::message::Taken;
 use crate::planted::{Defect, is_planted};
 
 /// Why a new process that is ready does not take over.
-const OUTDATED: &str = "the config was reloaded while it started";
+const OUTDATED: &str = "the config was reloaded while it was starting";
 
 /// A new process that is to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +135,7 @@ impl Giver {
                 (Giving::Ending(Ending { again: true, ..ending }), Defer)
             }
             (stage, GiverEvent::Asked(obstacle)) => {
-                (stage, Refuse(obstacle.unwrap_or("a restart is going on already")))
+                (stage, Refuse(obstacle.unwrap_or("a restart is already in progress")))
             }
             (Giving::Starting, GiverEvent::Ready { taken, is_current })
                 if is_current || is_planted(Defect::ReloadUndoneByRestart) =>
@@ -279,12 +279,12 @@ impl Taker {
             }
             // The second time it is at once.
             (Taking::Arming | Taking::Offered, TakerEvent::Stop) => {
-                (Taking::Retired, Retire("a stop was asked for".to_owned()))
+                (Taking::Retired, Retire("a stop was requested".to_owned()))
             }
             (Taking::Serving, TakerEvent::Stop) => (Taking::Serving, Stop),
             (Taking::Offered, TakerEvent::Go) => (Taking::Serving, Serve),
             (Taking::Offered, TakerEvent::Gone) if is_planted(Defect::RetiresWithOldProcess) => {
-                (Taking::Retired, Retire("the old process is gone".to_owned()))
+                (Taking::Retired, Retire("the old process has exited".to_owned()))
             }
             (Taking::Offered, TakerEvent::Gone) => (Taking::Alone, ServeUnasked),
             (Taking::Serving, TakerEvent::Gone) => (Taking::Alone, Complete),
@@ -364,7 +364,7 @@ mod tests {
         giver.on(GiverEvent::Asked(None));
         let why = "no such key".to_owned();
         assert_eq!(giver.on(GiverEvent::Failed(why.clone())), GiverAction::Fail(why));
-        assert_eq!(giver.on(ended("ended with exit code 64")), GiverAction::Clear);
+        assert_eq!(giver.on(ended("exited with code 64")), GiverAction::Clear);
     }
 
     #[test]
@@ -453,7 +453,7 @@ mod tests {
                     self.to_new.clear();
                 }
                 GiverAction::Go(_) if self.taker.is_none() => {
-                    self.old(GiverEvent::Failed("it is gone".to_owned()));
+                    self.old(GiverEvent::Failed("it has exited".to_owned()));
                 }
                 GiverAction::Go(_) => {
                     assert_eq!(self.new_config, self.config, "a reload is undone");
@@ -505,7 +505,7 @@ mod tests {
                 Chance::Arm => self.new_side(TakerEvent::Armed),
                 Chance::NewFails if self.taker.is_some() && !self.new_receives => {
                     self.to_old.push_back(GiverEvent::Failed("a bad config".to_owned()));
-                    self.end_new("ended with exit code 64");
+                    self.end_new("exited with code 64");
                 }
                 Chance::NewFails => {}
                 Chance::OldLate if self.giver.is_busy() => self.old(GiverEvent::Late),

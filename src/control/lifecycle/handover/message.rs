@@ -127,12 +127,10 @@ pub enum LinkError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The other process is of a version with another protocol.
-    #[error(
-        "the other process speaks version {0} of the hand-over's protocol, and this one version {PROTOCOL}"
-    )]
+    #[error("hand-over protocol mismatch: expected version {PROTOCOL}, found version {0}")]
     OtherProtocol(u32),
     /// It is something else altogether.
-    #[error("what came is not of the hand-over's protocol: {0}")]
+    #[error("malformed hand-over message: {0}")]
     Nonsense(String),
 }
 

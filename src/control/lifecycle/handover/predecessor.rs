@@ -48,7 +48,7 @@ impl Predecessor {
         }
         let unusable = |error: LinkError| {
             format!(
-                "the hand-over failed: {error} ({VARIABLE} is for a process that statsring itself starts)"
+                "the hand-over failed: {error} ({VARIABLE} is reserved for processes started by statsring itself)"
             )
         };
         let link = standard_input().map_err(|error| unusable(error.into()))?;
@@ -56,7 +56,7 @@ impl Predecessor {
             link.set_patience(Some(OFFER)).map_err(LinkError::from).and_then(|()| link.receive::<Offer>());
         match received {
             // A word that overtook the offer reads as an empty one: the old process has given the restart up already.
-            Ok(Some((Offer { pid: 0, .. }, _))) => Err("the old process has ended the restart".to_owned()),
+            Ok(Some((Offer { pid: 0, .. }, _))) => Err("the old process has aborted the restart".to_owned()),
             Ok(Some((offer, sockets))) => Ok(Some(Predecessor {
                 offer,
                 sockets,
@@ -113,7 +113,7 @@ impl Predecessor {
             }
             Some(Heard::Word(Word::Abort(why))) => TakerEvent::Abort(why),
             Some(Heard::Word(Word::Stop(signal))) => {
-                tracing::info!("the old process passes signal {signal} on");
+                tracing::info!("the old process forwarded signal {signal}");
                 TakerEvent::Stop
             }
             Some(Heard::Gone) | None => {

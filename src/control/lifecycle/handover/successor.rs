@@ -166,9 +166,9 @@ fn converse(link: &Link, offer: &Offer, sockets: Vec<OwnedFd>, hear: &mpsc::Send
 
 fn words(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with exit code {code}; what it said is in the log"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
-        (None, None) => "ended".to_owned(),
+        (Some(code), _) => format!("exited with code {code}; see its messages in the log"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "exited".to_owned(),
     }
 }
 
