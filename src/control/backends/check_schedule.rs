@@ -138,7 +138,8 @@ impl Rounds {
         errors: &SendErrorCounts,
         settle: &mut impl FnMut(Change),
     ) {
-        backend.with_health(|health| health.note_errors(errors));
+        let is_remote = backend.address().is_some_and(|address| !address.ip().is_loopback());
+        backend.with_health(|health| health.note_errors(errors, is_remote));
         let (refusal, has_changed) = backend.refused(now_ms, check.fast_ms);
         if has_changed {
             settle(Change::Route);
@@ -266,8 +267,10 @@ mod tests {
         let mut walk = Walk::new();
         let mut now_ms = 5_000;
         for round in 1..=walk.check.fall {
-            assert_eq!(walk.refuse(now_ms, ONE).1, TWO);
-            let (changes, address) = walk.refuse(now_ms + 1, TWO);
+            let (mut changes, address) = walk.refuse(now_ms, ONE);
+            assert_eq!(address, TWO);
+            let (more, address) = walk.refuse(now_ms + 1, TWO);
+            changes.extend(more);
             assert_eq!(address, ONE, "the next round begins where this one did");
             let is_down = changes.iter().any(|change| matches!(change, Change::State(to) if !to.up));
             assert_eq!(is_down, round == walk.check.fall, "{round}: {changes:?}");
@@ -301,6 +304,23 @@ mod tests {
         let two = TWO.parse().unwrap();
         assert!(walk.backend.reached_at(two) && !walk.backend.reached_at(two));
         assert_eq!(walk.backend.address(), Some(two), "metrics go to the one that answered");
+    }
+
+    #[test]
+    fn two_remote_addresses_whose_refusals_share_the_rate_limit_of_icmp_are_found_to_refuse() {
+        let mut walk = Walk::new();
+        walk.check.interval_ms = 1_000;
+        let node = walk.backend.node().clone();
+        walk.backend.update(node, walk.check);
+        let mut now_ms = 0;
+        // Another backend at the same host gets every second answer.
+        while walk.backend.with_health(|health| health.is_up()) && now_ms < 60_000 {
+            now_ms += 2_100;
+            let address = walk.backend.address().unwrap().to_string();
+            walk.look(now_ms);
+            walk.refuse(now_ms, &address);
+        }
+        assert!(now_ms <= 4 * 2_100, "{now_ms} ms");
     }
 
     #[test]

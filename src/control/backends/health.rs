@@ -16,6 +16,8 @@
 //! - The checks cannot see the data port, so they alone must not bring such a backend back, or it would flap. It is
 //!   held out for a check interval, then needs its `checkRise` good checks, then is on trial: one error takes it out
 //!   again, for twice as long (at most five minutes). A trial as long as the last hold without an error is passed.
+//! - Errors that another host answers with are as rare as its rate limit for ICMP makes them: a silence, and a trial, is no
+//!   shorter than such an answer may take, whatever `checkInterval` says.
 //! - A backend without admin port is up unless errors say otherwise. When its hold is over and its host could not be reached,
 //!   the host is tried first, without metrics ([`Health::reached`]): as long as it cannot be reached the hold goes on. Else
 //!   it is taken back, on trial.
@@ -30,6 +32,9 @@ use serde::{Deserialize, Serialize};
 const HOLD_MS_MAX: u64 = 300_000;
 /// How long the kernel asks for a neighbor before it reports that there is none.
 const NEIGHBOR_MS: u64 = 3_000;
+/// A host answers with ICMP errors once a second to each other host (`net.ipv4.icmp_ratelimit`), for all its ports together: in
+/// this time comes one for each, unless very many of them refuse.
+const ANSWERS_MS: u64 = 10_000;
 /// The shortest trial of a backend whose host could not be reached: a shorter one would be over before there is a report.
 const TRIAL_MS_MIN: u64 = 2 * NEIGHBOR_MS;
 
@@ -133,6 +138,8 @@ pub struct Health {
     is_unreachable: bool,
     /// The last error that was evidence against it.
     last_error: Option<SendError>,
+    /// Its errors come from another host.
+    is_remote: bool,
     /// How long the last hold was; the next one's length if a trial fails is twice that.
     hold_ms: u64,
     /// Back from a hold, and on trial until then.
@@ -155,6 +162,7 @@ impl Health {
             held_until_ms: None,
             is_unreachable: false,
             last_error: None,
+            is_remote: false,
             hold_ms: 0,
             trial_until_ms: None,
         }
@@ -356,13 +364,19 @@ impl Health {
         self.check.interval_ms.max(self.check.fast_ms.saturating_mul(2)).max(self.report_ms())
     }
 
-    /// Within which time the next report of a missing neighbor comes, if the last error was one; else 0.
+    /// Within which time the next report of the last error comes if it goes on; 0 if at once.
     pub fn report_ms(&self) -> u64 {
-        if self.last_error == Some(SendError::NoNeighbor) { TRIAL_MS_MIN } else { 0 }
+        match self.last_error {
+            Some(SendError::NoNeighbor) => TRIAL_MS_MIN,
+            Some(_) if self.is_remote => ANSWERS_MS,
+            _ => 0,
+        }
     }
 
-    /// Sends reported these errors; the one that weighs most says what is to be expected of the next ones.
-    pub fn note_errors(&mut self, errors: &SendErrorCounts) {
+    /// Sends reported these errors; the one that weighs most says what is to be expected of the next ones. `is_remote`: they
+    /// came from another host, or would have.
+    pub fn note_errors(&mut self, errors: &SendErrorCounts, is_remote: bool) {
+        self.is_remote = is_remote;
         self.last_error = self.heaviest(errors).or(self.last_error);
     }
 
@@ -393,6 +407,7 @@ impl Health {
         self.settle(true);
         // Only a hold is followed by a trial, as long as the hold was.
         let shortest = if self.is_unreachable { TRIAL_MS_MIN } else { 0 };
+        let shortest = shortest.max(self.report_ms());
         self.trial_until_ms = self.held_until_ms.take().map(|_| now_ms + self.hold_ms.max(shortest));
         self.is_unreachable = false;
         Transition { up: true, cause }
@@ -649,6 +664,23 @@ mod tests {
         health.send_failed(3_000, SendError::NoNeighbor);
         let next = Health::resume(QUICK, false, &health.carry(3_400), 50);
         assert_eq!((next.is_up(), next.is_reach_due(649), next.is_reach_due(650)), (false, false, true));
+    }
+
+    #[test]
+    fn refusals_from_a_remote_host_come_as_seldom_as_its_rate_limit_lets_them() {
+        let check = Check { interval_ms: 1_000, ..CHECK };
+        let mut health = Health::new(check, false);
+        let mut refused = |now_ms| {
+            let mut errors = SendErrorCounts::default();
+            errors.add(SendError::Refused);
+            health.note_errors(&errors, true);
+            let change = health.sends_failed(now_ms, &errors).map(|change| change.up);
+            (change, health.tick(now_ms + health.hold_ms).map(|change| change.up))
+        };
+        assert_eq!([2_500, 5_000].map(&mut refused), [(None, None); 2]);
+        assert_eq!(refused(7_500), (Some(false), Some(true)));
+        assert_eq!(refused(12_500), (Some(false), Some(true)), "on trial, one is enough");
+        assert_eq!(health.hold_ms, 2 * check.interval_ms);
     }
 
     #[test]
