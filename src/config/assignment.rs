@@ -1,4 +1,4 @@
-//! Where a config sends names, without a running proxy: for `where`, `plan`, and what a reload says that it moves.
+//! Where a config places names, without a running proxy: for `where`, `plan`, and the share of names that a reload moves.
 //!
 //! In: a [`Config`], and which of its backends are down. Out: the backend of a name. Next: `tools/`, `control/reload.rs`.
 
@@ -11,13 +11,13 @@ use crate::relay::OnNodeDown;
 pub struct Assignment {
     placement: Placement,
     live: LiveSet,
-    /// Backends whose names are served by others whatever becomes of a dead one's.
+    /// Backends whose names are served by others regardless of `onNodeDown`.
     disabled: LiveSet,
     on_node_down: OnNodeDown,
 }
 
 impl Assignment {
-    /// What `config` does while the backends for which `is_down` says so do not answer, and the disabled ones get nothing.
+    /// The assignment of `config` while the backends for which `is_down` is true are down, and the disabled ones get nothing.
     ///
     /// Takes time where the placement is a ring with many points.
     pub fn new(config: &Config, is_down: impl Fn(&Node) -> bool) -> Assignment {
@@ -30,7 +30,7 @@ impl Assignment {
         }
     }
 
-    /// The index in the config of the backend that gets `name`; `None` if nobody does.
+    /// The index in the config of the backend that gets `name`; `None` if there is none.
     pub fn index(&self, name: &[u8]) -> Option<usize> {
         let home = self.placement.home(name, self.live.len())?;
         if self.on_node_down == OnNodeDown::Divert || self.disabled.contains(home) {
@@ -41,7 +41,7 @@ impl Assignment {
 }
 
 impl Config {
-    /// What decides about the placement.
+    /// The inputs of the placement.
     pub fn spec(&self) -> Spec {
         Spec {
             hashing: self.hashing,
@@ -56,7 +56,7 @@ impl Config {
     }
 }
 
-/// A made-up name as services use them; others for other numbers.
+/// A generated name as services use them; different for each number.
 pub fn sample_name(number: usize) -> String {
     format!("service{}.host{}.requests.{number}", number % 7, number % 113)
 }

@@ -1,7 +1,7 @@
-//! What is wrong with a text that should be an object literal: where, at which key, and what to write instead.
+//! A syntax error in an object literal: position, key, cause and remedy.
 //!
-//! In: the text, and the byte at which reading failed. Out: a [`Fault`]. A config that contains code is no rare mistake,
-//! since `proxy.js` runs its config as JavaScript: code is told apart, and refused with what to write in its place.
+//! In: the text, and the byte at which parsing failed. Out: a [`Fault`]. Code in a config is a common mistake,
+//! since `proxy.js` evaluates its config as JavaScript: code is recognized, and refused with the remedy.
 //! Next: `source.rs`.
 
 use super::json::quoted;
@@ -9,22 +9,22 @@ use super::positions::{object_start, position, skip_blanks};
 use jsonc_parser::tokens::Token;
 use jsonc_parser::{Scanner, ScannerOptions};
 
-/// Why a text is no object literal.
+/// Why a text is not an object literal.
 #[derive(Debug)]
 pub(super) struct Fault {
     /// Line and column, from 1.
     pub(super) at: (usize, usize),
-    /// Whether code stands there, which another reading of the file would not explain.
+    /// Whether it is code, which no other format of the file would explain.
     pub(super) is_code: bool,
     reason: String,
 }
 
-/// Words with which code begins, whatever follows them.
+/// Words that begin code.
 const CODE_WORDS: [&str; 14] = [
     "function", "new", "class", "async", "await", "typeof", "void", "var", "let", "const", "return", "if",
     "process", "require",
 ];
-/// Signs that work on values.
+/// Operators.
 const OPERATORS: &str = "+-*/%?<>=!&|^~.(";
 
 impl Fault {
@@ -52,7 +52,7 @@ impl Fault {
         Fault::new(text, at, "expected an object, { … }".to_owned())
     }
 
-    /// Something stands behind the object.
+    /// Unexpected text after the object.
     pub(super) fn of_rest(text: &str, at: usize) -> Fault {
         let rest = first_line(&text[at..]);
         let reason =
@@ -67,10 +67,10 @@ impl Fault {
     }
 }
 
-/// Why reading failed at `offset`; `cause` is the parser's word for it.
+/// Why parsing failed at `offset`; `cause` is the parser's message.
 pub(super) fn explain(text: &str, offset: usize, cause: &str) -> Fault {
     let offset = (0..=offset).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    // A sign without a number behind it is told by what follows it.
+    // A sign without a number is reported by the text that follows it.
     let offset = if text[..offset].ends_with(['+', '-']) { offset - 1 } else { offset };
     let Spot { path, value_start } = Spot::of(text, offset);
     let at = skip_blanks(text, offset).unwrap_or(offset);
@@ -143,7 +143,7 @@ fn is_code(text: &str) -> bool {
     CODE_WORDS.contains(&word) || after.starts_with(|c: char| OPERATORS.contains(c) || c == '[')
 }
 
-/// Whether the byte lies within a number that was read in parts, as `010` or `0b11`.
+/// Whether the byte is within a number that was parsed in parts, such as `010` or `0b11`.
 fn is_number_at(text: &str, at: usize) -> bool {
     let before = text[..at].chars().next_back();
     let here = text[at..].chars().next();
@@ -151,22 +151,22 @@ fn is_number_at(text: &str, at: usize) -> bool {
         && here.is_some_and(|c| c.is_ascii_alphanumeric() || "._".contains(c))
 }
 
-/// One bracket that is open.
+/// One open bracket.
 enum Frame {
     Object(Option<String>),
     List(usize),
 }
 
-/// The key at which a byte stands, as `nodes[1].host: `; empty if it is none's.
+/// The key at a byte, as `nodes[1].host: `; empty if there is none.
 pub(super) fn key_path(text: &str, offset: usize) -> String {
     Spot::of(text, offset).path
 }
 
-/// What a byte belongs to.
+/// The context of a byte.
 struct Spot {
-    /// The key, as `nodes[1].host: `; empty if it is none's.
+    /// The key, as `nodes[1].host: `; empty if there is none.
     path: String,
-    /// Where the value begins of which something was read before that byte.
+    /// Start of the value that was partly parsed before that byte.
     value_start: Option<usize>,
 }
 
@@ -186,7 +186,7 @@ impl Spot {
     }
 }
 
-/// The brackets that are open.
+/// The open brackets.
 #[derive(Default)]
 struct Frames {
     open: Vec<Frame>,
@@ -242,7 +242,7 @@ impl Frames {
     }
 }
 
-/// A key as it stands, in quotes where it could be mistaken for something else.
+/// A key as written, in quotes where it would be ambiguous.
 fn shown(key: &str) -> String {
     if !key.is_empty() && word(key) == key { key.to_owned() } else { quoted(key) }
 }

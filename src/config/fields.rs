@@ -1,4 +1,4 @@
-//! One JSON object, read key by key: each value comes out in its type and range, or is reported and goes on.
+//! One JSON object, read key by key: each value is returned in its type and range, or reported as an error.
 //!
 //! In: a [`Json`] object and the keys it may have. Out: [`Slot`]s. Next: `raw.rs`, which names them.
 
@@ -10,29 +10,29 @@ use serde_json::Number;
 
 /// Longest key for which the nearest known one is looked for.
 const SUGGESTED_BYTES_MAX: usize = 64;
-/// By whose rules an object is read.
+/// The rules by which an object is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// Statsring's: an unknown key is a mistake, a known one may be in another letter case.
+    /// Statsring's: an unknown key is an error, a known one may differ in letter case.
     Statsring,
-    /// JavaScript's, as `proxy.js` takes a config: the last of two equal keys counts, an unknown key is passed over (one that
-    /// is nearly known is a mistake all the same), a number may be a text.
+    /// JavaScript's, as in `proxy.js`: the last of two equal keys applies, an unknown key is ignored (one that
+    /// is nearly a known one is still an error), a number may be a string.
     ProxyJs,
 }
 
-/// What a key gave.
+/// Result of reading a key.
 #[derive(Debug)]
 pub(super) enum Slot<T> {
-    /// It does not stand in the file, or is null.
+    /// Missing, or null.
     Absent,
-    /// It was wrong, which has been reported.
+    /// Invalid, which has been reported.
     Wrong,
-    /// It stands at this place.
+    /// Its place and value.
     Given(Place, T),
 }
 
 impl<T> Slot<T> {
-    /// The value; `default` if it is absent, and also if it is wrong, since the file is refused then anyway.
+    /// The value; `default` if it is missing or invalid (the file is refused then anyway).
     pub(super) fn or(self, default: T) -> T {
         match self {
             Slot::Given(_, value) => value,
@@ -49,7 +49,7 @@ impl<T> Slot<T> {
         }
     }
 
-    /// Whether it was wrong: what depends on it cannot be judged.
+    /// Whether it was invalid: checks that depend on it are skipped.
     pub(super) fn is_wrong(&self) -> bool {
         matches!(self, Slot::Wrong)
     }
@@ -66,7 +66,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Sorts an object's entries by the keys in `known`; what is wrong with them is reported.
+    /// Sorts an object's entries by the keys in `known`; errors are reported.
     ///
     /// `place` gives the place of the entry with a position.
     pub(super) fn new(
@@ -104,7 +104,7 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// The object in words that do not tell one node from another.
+    /// The object's path without the index of a node.
     fn parent(&self) -> &'static str {
         if self.prefix.is_empty() { "" } else { "nodes[]." }
     }
@@ -129,7 +129,7 @@ impl<'a> Fields<'a> {
         self.report.mistake(place, format!("{}{given}: given twice{first}; remove one", self.prefix));
     }
 
-    /// Takes what JavaScript's `||` takes for nothing as absent.
+    /// Treats falsy values (JavaScript's `||`) as missing.
     pub(super) fn drop_falsy(&mut self, keys: &[&str]) {
         for (_, key, value) in &mut self.entries {
             if keys.contains(key) && !value.is_truthy() {
@@ -138,13 +138,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Where `key` stands, if it does and is not null.
+    /// The place of `key`, if it is present and not null.
     pub(super) fn place(&self, key: &str) -> Option<Place> {
         let is_it = |(_, known, value): &&(Place, &str, Json)| *known == key && !matches!(value, Json::Null);
         self.entries.iter().find(is_it).map(|(place, ..)| *place)
     }
 
-    /// Where `key` stands and what it holds; `None` if it is absent or null.
+    /// The place and value of `key`; `None` if it is missing or null.
     pub(super) fn take(&mut self, key: &'static str) -> Option<(Place, Json)> {
         let position = self.entries.iter().position(|(_, known, _)| *known == key)?;
         let (place, value) = (self.entries[position].0, &mut self.entries[position].2);
@@ -154,7 +154,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reports a mistake at `key`.
+    /// Reports an error at `key`.
     pub(super) fn wrong<T>(&mut self, place: Place, key: &str, text: String) -> Slot<T> {
         self.report.mistake(place, format!("{}{key}: {text}", self.prefix));
         Slot::Wrong
@@ -164,7 +164,7 @@ impl<'a> Fields<'a> {
         self.wrong(place, key, format!("expected {wanted}, found the {} {value}", value.kind()))
     }
 
-    /// A text.
+    /// A string.
     pub(super) fn text(&mut self, key: &'static str) -> Slot<String> {
         match self.take(key) {
             None => Slot::Absent,
@@ -182,7 +182,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// One of some words, each with its meaning.
+    /// One of several strings, each with its meaning.
     pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Slot<T> {
         debug_assert!(
             matches!(self.known.kind(key), Some(Kind::Word { words: known })
@@ -218,7 +218,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number, or the word `auto` as `None`.
+    /// A whole number, or `"auto"` as `None`.
     pub(super) fn whole_or_auto(&mut self, key: &'static str) -> Slot<Option<u64>> {
         match self.take(key) {
             None => Slot::Absent,
@@ -232,7 +232,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The numbers that a key may have, or the elements of its list.
+    /// The range of a key, or of the elements of its list.
     fn range(&self, key: &str) -> Range {
         match self.known.kind(key) {
             Some(Kind::Whole { range } | Kind::WholeOrAuto { range } | Kind::Cpus { range }) => range,
@@ -249,7 +249,7 @@ impl<'a> Fields<'a> {
                 Slot::Absent | Slot::Wrong => None,
             }
         });
-        // All of them are looked at, also behind a wrong one.
+        // All of them are validated, also after an invalid one.
         let numbers: Vec<Option<usize>> = numbers.collect();
         numbers.into_iter().collect()
     }
@@ -299,7 +299,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Keys that nobody asked for; none unless the list of known keys and its reader differ.
+    /// Keys that were not read; none unless the list of known keys and its reader differ.
     #[cfg(test)]
     pub(super) fn left(&self) -> Vec<&'static str> {
         self.entries
@@ -310,13 +310,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What is read in another way than the table of keys says has no limit; the tests, which read every key, fail here.
+/// A key that is read with another type than in the table has no limit; the tests, which read every key, fail here.
 fn unlike_its_table(key: &str, kind: Option<Kind>) -> u64 {
     debug_assert!(false, "{key} is read as a number, and is {kind:?}");
     u64::MAX
 }
 
-/// The number that a text of digits is, as Node takes it for a port. One with a leading 0 would be another identity.
+/// A string of digits as a number, as Node accepts it for a port. One with a leading 0 would be another identity.
 fn digits(text: &str) -> Option<u64> {
     let is_plain = text == "0" || !text.starts_with('0');
     (is_plain && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
@@ -325,7 +325,7 @@ fn digits(text: &str) -> Option<u64> {
 
 /// The number as one without fraction and sign; `8125.0` is one, too.
 fn whole_number(number: &Number) -> Option<u64> {
-    /// Up to here f64 holds every whole number.
+    /// The largest integer up to which f64 is exact.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     number.as_u64().or_else(|| {
         number
@@ -335,7 +335,7 @@ fn whole_number(number: &Number) -> Option<u64> {
     })
 }
 
-/// A key as it stands, in quotes where it could be mistaken for something else.
+/// A key as written, in quotes where it would be ambiguous.
 fn shown_key(key: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if !key.is_empty() && key.len() <= SUGGESTED_BYTES_MAX && key.chars().all(plain) {
@@ -353,14 +353,14 @@ fn hint(given: &str, known: &[&'static str]) -> String {
     }
 }
 
-/// The text among `known` that `given` is most probably a misspelling of.
+/// The string in `known` closest to the misspelling `given`.
 pub(super) fn nearest<'k>(given: &str, known: &[&'k str]) -> Option<&'k str> {
     if given.len() > SUGGESTED_BYTES_MAX {
         return None;
     }
     let lower = given.to_ascii_lowercase();
     let distance = |key: &str| strsim::damerau_levenshtein(&lower, &key.to_ascii_lowercase());
-    // A third of the letters wrong is a misspelling; more is another word.
+    // Up to a third of wrong letters is a misspelling; more is another word.
     let allowed = (given.chars().count() / 3).max(1);
     let (distance, key) =
         known.iter().map(|key| (distance(key), *key)).min_by_key(|(distance, _)| *distance)?;

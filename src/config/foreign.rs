@@ -1,13 +1,13 @@
-//! Files in formats that statsring does not read, recognised by how they begin, so that the error names the format instead of the
+//! Files in unsupported formats, recognized by their beginning, so that the error names the format instead of the
 //! first unexpected character.
 //!
 //! In: a file that is neither JSON nor a JavaScript object literal. Out: what it looks like, and what to do. Next: `load.rs`,
 //! `source.rs`.
 
-/// What is expected instead.
+/// The supported formats.
 const EXPECTED: &str = "statsring reads JSON, or a config of StatsD's proxy.js";
 
-/// Why bytes that are not UTF-8 text are no config, if that can be told.
+/// The format of bytes that are not UTF-8, if recognized.
 pub(super) fn of_bytes(bytes: &[u8]) -> Option<String> {
     let what = match bytes {
         [0x1f, 0x8b, ..] => "compressed (gzip): decompress it",
@@ -18,7 +18,7 @@ pub(super) fn of_bytes(bytes: &[u8]) -> Option<String> {
     Some(format!("the file is {what}; {EXPECTED}"))
 }
 
-/// Why a text is no config, if it is empty or looks like another format.
+/// Why a text is not a config, if it is empty or looks like another format.
 pub(super) fn of_text(text: &str) -> Option<String> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let Some(first) = lines.next() else {

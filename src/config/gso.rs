@@ -1,4 +1,4 @@
-//! `gso`: whether and how several packets for one backend go to the kernel in one send.
+//! `gso`: whether and how several packets for one backend are passed to the kernel in one send.
 //!
 //! In: a word of the file, and whether the backend has an `adminport`. Out: a [`GsoMode`]. Next: `relay/`, by way of the route
 //! table.
@@ -11,7 +11,7 @@ pub enum Gso {
     /// Padded for a backend with an `adminport`, else unpadded. `health` is a command of StatsD's admin port since 0.7.0, the
     /// version that began to skip empty lines; other servers, which have no such port, may count or log them.
     Auto,
-    /// Longest trains, for servers that skip empty lines.
+    /// Largest batches, for servers that skip empty lines.
     Padded,
     /// No empty lines.
     Unpadded,
@@ -20,7 +20,7 @@ pub enum Gso {
 }
 
 impl Gso {
-    /// The words of the file.
+    /// The values in the file.
     pub(super) const NAMES: [(&'static str, Gso); 4] = [
         (Gso::Auto.name(), Gso::Auto),
         (Gso::Padded.name(), Gso::Padded),
@@ -28,7 +28,7 @@ impl Gso {
         (Gso::Off.name(), Gso::Off),
     ];
 
-    /// As users write it.
+    /// The value in the file.
     pub const fn name(self) -> &'static str {
         match self {
             Gso::Auto => "auto",
@@ -38,7 +38,7 @@ impl Gso {
         }
     }
 
-    /// What it means for a backend, which has an `adminport` or not.
+    /// Its meaning for a backend with or without an `adminport`.
     pub const fn mode(self, has_adminport: bool) -> GsoMode {
         match self {
             Gso::Auto if has_adminport => GsoMode::Padded,

@@ -1,6 +1,6 @@
-//! Hosts: what may stand as one, and which addresses a listening one means.
+//! Hosts: validation, and the addresses of a listening host.
 //!
-//! In: a text of the file. Out: the host in its plain form, or what is wrong with it. Next: `prove.rs`.
+//! In: a string of the file. Out: the host in its plain form, or an error. Next: `prove.rs`.
 
 use super::json::quoted;
 use crate::lookup;
@@ -37,7 +37,7 @@ pub(super) fn plain(text: &str) -> Result<String, String> {
     if host.len() > NAME_BYTES_MAX || !host.bytes().all(is_name_byte) {
         return Err(format!("{shown} is not a hostname or IP address"));
     }
-    // The resolver would read 127.1 as 127.0.0.1, and 010.0.0.1 as 8.0.0.1: nobody means that.
+    // The resolver would read 127.1 as 127.0.0.1, and 010.0.0.1 as 8.0.0.1: never intended.
     let like_an_address = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     if like_an_address && host.parse::<Ipv4Addr>().is_err() {
         return Err(format!("{shown} is not an IPv4 address (four numbers from 0 to 255)"));
@@ -64,7 +64,7 @@ pub(super) fn canonical(host: &str) -> String {
 
 /// A listening host: its text, normalised, and the addresses to listen on, at most one of each family.
 ///
-/// Names are asked of the resolver, which may take seconds.
+/// Names are resolved, which may take seconds.
 pub(super) fn listening(text: &str, port: u16) -> Result<(String, Vec<SocketAddr>), String> {
     let both = |v4: Ipv4Addr, v6: Ipv6Addr| vec![SocketAddr::from((v4, port)), SocketAddr::from((v6, port))];
     // An empty host meant every address in go-statsd-proxy.
@@ -87,9 +87,9 @@ pub(super) fn listening(text: &str, port: u16) -> Result<(String, Vec<SocketAddr
     Ok((host, addresses))
 }
 
-/// Whether packets for a backend would come back to one of the listening addresses.
+/// Whether packets for a backend would loop to one of the listening addresses.
 ///
-/// Seen for addresses and `localhost`; a name that leads back here shows only when it is resolved.
+/// Detected for addresses and `localhost`; a name only when it is resolved.
 pub(super) fn leads_back(host: &str, port: u16, listen: &[SocketAddr]) -> bool {
     let targets: Vec<IpAddr> = match host.parse::<IpAddr>() {
         Ok(address) => vec![address.to_canonical()],

@@ -6,10 +6,10 @@
 use serde_json::Number;
 use std::fmt;
 
-/// Longest piece of a file that a message repeats, in characters.
+/// Longest quotation of a file in a message, in characters.
 const SHOWN_CHARS_MAX: usize = 60;
 
-/// One JSON value; objects keep order and doubled keys.
+/// One JSON value; objects keep order and duplicate keys.
 #[derive(Debug)]
 pub(super) enum Json {
     Null,
@@ -60,7 +60,7 @@ impl fmt::Display for Json {
     }
 }
 
-/// A text from the file in quotes, control characters escaped, long ones cut.
+/// A string from the file in quotes, with control characters escaped, truncated if long.
 pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{:?}…", &text[..end]),

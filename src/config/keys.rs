@@ -1,4 +1,4 @@
-//! Every key of a config, once: its name, its values, its default, whether a reload may change it, and its meaning.
+//! The table of config keys: name, values, default, whether a reload may change it, and meaning.
 //!
 //! In: limits of the other modules. Out: the tables by which `fields.rs` reads values and corrects misspelt keys, by which
 //! `show.rs` knows what a reload may change, and from which the book and the man page are written. Next: `raw.rs`.
@@ -15,9 +15,9 @@ use crate::worker::{BACKLOG_BYTES_MAX, DATAGRAM_BYTES_LIMIT};
 pub struct Key {
     /// As in the file.
     pub name: &'static str,
-    /// The values that it may have.
+    /// Its type and range.
     pub kind: Kind,
-    /// Its value if the file does not have it.
+    /// Its default.
     pub default: DefaultValue,
     /// Whether a reload may change it; the others need a restart.
     pub is_reloadable: bool,
@@ -25,7 +25,7 @@ pub struct Key {
     pub meaning: &'static str,
 }
 
-/// The values that a key may have.
+/// Type and range of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// A hostname or an IP address.
@@ -65,14 +65,14 @@ pub enum Kind {
     OfProxyJs,
 }
 
-/// What holds if the file does not have a key.
+/// Default of a key.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
     /// This value, as JSON.
     Value(&'static str),
     /// A value that follows from others, or from the host, in Markdown.
     Rule(&'static str),
-    /// There is none: the key is required.
+    /// None: the key is required.
     Required,
 }
 
@@ -105,14 +105,14 @@ impl Key {
     }
 }
 
-/// The whole numbers that a key may have.
+/// Range of a whole number.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
     /// The least.
     pub min: u64,
     /// The greatest.
     pub max: u64,
-    /// What a number outside of it is not, as in "is not a port".
+    /// Completes "is not ...", e.g. "a port".
     pub noun: &'static str,
     /// Follows the maximum.
     pub unit: &'static str,
@@ -207,7 +207,7 @@ const fn names<const N: usize>(keys: &[Key; N]) -> [&'static str; N] {
     names
 }
 
-/// More points than an even share needs.
+/// More points than even distribution needs.
 const WEIGHT: Range = Range { min: 1, max: 1_000, noun: "a weight", unit: "" };
 /// Up to a day.
 const REOPEN_MS: Range = Range::ms(0, 86_400_000);
@@ -567,7 +567,7 @@ pub(super) const NODE_KEY_NAMES: [&str; NODE_KEYS.len()] = names(&NODE_KEYS);
 /// The names of the keys that only StatsD's `proxy.js` has.
 pub const PROXY_JS_KEYS: [&str; OF_PROXY_JS.len()] = names(&OF_PROXY_JS);
 
-/// The keys that an object may have.
+/// The known keys of an object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known(&'static [&'static [Key]]);
 
@@ -589,7 +589,7 @@ impl Known {
         self.keys().map(|key| key.name).collect()
     }
 
-    /// The values that a key may have.
+    /// Type and range of a key.
     pub(super) fn kind(self, name: &str) -> Option<Kind> {
         self.keys().find(|key| key.name == name).map(|key| key.kind)
     }

@@ -1,7 +1,7 @@
 //! A file as the admin command `config` of StatsD's `proxy.js` shows it: one key a line, lists and objects one level deep.
 //!
 //! In: the file's entries. Out: text, byte for byte what `proxy.js` writes, but that control characters are escaped.
-//! Next: `admin/`, under the words of `proxy.js`.
+//! Next: `admin/`, in the dialect of `proxy.js`.
 
 use super::json::Json;
 use serde_json::Number;
@@ -56,7 +56,7 @@ fn index(key: &str) -> Option<u32> {
     (number < u32::MAX && number.to_string() == key).then_some(number)
 }
 
-/// What JavaScript makes of a value that is added to a text.
+/// A value as JavaScript converts it to a string.
 fn text_of(value: &Json) -> String {
     match value {
         Json::Null => "null".to_owned(),
@@ -74,7 +74,7 @@ fn text_of(value: &Json) -> String {
     }
 }
 
-/// A number as JavaScript writes it: the shortest digits that mean it, with an exponent below 10⁻⁶ and from 10²¹ on.
+/// A number as JavaScript prints it: the shortest exact digits, with an exponent below 10⁻⁶ and from 10²¹ on.
 fn number_text(number: &Number) -> String {
     let value = number.as_f64().unwrap_or(f64::NAN);
     let size = value.abs();

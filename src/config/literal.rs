@@ -1,5 +1,5 @@
-//! A JavaScript object literal, as `proxy.js` takes its config: comments, single quotes, keys without quotes, trailing
-//! commas, hexadecimal numbers, brackets around the whole and semicolons behind it. Nothing is run.
+//! A JavaScript object literal, as accepted by `proxy.js`: comments, single quotes, unquoted keys, trailing
+//! commas, hexadecimal numbers, parentheses around the whole and semicolons after it. Nothing is evaluated.
 //!
 //! `proxy.js` evaluates `config = ` followed by the file's text. In: that text. Out: a [`Json`] tree and the place of
 //! everything in it, or a [`Fault`]. Next: `source.rs`, which tells the format by the keys.
@@ -34,7 +34,7 @@ pub(super) fn read(text: &str) -> Result<Tree, Fault> {
     })
 }
 
-/// The length of the object, by its brackets. What does not go together within is told by the parser.
+/// The length of the object, by its brackets. Errors within are reported by the parser.
 fn outline(text: &str, start: usize) -> Result<usize, Fault> {
     let body = &text[start..];
     let mut scanner = Scanner::new(body, &ScannerOptions::default());
@@ -65,7 +65,7 @@ fn outline(text: &str, start: usize) -> Result<usize, Fault> {
     }
 }
 
-/// A bracket is to be closed by its like.
+/// Checks that brackets match.
 fn closed(text: &str, at: usize, wanted: Option<char>, found: char) -> Result<(), Fault> {
     match wanted {
         Some(wanted) if wanted != found => {
@@ -76,7 +76,7 @@ fn closed(text: &str, at: usize, wanted: Option<char>, found: char) -> Result<()
     }
 }
 
-/// JavaScript ends a text at its line's end, unless a backslash stands there; the scanner would read on.
+/// In JavaScript a string ends at the end of the line unless escaped by a backslash; the scanner would continue.
 fn closed_on_its_line(text: &str, start: usize, end: usize) -> Result<(), Fault> {
     let mut after_backslash = false;
     for byte in text[start..end].bytes() {
@@ -89,7 +89,7 @@ fn closed_on_its_line(text: &str, start: usize, end: usize) -> Result<(), Fault>
     Ok(())
 }
 
-/// What may stand behind the object: its brackets, semicolons, comments.
+/// Permitted after the object: parentheses, semicolons, comments.
 fn closing(text: &str, end: usize, brackets: usize) -> Result<(), Fault> {
     let blanks_from = |at| skip_blanks(text, at).map_err(|at| Fault::unclosed_comment(text, at));
     let mut at = blanks_from(end)?;

@@ -1,4 +1,4 @@
-//! Object literals as people write them for `proxy.js`, and what a text that is none is told.
+//! Object literals as written for `proxy.js`, and the errors of invalid ones.
 
 use super::*;
 
@@ -51,7 +51,7 @@ fn everything_has_its_line_and_column() {
     assert_eq!(places.find([1, 1, 0]), (3, 12));
     assert_eq!(places.find([1, 1, 2]), (3, 24));
     assert_eq!(places.find([1, 2, 1]), (4, 4));
-    // What is missing stands with what should hold it.
+    // A missing key is reported at its object.
     assert_eq!(places.find([1, 2, usize::MAX]), (4, 2));
     assert_eq!(places.find([usize::MAX; 3]), (2, 2));
 }

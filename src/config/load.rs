@@ -1,6 +1,6 @@
-//! A config from a file or a text, with everything that is to be said about it.
+//! A config from a file or a string, with its errors and notices.
 //!
-//! In: a path or a text. Out: [`Loaded`], or a [`ConfigError`] with every mistake. Next: `cli.rs`, and `control/` at a reload.
+//! In: a path or a string. Out: [`Loaded`], or a [`ConfigError`] with all errors. Next: `cli.rs`, and `control/` at a reload.
 
 use super::json::Json;
 use super::raw::{Configured, RawConfig};
@@ -13,17 +13,17 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Largest file that is read: many times what 2,000 backends need, and a bound on a mistyped path.
+/// Largest file that is read: many times the need of 2,000 backends, and a bound for a mistyped path.
 const FILE_BYTES_MAX: usize = 8 << 20;
 
-/// A config, and what its author should know about it.
+/// A config with its notices.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// What to run.
+    /// The config.
     pub config: Config,
-    /// What the file was written for.
+    /// The file's format.
     pub format: Format,
-    /// One sentence: the format, the placement, and by what they were told.
+    /// One sentence: the format, the placement, and how they were determined.
     pub summary: String,
     /// Which addresses the file sets.
     pub configured: Configured,
@@ -43,11 +43,11 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file was read and is wrong.
+    /// The file is invalid.
     Invalid {
         /// Which file; `None` for a text that came from elsewhere.
         path: Option<PathBuf>,
-        /// Every mistake, as `path: value reason and allowed range`, in the file's order.
+        /// All errors, as `path: value reason and allowed range`, in the file's order.
         mistakes: Vec<String>,
     },
 }
@@ -97,7 +97,7 @@ impl std::error::Error for ConfigError {
 
 /// Reads a config file.
 ///
-/// A listening host that is a name is asked of the resolver, which may take seconds: not for a thread that serves others.
+/// A listening host that is a name is resolved, which may take seconds: not for a thread that serves others.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let invalid = |mistakes| ConfigError::Invalid { path: Some(path.to_owned()), mistakes };
@@ -138,7 +138,7 @@ fn read(text: &str) -> Result<Loaded, Vec<String>> {
     Ok(Loaded { summary: summary.words(&config), config, configured, format, listing, notices })
 }
 
-/// By what the format and the placement were told.
+/// How the format and the placement were determined.
 struct Summary {
     format: Format,
     /// The keys that only `proxy.js` has.

@@ -10,18 +10,18 @@ use crate::stats::{LatencyKind, new_histogram};
 use crate::worker::Limits;
 use std::fmt;
 
-/// What the driver keeps for a send in flight: message header, vector, packet.
+/// Driver memory per send in flight: message header, vector, packet.
 const SEND_SLOT_BYTES: usize = 256;
-/// What the relay keeps for a backend beside its open packet.
+/// Relay memory per backend besides its open packet.
 const BACKEND_BYTES: usize = 256;
-/// What all workers share for a backend: its place in the old and the new route table, its counters, its health.
+/// Shared memory per backend: its entries in the old and the new route table, its counters, its health.
 const SHARED_BACKEND_BYTES: usize = 1_024;
 /// Route tables that may live at once: the old one until every worker has seen the new one.
 const ROUTE_TABLES: usize = 2;
 
 /// The most memory that a config can make the process take, by what it is for.
 ///
-/// Counted is what grows with the config. Beside it stand the program's own pages and stacks, a few MiB.
+/// It covers everything that grows with the config. The program's own pages and stacks, a few MiB, are extra.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryBound {
     /// Worker threads.
@@ -31,7 +31,7 @@ pub struct MemoryBound {
     /// Parts that the process has once, in bytes.
     pub shared: Vec<(&'static str, usize)>,
     /// Socket memory of the kernel, of all workers, in bytes: not part of the process's own. The kernel grants up to
-    /// twice what it is asked for.
+    /// twice the requested size.
     pub kernel: Vec<(&'static str, usize)>,
 }
 

@@ -1,10 +1,10 @@
-//! The config file: text → `RawConfig` (serde) → [`Config`] (proven); every mistake of a file in one run.
+//! The config file: text → `RawConfig` → [`Config`] (validated); reports all errors of a file at once.
 //!
-//! In: a JSON file, or a config of StatsD's `proxy.js`. Out: a `Config` whose addresses and ranges hold. Next: `control/`,
-//! which makes it run.
-//! Inside: `source.rs` tells the format; `json.rs`, or `literal.rs` with `fault.rs`, reads the text; `fields.rs` and `raw.rs` its
-//! keys, `proxy_js.rs` those of `proxy.js`; `prove.rs`, `nodes.rs`, `host.rs` and `pin.rs` prove how they go together.
-//! `assignment.rs` tells where names go, `listing.rs` shows a file as `proxy.js` does.
+//! In: a JSON file, or a config of StatsD's `proxy.js`. Out: a `Config` with valid addresses and ranges. Next: `control/`,
+//! which runs it.
+//! Inside: `source.rs` detects the format; `json.rs`, or `literal.rs` with `fault.rs`, parses the text; `fields.rs` and `raw.rs` its
+//! keys, `proxy_js.rs` those of `proxy.js`; `prove.rs`, `nodes.rs`, `host.rs` and `pin.rs` validate their combination.
+//! `assignment.rs` places names, `listing.rs` shows a file as `proxy.js` does.
 
 mod assignment;
 mod fault;
@@ -44,12 +44,12 @@ use crate::relay::{GsoMode, Malformed, OnNodeDown, Rules};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A proven config: every value is in its range, every listening address parsed.
+/// A validated config: every value is in its range, every listening address parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The listening host as in the file; `*` is every address of both families, which is the default.
     pub host: String,
-    /// Where metrics come in: one or two UDP addresses (0.0.0.0 and [::] by default).
+    /// Where metrics are received: one or two UDP addresses (0.0.0.0 and [::] by default).
     pub listen: Vec<SocketAddr>,
     /// The admin port's host as in the file; `localhost`, the default, is the loopback address of both families.
     pub management_host: String,
@@ -59,49 +59,49 @@ pub struct Config {
     pub management: Vec<SocketAddr>,
     /// Further names of this host that HTTP requests may use; [`EVERY_NAME`] accepts all.
     pub management_names: Vec<String>,
-    /// Whether changing admin commands are taken from elsewhere than loopback.
+    /// Whether changing admin commands are accepted from other hosts.
     pub management_allow_changes: bool,
-    /// In whose words the admin port answers.
+    /// The dialect of the admin port.
     pub management_words: AdminWords,
     /// The backends, in the file's order, which is part of the placement; each once.
     pub nodes: Vec<Node>,
     /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` and `jump-fnv1a` allow.
     pub shards: Vec<u16>,
-    /// To which of the addresses of a backend's name metrics are sent.
+    /// Which of the addresses of a backend's name are used for metrics.
     pub address_family: AddressFamily,
     /// How names find their backend.
     pub hashing: Hashing,
     /// What happens to a dead backend's names.
     pub on_node_down: OnNodeDown,
-    /// Whether it says that it is ready, in `health`, `/readyz` and `check-ready`, while no backend is up.
+    /// Whether `health`, `/readyz` and `check-ready` report ready while no backend is up.
     pub ready_without_backends: bool,
     /// The health checks.
     pub check: Check,
-    /// What carries the datagrams; `None` (`auto`): io_uring, or where that is refused, the portable engine.
+    /// The I/O engine; `None` (`auto`): io_uring, or if that is refused, the portable engine.
     pub engine: Option<Engine>,
     /// Worker threads, `auto` already resolved.
     pub workers: usize,
-    /// Whether their number was left to the program.
+    /// Whether their number is `auto`.
     pub workers_auto: bool,
-    /// Whether workers keep to a CPU each, as in the file.
+    /// Whether workers are pinned to CPUs, as in the file.
     pub pin_workers: PinWorkers,
     /// The CPU of each worker, by index; empty if they are not pinned.
     pub worker_cpus: Vec<usize>,
-    /// Which worker gets a datagram.
+    /// How datagrams are distributed among workers.
     pub spread: Spread,
-    /// Budget between arrival and sending, µs.
+    /// Longest time between arrival and sending, µs.
     pub flush_us: u64,
-    /// Largest packet that metrics are gathered into, bytes.
+    /// Largest packet that metrics are packed into, bytes.
     pub packet_bytes_max: usize,
-    /// Whether a backend's path may make that less (`maxPacketSize: "auto"`).
+    /// Whether a backend's path MTU may reduce that (`maxPacketSize: "auto"`).
     pub packet_auto: bool,
-    /// Largest datagram taken whole, bytes.
+    /// Largest datagram received completely, bytes.
     pub datagram_bytes_max: usize,
-    /// Receive buffer to ask the kernel for, bytes.
+    /// Receive buffer to request, bytes.
     pub receive_buffer_bytes: usize,
-    /// Send buffer of each backend's socket to ask the kernel for, bytes.
+    /// Send buffer to request for each backend's socket, bytes.
     pub send_buffer_bytes: usize,
-    /// Bytes a backend may have waiting, per worker.
+    /// Bytes that may be queued for a backend, per worker.
     pub queue_bytes_max: usize,
     /// Time after which the socket to a backend is replaced by a new one, with another source port, ms; 0 = never.
     pub reopen_ms: u64,
@@ -109,15 +109,15 @@ pub struct Config {
     pub cache_entries: usize,
     /// What happens to malformed lines.
     pub malformed: Malformed,
-    /// Segmentation offload, of backends that say nothing about it.
+    /// Segmentation offload of backends without their own `gso`.
     pub gso: Gso,
     /// Kernel timestamps for exact latencies.
     pub timestamps: bool,
-    /// How long forwarding goes on after SIGTERM while `health` says down, ms.
+    /// How long forwarding continues after SIGTERM while `health` reports down, ms.
     pub shutdown_delay_ms: u64,
     /// How long a drain may take, ms.
     pub shutdown_timeout_ms: u64,
-    /// How long a process that is to take over may take until it receives, ms.
+    /// How long a process that takes over may take until it receives, ms.
     pub handover_timeout_ms: u64,
     /// Logs as text or JSON lines.
     pub log_format: LogFormat,
@@ -136,22 +136,22 @@ pub struct Node {
     pub family: AddressFamily,
     /// TCP port for health checks; without one it is up unless refused.
     pub adminport: Option<u16>,
-    /// Its share of the names beside the others'; 1 unless the hashing has weights.
+    /// Its share of the names relative to the others; 1 unless the hashing has weights.
     pub weight: u32,
-    /// Keeps its place, gets nothing.
+    /// Keeps its position, receives nothing.
     pub disabled: bool,
     /// Segmentation offload for this backend.
     pub gso: Gso,
 }
 
 impl Node {
-    /// How several packets for it go in one send.
+    /// How several packets for it are sent at once.
     pub fn gso_mode(&self) -> GsoMode {
         self.gso.mode(self.adminport.is_some())
     }
 }
 
-/// To which of the addresses of a backend's name metrics are sent. Health checks try all of them.
+/// Which of the addresses of a backend's name are used for metrics. Health checks try all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AddressFamily {
     /// To all, IPv4 first: a StatsD server listens at IPv4 unless it is configured otherwise, and a server that listens at
@@ -187,7 +187,7 @@ impl AddressFamily {
     }
 }
 
-/// Whether workers keep to a CPU each.
+/// Whether workers are pinned to CPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PinWorkers {
     /// No: the kernel places them.
@@ -240,7 +240,7 @@ pub enum Format {
     ProxyJs,
 }
 
-/// In whose words the admin port answers what both know.
+/// The dialect in which the admin port answers commands that both have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AdminWords {
     /// Statsring's.
@@ -251,7 +251,7 @@ pub enum AdminWords {
 }
 
 impl Format {
-    /// A message that names keys in backticks, as statsring's files have them, with the names that this format has.
+    /// A message with statsring's keys in backticks, converted to the names of this format.
     pub fn name_keys(self, message: &str) -> String {
         let keys = ["managementHost", "managementPort", "host", "workers"];
         keys.into_iter().fold(message.to_owned(), |text, key| {

@@ -1,6 +1,6 @@
-//! The list of backends: doubled ones, weights, and the shards that a list with repetitions means.
+//! The list of backends: duplicates, weights, and the shards of a list with repetitions.
 //!
-//! In: the raw list. Out: each backend once, and the list as indices; what does not go together is reported.
+//! In: the raw list. Out: each backend once, and the list as indices; contradictions are reported.
 //! Next: `prove.rs`.
 
 use super::fields::Slot;
@@ -18,13 +18,13 @@ use std::net::SocketAddr;
 /// Together the backends of a ring have at most this weight: 3.2 million points, some 130 MiB while they are put in order.
 const WEIGHTS_MAX: u32 = 20_000;
 
-/// What the list is read for.
+/// Context of the list.
 pub(super) struct Rules<'r> {
-    /// The hashing; `None` if it is wrong, so that what depends on it cannot be judged.
+    /// The hashing; `None` if invalid, so that checks that depend on it are skipped.
     pub(super) hashing: Option<Hashing>,
-    /// The `gso` of backends that say nothing about it.
+    /// The default `gso` of backends.
     pub(super) gso: Gso,
-    /// To which addresses of their names metrics are sent.
+    /// Which addresses of their names are used for metrics.
     pub(super) family: AddressFamily,
     /// Where the proxy itself listens.
     pub(super) listen: &'r [SocketAddr],
@@ -67,7 +67,7 @@ pub(super) fn prove(
     (list.nodes, list.shards)
 }
 
-/// A list that is being read.
+/// A list being read.
 struct List<'r> {
     rules: &'r Rules<'r>,
     /// By canonical host and port: where the file lists it first, and its index in `nodes`.
@@ -113,7 +113,7 @@ impl List<'_> {
         }
     }
 
-    /// What concerns the list as a whole.
+    /// Checks of the list as a whole.
     fn judge(&self, place: Place, report: &mut Report) {
         if self.nodes.len() > NODES_MAX {
             report.mistake(place, format!("nodes: {}", count_of_nodes(self.nodes.len())));
@@ -129,7 +129,7 @@ impl List<'_> {
     }
 }
 
-/// One backend; `None` if its host or port was wrong or missing.
+/// One backend; `None` if its host or port is invalid or missing.
 fn prove_node(raw: RawNode, rules: &Rules<'_>, report: &mut Report) -> Option<Node> {
     let host = match raw.host {
         Slot::Given(place, text) => host::plain(&text)

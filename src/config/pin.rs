@@ -1,4 +1,4 @@
-//! Which CPU each worker keeps to.
+//! Pins workers to CPUs.
 //!
 //! In: `pinWorkers`, the number of workers, the CPUs that this process may use. Out: a CPU for each worker, or what is
 //! wrong. Next: `prove.rs`.
@@ -10,8 +10,8 @@ use crate::text::count;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-/// The setting, and the CPU of each worker; none if they are not pinned. Without a right number of workers only what
-/// stands for itself is proven.
+/// The setting, and the CPU of each worker; none if they are not pinned. Without a valid number of workers only the list
+/// itself is validated.
 pub(super) fn prove(
     slot: Slot<PinWorkers>,
     workers: Option<usize>,
@@ -39,7 +39,7 @@ fn allowed() -> nix::Result<Vec<usize>> {
     Ok((0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).collect())
 }
 
-/// A CPU for each worker, or every mistake.
+/// A CPU for each worker, or all errors.
 fn choose(
     setting: &PinWorkers,
     workers: Option<usize>,
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(choose(&Auto, Some(2), &allowed), Ok(vec![1, 2]));
         assert_eq!(choose(&Auto, Some(4), &allowed), Ok(vec![1, 2, 3, 8]));
         assert_eq!(choose(&Cpus(vec![8, 1]), Some(2), &allowed), Ok(vec![8, 1]));
-        // The workers' own mistake is told elsewhere.
+        // An invalid number of workers is reported elsewhere.
         assert_eq!(choose(&Cpus(vec![8, 1]), None, &allowed), Ok(vec![8, 1]));
         assert!(choose(&Auto, None, &allowed).is_ok());
     }

@@ -1,6 +1,6 @@
-//! How the values of a file go together: defaults, addresses, limits between keys.
+//! Validates the values of a file together: defaults, addresses, limits between keys.
 //!
-//! In: [`RawConfig`]. Out: [`Config`]; what does not go together is reported. Next: `control/`, which makes it run.
+//! In: [`RawConfig`]. Out: [`Config`]; contradictions are reported. Next: `control/`, which runs it.
 
 use super::fields::Slot;
 use super::host;
@@ -18,22 +18,22 @@ use std::net::SocketAddr;
 
 /// Fits every Ethernet path, tunnels included.
 const PACKET_BYTES_DEFAULT: usize = 1_432;
-/// The most that `auto` makes of a wide path: what servers read at once as a rule (DogStatsD's buffer has 8 KiB).
+/// Upper limit of `auto`: the usual read size of servers (DogStatsD's buffer is 8 KiB).
 const PACKET_BYTES_AUTO: usize = 8_192;
 const CACHE_ENTRIES_DEFAULT: u64 = 10_000;
-/// Less than the five minutes after which a service's address is commonly taken for broken, and rare enough to cost nothing.
+/// Less than the five minutes after which a service's address is commonly considered broken, and rare enough to cost nothing.
 const REOPEN_MS_DEFAULT: u64 = 60_000;
-/// More often would be a socket for a handful of packets.
+/// Less would be one socket per handful of packets.
 const REOPEN_MS_MIN: u64 = 1_000;
-/// More than any packet has.
+/// Larger than any packet.
 const QUEUE_BYTES_DEFAULT: usize = 256 << 10;
 const _: () = assert!(QUEUE_BYTES_DEFAULT > DATAGRAM_BYTES_LIMIT && QUEUE_BYTES_DEFAULT <= BACKLOG_BYTES_MAX);
-/// Longest time that a check takes, or waits while it contradicts the state, unless the file says otherwise.
+/// Default limit of a check's duration, and of the interval while results contradict the state.
 const CHECK_MS_DEFAULT: u64 = 1_000;
-/// Workers that `auto` starts at most: more are a decision about the host's CPUs.
+/// Most workers that `auto` starts: more are the operator's decision.
 const WORKERS_AUTO_MAX: usize = 4;
 
-/// The workers, as all keys about them together say.
+/// The workers, from all keys about them.
 struct Crew {
     is_auto: bool,
     count: usize,
@@ -60,7 +60,7 @@ fn prove_workers(
 }
 
 impl RawConfig {
-    /// The config that these values mean; worthless if `report` has mistakes in the end.
+    /// The config of these values; invalid if `report` has errors in the end.
     pub(super) fn prove(self, report: &mut Report) -> Config {
         let port_is_known = !self.port.is_wrong();
         let [host_key, management_key] = self.host_keys;
@@ -152,7 +152,7 @@ fn listening(
         Slot::Given(place, text) => (place, text),
         Slot::Absent | Slot::Wrong => ([PLACE_END; 3], default.to_owned()),
     };
-    // A wrong port was reported and stands for the default; ports that reach this place are in range.
+    // An invalid port was reported and replaced by the default; ports here are in range.
     let port = u16::try_from(port).unwrap_or_default();
     host::listening(&text, port).unwrap_or_else(|reason| {
         report.mistake(place, format!("{key}: {reason}"));
@@ -166,7 +166,7 @@ fn workers_of_this_host() -> usize {
     (cpus / 2).clamp(1, WORKERS_AUTO_MAX)
 }
 
-/// As the proxy does that the placement comes from.
+/// As in the proxy that the placement comes from.
 fn on_node_down_default(hashing: Hashing) -> OnNodeDown {
     if hashing.diverts() { OnNodeDown::Divert } else { OnNodeDown::Drop }
 }
@@ -198,7 +198,7 @@ fn prove_queue(slot: Slot<u64>, packet_bytes_max: Option<usize>, report: &mut Re
     queue
 }
 
-/// Sockets may be replaced never, or after a second at least.
+/// Sockets may be replaced never, or after at least a second.
 fn prove_reopen(slot: Slot<u64>, report: &mut Report) -> u64 {
     if let Slot::Given(place, ms @ 1..REOPEN_MS_MIN) = slot {
         report.mistake(

@@ -1,8 +1,8 @@
-//! The keys of StatsD's `proxy.js`, with the meaning that its code gives them, which its comments and docs do not always do.
+//! The keys of StatsD's `proxy.js`, with the meaning in its code, which sometimes differs from its comments and docs.
 //!
-//! In: a file's entries. Out: a [`RawConfig`] that does what `proxy.js` would: its placement, its health checks (one result
-//! counts), its addresses, its admin words. A file may have statsring's own keys beside them if it says which `hashing` is
-//! meant; `proxy.js` passes over what it does not know. Source, read for its behaviour: `proxy.js`, `lib/config.js`,
+//! In: a file's entries. Out: a [`RawConfig`] with the behavior of `proxy.js`: its placement, its health checks (one result
+//! decides), its addresses, its admin dialect. A file may also have statsring's own keys if it sets `hashing`;
+//! `proxy.js` ignores unknown keys. Source, read for its behaviour: `proxy.js`, `lib/config.js`,
 //! `lib/mgmt_server.js` and `servers/udp.js` of StatsD 0.9.0. Next: `prove.rs`.
 
 use super::fields::{Dialect, Fields, Slot};
@@ -21,14 +21,14 @@ use std::net::Ipv6Addr;
 pub(super) const SHARED_KEYS: [&str; 5] = ["nodes", "host", "port", "checkInterval", "cacheSize"];
 /// The keys that a node has in both formats.
 const SHARED_NODE_KEYS: [&str; 3] = ["host", "port", "adminport"];
-/// Pairs that would say the same thing twice.
+/// Pairs of equivalent keys.
 const RIVALS: [(&str, &str); 3] =
     [("mgmt_port", "managementPort"), ("mgmt_address", "managementHost"), ("forkCount", "workers")];
 /// Where `proxy.js` writes `config.key || default`.
 const WITH_DEFAULTS: [&str; 8] =
     ["port", "address", "mgmt_port", "mgmt_address", "cacheSize", "checkInterval", "server", "forkCount"];
 const CHECK_INTERVAL_MS_DEFAULT: u64 = 10_000;
-/// Stands behind everything in the file, which does not hold it.
+/// Sorts after everything in the file: for missing keys.
 const NOWHERE: Place = [PLACE_END; 3];
 
 /// The keys of a file that only `proxy.js` has, in its order.
@@ -39,7 +39,7 @@ pub(super) fn own_keys(object: &[(String, Json)]) -> Vec<&'static str> {
     keys
 }
 
-/// Reads a file's keys; what is wrong goes to `report`.
+/// Reads a file's keys; errors go to `report`.
 pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfig {
     let mixed = first_of_statsrings(&object);
     let proxy_js = own_keys(&object).first().copied().unwrap_or_default();
@@ -116,7 +116,7 @@ fn first_of_statsrings(object: &[(String, Json)]) -> Option<(Place, String)> {
     None
 }
 
-/// What follows from the format where the file does not say otherwise.
+/// Defaults of this format.
 fn implied(raw: RawConfig) -> RawConfig {
     let interval_ms = match raw.check_interval_ms {
         Slot::Given(_, ms) => ms,
@@ -149,7 +149,7 @@ fn given_or<T>(theirs: Slot<T>, ours: Slot<T>) -> Slot<T> {
     }
 }
 
-/// Where metrics come in. `proxy.js` listens in one family, but Node's `::` takes IPv4, too.
+/// The listening address. `proxy.js` listens in one family, but Node's `::` accepts IPv4 too.
 fn read_listening(fields: &mut Fields<'_>, is_v6: bool) -> Slot<String> {
     match fields.text("address") {
         Slot::Absent if is_v6 => Slot::Given(NOWHERE, host::EVERY.to_owned()),
@@ -158,7 +158,7 @@ fn read_listening(fields: &mut Fields<'_>, is_v6: bool) -> Slot<String> {
     }
 }
 
-/// `::` as Node means it: every address of both families.
+/// `::` as in Node: every address of both families.
 fn every_if_v6(address: Slot<String>) -> Slot<String> {
     match address {
         Slot::Given(place, text) if text.parse() == Ok(Ipv6Addr::UNSPECIFIED) => {
@@ -175,7 +175,7 @@ fn read_workers(fields: &mut Fields<'_>) -> Slot<Option<u64>> {
     }
 }
 
-/// Which server `proxy.js` would load: the one for UDP, or one that this program does not have.
+/// The server that `proxy.js` would load: the one for UDP, or an unsupported one.
 fn read_server(fields: &mut Fields<'_>) {
     let Slot::Given(place, server) = fields.text("server") else { return };
     let name = server.strip_suffix(".js").unwrap_or(&server);
@@ -190,7 +190,7 @@ fn read_server(fields: &mut Fields<'_>) {
     fields.wrong::<()>(place, "server", format!("{} {reason}", quoted(&server)));
 }
 
-/// Says which keys do nothing, and what to do instead.
+/// Reports keys without effect, with the alternative.
 fn note_idle_keys(fields: &mut Fields<'_>) {
     const NOR_THERE: &str = "nor in proxy.js";
     for key in ["udp_version", "healthStatus"] {
@@ -212,7 +212,7 @@ fn note_idle_keys(fields: &mut Fields<'_>) {
     }
 }
 
-/// The admin port of `proxy.js` is open to everybody unless the file says otherwise, and so is statsring's; but not for changes.
+/// The admin port of `proxy.js` is open to all hosts by default, and so is statsring's; but not for changes.
 fn note_open_admin_port(address: &Slot<String>, fields: &mut Fields<'_>) {
     let is_local = match address {
         Slot::Given(_, text) => ["127.0.0.1", "localhost", "::1"].contains(&text.as_str()),

@@ -1,7 +1,7 @@
-//! The file key by key: every value of the right type and in its range, nothing yet about how they go together.
+//! The file key by key: validates the type and range of every value, but not their combination.
 //!
-//! In: a [`Json`] tree. Out: [`RawConfig`], whose slots say what was given, absent, or wrong (and reported).
-//! Next: `prove.rs`, which makes a `Config` of it.
+//! In: a [`Json`] tree. Out: [`RawConfig`], with each key given, missing, or invalid (and reported).
+//! Next: `prove.rs`, which makes it a `Config`.
 
 use super::fields::{Dialect, Fields, Slot, nearest};
 use super::json::{Json, quoted};
@@ -68,7 +68,7 @@ pub(super) struct RawConfig {
     pub(super) shutdown_timeout_ms: Slot<u64>,
     pub(super) handover_timeout_ms: Slot<u64>,
     pub(super) log_format: Slot<LogFormat>,
-    /// What the file calls `host` and `managementHost`.
+    /// The file's names for `host` and `managementHost`.
     pub(super) host_keys: [&'static str; 2],
     /// Whether the same backend listed twice counts once, without a word of its share.
     pub(super) may_double_nodes: bool,
@@ -90,7 +90,7 @@ pub(super) struct RawNode {
 }
 
 impl RawNode {
-    /// Whether it says nothing but who it is.
+    /// Whether it has nothing but its host and port.
     pub(super) fn is_bare(&self) -> bool {
         matches!(
             (&self.adminport, &self.weight, &self.disabled, &self.gso),
@@ -100,7 +100,7 @@ impl RawNode {
 }
 
 impl RawConfig {
-    /// Reads a file's keys; what is wrong goes to `report`.
+    /// Reads a file's keys; errors go to `report`.
     pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfig {
         let place = |position| [position, 0, 0];
         let mut fields = Fields::new(Dialect::Statsring, String::new(), object, Known::FILE, place, report);
@@ -183,7 +183,7 @@ fn read_hashing(fields: &mut Fields<'_>) -> Slot<Hashing> {
     }
 }
 
-/// Names are only compared, so all that matters is that each can be the host of a request.
+/// Names are only compared, so each only has to be a valid host of a request.
 fn read_management_names(fields: &mut Fields<'_>) -> Slot<Vec<String>> {
     const KEY: &str = "managementNames";
     let (place, list) = match fields.take(KEY) {
@@ -256,13 +256,13 @@ fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
     Slot::Given(place, nodes)
 }
 
-/// What is wrong with a list of so many backends.
+/// The error for a list of this many backends.
 pub(super) fn count_of_nodes(count: usize) -> String {
     format!("expected 1 to {NODES_MAX} backends, found {count}")
 }
 
 fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mut Report) -> Option<RawNode> {
-    // Places within a node begin at 1: those that concern it as a whole stand first.
+    // Places within a node begin at 1: those of the node as a whole sort first.
     let place = [top, index + 1, 0];
     let Json::Object(object) = node else {
         let text = format!(

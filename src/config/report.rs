@@ -1,27 +1,27 @@
-//! What is wrong or worth saying about a file, gathered over one whole reading.
+//! Errors and notices about a file, collected over the whole reading.
 //!
 //! In: `fields.rs` and `prove.rs` add. Out: mistakes in the file's order, with line and column; notices
 //! without repetition. Next: `load.rs`, which makes an error or a `Loaded` of it.
 
 use super::positions::{Place, Places};
 
-/// Mistakes and notices.
+/// Errors and notices.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     mistakes: Vec<(Place, String)>,
-    /// Text and how often it was said.
+    /// Text and number of repetitions.
     notices: Vec<(String, usize)>,
     /// Keys without effect, each with the reason.
     idle: Vec<(String, &'static str)>,
 }
 
 impl Report {
-    /// Adds a mistake, as `path: value reason and allowed range`.
+    /// Adds an error, as `path: value reason and allowed range`.
     pub(super) fn mistake(&mut self, place: Place, text: String) {
         self.mistakes.push((place, text));
     }
 
-    /// Adds a notice; the same one again is only counted.
+    /// Adds a notice; a repetition is only counted.
     pub(super) fn notice(&mut self, text: String) {
         match self.notices.iter_mut().find(|(known, _)| *known == text) {
             Some((_, times)) => *times += 1,
@@ -29,7 +29,7 @@ impl Report {
         }
     }
 
-    /// Adds a key without effect, with the reason; all of them are told in one notice.
+    /// Adds a key without effect, with the reason; all of them are reported in one notice.
     pub(super) fn idle(&mut self, key: String, reason: &'static str) {
         if !self.idle.iter().any(|(known, _)| *known == key) {
             self.idle.push((key, reason));

@@ -82,7 +82,7 @@ impl Config {
         KEY_NAMES.into_iter().filter(|key| mine.get(key) != theirs.get(key)).collect()
     }
 
-    /// Of [`Config::changed_keys`], those that a running process cannot take over by a reload.
+    /// Of [`Config::changed_keys`], those that a reload cannot change.
     pub fn changed_fixed_keys(&self, other: &Config) -> Vec<&'static str> {
         let mut changed = self.changed_keys(other);
         changed.retain(|key| !keys::is_reloadable(key));

@@ -1,8 +1,8 @@
-//! Which format a file is in, told from its keys: statsring's own JSON, or a config of StatsD's `proxy.js`.
+//! Detects the format of a file from its keys: statsring's own JSON, or a config of StatsD's `proxy.js`.
 //!
-//! It is `proxy.js`'s if a key occurs that only `proxy.js` has. Neither the file's name nor its comments count. Statsring's
-//! own configs are JSON and nothing more, so that every tool reads them.
-//! In: a text. Out: a [`Source`], or why it is none. Next: `raw.rs` or `proxy_js.rs`, which read the keys.
+//! It is `proxy.js`'s if it has a key that only `proxy.js` has. Neither the file's name nor its comments matter. Statsring's
+//! own configs are plain JSON, so that every tool reads them.
+//! In: a text. Out: a [`Source`], or an error. Next: `raw.rs` or `proxy_js.rs`, which read the keys.
 
 use super::json::Json;
 use super::keys::PROXY_JS_KEYS;
@@ -13,7 +13,7 @@ use super::strict::{self, JsonError};
 use super::tree::Tree;
 use super::{Format, foreign};
 
-/// A file whose keys are still to be read.
+/// A parsed file whose keys have not been read.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) format: Format,
@@ -23,9 +23,9 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Reads a whole file; what is wrong with it as a whole is one mistake.
+    /// Reads a whole file; an error of the whole file is one message.
     pub(super) fn read(text: &str) -> Result<Source, String> {
-        // Editors on other systems put a byte order mark in front, which is no JSON but no mistake either.
+        // Some editors prepend a byte order mark, which is not JSON but is accepted.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         match strict::read(text) {
             Ok(tree) if is_proxy_js(&tree.object) => match literal::read(text) {
