@@ -1,6 +1,6 @@
-//! Work that may block, kept off the control thread: each piece on a short-lived thread of its own.
+//! Runs blocking work off the control thread, each job on its own short-lived thread.
 //!
-//! In: a closure (a name look-up, the reading of a file). Out: its result, awaited. Next: `resolve.rs`, `reload.rs`.
+//! In: a closure (a name lookup, reading a file). Out: its result, awaited. Next: `resolve.rs`, `reload.rs`.
 //!
 //! Not tokio's blocking pool: its threads live on for seconds, and a runtime's end waits for them.
 
@@ -23,7 +23,7 @@ pub async fn offload<T: Send + 'static>(
     std::thread::Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(move || {
         // Signals are the control thread's.
         let _ = SigSet::all().thread_block();
-        // Nobody may be waiting any more; then the answer is of no use.
+        // The receiver may be gone; then the result is discarded.
         let result = work();
         panic_on("helper");
         let _ = answer.send(result);

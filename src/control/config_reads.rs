@@ -1,5 +1,5 @@
 //! Reading the config file for reloads, each read on a thread of its own and with a time limit: a path that blocks (a pipe without
-//! a writer, a network file system whose server is gone) holds nothing else up.
+//! a writer, a network file system whose server is gone) blocks nothing else.
 //!
 //! In: a path. Out: a config, or why there is none. Next: `state.rs` applies it.
 
@@ -15,12 +15,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-/// How long one read may take, the wait for earlier ones and names among the listening hosts included.
+/// Time limit of one read, including the wait for earlier ones and the lookup of listening hosts.
 const READ: Duration = Duration::from_secs(10);
 /// Reads that may block at once, each with a thread and a descriptor.
 pub(in crate::control) const READS_MAX: usize = 4;
 
-/// Why the file was not read to its end.
+/// Why the file was not read completely.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It blocks.
@@ -35,7 +35,7 @@ pub enum ReadError {
         "refused, nothing was changed: {READS_MAX} earlier reads of the config file are still blocked; restart, or repair the file system"
     )]
     TooMany,
-    /// This process lacks a thread or descriptors: what the file says is not known.
+    /// This process lacks a thread or descriptors: the content of the file is unknown.
     #[error("refused, nothing was changed: the config file cannot be read: {}", with_remedy(.0))]
     Shortage(#[from] io::Error),
 }
@@ -58,13 +58,13 @@ impl Default for ConfigReads {
 }
 
 impl ConfigReads {
-    /// A reload was requested; its number.
+    /// Registers a reload request; its number.
     pub fn begin(&self) -> u64 {
         self.requested.set(self.requested.get() + 1);
         self.requested.get()
     }
 
-    /// Whether a reload that was requested later than number `reading` has been applied: what it read is out of date.
+    /// Whether a reload that was requested after number `reading` has been applied, so that this one is out of date.
     pub fn is_superseded(&self, reading: u64) -> bool {
         self.applied.get() > reading
     }
@@ -101,13 +101,13 @@ mod tests {
     use super::*;
     use std::os::unix::fs::OpenOptionsExt;
 
-    /// On a clock that goes on by itself only when everything waits.
+    /// On a paused clock that advances only when everything waits.
     fn run<T>(test: impl Future<Output = T>) -> T {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_time().start_paused(true).build().unwrap().block_on(test)
     }
 
-    /// A path that blocks whoever opens it, in a folder of its own.
+    /// A path that blocks when opened, in its own directory.
     fn pipe(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("statsring-{name}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);

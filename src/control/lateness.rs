@@ -29,7 +29,7 @@ pub async fn of<T>(future: impl Future<Output = T>, stall_max: Duration) -> (T, 
 mod tests {
     use super::*;
 
-    /// On a clock that goes on by itself only when everything waits.
+    /// On a paused clock that advances only when everything waits.
     fn run<T>(test: impl Future<Output = T>) -> T {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_time().start_paused(true).build().unwrap().block_on(test)

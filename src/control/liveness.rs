@@ -1,7 +1,7 @@
-//! Whether every worker moves: each is woken and has to go through a batch.
+//! Whether all workers make progress: each is woken and has to process a batch.
 //!
 //! In: a request of `/healthz`, or the period of the service manager's watchdog. Out: the workers that do not respond, with how
-//! long they have not. Next: `admin/http`, `systemd.rs`. Nobody is woken unless somebody asks.
+//! long they have not. Next: `admin/http`, `systemd.rs`. No worker is woken without a request.
 
 use crate::control::net;
 use crate::control::state::{Control, Seat};
@@ -20,7 +20,7 @@ pub struct Stuck {
     pub for_s: u64,
 }
 
-/// The workers that do not go through a batch within the time; none while a stop is under way, when they end one by one.
+/// The workers that do not process a batch within the time limit; none while stopping, when they end one by one.
 pub async fn stuck(control: &Control) -> Vec<Stuck> {
     if control.stopping.get() {
         return Vec::new();
@@ -48,7 +48,7 @@ pub async fn stuck(control: &Control) -> Vec<Stuck> {
     if control.stopping.get() { Vec::new() } else { stuck }
 }
 
-/// What is said of them.
+/// The message about them.
 pub fn describe(stuck: &[Stuck]) -> String {
     let each: Vec<String> = stuck
         .iter()
@@ -57,7 +57,7 @@ pub fn describe(stuck: &[Stuck]) -> String {
     each.join("; ")
 }
 
-/// Tells the service manager at a third of its watchdog's period, so that one message may be missed, that every worker moves, for as long as that is so.
+/// Notifies the service manager's watchdog at a third of its period (so that one message may be lost) while all workers make progress.
 pub fn watch(control: &Rc<Control>) {
     let Some(period) = control.notifier.watchdog_period() else { return };
     let control = control.clone();

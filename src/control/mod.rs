@@ -1,7 +1,7 @@
 //! The control thread: desired state, health, probes, reload, signals, shutdown.
 //!
-//! In: a proven config, signals, the operator's commands, the workers' reports. Out: route tables to the workers, an
-//! exit code in the end. No data goes through here, and nothing here can hold the data path up.
+//! In: a validated config, signals, the operator's commands, the workers' reports. Out: route tables to the workers, an
+//! exit code in the end. No data passes through here, and nothing here can block the data path.
 //!
 //! ```text
 //! lifecycle/  start → ready → stop, restarts without loss
@@ -41,10 +41,10 @@ use lifecycle::handover::program::Program;
 use lifecycle::systemd::Notifier;
 use std::path::PathBuf;
 
-/// What the control thread is told beside the config.
+/// Inputs of the control thread besides the config.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The file that a reload reads again; `None` if the config did not come from one.
+    /// The file that a reload reads; `None` if the config did not come from one.
     pub config_path: Option<PathBuf>,
     /// That file as the admin command `config` of `proxy.js` shows it.
     pub listing: String,
@@ -52,7 +52,7 @@ pub struct Options {
     pub debug: bool,
 }
 
-/// Where this process comes from: how it was started, and who gave it what.
+/// Origin of this process: how it was started, and what it inherited.
 #[derive(Default)]
 pub struct Origin {
     predecessor: Option<Predecessor>,
@@ -66,7 +66,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of a process that is nothing but the proxy. To be called once, before it opens anything that stays open and before
+    /// Of a process that is only the proxy. Must be called once, before it opens anything that stays open and before
     /// there are other threads.
     pub fn of_this_process() -> Result<Origin, Failure> {
         let usage = |words| Failure { words, code: crate::exit::USAGE };
@@ -87,7 +87,7 @@ impl Origin {
         })
     }
 
-    /// Tells who started this process why it does not start.
+    /// Reports to the parent why this process does not start.
     pub fn refuse(&self, words: &str) {
         if let Some(predecessor) = &self.predecessor {
             predecessor.say_failed(words);

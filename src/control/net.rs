@@ -42,7 +42,7 @@ pub const RING_BYTES: usize = (64 * SUBMISSIONS as usize).next_multiple_of(4_096
 thread_local! {
     /// Operations that the kernel has not ended.
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
-    /// What this thread runs on.
+    /// The runtime of this thread.
     static ENGINE: Cell<Engine> = const { Cell::new(Engine::IoUring) };
 }
 
@@ -79,7 +79,7 @@ fn ring_runtime() -> io::Result<tokio_uring::Runtime> {
     })
 }
 
-/// Whether this thread could have its ring: makes it, and lets go of it.
+/// Whether this thread can have its ring: creates and drops it.
 pub fn try_ring() -> io::Result<()> {
     ring_runtime().map(drop)
 }
@@ -93,7 +93,7 @@ pub fn spawn<T: 'static>(task: impl Future<Output = T> + 'static) -> tokio::task
 /// A listening socket.
 pub struct Listener {
     inner: tokio::net::TcpListener,
-    /// No more connections are taken: ends a pending accept.
+    /// No more connections are accepted: ends a pending accept.
     ended: Notify,
 }
 
@@ -104,7 +104,7 @@ impl Listener {
         Ok(Listener { inner: tokio::net::TcpListener::from_std(listener)?, ended: Notify::new() })
     }
 
-    /// The next connection and its two ends. May be dropped while it waits.
+    /// The next connection and its two ends. Cancel-safe.
     pub async fn accept(&self) -> io::Result<(Stream, Ends)> {
         let (stream, peer) = tokio::select! {
             biased;
@@ -115,20 +115,20 @@ impl Listener {
         Ok((Stream::from_tokio(stream)?, ends))
     }
 
-    /// Takes no more connections, and nobody does; a pending accept ends with an error.
+    /// Stops accepting in all processes; a pending accept ends with an error.
     pub fn close(&self) {
         let _ = socket2::SockRef::from(&self.inner).shutdown(Shutdown::Both);
         self.ended.notify_one();
     }
 
-    /// Takes no more connections, and leaves them to other processes that have the socket; a pending accept ends with an
+    /// Stops accepting in this process only; other processes that have the socket continue; a pending accept ends with an
     /// error.
     pub fn leave(&self) {
         self.ended.notify_one();
     }
 }
 
-/// Between whom a connection is.
+/// The two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     /// The address that was connected to, one of this host's.
@@ -176,7 +176,7 @@ impl Stream {
         Ok(Stream { inner: Connected::Ring(tokio_uring::net::TcpStream::from_std(stream)) })
     }
 
-    /// Reads behind what `buffer` holds, at most up to its capacity; gives it back with the number of bytes that came,
+    /// Appends to `buffer`, at most up to its capacity; returns it with the number of bytes read,
     /// 0 at the end of the stream. Never drop this future: call [`Stream::shutdown`] and await it.
     pub async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         use tokio_uring::buf::BoundedBuf;
@@ -219,7 +219,7 @@ impl Stream {
         };
     }
 
-    /// Ends what goes out, behind all that was written; reading goes on.
+    /// Shuts down sending after all that was written; reading continues.
     pub fn end_writes(&self) {
         let _ = match &self.inner {
             Connected::Ring(stream) => stream.shutdown(Shutdown::Write),
@@ -227,7 +227,7 @@ impl Stream {
         };
     }
 
-    /// Answers small replies at once instead of waiting for more.
+    /// Sends small replies immediately (TCP_NODELAY).
     pub fn set_nodelay(&self) {
         let _ = match &self.inner {
             Connected::Ring(stream) => stream.set_nodelay(true),
@@ -284,7 +284,7 @@ async fn write_plain(stream: &tokio::net::TcpStream, mut bytes: &[u8]) -> io::Re
 /// Descriptors that [`reach`] takes.
 pub const REACH_DESCRIPTORS: u32 = 2;
 
-/// Whether the host at `address` can be reached; unknown at the deadline. An error if the sockets for it cannot be made.
+/// Whether the host at `address` is reachable; unknown at the deadline. An error if the sockets for it cannot be created.
 pub async fn reach(address: SocketAddr, deadline: Instant) -> io::Result<Reach> {
     // The error queue is read from the second one, since a connect that fails closes the first.
     let socket = reach::socket(address)?;

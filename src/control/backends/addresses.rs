@@ -1,15 +1,15 @@
-//! The addresses of one backend: to which one its metrics go, and in which order its checks try them. Pure.
+//! The addresses of one backend: which one its metrics are sent to, and in which order its checks try them. Pure.
 //!
 //! In: what look-ups found, refusals that the workers reported, results of checks. Out: the address in use, the order of a
 //! check, whether all of them refuse. Next: `backend.rs` holds them, `check_schedule.rs` feeds them.
 //!
-//! - The address in use is kept as long as the name has it: a name server that rotates its answers moves nothing.
+//! - The address in use is kept while the name has it: a name server that rotates its answers moves nothing.
 //! - One refusal moves the metrics to the next address. Only when each of them has refused within `checkFast` does the
-//!   backend as a whole refuse, and then the metrics return to where the round began.
+//!   backend as a whole refuse, and then the metrics return to the first address of the round.
 //! - Results of checks move the metrics too, after `checkFall` failures in a row at the address in use (at the first one if it
 //!   never answered) if another address answers. Metrics and checks need not be at the same one: a StatsD server listens
 //!   for metrics at IPv4 and has its admin port at both families.
-//! - An address whose admin port is silent is not tried because of refusals: nothing would tell that metrics are lost there.
+//! - An address whose admin port is silent is not tried because of refusals: nothing would show that metrics are lost there.
 
 use crate::admin::AddressRole;
 use crate::config::AddressFamily;
@@ -17,82 +17,82 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 
-/// Addresses of one name that are used; further ones are left out.
+/// Most addresses of one name that are used; further ones are ignored.
 pub const ADDRESSES_MAX: usize = 8;
 /// After this long a refusal of metrics says nothing any more: servers are restarted.
 const REFUSAL_MS: u64 = 600_000;
 
-/// An address as a look-up found it.
+/// An address found by a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// With the port for metrics.
     pub address: SocketAddr,
-    /// It is one at which this proxy listens: metrics would loop.
+    /// This proxy listens there: metrics would loop.
     pub is_own: bool,
-    /// It is on this host, where nobody listens at the port.
+    /// On this host, with nothing listening on the port.
     pub is_idle: bool,
 }
 
 impl Found {
-    /// One of which nothing is known.
+    /// One in unknown state.
     pub fn at(address: SocketAddr) -> Found {
         Found { address, is_own: false, is_idle: false }
     }
 }
 
-/// What a check of one address found.
+/// Result of checking one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckResult {
-    /// It answered that it is up.
+    /// Reported up.
     Good,
-    /// It refused, or answered something else.
+    /// Refused, or answered something else.
     Failed,
-    /// Nothing came back within the time.
+    /// No answer within the time limit.
     Silent,
-    /// There was none: this process or its host lacks what a check takes.
+    /// Not checked: this process or its host lacks resources.
     NotMade,
 }
 
-/// Why metrics go to another address.
+/// Why metrics are sent to another address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoveCause {
-    /// The old one refused them, or could not be reached.
+    /// The old one refused them, or was unreachable.
     Refused,
     /// The old one does not answer checks, and the new one does.
     Checks,
 }
 
-/// What a refusal at the address in use leads to.
+/// Consequence of a refusal at the address in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Metrics go to another address, which has not refused.
+    /// Switch to another address, which has not refused.
     Moved,
     /// All of them refuse.
     All,
 }
 
-/// What the results of a check lead to.
+/// Consequence of the results of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The address in use stays in use.
     Kept,
-    /// The same for now: it failed and another one answers, so the next check should come soon.
+    /// Keep it for now: it failed and another one answers, so check again soon.
     Contested,
-    /// Metrics go to the one that answers.
+    /// Switch to the one that answers.
     Moved,
 }
 
-/// One address and what is known of it.
+/// One address and its state.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     found: Found,
-    /// Checks in a row that failed.
+    /// Consecutive failed checks.
     failures: u32,
-    /// Nothing came back at the last one.
+    /// The last check timed out.
     is_silent: bool,
-    /// The last check was good.
+    /// The last check succeeded.
     is_good: bool,
-    /// A check was good once.
+    /// A check has succeeded before.
     was_good: bool,
     /// Another process used it.
     was_in_use: bool,
@@ -121,24 +121,24 @@ impl Entry {
 /// The addresses of one backend.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
-    /// In the order in which they should be tried.
+    /// In order of trial.
     entries: Vec<Entry>,
     family: AddressFamily,
-    /// Where metrics go.
+    /// The address that metrics are sent to.
     data: Option<SocketAddr>,
-    /// Where the last good check was answered.
+    /// Where the last successful check was answered.
     answering: Option<SocketAddr>,
-    /// Each has refused, and none has been without refusals since.
+    /// All have refused, and none has recovered since.
     all_refuse: bool,
 }
 
 impl Addresses {
-    /// None yet; metrics may go to those of this family.
+    /// None yet; metrics may be sent to those of this family.
     pub fn new(family: AddressFamily) -> Addresses {
         Addresses { family, ..Addresses::default() }
     }
 
-    /// Where metrics go, if there is an address for them.
+    /// The address that metrics are sent to, if any.
     pub fn data(&self) -> Option<SocketAddr> {
         self.data
     }
@@ -148,7 +148,7 @@ impl Addresses {
         self.answering
     }
 
-    /// All of them, in the order in which they should be tried.
+    /// All of them, in order of trial.
     pub fn all(&self) -> impl Iterator<Item = SocketAddr> {
         self.entries.iter().map(|entry| entry.found.address)
     }
@@ -174,17 +174,17 @@ impl Addresses {
         })
     }
 
-    /// Whether a refusal would move metrics to another address.
+    /// Whether a refusal would switch to another address.
     pub fn may_move(&self) -> bool {
         !self.all_refuse && self.others().next().is_some()
     }
 
-    /// Whether each of them refuses.
+    /// Whether all of them refuse.
     pub fn do_all_refuse(&self) -> bool {
         self.all_refuse
     }
 
-    /// What a look-up found, in the order in which they should be tried. True if metrics go elsewhere.
+    /// Applies the result of a lookup, in order of trial. True if the address in use changed.
     pub fn set(&mut self, mut found: Vec<Found>) -> bool {
         let mut seen = HashSet::new();
         found.retain(|found| seen.insert(found.address));
@@ -201,7 +201,7 @@ impl Addresses {
         self.choose()
     }
 
-    /// Goes on from what another process used: these addresses, and metrics at this one.
+    /// Restores the state of another process: these addresses, and this one in use.
     pub fn resume(&mut self, all: &[SocketAddr], data: Option<SocketAddr>) {
         self.data = data;
         self.set(all.iter().copied().map(Found::at).collect());
@@ -211,13 +211,13 @@ impl Addresses {
         }
     }
 
-    /// Metrics may go to those of another family. True if they go elsewhere.
+    /// Changes the permitted family. True if the address in use changed.
     pub fn set_family(&mut self, family: AddressFamily) -> bool {
         self.family = family;
         self.choose()
     }
 
-    /// Decides anew which of them are this proxy's own; what cannot be found out stays as it is. True if metrics go elsewhere.
+    /// Redetermines which of them are this proxy's own; unknown ones keep their state. True if the address in use changed.
     pub fn mark_own(&mut self, is_own: impl Fn(SocketAddr) -> io::Result<bool>) -> bool {
         for entry in &mut self.entries {
             if let Ok(is_own) = is_own(entry.found.address) {
@@ -227,7 +227,7 @@ impl Addresses {
         self.choose()
     }
 
-    /// Metrics were refused at the address in use. `recent_ms`: one that refused less long ago than this need not be tried.
+    /// Metrics were refused at the address in use. `recent_ms`: one that refused more recently than this is not tried.
     pub fn refused(&mut self, now_ms: u64, recent_ms: u64) -> Refusal {
         let Some(data) = self.data else { return Refusal::All };
         if let Some(entry) = self.entry_mut(data) {
@@ -238,14 +238,14 @@ impl Addresses {
             self.data = Some(next.found.address);
             return Refusal::Moved;
         }
-        // Where the round began is where a server that is being restarted comes back.
+        // A server that is being restarted comes back at the first address of the round.
         let first = self.others().min_by_key(|entry| entry.refused_ms).map(|entry| entry.found.address);
         self.data = first.or(Some(data));
         self.all_refuse = true;
         Refusal::All
     }
 
-    /// Time went by: if none has refused for `quiet_ms`, they do not all refuse any more. True if that is new.
+    /// Time passed: if none has refused for `quiet_ms`, they no longer all refuse. True if that changed.
     pub fn settle(&mut self, now_ms: u64, quiet_ms: u64) -> bool {
         let is_over =
             self.all_refuse && !self.entries.iter().any(|entry| entry.has_refused_within(now_ms, quiet_ms));
@@ -259,7 +259,7 @@ impl Addresses {
         self.all_refuse.then(|| last_ms.saturating_add(quiet_ms))
     }
 
-    /// The order in which a check tries them, with the port for metrics; empty if metrics can go nowhere.
+    /// The order in which a check tries them, with the port for metrics; empty if there is no usable address.
     pub fn check_order(&self) -> Vec<SocketAddr> {
         let mut order: Vec<&Entry> = self.entries.iter().filter(|entry| !entry.found.is_own).collect();
         order.sort_by_key(|entry| {
@@ -269,14 +269,14 @@ impl Addresses {
         if self.data.is_some() { order.iter().map(|entry| entry.found.address).collect() } else { Vec::new() }
     }
 
-    /// The order in which it is tried whether they can be reached: those that metrics may go to, the one in use first.
+    /// The order in which reachability is probed: those that metrics may be sent to, the one in use first.
     pub fn reach_order(&self) -> Vec<SocketAddr> {
         let mut order: Vec<&Entry> = self.usable().collect();
         order.sort_by_key(|entry| (Some(entry.found.address) != self.data, rank(entry)));
         order.iter().map(|entry| entry.found.address).collect()
     }
 
-    /// One of them can be reached again: metrics go there.
+    /// One of them is reachable again: switch to it.
     pub fn reached(&mut self, address: SocketAddr) {
         if self.usable().any(|entry| entry.found.address == address) {
             self.data = Some(address);
@@ -284,7 +284,7 @@ impl Addresses {
         }
     }
 
-    /// What a check found at those of the addresses that it tried. `fall` failures in a row make metrics leave an address that
+    /// Applies the results of a check at the addresses that it tried. `fall` consecutive failures switch away from an address that
     /// had answered; one that refused metrics less than `quiet_ms` ago is not moved to.
     pub fn checked(
         &mut self,
@@ -329,7 +329,7 @@ impl Addresses {
         }
     }
 
-    /// Keeps the address in use if metrics may still go there, or takes the first of the others.
+    /// Keeps the address in use if still permitted, or takes the first of the others.
     fn choose(&mut self) -> bool {
         let before = self.data;
         let is_kept =
@@ -341,7 +341,7 @@ impl Addresses {
         self.data != before
     }
 
-    /// Where metrics may go if the address in use refuses.
+    /// Candidates if the address in use refuses.
     fn others(&self) -> impl Iterator<Item = &Entry> {
         let any_is_good = self.entries.iter().any(|entry| entry.is_good);
         let others = self.usable().filter(|entry| Some(entry.found.address) != self.data);
@@ -365,7 +365,7 @@ impl Addresses {
     }
 }
 
-/// The less, the sooner it is used; equal ones go by their order.
+/// Lower is preferred; equal ones in their order.
 fn rank(entry: &Entry) -> (u8, bool) {
     let by_checks = match (entry.is_good, entry.failures) {
         (true, _) => 0,
@@ -487,7 +487,7 @@ mod tests {
         }
         assert_eq!(check(&mut proven, &bad), Verdict::Moved);
         assert_eq!(proven.data(), Some(at("10.0.0.2:9")));
-        // Nobody answers: there is nowhere better.
+        // None answers: no address is better.
         let none = [("10.0.0.2:9", Silent), ("10.0.0.1:9", Silent)];
         assert_eq!(check(&mut addresses(&["10.0.0.1:9", "10.0.0.2:9"]), &none), Verdict::Kept);
     }

@@ -1,4 +1,4 @@
-//! One backend as the control thread knows it, from the moment the config names it until a reload takes it away.
+//! One backend in the control thread, from its addition by a config until its removal by a reload.
 //!
 //! In: the config's node, checks, refusals, name look-ups. Out: its standing for the route table, its state for the
 //! admin port. Next: `health_checker.rs` keeps it up to date, `table.rs` makes the route table of all of them.
@@ -27,9 +27,9 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Its figures, which the workers count.
     pub counters: Arc<NodeCounters>,
-    /// Tells the task that checks it to look again: a refusal, a change, its removal.
+    /// Wakes the task that checks it: after a refusal, a change, or its removal.
     pub nudge: Notify,
-    /// Tells the task that looks its name up not to wait any longer.
+    /// Wakes the task that looks up its name.
     pub look_up: Notify,
     node: RefCell<Node>,
     health: RefCell<Health>,
@@ -48,15 +48,15 @@ pub struct Backend {
     wish: Cell<Wish>,
     /// A worker reported that sends fail.
     sends_fail: Cell<bool>,
-    /// The errors of sends that were looked at.
+    /// The send errors already processed.
     seen_errors: Cell<SendErrorCounts>,
-    /// Of those, the errors that say nothing of where metrics go now.
+    /// Of those, the errors at addresses no longer in use.
     passed_over: Cell<SendErrorCounts>,
     removed: Cell<bool>,
 }
 
 impl Backend {
-    /// A backend of the config that was not there before; its address is known at once if the config gives one.
+    /// A new backend; its address is known at once if the config has one.
     pub fn new(node: Node, check: Check) -> Backend {
         let addresses = addresses_of(&node);
         let backend = Backend {
@@ -88,12 +88,12 @@ impl Backend {
         self.node.borrow()
     }
 
-    /// Where its metrics go, if that is known.
+    /// The address that its metrics are sent to, if known.
     pub fn address(&self) -> Option<SocketAddr> {
         self.addresses.borrow().data()
     }
 
-    /// Everything that is known of its addresses.
+    /// Its addresses.
     pub fn addresses(&self) -> Ref<'_, Addresses> {
         self.addresses.borrow()
     }
@@ -103,15 +103,15 @@ impl Backend {
         literal(&self.node.borrow().host).is_none()
     }
 
-    /// Where its host is tried while it cannot be reached: without admin port, at the number of the port for metrics. None if it
-    /// cannot be tried now.
+    /// Where its host is probed while unreachable: without admin port, at the number of the port for metrics. None if it
+    /// cannot be probed now.
     pub fn reach_order(&self) -> Vec<SocketAddr> {
         let node = self.node.borrow();
         let may_be_tried = node.adminport.is_none() && !node.disabled;
         if may_be_tried { self.addresses.borrow().reach_order() } else { Vec::new() }
     }
 
-    /// The admin ports to ask for its health, in the order in which they are to be tried; none if it cannot be checked now.
+    /// The admin ports to check, in order of trial; none if it cannot be checked now.
     pub fn check_order(&self) -> Vec<SocketAddr> {
         let node = self.node.borrow();
         let Some(port) = node.adminport.filter(|_| !node.disabled) else { return Vec::new() };
@@ -119,7 +119,7 @@ impl Backend {
         order.into_iter().map(|address| with_port(address, port)).collect()
     }
 
-    /// Whether its health can be asked now.
+    /// Whether it can be checked now.
     pub fn is_checked(&self) -> bool {
         let node = self.node.borrow();
         node.adminport.is_some() && !node.disabled && self.address().is_some()
@@ -146,24 +146,24 @@ impl Backend {
         }
     }
 
-    /// What its health checks say; `None` if it is not looked at.
+    /// Result of its health checks; `None` if it is not checked.
     pub fn is_healthy(&self) -> Option<bool> {
         self.is_checked().then(|| self.health.borrow().is_up())
     }
 
-    /// What the operator wants of it.
+    /// Its administrative state.
     pub fn wish(&self) -> Wish {
         self.wish.get()
     }
 
-    /// The operator wants something else of it. True if that changed anything.
+    /// Sets its administrative state. True if that changed anything.
     pub fn set_wish(&self, wish: Wish) -> bool {
         let is_changed = self.wish.replace(wish) != wish;
         self.note_state();
         is_changed
     }
 
-    /// Whether it gets metrics and why not, and since when that is so.
+    /// Its state, and since when.
     pub fn state(&self) -> (BackendState, Instant) {
         (self.state.get(), self.since.get())
     }
@@ -175,25 +175,25 @@ impl Backend {
         result
     }
 
-    /// What a look-up of its name found, in the order in which the addresses should be tried. True if that changed anything
+    /// Applies the result of a lookup of its name, in order of trial. True if that changed anything
     /// for the workers.
     pub fn set_addresses(&self, found: Vec<Found>) -> bool {
         self.change_addresses(|addresses| addresses.set(found))
     }
 
-    /// Decides anew at which of its addresses this proxy itself listens. True if that changed anything for the workers.
+    /// Redetermines at which of its addresses this proxy itself listens. True if that changed anything for the workers.
     pub fn mark_own(&self, is_own: impl Fn(SocketAddr) -> io::Result<bool>) -> bool {
         self.change_addresses(|addresses| addresses.mark_own(is_own))
     }
 
-    /// Of its addresses, those of the proxy's own that were not returned before.
+    /// Those of its addresses that are the proxy's own and were not returned before.
     pub fn take_new_own(&self) -> Vec<SocketAddr> {
         let own: Vec<SocketAddr> = self.addresses.borrow().own().collect();
         let reported = self.reported_own.replace(own.clone());
         own.into_iter().filter(|address| !reported.contains(address)).collect()
     }
 
-    /// Whether its name has addresses, but none of the family that it may have; true once.
+    /// Whether its name has addresses, but none of the permitted family; true once.
     pub fn note_family_missing(&self) -> bool {
         let addresses = self.addresses.borrow();
         let is_missing = addresses.data().is_none()
@@ -207,7 +207,7 @@ impl Backend {
         self.note_state();
         if has_moved {
             self.announced.set(self.address());
-            // What refused is not where it is now, and another server may answer there.
+            // The refusals came from the old address; another server may answer at the new one.
             self.sends_fail.set(false);
             self.pass_over_errors();
             self.with_health(Health::doubt);
@@ -216,7 +216,7 @@ impl Backend {
         has_changed
     }
 
-    /// What `act` says, and whether it changed anything for the workers.
+    /// The result of `act`, and whether it changed anything for the workers.
     fn with_addresses<T>(&self, act: impl FnOnce(&mut Addresses) -> T) -> (T, bool) {
         let route = || {
             let addresses = self.addresses.borrow();
@@ -236,12 +236,12 @@ impl Backend {
         self.with_addresses(|addresses| addresses.refused(now_ms, recent_ms))
     }
 
-    /// Its host, which could not be reached, answered at this address. True if metrics went to another one so far.
+    /// Its host, which was unreachable, answered at this address. True if another one was in use so far.
     pub fn reached_at(&self, address: SocketAddr) -> bool {
         self.with_addresses(|addresses| addresses.reached(address)).1
     }
 
-    /// Time went by: whether that changed anything for the workers.
+    /// Time passed: whether that changed anything for the workers.
     pub fn settle_addresses(&self, now_ms: u64) -> bool {
         let quiet_ms = self.health.borrow().quiet_ms();
         self.with_addresses(|addresses| addresses.settle(now_ms, quiet_ms)).1
@@ -252,7 +252,7 @@ impl Backend {
         self.addresses.borrow().settles_ms(self.health.borrow().quiet_ms())
     }
 
-    /// What a check found at the admin ports that it tried; `None` if none of them is its own any more, or if the only one that
+    /// Applies the results of a check at the admin ports that it tried; `None` if none of them is its own any more, or if the only one that
     /// might be up could not be asked. `fall` is the number of failures in a row that count.
     pub fn checked(
         &self,
@@ -319,7 +319,7 @@ impl Backend {
         self.with_health(|health| {
             health.set_rules(check, adminport.is_some());
             if old.disabled && !disabled {
-                // It was not checked meanwhile: nothing is known of it.
+                // It was not checked meanwhile: its state is unknown.
                 *health = Health::new(check, adminport.is_some());
             } else if old.adminport != adminport {
                 health.doubt();
@@ -328,7 +328,7 @@ impl Backend {
         self.nudge.notify_one();
     }
 
-    /// What the process that takes over goes on from.
+    /// The state to hand over.
     pub fn carry(&self, now_ms: u64) -> CarriedBackend {
         CarriedBackend {
             name: self.name.to_string(),
@@ -340,10 +340,10 @@ impl Backend {
         }
     }
 
-    /// Goes on from what another process knew of it; as far as the config says the same.
+    /// Restores the state handed over, as far as the config is the same.
     pub fn resume(&self, carried: &CarriedBackend, check: Check, now_ms: u64) {
         if self.is_named() {
-            // An older process knows of one only.
+            // An older version has only one.
             let only: Vec<SocketAddr> = carried.address.into_iter().collect();
             let all = if carried.addresses.is_empty() { &only } else { &carried.addresses };
             self.addresses.borrow_mut().resume(all, carried.address);
@@ -367,7 +367,7 @@ impl Backend {
         if at == self.address() {
             self.sends_fail.set(true);
         } else {
-            // Its metrics go elsewhere already: these say nothing of where they go now, and the next error may say something.
+            // Its metrics are already sent elsewhere: these errors do not concern the address in use; the next one may.
             self.counters.take_hint();
             self.pass_over_errors();
         }
@@ -379,7 +379,7 @@ impl Backend {
         self.sends_fail.replace(false)
     }
 
-    /// Errors at addresses that metrics do not go to any more, since the last call.
+    /// Errors at addresses no longer in use, since the last call.
     pub fn take_passed_over(&self) -> SendErrorCounts {
         self.passed_over.take()
     }
@@ -390,21 +390,21 @@ impl Backend {
         self.passed_over.set(errors);
     }
 
-    /// The errors of sends since the last call.
+    /// The send errors since the last call.
     pub fn take_send_errors(&self) -> SendErrorCounts {
         let now = self.counters.error_counts();
         let before = self.seen_errors.replace(now);
         now.since(&before)
     }
 
-    /// A reload took it away: its tasks end.
+    /// Removed by a reload: its tasks end.
     pub fn remove(&self) {
         self.removed.set(true);
         self.nudge.notify_one();
         self.look_up.notify_one();
     }
 
-    /// Whether a reload took it away.
+    /// Whether it was removed by a reload.
     pub fn is_removed(&self) -> bool {
         self.removed.get()
     }
@@ -425,12 +425,12 @@ impl Backend {
     }
 }
 
-/// Metrics go to another of a backend's addresses.
+/// A switch to another address of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// Where they went before.
+    /// The previous address.
     pub from: SocketAddr,
-    /// Where they go now.
+    /// The new address.
     pub to: SocketAddr,
     /// Why.
     pub cause: MoveCause,
@@ -454,13 +454,13 @@ impl Move {
 /// The address of a node that has one instead of a name; none yet of others.
 fn addresses_of(node: &Node) -> Addresses {
     let Some(ip) = literal(&node.host) else { return Addresses::new(node.family) };
-    // What the config gives as an address is meant.
+    // An address in the config is used as it is.
     let mut addresses = Addresses::new(AddressFamily::Any);
     addresses.set(vec![Found::at(SocketAddr::new(ip, node.port))]);
     addresses
 }
 
-/// A transition in words, for the log.
+/// A transition as text, for the log.
 pub fn describe(transition: Transition, last_failure: Option<&str>) -> String {
     use crate::control::backends::health::Cause;
     let failure = last_failure.unwrap_or("unknown cause");
@@ -477,7 +477,7 @@ pub fn describe(transition: Transition, last_failure: Option<&str>) -> String {
     }
 }
 
-/// What an error of sends says against a backend.
+/// A send error as evidence against a backend.
 fn describe_evidence(error: SendError) -> String {
     let name = error_name(error, None);
     match error {

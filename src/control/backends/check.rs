@@ -3,9 +3,9 @@
 //! In: admin ports in the order in which they are to be tried. Out: what was found at each that was tried. Next: `check_schedule.rs`
 //! judges.
 //!
-//! The first address has all of the time. The next one is tried as soon as one has failed, or when its share of the time is
-//! over, so that one that swallows everything leaves time for the others, and a slow one is not cut short. Once one says
-//! that it is up, no further one is tried; that ends the check if the first has answered or failed.
+//! The first address has the full time. The next one is tried as soon as one has failed, or when its share of the time is
+//! over, so that one that never answers leaves time for the others, and a slow one is not cut short. Once one reports
+//! up, no further one is tried; that ends the check if the first has answered or failed.
 
 use crate::control::backends::addresses::CheckResult;
 use crate::control::backends::probe::{ProbeError, probe};
@@ -18,10 +18,10 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-/// What was found at one address.
+/// Result at one address.
 type Found = (SocketAddr, Result<(), ProbeError>);
 
-/// What checks take; shared by all of them.
+/// Resources of checks, shared by all of them.
 pub struct Slots {
     /// Connections that may still be made.
     pub free: Semaphore,
@@ -30,12 +30,12 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// For so many connections at once; what is lacking for them is noted in `shortages`.
+    /// For this many connections at once; shortages are recorded in `shortages`.
     pub fn new(connections: usize, shortages: Rc<Shortages>) -> Rc<Slots> {
         Rc::new(Slots { free: Semaphore::new(connections), spares: Spares::for_checks(), shortages })
     }
 
-    /// Checks one address; without a descriptor for it, once more with one that is kept back.
+    /// Checks one address; without a descriptor, retries with a spare one.
     async fn probe(&self, address: SocketAddr, limit_ms: u64) -> Result<(), ProbeError> {
         let verdict = probe(address, limit_ms).await;
         let Err(ProbeError::NotMade(error)) = &verdict else {
@@ -94,8 +94,8 @@ pub async fn check(slots: &Rc<Slots>, order: &[SocketAddr], limit_ms: u64) -> Ve
     }
 }
 
-/// Checks one address in the time that is left; `None` if it needs a further slot and there is none. What is no longer
-/// waited for ends by itself.
+/// Checks one address in the time left; `None` if it needs a further slot and there is none. A check that is no longer
+/// awaited ends by itself.
 async fn attempt(
     address: SocketAddr,
     deadline: Instant,
@@ -113,7 +113,7 @@ async fn attempt(
     let _ = give.send((address, Some(verdict))).await;
 }
 
-/// What a verdict says about an address.
+/// What a result says about an address.
 pub fn result(verdict: &Result<(), ProbeError>) -> CheckResult {
     match verdict {
         Ok(()) => CheckResult::Good,
@@ -132,7 +132,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// A limit that is not reached but by those who say nothing.
+    /// A limit that only silent backends reach.
     const LIMIT_MS: u64 = 2_000;
 
     /// How a backend answers.

@@ -5,11 +5,11 @@
 //!
 //! - A backend starts up, but unproven: its first failed check takes it down at once (HAProxy does the same), so that
 //!   a backend that is dead at start costs one check and not three.
-//! - `checkFall` failures in a row take it down, `checkRise` good checks in a row bring it back. While the last result
-//!   contradicts the state, checks follow each other by `checkFast`.
-//! - A send's error that is evidence against the backend (its port refuses, its host cannot be reached) asks for an early check.
+//! - `checkFall` consecutive failures take it down, `checkRise` consecutive successes bring it back. While the last result
+//!   contradicts the state, checks are `checkFast` apart.
+//! - A send error that is evidence against the backend (its port refuses, its host is unreachable) triggers an early check.
 //!   Such errors are counted at most once per `checkFast`, whatever the traffic; `checkFall` of them with no silence of a whole
-//!   `checkInterval` between two, while the checks are good, take the backend down: its admin port answers for a data port
+//!   `checkInterval` between two, while the checks succeed, take the backend down: its admin port answers for a data port
 //!   that is gone.
 //! - A host that does not answer ARP is reported after three seconds, in which it was asked three times: that counts as often
 //!   as `checkFast` fits into the three seconds.
@@ -38,10 +38,10 @@ const ANSWERS_MS: u64 = 10_000;
 /// The shortest trial of a backend whose host could not be reached: a shorter one would be over before there is a report.
 const TRIAL_MS_MIN: u64 = 2 * NEIGHBOR_MS;
 
-/// What one check found.
+/// Result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered that it is up.
+    /// Reported up.
     Good,
     /// Anything else.
     Failed,
@@ -50,18 +50,18 @@ pub enum Outcome {
 /// Why a backend changed its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Its checks failed, or were good again.
+    /// Its checks failed, or succeeded again.
     Checks,
     /// Its sends failed so.
     Sends(SendError),
     /// Its hold is over, and without an admin port only traffic can tell.
     HoldOver,
-    /// Its host, which could not be reached, answers again.
+    /// Its host, which was unreachable, answers again.
     Reached,
 }
 
 impl Cause {
-    /// As the log's field `cause` has it.
+    /// As in the log's field `cause`.
     pub const fn name(self) -> &'static str {
         match self {
             Cause::Checks => "checks",
@@ -81,7 +81,7 @@ pub struct Transition {
     pub cause: Cause,
 }
 
-/// The health of one backend as it goes from one process to the next, whose clocks differ: times are told from now.
+/// The health of one backend as handed over between processes, whose clocks differ: times are relative to now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CarriedHealth {
@@ -115,26 +115,26 @@ impl Default for CarriedHealth {
     }
 }
 
-/// The health of one backend. Times are ms of a clock that only grows.
+/// The health of one backend. Times are ms of a monotonic clock.
 #[derive(Clone, Debug)]
 pub struct Health {
     check: Check,
     has_adminport: bool,
     up: bool,
-    /// No check has been good yet: one failure decides.
+    /// No check has succeeded yet: one failure decides.
     unproven: bool,
-    /// Results of checks in a row that contradict the state.
+    /// Consecutive check results that contradict the state.
     against: u32,
-    /// A send's error asked for an early check.
+    /// A send error triggered an early check.
     early: bool,
     /// When the last check was started.
     checked_ms: Option<u64>,
     /// Counted errors of sends in a row, and when the last was counted.
     refusals: u32,
     refused_ms: Option<u64>,
-    /// Down by errors of sends, at least until then.
+    /// Down by send errors, at least until then.
     held_until_ms: Option<u64>,
-    /// Those errors said that its host cannot be reached.
+    /// Those errors reported its host as unreachable.
     is_unreachable: bool,
     /// The last error that was evidence against it.
     last_error: Option<SendError>,
@@ -168,7 +168,7 @@ impl Health {
         }
     }
 
-    /// What the process that takes over goes on from.
+    /// The state to hand over.
     pub fn carry(&self, now_ms: u64) -> CarriedHealth {
         CarriedHealth {
             has_adminport: self.has_adminport,
@@ -184,7 +184,7 @@ impl Health {
         }
     }
 
-    /// Goes on from what another process knew. It is checked at once; if its admin port came or went, it begins anew.
+    /// Restores the state handed over. It is checked at once; if its admin port was added or removed, it starts anew.
     pub fn resume(check: Check, has_adminport: bool, carried: &CarriedHealth, now_ms: u64) -> Health {
         let new = Health::new(check, has_adminport);
         if carried.has_adminport != has_adminport || is_planted(Defect::HealthForgottenAtHandover) {
@@ -204,12 +204,12 @@ impl Health {
         }
     }
 
-    /// Whether it may get metrics.
+    /// Whether it may receive metrics.
     pub fn is_up(&self) -> bool {
         self.up
     }
 
-    /// Until when it is held out at least, if errors of sends took it down.
+    /// Until when it is held out at least, if send errors took it down.
     pub fn held_until_ms(&self) -> Option<u64> {
         self.held_until_ms
     }
@@ -229,12 +229,12 @@ impl Health {
         self.checked_ms = None;
     }
 
-    /// The next check is to come soon.
+    /// Schedules the next check soon.
     pub fn hurry(&mut self) {
         self.early = true;
     }
 
-    /// A check is being started.
+    /// A check was started.
     pub fn started(&mut self, now_ms: u64) {
         self.checked_ms = Some(now_ms);
         self.early = false;
@@ -305,18 +305,18 @@ impl Health {
         None
     }
 
-    /// Time went by: takes back a backend without admin port whose hold is over, unless its host is to be tried first.
+    /// Time passed: takes back a backend without admin port whose hold is over, unless its host has to be probed first.
     pub fn tick(&mut self, now_ms: u64) -> Option<Transition> {
         (self.is_hold_over(now_ms) && !self.is_unreachable).then(|| self.rise(now_ms, Cause::HoldOver))
     }
 
-    /// Whether to try now if the host of a backend without admin port can be reached again: [`Health::reached`] takes the
+    /// Whether to probe now if the host of a backend without admin port is reachable again: [`Health::reached`] takes the
     /// result.
     pub fn is_reach_due(&self, now_ms: u64) -> bool {
         self.is_hold_over(now_ms) && self.is_unreachable
     }
 
-    /// What came of trying to reach its host.
+    /// The result of probing its host.
     pub fn reached(&mut self, now_ms: u64, reach: Reach) -> Option<Transition> {
         if !self.is_reach_due(now_ms) {
             return None;
@@ -325,7 +325,7 @@ impl Health {
             Reach::Answered => Some(self.rise(now_ms, Cause::Reached)),
             Reach::Unknown => Some(self.rise(now_ms, Cause::HoldOver)),
             Reach::Unreachable => {
-                // Trying costs no metric, so there is no reason to wait longer and longer.
+                // Probing costs no metrics, so no backoff is needed.
                 self.held_until_ms = Some(now_ms + self.check.interval_ms.max(self.check.fast_ms));
                 None
             }
@@ -385,7 +385,7 @@ impl Health {
         evidence.max_by_key(|error| self.weight(*error))
     }
 
-    /// How many errors of sends this one stands for.
+    /// How many send errors this one counts as.
     fn weight(&self, error: SendError) -> u32 {
         match error {
             SendError::NoNeighbor => {
@@ -527,7 +527,7 @@ mod tests {
         assert_eq!(refused(&mut health, 2_000), None);
         assert_eq!(health.observe(2_000, Outcome::Good), None);
         assert_eq!(refused(&mut health, 3_000), DOWN_REFUSED);
-        // Held for one interval, however good the checks.
+        // Held for one interval, even if checks succeed.
         for now in [4_000, 5_000, 6_000, 12_999] {
             health.started(now);
             assert_eq!(health.observe(now, Outcome::Good), None);
@@ -729,7 +729,7 @@ mod tests {
         Tick,
     }
 
-    /// The rules said once more, the slow way: the whole history is kept, and each question is answered by reading it.
+    /// Reference implementation of the rules: the whole history is kept, and each question is answered by reading it.
     struct Oracle {
         check: Check,
         has_adminport: bool,

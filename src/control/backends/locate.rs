@@ -1,4 +1,4 @@
-//! Where the backends are: their names looked up, and none of them at this proxy's own address.
+//! Locates the backends: looks up their names, and excludes this proxy's own addresses.
 //!
 //! In: names, the answers of look-ups, the addresses of this host. Out: the addresses of each backend, published when they
 //! change; what is wrong with a config whose metrics would loop. Next: `health_checker.rs` looks names up again.
@@ -16,19 +16,19 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// How long a start or a reload waits for names to resolve before it goes on without them.
+/// How long a start or a reload waits for names to resolve before it continues without them.
 const FIRST_LOOKUP: Duration = Duration::from_secs(2);
 /// How long a start waits for the other names once one backend can be served: a name server that answers at all answers
 /// several names within this.
 const FURTHER_LOOKUPS: Duration = Duration::from_millis(500);
-/// How often the addresses of this host are looked at again, if a backend has the proxy's own port.
+/// How often the addresses of this host are re-read, if a backend has the proxy's own port.
 const GUARD: Duration = Duration::from_secs(10);
 
 /// Why a config is not to run: metrics would loop.
 pub(in crate::control) struct Loops {
     /// For the operator.
     pub message: String,
-    /// Whether the config says so itself, and not the answer of a name server.
+    /// Whether this follows from the config itself, and not from a name server.
     pub is_literal: bool,
 }
 
@@ -77,9 +77,9 @@ impl Control {
         lookups.detach_all();
     }
 
-    /// What can be said about addresses before they are used.
+    /// Checks addresses before they are used.
     fn examine(&self, addresses: &[SocketAddr]) -> Vec<Found> {
-        // Where there is nothing to choose, or all are elsewhere, the host's sockets need not be read.
+        // With nothing to choose, or all on other hosts, the host's sockets need not be read.
         let mut sockets = None;
         let mut is_idle = |address: SocketAddr| {
             if addresses.len() < 2 || !host::is_on_this_host(address.ip()).unwrap_or(false) {

@@ -2,7 +2,7 @@
 //!
 //! In: where it listens, what this host's kernel says. Out: whether metrics sent to an address would loop. Next: `state.rs`.
 //!
-//! A loop through another proxy, or through an address that is translated on its way, cannot be seen from here.
+//! A loop through another proxy, or through address translation, cannot be detected here.
 
 use crate::config::{Config, Node};
 use crate::control::backends::resolve::literal;
@@ -41,10 +41,10 @@ impl OwnAddresses {
         self.listening.iter().any(|own| own.address.port() == port)
     }
 
-    /// Whether what is sent to `target` arrives at one of its own sockets.
+    /// Whether packets to `target` arrive at one of its own sockets.
     ///
     /// # Errors
-    /// Where the kernel does not say, as without a free descriptor: then nothing is known.
+    /// The kernel could not be queried, e.g. without a free descriptor.
     pub fn has(&self, target: SocketAddr) -> io::Result<bool> {
         let same_port = self.listening.iter().filter(|own| own.address.port() == target.port());
         let ip = target.ip().to_canonical();
@@ -55,7 +55,7 @@ impl OwnAddresses {
             match () {
                 _ if own_ip == ip => return Ok(true),
                 _ if !same_family => {}
-                // The kernel sends what is for no address in particular to this host.
+                // The kernel delivers packets for the unspecified address to this host.
                 _ if ip.is_unspecified() => {
                     if own_ip.is_unspecified() || own_ip.is_loopback() {
                         return Ok(true);
@@ -95,7 +95,7 @@ pub(in crate::control) fn loop_message(config: &Config, index: usize, resolved: 
     )
 }
 
-/// Whether packets to `ip` go to a socket of this host.
+/// Whether packets to `ip` are delivered on this host.
 fn is_local(ip: IpAddr) -> io::Result<bool> {
     Ok(host::is_on_this_host(ip)? && !is_only_on_idle_interfaces(ip)?)
 }

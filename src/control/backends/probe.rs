@@ -10,13 +10,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The question, as StatsD's proxy.js asks it.
+/// The request, as sent by StatsD's proxy.js.
 const QUESTION: &[u8] = b"health\r\n";
-/// What the line that answers it begins with.
+/// Prefix of the answer line.
 const HEALTH: &[u8] = b"health:";
-/// The answer holds this if the backend is up.
+/// The answer contains this if the backend is up.
 const UP: &[u8] = b"up";
-/// Most bytes of an answer that are looked at.
+/// Most bytes of an answer that are examined.
 const ANSWER_BYTES_MAX: usize = 4_096;
 /// Bytes of an answer that an error shows.
 const ANSWER_SHOWN_MAX: usize = 60;
@@ -24,7 +24,7 @@ const ANSWER_SHOWN_MAX: usize = 60;
 /// Why a check failed, or why there was none.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// This process or its host lacks what a check takes, which says nothing about the backend.
+    /// This process or its host lacks resources, which says nothing about the backend.
     #[error("cannot check: {}", cause(.0))]
     NotMade(io::Error),
     /// No connection.
@@ -33,7 +33,7 @@ pub enum ProbeError {
     /// No answer within the time.
     #[error("not reported up within {0} ms")]
     TimedOut(u64),
-    /// It answered within the time, but neither `up` nor `health: down`; shown escaped and cut.
+    /// It answered within the time, but neither `up` nor `health: down`; shown escaped and truncated.
     #[error("answered \"{shown}\", but not reported up within {limit_ms} ms")]
     Undecided {
         /// What it answered.
@@ -47,15 +47,15 @@ pub enum ProbeError {
     /// It ended the connection first.
     #[error("closed the connection without an answer")]
     Closed,
-    /// It answered something else; shown escaped and cut.
+    /// It answered something else; shown escaped and truncated.
     #[error("answered \"{0}\"")]
     NotUp(String),
-    /// It went on talking.
+    /// The answer is too long.
     #[error("answered more than {ANSWER_BYTES_MAX} bytes without `up`")]
     TooLong,
 }
 
-/// The system's words without Rust's "(os error N)".
+/// The system's message without Rust's "(os error N)".
 fn cause(error: &io::Error) -> String {
     error
         .raw_os_error()
@@ -97,9 +97,9 @@ fn is_out_of_ports(address: SocketAddr, error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EADDRNOTAVAIL) && source_of(address).is_ok()
 }
 
-/// What the bytes so far say; `None` while more may come.
+/// The verdict on the bytes so far; `None` while undecided.
 ///
-/// As in proxy.js, `up` anywhere is good. A line `health: ...` without it decides too; any other line may be a banner, and the
+/// As in proxy.js, `up` anywhere means up. A line `health: ...` without it decides too; any other line may be a banner, and the
 /// answer may follow it.
 pub fn judge(answer: &[u8], ended: bool) -> Option<Result<(), ProbeError>> {
     if memmem::find(answer, UP).is_some() {

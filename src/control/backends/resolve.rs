@@ -3,9 +3,9 @@
 //! In: a host as the config has it, and a port. Out: its addresses, or why there are none. Next: `health_checker.rs` keeps the
 //! chosen one up to date, `table.rs` hands it to the workers.
 //!
-//! The system's resolver blocks its caller, for minutes if name servers do not answer. So each look-up has a thread of its
-//! own, at most [`LOOKUPS_MAX`] at once. Names whose last look-up was slow may take only three quarters of them, so that a dead name server never holds up the names that others, or `/etc/hosts`, answer at once. Nodes that have the same
-//! host share one look-up.
+//! The system's resolver blocks its caller, for minutes if name servers do not answer. So each lookup has its
+//! own thread, at most [`LOOKUPS_MAX`] at once. Names whose last lookup was slow may use only three quarters of them, so that a dead name server never delays names that others, or `/etc/hosts`, answer at once. Nodes that have the same
+//! host share one lookup.
 
 use crate::control::blocking::offload;
 use crate::control::shortage::{self, is_shortage};
@@ -30,15 +30,15 @@ const SLOW: Duration = Duration::from_secs(1);
 /// Stack of a look-up's thread: less than usual since there may be many, and ample for the modules of the system's resolver.
 const STACK_BYTES: usize = 512 << 10;
 
-/// What a look-up found; shared by all who asked for the same host.
+/// Result of a lookup, shared by all requests for the same host.
 type Answer = Result<Arc<[SocketAddr]>, LookupError>;
 
-/// Why a look-up found nothing.
+/// Why a lookup failed.
 #[derive(Clone, Debug)]
 enum LookupError {
-    /// What the resolver said.
+    /// The resolver's error.
     Failed(io::ErrorKind, String),
-    /// This process lacks what a look-up takes: the error's number.
+    /// This process lacks resources: the errno.
     NotMade(i32),
 }
 
@@ -72,7 +72,7 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `host`, in the order in which metrics should try them; an address is its own answer, at once. An
+    /// The addresses of `host`, in order of trial for metrics; an address resolves to itself, immediately. An
     /// error that [`is_shortage`] says nothing about the name.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Some(ip) = literal(host) {

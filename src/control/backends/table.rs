@@ -32,7 +32,7 @@ pub struct Standing {
     pub disabled: bool,
     /// What its health says.
     pub up: bool,
-    /// What the operator wants of it.
+    /// Its administrative state.
     pub wish: Wish,
 }
 

@@ -1,10 +1,10 @@
 //! Sockets that a service manager passed at the start: systemd's socket activation, sd_listen_fds(3).
 //!
 //! In: LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, and descriptors from 3 on. Out: UDP sockets for the workers, TCP sockets for
-//! the admin port, or what is wrong with one of them. Next: `sockets.rs`.
+//! the admin port, or an error. Next: `sockets.rs`.
 //!
-//! They stay the service manager's: this process ends without fencing or closing them for others, and what arrives until
-//! the next one starts waits in them.
+//! The service manager keeps them: this process exits without fencing or closing them for others, and datagrams that arrive until
+//! the next one starts are queued in them.
 
 use crate::control::lifecycle::failure::Failure;
 use crate::driver::{passed, socket};
@@ -13,10 +13,10 @@ use socket2::{Socket, Type};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 
-/// What was passed.
+/// The passed sockets.
 #[derive(Debug, Default)]
 pub struct Activated {
-    /// For each worker its sockets, one for each of `data_addresses`; empty if none were passed.
+    /// Each worker's sockets, one for each of `data_addresses`; empty if none were passed.
     pub data: Vec<Vec<UdpSocket>>,
     /// Where they are bound.
     pub data_addresses: Vec<SocketAddr>,
@@ -24,10 +24,10 @@ pub struct Activated {
     pub admin: Vec<TcpListener>,
 }
 
-/// Takes what was passed to this process, if anything was.
+/// Takes the sockets passed to this process, if any.
 pub fn take() -> Result<Option<Activated>, Failure> {
     let variable = |name: &str| std::env::var(name).ok();
-    // Another process's, which started this one, as a shell does.
+    // Meant for the parent process, e.g. a shell.
     if variable("LISTEN_PID").is_none_or(|pid| pid.parse() != Ok(std::process::id())) {
         return Ok(None);
     }
@@ -50,7 +50,7 @@ pub fn take() -> Result<Option<Activated>, Failure> {
     sort(descriptors, &names).map(Some).map_err(usage)
 }
 
-/// Data addresses that can be told apart when they are left to others ([`crate::relay::Left`]).
+/// Most data addresses that can be handed over ([`crate::relay::Left`]).
 const ADDRESSES_MAX: usize = 64;
 
 /// Sorts them by kind; an error is for the operator.

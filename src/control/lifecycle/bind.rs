@@ -13,7 +13,7 @@ const BACKLOG: i32 = 128;
 /// An admin address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminBindError {
-    /// Somebody listens there.
+    /// In use.
     #[error(
         "{0} (TCP, the admin port) is in use: stop the process that uses it, or set another `managementPort`"
     )]
@@ -30,15 +30,15 @@ pub enum AdminBindError {
          and a `managementPort` it may use"
     )]
     System {
-        /// The address asked for.
+        /// The address requested.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// Listens on each address. One that the host does not have is left out if another one is served, which there may be already
-/// (`has_others`); `freebind` listens on it all the same.
+/// Listens on each address. One that the host does not have is skipped if another one is served, possibly already
+/// (`has_others`); `freebind` listens on it regardless.
 pub fn bind_admin(
     addresses: &[SocketAddr],
     has_others: bool,
@@ -65,7 +65,7 @@ pub fn bind_admin(
     }
 }
 
-/// Where any port will do, both families get the same one.
+/// With port 0, both families get the same port.
 fn same_port(asked: SocketAddr, bound: &[TcpListener]) -> SocketAddr {
     let first = bound.first().and_then(|listener| listener.local_addr().ok());
     match first {
@@ -79,7 +79,7 @@ fn listen(address: SocketAddr, freebind: bool) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // A restart must not wait for the last instance's connections to be forgotten.
+    // A restart must not wait for connections of the last instance in TIME_WAIT.
     socket.set_reuse_address(true)?;
     allow_missing(&socket, address, freebind)?;
     socket.bind(&address.into())?;

@@ -1,7 +1,7 @@
-//! The limit on open files: raised to what the config can need, and shared out where it is lower.
+//! The limit on open files: raised to the config's maximum need, and budgeted if it is lower.
 //!
-//! In: the config, the process's limits, what it has open. Out: the soft limit raised; how many admin connections, checks and
-//! look-ups there may be at once, so that none of them takes what another one needs; or what the operator has to raise.
+//! In: the config, the process's limits, its open files. Out: the soft limit raised; how many admin connections, checks and
+//! lookups there may be at once, so that none of them starves another; or the limit that the operator has to raise.
 //! Next: `sockets.rs` asks, `state.rs` keeps the budget.
 
 use crate::config::Config;
@@ -12,9 +12,9 @@ use crate::text::count;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::HashSet;
 
-/// The runtime's epoll and eventfd, its ring, and the pair and the copy of it that signals come by.
+/// The runtime's epoll and eventfd, its ring, and the signal socket pair with its copy.
 const RUNTIME: usize = 6;
-/// Files of `/proc` that the admin port reads, and sockets that are made to ask the kernel something, one at a time each.
+/// Files of `/proc` that the admin port reads, and sockets for kernel queries, one at a time each.
 const QUESTIONS: usize = 3;
 /// A restart: the link to the other process and two copies of it, and what the start of a process takes.
 const RESTART: usize = 5;
@@ -27,7 +27,7 @@ const REPLACED_AT_ONCE: usize = 16;
 /// For each so many admin connections one more may be open, to be told that there are too many, or on its way out.
 const SERVED_PER_EXTRA: usize = 4;
 
-/// How many things that take descriptors there may be at once.
+/// Limits of operations that need descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Admin connections served.
@@ -41,13 +41,13 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Enough for `config` to work, if not as fast as it could.
+    /// The minimum for `config` to work.
     fn least(config: &Config) -> Budget {
         let nodes = config.nodes.len();
         Budget { connections: 8, checks: 4, lookups: 2, backends: nodes + nodes.min(REPLACED_AT_ONCE) }
     }
 
-    /// Enough for everything that `config` can have under way. A reload may bring more, which then takes turns if there is
+    /// Enough for everything that `config` can have in progress. A reload may bring more, which then takes turns if there is
     /// not [`Budget::most`].
     fn enough(config: &Config) -> Budget {
         let hosts = config.nodes.iter().map(|node| node.host.as_str());
@@ -89,7 +89,7 @@ impl Budget {
     }
 }
 
-/// What a config needs of the limit, and what there may be at once for it.
+/// A config's need of descriptors, and the resulting budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Need {
     least: u64,
@@ -99,7 +99,7 @@ struct Need {
 }
 
 impl Need {
-    /// Beside the descriptors that are `open` before the sockets are duplicated.
+    /// In addition to the descriptors `open` before the sockets are duplicated.
     fn of(config: &Config, open: u64) -> Need {
         let (workers, listeners) = (config.workers, config.listen.len());
         // Each is kept once more for a restart, and once more while one begins; a worker fences its own at the end.
@@ -115,7 +115,7 @@ impl Need {
         Need { least: least.max(table), enough: enough.max(table), most: most.max(table), budgets }
     }
 
-    /// What there may be at once under a limit of at least `least`.
+    /// The budget under a limit of at least `least`.
     fn budget(&self, limit: u64) -> Budget {
         let [least, enough, most] = self.budgets;
         match limit.checked_sub(self.enough) {
@@ -125,7 +125,7 @@ impl Need {
     }
 }
 
-/// What is to be done.
+/// The decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// The soft limit is enough, and this is what it is.
@@ -134,7 +134,7 @@ enum Verdict {
     Raise(u64),
     /// It is to become this, which is not enough for everything.
     RaiseAndTell(u64),
-    /// Not even the least can be had.
+    /// Not even the minimum is available.
     Refuse,
 }
 
@@ -154,8 +154,8 @@ pub fn raise_to_bind(config: &Config) -> Result<(), String> {
     raise_for(config, open_now() + listening as u64).map(drop)
 }
 
-/// Raises it when all sockets that listen are there; `is_restart` says that there is a link to an old process too. What there
-/// may be at once, and what is degraded in words, if anything is; an error if it cannot run at all.
+/// Raises it when all listening sockets exist; `is_restart` if there is also a link to an old process. Returns the
+/// budget, and the degradation as text, if any; an error if it cannot run at all.
 pub fn raise(config: &Config, is_restart: bool) -> Result<(Budget, Option<String>), String> {
     // That link is part of what a restart takes, or each process of a row of them would ask for more.
     raise_for(config, open_now() - u64::from(is_restart))
@@ -191,7 +191,7 @@ fn raise_for(config: &Config, open: u64) -> Result<(Budget, Option<String>), Str
     Ok((budget, degraded))
 }
 
-/// Descriptors that this process has open, whoever opened them; the standard streams if that cannot be seen.
+/// Open descriptors of this process; the standard streams if unknown.
 fn open_now() -> u64 {
     // The folder itself is open while it is read.
     std::fs::read_dir("/proc/self/fd").map_or(3, |files| files.count().saturating_sub(1) as u64)

@@ -1,6 +1,6 @@
-//! Which engine this process runs on: what the config asks for, and what this host allows. Decided once, at the start.
+//! Which engine this process uses: as configured, and as this host allows. Decided once, at the start.
 //!
-//! In: a config. Out: the engine, and what the operator is told if it is not the one to be wished for. Next: `process.rs`.
+//! In: a config. Out: the engine, and a warning if it is not the preferred one. Next: `process.rs`.
 
 use crate::config::Config;
 use crate::control::lifecycle::failure::Failure;
@@ -10,14 +10,14 @@ use crate::driver::{DriverError, DriverLimits, Engine};
 use crate::exit;
 use std::io;
 
-/// The engine, and what it needs.
+/// The engine, and its requirements.
 #[derive(Debug)]
 pub struct Chosen {
     /// Of the workers and of the control thread.
     pub engine: Engine,
     /// Locked memory that the rings of all of them need; 0 without rings.
     pub rings_bytes: usize,
-    /// Why it is not io_uring, though that was not ruled out.
+    /// Why it is not io_uring, if that was permitted.
     pub degraded: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl Chosen {
 /// Chooses; `listeners` is the number of sockets that each worker listens on.
 ///
 /// # Errors
-/// The config insists on io_uring, which is refused here.
+/// The config requires io_uring, which is refused here.
 pub fn choose(config: &Config, listeners: usize) -> Result<Chosen, Failure> {
     if config.engine == Some(Engine::Portable) {
         return Ok(Chosen::portable(None));
@@ -54,14 +54,14 @@ fn rings_bytes(config: &Config, listeners: usize) -> usize {
     net::RING_BYTES + config.workers * KernelRing::bytes(&config.limits().driver(), listeners)
 }
 
-/// Whether everything that needs a ring would get it; else why not.
+/// Whether all required rings can be created; else why not.
 fn try_io_uring(config: &Config, rings_bytes: usize) -> Result<(), String> {
     net::try_ring().map_err(|error| refused(error, rings_bytes).to_string())?;
     let limits = DriverLimits { rings_bytes, ..config.limits().driver() };
     uring::try_out(config.workers, &limits).map_err(|error| error.to_string())
 }
 
-/// The control thread's own ring could not be made.
+/// The error that the control thread's ring could not be created.
 pub fn refused(error: io::Error, rings_bytes: usize) -> DriverError {
     refusal::refusal("io_uring_setup", error, rings_bytes, &refusal::Host::read())
 }

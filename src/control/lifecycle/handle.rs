@@ -35,7 +35,7 @@ impl ProxyHandle {
         self.publisher.routes.load_full()
     }
 
-    /// Where metrics come in, with the ports that were found where 0 was asked for.
+    /// The listening addresses, with the actual ports in place of 0.
     pub fn listen(&self) -> &[SocketAddr] {
         &self.listen
     }

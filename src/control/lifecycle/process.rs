@@ -1,4 +1,4 @@
-//! The life of the process: workers, events, until it is to end.
+//! The process: workers and events, until it has to exit.
 //!
 //! In: what `start.rs` has made. Out: an exit code (`exit.rs`). Next: `state.rs` knows, `health_checker.rs` and `admin_service.rs` work; the
 //! stop is `stop.rs`, a restart without loss `restart.rs`.
@@ -35,13 +35,13 @@ pub enum Event {
     Reload,
     /// SIGUSR2.
     Restart,
-    /// What the process that is to take over from this one does.
+    /// An event of the process that takes over from this one.
     Successor(GiverEvent),
-    /// What the process that this one takes over from does.
+    /// An event of the process that this one takes over from.
     Predecessor(TakerEvent),
-    /// A stop is wanted: the signal's number, or `None` if a [`ProxyHandle`] asked.
+    /// A stop was requested: the signal's number, or `None` by a [`ProxyHandle`].
     Stop(Option<u8>),
-    /// A worker's thread ended; how, stands in [`Process::ended`].
+    /// A worker's thread ended; the result is in [`Process::ended`].
     Ended {
         /// Which.
         worker: usize,
@@ -50,9 +50,9 @@ pub enum Event {
 
 /// A process whose workers run.
 pub struct Process {
-    /// What is known.
+    /// The state.
     pub control: Rc<Control>,
-    /// How each worker ended, if it has.
+    /// The result of each worker that ended.
     pub ended: Vec<Option<Result<Ended, DriverError>>>,
     /// The workers' threads.
     pub threads: Vec<JoinHandle<()>>,
@@ -106,7 +106,7 @@ impl Process {
         {
             return Err(refuse(&predecessor, format!("cannot read from the old process: {error}")));
         }
-        // Before the workers: what they take would be lost if nobody could end them.
+        // Before the workers: metrics they receive would be lost if they could not be stopped.
         let signals = Signals::listen()
             .map_err(|error| refuse(&predecessor, format!("cannot handle signals: {error}")))?;
         let has_inherited = predecessor.is_some() || held.is_data_activated();
@@ -171,7 +171,7 @@ impl Process {
         };
         let facts = control.seats.first().and_then(|seat| seat.facts.borrow().clone()).unwrap_or_default();
         let asked = config.receive_buffer_bytes;
-        // The kernel grants twice what it is asked for, and counts its own overhead in.
+        // The kernel grants twice the requested size, which includes its own overhead.
         if facts.receive_buffer_bytes < 2 * asked {
             let words = format!(
                 "receiveBuffer: expected {} bytes, granted {}; raise net.core.rmem_max to {asked} \
@@ -301,7 +301,7 @@ impl Process {
                 if let Some(seat) = self.control.seats.get(worker) {
                     seat.cpu.set(None);
                 }
-                // It comes before the worker is ready, so it is told with everything else that is degraded.
+                // It comes before the worker is ready, so it is reported with the other degradations.
                 let words =
                     format!("pinWorkers: cannot pin worker {worker} to CPU {cpu}: {error}; it is not pinned");
                 self.control.degraded.borrow_mut().push(words);

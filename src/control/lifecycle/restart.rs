@@ -1,6 +1,6 @@
-//! Restarts without loss: what the process does about SIGUSR2, as the old one and as the new one.
+//! Restarts without loss: handling of SIGUSR2, as the old process and as the new one.
 //!
-//! In: events of a running [`Process`]. Out: a new process that has taken over, or a refusal; both are told in the log, in
+//! In: events of a running [`Process`]. Out: a new process that has taken over, or a refusal; both are reported in the log, in
 //! `status`, and to the service manager. Next: `handover/` decides, `stop.rs` ends the old process.
 
 use crate::config::Config;
@@ -18,7 +18,7 @@ use crate::exit;
 use crate::relay::Left;
 use std::time::{Duration, Instant};
 
-/// How long a new process that is to end may take beyond `shutdownTimeout`; then it is ended by force.
+/// How long a new process that has to exit may take beyond `shutdownTimeout`; then it is killed.
 const OVERTIME: Duration = Duration::from_secs(1);
 
 impl Process {
@@ -89,7 +89,7 @@ impl Process {
         None
     }
 
-    /// A new process that does not take over has so long to relay what it received; then it is killed.
+    /// A new process that does not take over has this long to relay what it received; then it is killed.
     fn give_grace(&mut self) {
         let grace = grace(&self.control.config());
         if let Some(successor) = &mut self.successor {
@@ -104,14 +104,14 @@ impl Process {
         self.give_grace();
     }
 
-    /// Nothing is left of a new process: the shared sockets are set again as this one's config says.
+    /// The new process has exited: resets the shared sockets to this process's config.
     fn clear_successor(&mut self) {
         if self.successor.take().is_some() {
             self.held.restore(&self.control.config(), self.control.spread);
         }
     }
 
-    /// Reports that a restart failed and that this process goes on.
+    /// Reports that a restart failed and that this process continues.
     fn note_failure(&self, why: &str) {
         if self.control.stopping.get() {
             note(&self.control, Outcome::Refused, "canceled by a stop");
@@ -262,7 +262,7 @@ impl Process {
             if self.control.spread == Spread::Datagram {
                 self.held.spread_again();
             }
-            // What was said before the service manager knew this process may not have been heard.
+            // Notifications sent before the service manager knew this process may be lost.
             self.control.notifier.ready();
             self.control.tell_status();
         }
@@ -275,7 +275,7 @@ impl Process {
         }
     }
 
-    /// A reload that comes while this process starts or ends: who asks means the proxy.
+    /// A reload while this process starts or ends: it is meant for the serving process.
     fn decline_reload(&self) {
         match &self.successor {
             Some(successor) if self.giver.is_gone() => {
@@ -310,7 +310,7 @@ impl Process {
     }
 }
 
-/// How long a new process may take to end.
+/// How long a new process may take to exit.
 fn grace(config: &Config) -> Duration {
     Duration::from_millis(config.shutdown_timeout_ms) + OVERTIME
 }
@@ -321,7 +321,7 @@ pub(in crate::control) fn retired(why: &str) -> Failure {
     Failure { words, code: exit::OK }
 }
 
-/// What bears on whether a restart may begin.
+/// Conditions for a restart.
 struct Circumstances {
     is_first_process: bool,
     has_program: bool,
@@ -343,7 +343,7 @@ fn obstacle(circumstances: Circumstances) -> Option<&'static str> {
     }
 }
 
-/// How a restart stands.
+/// State of a restart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     UnderWay,
@@ -352,7 +352,7 @@ enum Outcome {
     Failed,
 }
 
-/// Tells it in the log and in `status`.
+/// Reports it in the log and in `status`.
 fn note(control: &Control, outcome: Outcome, words: &str) {
     let words = match outcome {
         Outcome::UnderWay | Outcome::Done => words.to_owned(),
@@ -367,7 +367,7 @@ fn note(control: &Control, outcome: Outcome, words: &str) {
     }
     let is_under_way = outcome == Outcome::UnderWay;
     let mut last = control.last_restart.borrow_mut();
-    // A second request that is refused does not hide how the first one stands.
+    // A refused second request does not hide the state of the first one.
     if outcome != Outcome::Refused || last.as_ref().is_none_or(|last| !last.is_under_way) {
         *last = Some(LastRestart { at: Instant::now(), words, is_under_way });
     }

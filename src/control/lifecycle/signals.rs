@@ -48,7 +48,7 @@ impl Signals {
         Ok(signals)
     }
 
-    /// The next one. May be dropped while it waits.
+    /// The next signal. Cancel-safe.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Stop(Number::SIGTERM as u8),

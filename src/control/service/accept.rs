@@ -1,11 +1,11 @@
-//! The admin port's connections: accepted while there may be more of them.
+//! Accepts the admin port's connections up to the limit.
 //!
 //! In: listening sockets. Out: a served connection for each client, or a word that there are too many. Next: `admin_service.rs`
 //! answers.
 //!
-//! A connection is accepted only when there may be one more, so that they never take descriptors that something else needs;
-//! further ones wait with the kernel. Without a descriptor for one, an idle connection has to yield, or one is served by a
-//! descriptor that is kept back: an operator can always ask what is wrong.
+//! A connection is accepted only below the limit, so that connections never use descriptors that something else needs;
+//! further ones wait in the kernel. Without a descriptor for one, an idle connection is evicted, or one is served with a
+//! spare descriptor: an operator can always query the proxy.
 
 use crate::admin::{self, AdminActions, AdminCounter, AdminCounters, Places};
 use crate::control::lifecycle::descriptors::Budget;
@@ -20,19 +20,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What clients are told for whom there is no place.
+/// The reply to clients without a slot.
 const TOO_MANY: &[u8] = b"error: too many connections\n";
-/// How long telling them may take.
+/// Time limit for that reply.
 const REFUSAL: Duration = Duration::from_secs(1);
-/// After an accept that failed, as for want of descriptors: trying again at once would spin.
+/// Pause after a failed accept, e.g. without descriptors: an immediate retry would spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// The connections that are open, of all listeners.
+/// Open connections of all listeners.
 pub struct Open {
     served: Rc<Places>,
-    /// For each connection that may be open, and for each listener the one that it waits for.
+    /// One per connection that may be open, and one per listener for the connection it waits for.
     slots: Arc<Semaphore>,
-    /// Connections that are being told that there are too many; further ones are closed without a word.
+    /// Connections that are being rejected with a reply; further ones are closed silently.
     refused: Cell<usize>,
     refused_max: usize,
     spares: Rc<Spares>,
@@ -61,13 +61,13 @@ impl Open {
         })
     }
 
-    /// No more are taken.
+    /// Stops accepting.
     pub fn close(&self) {
         self.closing.set(true);
         self.slots.close();
     }
 
-    /// Makes room after an accept that failed.
+    /// Frees a descriptor after a failed accept.
     fn make_room(&self, error: &io::Error, counters: &AdminCounters) -> Option<Lent> {
         if !is_shortage(error) {
             tracing::warn!("admin port: cannot accept a connection: {error}");
@@ -85,7 +85,7 @@ impl Open {
     }
 }
 
-/// Accepts connections until the listener is closed. To be run as a task of its own and never dropped.
+/// Accepts connections until the listener is closed. Must run as its own task and never be dropped.
 pub async fn accept(operator: Rc<Operator>, listener: Rc<Listener>, open: Rc<Open>) {
     let mut lent = None;
     while !open.closing.get() {

@@ -1,4 +1,4 @@
-//! The admin port's doors: opened when the process is ready, closed at its end, or left to another process.
+//! The admin port's listeners: started when the process is ready, closed at its end, or handed over.
 //!
 //! In: listening sockets. Out: connections, to `admin_service.rs`. Next: nobody.
 
@@ -15,7 +15,7 @@ pub struct Doors {
     listeners: Vec<(SocketAddr, Rc<Listener>)>,
     accepting: Vec<tokio::task::JoinHandle<()>>,
     open: Rc<Open>,
-    /// They are a service manager's, which goes on listening.
+    /// They belong to a service manager, which keeps listening.
     are_shared: bool,
 }
 
@@ -39,12 +39,12 @@ impl Doors {
         Ok(doors)
     }
 
-    /// Takes no more connections; those that are open are left to the end of the process.
+    /// Stops accepting; open connections last until the process exits.
     pub async fn close(self) {
         self.leave(&[]).await;
     }
 
-    /// Takes no more connections; at the addresses `taken` another process does.
+    /// Stops accepting; at the addresses `taken` another process continues.
     pub async fn leave(self, taken: &[SocketAddr]) {
         self.open.close();
         for (address, listener) in &self.listeners {

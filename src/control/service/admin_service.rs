@@ -1,4 +1,4 @@
-//! The operator's side: the admin port's connections, and what its commands do.
+//! The admin service: the admin port's connections, and the effects of its commands.
 //!
 //! In: connections at the admin listeners. Out: a [`View`] of the proxy, changes of it. Next: `admin/`, which speaks the
 //! protocol.
@@ -47,7 +47,7 @@ impl admin::Connection for Stream {
     }
 }
 
-/// What the admin commands act on.
+/// The target of admin commands.
 pub struct Operator {
     control: Rc<Control>,
     counters: AdminCounters,
@@ -196,8 +196,8 @@ impl AdminActions for Operator {
         self.control.readiness()
     }
 
-    /// What the admin port is configured to listen at, and the name that this host has given itself: neither can be the
-    /// name of somebody else's page.
+    /// The configured host of the admin port, and this host's own name: neither can be the
+    /// name of a foreign page.
     fn is_own_name(&self, name: &str) -> bool {
         let is_it = |own: &str| own.trim_end_matches('.').eq_ignore_ascii_case(name);
         let config = self.control.config();

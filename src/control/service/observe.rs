@@ -1,4 +1,4 @@
-//! Metrics shown as they pass: `tap` on the admin port, and the debug log of `-d`.
+//! Live display of metrics: `tap` on the admin port, and the debug log of `-d`.
 //!
 //! In: every routed metric, on the workers' threads, while anyone looks. Out: copies on bounded channels; what does not
 //! fit is counted, so a worker never waits for a reader. Next: `admin_service.rs` answers `tap`; the debug log goes to
@@ -16,7 +16,7 @@ pub const DEBUG_LINES_PER_SECOND: usize = 1_000;
 /// Bytes of a metric that are shown; it is forwarded whole.
 const LINE_BYTES_SHOWN_MAX: usize = 1_024;
 
-/// A copy to show: bounded, so that what waits for a slow reader is bounded too.
+/// A copy to show: bounded, so that the memory held for a slow reader is bounded too.
 fn copy(line: &[u8], node: &RouteNode) -> Tapped {
     Tapped { line: line[..line.len().min(LINE_BYTES_SHOWN_MAX)].to_vec(), node: node.name.clone() }
 }
@@ -36,7 +36,7 @@ impl Tap {
         (Arc::new(Tap { prefix, left: AtomicUsize::new(metrics), passed }), taken)
     }
 
-    /// Waits until nobody takes from it any more.
+    /// Waits until the receiver is dropped.
     pub async fn closed(&self) {
         self.passed.closed().await;
     }
@@ -81,8 +81,8 @@ impl DebugLog {
     }
 }
 
-/// Logs what comes, and after each second in which anything came, how much of it was not shown. Sleeps without a timer
-/// while nothing comes. Ends when the log is gone.
+/// Logs metrics as they arrive, and after each active second the number not shown. Sleeps without a timer
+/// while there are none. Ends when the log is dropped.
 pub async fn write_debug_log(log: std::sync::Weak<DebugLog>, mut passed: mpsc::Receiver<Tapped>) {
     while let Some(first) = passed.recv().await {
         let second = tokio::time::sleep(Duration::from_secs(1));
@@ -112,7 +112,7 @@ fn show(passed: &Tapped) {
     tracing::debug!(%metric, %backend, "{metric} -> {backend}");
 }
 
-/// All who look at passing metrics now.
+/// The current observers of metrics.
 #[derive(Clone, Default)]
 pub struct Observers {
     /// The debug log, if `-d` was given.
@@ -122,13 +122,13 @@ pub struct Observers {
 }
 
 impl Observers {
-    /// For the route table: nothing if nobody looks, so that the data path pays nothing.
+    /// For the route table: `None` without observers, so that the data path pays nothing.
     pub fn observer(&self) -> Option<Arc<dyn Observer>> {
         let anyone = self.debug.is_some() || !self.taps.is_empty();
         anyone.then(|| Arc::new(self.clone()) as Arc<dyn Observer>)
     }
 
-    /// Adds a tap, unless there are as many as there may be. One that nobody takes from any more does not count.
+    /// Adds a tap, up to the limit. Taps without a receiver do not count.
     pub fn add(&mut self, tap: &Arc<Tap>) -> bool {
         let open = self.taps.iter().filter(|tap| !tap.passed.is_closed()).count();
         if open < TAPS_MAX {

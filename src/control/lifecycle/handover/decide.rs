@@ -1,7 +1,7 @@
-//! Who serves while one process takes over from another: two pure state machines, one for each side.
+//! Which process serves during a hand-over: two pure state machines, one for each side.
 //!
-//! In: what happens, on the old side ([`Giver`]) and on the new one ([`Taker`]). Out: what is to be done about it.
-//! Next: `successor.rs` and `predecessor.rs` do it.
+//! In: events of the old side ([`Giver`]) and of the new one ([`Taker`]). Out: actions.
+//! Next: `successor.rs` and `predecessor.rs` execute them.
 //!
 //! ```text
 //! old   Idle ─asked─▶ Starting ─ready─▶ Gone                       (cancels, flushes, ends)
@@ -13,9 +13,9 @@
 //! A stop that reaches the new process while it waits for the answer waits too: the "go" may be on its way, and then this
 //! one has to stop as the proxy, and relay what is queued, instead of leaving that to a process that is gone.
 //!
-//! The old process decides: until it has said "go" it goes on receiving, and from then on it is the new one's turn. While
-//! both receive, each relays what it gets. So the new process sets no time limit of its own: a "go" that is on its way
-//! must find it. If the old one is gone without a word it goes on: there is no other.
+//! The old process decides: it keeps receiving until it has sent "go", and from then on the new one serves. While
+//! both receive, each relays what it receives. So the new process sets no time limit of its own: a "go" in transit
+//! must reach it. If the old one exits without a message, the new one serves: there is no other.
 
 use super::message::Taken;
 use crate::planted::{Defect, is_planted};
@@ -23,14 +23,14 @@ use crate::planted::{Defect, is_planted};
 /// Why a new process that is ready does not take over.
 const OUTDATED: &str = "the config was reloaded while it was starting";
 
-/// A new process that is to end.
+/// A new process that has to exit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ending {
     /// Why, if that has not been reported yet.
     unreported: Option<String>,
-    /// Another one is to be started as soon as it has ended.
+    /// Another one is started as soon as it has exited.
     again: bool,
-    /// This process is to stop: it starts no other.
+    /// This process is stopping: it starts no other.
     stopping: bool,
 }
 
@@ -39,23 +39,23 @@ impl Ending {
     const REPORTED: Ending = Ending { unreported: None, again: false, stopping: false };
 }
 
-/// Where the old process stands.
+/// State of the old process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Giving {
-    /// No hand-over is going on.
+    /// No hand-over in progress.
     Idle,
     /// A new process was started and is not ready.
     Starting,
-    /// The new process is to end.
+    /// The new process has to exit.
     Ending(Ending),
     /// The new process serves.
     Gone,
 }
 
-/// What happens on the old side.
+/// Events of the old side.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GiverEvent {
-    /// The operator asks for it; something may be in the way.
+    /// Requested by the operator; with an obstacle, if any.
     Asked(Option<&'static str>),
     /// The new process receives.
     Ready {
@@ -64,40 +64,40 @@ pub enum GiverEvent {
         /// Whether no reload was accepted since it read the config.
         is_current: bool,
     },
-    /// It cannot, or could not be told to go.
+    /// It failed, or the "go" could not be sent.
     Failed(String),
-    /// It has ended, in these words.
+    /// It has exited, described by this text.
     Ended(String),
-    /// The time that it was given is over.
+    /// Its time limit has passed.
     Late,
-    /// This process is to stop.
+    /// This process has to stop.
     Stop,
 }
 
-/// What the old side does.
+/// Actions of the old side.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GiverAction {
     /// Nothing.
     Nothing,
-    /// Start a new process, and give it its time.
+    /// Start a new process and its time limit.
     Start,
-    /// Say why not.
+    /// Refuse, with the reason.
     Refuse(&'static str),
-    /// Say that it starts when the last new process, which failed, has ended.
+    /// Report that it starts after the last new process, which failed, has exited.
     Defer,
-    /// Say "go", and leave it these sockets. If it cannot be told, that is [`GiverEvent::Failed`].
+    /// Send "go", and hand over these sockets. If it cannot be sent, that is [`GiverEvent::Failed`].
     Go(Taken),
-    /// Report that the restart failed, for this reason, and that this process goes on; give the new process time to end.
+    /// Report that the restart failed, for this reason, and that this process continues; give the new process time to exit.
     Fail(String),
-    /// The same, and tell the new process to end.
+    /// The same, and tell the new process to exit.
     Abort(String),
-    /// Tell the new process to end: it read a config that a reload has replaced, so another one is started after it.
+    /// Tell the new process to exit: it read a config that a reload has replaced, so another one is started after it.
     StartOver(&'static str),
-    /// End the new process by force: nothing of it is to be expected any more.
+    /// Kill the new process: it no longer responds.
     Kill,
-    /// Report that the restart failed, for this reason; this process goes on as before.
+    /// Report that the restart failed, for this reason; this process continues as before.
     GoOn(String),
-    /// The new process has ended, which was reported before: nothing of it is left.
+    /// The new process has exited, which was already reported: clean up.
     Clear,
 }
 
@@ -108,12 +108,12 @@ pub struct Giver {
 }
 
 impl Giver {
-    /// No hand-over is going on.
+    /// No hand-over in progress.
     pub fn new() -> Giver {
         Giver { stage: Giving::Idle }
     }
 
-    /// Whether one is going on, and nobody has taken over yet.
+    /// Whether one is in progress, and no process has taken over yet.
     pub fn is_busy(&self) -> bool {
         matches!(self.stage, Giving::Starting | Giving::Ending(_))
     }
@@ -123,7 +123,7 @@ impl Giver {
         self.stage == Giving::Gone
     }
 
-    /// What is to be done now.
+    /// The action for an event.
     pub fn on(&mut self, event: GiverEvent) -> GiverAction {
         use GiverAction::*;
         let stage = std::mem::replace(&mut self.stage, Giving::Idle);
@@ -159,7 +159,7 @@ impl Giver {
             (Giving::Ending(ending), GiverEvent::Stop) => {
                 (Giving::Ending(Ending { again: false, stopping: true, ..ending }), Nothing)
             }
-            // It says why before it ends; the end itself is still to come.
+            // It reports the reason before it exits; the exit is still to come.
             (Giving::Starting, GiverEvent::Failed(why)) => (Giving::Ending(Ending::REPORTED), Fail(why)),
             (Giving::Starting, GiverEvent::Ended(how)) => {
                 (Giving::Idle, GoOn(format!("the new process {how}")))
@@ -170,7 +170,7 @@ impl Giver {
             }
             (Giving::Ending(_), GiverEvent::Ended(_)) => (Giving::Idle, Clear),
             (Giving::Ending(ending), GiverEvent::Late) => (Giving::Ending(ending), Kill),
-            // It was told to go and could not hear it.
+            // The "go" could not be delivered.
             (Giving::Gone, GiverEvent::Failed(why)) => {
                 (Giving::Ending(Ending { unreported: Some(why), ..Ending::REPORTED }), Kill)
             }
@@ -187,52 +187,52 @@ impl Default for Giver {
     }
 }
 
-/// Where the new process stands.
+/// State of the new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taking {
     /// It prepares.
     Arming,
-    /// It receives and has said so.
+    /// It receives and has reported it.
     Offered,
-    /// It is the proxy; the old process has not ended yet.
+    /// It serves; the old process has not exited yet.
     Serving,
     /// It is the only one.
     Alone,
-    /// It ends, and the old one goes on.
+    /// It exits, and the old one continues.
     Retired,
 }
 
-/// What happens on the new side.
+/// Events of the new side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TakerEvent {
     /// Every receive is armed.
     Armed,
-    /// The old process says "go".
+    /// "go" from the old process.
     Go,
-    /// The old process says that this one is to end.
+    /// The old process requests that this one exits.
     Abort(String),
-    /// The old process has ended.
+    /// The old process has exited.
     Gone,
-    /// This process is to stop: a signal, or the old process passes one on.
+    /// This process has to stop: a signal, or one forwarded by the old process.
     Stop,
 }
 
-/// What the new side does.
+/// Actions of the new side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TakerAction {
     /// Nothing.
     Nothing,
-    /// Say "ready", and wait for the answer.
+    /// Send "ready", and wait for the answer.
     SayReady,
-    /// Be the proxy.
+    /// Serve.
     Serve,
-    /// Be the proxy; the old one is gone without having said so.
+    /// Serve; the old process exited without "go".
     ServeUnasked,
     /// The hand-over is complete.
     Complete,
-    /// Stop, as the proxy.
+    /// Stop, as the serving process.
     Stop,
-    /// End, for this reason, and relay what was received.
+    /// Exit, for this reason, and relay what was received.
     Retire(String),
 }
 
@@ -250,17 +250,17 @@ impl Taker {
         Taker { stage: Taking::Arming, is_old_gone: false, is_to_stop: false }
     }
 
-    /// Whether the hand-over is over: this process serves, and the old one has ended.
+    /// Whether the hand-over is complete: this process serves, and the old one has exited.
     pub fn is_complete(&self) -> bool {
         self.stage == Taking::Alone
     }
 
-    /// Whether a stop waits until this process is the proxy.
+    /// Whether a stop waits until this process serves.
     pub fn is_to_stop(&self) -> bool {
         self.is_to_stop
     }
 
-    /// What is to be done now.
+    /// The action for an event.
     pub fn on(&mut self, event: TakerEvent) -> TakerAction {
         use TakerAction::*;
         let (stage, action) = match (self.stage, event) {
@@ -277,7 +277,7 @@ impl Taker {
                 self.is_to_stop = true;
                 (Taking::Offered, Nothing)
             }
-            // The second time it is at once.
+            // The second stop is immediate.
             (Taking::Arming | Taking::Offered, TakerEvent::Stop) => {
                 (Taking::Retired, Retire("a stop was requested".to_owned()))
             }
@@ -401,7 +401,7 @@ mod tests {
         Reload,
     }
 
-    /// Both sides with what is on its way between them.
+    /// Both sides with the messages in transit.
     struct World {
         giver: Giver,
         taker: Option<Taker>,
@@ -513,7 +513,7 @@ mod tests {
                 Chance::Stop if self.giver.is_gone() => {
                     self.stop = true;
                     if !std::mem::replace(&mut self.is_passed_on, true) {
-                        // Behind the "go", in the same channel.
+                        // After the "go", in the same channel.
                         let before_end = self.to_new.iter().position(|event| *event == TakerEvent::Gone);
                         self.to_new.insert(before_end.unwrap_or(self.to_new.len()), TakerEvent::Stop);
                     }
@@ -522,7 +522,7 @@ mod tests {
                     self.stop = true;
                     self.old(GiverEvent::Stop);
                 }
-                // A signal overtakes what was said.
+                // A signal overtakes messages.
                 Chance::StopNew if !std::mem::replace(&mut self.is_new_signalled, true) => {
                     self.new_side(TakerEvent::Stop);
                 }
@@ -535,7 +535,7 @@ mod tests {
             assert!(self.old_receives || self.new_receives, "nobody receives");
         }
 
-        /// Everything that was said arrives, and every time that is given runs out.
+        /// All messages arrive, and all time limits pass.
         fn settle(&mut self) {
             for _ in 0..10 {
                 while !self.to_old.is_empty() || !self.to_new.is_empty() {
@@ -568,7 +568,7 @@ mod tests {
         }
         assert_eq!(first.on(TakerEvent::Go), TakerAction::Serve);
         assert!(first.is_to_stop());
-        // Passed on as well, which is the same wish once more.
+        // Forwarded as well, which repeats the request.
         assert_eq!(first.on(TakerEvent::Stop), TakerAction::Stop);
         assert_eq!(second.on(TakerEvent::Gone), TakerAction::ServeUnasked);
         assert!(second.is_to_stop());

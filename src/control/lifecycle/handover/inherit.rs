@@ -1,4 +1,4 @@
-//! Which of an old process's sockets a new one goes on with, and which it has to make: a pure comparison.
+//! Which of an old process's sockets a new one inherits, and which it has to create: a pure comparison.
 //!
 //! In: an [`Offer`], the new process's config. Out: a [`Plan`]. Next: `control/lifecycle/sockets.rs` carries it out.
 
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 /// Where each socket comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Data addresses, with where each stands in the offer, if it does.
+    /// Data addresses, with their index in the offer, if any.
     pub data: Vec<(SocketAddr, Option<usize>)>,
     /// Workers of the new process.
     pub workers: usize,
@@ -35,18 +35,18 @@ impl Plan {
         }
     }
 
-    /// Where a worker's socket at the `listener`-th data address stands among the offered descriptors.
+    /// Index of a worker's socket at the `listener`-th data address in the offered descriptors.
     pub fn data_descriptor(&self, offer: &Offer, worker: usize, listener: usize) -> Option<usize> {
         let place = self.data.get(listener)?.1?;
         (worker < self.inherited_workers).then_some(worker * offer.data.len() + place)
     }
 
-    /// Where the admin port's socket at its `index`-th address stands among them.
+    /// Index of the admin port's socket at its `index`-th address.
     pub fn admin_descriptor(&self, offer: &Offer, index: usize) -> Option<usize> {
         Some(offer.workers * offer.data.len() + self.admin.get(index)?.1?)
     }
 
-    /// What the old process is told.
+    /// The report to the old process.
     pub fn taken(&self) -> Taken {
         let inherited = |addresses: &[(SocketAddr, Option<usize>)]| {
             addresses.iter().filter(|(_, place)| place.is_some()).map(|(address, _)| *address).collect()

@@ -1,11 +1,11 @@
-//! What two processes say to each other while one takes over from the other: frames of JSON over a unix socket, with the
-//! sockets themselves beside the first.
+//! The hand-over protocol between two processes: frames of JSON over a unix socket, with the
+//! sockets themselves attached to the first.
 //!
 //! In: [`Offer`] and [`Word`] from the old process, [`Answer`] from the new one. Out: the same on the other side.
 //! Next: `successor.rs` is the old process's side, `predecessor.rs` the new one's.
 //!
 //! A frame is `STATSRNG`, the protocol's version, the length of the JSON that follows, both as 32 bits in network order.
-//! A process that reads another version says so and nothing changes hands. Within a version, unknown keys are skipped and
+//! A process that reads another version reports it and nothing is handed over. Within a version, unknown keys are skipped and
 //! missing ones have a default.
 
 use crate::admin::Wish;
@@ -23,12 +23,12 @@ use std::time::Duration;
 pub const PROTOCOL: u32 = 1;
 const MAGIC: [u8; 8] = *b"STATSRNG";
 const HEADER_BYTES: usize = MAGIC.len() + 8;
-/// Longest JSON: several times what 2,000 backends need.
+/// Longest JSON: several times the need of 2,000 backends.
 const BODY_BYTES_MAX: usize = 8 << 20;
-/// How long the other side may take to read what is written.
+/// Time limit of a write.
 const WRITE: Duration = Duration::from_secs(5);
 
-/// The old process offers its sockets, which come with it: for each worker one for each data address, then the admin port's.
+/// The offer of the old process, with its sockets attached: for each worker one for each data address, then the admin port's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Offer {
@@ -42,7 +42,7 @@ pub struct Offer {
     pub data: Vec<SocketAddr>,
     /// Workers: for each there is a socket at each data address.
     pub workers: usize,
-    /// Receive buffer that was asked for at each data socket, bytes.
+    /// Receive buffer requested for each data socket, bytes.
     pub receive_buffer_bytes: usize,
     /// Whether a service manager gave it the data sockets.
     pub data_activated: bool,
@@ -50,15 +50,15 @@ pub struct Offer {
     pub admin: Vec<SocketAddr>,
     /// Whether a service manager gave it the admin port's sockets.
     pub admin_activated: bool,
-    /// What it knows.
+    /// Its state.
     pub state: State,
 }
 
-/// What goes over beside the sockets.
+/// State that is handed over besides the sockets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
-    /// What `health` is to answer, as the operator set it.
+    /// `health` as set by the operator.
     pub health_wanted: bool,
     /// The backends.
     pub backends: Vec<CarriedBackend>,
@@ -76,24 +76,24 @@ impl Default for State {
 pub struct CarriedBackend {
     /// Its identity.
     pub name: String,
-    /// Where its metrics go.
+    /// The address that its metrics are sent to.
     pub address: Option<SocketAddr>,
-    /// The addresses of its name, in the order in which they are tried; empty from a process that knows of one only.
+    /// The addresses of its name, in order of trial; empty from a version that has only one.
     pub addresses: Vec<SocketAddr>,
     /// Its health.
     pub health: Option<CarriedHealth>,
-    /// What the operator wants of it.
+    /// Its administrative state.
     pub wish: Wish,
     /// For how long it has been in its state, ms.
     pub since_ms: u64,
 }
 
-/// What the new process says.
+/// Messages from the new process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// It receives.
     Ready(Taken),
-    /// It ends, and why.
+    /// It exits, with the reason.
     Failed(String),
 }
 
@@ -109,18 +109,18 @@ pub struct Taken {
     pub admin: Vec<SocketAddr>,
 }
 
-/// What the old process says after its offer.
+/// Messages from the old process after its offer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Word {
-    /// The new process is the proxy now; this is what the old one knows last.
+    /// The new process serves from now on; with the last state of the old one.
     Go(State),
-    /// The new process is to end, and why.
+    /// The new process has to exit, with the reason.
     Abort(String),
-    /// After "go": the old process was told to stop, by this signal, and who told it meant the proxy.
+    /// After "go": the old process received this signal to stop, which was meant for the serving process.
     Stop(u8),
 }
 
-/// Why nothing was understood.
+/// Why a message could not be received.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The socket failed.
@@ -129,7 +129,7 @@ pub enum LinkError {
     /// The other process is of a version with another protocol.
     #[error("hand-over protocol mismatch: expected version {PROTOCOL}, found version {0}")]
     OtherProtocol(u32),
-    /// It is something else altogether.
+    /// Not a message of this protocol.
     #[error("malformed hand-over message: {0}")]
     Nonsense(String),
 }
@@ -153,7 +153,7 @@ impl Link {
         Ok(Link { stream })
     }
 
-    /// The same end once more, as for another thread.
+    /// A duplicate of this end, e.g. for another thread.
     pub fn another(&self) -> io::Result<Link> {
         Ok(Link { stream: self.stream.try_clone()? })
     }
@@ -163,7 +163,7 @@ impl Link {
         self.stream.set_read_timeout(patience)
     }
 
-    /// Says something, and passes descriptors along.
+    /// Sends a message with descriptors.
     pub fn send(&self, message: &impl Serialize, descriptors: &[impl AsFd]) -> Result<(), LinkError> {
         let body = serde_json::to_vec(message).map_err(|error| LinkError::Nonsense(error.to_string()))?;
         let length = u32::try_from(body.len()).map_err(io::Error::other)?;
@@ -175,7 +175,7 @@ impl Link {
         Ok(())
     }
 
-    /// What the other side says next, with the descriptors that came along; `None` when it has nothing more to say.
+    /// The next message of the other side, with its descriptors; `None` at the end.
     pub fn receive<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, LinkError> {
         let mut header = [0; HEADER_BYTES];
         let (length, descriptors) = passed::receive(&self.stream, &mut header)?;

@@ -5,14 +5,14 @@
 //! ```text
 //! decide.rs       who serves, as two pure state machines
 //! inherit.rs      which sockets go over, as a pure comparison
-//! message.rs      what the two processes say to each other
-//! program.rs      what is started
+//! message.rs      the protocol between the two processes
+//! program.rs      the program to start
 //! successor.rs    the new process as the old one sees it
 //! predecessor.rs  the old process as the new one sees it
 //! ```
 //!
 //! Both have the same sockets and receive from both at once for a moment; each relays what it receives, so nothing is lost
-//! and nothing comes twice. One name's metrics may change places then.
+//! and nothing is duplicated. Metrics of one name may be reordered then.
 
 pub mod decide;
 pub mod inherit;

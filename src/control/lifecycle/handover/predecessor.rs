@@ -1,7 +1,7 @@
-//! The old process as the new one sees it: its offer, its sockets, its word to go or to end.
+//! The old process as seen by the new one: its offer, its sockets, its "go" or abort.
 //!
 //! In: a socket at standard input, where the old process put it. Out: an [`Offer`], then [`TakerEvent`]s. Next: `decide.rs`
-//! says what to do about them.
+//! decides on the actions.
 
 use super::decide::{Taker, TakerAction, TakerEvent};
 use super::message::{Answer, Link, LinkError, Offer, State, Taken, Word};
@@ -13,11 +13,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Set in the environment of a process that is to take over.
+/// Set in the environment of a process that takes over.
 pub const VARIABLE: &str = "STATSRING_HANDOVER";
 /// How long each piece of the offer may take.
 const OFFER: Duration = Duration::from_secs(10);
-/// Messages that may wait to be looked at.
+/// Capacity of the message queue.
 const HEARD_MAX: usize = 8;
 
 /// An old process.
@@ -28,7 +28,7 @@ pub struct Predecessor {
     taken: Taken,
     link: Link,
     taker: Taker,
-    /// `None` until [`Predecessor::listen`], and when nothing more is to be heard.
+    /// `None` until [`Predecessor::listen`], and at the end of messages.
     heard: Option<mpsc::Receiver<Heard>>,
     last_state: Option<State>,
 }
@@ -39,7 +39,7 @@ enum Heard {
 }
 
 impl Predecessor {
-    /// The old process that started this one to be followed by it, if there is one. Standard input is empty from then on.
+    /// The old process that started this one as its successor, if there is one. Standard input is empty from then on.
     ///
     /// To be called before there are other threads.
     pub fn meet() -> Result<Option<Predecessor>, String> {
@@ -55,7 +55,7 @@ impl Predecessor {
         let received =
             link.set_patience(Some(OFFER)).map_err(LinkError::from).and_then(|()| link.receive::<Offer>());
         match received {
-            // A word that overtook the offer reads as an empty one: the old process has given the restart up already.
+            // A message that overtook the offer reads as an empty one: the old process has already aborted the restart.
             Ok(Some((Offer { pid: 0, .. }, _))) => Err("the old process has aborted the restart".to_owned()),
             Ok(Some((offer, sockets))) => Ok(Some(Predecessor {
                 offer,
@@ -103,7 +103,7 @@ impl Predecessor {
         Ok(())
     }
 
-    /// What happens next. May be dropped while it waits.
+    /// The next event. Cancel-safe.
     pub async fn next(&mut self) -> TakerEvent {
         let Some(heard) = &mut self.heard else { return std::future::pending().await };
         match heard.recv().await {
@@ -123,12 +123,12 @@ impl Predecessor {
         }
     }
 
-    /// What is to be done about it.
+    /// The action for an event.
     pub fn on(&mut self, event: TakerEvent) -> TakerAction {
         self.taker.on(event)
     }
 
-    /// Whether a stop waits until this process is the proxy.
+    /// Whether a stop waits until this process serves.
     pub fn is_to_stop(&self) -> bool {
         self.taker.is_to_stop()
     }
@@ -138,17 +138,17 @@ impl Predecessor {
         self.taker.is_complete()
     }
 
-    /// What the old process knew last, if it has said so; once.
+    /// The last state of the old process, if received; once.
     pub fn take_last_state(&mut self) -> Option<State> {
         self.last_state.take()
     }
 
-    /// Says that this process receives.
+    /// Reports that this process receives.
     pub fn say_ready(&self) -> Result<(), LinkError> {
         self.link.send(&Answer::Ready(self.taken.clone()), NOTHING)
     }
 
-    /// Says why this process ends. One that does not hear it sees the end.
+    /// Reports why this process exits. If that is lost, the exit itself is seen.
     pub fn say_failed(&self, words: &str) {
         let _ = self.link.send(&Answer::Failed(words.to_owned()), NOTHING);
     }

@@ -1,4 +1,4 @@
-//! How this process was started, so that it can be started again: by the same path, whatever lies there then.
+//! How this process was started, so that it can be restarted from the same path, whatever program is there by then.
 //!
 //! In: the arguments and the environment at the start. Out: a [`Program`]. Next: `successor.rs` runs it.
 

@@ -1,6 +1,6 @@
-//! The new process as the old one sees it: started, offered the sockets, listened to, told to go or to end.
+//! The new process as seen by the old one: started, offered the sockets, listened to, sent "go" or abort.
 //!
-//! In: a program, an offer with its sockets. Out: [`GiverEvent`]s. Next: `decide.rs` says what to do about them.
+//! In: a program, an offer with its sockets. Out: [`GiverEvent`]s. Next: `decide.rs` decides on the actions.
 
 use super::decide::GiverEvent;
 use super::message::{Answer, Link, LinkError, Offer, State, Word};
@@ -16,11 +16,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// How often it is looked whether the new process has ended.
+/// Poll interval for the exit of the new process.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long its last words may take to arrive after its end.
+/// How long its last messages may take to arrive after its exit.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Messages that may wait to be looked at.
+/// Capacity of the message queue.
 const HEARD_MAX: usize = 8;
 
 /// A new process.
@@ -28,11 +28,11 @@ pub struct Successor {
     child: Child,
     link: Link,
     heard: mpsc::Receiver<GiverEvent>,
-    /// Nothing more is to be heard.
+    /// No more messages.
     is_silent: bool,
     deadline: Instant,
     ended: Option<String>,
-    /// Its end was told: there is nothing more to tell.
+    /// Its exit was reported: no more events.
     is_told: bool,
 }
 
@@ -67,7 +67,7 @@ impl Successor {
         self.child.id()
     }
 
-    /// What happens next. May be dropped while it waits.
+    /// The next event. Cancel-safe.
     pub async fn next(&mut self) -> GiverEvent {
         loop {
             if let Some(how) = &self.ended {
@@ -91,7 +91,7 @@ impl Successor {
                     None => self.is_silent = true,
                 },
                 () = sleep_until(self.deadline) => {
-                    // Until another one is set, it is over once.
+                    // It fires once until it is set again.
                     self.deadline += Duration::from_secs(3_600);
                     return GiverEvent::Late;
                 }
@@ -107,27 +107,27 @@ impl Successor {
         self.deadline = Instant::now() + time;
     }
 
-    /// Says that it is the proxy now.
+    /// Tells it to serve.
     pub fn say_go(&self, state: State) -> Result<(), LinkError> {
         self.link.send(&Word::Go(state), NOTHING)
     }
 
-    /// Says that it is to end. One that does not hear it runs out of time.
+    /// Tells it to exit. If that is lost, its time limit applies.
     pub fn say_abort(&self, why: String) {
         let _ = self.link.send(&Word::Abort(why), NOTHING);
     }
 
-    /// Has it read its config again.
+    /// Makes it reload its config.
     pub fn ask_reload(&self) {
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGHUP);
     }
 
-    /// Ends it by force.
+    /// Kills it.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
     }
 
-    /// Passes on that a signal asked for a stop: as a word, which cannot overtake the "go", and by the signal itself to one
+    /// Forwards a stop signal: as a message, which cannot overtake the "go", and as the signal itself to one
     /// that does not listen.
     pub fn say_stop(&self, number: u8) {
         if self.link.send(&Word::Stop(number), NOTHING).is_ok() {
@@ -142,10 +142,10 @@ impl Successor {
 /// No descriptors.
 const NOTHING: &[OwnedFd] = &[];
 
-/// Makes the offer and passes on what is answered, until the other end closes. A program that is no statsring, or another
-/// version, is found out here.
+/// Sends the offer and forwards the answers, until the other end closes. A program that is not statsring, or another
+/// version, is detected here.
 fn converse(link: &Link, offer: &Offer, sockets: Vec<OwnedFd>, hear: &mpsc::Sender<GiverEvent>) {
-    // What cannot be sent has a cause that the new process's end tells.
+    // The cause of a failed send shows in the exit of the new process.
     let _ = link.send(offer, &sockets);
     drop(sockets);
     loop {
