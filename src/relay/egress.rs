@@ -1,4 +1,4 @@
-//! What one backend has coming: the packet that is being filled, and the packets that wait because its socket is busy.
+//! The output of one backend: the packet being filled, and the packets queued because its socket is busy.
 //!
 //! In: lines from `mod.rs`. Out: closed packets. Order is kept: while packets wait here, newer ones queue behind them.
 
@@ -6,27 +6,27 @@ use super::route::GsoMode;
 use super::waiting::{List, Waiting};
 use crate::packet::{Packet, SocketSlot};
 
-/// One backend's way out.
+/// One backend's output.
 #[derive(Debug, Default)]
 pub struct Egress {
-    /// Its socket; `None` if it could not be made.
+    /// Its socket; `None` if it could not be created.
     pub socket: Option<SocketSlot>,
     /// The packet being filled.
     pub open: Option<Packet>,
-    /// Counts the packets opened, so that a remembered deadline can tell whether it still stands.
+    /// Counts the packets opened, so that a stale deadline can be recognized.
     pub opened: u64,
     /// Packets that wait for a busy socket.
     backlog: List,
     backlog_bytes: usize,
-    /// Whether its socket was busy at the last send.
+    /// Whether its socket was full at the last send.
     pub busy: bool,
-    /// The largest packet that metrics for it are gathered into.
+    /// The largest packet that metrics for it are packed into.
     packet_bytes_max: u32,
     /// How far the open packet is filled: less than that while it may follow a shorter one in a train without padding.
     fill_bytes_max: u32,
     /// The last look through the ready packets that found one of its own.
     pub seen_at: u64,
-    /// How its packets go in trains; not at all since one was refused.
+    /// How its packets are batched; not at all since a batch was refused.
     pub gso: GsoMode,
 }
 
@@ -40,7 +40,7 @@ impl Egress {
         Egress { socket, gso, ..Egress::default() }
     }
 
-    /// The largest packet that metrics for it are gathered into.
+    /// The largest packet that metrics for it are packed into.
     pub fn packet_bytes_max(&self) -> usize {
         self.packet_bytes_max as usize
     }
@@ -68,7 +68,7 @@ impl Egress {
         }
     }
 
-    /// The next packet begins a train.
+    /// The next packet starts a batch.
     pub fn begin_train(&mut self) {
         self.fill_bytes_max = self.packet_bytes_max;
     }
@@ -100,7 +100,7 @@ impl Egress {
     }
 
     /// Queues a packet at its place; the caller has checked the bounds. If it fits into the newest one waiting, its
-    /// lines go there and it comes back, free: a trickle for a busy backend would else fill the queue with near-empty packets.
+    /// lines are moved there and it is returned, free: otherwise a trickle for a busy backend would fill the queue with near-empty packets.
     pub fn wait(&mut self, waiting: &mut Waiting, packet: Packet) -> Option<Packet> {
         if let Some(newest) = waiting.newest_mut(&self.backlog)
             && newest.sequence < packet.sequence

@@ -16,7 +16,7 @@ use crate::wire::{self, Work};
 /// What became of a line. Whoever has one counts it: a line that is forgotten does not compile.
 #[must_use]
 enum Fate {
-    /// It lies in a packet, and is pending.
+    /// It is in a packet, pending.
     Held,
     /// It was dropped, if a backend was found for it, on the way to that one.
     Dropped(DropReason, Option<usize>),
@@ -46,7 +46,7 @@ impl Work for &mut Hashing<'_> {
         if relay.found.len() == relay.found.capacity() {
             relay.route_found(self.arrival, self.datagram);
         }
-        // A line is a piece of its datagram: its place is the distance between the two.
+        // A line is a slice of its datagram: its offset is the distance between the two.
         let start = line.as_ptr().addr() - self.datagram.as_ptr().addr();
         let (start, end) = (start as u32, (start + line.len()) as u32);
         relay.found.push(Found { hash: key_hash(key), start, end, decision: None });
@@ -54,8 +54,8 @@ impl Work for &mut Hashing<'_> {
 }
 
 impl Relay {
-    /// Takes a datagram that arrived at `stamped_us` as the kernel says; `None` if it does not say so believably. Packets note
-    /// it if the limits say so.
+    /// Takes a datagram with the kernel timestamp `stamped_us`; `None` if missing or implausible. Packets record
+    /// it if the limits enable that.
     pub fn ingest_stamped(
         &mut self,
         arrival: Arrival,
@@ -92,7 +92,7 @@ impl Relay {
         }
     }
 
-    /// Counts a datagram that was longer than its buffer; what is left are its whole lines.
+    /// Counts a datagram that was longer than its buffer; its complete lines remain.
     fn cut<'a>(&mut self, arrival: Arrival, bytes: &'a [u8], datagram_bytes: usize) -> &'a [u8] {
         self.counters.add(Counter::DatagramsTruncated, 1);
         self.counters.add(Counter::BytesTruncated, (datagram_bytes - bytes.len()) as u64);
@@ -160,7 +160,7 @@ impl Relay {
         }
     }
 
-    /// Packs a line that is away from home, or shown to somebody.
+    /// Packs a line that is diverted, or observed.
     #[inline(never)]
     fn route_unusual<const STAMPED: bool>(
         &mut self,
@@ -170,7 +170,7 @@ impl Relay {
     ) -> Fate {
         let backend = decision.backend();
         if decision.is_away_from_home() {
-            // The decision stays with a dead backend only if its names are to be dropped.
+            // A dead backend is chosen only if its names have to be dropped.
             if !self.table.live.contains(backend) {
                 return Fate::Dropped(DropReason::NodeDown, Some(backend));
             }
@@ -182,7 +182,7 @@ impl Relay {
         self.pack::<STAMPED>(arrival, line, backend)
     }
 
-    /// Decides for a name that the cache does not know, and remembers it; `None` if no backend lives.
+    /// Routes a name that is not cached, and caches it; `None` if no backend is live.
     #[inline(never)]
     fn decide(&mut self, hash: u64, line: &[u8]) -> Option<Decision> {
         let table = &*self.table;
@@ -239,7 +239,7 @@ impl Relay {
             return Fate::Dropped(DropReason::QueueFull, Some(backend));
         };
         if !packet.append(line) {
-            // Cannot be: the pool's long packets hold a whole datagram. Counted all the same.
+            // Unreachable: the pool's long packets hold a whole datagram. Counted anyway.
             self.pool.give(packet);
             return Fate::Dropped(DropReason::SendTooLong, Some(backend));
         }

@@ -30,13 +30,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use waiting::Waiting;
 
-/// Repetitions of a packet whose send reported that an earlier datagram was refused.
+/// Retries of a packet whose send reported that an earlier datagram was refused.
 pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
-/// Repetitions of a packet whose backend was unreachable.
+/// Retries of a packet whose backend was unreachable.
 pub const UNREACHABLE_ATTEMPTS_MAX: u8 = 1;
-/// Repetitions of a packet whose socket has no valid source address any more: a new socket is made meanwhile.
+/// Retries of a packet whose socket has no valid source address any more: a new socket is opened meanwhile.
 pub const SOCKET_ATTEMPTS_MAX: u8 = 1;
-/// A path narrower than this does not make packets smaller; every IPv4 host takes datagrams of 576 bytes (RFC 791).
+/// A smaller path MTU does not reduce packets further; every IPv4 host accepts datagrams of 576 bytes (RFC 791).
 const PATH_BYTES_MIN: usize = 512;
 /// Pause before a busy socket is tried again, when the flush budget is shorter.
 pub const BUSY_RETRY_US_MIN: u64 = 1_000;
@@ -44,15 +44,15 @@ pub const BUSY_RETRY_US_MIN: u64 = 1_000;
 const BUSY_RETRY_US_MAX: u64 = 20_000;
 
 /// Longest time that a packet waits for a backend that refused it to move to another address. Control needs about 1 ms; the
-/// packet goes as soon as the table says where.
+/// packet is sent as soon as the table has the address.
 const MOVE_WAIT_US: u64 = 20_000;
 
 /// Bounds that hold for a relay's whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayLimits {
-    /// Packets that may be with the driver at once.
+    /// Packets that may be in flight in the driver at once.
     pub sends_max: usize,
-    /// Bytes of packets that may wait for busy backends, all together.
+    /// Bytes of packets that may be queued for busy backends, in total.
     pub backlog_bytes_max: usize,
     /// Longest datagram received whole, so longest metric.
     pub datagram_bytes_max: usize,
@@ -115,7 +115,7 @@ pub enum Flush {
     All,
 }
 
-/// Whether [`Relay::transmit`] got rid of everything that was ready.
+/// Whether [`Relay::transmit`] handed over everything that was ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transmitted {
     /// Nothing is left to hand over now.
@@ -124,7 +124,7 @@ pub enum Transmitted {
     Full,
 }
 
-/// The remembered moment at which a backend's open packet was opened.
+/// The deadline entry of a backend's open packet.
 #[derive(Clone, Copy, Debug)]
 struct Opened {
     backend: usize,
@@ -149,7 +149,7 @@ pub struct Relay {
     busy: Vec<usize>,
     busy_retry_us: u64,
     backlog_bytes: usize,
-    /// Packets and metrics that the driver has.
+    /// Packets and metrics in flight in the driver.
     handed_over: (usize, u64),
     sequence: u64,
     /// Looks through `ready` so far.
@@ -158,9 +158,9 @@ pub struct Relay {
     found: Vec<Found>,
     /// When it arrived, if that is known.
     stamped_us: Option<i64>,
-    /// What decides without the cache, if the table is such.
+    /// Routing without the cache, if the table permits.
     few: Option<FewBuckets>,
-    /// Decisions by name, right for this table only.
+    /// Cached routes by name, valid for this table only.
     cache: HashCache,
     scanner: Scanner,
     /// Where lines are marked; always there but while one datagram is taken.
@@ -208,7 +208,7 @@ impl Relay {
         self.scanner = scanner;
     }
 
-    /// Whether a busy backend has as much waiting as it may.
+    /// Whether a busy backend's queue is full.
     fn is_queue_full(&self, backend: usize) -> bool {
         self.egress[backend].busy && !self.may_wait(backend, self.table.rules.packet_bytes_max)
     }
@@ -221,7 +221,7 @@ impl Relay {
 
     /// Queues a packet for a busy backend.
     fn wait(&mut self, mut packet: Packet) {
-        // A reload may lead it to a server that counts empty lines, and others may still fit into it.
+        // A reload may redirect it to a server that counts empty lines, and other lines may still fit into it.
         packet.unpad();
         let egress = &mut self.egress[packet.backend];
         let before = egress.backlog_bytes();
@@ -261,11 +261,11 @@ impl Relay {
         let enough = self.pool.free() >= self.needs.packets
             && self.pool.free_oversize() >= self.needs.oversize
             && self.ready.len() < self.limits.sends_max;
-        // With nothing to hand over, transmitting would free nothing: go on, and count what finds no packet.
+        // With nothing to hand over, transmitting would free nothing: continue, and count lines without a packet.
         enough || (self.ready.is_empty() && self.handed_over.0 == 0)
     }
 
-    /// Hands over what is ready, and what is due at `now_us`, by `push`, which gives a packet back if it has no room.
+    /// Hands over packets that are ready, or due at `now_us`, by `push`, which returns a packet if it has no room.
     pub fn transmit(
         &mut self,
         now_us: u64,
@@ -299,7 +299,7 @@ impl Relay {
         Transmitted::All
     }
 
-    /// Puts the packets of one backend next to each other, so that they can go in trains; in their order.
+    /// Groups the packets of each backend, so that they can be batched; in their order.
     fn order_ready(&mut self) {
         // With many backends each has one packet as a rule, and there is nothing to put together.
         if self.has_several_of_one_backend() {
@@ -316,7 +316,7 @@ impl Relay {
     /// Makes everything that waits for busy sockets ready again, before what was ready, in order.
     fn retry_busy(&mut self) {
         while let Some(backend) = self.busy.pop() {
-            // What gathered meanwhile goes along: its deadline may have been passed over while the socket was busy.
+            // The open packet goes along: its deadline may have passed while the socket was busy.
             self.close(backend);
             let egress = &mut self.egress[backend];
             egress.busy = false;
@@ -362,7 +362,7 @@ impl Relay {
     }
 
     /// Sets the largest packet of each backend, in the table's order: what the rules say, or, where they say `auto`, what
-    /// its path takes in one piece if that is less. To be called after each new table.
+    /// the path MTU permits, if that is less. To be called after each new table.
     pub fn limit_packets(&mut self, path_payload_bytes: impl IntoIterator<Item = Option<usize>>) {
         let rules = self.table.rules;
         for ((egress, node), path) in
@@ -386,7 +386,7 @@ impl Relay {
         self.counters.get(Counter::MetricsPending) == 0
     }
 
-    /// Has trains go to a backend again, if its rules say so: its socket is another, and maybe the way to it.
+    /// Re-enables batches to a backend, if its rules do: its socket is new, and maybe the path to it.
     pub fn allow_trains(&mut self, backend: usize) {
         let node = &self.table.nodes[backend];
         self.egress[backend].gso = node.gso;
@@ -398,22 +398,22 @@ impl Relay {
         self.busy.len()
     }
 
-    /// The table it routes by.
+    /// Its route table.
     pub fn table(&self) -> &Arc<RouteTable> {
         &self.table
     }
 
-    /// The account.
+    /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The account, for what the worker counts.
+    /// The counters, for events counted by the worker.
     pub fn counters_mut(&mut self) -> &mut Counters {
         &mut self.counters
     }
 
-    /// Metrics held, counted where they lie.
+    /// Metrics held, counted in place.
     pub fn count_pending(&self) -> u64 {
         let ready: u64 = self.ready.iter().map(|packet| u64::from(packet.metrics)).sum();
         let egress = self.egress.iter().map(|egress| egress.metrics(&self.waiting));

@@ -1,4 +1,4 @@
-//! What the kernel said to a packet, and what follows: counted, repeated, queued, or dropped for a reason.
+//! Handles the kernel's result for a packet: counted, retried, queued, or dropped for a reason.
 //!
 //! In: each packet exactly once, from the driver through the worker. Out: the packet to the pool, or back to a queue.
 
@@ -10,19 +10,19 @@ use crate::packet::{Packet, SendError, SendErrorCounts, SendOutcome, SocketSlot}
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, DropReason, Exit};
 
-/// What the worker should tell control after an outcome.
+/// The report to control after an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
     /// Nothing.
     None,
-    /// Trains to this backend are refused, and not made any more.
+    /// Batches to this backend are refused, and disabled.
     TrainsRefused {
         /// Its index in the table.
         backend: usize,
         /// What the kernel said.
         errno: i32,
     },
-    /// Sends to this backend fail: it may have to be checked early, and the operator should know.
+    /// Sends to this backend fail: it may have to be checked early, and the error logged.
     SendsFail {
         /// Its index in the table.
         backend: usize,
@@ -47,7 +47,7 @@ impl Relay {
         Hint::None
     }
 
-    /// The packet was not sent: again at once if the error is an earlier packet's, else it is dropped.
+    /// The packet was not sent: retried at once if the error is an earlier packet's, else dropped.
     fn failed(&mut self, packet: Packet, outcome: SendOutcome, error: SendError, now_us: u64) -> Hint {
         let backend = packet.backend;
         let is_news = self.table.nodes[backend].counters.failed(error, outcome.other_errno(), now_us);
@@ -86,7 +86,7 @@ impl Relay {
         }
     }
 
-    /// The train was not sent: its packets go again at once, each by itself, and so do all later ones.
+    /// The batch was not sent: its packets are resent at once, one by one, and so are all later ones.
     fn take_train_apart(&mut self, packet: Packet, errno: i32) -> Hint {
         let backend = packet.backend;
         self.ready.push_back(packet);
@@ -106,7 +106,7 @@ impl Relay {
         self.leave(packet, Exit::Sent, now_us);
     }
 
-    /// The socket is busy: the packet waits, and everything for this backend behind it.
+    /// The socket is full: the packet is queued, and everything for this backend after it.
     fn put_off(&mut self, packet: Packet, now_us: u64) {
         self.counters.add(Counter::SendsBusy, 1);
         let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
@@ -121,7 +121,7 @@ impl Relay {
         }
         self.egress[backend].busy = true;
         if self.busy.is_empty() {
-            // All are tried when the first of them is due, or each that becomes busy would put the others off.
+            // All are retried when the first of them is due, or each new busy one would defer the others.
             self.busy_retry_us = until_us;
         }
         if !is_planted(Defect::BusyPacketLost) {
@@ -138,7 +138,7 @@ impl Relay {
         }
     }
 
-    /// The error belongs to an earlier datagram and this one was not sent: again at once, a bounded number of times.
+    /// The error belongs to an earlier datagram and this one was not sent: retried at once, a bounded number of times.
     fn repeat(
         &mut self,
         mut packet: Packet,
@@ -159,8 +159,8 @@ impl Relay {
         }
     }
 
-    /// A backend that refused and has other addresses is about to move to one of them: what is for it waits, rather than being
-    /// sent to where it is lost.
+    /// A backend that refused and has other addresses is about to switch to one of them: its packets wait, rather than being
+    /// lost at the old address.
     fn await_move(&mut self, backend: usize, now_us: u64) {
         if self.table.nodes[backend].may_move {
             self.hold(backend, now_us + MOVE_WAIT_US);
@@ -180,7 +180,7 @@ impl Relay {
         self.leave(packet, Exit::Dropped(reason), now_us);
     }
 
-    /// A packet's metrics leave; its memory goes back to the pool.
+    /// A packet's metrics leave; its memory is returned to the pool.
     fn leave(&mut self, packet: Packet, exit: Exit, now_us: u64) {
         let metrics = u64::from(packet.metrics);
         self.counters.settle(metrics);

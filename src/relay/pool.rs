@@ -1,14 +1,14 @@
-//! The packets of one worker: all that it will ever have, made at start.
+//! The packet pool of one worker, allocated at start.
 //!
 //! In: packets whose outcome is known. Out: empty packets for `egress.rs`. Nothing is allocated in between.
 
 use crate::packet::{Arrivals, Packet};
 use bytes::BytesMut;
 
-/// Free packets of two sizes: those that metrics are gathered into, and a few for metrics longer than that.
+/// Free packets of two sizes: those that metrics are packed into, and a few for longer metrics.
 ///
-/// The packets of one size lie in one piece of memory, and the last one given back is the first one taken: so most of it,
-/// which waits for backends to become busy, is never touched and takes no place.
+/// The packets of one size are in one allocation, and the last one returned is the first one taken: so most of it,
+/// which is only needed for busy backends, is never touched and uses no memory.
 pub struct Pool {
     /// What its packets are known by.
     number: u32,
@@ -78,7 +78,7 @@ impl Pool {
         if line_bytes <= self.packet_bytes { self.free.pop() } else { self.oversize.pop() }
     }
 
-    /// Takes a packet back. One of an earlier pool is freed: kept, it would hold on to that pool's memory as a whole.
+    /// Takes a packet back. One of an earlier pool is freed: otherwise it would keep that whole pool's memory.
     pub fn give(&mut self, mut packet: Packet) {
         packet.clear();
         let list = if packet.capacity() == self.packet_bytes { &mut self.free } else { &mut self.oversize };

@@ -1,4 +1,4 @@
-//! A new route table: what stays, what moves, what has to go.
+//! Applies a new route table: packets that stay, move, or are dropped.
 //!
 //! In: the table that control published, between two batches. Out: every backend that stays keeps its packets.
 
@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl Relay {
-    /// Routes by `table` from now on. If its backends are others, the driver must have none of this relay's packets
+    /// Routes by `table` from now on. If its backends differ, the driver must have none of this relay's packets
     /// ([`Relay::is_settled`]); a change of the live set or the rules alone may come at any time.
     ///
-    /// Backends are recognised by their name. What waits for one that is gone is dropped as `node_removed`: transmit
-    /// with [`super::Flush::All`] before, so that only what a busy socket holds back can meet that.
+    /// Backends are identified by name. Packets queued for a removed one are dropped as `node_removed`: transmit
+    /// with [`super::Flush::All`] before, so that this concerns only packets for a busy socket.
     pub fn reroute(&mut self, table: Arc<RouteTable>, sockets: &[Option<SocketSlot>], now_us: u64) {
         let same_nodes = Arc::ptr_eq(&table.nodes, &self.table.nodes)
             && self.egress.iter().map(|egress| egress.socket).eq(sockets.iter().copied());
@@ -101,11 +101,11 @@ impl Relay {
         }
         self.egress = kept;
         self.renew_lists();
-        // What waits for a move has where to go now.
+        // Packets that waited for a move now have an address.
         self.busy_retry_us = self.busy_retry_us.min(now_us);
     }
 
-    /// Lists that name backends by index are made anew.
+    /// Rebuilds lists that refer to backends by index.
     fn renew_lists(&mut self) {
         self.busy.clear();
         self.busy.extend((0..self.egress.len()).filter(|index| self.egress[*index].busy));

@@ -1,4 +1,4 @@
-//! The desired state of the data plane, as one value: who the backends are, who of them lives, and the rules.
+//! The desired state of the data plane, as one value: the backends, the live set, and the rules.
 //!
 //! In: built by `control/` from the config and from health. Out: read by each worker once per batch.
 //! Next: `relay/mod.rs`, which routes by it.
@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 /// Everything a worker needs to route, replaced as a whole.
 pub struct RouteTable {
-    /// Grows by one with each table that control publishes.
+    /// Incremented with each table that control publishes.
     pub generation: u64,
     /// The backends, in the config's order, which is part of the placement.
     pub nodes: Arc<[RouteNode]>,
-    /// Who of them may get metrics now.
+    /// Which of them may receive metrics now.
     pub live: LiveSet,
-    /// Of the others, those whose names are served elsewhere whatever `on_node_down` says: they are disabled, or drained
+    /// Of the others, those whose names are served elsewhere regardless of `on_node_down`: disabled, or drained
     /// by the operator.
     pub diverted: LiveSet,
     /// How a name finds its backend, made for those who live.
@@ -26,7 +26,7 @@ pub struct RouteTable {
     pub rules: Rules,
     /// Whether the workers run or end.
     pub phase: Phase,
-    /// Told of every metric with its backend: `tap` and `-d`.
+    /// Observers of every metric with its backend: `tap` and `-d`.
     pub observer: Option<Arc<dyn Observer>>,
 }
 
@@ -69,7 +69,7 @@ impl RouteTable {
         self.nodes.get(index?)
     }
 
-    /// What becomes of the names of backend `home` when it does not live.
+    /// What happens to the names of backend `home` while it is not live.
     pub fn on_node_down(&self, home: usize) -> OnNodeDown {
         if self.diverted.contains(home) { OnNodeDown::Divert } else { self.rules.on_node_down }
     }
@@ -82,12 +82,12 @@ pub struct RouteNode {
     pub name: Arc<str>,
     /// Where it is; `None` while its name does not resolve (it is then not in the live set).
     pub address: Option<SocketAddr>,
-    /// Whether a refusal may move it to another address soon: what was refused waits for that.
+    /// Whether a refusal may switch it to another address soon: refused packets wait for that.
     pub may_move: bool,
     /// The address of this host that the kernel would choose now for packets to it, if that is known. A socket that was made
     /// when another one was chosen is replaced.
     pub source: Option<IpAddr>,
-    /// How several packets for it may go in one send (UDP_SEGMENT).
+    /// How several packets for it may be batched (UDP_SEGMENT).
     pub gso: GsoMode,
     /// Its figures, kept across reloads.
     pub counters: Arc<NodeCounters>,
@@ -97,7 +97,7 @@ pub struct RouteNode {
 /// length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GsoMode {
-    /// Each packet goes by itself.
+    /// Each packet is sent separately.
     #[default]
     Off,
     /// Without padding, for servers that count or log empty lines: a packet is filled up to the length of the one before it
@@ -121,13 +121,13 @@ impl GsoMode {
 /// Rules that a reload may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// The budget between a metric's arrival and its sending, in µs; 0 sends with each batch.
+    /// The longest time between a metric's arrival and its sending, in µs; 0 sends with each batch.
     pub flush_us: u64,
-    /// Largest packet that metrics are gathered into.
+    /// Largest packet that metrics are packed into.
     pub packet_bytes_max: usize,
-    /// Whether the path to a backend may make that less: its MTU, as the kernel knows it when the socket is made.
+    /// Whether the path MTU may reduce that, as known to the kernel when the socket is opened.
     pub packet_auto: bool,
-    /// Bytes one backend may have waiting, per worker.
+    /// Bytes that may be queued for one backend, per worker.
     pub queue_bytes_max: usize,
     /// Time after which the socket to a backend is replaced, and so its source port, in µs; 0 = never.
     pub reopen_us: u64,
@@ -140,7 +140,7 @@ pub struct Rules {
 /// What to do with a malformed line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// Count it and go on.
+    /// Count and drop it.
     Drop,
     /// Send it to the backend that its whole text hashes to.
     Forward,
@@ -165,7 +165,7 @@ impl OnNodeDown {
     }
 }
 
-/// What the workers are to do.
+/// The phase of the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Receive and relay.
@@ -175,7 +175,7 @@ pub enum Phase {
         /// From the moment a worker sees it.
         timeout_us: u64,
     },
-    /// End as by [`Phase::Drain`], but leave some sockets as they are to those who receive from them next.
+    /// End as by [`Phase::Drain`], but leave some sockets open for the process that inherits them.
     Leave {
         /// From the moment a worker sees it.
         timeout_us: u64,
@@ -184,7 +184,7 @@ pub enum Phase {
     },
 }
 
-/// Listening sockets that others go on receiving from: neither fenced nor read to their end.
+/// Listening sockets that other processes keep receiving from: neither fenced nor drained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     /// Of the first so many workers.
@@ -211,7 +211,7 @@ impl Left {
     }
 }
 
-/// Is told of every metric that was routed, on the worker's thread: it must not block.
+/// Called for every routed metric, on the worker's thread: it must not block.
 pub trait Observer: Send + Sync {
     /// `line` goes to `node`.
     fn routed(&self, line: &[u8], node: &RouteNode);

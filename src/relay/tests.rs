@@ -1,4 +1,4 @@
-//! The relay by examples; its properties on generated input stand in `tests/relay_properties.rs`.
+//! The relay by examples; property tests are in `tests/relay_properties.rs`.
 
 use super::*;
 use crate::packet::Arrival;

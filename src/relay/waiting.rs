@@ -1,5 +1,5 @@
-//! The packets that wait for busy sockets: one store for all backends, made at start, in which each backend has its list.
-//! A queue of its own for each would have to grow while it works.
+//! The backlog of packets for busy sockets: one store for all backends, allocated at start, in which each backend has its list.
+//! Separate queues would have to grow at run time.
 //!
 //! In: packets whose send met a full socket buffer, and those closed after them. Out: the same, newest first.
 //! Next: `egress.rs`, which keeps a backend's list and its bounds.

@@ -1,20 +1,20 @@
-//! When to look for ICMP answers that no send has reported.
+//! When to poll for ICMP errors that no send has reported.
 //!
-//! A send reports what came before it. After the last one nobody would: a host that does not answer ARP is reported three
-//! seconds after the packet for it. So a worker looks at its sockets once a second while it sends, and a few times more.
+//! A send reports errors that arrived before it; after the last send nothing would: a host that does not answer ARP is reported three
+//! seconds after the packet for it. So a worker polls its sockets once a second while it sends, and a few times more.
 //!
-//! In: the moments of sends. Out: the moment of the next look. Next: `step.rs`.
+//! In: the times of sends. Out: the time of the next poll. Next: `step.rs`.
 
-/// Between two looks: one system call for all sockets.
+/// Poll interval; a poll is one system call for all sockets.
 const LOOK_US: u64 = 1_000_000;
 /// Answers that come later than this after the last send are left to the next one. Neighbor discovery gives up after three
 /// seconds, unless the host is configured otherwise.
 const LATEST_US: u64 = 5_000_000;
 
-/// The looks of one worker. Moments are µs of the driver's clock.
+/// The poll schedule of one worker. Times are µs of the driver's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnswerLooks {
-    /// Looks go on until then.
+    /// Polling continues until then.
     until_us: u64,
     due_us: Option<u64>,
 }
@@ -26,12 +26,12 @@ impl AnswerLooks {
         self.due_us.get_or_insert(now_us + LOOK_US);
     }
 
-    /// When to look next; `None` if nothing was sent for long.
+    /// When to poll next; `None` if nothing was sent for long.
     pub fn due_us(&self) -> Option<u64> {
         self.due_us
     }
 
-    /// Whether to look now; then the next look is due later.
+    /// Whether to poll now; if so, schedules the next poll.
     pub fn take_due(&mut self, now_us: u64) -> bool {
         let is_due = self.due_us.is_some_and(|due_us| due_us <= now_us);
         if is_due {

@@ -1,4 +1,4 @@
-//! When to wake: how long a worker may sleep while traffic flows, so that one wake-up takes many datagrams and yet
+//! When to wake: how long a worker may sleep while traffic flows, so that one wakeup receives many datagrams and yet
 //! no more is lost than by waking for each.
 //!
 //! In: what each wake-up took, in bytes of kernel memory. Out: a sleep in µs. Pure. Next: `step.rs`.
@@ -13,7 +13,7 @@ const DATAGRAM_COST_BYTES: u64 = 832;
 const UNKNOWN_RATE_PER_US: u64 = 1;
 /// How long a peak is remembered, in two halves.
 const PEAK_HALF_US: u64 = 500_000;
-/// Below this a timer costs more than it gathers: wake for the next datagram.
+/// Below this a timer costs more than it saves: wake for the next datagram.
 const SLEEP_US_MIN: u64 = 100;
 /// How long drops keep the sleeps short.
 const PRESSURE_US: u64 = 1_000_000;
@@ -64,7 +64,7 @@ impl Coalescing {
         self.start_us = self.start_us.saturating_mul(2).min(1 << 30);
     }
 
-    /// A sleep took nothing: what comes next is unknown again.
+    /// A sleep received nothing: the rate is unknown again.
     pub fn silence(&mut self) {
         self.start_us = first_sleep_us(self.room_bytes);
     }

@@ -1,7 +1,7 @@
 //! The bounds of one worker, computed in one place.
 //!
-//! In: what the config asks for. Out: sizes for the driver and the relay. Next: `config/memory.rs` adds them up for the
-//! operator, `worker/mod.rs` lives within them.
+//! In: config values. Out: sizes for the driver and the relay. Next: `config/memory.rs` adds them up for the
+//! operator, `worker/mod.rs` uses them.
 
 use crate::driver::{DriverLimits, prefix_bytes};
 use crate::placement::VALUE_MAX;
@@ -16,14 +16,14 @@ pub const DATAGRAM_BYTES_LIMIT: usize = 65_507;
 /// Bytes received beyond `maxDatagramSize`: if the first of them is a newline, the line before it is whole; if it is not,
 /// one more metric is known to be lost.
 pub const BEYOND_BYTES: usize = 1;
-/// Bytes of receive buffers per worker, aimed at.
+/// Target size of the receive buffers per worker, bytes.
 const RECEIVE_BYTES_TARGET: usize = 8 << 20;
 /// Fewest and most receive buffers.
 const BUFFERS_MIN: usize = 64;
 const BUFFERS_MAX: usize = 4_096;
 /// Sends submitted at once.
 const SENDS_MAX: usize = 512;
-/// Bytes that all backends together may have waiting, per worker, whatever `queue` says.
+/// Bytes that may be queued for all backends together, per worker, regardless of `queue`.
 pub const BACKLOG_BYTES_MAX: usize = 4 << 20;
 
 /// Sizes that hold for a worker's whole life.
@@ -35,15 +35,15 @@ pub struct Limits {
     pub buffers: usize,
     /// Bytes of one, with what the kernel writes before the datagram.
     pub buffer_bytes: usize,
-    /// Whether the kernel tells when each datagram arrived.
+    /// Whether the kernel timestamps each datagram.
     pub timestamps: bool,
-    /// Packets that may be with the driver at once.
+    /// Packets that may be in flight in the driver at once.
     pub sends_max: usize,
     /// Socket slots for backends; a reload needs those of the old and of the new list.
     pub sockets_max: usize,
-    /// Bytes of packets that may wait for busy backends.
+    /// Bytes of packets that may be queued for busy backends.
     pub backlog_bytes_max: usize,
-    /// Send buffer to ask for at each backend's socket.
+    /// Send buffer to request for each backend's socket.
     pub send_buffer_bytes: usize,
     /// Entries of the cache from name to backend; 0 = none.
     pub cache_entries: usize,

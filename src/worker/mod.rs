@@ -26,25 +26,25 @@ use crate::driver::{DriverError, Facts};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// What a worker tells control; rare, never per datagram.
+/// Reports of a worker to control; rare, never per datagram.
 #[derive(Debug)]
 pub enum Report {
     /// Every receive is armed.
     Ready {
         /// Which worker.
         worker: usize,
-        /// What it was granted.
+        /// Resources granted to it.
         facts: Facts,
     },
-    /// Sends to a backend fail, or ICMP answers say that packets were not delivered: the backend's counters tell of which kind.
+    /// Sends to a backend fail, or ICMP errors report undelivered packets: the backend's counters have the kind.
     /// Sent once until control takes the hint (`NodeCounters::take_hint`).
     SendsFail {
         /// The backend's identity.
         node: Arc<str>,
-        /// Where its metrics go by the table that the worker follows.
+        /// Its address in the worker's route table.
         address: Option<SocketAddr>,
     },
-    /// A backend's socket could not be made; its metrics are dropped as `send_failed` until another try succeeds. Told once
+    /// A backend's socket could not be created; its metrics are dropped as `send_failed` until a retry succeeds. Reported once
     /// for each errno.
     SocketFailed {
         /// The backend's identity.
@@ -52,7 +52,7 @@ pub enum Report {
         /// Why.
         error: std::io::Error,
     },
-    /// A backend's socket could be made at last.
+    /// A backend's socket was created after failures.
     SocketMade {
         /// The backend's identity.
         node: Arc<str>,
@@ -64,40 +64,40 @@ pub enum Report {
         /// Why.
         reason: ReopenReason,
     },
-    /// A backend's socket was to be replaced and no new one could be made: the old one stays until another try succeeds.
+    /// A backend's socket could not be replaced: the old one stays until a retry succeeds.
     /// Reported once for each errno.
     ReopenFailed {
         /// The backend's identity.
         node: Arc<str>,
-        /// Why it was to be replaced.
+        /// Reason for the replacement.
         reason: ReopenReason,
-        /// Why it was not.
+        /// The error.
         error: std::io::Error,
     },
-    /// Trains (UDP_SEGMENT) to a backend are refused; its packets go one by one from now on.
+    /// Batches (UDP_SEGMENT) to a backend are refused; its packets are sent one by one from now on.
     TrainsRefused {
         /// The backend's identity.
         node: Arc<str>,
-        /// What the kernel said.
+        /// The kernel's error.
         error: std::io::Error,
     },
-    /// A datagram was longer than `maxDatagramSize`; told once.
+    /// A datagram was longer than `maxDatagramSize`; reported once.
     Truncated {
         /// Its true length.
         datagram_bytes: usize,
     },
-    /// The worker could not be kept to its CPU; it runs all the same.
+    /// The worker could not be pinned to its CPU; it runs unpinned.
     PinFailed {
         /// Which worker.
         worker: usize,
         /// The CPU.
         cpu: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         error: std::io::Error,
     },
-    /// The listening sockets could not be fenced at the stop: new datagrams may still come while it drains.
+    /// The listening sockets could not be fenced at the stop: new datagrams may still arrive while it drains.
     FenceFailed {
-        /// What the kernel said.
+        /// The kernel's error.
         error: std::io::Error,
     },
     /// The worker's thread ended.
@@ -114,7 +114,7 @@ pub enum Report {
 pub enum Ended {
     /// Everything queued before the fence was relayed.
     Drained,
-    /// The time ran out: so many metrics were dropped, as `shutdown`.
+    /// The time limit passed: this many metrics were dropped, as `shutdown`.
     CutShort {
         /// Metrics dropped.
         metrics_dropped: u64,

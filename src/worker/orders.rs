@@ -1,6 +1,6 @@
-//! What control wants: a new route table, or the end.
+//! Orders from control: a new route table, or the stop.
 //!
-//! In: the route table, looked at once per batch. Out: the relay rerouted between two batches; the drain, step by step:
+//! In: the route table, read once per batch. Out: the relay rerouted between two batches; the drain, step by step:
 //! fence the sockets, read their now finite queues, flush, cancel, end. Next: `step.rs`.
 
 use super::step::{Stage, Step, Worker};
@@ -11,7 +11,7 @@ use crate::relay::{Flush, Left, Phase};
 use crate::stats::DropReason;
 use std::sync::Arc;
 
-/// How long the queues may take to read after the drain's time ran out; what is read then is counted and dropped.
+/// How long the queues may take to read after the drain's time limit; metrics read then are counted and dropped.
 const OVERTIME_US: u64 = 1_000_000;
 /// The longest sleep while ending; nothing depends on it but how soon the next look is.
 const ENDING_SLEEP_US: u64 = 10_000;
@@ -19,12 +19,12 @@ const ENDING_SLEEP_US: u64 = 10_000;
 const CANCEL_US_MAX: u64 = 2_000_000;
 
 impl<D: Driver> Worker<D> {
-    /// Looks for a new route table and follows it.
+    /// Applies a new route table, if there is one.
     pub(super) fn follow_orders(&mut self) -> Result<(), DriverError> {
         let retry_at_us = self.sockets.retry_at_us();
         let is_known = {
             let table = self.routes.load();
-            // A worker may be born with a table that says that it is to end.
+            // A worker's first table may already order the stop.
             let is_followed = table.phase == Phase::Run || self.stage != Stage::Running;
             Arc::ptr_eq(table, self.relay.table()) && is_followed
         };
@@ -100,7 +100,7 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// After a batch: how far the end has come.
+    /// After a batch: advances the drain.
     pub(super) fn advance_stage(&mut self) -> Step {
         let now_us = self.driver.now_us();
         match self.stage {

@@ -1,8 +1,8 @@
 //! When the socket to a backend is replaced by a new one, and why. Pure.
 //!
 //! A connected UDP socket keeps the source address that the kernel chose when it was made, and its source port keeps the
-//! flow at the server that address translation (conntrack) chose for its first packet. Neither changes while packets go on,
-//! however dead that address or server is. In: the time, reasons. Out: whether it is time. Next: `sockets.rs` makes the socket.
+//! flow at the server that address translation (conntrack) chose for its first packet. Neither changes while packets are sent,
+//! even if that address or server is gone. In: the time, reasons. Out: whether it is due. Next: `sockets.rs` opens the socket.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use std::fmt;
 const FAILURE_PAUSE_US: u64 = 1_000_000;
 /// The pause before another try where a new socket could not be made, µs.
 const RETRY_US: u64 = 200_000;
-/// How long a socket that holds packets may put off its replacement, µs: one that always holds some is replaced all the same.
+/// How long a socket that holds packets may defer its replacement, µs: one that always holds some is then replaced anyway.
 const PATIENCE_US: u64 = 10_000_000;
 
 /// Why a socket is replaced.
@@ -65,7 +65,7 @@ impl Reopening {
         self.due_us = (interval_us > 0).then(|| self.opened_us.saturating_add(spread_us));
     }
 
-    /// Has it replaced for `reason`, as soon as that may be.
+    /// Schedules its replacement for `reason`, as soon as possible.
     pub fn want(&mut self, reason: ReopenReason, now_us: u64) {
         let first_us = match (reason, self.failed_us) {
             (ReopenReason::SendFailed, Some(failed_us)) => {
@@ -78,19 +78,19 @@ impl Reopening {
         }
     }
 
-    /// Why it is to be replaced next, and when at the earliest.
+    /// The next reason for its replacement, and the earliest time.
     pub fn next(&self) -> Option<(ReopenReason, u64)> {
         let due = self.due_us.map(|due_us| (ReopenReason::Interval, due_us));
         let next = self.wanted.into_iter().chain(due).min_by_key(|(_, at_us)| *at_us);
         next.map(|(reason, at_us)| (reason, at_us.max(self.not_before_us)))
     }
 
-    /// Whether it has put off its replacement long enough, whatever it holds.
+    /// Whether it has deferred its replacement long enough, regardless of its packets.
     pub fn is_overdue(&self, now_us: u64) -> bool {
         self.next().is_some_and(|(_, at_us)| now_us >= at_us.saturating_add(PATIENCE_US))
     }
 
-    /// It was replaced by another one; what is known of that.
+    /// It was replaced by another one: updates the schedule.
     pub fn replaced(&self, reason: ReopenReason, now_us: u64) -> Reopening {
         let failed_us = if reason == ReopenReason::SendFailed { Some(now_us) } else { self.failed_us };
         Reopening { failed_us, ..Reopening::new(now_us) }

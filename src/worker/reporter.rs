@@ -1,4 +1,4 @@
-//! What a worker says to control, without ever waiting for it, and without saying the same thing for every datagram.
+//! Reports of a worker to control, without ever waiting for it, and without a report per datagram.
 //!
 //! In: rare events. Out: [`Report`]s in a bounded channel; when it is full a report is left out, since the counters tell
 //! the same, or the next error of the same backend. Next: `control/`.
@@ -15,12 +15,12 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Nothing told yet.
+    /// Nothing reported yet.
     pub fn new(reports: Sender<Report>) -> Reporter {
         Reporter { reports, told_truncated: false }
     }
 
-    /// Tells control.
+    /// Sends a report.
     pub fn tell(&mut self, report: Report) {
         let _ = self.reports.try_send(report);
     }

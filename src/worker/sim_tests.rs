@@ -1,4 +1,4 @@
-//! Workers on the fake kernel, by examples; what chance brings stands in `tests/simulation`.
+//! Workers on the fake kernel, by examples; randomized tests are in `tests/simulation`.
 
 use super::{Ended, Limits, ReopenReason, Report, Step, Worker, WorkerLinks};
 use crate::driver::sim::{Fault, SimDriver, SimHandle, SimSetup};

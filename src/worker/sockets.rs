@@ -1,5 +1,5 @@
-//! Which backend has which socket slot of the driver; identical backends keep theirs across reloads, and sockets that have
-//! grown old are replaced.
+//! Assigns socket slots of the driver to backends; identical backends keep theirs across reloads, and sockets that have
+//! reached their age limit are replaced.
 //!
 //! In: a route table. Out: its backends' slots in its order, and when to try again what could not be made. Next:
 //! `reopen.rs` says when a socket is replaced, `relay/reroute.rs` follows the slots.
@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The pause before a socket that could not be made is tried again, µs: a route or an address may come at any time, and
-/// nobody tells.
+/// The pause before a socket that could not be created is retried, µs: a route or an address may appear at any time,
+/// without notification.
 const RETRY_US: u64 = 1_000_000;
 /// The pause before a socket that holds packets is looked at again, µs.
 const HELD_US: u64 = 1_000;
@@ -45,16 +45,16 @@ struct Open {
 /// The sockets of one worker.
 pub struct Sockets {
     open: Vec<Option<Open>>,
-    /// Where each open one lies.
+    /// The slot of each open one.
     by_name: HashMap<Arc<str>, usize>,
-    /// Those of the table that was followed last, in its order.
+    /// Those of the last applied table, in its order.
     slots: Vec<Option<SocketSlot>>,
-    /// Backends of that table whose socket could not be made, with the errno that was told.
+    /// Backends of that table whose socket could not be created, with the errno reported.
     missing: HashMap<Arc<str>, Option<i32>>,
     retry_at_us: Option<u64>,
     /// After how long sockets are replaced; 0 = never.
     interval_us: u64,
-    /// When the next one is to be replaced; `u64::MAX` = not known of any.
+    /// When the next one is due for replacement; `u64::MAX` = none.
     reopen_at_us: u64,
     /// Another one in each worker.
     jitter: u64,
@@ -192,7 +192,7 @@ impl Sockets {
         self.schedule();
     }
 
-    /// Has the socket in a slot replaced, as soon as that may be.
+    /// Schedules the replacement of the socket in a slot, as soon as possible.
     pub fn want_new(&mut self, place: SocketSlot, reason: ReopenReason, now_us: u64) {
         if let Some(open) = self.open.get_mut(place.0 as usize).and_then(Option::as_mut) {
             open.reopening.want(reason, now_us);
@@ -228,7 +228,7 @@ impl Sockets {
             let Some((reason, _)) = open.reopening.next().filter(|(_, at_us)| *at_us <= now_us) else {
                 continue;
             };
-            // With nothing to send the old one is kept, since answers to what it sent may come.
+            // With nothing to send the old one is kept, since replies to its packets may arrive.
             let is_put_off =
                 by_interval == INTERVAL_BATCH_MAX || relay.is_empty() || is_planted(Defect::ReopenForgotten);
             if reason == ReopenReason::Interval && is_put_off {
@@ -290,14 +290,14 @@ impl Sockets {
         }
     }
 
-    /// Where the socket lies that leads to this backend's address, if there is one.
+    /// The slot of the socket connected to this backend's address, if any.
     fn kept(&self, node: &RouteNode) -> Option<usize> {
         let index = *self.by_name.get(&node.name)?;
         let open = self.open.get(index)?.as_ref()?;
         (node.address == Some(open.address)).then_some(index)
     }
 
-    /// Who switches trains off and on wants to try them again.
+    /// Toggling `gso` re-enables batches that were refused.
     fn follow_gso(&mut self, index: usize, node: &RouteNode, driver: &mut impl Driver) {
         if let Some(open) = &mut self.open[index]
             && std::mem::replace(&mut open.gso, node.gso) == GsoMode::Off
@@ -335,10 +335,10 @@ fn slot(index: usize) -> SocketSlot {
     SocketSlot(index as u32)
 }
 
-/// What it means that a socket to a backend could not be made.
+/// The error of a socket to a backend that could not be created.
 fn socket_error(errno: i32) -> SendError {
     match SendError::of(errno) {
-        // This process's own shortage says nothing of a backend.
+        // This process's own shortage says nothing about a backend.
         _ if matches!(errno, libc::EMFILE | libc::ENFILE) => SendError::Other,
         SendError::Other | SendError::NotPermitted => SendError::NoSocket,
         error => error,

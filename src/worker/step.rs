@@ -1,4 +1,4 @@
-//! One batch: transmit what is ready or due, enter the kernel, take what came, publish the account.
+//! One batch: transmit packets that are ready or due, enter the kernel, receive, publish the counters.
 //!
 //! In: the driver's events. Out: the relay's packets. Next: `relay/mod.rs`.
 
@@ -45,7 +45,7 @@ const ARMING_SLEEP_US: u64 = 1_000;
 /// How often the kernel's drop counts are read while traffic flows.
 const DROPS_INTERVAL_US: u64 = 10_000;
 
-/// What ties a worker to the rest of the process.
+/// A worker's links to the rest of the process.
 pub struct WorkerLinks {
     /// Which worker, from 0.
     pub index: usize,
@@ -59,7 +59,7 @@ pub struct WorkerLinks {
     pub limits: Limits,
 }
 
-/// Whether a worker goes on.
+/// Whether a worker continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Call again.
@@ -84,11 +84,11 @@ pub struct Worker<D: Driver> {
     batch: Batch,
     /// Whether the last wake-up brought datagrams.
     flowing: bool,
-    /// Nothing that comes from now on arrived before this, as far as is known.
+    /// Lower bound of the arrival of everything received from now on.
     known_empty_us: u64,
     /// That moment is only the end of an idle sleep.
     after_idle: bool,
-    /// Whether the last batch took everything that there was.
+    /// Whether the last batch received everything available.
     took_all: bool,
     /// When the wait that began this batch returned.
     taken_us: u64,
@@ -97,11 +97,11 @@ pub struct Worker<D: Driver> {
     pub(super) woke_us: u64,
     drops_read_us: u64,
     answer_looks: AnswerLooks,
-    /// What the kernel had dropped at each socket when another process had them.
+    /// The kernel's drop counts of each socket at its hand-over.
     drops_before: Vec<u64>,
 }
 
-/// What one batch took.
+/// Totals of one batch.
 #[derive(Clone, Copy, Debug, Default)]
 struct Batch {
     datagrams: u64,
@@ -172,7 +172,7 @@ impl<D: Driver> Worker<D> {
             self.driver.look_for_answers();
         }
         if is_idle && self.took_all {
-            // How long the sleep was says nothing about when the datagram that ended it arrived.
+            // The length of the sleep says nothing about the arrival of the datagram that ended it.
             (self.known_empty_us, self.after_idle) = (self.woke_us, true);
         }
         let whole = self.take()?;
@@ -184,7 +184,7 @@ impl<D: Driver> Worker<D> {
         }
         let step = self.advance_stage();
         if let Step::Ended(_) = step {
-            // What was dropped since the last look is told by nobody else.
+            // Drops since the last read are not reported otherwise.
             self.read_drops();
         }
         self.publish();
@@ -232,7 +232,7 @@ impl<D: Driver> Worker<D> {
         Ok(has_pushed)
     }
 
-    /// Replaces the sockets whose time has come. The driver must have no packet for them.
+    /// Replaces the sockets that are due. The driver must have no packet for them.
     fn reopen_sockets(&mut self) {
         if self.sockets.reopen_at_us() <= self.woke_us && self.relay.is_settled() {
             let Worker { sockets, relay, driver, reporter, .. } = self;
@@ -322,7 +322,7 @@ impl<D: Driver> Worker<D> {
             return (Wait::GatherUntil { deadline_us }, false);
         }
         if has_pushed {
-            // Before a sleep without an end, the outcome of what was pushed belongs into the account.
+            // Before an unlimited sleep, the outcomes of pushed packets must be counted.
             return (Wait::Poll, false);
         }
         let chores_us = self.sockets.retry_at_us().into_iter().chain(self.answer_looks.due_us());
@@ -333,7 +333,7 @@ impl<D: Driver> Worker<D> {
         (wait, due_us.is_none())
     }
 
-    /// What a wake-up says about the traffic, and about when the socket was last empty.
+    /// Derives the traffic rate, and the time when the socket was last empty, from a wakeup.
     fn learn(&mut self, wait: Wait, whole: bool, woke_before_us: u64) {
         let took = self.batch;
         let armed = whole && self.driver.is_armed();

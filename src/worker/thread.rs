@@ -1,6 +1,6 @@
 //! The thread around a worker: it makes the driver inside, since a ring belongs to the thread that made it.
 //!
-//! In: sockets and links from control. Out: a [`Report::Ended`], whatever happens. Next: `step.rs`.
+//! In: sockets and links from control. Out: always a [`Report::Ended`]. Next: `step.rs`.
 
 use super::limits::Limits;
 use super::step::{Step, Worker, WorkerLinks};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use tokio::sync::mpsc::Sender;
 
-/// Everything a worker is born with.
+/// Everything a worker is created with.
 pub struct WorkerSetup {
     /// Which worker, from 0.
     pub index: usize,
@@ -33,11 +33,11 @@ pub struct WorkerSetup {
     pub reports: Sender<Report>,
     /// Its bounds.
     pub limits: Limits,
-    /// What carries its datagrams.
+    /// Its I/O engine.
     pub engine: Engine,
     /// Locked memory that all rings of this process need.
     pub rings_bytes: usize,
-    /// The CPU that it is to keep to; `None` = where the kernel puts it.
+    /// The CPU to pin it to; `None` = not pinned.
     pub cpu: Option<usize>,
     /// Whether the sockets were another process's until now.
     pub has_inherited: bool,
@@ -98,14 +98,14 @@ fn work(driver: impl Driver, links: WorkerLinks, has_inherited: bool) -> Result<
     }
 }
 
-/// Keeps this thread to one CPU.
+/// Pins this thread to one CPU.
 fn keep_to(cpu: usize) -> nix::Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &cpus)
 }
 
-/// Tells control how the thread ended when it is dropped, which a panic does too.
+/// Reports to control how the thread ended when it is dropped, also by a panic.
 struct LastWords {
     reports: Sender<Report>,
     worker: usize,
