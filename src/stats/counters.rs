@@ -1,9 +1,9 @@
-//! The counters of one worker, by name; and every way in which a metric can leave.
+//! The counters of one worker, by name; and the dispositions of a metric.
 //!
 //! In: counted by `relay/` and `worker/`. Out: a fixed array of numbers, so that a snapshot is one copy.
 //! Next: `published.rs`.
 
-/// An enum of things that users see by name, each with its meaning, which is its documentation here, in `/metrics` and in the
+/// An enum of names shown to users, each with its meaning, which is its documentation here, in `/metrics` and in the
 /// book: one sentence or more, without line ends.
 macro_rules! named {
     ($(#[$meta:meta])* $kind:ident { $($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)* }) => {
@@ -17,7 +17,7 @@ macro_rules! named {
             /// How many there are.
             pub const COUNT: usize = $kind::ALL.len();
 
-            /// Its name as users see it.
+            /// Its name in the output.
             pub const fn name(self) -> &'static str {
                 match self { $($kind::$variant => $name,)* }
             }
@@ -32,7 +32,7 @@ macro_rules! named {
 pub(crate) use named;
 
 named! {
-    /// What is counted. All but `MetricsPending` only grow.
+    /// The counters. All except `MetricsPending` are monotonic.
     Counter {
         /// Datagrams received.
         DatagramsReceived = "datagrams_received",
@@ -84,9 +84,9 @@ named! {
         ReceiveBadHeaders = "receive_bad_headers",
         /// Waits that failed unexpectedly.
         WaitErrors = "wait_errors",
-        /// Times that a worker entered the kernel.
+        /// Calls by which workers entered the kernel.
         Wakeups = "wakeups",
-        /// Sleeps during which datagrams were gathered until a deadline.
+        /// Sleeps that let datagrams accumulate until a deadline.
         Gathers = "gathers",
     }
 }
@@ -108,7 +108,7 @@ named! {
         SendNoBuffers = "send_no_buffers",
         /// The packet was too long for the path or the socket (EMSGSIZE).
         SendTooLong = "send_too_long",
-        /// The host or network of the backend could not be reached, nor when the send was retried.
+        /// The host or network of the backend was unreachable, also when the send was retried.
         SendUnreachable = "send_unreachable",
         /// The backend refused several times in a row.
         SendRefused = "send_refused",
@@ -123,7 +123,7 @@ named! {
     }
 }
 
-/// How a metric left. Every metric that was received leaves once, by one of these, or is pending.
+/// Disposition of a metric. Every received metric has exactly one of these, or is pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exit {
     /// This kernel accepted it for its backend.
@@ -174,7 +174,7 @@ impl Counters {
         self.counts[counter as usize] = value;
     }
 
-    /// Counts metrics that left by `exit` at `now_us`; the only way in which one can.
+    /// Counts metrics that left by `exit` at `now_us`; the only function that does.
     #[inline]
     pub fn leave(&mut self, exit: Exit, metrics: u64, now_us: u64) {
         match exit {
@@ -206,7 +206,7 @@ impl Counters {
         Some(self.last_drop_us[reason as usize]).filter(|at| *at > 0)
     }
 
-    /// What the identity is off by: 0 unless a metric vanished (positive) or was invented (negative).
+    /// The imbalance: 0 unless metrics are missing (positive) or in excess (negative).
     ///
     /// `metrics_received = metrics_sent + Σ metrics_dropped_<reason> + metrics_pending`.
     pub fn imbalance(&self) -> i128 {
@@ -216,7 +216,7 @@ impl Counters {
             - i128::from(self.get(Counter::MetricsPending))
     }
 
-    /// The identity's terms and what is missing, for whoever finds that it does not hold.
+    /// The terms of the identity and the imbalance, for error messages.
     pub fn identity(&self) -> String {
         let reasons = DropReason::ALL.iter().filter(|reason| self.dropped(**reason) > 0);
         let reasons: Vec<String> =

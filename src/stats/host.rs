@@ -1,4 +1,4 @@
-//! What the host says about UDP and about this process: the losses that no socket of the proxy's can see.
+//! Figures of the host about UDP and about this process: losses that the proxy's own sockets do not show.
 //!
 //! In: `/proc`. Out: numbers for `stats`, `backends` and `memstats`. The parsers are pure; a file that is missing or
 //! in another form gives `None`, never an error, because the proxy runs without these figures. Next: `admin/`.
@@ -42,7 +42,7 @@ pub struct Process {
     pub threads: Option<u64>,
     /// Its open files.
     pub open_files: Option<u64>,
-    /// How many it may have open.
+    /// Its limit of open files.
     pub files_max: Option<u64>,
 }
 
@@ -71,13 +71,13 @@ pub fn thread_cpu_ns(thread: i32) -> Option<u64> {
     parse_schedstat(&fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?)
 }
 
-/// The name that this host has given itself; `None` if the kernel does not show it, or if there is none.
+/// The hostname; `None` if the kernel does not show it, or if there is none.
 pub fn name() -> Option<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().to_owned();
     (!name.is_empty() && name != "(none)").then_some(name)
 }
 
-/// What the kernel says of this process.
+/// The kernel's figures of this process.
 pub fn process() -> Process {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let cpu = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok();
@@ -94,7 +94,7 @@ pub fn process() -> Process {
 /// Whether `address` is one of this host's, so that [`drops_at`] can tell of a server behind it.
 ///
 /// # Errors
-/// Where it cannot be found out, as without a free descriptor.
+/// It cannot be determined, e.g. without a free descriptor.
 pub fn is_on_this_host(address: IpAddr) -> io::Result<bool> {
     let address = address.to_canonical();
     if address.is_loopback() || address.is_unspecified() {
@@ -127,8 +127,8 @@ fn binds_any_address(address: IpAddr) -> bool {
     setting.ok().is_none_or(|setting| setting.trim() != "0")
 }
 
-/// Whether what goes to `address` goes out from it, which is so for the host's own addresses only; a second one of the
-/// same network goes out from the first, and is missed. Nothing is sent.
+/// Whether packets to `address` have it as source, which is so for the host's own addresses only; a second one of the
+/// same network has the first as source, and is missed. Nothing is sent.
 fn is_its_own_source(address: IpAddr) -> io::Result<bool> {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -1,4 +1,4 @@
-//! How long metrics stay: histograms that a worker fills once per batch, and hands over on request.
+//! Latency histograms that a worker fills once per batch, and hands over on request.
 //!
 //! In: the worker records each batch. Out: `latency` on the admin port. The reader swaps an empty set in and takes the
 //! full one, so neither side waits for the other; an idle worker is woken to swap. Next: `admin/`.
@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 /// Longest recorded value, in µs; longer ones are recorded as this.
 const LATENCY_US_MAX: u64 = 60_000_000;
 
-/// What is measured.
+/// Kinds of latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LatencyKind {
     /// From the return of the wait that delivered a datagram to the submit that sent its metrics.
@@ -33,7 +33,7 @@ impl LatencyKind {
         LatencyKind::ALL.into_iter().filter(move |kind| timestamps || *kind != LatencyKind::Exact)
     }
 
-    /// Its name as users see it.
+    /// Its name in the output.
     pub const fn name(self) -> &'static str {
         match self {
             LatencyKind::Residence => "latency_residence",
@@ -107,7 +107,7 @@ impl LatencyExchange {
         LatencyExchange { requested: AtomicBool::new(false), slot: Mutex::new(Latency::new()) }
     }
 
-    /// Reader: asks for a swap; wake the worker afterwards.
+    /// Reader: requests a swap; wake the worker afterwards.
     pub fn request(&self) {
         self.requested.store(true, Ordering::Release);
     }
@@ -124,7 +124,7 @@ impl LatencyExchange {
         slot.clear();
     }
 
-    /// Worker: swaps if asked to.
+    /// Worker: swaps if requested.
     pub fn serve(&self, current: &mut Latency) {
         if !self.requested.load(Ordering::Acquire) {
             return;

@@ -1,4 +1,4 @@
-//! The account: what came, what went, what was dropped and why; and how long it took.
+//! Counters of received, sent and dropped metrics; latency histograms.
 //!
 //! In: the relay and the worker count into plain [`Counters`] of their own. Out: once per batch a worker publishes
 //! them as one consistent snapshot ([`Published`]); `admin/` reads and adds them up. Next: `admin/`.

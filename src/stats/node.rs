@@ -6,7 +6,7 @@
 use crate::packet::{SendError, SendErrorCounts};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
-/// A backend's figures; they live as long as its identity stands in the config.
+/// A backend's figures; they live as long as its identity is in the config.
 #[derive(Debug, Default)]
 pub struct NodeCounters {
     /// Metrics accepted by this kernel for this backend.
@@ -19,19 +19,19 @@ pub struct NodeCounters {
     pub metrics_dropped: AtomicU64,
     /// Sends that reported a refusal of an earlier datagram (ECONNREFUSED).
     pub refused: AtomicU64,
-    /// Sends that reported that its host cannot be reached.
+    /// Sends that reported its host as unreachable.
     pub unreachable: AtomicU64,
-    /// Of the packets accepted, those that went with others in one send (UDP_SEGMENT).
+    /// Of the packets accepted, those that were batched (UDP_SEGMENT).
     pub datagrams_in_trains: AtomicU64,
-    /// Trains that were refused; their packets went one by one.
+    /// Batches that were refused; their packets were sent one by one.
     pub trains_refused: AtomicU64,
-    /// Why the last one was; 0 while trains are not refused.
+    /// The errno of the last refusal; 0 while batches are not refused.
     pub trains_errno: AtomicI32,
     /// Times a worker replaced its socket to it by a new one.
     pub sockets_reopened: AtomicU64,
     /// The largest packet that metrics for it are gathered into, in bytes; 0 until a worker knows.
     pub packet_bytes_max: AtomicUsize,
-    /// What its sends and the ICMP answers to them reported, by kind.
+    /// Errors reported by its sends and by ICMP, by kind.
     errors: [ErrorFigures; SendError::COUNT],
     /// Why a worker had no socket to it last: the number of the kind.
     socket_error: AtomicUsize,
@@ -59,9 +59,9 @@ pub struct ErrorView {
     pub error: SendError,
     /// The last errno, if the kind does not tell it.
     pub other_errno: Option<i32>,
-    /// Failed sends, and ICMP answers that no send has met.
+    /// Failed sends, and ICMP errors that no send reported.
     pub reports: u64,
-    /// Packets that were accepted and of which an ICMP answer said later that they were not delivered.
+    /// Packets that were accepted and later reported as undelivered by an ICMP error.
     pub undelivered: u64,
     /// Metrics that were dropped for it.
     pub metrics_dropped: u64,

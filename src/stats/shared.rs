@@ -1,4 +1,4 @@
-//! What one worker shows to the rest of the process.
+//! Figures that one worker shares with the rest of the process.
 //!
 //! In: written by the worker. Out: read by `admin/` and `control/`. Next: `admin/`.
 
@@ -20,7 +20,7 @@ pub struct WorkerShared {
     thread: AtomicI32,
     /// The generation of the route table that it follows; 0 until it has started.
     generation: AtomicU64,
-    /// The last number that it was asked to echo, and the last that it echoed.
+    /// The last number requested as echo, and the last echoed.
     asked: AtomicU64,
     echoed: AtomicU64,
 }
@@ -42,12 +42,12 @@ impl WorkerShared {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Asks for a sign of life; wake the worker afterwards. The number to be echoed.
+    /// Requests an echo (liveness check); wake the worker afterwards. The number to be echoed.
     pub fn ask_echo(&self) -> u64 {
         self.asked.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Gives it, if it was asked for; once per batch, by the worker.
+    /// Echoes, if requested; once per batch, by the worker.
     pub fn echo(&self) {
         let asked = self.asked.load(Ordering::Relaxed);
         if asked != self.echoed.load(Ordering::Relaxed) {

@@ -1,6 +1,6 @@
 //! How one worker sleeps now, readable at any moment: the state of its coalescing, for `status`.
 //!
-//! In: told by the worker after each batch. Out: a [`Sleep`]. Next: `admin/levers.rs`.
+//! In: set by the worker after each batch. Out: a [`Sleep`]. Next: `admin/levers.rs`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,7 +17,7 @@ pub enum Sleep {
     Idle,
     /// Traffic flows, and it wakes for each datagram.
     Each,
-    /// Traffic flows, and it sleeps while datagrams gather.
+    /// Traffic flows, and it sleeps while datagrams accumulate.
     Gather {
         /// The longest sleep that it would take now, in µs.
         sleep_us: u64,
@@ -26,13 +26,13 @@ pub enum Sleep {
     },
 }
 
-/// The last [`Sleep`] that one worker told.
+/// The last [`Sleep`] of one worker.
 pub struct SleepGauge {
     packed: AtomicU64,
 }
 
 impl SleepGauge {
-    /// Replaces what was told before.
+    /// Sets the state.
     pub fn set(&self, sleep: Sleep) {
         let packed = match sleep {
             Sleep::Idle => IDLE,
@@ -44,7 +44,7 @@ impl SleepGauge {
         self.packed.store(packed, Ordering::Relaxed);
     }
 
-    /// What was told last.
+    /// The last state.
     pub fn read(&self) -> Sleep {
         match self.packed.load(Ordering::Relaxed) {
             IDLE => Sleep::Idle,

@@ -1,4 +1,4 @@
-//! What the kernel dropped at each of a worker's listening sockets, and when that last grew.
+//! Datagrams dropped by the kernel at each of a worker's listening sockets, and when that last increased.
 //!
 //! In: written by the worker when it reads the kernel's counts, a hundred times a second at most. Out: read by `admin/`.
 //! Next: `admin/`. The sum is a counter of the account; this tells where.

@@ -5,13 +5,13 @@
 
 use memchr::memchr;
 
-/// The routing key of a line; `None` if it has no key, or no `|` behind the key.
+/// The routing key of a line; `None` if it has no key, or no `|` after the key.
 ///
 /// - a metric, `name:value|type…`: the bytes before the first `:`
 /// - an event, `_e{5,4}:title|text…`: its title, as long as its length field says
 /// - a service check, `_sc|name|status…`: its name
 ///
-/// An event whose length field makes no sense, or says more than there is, is keyed like a metric.
+/// An event with an invalid length field is keyed like a metric.
 #[inline]
 pub fn routing_key(line: &[u8]) -> Option<&[u8]> {
     if line.first() == Some(&b'_')
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(key("_e{5,4}:title|text"), Some("title"));
         assert_eq!(key("_e{7,4}:a:b|c:d|text|#x:y"), Some("a:b|c:d"));
         assert_eq!(key("_e{3,0}:€|"), Some("€"));
-        // Senseless lengths: like a metric.
+        // Invalid lengths: like a metric.
         assert_eq!(key("_e{99,4}:title|text"), Some("_e{99,4}"));
         assert_eq!(key("_e{0,4}:|text"), Some("_e{0,4}"));
         assert_eq!(key("_e{x,4}:title|text"), Some("_e{x,4}"));

@@ -1,4 +1,4 @@
-//! The key of a line as another proxy takes it: its placement gives its owner only for its key.
+//! The key of a line by the rule of another proxy, as its placement requires.
 //!
 //! In: one line, and its key by statsring's own rule. Out: the key by the rule, or `None` for a line that the other proxy
 //! does not forward either. Sources, read for their behaviour: StatsD's `proxy.js`; `src/parser.c` of
@@ -7,7 +7,7 @@
 
 use memchr::memchr;
 
-/// Whose way to take a key.
+/// The key rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyRule {
     /// [`super::routing_key`].
@@ -23,7 +23,7 @@ pub enum KeyRule {
 }
 
 impl KeyRule {
-    /// Whether another rule may say otherwise than statsring's own. A usual metric has one key for all.
+    /// Whether another rule may differ from statsring's own. A usual metric has the same key in all.
     #[inline]
     pub fn may_differ(line: &[u8], own: Option<&[u8]>) -> bool {
         own.is_none() || matches!(line.first(), Some(b'_' | b'\r' | 0))

@@ -38,9 +38,9 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-/// Splits the received part of a longer datagram into its whole lines and the line that was cut.
+/// Splits the received part of a truncated datagram into its complete lines and the truncated line.
 ///
-/// The cut line may be empty: then the cut fell between two lines, and nothing is known of what follows.
+/// The truncated line may be empty: then the cut was between two lines, and the rest is unknown.
 pub fn split_cut_line(received: &[u8]) -> (&[u8], &[u8]) {
     match memchr::memrchr(b'\n', received) {
         Some(end) => received.split_at(end + 1),
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The plain way, to compare with.
+    /// The scalar reference implementation.
     fn naive(datagram: &[u8]) -> Vec<&[u8]> {
         datagram
             .split(|byte| *byte == b'\n')

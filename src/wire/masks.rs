@@ -2,7 +2,7 @@
 //!
 //! In: at most 64 bytes. Out: a window; masks, bit i for byte i, which `simd.rs` makes. Next: `scan.rs`.
 
-/// Bytes that are looked at at once.
+/// Bytes processed at once.
 pub const WINDOW_BYTES: usize = 64;
 
 /// Bit i is set where byte i is that character.

@@ -1,7 +1,7 @@
 //! Datagram → lines → routing key. Borrows, never copies, never fails, and alters nothing.
 //!
 //! In: a datagram's bytes. Out: its lines without their ends, and of each line the key that decides its backend.
-//! What is not needed for routing is not looked at. `lines.rs` and `key.rs` are the rules in their plain form; `masks.rs`,
+//! Only bytes needed for routing are examined. `lines.rs` and `key.rs` are the scalar reference; `masks.rs`,
 //! `scan.rs` and `simd.rs` do the same in one pass. `key_rule.rs` takes keys as other proxies do. Next: `placement/`.
 
 mod key;

@@ -1,6 +1,6 @@
 //! A datagram's lines with their keys, in one pass over the bytes.
 //!
-//! In: a datagram, and what is to be done with each line. Out: that, done for each line with its key. The plain way,
+//! In: a datagram, and a visitor of lines. Out: calls of the visitor for each line with its key. The scalar reference,
 //! [`super::lines`] and [`super::routing_key`], is its oracle, and serves the DogStatsD dialect and keys beyond a window.
 //! Next: `relay/`, whose work is compiled into the pass, so that a line is in registers when it is routed.
 
@@ -14,7 +14,7 @@ const BLOCKS: usize = (SEGMENT_BYTES / WINDOW_BYTES + 1).next_power_of_two();
 /// Line ends that are written at once; the surplus of the last block is written over by the next.
 const ENDS_AT_ONCE: usize = 4;
 
-/// What is done with each line.
+/// The visitor of lines.
 pub trait Work {
     /// `line` is not empty, and without its end; `key` is `None` if the line is malformed.
     fn line(&mut self, line: &[u8], key: Option<&[u8]>);
@@ -27,7 +27,7 @@ impl<F: FnMut(&[u8], Option<&[u8]>)> Work for F {
     }
 }
 
-/// Room for what is known of a segment of a datagram; made once, and used for one datagram after the other.
+/// Scratch space for a segment of a datagram; allocated once, and reused for each datagram.
 #[derive(Debug)]
 pub struct Marks {
     /// Where colons and bars are: one for each block of the segment, one behind them, and as many more as make the number
@@ -79,7 +79,7 @@ impl Marks {
         let from = (index * WINDOW_BYTES) as u32;
         let count = masks.newline.count_ones() as usize;
         let mut newlines = masks.newline;
-        // Four without a look at how many there are, which cannot be foretold; rarely are there more.
+        // Four unconditionally, since their number is unpredictable; there are rarely more.
         if let Some(ends) = self.ends.get_mut(lines..lines + ENDS_AT_ONCE) {
             for end in ends {
                 *end = from + newlines.trailing_zeros();
@@ -201,7 +201,7 @@ fn key_bytes(line_bytes: usize, window: Block) -> Option<usize> {
     has_key.then_some(window.colon.trailing_zeros() as usize)
 }
 
-/// One line and its key by the plain way; empty if nothing but its end is left.
+/// One line and its key by the scalar reference; empty if only its end is left.
 #[cold]
 #[inline(never)]
 fn plain(line: &[u8]) -> (&[u8], Option<&[u8]>) {
@@ -221,7 +221,7 @@ mod tests {
         lines(datagram).map(|line| (line.to_vec(), routing_key(line).map(<[u8]>::to_vec))).collect()
     }
 
-    /// What each way finds; all of them have to agree.
+    /// The results of all implementations, which have to agree.
     fn found(datagram: &[u8]) -> Found {
         let mut answers: Vec<Found> = Scanner::all().map(|scanner| found_by(scanner, datagram)).collect();
         assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");

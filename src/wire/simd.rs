@@ -13,7 +13,7 @@
 use super::masks::{Masks, WINDOW_BYTES};
 use super::scan::{Marks, Work, each_line};
 
-/// Finds lines by an instruction set that this processor has; there is no other way to get one than to ask for it.
+/// A line scanner for an instruction set that this processor has, by runtime detection only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scanner(Kind);
 
@@ -32,7 +32,7 @@ impl Scanner {
         Scanner::all().next().unwrap_or(Scanner::portable())
     }
 
-    /// The one that every processor has, whatever this one could do; for measuring it.
+    /// The one that every processor has; for measuring it.
     pub const fn portable() -> Scanner {
         Scanner(Kind::Portable)
     }
