@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long the end waits for the log's reader to take the last lines.
+/// How long the exit waits for the last log lines to be written.
 const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// A StatsD proxy: forwards every metric to the backend that owns its name.
@@ -108,7 +108,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Whether the program would take these arguments, without its name; the tests of the documentation ask.
+/// Whether the program accepts these arguments, without its name; used by the documentation tests.
 ///
 /// # Errors
 /// What it would print.
@@ -166,7 +166,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
     code
 }
 
-/// `--check`: the config goes to stdout alone, so that it can be kept as a file, which is statsring's own JSON whatever the
+/// `--check`: only the config is written to stdout, so that it can be saved as a file; it is statsring's own JSON whatever the
 /// format was.
 fn check(loaded: &Loaded) -> u8 {
     complain(&loaded.summary);

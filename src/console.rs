@@ -1,6 +1,6 @@
-//! What a command says to the one who ran it: its answer on stdout, everything else on stderr.
+//! Output of commands: the result on stdout, everything else on stderr.
 //!
-//! In: texts. Out: the same, whoever reads them or not, and an exit code. Next: nobody.
+//! In: texts. Out: the same, even without a reader, and an exit code.
 
 use crate::exit;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -8,31 +8,31 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// The program's name, which stands before its messages.
+/// The program's name, the prefix of its messages.
 pub const NAME: &str = "statsring";
-/// A pipe that can be written to takes so much without blocking (PIPE_BUF).
+/// A writable pipe accepts this much without blocking (PIPE_BUF).
 const PIPE_BYTES: usize = 4_096;
-/// How long a service's message waits for a reader that has stalled.
+/// How long a service's message waits for a stalled reader.
 const STALLED_READER: Duration = Duration::from_secs(1);
 
-/// Tells the operator about wrong usage; the exit code.
+/// Reports a usage error; the exit code.
 pub fn refuse(text: &str) -> u8 {
     complain(text);
     say(&format!("For more information, try '{NAME} --help'.\n"));
     exit::USAGE
 }
 
-/// Writes a message with the program's name to stderr, whoever reads it or not.
+/// Writes a message with the program's name to stderr, even without a reader.
 pub fn complain(text: &str) {
     say(&format!("{NAME}: {text}\n"));
 }
 
-/// Writes to stderr, as it is. Unlike `eprint!` it does not panic when nobody reads.
+/// Writes to stderr, verbatim. Unlike `eprint!` it does not panic without a reader.
 pub fn say(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// [`complain`] for a service, which may not wait for ever for who reads its log.
+/// [`complain`] for a service, which must not wait forever for the reader of its log.
 pub fn complain_within(text: &str) {
     say_within(&format!("{NAME}: {text}\n"), STALLED_READER);
 }

@@ -1,4 +1,4 @@
-//! The exit codes, after BSD's sysexits, so that a service manager can tell a bad config from a broken machine.
+//! The exit codes, after BSD's sysexits, so that a service manager can distinguish an invalid config from a broken host.
 //!
 //! In: how a run ended. Out: a number below 256. Next: nobody; the process ends with it.
 
@@ -17,19 +17,19 @@ pub const CODES: [(u8, &str); 8] = [
     (CUT_SHORT, "a stop exceeded `shutdownTimeout`; the log states how many metrics were lost"),
 ];
 
-/// As asked.
+/// Success.
 pub const OK: u8 = 0;
-/// A bad verdict: what was looked at is not as it should be.
+/// A failed check or measurement.
 pub const BAD_VERDICT: u8 = 1;
-/// Wrong usage, or a config with mistakes.
+/// Wrong usage, or an invalid config.
 pub const USAGE: u8 = 64;
 /// The config cannot be read.
 pub const NO_CONFIG: u8 = 66;
 /// io_uring is refused on this host.
 pub const NO_ENGINE: u8 = 69;
-/// A mistake in this program.
+/// Internal error (a bug).
 pub const INTERNAL: u8 = 70;
-/// The system refused something: a port, a thread, an output.
+/// OS error: a port, a thread, an output.
 pub const SYSTEM: u8 = 71;
-/// A stop ran out of time, and what was left was counted and dropped.
+/// A stop exceeded its time limit, and the remaining metrics were counted and dropped.
 pub const CUT_SHORT: u8 = 75;

@@ -1,14 +1,14 @@
 //! statsring: a StatsD proxy for Linux on io_uring.
 //!
-//! The modules stand in the order in which a metric walks through them, then those of the control thread:
+//! The modules are in the order in which a metric passes through them, then those of the control thread:
 //! a datagram enters by [`driver`], the [`worker`] carries it to the [`relay`], which reads its lines ([`wire`]),
 //! finds their backends ([`placement`]) and packs them into [`packet`]s, which the driver sends; [`stats`] keeps the
-//! account. [`config`] and [`control`] say what the workers should do, [`admin`] answers people, [`tools`] are the
-//! other commands, [`cli`] starts it all. Behind these stand what all may use: [`console`] and [`logging`] speak to people,
-//! [`crash`] and [`exit`] say how a run ends, [`lookup`] finds hosts, [`version`] tells which build this is.
+//! counters. [`config`] and [`control`] direct the workers, [`admin`] serves operators, [`tools`] are the
+//! other commands, [`cli`] starts it all. Shared by all of them: [`console`] and [`logging`] write messages,
+//! [`crash`] and [`exit`] end a run, [`lookup`] resolves hosts, [`version`] identifies the build.
 
 #![deny(unsafe_code)]
-// What became of a metric may not be forgotten (`relay::Fate`).
+// The disposition of a metric must not be ignored (`relay::Fate`).
 #![deny(unused_must_use)]
 #![warn(missing_docs)]
 

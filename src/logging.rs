@@ -1,4 +1,4 @@
-//! The logs: to stderr, for people or as JSON lines, without ever waiting for who reads them.
+//! The logs: to stderr, as text or JSON lines, without ever waiting for the reader.
 //!
 //! In: the config's `logFormat` and `-d`, then events of any thread. Out: one line for each event; figures about lines that
 //! were dropped. Next: `logging/queue.rs` holds the lines, `logging/text.rs` writes an event for people.
@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tracing_subscriber::filter::EnvFilter;
 
-/// Libraries whose own logs nobody needs: what they find out comes back as errors, which are told once.
+/// Libraries whose own logs are suppressed: their failures are returned as errors, which are logged once.
 const SILENT: &str = "hickory_resolver=off,hickory_net=off,hickory_proto=off";
 /// Bytes of lines that wait for a slow reader: thousands of ordinary lines.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
@@ -61,18 +61,18 @@ pub fn init(format: LogFormat, debug: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until every line is written, but no longer than `limit`; whether that is so. May be called in any state of the
+/// Waits until every line is written, at most `limit`; whether all were. May be called in any state of the
 /// process, also by a panic's hook.
 pub fn flush(limit: Duration) -> bool {
     QUEUE.get().is_none_or(|queue| queue.flush(limit))
 }
 
-/// What became of the lines so far.
+/// Figures of the lines so far.
 pub fn figures() -> LogFigures {
     QUEUE.get().map(|queue| queue.figures()).unwrap_or_default()
 }
 
-/// The name of an error's number for a field, as `ECONNREFUSED`.
+/// The errno's name for a field, e.g. `ECONNREFUSED`.
 pub fn errno(error: &io::Error) -> Option<String> {
     error.raw_os_error().map(|number| format!("{:?}", Errno::from_raw(number)))
 }
@@ -90,7 +90,7 @@ fn start_writer(queue: Arc<Queue>) -> io::Result<()> {
     started.map(drop)
 }
 
-/// The line that stands where `lines` of them were dropped.
+/// The line in place of `lines` dropped ones.
 fn gap(lines: u64) -> Vec<u8> {
     CAPTURED.set(Some(Vec::new()));
     tracing::warn!(
@@ -129,7 +129,7 @@ impl Write for Stderr {
         loop {
             let stderr = io::stderr();
             match nix::unistd::write(&stderr, bytes).map_err(io::Error::from) {
-                // Whoever shares it may have made it nonblocking.
+                // A process that shares it may have made it nonblocking.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
                 }

@@ -1,4 +1,4 @@
-//! What crosses the edge between the relay and the kernel: a [`Packet`] goes out, a [`SendOutcome`] comes back.
+//! The interface between the relay and the driver: a [`Packet`] is sent, a [`SendOutcome`] is returned.
 //!
 //! In: the relay fills packets with whole lines. Out: the driver owns a packet from the moment it is pushed until
 //! its outcome is known, then hands it back. Next: `relay/` fills them, `driver/` sends them; neither knows the other.
@@ -15,8 +15,8 @@ use std::ops::{Deref, DerefMut};
 
 /// One datagram on its way to a backend: whole metrics, separated by newlines.
 ///
-/// The bytes live on the heap and never move while a packet is handed around, so that the kernel may read them
-/// until the packet comes back. Fixed capacity: filling a packet never allocates. What is handed around is a pointer.
+/// The bytes are on the heap and never move while a packet is passed around, so that the kernel may read them
+/// until the packet is returned. Fixed capacity: filling a packet never allocates. Only a pointer is passed around.
 #[derive(Debug)]
 pub struct Packet(Box<Contents>);
 
@@ -62,7 +62,7 @@ fn copy_ends<const N: usize>(to: &mut [u8], line: &[u8]) {
     }
 }
 
-/// What a [`Packet`] holds and what is known of it.
+/// Contents and metadata of a [`Packet`].
 #[derive(Debug)]
 pub struct Contents {
     bytes: BytesMut,
@@ -77,22 +77,22 @@ pub struct Contents {
     pub backend: usize,
     /// When its oldest metric arrived.
     pub arrival: Arrival,
-    /// Grows with each packet that a relay closes, so that repeated ones find their place again.
+    /// Sequence number of the packets that a relay closes, so that retried ones keep their order.
     pub sequence: u64,
     /// How often this packet was refused and sent again.
     pub attempts: u8,
-    /// The relay's wish: it may go in one train with the packet handed over just before it.
+    /// Set by the relay: it may be batched with the preceding packet.
     pub may_join: bool,
-    /// The driver's word: it went, or was to go, in a train with others.
+    /// Set by the driver: it was, or was to be, sent in a batch.
     pub in_train: bool,
-    /// When its metrics arrived, if the kernel's timestamps are asked for. A pointer: without them it costs nothing.
+    /// When its metrics arrived, if kernel timestamps are requested. A pointer: without them it costs nothing.
     pub arrivals: Option<Box<Arrivals>>,
 }
 
-/// What is known of the arrival of a batch of datagrams; µs of the driver's clock.
+/// Arrival times of a batch of datagrams; µs of the driver's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// None of them arrived before this moment, as far as is known.
+    /// Lower bound of their arrival.
     pub bound_us: u64,
     /// When the wait that delivered them returned.
     pub taken_us: u64,
@@ -100,7 +100,7 @@ pub struct Arrival {
     pub after_idle: bool,
 }
 
-/// Where a backend's connected socket lies in the driver's table.
+/// Slot of a backend's connected socket in the driver's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketSlot(pub u32);
 
@@ -156,7 +156,7 @@ impl Contents {
         &self.bytes[..self.len]
     }
 
-    /// Whether `line` fits behind what is there, within `limit_bytes` and the capacity.
+    /// Whether `line` can be appended within `limit_bytes` and the capacity.
     pub fn fits(&self, line: &[u8], limit_bytes: usize) -> bool {
         let separator = usize::from(self.len > 0);
         self.len + separator + line.len() <= limit_bytes.min(self.bytes.len())
@@ -182,8 +182,8 @@ impl Contents {
         true
     }
 
-    /// Appends one line behind those that are there, if it fits within `limit_bytes` and the capacity; false and no
-    /// change otherwise. As [`Contents::fits`] and [`Contents::append`], with one look at what there is.
+    /// Appends one line, if it fits within `limit_bytes` and the capacity; false and no
+    /// change otherwise. Combines [`Contents::fits`] and [`Contents::append`].
     #[inline(always)]
     #[must_use]
     pub fn append_next(&mut self, line: &[u8], limit_bytes: usize) -> bool {
@@ -218,7 +218,7 @@ impl Contents {
     }
 
     /// Lengthens it to `bytes` (at most its capacity) with newlines, which are empty lines and skipped by servers: the
-    /// packets of a train, but the last, have one length.
+    /// packets of a batch, except the last, have the same length.
     pub fn pad(&mut self, bytes: usize) {
         if let Some(padding) = self.bytes.get_mut(self.len..bytes) {
             padding.fill(b'\n');
@@ -226,7 +226,7 @@ impl Contents {
         }
     }
 
-    /// Takes the newlines off again.
+    /// Removes the padding.
     pub fn unpad(&mut self) {
         while self.len > 0 && self.bytes[self.len - 1] == b'\n' {
             self.len -= 1;
@@ -254,7 +254,7 @@ impl Contents {
     }
 }
 
-/// What the kernel said to one packet.
+/// The kernel's result for one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
     /// Accepted by this kernel.
@@ -292,7 +292,7 @@ impl SendOutcome {
         )
     }
 
-    /// The error that an operator should know of; `None` for what is part of normal work.
+    /// The error to report; `None` for normal operation.
     pub fn error(self) -> Option<SendError> {
         match self {
             SendOutcome::Sent | SendOutcome::Busy | SendOutcome::TrainRefused(_) => None,

@@ -1,35 +1,35 @@
-//! Planted defects: the tests of the simulation switch one on and must find it.
+//! Planted defects: the simulation tests enable one and must detect it.
 //!
 //! In: a test calls [`plant`] on its thread. Out: the code at the spot asks [`is_planted`] and misbehaves. Without the
-//! feature `planted` (which only tests switch on) the question is the constant `false`, and nothing is left of it.
-//! Asked once per packet, per datagram or more rarely, never per metric.
+//! feature `planted` (which only tests enable) the check is the constant `false`, and compiles to nothing.
+//! Checked once per packet, per datagram or less often, never per metric.
 
 /// One defect; each breaks one rule of the data path, of a hand-over, or of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// A receive that ended with a datagram (F_MORE missing) is not armed again.
+    /// A receive that ended with a datagram (F_MORE missing) is not re-armed.
     NoRearmAfterLostMore,
-    /// A receive that ended for want of buffers is not armed again.
+    /// A receive that ended for lack of buffers is not re-armed.
     NoRearmAfterNoBuffers,
     /// The buffer of a datagram without a payload is kept.
     BufferLeaked,
-    /// A buffer is given back twice.
+    /// A buffer is recycled twice.
     BufferGivenBackTwice,
-    /// The error of a send is overlooked.
+    /// A send error is ignored.
     SendErrorOverlooked,
-    /// A socket that gave as many datagrams as it was asked for is taken to be empty.
+    /// A socket that returned as many datagrams as requested is assumed to be empty.
     FullBatchTakenAsLast,
-    /// A packet that follows one for which the socket was full is taken as sent.
+    /// A packet after one that met a full socket is assumed to be sent.
     FollowerOfBusyTakenAsSent,
-    /// A send is taken as done though the completions have overflowed.
+    /// A send is assumed complete although completions overflowed.
     OverflowOverlooked,
-    /// A send that the kernel has not taken is taken as done.
+    /// A send that the kernel has not accepted is assumed complete.
     UnconsumedSendTakenAsSent,
     /// The driver forgets, while pausing, the datagram it was about to deliver.
     DatagramLostInPause,
     /// The driver claims that its queues are empty while it holds datagrams.
     DrainedTooEarly,
-    /// A cut datagram is told as a whole one, so that its last line, cut, is forwarded.
+    /// A truncated datagram is reported as complete, so that its last, truncated line is forwarded.
     CutLineForwarded,
     /// A socket is replaced while packets wait for it, so that later ones overtake them.
     ReopenedWhileBusy,
@@ -43,11 +43,11 @@ pub enum Defect {
     RefusedPacketLost,
     /// A drop is not counted.
     DropUncounted,
-    /// A packet that is not full is held for ever.
+    /// A packet that is not full is held forever.
     DeadlineIgnored,
     /// What a waiting packet absorbs loses its arrivals.
     ArrivalsLostAtAbsorb,
-    /// A timestamp is believed whatever it says.
+    /// An implausible timestamp is accepted.
     AbsurdStampBelieved,
     /// The receive on a socket that is left to others goes on.
     ReceiveNotCancelledAtLeave,
@@ -83,7 +83,7 @@ pub enum Defect {
     SocketLeakedAtReload,
     /// Packets that wait for a busy backend keep its old place in the list.
     WaitingPacketsMisplaced,
-    /// A table is told to be in force before the worker goes by it.
+    /// A table is reported to be in force before the worker applies it.
     GenerationToldTooEarly,
 }
 
@@ -155,12 +155,12 @@ mod switch {
         static PLANTED: Cell<Option<Defect>> = const { Cell::new(None) };
     }
 
-    /// Switches one defect on for this thread, or none.
+    /// Enables one defect for this thread, or none.
     pub fn plant(defect: Option<Defect>) {
         PLANTED.set(defect);
     }
 
-    /// Whether `defect` is switched on.
+    /// Whether `defect` is enabled.
     pub fn is_planted(defect: Defect) -> bool {
         PLANTED.get() == Some(defect)
     }
@@ -169,7 +169,7 @@ mod switch {
 #[cfg(any(test, feature = "planted"))]
 pub use switch::{is_planted, panic_on, plant};
 
-/// Whether `defect` is switched on: never, in this build.
+/// Whether `defect` is enabled: never, in this build.
 #[cfg(not(any(test, feature = "planted")))]
 #[inline(always)]
 pub const fn is_planted(_defect: Defect) -> bool {

@@ -1,7 +1,7 @@
 //! Log lines on their way to a reader that may be slow or gone.
 //!
-//! In: lines, from any thread, without waiting. Out: the same lines, in order, to a writer that may block for ever; beyond
-//! a bound the oldest are dropped and counted, since the newest say how things are now. Next: `logging.rs` runs the writer.
+//! In: lines, from any thread, without waiting. Out: the same lines, in order, to a writer that may block forever; beyond
+//! a bound the oldest are dropped and counted, since the newest describe the current state. Next: `logging.rs` runs the writer.
 //!
 //! Not `tracing-appender`: it drops the newest lines, the final counters among them, and its guard prints to standard
 //! output, which may be as full as standard error.
@@ -33,7 +33,7 @@ struct State {
     bytes: usize,
     dropped: u64,
     dropped_at: Option<Instant>,
-    /// Of those dropped, the ones that no line has told of.
+    /// Dropped lines that no line has reported yet.
     untold: u64,
     /// Since when one line is being written.
     writing_since: Option<Instant>,
@@ -41,10 +41,10 @@ struct State {
     error: Option<Errno>,
 }
 
-/// What became of the lines so far.
+/// Figures of the lines so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogFigures {
-    /// Lines that were not written, for want of a reader or because of an error.
+    /// Lines that were not written, for lack of a reader or because of an error.
     pub lines_dropped: u64,
     /// How long ago the last of these was dropped.
     pub dropped_ago: Option<Duration>,
@@ -76,7 +76,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits for a line and writes it; before it what `gap` makes of the number of lines dropped there, if any were.
+    /// Waits for a line and writes it, preceded by the line of `gap` for the number of lines dropped there, if any.
     pub fn write_next(&self, out: &mut impl Write, gap: impl Fn(u64) -> Vec<u8>) {
         let mut state = self.lock();
         let line = loop {
@@ -100,9 +100,9 @@ impl Queue {
         }
     }
 
-    /// Waits until every line is written, but no longer than `limit`; whether that is so.
+    /// Waits until every line is written, at most `limit`; whether all were.
     ///
-    /// It looks again and again instead of waiting for the lock: a thread that panics may call it, whatever it holds.
+    /// It polls instead of waiting for the lock: a panicking thread may call it, whatever it holds.
     pub fn flush(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         loop {
@@ -118,7 +118,7 @@ impl Queue {
         }
     }
 
-    /// What became of the lines so far.
+    /// Figures of the lines so far.
     pub fn figures(&self) -> LogFigures {
         let state = self.lock();
         LogFigures {

@@ -1,4 +1,4 @@
-//! An event for people: its message and nothing else, on one line.
+//! An event as text: its message only, on one line.
 //!
 //! In: an event's fields. Out: text. Next: `logging.rs`.
 

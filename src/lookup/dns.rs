@@ -1,9 +1,9 @@
-//! Names of hosts → addresses without the system's resolver, for static builds: `/etc/hosts` first, then the name servers of
+//! Hostnames → addresses without the system's resolver, for static builds: `/etc/hosts` first, then the name servers of
 //! `/etc/resolv.conf`, by the crate `hickory-resolver`. Other sources of `/etc/nsswitch.conf` are not asked.
 //!
 //! In: a host and a port. Out: addresses, those first to which this host has a way. Next: `mod.rs`.
 //!
-//! Both files are read again for each look-up, so that a change counts at once.
+//! Both files are re-read for each lookup, so that changes apply immediately.
 
 use super::reachable::is_reachable;
 use hickory_resolver::config::{
@@ -47,7 +47,7 @@ fn literal(host: &str, port: u16) -> Option<io::Result<SocketAddr>> {
     Some(index.map(|index| SocketAddrV6::new(ip, port, 0, index).into()))
 }
 
-/// What the hosts file says of a name. If it says anything, no name server is asked, not for the other family either.
+/// The entries of the hosts file for a name. If there are any, no name server is queried, not for the other family either.
 fn listed(hosts: &Hosts, host: &str) -> Vec<IpAddr> {
     let Ok(name) = Name::from_str_relaxed(host.to_ascii_lowercase()) else { return Vec::new() };
     [RecordType::AAAA, RecordType::A]
@@ -96,7 +96,7 @@ impl Servers {
         answer.map(|found| found.iter().collect()).map_err(|error| self.explain(&error))
     }
 
-    /// The error in an operator's words: what was asked, and what it said.
+    /// The error for the operator: the name servers and their answer.
     fn explain(&self, error: &NetError) -> io::Error {
         let servers: Vec<String> =
             self.config.name_servers().iter().map(|server| server.ip.to_string()).collect();

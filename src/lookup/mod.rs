@@ -1,4 +1,4 @@
-//! Names of hosts → addresses.
+//! Hostnames → addresses.
 //!
 //! In: a host as the config or an option has it, and a port. Out: its addresses in the order in which they should be tried,
 //! or why there are none. Next: whoever asked: `config/`, `control/backends/resolve.rs`, `tools/`.
@@ -6,7 +6,7 @@
 //! The system's resolver (getaddrinfo) answers, so that a host is found as every other program here finds it. A static
 //! build cannot use it, since glibc's loads the host's own libraries at run time: it asks in its own way ([`dns`]).
 //!
-//! A look-up blocks, for seconds if name servers are silent, and must not be made on a thread that runs a tokio runtime.
+//! A lookup blocks, for seconds if name servers are silent, and must not run on a thread with a tokio runtime.
 
 #[cfg(any(test, target_feature = "crt-static"))]
 mod dns;

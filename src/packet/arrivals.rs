@@ -1,8 +1,8 @@
 //! When the metrics of a packet arrived, each to the µs, as the kernel has stamped their datagrams.
 //!
 //! In: the arrival of each metric with a stamp, in the order in which they are packed. Out: runs of metrics that arrived
-//! together. The memory is fixed: where it does not do, neighbours are put together, and both count from the older arrival.
-//! So a latency is never told shorter than it was, and longer by no more than the neighbours are apart. Next: the worker, which
+//! together. The memory is fixed: when it is full, neighbours are merged, and both count from the older arrival.
+//! So a latency is never understated, and overstated by at most the distance of the neighbours. Next: the worker, which
 //! records them when the packet has been sent.
 
 /// Runs that a packet remembers: more than a packet of the usual size has metrics, if they have 22 bytes each.

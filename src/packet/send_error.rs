@@ -1,4 +1,4 @@
-//! Why a send failed, or what became of an earlier packet: an errno, as far as it calls for a remedy of its own.
+//! Why a send failed, or what happened to an earlier packet: errnos, grouped by remedy.
 //!
 //! In: errnos of sends and of ICMP answers. Out: [`SendError`], and how often each occurred. Next: `stats/node.rs` counts them
 //! by backend, `control/` takes some of them as evidence against a backend, `admin/` shows them.
@@ -95,7 +95,7 @@ impl SendError {
         }
     }
 
-    /// Whether it means that no packet whatever reaches the backend's host.
+    /// Whether no packet reaches the backend's host.
     pub const fn is_unreachable(self) -> bool {
         matches!(
             self,

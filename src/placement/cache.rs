@@ -1,9 +1,9 @@
 //! A cache from a name's hash to what was decided for it, since names come again and again.
 //!
 //! In: 64-bit hashes. Out: a small number. Exact: the whole hash is compared, so an answer is never another hash's.
-//! proxy.js has such a cache for the same reason (`cacheSize`); it also makes placements with a dear hash affordable.
+//! proxy.js has such a cache for the same reason (`cacheSize`); it also makes placements with an expensive hash affordable.
 //! Eight ways a set, three times as many entries as names by default: then of 10,000 names in no order 0.07 % of the
-//! look-ups miss, where four ways would miss 1.1 %, which is dear where a miss takes an MD5, and one way every fourth.
+//! lookups miss, where four ways would miss 1.1 %, which is expensive if a miss costs an MD5, and one way every fourth.
 
 /// Bits of an entry that hold the value; the others hold the part of the hash that its set does not stand for.
 const VALUE_BITS: u32 = 12;
@@ -50,7 +50,7 @@ impl HashCache {
     #[inline]
     pub fn get(&self, hash: u64) -> Option<u16> {
         let Set(set) = self.sets.get(self.place(hash))?;
-        // Without branches: which way it is cannot be foretold. At most one way matches.
+        // Branchless: the way is unpredictable. At most one way matches.
         let mut value = 0;
         for entry in set {
             let is_match = (entry ^ hash) >> VALUE_BITS == 0;
@@ -60,7 +60,7 @@ impl HashCache {
     }
 
     /// Remembers a value for `hash`, which [`HashCache::get`] did not know; a value above [`VALUE_MAX`] is not
-    /// remembered. The newest stands first, and the oldest of its set is forgotten.
+    /// cached. The newest is first, and the oldest of its set is evicted.
     #[inline]
     pub fn put(&mut self, hash: u64, value: u16) {
         let place = self.place(hash);
@@ -72,7 +72,7 @@ impl HashCache {
         }
     }
 
-    /// Forgets everything.
+    /// Clears the cache.
     pub fn clear(&mut self) {
         self.sets.fill(Set([0; WAYS]));
     }

@@ -21,7 +21,7 @@ pub struct FewBuckets {
     states: [State; STATES],
 }
 
-/// One state of a walk. Tables instead of conditions: a compiler would make jumps of those, which cannot be foretold.
+/// One state of a walk. Tables instead of conditions: those would compile to unpredictable branches.
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
     /// Below limit k, a draw lands k + 2 buckets further on at least. 0 = never.

@@ -5,14 +5,14 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-/// What a backend's names meet now.
+/// State of a backend's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// It serves them.
     Serves = 1,
     /// It does not.
     Dead = 0,
-    /// It does not, and others serve them whatever becomes of a dead backend's names.
+    /// It does not, and others serve them regardless of `onNodeDown`.
     Diverted = 2,
 }
 
@@ -80,7 +80,7 @@ mod tests {
         }
     }
 
-    /// Versions of the program are to agree with each other.
+    /// Versions of the program must agree.
     #[test]
     fn it_is_the_same_number_in_every_version() {
         let all = of(["a:1", "b:1", "c:1"], [Serves, Dead, Diverted]);

@@ -54,7 +54,7 @@ impl Hashing {
         matches!(self, Hashing::Murmur3 | Hashing::JumpFnv1a)
     }
 
-    /// Whether the proxy that it comes from gives a dead backend's names to the others. The rest leave them where they
+    /// Whether the original proxy diverts a dead backend's names to the others. The rest leave them where they
     /// are, so that they are lost until it returns.
     pub const fn diverts(self) -> bool {
         matches!(self, Hashing::Jump | Hashing::Hashring3 | Hashing::Hashring1)

@@ -1,4 +1,4 @@
-//! Which backends live, as bits.
+//! The set of live backends, as bits.
 //!
 //! In: health, `disabled`, and name resolution, put together by `control/`. Out: asked once per metric.
 
@@ -32,7 +32,7 @@ impl LiveSet {
         LiveSet::new(std::iter::repeat_n(true, len))
     }
 
-    /// Nobody.
+    /// None.
     pub fn nobody() -> LiveSet {
         LiveSet::new([])
     }

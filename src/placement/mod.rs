@@ -1,4 +1,4 @@
-//! Name → backend, and who serves a dead backend's names. Pure.
+//! Name → backend, and which backend serves a dead one's names. Pure.
 //!
 //! In: a routing key and the set of living backends. Out: the index of a backend in the config's list.
 //! Next: `relay/`, which packs the metric for it.
@@ -37,7 +37,7 @@ pub enum Placement {
     Ring(Arc<Ring>),
 }
 
-/// What was decided for a name.
+/// The placement of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// The living backend that serves the name.
@@ -74,7 +74,7 @@ impl Placement {
         }
     }
 
-    /// Whether [`Placement::new`] would make it, but for who lives.
+    /// Whether [`Placement::new`] would make it, apart from the live set.
     pub fn is_of(&self, spec: &Spec) -> bool {
         match self {
             Placement::Jump => spec.hashing == Hashing::Jump,
@@ -116,7 +116,7 @@ impl Placement {
         }
     }
 
-    /// Everything that it goes by beside the backends and their order: its name, and weights and shards unless each backend
+    /// Its inputs besides the backends and their order: its name, and weights and shards unless each backend
     /// stands once, with weight 1.
     pub fn words(&self) -> Cow<'static, str> {
         let numbers: Vec<u32> = match self {
@@ -159,7 +159,7 @@ impl Placement {
             Placement::Ring(ring) => {
                 let hash = ring.hash(key);
                 let owner = ring.owner(hash, live)?;
-                // A second look into a table that lies in no cache would nearly double the cost.
+                // A second lookup in an uncached table would nearly double the cost.
                 let home = if live.is_full() { owner } else { ring.home(hash)? };
                 Some(Destination { owner, home })
             }

@@ -17,7 +17,7 @@ const DIGESTS: usize = 40;
 const POINTS_PER_DIGEST_MAX: usize = 4;
 /// The weight that proxy.js gives to every node.
 const PROXY_JS_WEIGHT: f64 = 100.0;
-/// What the decoder of Node makes of bytes that are not UTF-8.
+/// What Node's decoder replaces invalid UTF-8 with.
 const REPLACEMENT: &[u8] = "\u{FFFD}".as_bytes();
 
 /// One point of one backend.
@@ -135,7 +135,7 @@ impl Ring {
         if self.spec.hashing == Hashing::Ketama {
             md5.update(key);
         } else {
-            // Node decodes a datagram before it is looked at, so invalid bytes are hashed as what they become then.
+            // Node decodes a datagram first, so invalid bytes are hashed as their replacement.
             for chunk in key.utf8_chunks() {
                 md5.update(chunk.valid().as_bytes());
                 if !chunk.invalid().is_empty() {
@@ -161,7 +161,7 @@ impl Ring {
 
 impl Eq for Ring {}
 
-/// Rings are the same if they answer every question in the same way.
+/// Rings are equal if they give the same answers.
 impl PartialEq for Ring {
     fn eq(&self, other: &Ring) -> bool {
         self.order == other.order && self.live == other.live && self.spec == other.spec
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(ring.hash(b"a\xff"), ring.hash("a\u{FFFD}".as_bytes()));
     }
 
-    /// The binary search against the plain way: the first point that is not below, in list order.
+    /// The binary search against the reference: the first point that is not below, in list order.
     #[test]
     fn a_look_up_is_the_first_point_not_below() {
         for hashing in [Hashing::Hashring3, Hashing::Hashring1] {

@@ -75,8 +75,8 @@ impl Shards {
 
     /// The living backend that serves what hashes to `hash`; `None` if none lives.
     ///
-    /// The originals give a dead backend's names to nobody. Where the config wants them diverted it is done as `jump`
-    /// does it: only these names move, evenly, and the answer depends on the living set alone.
+    /// The originals do not divert a dead backend's names. If the config diverts them, it is done as by `jump`:
+    /// only these names move, evenly, and the result depends on the live set alone.
     pub fn owner(&self, hash: u64, live: &LiveSet) -> Option<usize> {
         if live.alive() == 0 {
             return None;
