@@ -153,7 +153,7 @@ fn other_ports_are_found_where_the_usual_ones_are_taken() {
     assert_balanced(&output);
     let stdout = String::from_utf8(output.stdout).unwrap();
     for port in udp.keys().chain(tcp.keys()) {
-        assert!(stdout.contains(&format!("port {port} is taken: ")), "{port}\n{stdout}");
+        assert!(stdout.contains(&format!("port {port} is in use: ")), "{port}\n{stdout}");
         assert!(!stdout.contains(&format!("127.0.0.1:{port} ")), "{port}\n{stdout}");
     }
 }

@@ -388,7 +388,7 @@ fn the_second_of_two_equal_signals_ends_it_at_once() {
     let config = config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64}));
     let mut proxy = Proxy::start(config);
     proxy.signal(Signal::SIGTERM);
-    wait_until("it is stopping", || proxy.logged("stopping: "));
+    wait_until("it is stopping", || proxy.logged("; draining"));
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 128 + Signal::SIGTERM as i32);
 }

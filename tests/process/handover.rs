@@ -103,7 +103,7 @@ fn the_number_of_workers_may_change_both_ways_under_traffic() {
     proxy.settle();
     assert_eq!(total(&backends) + dropped(&proxy), sent);
     wait_until("it is logged", || {
-        proxy.logged("made anew: 2 data sockets") && proxy.logged("given up: 2 data sockets")
+        proxy.logged("newly created: 2 data sockets") && proxy.logged("closed: 2 data sockets")
     });
 }
 
@@ -119,7 +119,7 @@ fn only_the_sockets_that_the_config_changes_are_made_anew() {
     proxy.move_admin(admin_port);
     proxy.restart();
     wait_until("it is logged", || {
-        proxy.logged("1 data socket (127.0.0.1:") && proxy.logged("0 admin sockets (none); made anew")
+        proxy.logged("1 data socket (127.0.0.1:") && proxy.logged("0 admin sockets (none); newly created")
     });
     wait_until("the old admin port is closed", || TcpStream::connect(old_admin).is_err());
     proxy.send(datagrams(50..100));
@@ -271,7 +271,7 @@ fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     proxy.config.json["port"] = taken.local_addr().unwrap().port().into();
     proxy.config.write();
-    fail(&mut proxy, &backends, "is taken by");
+    fail(&mut proxy, &backends, "is in use by");
     proxy.config.json = good;
     proxy.config.json["handoverTimeout"] = 20_000.into();
     proxy.config.write();
@@ -431,7 +431,7 @@ fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
     wait_until("the new process runs", || proxy.logged("new process "));
     proxy.signal(Signal::SIGUSR2);
     wait_until("the second is refused", || proxy.logged("refused: a restart is already in progress"));
-    assert!(proxy.ask("status").contains("was started"), "status shows how the first one stands");
+    assert!(proxy.ask("status").contains("started process"), "status shows how the first one stands");
     proxy.send(datagrams(0..20));
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0, "{}", proxy.log());
@@ -456,8 +456,8 @@ fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_noth
     fs::write(&gate, "").unwrap();
     wait_until("the new one asks", || proxy.logged("ready to take over from process "));
     let log = proxy.log();
-    let words = log.lines().find(|line| line.contains(" was started: ")).unwrap();
-    let new = words.split("process ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let words = log.lines().find(|line| line.contains("restart: started process ")).unwrap();
+    let new = words.split("process ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(new), Signal::SIGTERM).unwrap();
     wait_until("it waits for the answer", || proxy.logged("stop requested; waiting for process "));
     let sender = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -477,7 +477,7 @@ fn a_restart_during_a_stop_is_refused() {
     let config = config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64}));
     let mut proxy = Proxy::start(config);
     proxy.signal(Signal::SIGTERM);
-    wait_until("it is stopping", || proxy.logged("stopping: "));
+    wait_until("it is stopping", || proxy.logged("; draining"));
     proxy.signal(Signal::SIGUSR2);
     wait_until("it is refused", || proxy.logged("restart: refused: stopping"));
     proxy.signal(Signal::SIGTERM);
@@ -531,7 +531,7 @@ const WITHOUT_IPV6: &str = r#"
     await 'ready: '
     kill -USR2 "$old"
     await 'restart: complete'
-    new=$(sed -n 's/.*restart: process \([0-9]*\) was started.*/\1/p' log)
+    new=$(sed -n 's/.*restart: started process \([0-9]*\):.*/\1/p' log)
     kill -TERM "$new"
     await 'final counters: .*'
     for _ in $(seq 100); do [ -e "/proc/$new" ] || break; sleep 0.1; done
@@ -555,7 +555,7 @@ fn on_a_host_without_ipv6_a_restart_and_a_stop_go_as_anywhere() {
         return skip_unprivileged(format_args!("no network namespace can be made here: {errors}"));
     }
     assert_eq!(output.status.code(), Some(0), "{log}");
-    assert!(log.contains("is left out") && log.contains("restart: complete"), "{log}");
+    assert!(log.contains(" skipped: ") && log.contains("restart: complete"), "{log}");
     assert!(!log.contains("cannot fence") && !log.contains("ERROR"), "{log}");
 }
 

@@ -193,5 +193,5 @@ fn json_logs_have_fields_for_what_changes() {
     assert_eq!(event("reloaded: ")["reload"], "applied");
     assert_eq!(event("workerz")["reload"], "refused");
     assert_eq!(event("final counters: ")["metrics_received"], 0);
-    assert_eq!(event("stopping: ")["signal"], "SIGTERM");
+    assert_eq!(event("received SIGTERM; draining")["signal"], "SIGTERM");
 }

@@ -232,8 +232,9 @@ impl Proxy {
     /// The processes that were started for restarts, in order.
     pub fn started(&self) -> Vec<i32> {
         let log = self.log();
-        let lines = log.lines().filter(|line| line.contains(" was started: "));
-        let pid = |line: &str| line.split("restart: process ").nth(1)?.split(' ').next()?.parse().ok();
+        let lines = log.lines().filter(|line| line.contains("restart: started process "));
+        let pid =
+            |line: &str| line.split("restart: started process ").nth(1)?.split(':').next()?.parse().ok();
         lines.filter_map(pid).collect()
     }
 

@@ -283,10 +283,10 @@ fn a_worker_that_is_stuck_shows_in_healthz_and_the_watchdog_hears_nothing() {
     let held = Hold::thread(proxy.pid(), "worker-1");
     let answer = healthz(&proxy);
     assert!(
-        answer.starts_with("HTTP/1.1 503 ") && answer.contains("stuck: worker 1 has not moved"),
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("stuck: worker 1 has made no progress"),
         "{answer}"
     );
-    wait_until("it is logged", || proxy.logged("worker 1 has not moved"));
+    wait_until("it is logged", || proxy.logged("worker 1 has made no progress"));
     manager.heard.clear();
     while manager.socket.recv(&mut [0; 64]).is_ok() {}
     assert!(healthz(&proxy).starts_with("HTTP/1.1 503 "));
