@@ -8,7 +8,7 @@ use super::status::up_or_down;
 use super::view::{BackendView, View};
 use std::fmt::Write;
 
-/// The columns, each with its meaning; `-` stands for what is not known.
+/// The columns with their meanings; `-` means unknown.
 pub const BACKENDS_COLUMNS: [(&str, &str); 21] = [
     ("name", "`HOST:PORT`, as in the config"),
     (
@@ -69,7 +69,7 @@ pub fn render(view: &View) -> String {
     text
 }
 
-/// The columns of the last error: its errno, its age in seconds, what it means and what to do.
+/// The columns of the last error: errno, age in seconds, meaning and remedy.
 fn last_error(view: &View, backend: &BackendView) -> String {
     let Some(error) = backend.errors.first() else { return "-\t-\t-".to_string() };
     format!(

@@ -1,26 +1,26 @@
 //! A line → a [`Command`]. Pure.
 //!
-//! In: one line, without its newline. Out: what the client wants, or how the command is used. Names are
-//! case-sensitive, as StatsD's are. Next: `server.rs`, which answers.
+//! In: one line, without its newline. Out: the command, or its usage. Names are
+//! case-sensitive, as in StatsD. Next: `server.rs`, which answers.
 
 use super::telnet;
 use super::wish::Wish;
 use crate::stats::LatencyKind;
 
-/// The commands with a line of explanation each: the module's documentation and the answer to `help`.
+/// The commands with a one-line description each: the module's documentation and the reply to `help`.
 pub const HELP: &str = include_str!("help.txt");
 
 /// Most metrics that one `tap` shows.
 pub const TAP_METRICS_MAX: usize = 1_000;
-/// Metrics that `tap` shows if it is not told how many.
+/// Metrics that `tap` shows by default.
 const TAP_METRICS_DEFAULT: usize = 10;
 
-/// What a line asks for.
+/// A parsed command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// An empty line: nothing, not even an answer.
+    /// An empty line: no reply.
     Nothing,
-    /// Whether anyone is there.
+    /// Liveness of the connection.
     Ping,
     /// Every counter.
     Stats,
@@ -36,24 +36,24 @@ pub enum Command {
     Health,
     /// Changes the proxy's health: up (true) or down.
     SetHealth(bool),
-    /// Changes what is wanted of a backend.
+    /// Sets a backend's administrative state.
     SetBackend {
-        /// Its identity, as the client wrote it.
+        /// Its identity, as sent by the client.
         name: Vec<u8>,
-        /// What is wanted.
+        /// The administrative state.
         wish: Wish,
     },
-    /// State in words.
+    /// State as text.
     Status,
     /// The effective configuration.
     Config,
-    /// What `proxy.js` answers in words of its own.
+    /// A command that `proxy.js` answers in its own format.
     ProxyJs(ProxyJsQuery),
     /// Which backend serves this name.
     Where(Vec<u8>),
     /// Metrics as they pass.
     Tap {
-        /// What their lines begin with; empty for all.
+        /// Prefix of their lines; empty for all.
         prefix: Vec<u8>,
         /// How many, 1 to [`TAP_METRICS_MAX`].
         metrics: usize,
@@ -66,13 +66,13 @@ pub enum Command {
     Help,
     /// Closes the connection.
     Quit,
-    /// A known command with arguments it cannot take; the text says what it takes.
+    /// A known command with invalid arguments; the text is its usage.
     Misused(&'static str),
     /// Anything else.
     Unknown,
 }
 
-/// A command of `proxy.js` that statsring answers otherwise in its own words.
+/// A command of `proxy.js` that statsring answers differently in its own dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyJsQuery {
     /// The list of commands.
@@ -83,8 +83,8 @@ pub enum ProxyJsQuery {
     Status,
 }
 
-/// Reads one line. One `\r` at its end and blanks (space, tab) around it do not count. `statsring` in front changes nothing:
-/// where other words are spoken, it leads to these.
+/// Parses one line. One trailing `\r` and surrounding blanks (space, tab) are ignored. A leading `statsring` is ignored too:
+/// in another dialect it selects these commands.
 pub fn parse(line: &[u8]) -> Command {
     let line = trim(telnet::skip(line.strip_suffix(b"\r").unwrap_or(line)));
     match split_word(line) {
@@ -166,7 +166,7 @@ fn tap(arguments: &[u8]) -> Command {
     }
 }
 
-/// Digits as a number; one too large for a usize counts as the largest, which no command takes.
+/// Digits as a number; saturates at the largest usize, which no command accepts.
 fn number(word: &[u8]) -> Option<usize> {
     if word.is_empty() || !word.iter().all(u8::is_ascii_digit) {
         return None;
@@ -179,7 +179,7 @@ fn is_blank(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// Without blanks in front.
+/// Without leading blanks.
 pub(super) fn trim_start(text: &[u8]) -> &[u8] {
     let blanks = text.iter().take_while(|byte| is_blank(byte)).count();
     &text[blanks..]

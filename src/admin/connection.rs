@@ -1,4 +1,4 @@
-//! A client's connection, as the admin port needs it: `control/net.rs` has the real one, tests have one in memory.
+//! A client's connection, as the admin port needs it: implemented by `control/net.rs`, and in memory by tests.
 //!
 //! In: bytes. Out: bytes. Next: `reading.rs`, `server.rs`.
 
@@ -14,7 +14,7 @@ pub trait Connection {
     /// Writes all of `bytes`.
     fn write_all(&self, bytes: Vec<u8>) -> impl Future<Output = io::Result<()>>;
 
-    /// Tells the client that nothing more is written; reading goes on.
+    /// Shuts down the write side; reading continues.
     fn end_writes(&self);
 
     /// Shuts down both directions: a read or write under way returns, and later ones do at once.

@@ -1,11 +1,11 @@
-//! What happens at the admin port, counted: bad input shows in a counter there too.
+//! Counters of the admin port, including invalid input.
 //!
 //! In: counted by `server.rs`, and by `control/` for connections it refuses. Out: lines of `stats`. Next: `stats.rs`.
 
 use std::cell::Cell;
 
 crate::stats::named! {
-    /// What is counted; all only grow.
+    /// The counters; all are monotonic.
     AdminCounter {
         /// Connections served.
         Connections = "admin_connections",
@@ -41,7 +41,7 @@ pub struct AdminCounters {
 }
 
 impl AdminCounters {
-    /// Counts one.
+    /// Increments a counter.
     pub fn count(&self, counter: AdminCounter) {
         let count = &self.counts[counter as usize];
         count.set(count.get() + 1);

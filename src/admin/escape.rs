@@ -1,10 +1,10 @@
-//! Names as they may be shown: whoever sends a metric must not control a terminal, a log or a page by its name.
+//! Escapes names for display: the sender of a metric must not control a terminal, a log or a page by its name.
 //!
 //! In: bytes from the network or a file. Out: text without control characters. Used wherever a name is shown.
 
 use std::fmt::Write;
 
-/// `bytes` as text that is safe to show and can be read back without doubt.
+/// `bytes` as text that is safe to display and unambiguous.
 ///
 /// Valid UTF-8 stays as it is, but for control characters (those that reorder text included), which become `\xNN`
 /// byte by byte, as invalid bytes do; a backslash is doubled.

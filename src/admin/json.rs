@@ -1,7 +1,7 @@
-//! `/stats.json`: everything that the text commands know, for programs. Pure.
+//! `/stats.json`: everything that the text commands report, for programs. Pure.
 //!
 //! In: a [`View`], the effective configuration. Out: one JSON object; names and units as in `stats`, `backends` and `status`,
-//! words as there. A figure that is not known is null. Next: `http/`.
+//! texts as there. An unknown figure is null. Next: `http/`.
 
 use super::counters::AdminCounter;
 use super::latency;
@@ -58,7 +58,7 @@ pub fn render(view: &View, config_json: &str) -> String {
         "log": log(&view.log),
         "admin": AdminCounter::ALL.iter().map(|counter| (counter.name().to_owned(), view.admin.get(*counter).into()))
             .collect::<Map<_, _>>(),
-        // It comes as text, whole; a text that is no JSON would be shown as one.
+        // It is passed as text; invalid JSON would be shown as a string.
         "config": serde_json::from_str::<Value>(config_json).unwrap_or_else(|_| config_json.into()),
     });
     format!("{object:#}\n")
@@ -168,7 +168,7 @@ fn backend(backend: &BackendView, view: &View) -> Value {
     })
 }
 
-/// What its sends and the ICMP answers to them reported, by kind, the latest first.
+/// Errors reported by its sends and by ICMP, by kind, the latest first.
 fn errors(backend: &BackendView, now_us: u64) -> Vec<Value> {
     let error = |error: &ErrorView| {
         json!({

@@ -13,7 +13,7 @@ const TICKS_PER_HALF_DISTANCE: u32 = 5;
 /// From arrival to sending, of every metric once: the upper bounds while traffic flows, and after idle sleeps.
 ///
 /// The two are kept apart because they are measured from different moments; `stats` and `latency hgrm` want one figure
-/// that leaves nobody out.
+/// that covers all metrics.
 pub fn arrival_to_sent(latency: &Latency) -> Histogram<u64> {
     let mut sum = latency.get(LatencyKind::Bound).clone();
     // Cannot fail: all have the same bounds.

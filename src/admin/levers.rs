@@ -1,4 +1,4 @@
-//! The part of `status` that tells what keeps the cost of a metric low, as it is in force now. Pure.
+//! The part of `status` that reports the optimizations in effect. Pure.
 //!
 //! In: a [`View`]. Out: lines. Next: `status.rs` puts them among its own.
 
@@ -21,7 +21,7 @@ pub fn lines(view: &View) -> Vec<String> {
     ]
 }
 
-/// How many packets went with others in one send, and who refuses that.
+/// How many packets were batched (GSO), and which backends refuse it.
 fn trains(view: &View) -> String {
     let sum = |figure: fn(&BackendView) -> u64| view.backends.iter().map(figure).sum::<u64>();
     let (packets, together) =
@@ -64,7 +64,7 @@ fn size(bytes: usize) -> String {
     if bytes == 0 { "not yet known".to_string() } else { format!("{bytes} bytes") }
 }
 
-/// A few names, or how many there are.
+/// A few names, or their number.
 fn names(backends: &[&BackendView]) -> String {
     if backends.len() > NAMES_MAX {
         return format!("{} backends", backends.len());
@@ -80,7 +80,7 @@ fn cache(levers: &LeversView) -> String {
     }
 }
 
-/// How each worker sleeps now; workers that sleep alike are told once.
+/// How each worker sleeps now; workers in the same state are listed together.
 fn coalescing(view: &View) -> String {
     if view.levers.flush_us == 0 {
         return "off: one wakeup per datagram".to_string();

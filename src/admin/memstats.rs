@@ -13,7 +13,7 @@ pub fn render(view: &View) -> String {
         ("bytes allocated and in use", heap.live_bytes),
         ("bytes allocated total", heap.allocated_bytes),
         ("bytes obtained from system", heap.mapped_bytes),
-        // A figure of Go's runtime, which has been 0 for years there too.
+        // A figure of Go's runtime, which has been 0 there too for years.
         ("number of pointer lookups", 0),
         ("number of mallocs", heap.allocations),
         ("number of frees", heap.frees),
@@ -26,7 +26,7 @@ pub fn render(view: &View) -> String {
     ];
     let receive_buffers: usize = view.facts().map(|facts| facts.buffer_bytes).sum();
     let rings: usize = view.facts().map(|facts| facts.ring_bytes).sum();
-    // Each worker has a socket of its own at every listening address.
+    // Each worker has its own socket at every listening address.
     let sockets: usize = view.facts().map(|facts| facts.receive_buffer_bytes * view.listen.len()).sum();
     let own = [
         ("bytes in receive buffers", receive_buffers as u64),

@@ -1,11 +1,11 @@
-//! The admin port: text over TCP, one command a line, made for `nc`.
+//! The admin port: text over TCP, one command per line, made for `nc`.
 //!
 //! In: a connection's bytes, and a [`View`] of the running proxy that `control/` makes on request. Out: replies.
-//! The way of a command: [`Session`] (bytes → lines) → [`parse`] (line → [`Command`]) → [`serve`] (asks
-//! [`AdminActions`]) → `reply.rs` and its neighbours ([`View`] → text). HTTP on the same port takes its own way, from the
-//! first line that is HTTP on: `http/` (bytes → request → page), `prometheus/` and `json.rs` ([`View`] → text). All but what
+//! Path of a command: [`Session`] (bytes → lines) → [`parse`] (line → [`Command`]) → [`serve`] (calls
+//! [`AdminActions`]) → `reply.rs` and its siblings ([`View`] → text). HTTP on the same port is handled separately from the
+//! first HTTP line on: `http/` (bytes → request → page), `prometheus/` and `json.rs` ([`View`] → text). Everything except what
 //! waits ([`serve`], `http/converse.rs`, `reading.rs`, `places.rs`) is pure. Under a config of StatsD's `proxy.js` the commands
-//! that both know are taken and answered in its words (`proxy_js.rs`). The commands:
+//! that both have are parsed and answered in its dialect (`proxy_js.rs`). The commands:
 //!
 #![doc = concat!("```text\n", include_str!("help.txt"), "```")]
 //!

@@ -1,8 +1,8 @@
-//! The places for connections, and who yields when all are taken: so that clients which hold places and say nothing do
-//! not keep an operator out.
+//! The connection slots, and which connection is evicted when all are in use, so that idle clients do
+//! not lock an operator out.
 //!
-//! In: connections that come, what they have been answered, when. Out: a [`Place`] for each, or none; word to a
-//! connection that it has lost its place. Next: `server.rs` serves it; `control/` asks for places.
+//! In: new connections, when they were answered. Out: a [`Place`] for each, or none; a notification to a
+//! connection that was evicted. Next: `server.rs` serves it; `control/` requests slots.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
@@ -11,28 +11,28 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// A client has so long to ask for something that there is before it has to yield: more than the silence that ends a
+/// Time that a client has for its first valid request before it may be evicted: more than the silence that ends a
 /// command without a newline.
 const UNANSWERED: Duration = Duration::from_millis(400);
-/// One that was answered is left alone for so long.
+/// Time that a client is protected after a reply.
 const ANSWERED: Duration = Duration::from_secs(1);
-/// One that asks again and again is left alone for so long: an operator's question takes less.
+/// Time that a client which keeps sending requests is protected: an operator needs less.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// What is known of one connection.
 #[derive(Debug)]
 pub struct Guest {
     begun: Instant,
-    /// When it last took an answer to something that there is.
+    /// When it last received a reply to a valid request.
     answered: Cell<Option<Instant>>,
-    /// Whether something that there is is being done for it.
+    /// Whether a valid request is being processed for it.
     is_under_way: Cell<bool>,
     is_sent_away: Cell<bool>,
     sent_away: Notify,
 }
 
 impl Guest {
-    /// One that has just come.
+    /// A new connection.
     pub fn new() -> Guest {
         Guest {
             begun: Instant::now(),
@@ -43,25 +43,25 @@ impl Guest {
         }
     }
 
-    /// It has taken an answer to something that there is. What it asks in vain does not count.
+    /// It received a reply to a valid request. Invalid requests do not count.
     pub fn answered(&self) {
         self.answered.set(Some(Instant::now()));
     }
 
-    /// Something that there is is being done for it from now on, or no longer: it waits for this side meanwhile, which may
+    /// A valid request is being processed for it from now on, or no longer: it waits for this side meanwhile, which may
     /// take seconds.
     pub fn set_under_way(&self, is_under_way: bool) {
         self.is_under_way.set(is_under_way);
     }
 
-    /// Waits until it has to yield its place.
+    /// Waits until it is evicted.
     pub async fn sent_away(&self) {
         while !self.is_sent_away.get() {
             self.sent_away.notified().await;
         }
     }
 
-    /// Whether it has to yield its place.
+    /// Whether it was evicted.
     pub fn is_sent_away(&self) -> bool {
         self.is_sent_away.get()
     }
@@ -71,7 +71,7 @@ impl Guest {
         self.sent_away.notify_waiters();
     }
 
-    /// Who has to yield first, and among equals since when; `None` if it is left alone.
+    /// Eviction class, and since when; `None` if it is protected.
     fn standing(&self, now: Instant) -> Option<(Rank, Instant)> {
         let lasts = now - self.begun;
         match self.answered.get() {
@@ -83,14 +83,14 @@ impl Guest {
     }
 }
 
-/// Who yields before whom.
+/// Eviction order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It has not asked for anything that there is.
+    /// No valid request yet.
     Unanswered,
-    /// It was answered, and asks no more.
+    /// Answered, now idle.
     Idle,
-    /// It asks again and again, or waits for what it has asked for.
+    /// Keeps sending requests, or waits for a reply.
     Busy,
 }
 
@@ -100,23 +100,23 @@ impl Default for Guest {
     }
 }
 
-/// All places.
+/// All slots.
 #[derive(Debug)]
 pub struct Places {
     most: usize,
     guests: RefCell<Vec<Rc<Guest>>>,
-    /// Those that lost their place and are not gone yet.
+    /// Evicted connections that have not closed yet.
     leaving: Cell<usize>,
 }
 
 impl Places {
-    /// So many.
+    /// With this many slots.
     pub fn new(most: usize) -> Rc<Places> {
         Rc::new(Places { most, guests: RefCell::default(), leaving: Cell::new(0) })
     }
 
-    /// A place for a newcomer, and whether another one had to yield it; `None` if nobody has to. First yields who was never
-    /// answered, then who asks no more, then who asks again and again; among equals the one that does so for the longest
+    /// A slot for a new connection, and whether another one was evicted; `None` if all are protected. Evicted first are those never
+    /// answered, then idle ones, then those that keep sending requests; among equals the one in that state for the longest
     /// time.
     pub fn take(self: &Rc<Self>) -> Option<(Place, bool)> {
         let is_full = self.guests.borrow().len() >= self.most;
@@ -128,9 +128,9 @@ impl Places {
         Some((Place { guest, places: self.clone() }, is_full))
     }
 
-    /// Has the one who yields first leave; `false` if nobody has to.
+    /// Evicts the first in order; `false` if all are protected.
     pub fn evict(&self) -> bool {
-        // As many again may be on their way out, no more.
+        // At most as many again may be closing.
         if self.leaving.get() >= self.most {
             return false;
         }
@@ -145,7 +145,7 @@ impl Places {
     }
 }
 
-/// A connection's place for as long as it lives.
+/// A connection's slot, held for its lifetime.
 #[derive(Debug)]
 pub struct Place {
     guest: Rc<Guest>,
@@ -195,7 +195,7 @@ mod tests {
         let (newcomer, has_yielded) = places.take().unwrap();
         assert!(has_yielded && held[2].is_sent_away() && !held[0].is_sent_away());
         held[2].sent_away().await;
-        // The newcomer has its time, and so have those that were answered.
+        // The new connection is protected, and so are those that were answered.
         assert!(places.take().is_none());
         advance(ANSWERED).await;
         newcomer.answered();

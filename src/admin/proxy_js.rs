@@ -1,10 +1,10 @@
-//! The admin port in the words of StatsD's `proxy.js`, for its clients and monitors. Pure.
+//! The admin port in the dialect of StatsD's `proxy.js`, for its clients and monitors. Pure.
 //!
-//! In: a line, or what is to be shown. Out: a [`Command`], or the answer, byte for byte as `proxy.js` gives it. Source, read for
+//! In: a line, or the data to show. Out: a [`Command`], or the reply, byte for byte that of `proxy.js`. Source, read for
 //! its behaviour: `proxy.js`, `lib/mgmt_server.js` and `lib/helpers.js` of StatsD 0.9.0. Statsring's own commands work beside
 //! them, and `statsring status` is statsring's where both have one. Next: `session.rs` and `server.rs`.
 //!
-//! `proxy.js` takes what one read brings for one command, however many lines that are, and so does this; but statsring's own
+//! `proxy.js` treats the bytes of one read as one command, regardless of the number of lines, and so does this; but statsring's own
 //! commands are answered line by line, and one that comes in pieces is put together.
 
 use super::command::{Command, ProxyJsQuery, parse as parse_statsring};
@@ -12,7 +12,7 @@ use super::telnet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// The answer to whatever is not known.
+/// The reply to an unknown command.
 pub const UNKNOWN: &str = "ERROR\n";
 /// The answer to `help`.
 pub const HELP: &str = "Commands: config, health, status, quit\n\n";
@@ -20,7 +20,7 @@ pub const HELP: &str = "Commands: config, health, status, quit\n\n";
 /// The commands that `proxy.js` has.
 const WORDS: [&[u8]; 5] = [b"help", b"config", b"health", b"status", b"quit"];
 
-/// Reads one line. Its words are parted by single spaces, as `split(" ")` does it; words behind a command are passed over.
+/// Parses one line. Words are separated by single spaces, as by `split(" ")`; words after a command are ignored.
 pub fn parse(line: &[u8]) -> Command {
     let line = trim(telnet::skip(line));
     let mut words = line.split(|byte| *byte == b' ');
@@ -33,19 +33,19 @@ pub fn parse(line: &[u8]) -> Command {
         b"health" if argument.eq_ignore_ascii_case(b"down") => Command::SetHealth(false),
         b"health" => Command::Health,
         b"quit" => Command::Quit,
-        // A tab parts no words there.
+        // A tab does not separate words there.
         _ if WORDS.contains(&first_word(line)) => Command::Unknown,
         _ => parse_statsring(line),
     }
 }
 
-/// What stands before the first blank, as statsring's own words are parted.
+/// The part before the first blank, as statsring's own commands are split.
 fn first_word(line: &[u8]) -> &[u8] {
     line.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default()
 }
 
-/// What a read is as a whole: nothing but white space is a command without a name, and several lines are one command, in whose
-/// words the newlines are. `None` if it is one line, or begins with one of statsring's own commands.
+/// A read as a whole: white space alone is a command without a name, and several lines are one command, whose
+/// words contain the newlines. `None` if it is one line, or begins with one of statsring's own commands.
 pub fn parse_read(bytes: &[u8]) -> Option<Command> {
     let text = trim(telnet::skip(bytes));
     let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -64,7 +64,7 @@ fn is_own(line: &[u8]) -> bool {
         && !matches!(parse_statsring(line), Command::Unknown | Command::Nothing)
 }
 
-/// Without white space around it, as JavaScript's `trim` takes it.
+/// Without surrounding white space, as by JavaScript's `trim`.
 fn trim(text: &[u8]) -> &[u8] {
     let is_white = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
     let start = text.iter().take_while(|byte| is_white(byte)).count();
@@ -72,7 +72,7 @@ fn trim(text: &[u8]) -> &[u8] {
     &text[start..text.len() - end]
 }
 
-/// The answer to `status`: how long it runs, and the backends in the ring, in its order.
+/// The reply to `status`: the uptime, and the backends in the ring, in its order.
 pub fn status(uptime_s: u64, ring: &[Arc<str>]) -> String {
     let mut text = format!("uptime: {uptime_s}\nnodes: ");
     for name in ring {

@@ -1,16 +1,16 @@
-//! Whether the proxy wants to be sent metrics, and why not, in words: `/readyz`, `check-ready`.
+//! Whether the proxy is ready for metrics, with the reason: `/readyz`, `check-ready`.
 //!
 //! In: what `control/` knows. Out: words. Next: `http/` and `json.rs`.
 
-/// Whether the proxy wants to be sent metrics. The same question as `health`, with the reason.
+/// Whether the proxy is ready for metrics: like `health`, with the reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Readiness {
-    /// Every worker receives, and nobody says otherwise.
+    /// All workers are receiving, and nothing speaks against it.
     Ready,
     /// Not every worker's receive is armed yet.
     #[default]
     Starting,
-    /// A stop is under way.
+    /// Stopping.
     Stopping,
     /// The operator has set `health` to down.
     HealthDown,
@@ -19,7 +19,7 @@ pub enum Readiness {
 }
 
 impl Readiness {
-    /// What it is: a stop counts before what it has ended.
+    /// The readiness; stopping takes precedence over its consequences.
     pub fn of(is_stopping: bool, is_receiving: bool, health_wanted: bool, has_backends: bool) -> Readiness {
         match () {
             _ if is_stopping => Readiness::Stopping,
@@ -30,7 +30,7 @@ impl Readiness {
         }
     }
 
-    /// Whether it does.
+    /// Whether it is ready.
     pub fn is_ready(self) -> bool {
         self == Readiness::Ready
     }

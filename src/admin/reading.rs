@@ -1,6 +1,6 @@
 //! A connection's reads, one at a time, none of them ever dropped.
 //!
-//! In: a [`Connection`]. Out: bytes as they come. A read that was begun goes on while nobody waits for it, because the
+//! In: a [`Connection`]. Out: bytes as they arrive. A read that was started continues while nothing awaits it, because the
 //! connection's runtime may neither cancel it nor free what it holds. Next: `server.rs`.
 
 use super::connection::Connection;
@@ -14,7 +14,7 @@ const READ_BYTES: usize = 4_096;
 /// A read that was begun.
 type Read<'c> = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + 'c>>;
 
-/// At most one read, which goes on while nobody waits for it.
+/// At most one read, which continues while nothing awaits it.
 pub struct Reading<'c, C> {
     connection: &'c C,
     under_way: Option<Read<'c>>,
@@ -22,12 +22,12 @@ pub struct Reading<'c, C> {
 }
 
 impl<'c, C: Connection> Reading<'c, C> {
-    /// None is under way.
+    /// No read in progress.
     pub fn new(connection: &'c C) -> Self {
         Reading { connection, under_way: None, buffer: Vec::with_capacity(READ_BYTES) }
     }
 
-    /// What the next read brings. Dropping this future loses nothing: the read goes on, and the next call takes it up.
+    /// The result of the next read. Dropping this future loses nothing: the read continues, and the next call picks it up.
     pub async fn next(&mut self) -> io::Result<Vec<u8>> {
         let read = match &mut self.under_way {
             Some(read) => read,

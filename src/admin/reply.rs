@@ -1,6 +1,6 @@
-//! What each command is answered with. Pure: data in, text out.
+//! The reply to each command. Pure: data in, text out.
 //!
-//! In: a [`View`], or what an action gave. Out: the bytes of a reply, whole lines. Next: `server.rs`, which writes them.
+//! In: a [`View`], or the result of an action. Out: the bytes of a reply, whole lines. Next: `server.rs`, which writes them.
 
 use super::command::Command;
 use super::escape::escape;
@@ -11,7 +11,7 @@ use super::view::View;
 use super::{Tapped, backends, latency, memstats, proxy_js, stats, status};
 use crate::config::AdminWords;
 
-/// Longest reply; the largest configuration's is far shorter.
+/// Longest reply; that of the largest configuration is far shorter.
 pub const REPLY_BYTES_MAX: usize = 4 << 20;
 
 /// The answer to a command that shows the proxy as it is; `None` for every other command.
@@ -29,7 +29,7 @@ pub fn shown(command: &Command, view: &View) -> Option<String> {
     })
 }
 
-/// The answer to `health`, in StatsD's words, which health checks look for.
+/// The reply to `health`, in StatsD's format, which health checks look for.
 pub fn health(up: bool) -> String {
     format!("health: {}\n", up_or_down(up))
 }
@@ -42,12 +42,12 @@ pub fn reload(result: Result<String, Vec<String>>) -> String {
     }
 }
 
-/// The answer to `backend`: what it is now, or why nothing was changed; control characters are escaped already.
+/// The reply to `backend`: its new state, or why nothing was changed; control characters are already escaped.
 pub fn changed(result: Result<String, String>) -> String {
     result.unwrap_or_else(|error| format!("error: {error}")) + "\n"
 }
 
-/// The answer to a changing command from elsewhere than this host.
+/// The reply to a changing command from another host.
 pub fn refused(command: &str) -> String {
     format!(
         "error: {command} is accepted from this host only (from a loopback address, or the address connected to); \
@@ -55,7 +55,7 @@ pub fn refused(command: &str) -> String {
     )
 }
 
-/// The answer to a `tap` beyond those that may be open.
+/// The reply to a `tap` above the limit.
 pub fn too_many_taps() -> String {
     format!("error: too many taps ({TAPS_MAX}): wait until one ends\n")
 }
@@ -89,12 +89,12 @@ pub fn tapped(metric: &Tapped) -> String {
     format!("{}\t{}\n", escape(&metric.line), escape(metric.node.as_bytes()))
 }
 
-/// The last line of a `tap` that ended for want of metrics.
+/// The last line of a `tap` that timed out.
 pub fn tap_ended(shown: usize, asked: usize, seconds: u64) -> String {
     format!("{shown} of {asked} metrics in {seconds} s\n")
 }
 
-/// Text that ends with a newline, and is no longer than a reply may be: the rest is cut at a line's end.
+/// Text that ends with a newline and respects the reply limit: truncated at the end of a line.
 pub fn bounded(mut text: String) -> String {
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
@@ -107,7 +107,7 @@ pub fn bounded(mut text: String) -> String {
     text
 }
 
-/// Each line of `text` behind `mark`, its control characters escaped.
+/// Each line of `text` after `mark`, with control characters escaped.
 fn safe_lines(mark: &str, text: &str) -> String {
     text.lines().map(|line| format!("{mark}{}\n", escape(line.as_bytes()))).collect()
 }

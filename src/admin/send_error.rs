@@ -1,4 +1,4 @@
-//! Errors of sends in words: errno, meaning, effect, remedy. Pure.
+//! Send errors as text: errno, meaning, effect, remedy. Pure.
 //!
 //! In: a [`SendError`] with its figures, a [`View`]. Out: text. Next: `status.rs`, `backends.rs`, `json.rs`, and the log of `control/`.
 
@@ -9,7 +9,7 @@ use crate::stats::{DropReason, ErrorView};
 use crate::text::count;
 use std::net::SocketAddr;
 
-/// An error goes on as long as the last one is not longer ago.
+/// An error is current until this long after its last occurrence.
 const ONGOING_US: u64 = 60_000_000;
 /// Backends that `status` names in one list.
 const LINES_MAX: usize = 10;
@@ -59,7 +59,7 @@ pub const fn error_meaning(error: SendError) -> &'static str {
     }
 }
 
-/// What metrics are dropped as that could not be sent for it.
+/// The reason under which metrics that could not be sent are dropped.
 pub const fn error_drop_reason(error: SendError) -> DropReason {
     match error {
         SendError::Refused => DropReason::SendRefused,
@@ -124,7 +124,7 @@ pub fn error_words(view: &ErrorView, address: Option<SocketAddr>) -> String {
     )
 }
 
-/// The errors of one backend that go on: those of the last minute. `now_us` is of the workers' clock.
+/// The current errors of one backend: those of the last minute. `now_us` is of the workers' clock.
 pub fn ongoing(errors: &[ErrorView], now_us: u64) -> impl Iterator<Item = &ErrorView> {
     errors.iter().filter(move |error| now_us.saturating_sub(error.last_us) < ONGOING_US)
 }
@@ -142,7 +142,7 @@ pub fn last_errors(view: &View) -> Vec<String> {
     })
 }
 
-/// The first of these lines, and what is said instead of the others.
+/// The first of these lines, and a summary of the others.
 pub fn capped(mut lines: Vec<String>, others: impl FnOnce(usize) -> String) -> Vec<String> {
     let left = lines.len().saturating_sub(LINES_MAX);
     if left > 0 {

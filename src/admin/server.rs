@@ -1,7 +1,7 @@
 //! One admin connection, from its first byte to its end: reads, waits, answers. Knows no socket.
 //!
 //! In: a [`Connection`] (from `control/net.rs`), and the proxy as [`AdminActions`] (from `control/`). Out: replies.
-//! A read that was begun is never dropped, because the connection's runtime may neither cancel it nor free what it
+//! A read that was started is never dropped, because the connection's runtime may neither cancel it nor free what it
 //! holds (tokio-uring does neither): it is kept over timeouts, and at the end [`Connection::shutdown`] makes it return.
 
 use super::command::{Command, ProxyJsQuery};
@@ -24,18 +24,18 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Text without a newline runs when nothing followed it for so long.
+/// Text without a newline is executed after this much silence.
 const SILENCE: Duration = Duration::from_millis(200);
-/// A client that says nothing for so long is let go.
+/// An idle client is disconnected after this time.
 pub(super) const IDLE: Duration = Duration::from_secs(30);
-/// A client that does not take a reply within this time is let go.
+/// A client that does not read a reply within this time is disconnected.
 const WRITE: Duration = Duration::from_secs(10);
 /// A `tap` ends after this time, however few metrics it has shown.
 const TAP: Duration = Duration::from_secs(30);
-/// A `tap` whose client is not listened to writes an empty line after so long without a metric: one that has closed only
-/// its sending side looks like one that is gone, until something is written to it.
+/// A `tap` whose client has closed its sending side writes an empty line after this long without a metric: one that has closed only
+/// its sending side looks like one that is gone, until a write fails.
 const TAP_SILENCE: Duration = Duration::from_secs(1);
-/// How long what a client still sends is read and thrown away after the last reply: closing a connection with unread
+/// How long further input is read and discarded after the last reply: closing a connection with unread
 /// bytes resets it, and the client might never see that reply.
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of commands that a client may send ahead while it watches a `tap`.
@@ -58,13 +58,13 @@ pub trait AdminActions {
     /// not asked for.
     fn is_own_name(&self, name: &str) -> bool;
 
-    /// What keeps it from working though it runs, as a worker that does not move; `None` if nothing does.
+    /// Why it is running but not working, e.g. a stuck worker; `None` if it works.
     fn stuck(&self) -> impl Future<Output = Option<String>>;
 
     /// Sets what `health` answers.
     fn set_health(&self, up: bool);
 
-    /// Sets what is wanted of the backend of this identity: what it is then, or why there is none; control characters
+    /// Sets the administrative state of this backend: its state then, or why there is none; control characters
     /// escaped.
     fn set_backend(&self, name: &[u8], wish: Wish) -> impl Future<Output = Result<String, String>>;
 
@@ -81,21 +81,21 @@ pub trait AdminActions {
     /// The effective configuration, as JSON.
     fn config_json(&self) -> String;
 
-    /// In whose words the admin port answers.
+    /// The dialect of the admin port.
     fn words(&self) -> AdminWords;
 
     /// The configuration's file, as `proxy.js` answers `config`.
     fn listing(&self) -> String;
 
-    /// Whether commands that change something are taken from this peer: it is on this host, or
+    /// Whether commands that change something are accepted from this peer: it is on this host, or
     /// `managementAllowChanges` is set.
     fn changes_allowed(&self, peer_is_local: bool) -> bool;
 
-    /// Where the admin port counts.
+    /// The counters of the admin port.
     fn counters(&self) -> &AdminCounters;
 }
 
-/// Serves one connection to its end, or until it has to yield its place; when it returns, no read or write is under way.
+/// Serves one connection to its end, or until it is evicted; when it returns, no read or write is in progress.
 pub async fn serve(
     connection: impl Connection,
     proxy: &impl AdminActions,
@@ -118,16 +118,16 @@ pub async fn serve(
     client.reading.finish().await;
 }
 
-/// Why a conversation is over.
+/// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The client has said all, or nothing for too long, or is gone: nothing is left to read.
+    /// The client has finished, timed out, or is gone: nothing is left to read.
     Over,
     /// This side closes, though the client may still be sending.
     Closing,
 }
 
-/// What a command leaves.
+/// The state after a command.
 pub(super) type Answered = Result<(), End>;
 
 pub(super) struct Client<'c, C> {
@@ -147,7 +147,7 @@ impl<C: Connection> Client<'_, C> {
             biased;
             end = &mut conversation => end,
             () = guest.sent_away() => {
-                // A read or write that was begun must come to its end: this makes it.
+                // A read or write in progress must complete: this forces it.
                 connection.shutdown();
                 conversation.await
             }
@@ -179,7 +179,7 @@ impl<C: Connection> Client<'_, C> {
                     idle_since = Instant::now();
                 }
                 () = sleep_until(until) => {
-                    // `proxy.js` lets everyone stay; here they yield their places when all are taken.
+                    // `proxy.js` keeps all connections; here they are evicted when all slots are in use.
                     if !unfinished && proxy.words() == AdminWords::ProxyJs {
                         idle_since = Instant::now();
                         continue;
@@ -194,10 +194,10 @@ impl<C: Connection> Client<'_, C> {
         }
     }
 
-    /// Takes what a read brought.
+    /// Handles the result of a read.
     fn hear(&mut self, read: io::Result<Vec<u8>>) -> Answered {
         match read {
-            // This end is not the client's: half a command is none.
+            // This end is not the client's: an incomplete command is discarded.
             _ if self.guest.is_sent_away() => return Err(End::Over),
             Ok(bytes) if bytes.is_empty() => self.session.end_of_file(),
             Ok(bytes) => {
@@ -240,7 +240,7 @@ impl<C: Connection> Client<'_, C> {
                 None => reply::too_many_taps(),
             },
             command => {
-                // Until the answer is there, the client waits for this side; then it is the other way round.
+                // Until the reply is ready, the client waits for this side; then this side waits for the client.
                 self.guest.set_under_way(is_known);
                 let text = self.carry_out(command, proxy).await;
                 self.guest.set_under_way(false);
@@ -250,10 +250,10 @@ impl<C: Connection> Client<'_, C> {
         self.write(text).await
     }
 
-    /// Does what a command asks for; the answer.
+    /// Executes a command; returns the reply.
     async fn carry_out(&self, command: Command, proxy: &impl AdminActions) -> String {
         match command {
-            // The first is never read, the others are not answered with one text.
+            // The first never gets here, the others have no single text as reply.
             Command::Nothing | Command::Quit | Command::Tap { .. } => String::new(),
             Command::Ping => "pong\n".to_string(),
             Command::Version => format!("statsring {VERSION}\n"),
@@ -298,7 +298,7 @@ impl<C: Connection> Client<'_, C> {
         }
     }
 
-    /// Shows metrics as they come, until there were `asked` of them, or the time is over, or the client is gone.
+    /// Shows metrics as they arrive, until `asked` were shown, the time is over, or the client is gone.
     ///
     /// A client that has closed its sending side still gets its lines: whether it has gone for good shows in a write, so
     /// something is written now and then.
@@ -350,7 +350,7 @@ impl<C: Connection> Client<'_, C> {
             Ok(written) => written.map_err(|_| End::Over),
             Err(_) => {
                 self.counters.count(AdminCounter::WritesTimedOut);
-                // Like a read, a write that was begun must come to its end.
+                // Like a read, a write in progress must complete.
                 self.connection.shutdown();
                 let _ = write.await;
                 Err(End::Over)
@@ -358,8 +358,8 @@ impl<C: Connection> Client<'_, C> {
         }
     }
 
-    /// Reads and throws away until the client ends, pauses, or has had its time. One that waits for the end of the answer is
-    /// told it at once.
+    /// Reads and discards until the client closes, pauses, or times out. One that waits for the end of the reply is
+    /// notified at once.
     async fn linger(&mut self) {
         self.connection.end_writes();
         let end = Instant::now() + LINGER;

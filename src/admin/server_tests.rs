@@ -1,4 +1,4 @@
-//! The connection loop against a connection in memory, on a clock that stands still until all wait.
+//! The connection loop over an in-memory connection, on a paused clock.
 
 #[path = "tap_tests.rs"]
 mod tap;
@@ -26,7 +26,7 @@ pub(in crate::admin) struct Wire {
     changed: Notify,
 }
 
-/// Notices an operation that is dropped before its end.
+/// Detects an operation that is dropped before its end.
 struct Operation<'a> {
     dropped: &'a Cell<u32>,
     ended: bool,
@@ -64,7 +64,7 @@ impl Wire {
         self.half_close();
     }
 
-    /// What was answered within the next `ms`.
+    /// The replies within the next `ms`.
     pub(in crate::admin) async fn replies_within(&self, ms: u64) -> String {
         sleep(Duration::from_millis(ms)).await;
         String::from_utf8(self.replies.take()).unwrap()
@@ -117,7 +117,7 @@ impl Connection for Rc<Wire> {
     }
 }
 
-/// A proxy that remembers what it was told.
+/// A proxy that records its calls.
 #[derive(Default)]
 pub(in crate::admin) struct Proxy {
     pub(in crate::admin) down: Cell<bool>,
@@ -204,7 +204,7 @@ impl AdminActions for Proxy {
     }
 }
 
-/// Serves a connection while `client` plays its part; gives the time that the connection lasted.
+/// Serves a connection while `client` runs; returns the connection's duration.
 pub(in crate::admin) async fn serve_while(
     proxy: &Proxy,
     peer_is_local: bool,
@@ -266,7 +266,7 @@ async fn text_without_a_newline_is_answered_once_after_a_silence() {
         );
         wire.send(b"\n");
         assert_eq!(wire.replies_within(1_000).await, "");
-        // Slow typing restarts the silence.
+        // Slow typing restarts the timeout.
         for byte in b"ping" {
             wire.send(&[*byte]);
             assert_eq!(wire.replies_within(150).await, "");
@@ -384,7 +384,7 @@ async fn a_silent_client_is_let_go_after_half_a_minute() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
     assert!(is_about(serve_while(&proxy, true, &wire, async {}).await, 30_000));
     assert_eq!(proxy.counters.get(AdminCounter::IdleClosed), 1);
-    // One that speaks now and then is not.
+    // One that sends something now and then is not.
     let wire = Wire::new();
     let lasted = serve_while(&proxy, true, &wire, async {
         for _ in 0..3 {
@@ -451,7 +451,7 @@ async fn who_has_to_yield_is_let_go_at_once_whatever_it_does() {
             wire.client_reads.set(reads);
             let newcomer = Cell::new(None);
             let lasted = serve_guest(&place, &proxy, true, &wire, async {
-                // It goes on saying nothing of worth, so that no silence ends its words.
+                // It keeps sending invalid input, so that no silence ends its line.
                 for number in 0..11 {
                     wire.send(if number == 0 { begun.as_bytes() } else { b"x" });
                     sleep(Duration::from_millis(100)).await;
@@ -499,7 +499,7 @@ async fn in_the_words_of_proxy_js_its_answers_are_given() {
             wire.send(sent.as_bytes());
             assert_eq!(wire.replies_within(1).await, answer, "{sent:?}");
         }
-        // A reload may bring other words to a connection that is open.
+        // A reload may change the dialect of an open connection.
         proxy.words.set(AdminWords::Statsring);
         wire.send(b"what\n");
         assert_eq!(wire.replies_within(1).await, "unknown command\n");

@@ -1,9 +1,9 @@
-//! One connection's bytes → commands, in order, however the bytes are cut. Pure: time and sockets are elsewhere.
+//! One connection's bytes → commands, in order, however the bytes are split. Pure: time and sockets are elsewhere.
 //!
-//! In: bytes as they come, and word of a silence or of the end. Out: [`Input`]s. A newline ends a command; so does a
+//! In: bytes as they arrive, and notice of a silence or of the end. Out: [`Input`]s. A newline ends a command; so does a
 //! silence or the end of file, because `echo -n stats | nc` sends neither newline nor, in some netcats, an end.
-//! What follows a silence is a line of its own, so the late newline of a command that was run is only an empty line.
-//! A line that belongs to HTTP ends the text for good, and is left to `http/` with all that follows it: a web page can make
+//! Input after a silence starts a new line, so the late newline of an executed command is just an empty line.
+//! An HTTP line ends the text protocol, and is passed to `http/` with all that follows: a web page can make
 //! a browser send a request to localhost whose body, and whose method, it chooses.
 //! Next: `server.rs`, which reads, waits and answers.
 
@@ -15,7 +15,7 @@ use memchr::memchr;
 /// Longest line, without its newline.
 pub const LINE_BYTES_MAX: usize = 4_096;
 
-/// The beginnings by which HTTP is known before its first line is whole.
+/// The prefixes that identify HTTP before its first line is complete.
 const HTTP_METHODS: [&[u8]; 10] = [
     b"GET ",
     b"HEAD ",
@@ -28,10 +28,10 @@ const HTTP_METHODS: [&[u8]; 10] = [
     b"TRACE ",
     b"PRI ",
 ];
-/// How a TLS handshake begins; parts of one can be chosen by a web page too.
+/// How a TLS handshake begins; a web page can choose parts of one too.
 const TLS_HANDSHAKE: &[u8] = &[0x16, 0x03];
 
-/// What a client said.
+/// Input from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A command; never [`Command::Nothing`].
@@ -42,7 +42,7 @@ pub enum Input {
     Foreign(Foreign),
 }
 
-/// A protocol that is not this one.
+/// Another protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
     /// A line began with an HTTP method, or ended as the first line of an HTTP request does, whatever its method.
@@ -53,37 +53,37 @@ pub enum Foreign {
 
 /// One connection's state.
 ///
-/// It holds what was fed and not yet taken: who takes all commands after each feed holds no more than one feed and one
+/// It buffers input that was fed and not yet taken: if all commands are taken after each feed, at most one feed and one
 /// line.
 #[derive(Debug, Default)]
 pub struct Session {
     buffer: Vec<u8>,
-    /// Where the first byte lies that was not taken.
+    /// Position of the first byte not yet taken.
     start: usize,
-    /// Text before this place ends here, though no newline follows: there was a silence, or the end.
+    /// Text before this position ends here without a newline: after a silence, or at the end.
     cut: Option<usize>,
     end_of_file: bool,
-    /// Nothing is read any more: the line was too long, or it was another protocol.
+    /// No further input is parsed: the line was too long, or it was another protocol.
     closed: bool,
     words: AdminWords,
-    /// What a read as a whole is in the words of `proxy.js`; it comes before what is buffered.
+    /// A read as a whole in the dialect of `proxy.js`; it precedes the buffer.
     read: Option<Command>,
-    /// What was fed from the line on that was HTTP.
+    /// Input from the first HTTP line on.
     foreign: Vec<u8>,
 }
 
 impl Session {
-    /// A connection that has said nothing.
+    /// A connection without input.
     pub fn new() -> Session {
         Session::default()
     }
 
-    /// Takes what follows in these words.
+    /// Parses further input in this dialect.
     pub fn speak(&mut self, words: AdminWords) {
         self.words = words;
     }
 
-    /// Takes bytes as they came.
+    /// Feeds bytes as received.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.closed || self.end_of_file {
             return;
@@ -109,7 +109,7 @@ impl Session {
         self.cut = Some(self.buffer.len());
     }
 
-    /// The client says no more: text without a newline is a command.
+    /// The client has closed its sending side: text without a newline is a command.
     pub fn end_of_file(&mut self) {
         self.silence();
         self.end_of_file = true;
@@ -125,12 +125,12 @@ impl Session {
         self.buffer.len() - self.start
     }
 
-    /// Whether nothing more is taken: the end was fed, or [`Session::next_command`] has told of one.
+    /// Whether no more input is accepted: the end was fed, or [`Session::next_command`] returned one.
     pub fn is_ended(&self) -> bool {
         self.closed || self.end_of_file
     }
 
-    /// Whether nothing more is taken and nothing is left to answer.
+    /// Whether no more input is accepted and nothing is left to answer.
     pub fn is_finished(&self) -> bool {
         self.closed || (self.end_of_file && !self.has_text() && self.read.is_none())
     }
@@ -200,13 +200,13 @@ enum Line<'a> {
     Foreign(Foreign),
 }
 
-/// The other protocol that a line, or its beginning, belongs to.
+/// The other protocol that a line, or its prefix, belongs to.
 fn foreign(line: &[u8], is_whole: bool) -> Option<Foreign> {
     let line = trim_start(telnet::skip(line));
     if HTTP_METHODS.iter().any(|method| line.starts_with(method)) {
         Some(Foreign::Http)
     } else if line.starts_with(TLS_HANDSHAKE) {
-        // Before what only a whole line shows: it must not matter how the bytes are cut.
+        // Before the checks that need a whole line: the result must not depend on how the bytes are split.
         Some(Foreign::Tls)
     } else if is_whole && is_request_line(line) {
         Some(Foreign::Http)
@@ -215,7 +215,7 @@ fn foreign(line: &[u8], is_whole: bool) -> Option<Foreign> {
     }
 }
 
-/// Whether a whole line is the first of an HTTP request: a page may choose a method that nobody knows.
+/// Whether a whole line is the first of an HTTP request: a page may choose an unknown method.
 fn is_request_line(line: &[u8]) -> bool {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     matches!(line, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
@@ -281,7 +281,7 @@ mod tests {
             session.feed(read);
             assert_eq!(taken(&mut session), commands(expected), "{}", read.escape_ascii());
         }
-        // Behind text that waits it is as it always is.
+        // After pending text it is as usual.
         session.feed(b"help");
         session.feed(b"\nping\n");
         let expected = [Command::ProxyJs(ProxyJsQuery::Help), Command::Ping];
@@ -391,7 +391,7 @@ mod tests {
         session = Session::new();
         session.feed(b"GET\nGETS x\nget x\nx / HTTP/1.1");
         assert_eq!(taken(&mut session), commands(&[Command::Unknown, Command::Unknown, Command::Unknown]));
-        // Its last line is not whole, and may be the beginning of a longer one.
+        // Its last line is incomplete, and may be the beginning of a longer one.
         assert!(session.has_text());
     }
 
@@ -423,7 +423,7 @@ mod tests {
         }
     }
 
-    /// The plain way: all bytes at once.
+    /// Reference implementation: all bytes at once.
     fn oracle(bytes: &[u8]) -> Vec<Input> {
         let mut inputs = Vec::new();
         for line in bytes.split(|byte| *byte == b'\n') {

@@ -1,6 +1,6 @@
-//! `stats`: every figure as `name: number`, one a line, beginning as go-statsd-proxy's does. Pure.
+//! `stats`: every figure as `name: number`, one per line, beginning like go-statsd-proxy's. Pure.
 //!
-//! In: a [`View`]. Out: text. Numbers only: words are in `status`. Next: `reply.rs`.
+//! In: a [`View`]. Out: text. Numbers only: text is in `status`. Next: `reply.rs`.
 
 use super::counters::AdminCounter;
 use super::latency;
@@ -8,7 +8,7 @@ use super::view::{View, WorkerView};
 use crate::stats::{Counter, DropReason, LatencyKind};
 use std::fmt::Write;
 
-/// The text. Each number is in the form of C's `%f`; whole ones are exact however large.
+/// The text. Each number is formatted as by C's `%f`; integers are always exact.
 pub fn render(view: &View) -> String {
     let counters = view.counters();
     let mut text = format!("time running in seconds: {}\n", view.uptime_s);
@@ -54,7 +54,7 @@ pub fn render(view: &View) -> String {
     text
 }
 
-/// What tells one worker from the others.
+/// The figures of one worker.
 const OF_EACH_WORKER: [Counter; 5] = [
     Counter::MetricsReceived,
     Counter::DatagramsReceived,

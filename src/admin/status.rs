@@ -1,4 +1,4 @@
-//! `status`: the proxy in words, `name: words` a line, beginning as proxy.js's does. Pure.
+//! `status`: the state as text, one `name: text` per line, beginning like proxy.js's. Pure.
 //!
 //! In: a [`View`]. Out: text. Figures are in `stats`. Next: `reply.rs`.
 
@@ -13,7 +13,7 @@ use crate::stats::{Counter, Counters, DropReason};
 use crate::version::VERSION;
 use std::net::SocketAddr;
 
-/// The text. Lines that say `degraded` or `dropped` are there only if there is something to say.
+/// The text. Lines with `degraded` or `dropped` appear only if there is something to report.
 pub fn render(view: &View) -> String {
     let counters = view.counters();
     let mut lines = vec![
@@ -40,7 +40,7 @@ pub fn render(view: &View) -> String {
         format!("receive_buffer: {}", receive_buffer(view)),
         format!("account: {}", account(&counters)),
     ];
-    // What was asked for stands before what came of it.
+    // The request comes before its result.
     let gso = lines.iter().position(|line| line.starts_with("gso: ")).map_or(lines.len(), |at| at + 1);
     lines.splice(gso..gso, levers::lines(view));
     lines.extend(wishes(view));
@@ -54,7 +54,7 @@ pub fn render(view: &View) -> String {
     let last_restart = view.last_restart.as_ref().map(|(ago_s, words)| ("last_restart", *ago_s, words));
     let last_reload = view.last_reload.as_ref().map(|last| ("last_reload", last.ago_s, &last.words));
     for (name, ago_s, words) in last_restart.into_iter().chain(last_reload) {
-        // Several errors stand in one line here.
+        // Several errors are joined in one line here.
         let words: Vec<String> = words.lines().map(|line| escape(line.as_bytes())).collect();
         lines.push(format!("{name}: {ago_s} s ago: {}", words.join("; ")));
     }
@@ -63,7 +63,7 @@ pub fn render(view: &View) -> String {
     lines.join("\n")
 }
 
-/// The words of `/readyz` behind the name that the line has whatever they say.
+/// The text of `/readyz` after a fixed name.
 fn ready(readiness: Readiness) -> String {
     let words = readiness.words();
     let reason = words.split_once(": ").map_or(words, |(_, reason)| reason);
@@ -74,7 +74,7 @@ fn hexadecimal(number: Option<u64>) -> String {
     number.map_or_else(|| "starting".to_string(), |number| format!("{number:016x}"))
 }
 
-/// What the operator wants of backends, other than to follow their health.
+/// Backends whose state was set by the operator.
 fn wishes(view: &View) -> impl Iterator<Item = String> {
     let wanted = |state| matches!(state, BackendState::Drain | BackendState::ForcedDown);
     view.backends.iter().filter(move |backend| wanted(backend.state)).map(|backend| {
@@ -118,7 +118,7 @@ fn several_addresses(view: &View) -> impl Iterator<Item = String> {
     })
 }
 
-/// As `health` and `status` say it.
+/// As in `health` and `status`.
 pub fn up_or_down(up: bool) -> &'static str {
     if up { "up" } else { "down" }
 }
@@ -137,7 +137,7 @@ pub fn engine(view: &View) -> String {
     if engines.is_empty() { "starting".to_string() } else { engines.join(" ") }
 }
 
-/// Whether the kernel keeps the workers' rings to what they are for.
+/// Whether the workers' rings are restricted.
 fn rings(view: &View) -> String {
     let refused = view.facts().find_map(|facts| match facts.restrictions {
         Restrictions::Refused(errno) => Some(errno),
@@ -151,7 +151,7 @@ fn rings(view: &View) -> String {
     }
 }
 
-/// Which worker keeps to which CPU.
+/// Which worker is pinned to which CPU.
 fn pinned(view: &View) -> String {
     let workers = view.workers.iter().enumerate();
     let texts: Vec<String> = workers
@@ -165,7 +165,7 @@ fn addresses(addresses: &[SocketAddr]) -> String {
     texts.join(" ")
 }
 
-/// What the worst-off socket got. The kernel doubles what is asked for, to cover its own overhead.
+/// The smallest buffer granted to a socket. The kernel doubles the requested size to cover its own overhead.
 fn receive_buffer(view: &View) -> String {
     let asked = view.receive_buffer_asked_bytes;
     match view.facts().map(|facts| facts.receive_buffer_bytes).min() {
@@ -201,7 +201,7 @@ fn dropped(counters: &Counters, view: &View) -> impl Iterator<Item = String> {
     })
 }
 
-/// What is known of datagrams that were too long, and the cure. Metrics that were not read are not counted anywhere.
+/// Datagrams that were too long, and the remedy. Metrics that were not read are not counted anywhere.
 fn truncated(counters: &Counters, view: &View) -> Option<String> {
     let datagrams = counters.get(Counter::DatagramsTruncated);
     let plural = if datagrams == 1 { "" } else { "s" };
@@ -223,13 +223,13 @@ fn metrics(count: u64) -> String {
     format!("{count} metric{}", if count == 1 { "" } else { "s" })
 }
 
-/// What the log has lost.
+/// Lost log lines.
 fn log(log: &LogFigures) -> Option<String> {
     let ago = log.dropped_ago?;
     Some(format!("log: {} lines dropped, the last {} s ago", log.lines_dropped, ago.as_secs()))
 }
 
-/// What the kernel dropped before it was received, and where.
+/// Datagrams dropped by the kernel, and where.
 fn kernel_drops(view: &View) -> Option<String> {
     let last_us = view.workers.iter().filter_map(|worker| worker.socket_dropped_us).max()?;
     let mut places = Vec::new();

@@ -1,4 +1,4 @@
-//! What `tap` shows, and how many may be open.
+//! The metrics that `tap` shows, and the limit of open taps.
 //!
 //! In: metrics on their way, from the workers. Out: the same, to `server.rs`, which shows them. Next: `reply.rs`.
 

@@ -1,4 +1,4 @@
-//! `tap` against a connection in memory: what it shows, when it ends, and whom it does not wait for.
+//! `tap` over an in-memory connection: what it shows, when it ends, and what it does not wait for.
 
 use super::*;
 
@@ -79,7 +79,7 @@ async fn a_tap_is_not_kept_for_a_client_that_is_gone_though_no_metric_comes() {
         proxy.taps.replace(Some(receiver));
         let lasted = serve_while(&proxy, true, &wire, async {
             wire.send(b"tap 1000\n");
-            // One that has only said all is still there, and sees an empty line now and then.
+            // A client that only closed its sending side is still there, and receives an empty line now and then.
             wire.half_close();
             assert_eq!(wire.replies_within(5_500).await, "\n\n\n\n\n");
             if is_gone {

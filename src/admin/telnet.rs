@@ -1,4 +1,4 @@
-//! Telnet's negotiation, which a telnet client may send before a command: it is passed over. Pure.
+//! Telnet's negotiation, which a telnet client may send before a command: skipped. Pure.
 //!
 //! In: the beginning of a line. Out: the line without it. Next: `command.rs` and `proxy_js.rs` read the line. The bytes are those
 //! of RFC 854; nothing is answered, which refuses every option (RFC 1143 needs no answer to an option that stays off).
@@ -12,7 +12,7 @@ const SB: u8 = 250;
 const WILL: u8 = 251;
 const DONT: u8 = 254;
 
-/// `line` without the negotiation that it begins with. A sequence that is cut is passed over as far as it goes; an escaped 255
+/// `line` without its leading negotiation. A truncated sequence is skipped as far as it goes; an escaped 255
 /// (two of them) is text.
 pub(super) fn skip(mut line: &[u8]) -> &[u8] {
     loop {

@@ -1,6 +1,6 @@
-//! What the running proxy looks like at one moment: everything that the commands show, as plain data.
+//! A snapshot of the running proxy: everything that the commands show, as plain data.
 //!
-//! In: gathered by `control/` on request. Out: rendered by `reply.rs` and its neighbours. Next: `reply.rs`.
+//! In: collected by `control/` on request. Out: rendered by `reply.rs` and its siblings. Next: `reply.rs`.
 
 use super::counters::AdminCounters;
 use super::readiness::Readiness;
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 pub struct View {
     /// Seconds since the start.
     pub uptime_s: u64,
-    /// The workers' clock (`Driver::now_us`) when this was gathered: the moments in their counters are told from it.
+    /// The workers' clock (`Driver::now_us`) at the snapshot: the reference for the times in their counters.
     pub now_us: u64,
     /// The wall clock at the same moment: time since the Unix epoch.
     pub unix_time: Duration,
@@ -35,13 +35,13 @@ pub struct View {
     pub workers: Vec<WorkerView>,
     /// The histograms of all workers since the start.
     pub latency: Latency,
-    /// Whether the kernel's timestamps are asked for, so that latencies are measured exactly too.
+    /// Whether kernel timestamps are requested, so that latencies are also measured exactly.
     pub timestamps: bool,
     /// The backends, in the config's order.
     pub backends: Vec<BackendView>,
     /// The backends that serve names, in the placement's order.
     pub ring: Vec<Arc<str>>,
-    /// Which worker gets a datagram: `flow` or `datagram`, as it really is.
+    /// How datagrams are distributed among workers: `flow` or `datagram`, as in effect.
     pub spread: &'static str,
     /// The value of `hashing`.
     pub placement: &'static str,
@@ -53,33 +53,33 @@ pub struct View {
     pub management: Vec<SocketAddr>,
     /// `maxDatagramSize`, in bytes.
     pub datagram_bytes_max: usize,
-    /// What each listening socket asked for as its receive buffer, in bytes; what was granted is in the workers' facts.
+    /// The receive buffer requested for each listening socket, in bytes; the granted size is in the workers' facts.
     pub receive_buffer_asked_bytes: usize,
     /// The value of `gso`.
     pub gso: &'static str,
-    /// What keeps the cost of a metric low.
+    /// Optimizations in effect.
     pub levers: LeversView,
     /// The host's UDP errors, where they can be read.
     pub host_udp: Option<HostUdp>,
-    /// What happened at the admin port.
+    /// The admin port's counters.
     pub admin: AdminCounters,
-    /// What this process could not do for want of descriptors, memory, threads or ports: each operation with how often.
+    /// Operations that failed for lack of descriptors, memory, threads or ports, with their number.
     pub shortages: Vec<(&'static str, u64)>,
-    /// What became of the log's lines.
+    /// Figures of the log.
     pub log: LogFigures,
     /// Memory.
     pub memory: MemoryView,
-    /// This process's number.
+    /// The process ID.
     pub pid: u32,
-    /// What the kernel says of this process.
+    /// The kernel's figures of this process.
     pub process: Process,
-    /// Where its sockets come from, if it did not make them.
+    /// Origin of its sockets, if it did not create them.
     pub origin: Option<String>,
-    /// How the last restart stands, if one was asked for, and how many seconds ago it came to that.
+    /// State of the last restart, if one was requested, and seconds since it reached that.
     pub last_restart: Option<(u64, String)>,
     /// How the last reload ended, if there was one.
     pub last_reload: Option<LastReload>,
-    /// What works less well than asked for, one sentence each.
+    /// Degradations, one sentence each.
     pub degraded: Vec<String>,
 }
 
@@ -88,7 +88,7 @@ pub struct View {
 pub struct LastReload {
     /// Seconds since then.
     pub ago_s: u64,
-    /// What the operator was told.
+    /// The report to the operator.
     pub words: String,
     /// Whether it was applied.
     pub succeeded: bool,
@@ -99,16 +99,16 @@ pub struct LastReload {
 pub struct WorkerView {
     /// Its counters, one consistent snapshot.
     pub counters: Counters,
-    /// What its driver was granted; `None` until it has started.
+    /// Resources granted to its driver; `None` until it has started.
     pub facts: Option<Facts>,
     /// CPU time of its thread, in µs, if it can be read.
     pub cpu_us: Option<u64>,
-    /// What the kernel dropped at each of its listening sockets, in the order of the addresses; empty until it has
+    /// Datagrams dropped by the kernel at each of its listening sockets, in the order of the addresses; empty until it has
     /// started.
     pub socket_drops: Vec<u64>,
     /// When the kernel last dropped there, on the workers' clock.
     pub socket_dropped_us: Option<u64>,
-    /// The CPU that it keeps to, if it is pinned.
+    /// The CPU that it is pinned to, if any.
     pub pinned_to: Option<usize>,
     /// How it sleeps.
     pub sleep: Sleep,
@@ -119,15 +119,15 @@ pub struct WorkerView {
 pub struct BackendView {
     /// Its identity, as in the config.
     pub name: Arc<str>,
-    /// Whether it gets metrics, and why not.
+    /// Whether it receives metrics, and why not.
     pub state: BackendState,
-    /// Its addresses in the order in which they are tried.
+    /// Its addresses in the order of trial.
     pub addresses: Vec<(SocketAddr, AddressRole)>,
     /// The admin port that answered its last good check.
     pub answering: Option<SocketAddr>,
-    /// Seconds since it came into this state.
+    /// Seconds since it entered this state.
     pub since_s: u64,
-    /// What its health says, whatever the operator wants; `None` if it is not looked at.
+    /// Result of its health checks, regardless of the operator; `None` if it is not checked.
     pub is_healthy: Option<bool>,
     /// Metrics accepted by this kernel for it.
     pub metrics_sent: u64,
@@ -139,28 +139,28 @@ pub struct BackendView {
     pub metrics_dropped: u64,
     /// Sends that reported a refusal (ECONNREFUSED).
     pub refused: u64,
-    /// Sends that reported that its host cannot be reached.
+    /// Sends that reported its host as unreachable.
     pub unreachable: u64,
-    /// What its sends and the ICMP answers to them reported, by kind, the latest first.
+    /// Errors reported by its sends and by ICMP, by kind, the latest first.
     pub errors: Vec<ErrorView>,
     /// Datagrams that its socket dropped, if it is on this host.
     pub kernel_drops: Option<u64>,
-    /// How its packets go with others in one send: `padded`, `unpadded` or `off`.
+    /// How its packets are batched: `padded`, `unpadded` or `off`.
     pub gso: &'static str,
-    /// Of the packets, those that went with others in one send.
+    /// Of the packets, those that were batched.
     pub datagrams_in_trains: u64,
-    /// Trains that were refused.
+    /// Batches that were refused.
     pub trains_refused: u64,
-    /// Why its packets go one by one, if the kernel refuses trains to it.
+    /// Why its packets are sent one by one, if the kernel refuses batches.
     pub trains_errno: Option<i32>,
     /// Sockets to it that were replaced by new ones.
     pub sockets_reopened: u64,
-    /// The largest packet that metrics for it are gathered into; 0 until a worker knows.
+    /// The largest packet that metrics for it are packed into; 0 until known.
     pub packet_bytes_max: usize,
 }
 
 impl BackendView {
-    /// Packets that were accepted and of which an ICMP answer said later that they were not delivered.
+    /// Packets that were accepted and later reported as undelivered by an ICMP error.
     pub fn undelivered(&self) -> u64 {
         self.errors.iter().map(|error| error.undelivered).sum()
     }
@@ -169,15 +169,15 @@ impl BackendView {
 /// What an address of a backend is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressRole {
-    /// Metrics go there.
+    /// In use for metrics.
     InUse,
-    /// Metrics go there, though it refused them: the others do too.
+    /// In use for metrics although it refuses them: the others do too.
     Refuses,
-    /// It refused metrics, so another one is used.
+    /// Refused metrics, so another one is used.
     Refused,
     /// It is tried when the one in use refuses.
     Spare,
-    /// `addressFamily` keeps metrics from it; it may answer checks.
+    /// Excluded from metrics by `addressFamily`; it may answer checks.
     OtherFamily,
     /// The proxy itself listens there: metrics would loop.
     Own,
@@ -198,29 +198,29 @@ impl AddressRole {
 }
 
 impl BackendView {
-    /// Where its metrics go.
+    /// The address that its metrics are sent to.
     pub fn address(&self) -> Option<SocketAddr> {
         let is_used = |role: AddressRole| matches!(role, AddressRole::InUse | AddressRole::Refuses);
         self.addresses.iter().find(|(_, role)| is_used(*role)).map(|(address, _)| *address)
     }
 }
 
-/// Whether a backend gets metrics, and why not.
+/// Whether a backend receives metrics, and why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendState {
-    /// It gets metrics.
+    /// Receives metrics.
     Up,
     /// Its checks fail, or it refuses.
     Down,
-    /// The config has it switched off.
+    /// Disabled in the config.
     Disabled,
     /// Its name does not resolve.
     Unresolved,
-    /// It is where the proxy itself listens: metrics would loop.
+    /// The proxy itself listens there: metrics would loop.
     OwnAddress,
-    /// The operator drains it: its names are served by the others.
+    /// Drained by the operator: its names are served by the others.
     Drain,
-    /// The operator has taken it down.
+    /// Set to down by the operator.
     ForcedDown,
 }
 
@@ -264,7 +264,7 @@ pub struct MemoryView {
 }
 
 impl View {
-    /// A moment of the workers' clock, for people: how long ago it was, and when by the wall clock (UTC).
+    /// A time of the workers' clock as text: how long ago, and by the wall clock (UTC).
     pub fn moment(&self, at_us: u64) -> String {
         let ago = Duration::from_micros(self.now_us.saturating_sub(at_us));
         let at = SystemTime::UNIX_EPOCH + self.unix_time.saturating_sub(ago);
@@ -281,14 +281,14 @@ impl View {
     }
 
     /// How unevenly the datagrams are spread over the workers: the busiest worker's number of them, divided by the mean.
-    /// 1 is even, the number of workers is all at one; 1 as long as nothing has come.
+    /// 1 is even; the number of workers means all at one; 1 until something was received.
     pub fn worker_skew(&self) -> f64 {
         let counts = self.workers.iter().map(|worker| worker.counters.get(Counter::DatagramsReceived));
         let (busiest, sum) = counts.fold((0, 0), |(busiest, sum), count| (count.max(busiest), sum + count));
         if sum == 0 { 1.0 } else { busiest as f64 * self.workers.len() as f64 / sum as f64 }
     }
 
-    /// What the workers were granted, as far as they have started.
+    /// Resources granted to the workers that have started.
     pub fn facts(&self) -> impl Iterator<Item = &Facts> {
         self.workers.iter().filter_map(|worker| worker.facts.as_ref())
     }

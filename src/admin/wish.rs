@@ -1,25 +1,25 @@
-//! What the operator wants of one backend, whatever its health says.
+//! The administrative state of one backend, regardless of its health.
 //!
 //! In: `backend HOST:PORT drain|up|down` on the admin port. Out: a value that `control/` keeps with the backend, small
 //! enough to be written down. Next: `control/backends/backend.rs`.
 
 use serde::{Deserialize, Serialize};
 
-/// What the operator wants of a backend. It stays over reloads as long as the config lists the backend.
+/// The administrative state of a backend. It is kept across reloads while the config lists the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wish {
-    /// What its health says counts.
+    /// Follows its health checks.
     #[default]
     Up,
-    /// Its names are served by the others though it may be healthy; its health is watched all the same.
+    /// Its names are served by the others even if it is healthy; its health is still checked.
     Drain,
-    /// It counts as down, and `onNodeDown` says what becomes of its names; its health is watched all the same.
+    /// Considered down, with `onNodeDown` deciding about its names; its health is still checked.
     Down,
 }
 
 impl Wish {
-    /// The word of the command.
+    /// As written in the command.
     pub const fn name(self) -> &'static str {
         match self {
             Wish::Up => "up",
@@ -28,7 +28,7 @@ impl Wish {
         }
     }
 
-    /// The wish of this word.
+    /// Parses the word of the command.
     pub fn parse(word: &[u8]) -> Option<Wish> {
         [Wish::Up, Wish::Drain, Wish::Down].into_iter().find(|wish| word == wish.name().as_bytes())
     }

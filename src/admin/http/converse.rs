@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use tokio::time::{Instant, timeout_at};
 
 impl<C: Connection> Client<'_, C> {
-    /// Answers requests until one is the last, or none comes in time. `bytes` is what the client has sent so far.
+    /// Answers requests until the last one, or until none arrives in time. `bytes` is what the client has sent so far.
     pub(in crate::admin) async fn converse_http(
         &mut self,
         mut bytes: Vec<u8>,
@@ -36,7 +36,7 @@ impl<C: Connection> Client<'_, C> {
         }
     }
 
-    /// The next request and the length of its head. The time it has does not begin anew with each byte.
+    /// The next request and the length of its head. The timeout is not restarted by each byte.
     async fn next_request(&mut self, bytes: &mut Vec<u8>) -> Result<(Request, usize), End> {
         let deadline = Instant::now() + IDLE;
         loop {
@@ -53,7 +53,7 @@ impl<C: Connection> Client<'_, C> {
                     bytes.extend_from_slice(&more);
                     self.reading.give_back(more);
                 }
-                // The client has ended, or this connection has yielded its place.
+                // The client has closed, or this connection was evicted.
                 Ok(_) => return Err(End::Over),
                 Err(_) => {
                     self.counters.count(AdminCounter::IdleClosed);

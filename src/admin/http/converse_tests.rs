@@ -1,4 +1,4 @@
-//! HTTP connections against a connection in memory, on a clock that stands still until all wait.
+//! HTTP connections over an in-memory connection, on a paused clock.
 
 use super::super::request::HEAD_BYTES_MAX;
 use super::*;

@@ -1,12 +1,12 @@
-//! Whom a request takes this host for: a page of elsewhere may have its own name resolve to this host (DNS rebinding), and
-//! would then read what it likes. Pure.
+//! Validates the `Host` header: a foreign web page may have its own name resolve to this host (DNS rebinding), and
+//! could then read the replies. Pure.
 //!
 //! In: the value of `Host`. Out: whether the request is answered. Next: `converse.rs`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Whether the request means this host: by an address, by `localhost`, or by a name that `is_own_name` knows. A port may
-/// follow; it is not looked at, since a port may be mapped to another one.
+/// follow; it is ignored, since ports may be mapped.
 pub fn is_this_host(host: &str, is_own_name: impl Fn(&str) -> bool) -> bool {
     if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };

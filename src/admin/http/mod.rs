@@ -1,7 +1,7 @@
-//! HTTP on the admin port, for monitors, load balancers and browsers: it shows, and can change nothing.
+//! HTTP on the admin port, for monitors, load balancers and browsers; read-only.
 //!
 //! In: a connection's bytes from the first line on that is HTTP. Out: answers. Inside: `request.rs` (bytes → [`Request`]
-//! or a refusal), `host.rs` (whom the request takes this host for), `page.rs` (path → page → text), `response.rs`
+//! or a refusal), `host.rs` (is the `Host` header accepted), `page.rs` (path → page → text), `response.rs`
 //! (text → bytes) are pure; `converse.rs` reads, asks the proxy, and writes. Next: `prometheus/` and `json.rs` render the
 //! large pages.
 //!

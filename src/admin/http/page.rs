@@ -9,16 +9,16 @@ use crate::admin::{Readiness, View, json, prometheus};
 /// Characters of a refused host that the answer shows.
 const HOST_SHOWN_MAX: usize = 100;
 
-/// What can be asked for.
+/// The pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
     /// The list of the others.
     Index,
     /// Every figure, for Prometheus.
     Metrics,
-    /// Whether the process works.
+    /// Liveness of the process.
     Alive,
-    /// Whether the proxy wants to be sent metrics.
+    /// Whether the proxy is ready for metrics.
     Ready,
     /// Everything that the text commands know.
     Stats,
@@ -58,7 +58,7 @@ pub fn index() -> Response {
     Response { body, ..Response::words(Status::Ok, "") }
 }
 
-/// Whether the process works. One whose worker or control thread fails ends; one that is stuck is found by asking it.
+/// Liveness. A process whose worker or control thread fails exits; a stuck one is detected by polling it.
 pub fn alive(stuck: Option<String>) -> Response {
     match stuck {
         None => Response::words(Status::Ok, "ok"),
@@ -66,7 +66,7 @@ pub fn alive(stuck: Option<String>) -> Response {
     }
 }
 
-/// Whether metrics are wanted.
+/// Readiness.
 pub fn ready(readiness: Readiness) -> Response {
     let status = if readiness.is_ready() { Status::Ok } else { Status::Unavailable };
     Response::words(status, readiness.words())
@@ -84,7 +84,7 @@ pub fn stats(view: &View, config_json: &str) -> Response {
     Response { content_type, body, ..Response::words(Status::Ok, "") }
 }
 
-/// There is no such page.
+/// Not found.
 pub fn unknown() -> Response {
     Response::words(Status::NotFound, "no such page; see / for a list")
 }

@@ -1,7 +1,7 @@
 //! Bytes → one request's head. Pure.
 //!
-//! In: what a connection has sent and not yet been answered. Out: a [`Request`] and where the next one starts, or the
-//! refusal that ends the connection. The grammar is httparse's; what it leaves open is closed here. Next: `converse.rs`.
+//! In: bytes that were sent and not yet answered. Out: a [`Request`] and where the next one starts, or the
+//! refusal that ends the connection. The grammar is httparse's; the rest is validated here. Next: `converse.rs`.
 
 use super::response::{Response, Status};
 
@@ -15,13 +15,13 @@ const FIELDS_MAX: usize = 64;
 pub struct Request {
     /// Only the head of the answer is requested.
     pub is_head: bool,
-    /// What may be done is asked for (OPTIONS), as HAProxy's plain health check does: the status of the page without its body.
+    /// An OPTIONS request, as sent by HAProxy's plain health check: the status of the page without its body.
     pub is_options: bool,
     /// The path, without what follows a `?`.
     pub path: String,
-    /// Whom it takes this host for; HTTP/1.0 does not have to say it, and no browser speaks that.
+    /// The `Host` header; optional in HTTP/1.0, which no browser speaks.
     pub host: Option<String>,
-    /// The connection ends with the answer.
+    /// The connection is closed after the reply.
     pub is_last: bool,
 }
 
@@ -30,16 +30,16 @@ pub struct Request {
 pub enum Head {
     /// More are needed.
     Partial {
-        /// It is known already that only the head of the answer is wanted.
+        /// The request is already known to be HEAD.
         is_head: bool,
     },
     /// A request, and the length of its head.
     Whole(Request, usize),
-    /// Nothing that could be answered; the connection ends with this.
+    /// Invalid; the connection is closed after this reply.
     Refused {
         /// The answer.
         response: Response,
-        /// Only the head of it is wanted: so much could be read.
+        /// Whether only the head is requested, as far as the request could be parsed.
         is_head: bool,
     },
 }
@@ -108,7 +108,7 @@ fn request(parsed: &httparse::Request<'_, '_>) -> Result<Request, (Status, &'sta
         },
         (Some(_), Some(_)) => return Err((Status::BadRequest, "more than one Host header")),
     };
-    // A body is not read, so nothing behind it could be found.
+    // A body is not read, so nothing after it could be parsed.
     let has_body = fields("content-length").any(|length| length.trim_ascii() != b"0")
         || fields("transfer-encoding").next().is_some();
     let wants_close = fields("connection")
@@ -119,7 +119,7 @@ fn request(parsed: &httparse::Request<'_, '_>) -> Result<Request, (Status, &'sta
         is_head,
         is_options,
         path: path.to_owned(),
-        // A target with a host counts more than the field.
+        // A host in the target takes precedence over the header.
         host: authority.map(str::to_owned).or(host),
         is_last: is_old || has_body || wants_close,
     })

@@ -7,19 +7,19 @@ use std::time::SystemTime;
 /// The statuses that are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// As asked.
+    /// Success.
     Ok,
-    /// Not HTTP as it is written down.
+    /// Malformed.
     BadRequest,
-    /// It came by a name that is not this host's.
+    /// The Host header is not a name of this host.
     Forbidden,
     /// No such page.
     NotFound,
     /// Neither GET nor HEAD nor OPTIONS.
     MethodNotAllowed,
-    /// The request did not come to its end in time.
+    /// The request was not completed in time.
     RequestTimeout,
-    /// The head is longer than may be.
+    /// The head is too long.
     HeadTooLarge,
     /// Not ready.
     Unavailable,
@@ -28,7 +28,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Code and words of the status line.
+    /// Status code and reason phrase.
     const fn line(self) -> &'static str {
         match self {
             Status::Ok => "200 OK",
@@ -61,7 +61,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// A line of words.
+    /// A line of text.
     pub fn words(status: Status, words: impl Into<String>) -> Response {
         let lists_methods = status == Status::MethodNotAllowed;
         Response { status, content_type: TEXT, body: words.into() + "\n", lists_methods }
@@ -72,9 +72,9 @@ impl Response {
         Response { body: String::new(), lists_methods: true, ..self }
     }
 
-    /// Its bytes. To HEAD there is no body, though the head tells its length; `is_last` says that the connection ends.
+    /// Its bytes. A reply to HEAD has no body, but its length in the head; `is_last` closes the connection.
     pub fn bytes(&self, is_head: bool, is_last: bool, now: SystemTime) -> Vec<u8> {
-        // Figures of the moment: nobody is to keep them, or to guess what else they might be.
+        // Current values: must not be cached or content-sniffed.
         let mut text = format!(
             "HTTP/1.1 {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
              X-Content-Type-Options: nosniff\r\n",

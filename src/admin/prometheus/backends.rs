@@ -7,7 +7,7 @@ use crate::admin::send_error::error_name;
 use crate::admin::view::{BackendState, BackendView, View};
 use crate::stats::ErrorView;
 
-/// What is known of one backend, if it is.
+/// A figure of one backend, if known.
 type Figure = fn(&BackendView) -> Option<u64>;
 
 /// The families of one figure for each backend.
@@ -147,7 +147,7 @@ pub fn render(out: &mut Exposition, view: &View) {
     }
 }
 
-/// A figure of the errors of sends, of the kinds that have occurred.
+/// A figure of the send errors, for the kinds that have occurred.
 fn errors(
     out: &mut Exposition,
     view: &View,

@@ -1,11 +1,11 @@
 //! Prometheus's text format 0.0.4. Pure.
 //!
-//! In: families with their figures. Out: text. Next: nobody; `http/` sends it.
+//! In: families with their figures. Out: text, sent by `http/`.
 
 use crate::admin::escape;
 use std::fmt::{Display, Write};
 
-/// What a family is.
+/// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows, from 0 at the start of the process.
@@ -40,7 +40,7 @@ pub struct MetricFamily {
 /// The text as it grows.
 pub struct Exposition {
     text: String,
-    /// Every family that was asked for, with or without figures; `None` if nobody wants the list.
+    /// Every family that was requested, with or without figures; `None` if no list is kept.
     families: Option<Vec<MetricFamily>>,
 }
 
@@ -138,7 +138,7 @@ impl Family<'_> {
     }
 }
 
-/// Control characters are shown as everywhere else ([`escape`]); then what the format itself wants escaped is.
+/// Control characters are escaped as everywhere else ([`escape`]), then the characters that the format requires.
 fn push_label_value(text: &mut String, value: &str) {
     for character in escape(value.as_bytes()).chars() {
         match character {

@@ -1,20 +1,20 @@
 //! The latency histograms as Prometheus's classic ones. Pure.
 //!
 //! In: [`Latency`] of all workers. Out: families. HdrHistogram's cells are about 1 % wide and are not cut: each counts
-//! under the first bound that all of it is under, so that a latency is never told shorter than it was.
+//! under the first bound above all of it, so that a latency is never understated.
 
 use super::exposition::{Exposition, Kind};
 use crate::stats::{Latency, LatencyKind};
 use hdrhistogram::Histogram;
 
-/// The upper bounds, in µs: close together around `flushInterval`'s default of 5 ms, from what one batch takes to what no
+/// The upper bounds, in µs: dense around the default `flushInterval` of 5 ms, from the duration of one batch to what no
 /// user should see.
 const BOUNDS_US: [u64; 20] = [
     50, 100, 250, 500, 1_000, 2_500, 4_000, 5_000, 6_000, 7_500, 10_000, 15_000, 25_000, 50_000, 100_000,
     250_000, 500_000, 1_000_000, 2_500_000, 10_000_000,
 ];
 
-/// The families; those that are measured only with the kernel's timestamps if `timestamps` says so.
+/// The families; those measured by kernel timestamps only with `timestamps`.
 pub fn render(out: &mut Exposition, latency: &Latency, timestamps: bool) {
     let mut family = out.family(
         Kind::Histogram,
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(count, latency.get(LatencyKind::Bound).len());
         assert_eq!(*buckets.last().unwrap(), (f64::INFINITY, count));
         assert!((sum - truth).abs() <= truth / 100.0, "{sum} for {truth}");
-        // Never shorter than it was, and longer by no more than a cell.
+        // Never understated, and overstated by at most one cell.
         for (bound, up_to) in &buckets[..BOUNDS_US.len()] {
             let below = |limit: f64| {
                 3 * (1..30_000_000u64).step_by(9_973).filter(|us| *us as f64 / 1e6 <= limit).count()

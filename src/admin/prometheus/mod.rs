@@ -1,9 +1,9 @@
 //! `/metrics`: every figure in Prometheus's text format 0.0.4. Pure.
 //!
 //! In: a [`View`]. Out: text. Names follow Prometheus's conventions: seconds and bytes, `_total` for what only grows; each
-//! is explained where it stands, in the text as `# HELP`. Inside: `exposition.rs` knows the format, the others the figures.
-//! No crate does it: the well-kept ones own their counters or write OpenMetrics, and the figures here are a snapshot that
-//! others own. Next: `http/`.
+//! has its `# HELP` text in place. Inside: `exposition.rs` knows the format, the others the figures.
+//! No crate is used: the maintained ones own their counters or write OpenMetrics, and the figures here are a snapshot that
+//! is owned elsewhere. Next: `http/`.
 
 mod backends;
 mod exposition;

@@ -1,4 +1,4 @@
-//! The process as every Prometheus client library tells it. Pure.
+//! The process metrics of every Prometheus client library. Pure.
 //!
 //! In: a [`View`]. Out: families.
 

@@ -1,4 +1,4 @@
-//! The proxy as a whole: what it is, how it is, what is around it. Pure.
+//! The proxy as a whole: build, state, environment. Pure.
 //!
 //! In: a [`View`]. Out: families.
 
@@ -8,7 +8,7 @@ use crate::admin::status::engine;
 use crate::admin::view::View;
 use crate::version::{COMMIT, NUMBER};
 
-/// What it is: facts, as labels of a figure that is always 1.
+/// Build and configuration, as labels of a figure that is always 1.
 pub fn identity(out: &mut Exposition, view: &View) {
     let mut family = out.family(Kind::Gauge, "statsring_build_info", "The program, as labels; always 1.");
     family.add(&[("version", NUMBER), ("revision", COMMIT), ("engine", &engine(view))], 1);
@@ -28,7 +28,7 @@ pub fn identity(out: &mut Exposition, view: &View) {
     }
 }
 
-/// How it is.
+/// State.
 pub fn state(out: &mut Exposition, view: &View) {
     let gauge = Kind::Gauge;
     out.one(
@@ -69,7 +69,7 @@ pub fn state(out: &mut Exposition, view: &View) {
     );
 }
 
-/// What is around it: the host, the admin port, memory.
+/// Environment: the host, the admin port, memory.
 pub fn surroundings(out: &mut Exposition, view: &View) {
     let counter = Kind::Counter;
     out.known(

@@ -88,7 +88,7 @@ fn dropped(out: &mut Exposition, view: &View) {
     }
 }
 
-/// Each socket for itself: which one overflows tells which worker is too busy.
+/// One series per socket: the one that overflows shows which worker is overloaded.
 fn kernel_drops(out: &mut Exposition, view: &View) {
     let mut family =
         out.family(Kind::Counter, "statsring_kernel_drops_total", Counter::KernelDrops.meaning());
