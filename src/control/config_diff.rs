@@ -1,16 +1,16 @@
 //! What a reload would change: a pure comparison of two configs.
 //!
-//! In: the config that runs, and the one just read. Out: a refusal that changes nothing, or the changes in words with the
+//! In: the running config, and the one just read. Out: a refusal that changes nothing, or the changes as text with the
 //! share of names that move. Next: `state.rs` applies it.
 
 use crate::config::{Assignment, Config, Format, Node, sample_name};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-/// Names that are placed before and after, to tell the share that moves.
+/// Names that are placed before and after, to determine the share that moves.
 const SAMPLE_NAMES: usize = 10_000;
 
-/// Why a good file was not applied.
+/// Why a valid file was not applied.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It changes keys that need a restart.
@@ -44,7 +44,7 @@ impl Refusal {
 /// What a reload changes.
 #[derive(Debug, PartialEq)]
 pub struct Changes {
-    /// One sentence each; empty if the file says what runs already.
+    /// One sentence each; empty if nothing changes.
     pub words: Vec<String>,
     /// Share of names that get another backend, 0 to 1.
     pub names_moved: f64,
@@ -63,13 +63,13 @@ impl fmt::Display for Changes {
     }
 }
 
-/// Compares the config that runs with the one to run. `room` is the number of sockets for backends that a worker has.
+/// Compares the running config with the new one. `room` is the number of backend sockets of a worker.
 pub fn compare(old: &Config, new: &Config, room: usize) -> Result<Changes, Refusal> {
     let fixed = old.changed_fixed_keys(new);
     if !fixed.is_empty() {
         return Err(Refusal::FixedKeys(fixed.into_iter().map(str::to_owned).collect()));
     }
-    // While a reload is under way a worker holds the sockets of both lists.
+    // During a reload a worker holds the sockets of both lists.
     let both: HashSet<&str> = old.nodes.iter().chain(&new.nodes).map(|node| &*node.name).collect();
     if both.len() > room {
         return Err(Refusal::TooManyBackends { backends: both.len(), room });
