@@ -3,7 +3,9 @@
 //! In: the process's arguments. Out: an exit code (`exit.rs`). Next: `config/`, then `control/` or one of `tools/`.
 
 use crate::config::{self, Loaded, MemoryBound};
-use crate::console::{NAME, complain, complain_within, print, refuse, say, say_within};
+use crate::console::{
+    NAME, print, print_error, print_error_within, print_stderr, print_stderr_within, usage_error,
+};
 use crate::control::Origin;
 use crate::driver::Engine;
 use crate::tools::config_file::{self, DEFAULT_CONFIG};
@@ -77,22 +79,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
     let file = arguments.file;
     match arguments.command {
-        Some(_) if arguments.check => refuse("--check cannot be combined with a command"),
-        Some(Command::Demo(_)) if file.is_some() => refuse("demo uses its own config: omit -f"),
+        Some(_) if arguments.check => usage_error("--check cannot be combined with a command"),
+        Some(Command::Demo(_)) if file.is_some() => usage_error("demo uses its own config: omit -f"),
         Some(Command::Demo(options)) => demo::run(options),
         Some(Command::Where(mut options)) => {
             options.file = options.file.or(file);
             where_name::run(&options)
         }
         Some(Command::Plan(_)) if file.is_some() => {
-            refuse("plan compares the two configs given as arguments: omit -f")
+            usage_error("plan compares the two configs given as arguments: omit -f")
         }
         Some(Command::Plan(options)) => plan::run(&options),
         Some(Command::CheckReady(mut options)) => {
             options.file = options.file.or(file);
             check_ready::run(&options)
         }
-        Some(Command::Load(_)) if file.is_some() => refuse("load reads no config: omit -f"),
+        Some(Command::Load(_)) if file.is_some() => usage_error("load reads no config: omit -f"),
         Some(Command::Load(options)) => load::run(options),
         Some(Command::Sink(mut options)) => {
             options.file = options.file.or(file);
@@ -122,11 +124,11 @@ pub fn check_usage(arguments: &[&str]) -> Result<(), String> {
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, u8> {
     let texts: Result<Vec<String>, OsString> =
         arguments.into_iter().skip(1).map(OsString::into_string).collect();
-    let texts = texts.map_err(|argument| refuse(&format!("{argument:?} is not UTF-8")))?;
+    let texts = texts.map_err(|argument| usage_error(&format!("{argument:?} is not UTF-8")))?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     Arguments::from_args(&[NAME], &texts).map_err(|EarlyExit { output, status }| match status {
         Ok(()) => print(&format!("{}\n", output.trim_end())),
-        Err(()) => refuse(output.trim_end()),
+        Err(()) => usage_error(output.trim_end()),
     })
 }
 
@@ -135,7 +137,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
     let mut origin = match Origin::of_this_process() {
         Ok(origin) => origin,
         Err(failure) => {
-            complain_within(&failure.words);
+            print_error_within(&failure.words);
             return failure.code;
         }
     };
@@ -143,7 +145,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
         Ok(loaded) => loaded,
         Err(error) => {
             origin.refuse(&error.to_string());
-            say_within(&config_file::unloaded(&error), LOG_FLUSH);
+            print_stderr_within(&config_file::unloaded(&error), LOG_FLUSH);
             return error.exit_code();
         }
     };
@@ -153,7 +155,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
             "cannot start the log thread: {error}; raise the limit on threads (`TasksMax=` of the service)"
         );
         origin.refuse(&words);
-        complain_within(&words);
+        print_error_within(&words);
         return exit::SYSTEM;
     }
     tracing::info!(config = %path.display(), "{}: {}", path.display(), loaded.summary);
@@ -169,15 +171,15 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
 /// `--check`: only the config is written to stdout, so that it can be saved as a file; it is statsring's own JSON whatever the
 /// format was.
 fn check(loaded: &Loaded) -> u8 {
-    complain(&loaded.summary);
+    print_error(&loaded.summary);
     for notice in &loaded.notices {
-        complain(notice);
+        print_error(notice);
     }
     for loops in control::own_nodes(&loaded.config) {
-        complain(&format!("does not start on this host: {loops}"));
+        print_error(&format!("does not start on this host: {loops}"));
     }
     // Where the start decides about the engine, this is the larger one.
     let engine = loaded.config.engine.unwrap_or(Engine::IoUring);
-    say(&MemoryBound::new(&loaded.config, engine).to_string());
+    print_stderr(&MemoryBound::new(&loaded.config, engine).to_string());
     print(&format!("{:#}\n", loaded.config.to_json()))
 }

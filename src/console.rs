@@ -16,30 +16,30 @@ const PIPE_BYTES: usize = 4_096;
 const STALLED_READER: Duration = Duration::from_secs(1);
 
 /// Reports a usage error; the exit code.
-pub fn refuse(text: &str) -> u8 {
-    complain(text);
-    say(&format!("For more information, try '{NAME} --help'.\n"));
+pub fn usage_error(text: &str) -> u8 {
+    print_error(text);
+    print_stderr(&format!("For more information, try '{NAME} --help'.\n"));
     exit::USAGE
 }
 
 /// Writes a message with the program's name to stderr, even without a reader.
-pub fn complain(text: &str) {
-    say(&format!("{NAME}: {text}\n"));
+pub fn print_error(text: &str) {
+    print_stderr(&format!("{NAME}: {text}\n"));
 }
 
 /// Writes to stderr, verbatim. Unlike `eprint!` it does not panic without a reader.
-pub fn say(text: &str) {
+pub fn print_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// [`complain`] for a service, which must not wait forever for the reader of its log.
-pub fn complain_within(text: &str) {
-    say_within(&format!("{NAME}: {text}\n"), STALLED_READER);
+/// [`print_error`] for a service, which must not wait forever for the reader of its log.
+pub fn print_error_within(text: &str) {
+    print_stderr_within(&format!("{NAME}: {text}\n"), STALLED_READER);
 }
 
-/// Writes to stderr what its reader takes within `limit`, without a lock that another thread may hold. Unlike [`say`] it does
+/// Writes to stderr what its reader takes within `limit`, without a lock that another thread may hold. Unlike [`print_stderr`] it does
 /// not wait for a reader that has stalled.
-pub fn say_within(text: &str, limit: Duration) {
+pub fn print_stderr_within(text: &str, limit: Duration) {
     let (stderr, end) = (io::stderr(), Instant::now() + limit);
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
@@ -67,7 +67,7 @@ pub fn written(result: io::Result<()>) -> u8 {
         Ok(()) => exit::OK,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => exit::OK,
         Err(error) => {
-            complain(&format!("cannot write to standard output: {error}"));
+            print_error(&format!("cannot write to standard output: {error}"));
             exit::SYSTEM
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! In: a panic of any thread. Out: one line on stderr, exit code 70. Next: the service manager, which restarts it.
 
-use crate::console::{NAME, say_within};
+use crate::console::{NAME, print_stderr_within};
 use crate::{exit, logging};
 use std::time::Duration;
 
@@ -17,7 +17,10 @@ pub fn exit_on_panic() {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed");
         logging::flush(STALLED_READER);
-        say_within(&format!("{NAME}: internal error (a bug): thread {name} {panic}\n"), STALLED_READER);
+        print_stderr_within(
+            &format!("{NAME}: internal error (a bug): thread {name} {panic}\n"),
+            STALLED_READER,
+        );
         std::process::exit(i32::from(exit::INTERNAL));
     }));
 }

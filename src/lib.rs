@@ -8,7 +8,7 @@
 //! [`crash`] and [`exit`] end a run, [`lookup`] resolves hosts, [`version`] identifies the build.
 
 #![deny(unsafe_code)]
-// The disposition of a metric must not be ignored (`relay::Fate`).
+// The disposition of a metric must not be ignored (`relay::Disposition`).
 #![deny(unused_must_use)]
 #![warn(missing_docs)]
 

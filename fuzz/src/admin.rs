@@ -8,9 +8,9 @@ use crate::expand::expand;
 use crate::session::{REPEAT, foreign, piece_bytes};
 use statsring::admin::{
     AdminActions, AdminCounter, AdminCounters, Command, Connection, Guest, LINE_BYTES_MAX, LastReload,
-    Readiness, Tapped, View, Wish, WorkerView, parse, serve,
+    Readiness, Tapped, View, AdminState, WorkerView, parse, serve,
 };
-use statsring::config::AdminWords;
+use statsring::config::AdminDialect;
 use std::cell::{Cell, RefCell};
 use std::io;
 use tokio::runtime::{Builder, Runtime};
@@ -191,7 +191,7 @@ impl AdminActions for Proxy {
         }
     }
 
-    async fn set_backend(&self, name: &[u8], _: Wish) -> Result<String, String> {
+    async fn set_backend(&self, name: &[u8], _: AdminState) -> Result<String, String> {
         self.backend_sets.set(self.backend_sets.get() + 1);
         let name = statsring::admin::escape(name);
         if name.len().is_multiple_of(2) {
@@ -218,8 +218,8 @@ impl AdminActions for Proxy {
         "{\"port\": 8125}".into()
     }
 
-    fn words(&self) -> AdminWords {
-        AdminWords::Statsring
+    fn words(&self) -> AdminDialect {
+        AdminDialect::Statsring
     }
 
     fn listing(&self) -> String {

@@ -7,7 +7,7 @@
 
 use crate::expand::expand;
 use statsring::admin::{Command, Foreign, Input, LINE_BYTES_MAX, Session, parse, proxy_js};
-use statsring::config::AdminWords;
+use statsring::config::AdminDialect;
 
 /// Two of these are more than a line may have.
 pub const REPEAT: usize = 2_050;
@@ -68,7 +68,7 @@ fn with_silences(text: &[u8], piece_bytes: usize) {
 /// statsring's own; else its lines are. Nothing is kept after a silence.
 fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
     let mut session = Session::new();
-    session.speak(AdminWords::ProxyJs);
+    session.speak(AdminDialect::ProxyJs);
     for piece in text.chunks(piece_bytes) {
         session.feed(piece);
         session.silence();

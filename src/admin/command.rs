@@ -3,8 +3,8 @@
 //! In: one line, without its newline. Out: the command, or its usage. Names are
 //! case-sensitive, as in StatsD. Next: `server.rs`, which answers.
 
+use super::admin_state::AdminState;
 use super::telnet;
-use super::wish::Wish;
 use crate::stats::LatencyKind;
 
 /// The commands with a one-line description each: the module's documentation and the reply to `help`.
@@ -41,7 +41,7 @@ pub enum Command {
         /// Its identity, as sent by the client.
         name: Vec<u8>,
         /// The administrative state.
-        wish: Wish,
+        wish: AdminState,
     },
     /// State as text.
     Status,
@@ -124,7 +124,7 @@ fn command(line: &[u8]) -> Command {
 
 fn backend(arguments: &[u8]) -> Command {
     let (name, wish) = split_word(arguments);
-    match Wish::parse(wish) {
+    match AdminState::parse(wish) {
         Some(wish) => Command::SetBackend { name: name.to_vec(), wish },
         None => Command::Misused("usage: backend HOST:PORT drain|down|up"),
     }
@@ -237,9 +237,9 @@ mod tests {
     #[test]
     fn a_backend_is_named_and_told_what_is_wanted() {
         let set = |wish| Command::SetBackend { name: b"[::1]:8125".to_vec(), wish };
-        assert_eq!(parse(b"backend [::1]:8125 drain"), set(Wish::Drain));
-        assert_eq!(parse(b" backend\t[::1]:8125  up\r"), set(Wish::Up));
-        assert_eq!(parse(b"backend [::1]:8125 down"), set(Wish::Down));
+        assert_eq!(parse(b"backend [::1]:8125 drain"), set(AdminState::Drain));
+        assert_eq!(parse(b" backend\t[::1]:8125  up\r"), set(AdminState::Up));
+        assert_eq!(parse(b"backend [::1]:8125 down"), set(AdminState::Down));
         for line in ["backend", "backend a:1", "backend drain", "backend a:1 Drain", "backend a:1 drain now"]
         {
             assert!(matches!(parse(line.as_bytes()), Command::Misused(_)), "{line}");

@@ -46,7 +46,7 @@ pub fn render(view: &View, config_json: &str) -> String {
         "latency": latencies(view),
         "workers": view.workers.iter().map(|one| worker(one, view)).collect::<Vec<_>>(),
         "backends": view.backends.iter().map(|of| backend(of, view)).collect::<Vec<_>>(),
-        "levers": levers(view),
+        "levers": tuning(view),
         "memory": memory(view),
         "process": process(view),
         "host_udp": view.host_udp.map(|host| json!({
@@ -185,14 +185,14 @@ fn errors(backend: &BackendView, now_us: u64) -> Vec<Value> {
     backend.errors.iter().map(error).collect()
 }
 
-fn levers(view: &View) -> Value {
+fn tuning(view: &View) -> Value {
     json!({
         "gso": view.gso,
-        "scanner": view.levers.scanner,
-        "cache_names": view.levers.cache_names,
-        "cache_entries": view.levers.cache_entries,
-        "flush_us": view.levers.flush_us,
-        "packet_auto": view.levers.packet_auto,
+        "scanner": view.tuning.scanner,
+        "cache_names": view.tuning.cache_names,
+        "cache_entries": view.tuning.cache_entries,
+        "flush_us": view.tuning.flush_us,
+        "packet_auto": view.tuning.packet_auto,
         "receive_buffer_asked_bytes": view.receive_buffer_asked_bytes,
     })
 }

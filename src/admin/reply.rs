@@ -9,7 +9,7 @@ use super::status::up_or_down;
 use super::tap::TAPS_MAX;
 use super::view::View;
 use super::{Tapped, backends, latency, memstats, proxy_js, stats, status};
-use crate::config::AdminWords;
+use crate::config::AdminDialect;
 
 /// Longest reply; that of the largest configuration is far shorter.
 pub const REPLY_BYTES_MAX: usize = 4 << 20;
@@ -66,10 +66,10 @@ pub fn misused(what_it_takes: &str) -> String {
 }
 
 /// The answer to anything else.
-pub fn unknown(words: AdminWords) -> String {
+pub fn unknown(words: AdminDialect) -> String {
     match words {
-        AdminWords::Statsring => "unknown command\n",
-        AdminWords::ProxyJs => proxy_js::UNKNOWN,
+        AdminDialect::Statsring => "unknown command\n",
+        AdminDialect::ProxyJs => proxy_js::UNKNOWN,
     }
     .to_string()
 }

@@ -4,18 +4,18 @@
 //! A read that was started is never dropped, because the connection's runtime may neither cancel it nor free what it
 //! holds (tokio-uring does neither): it is kept over timeouts, and at the end [`Connection::shutdown`] makes it return.
 
+use super::admin_state::AdminState;
 use super::command::{Command, ProxyJsQuery};
 use super::connection::Connection;
 use super::counters::{AdminCounter, AdminCounters};
-use super::places::Guest;
 use super::readiness::Readiness;
 use super::reading::Reading;
 use super::session::{Foreign, Input, Session};
+use super::slots::ConnectionHandle;
 use super::tap::Tapped;
 use super::view::View;
-use super::wish::Wish;
 use super::{HELP, proxy_js, reply};
-use crate::config::AdminWords;
+use crate::config::AdminDialect;
 use crate::version::VERSION;
 use std::future::Future;
 use std::io;
@@ -66,7 +66,7 @@ pub trait AdminActions {
 
     /// Sets the administrative state of this backend: its state then, or why there is none; control characters
     /// escaped.
-    fn set_backend(&self, name: &[u8], wish: Wish) -> impl Future<Output = Result<String, String>>;
+    fn set_backend(&self, name: &[u8], wish: AdminState) -> impl Future<Output = Result<String, String>>;
 
     /// Reads the configuration again: what it changed, or every error.
     fn reload(&self) -> impl Future<Output = Result<String, Vec<String>>>;
@@ -82,7 +82,7 @@ pub trait AdminActions {
     fn config_json(&self) -> String;
 
     /// The dialect of the admin port.
-    fn words(&self) -> AdminWords;
+    fn words(&self) -> AdminDialect;
 
     /// The configuration's file, as `proxy.js` answers `config`.
     fn listing(&self) -> String;
@@ -100,7 +100,7 @@ pub async fn serve(
     connection: impl Connection,
     proxy: &impl AdminActions,
     peer_is_local: bool,
-    guest: &Guest,
+    guest: &ConnectionHandle,
 ) {
     proxy.counters().count(AdminCounter::Connections);
     let mut client = Client {
@@ -135,7 +135,7 @@ pub(super) struct Client<'c, C> {
     pub(super) reading: Reading<'c, C>,
     session: Session,
     pub(super) counters: &'c AdminCounters,
-    pub(super) guest: &'c Guest,
+    pub(super) guest: &'c ConnectionHandle,
     may_change: bool,
 }
 
@@ -146,7 +146,7 @@ impl<C: Connection> Client<'_, C> {
         tokio::select! {
             biased;
             end = &mut conversation => end,
-            () = guest.sent_away() => {
+            () = guest.evicted() => {
                 // A read or write in progress must complete: this forces it.
                 connection.shutdown();
                 conversation.await
@@ -180,7 +180,7 @@ impl<C: Connection> Client<'_, C> {
                 }
                 () = sleep_until(until) => {
                     // `proxy.js` keeps all connections; here they are evicted when all slots are in use.
-                    if !unfinished && proxy.words() == AdminWords::ProxyJs {
+                    if !unfinished && proxy.words() == AdminDialect::ProxyJs {
                         idle_since = Instant::now();
                         continue;
                     }

@@ -124,9 +124,9 @@ pub(in crate::admin) struct Proxy {
     pub(in crate::admin) reloads: Cell<u32>,
     pub(in crate::admin) stuck: Cell<bool>,
     reload_lasts: Cell<Duration>,
-    wish: Cell<Wish>,
+    wish: Cell<AdminState>,
     allow_changes: bool,
-    words: Cell<AdminWords>,
+    words: Cell<AdminDialect>,
     taps: RefCell<Option<mpsc::Receiver<Tapped>>>,
     tapped: RefCell<Vec<(Vec<u8>, usize)>>,
     pub(in crate::admin) counters: AdminCounters,
@@ -157,7 +157,7 @@ impl AdminActions for Proxy {
         self.down.set(!up);
     }
 
-    async fn set_backend(&self, name: &[u8], wish: Wish) -> Result<String, String> {
+    async fn set_backend(&self, name: &[u8], wish: AdminState) -> Result<String, String> {
         if name != b"h:1" {
             return Err(format!("no such backend: {}", super::super::escape(name)));
         }
@@ -187,7 +187,7 @@ impl AdminActions for Proxy {
         "{\"port\": 8125}".to_string()
     }
 
-    fn words(&self) -> AdminWords {
+    fn words(&self) -> AdminDialect {
         self.words.get()
     }
 
@@ -211,12 +211,12 @@ pub(in crate::admin) async fn serve_while(
     wire: &Rc<Wire>,
     client: impl Future<Output = ()>,
 ) -> Duration {
-    serve_guest(&Guest::new(), proxy, peer_is_local, wire, client).await
+    serve_guest(&ConnectionHandle::new(), proxy, peer_is_local, wire, client).await
 }
 
 /// The same for a guest that the test knows.
 async fn serve_guest(
-    guest: &Guest,
+    guest: &ConnectionHandle,
     proxy: &Proxy,
     peer_is_local: bool,
     wire: &Rc<Wire>,
@@ -332,7 +332,7 @@ async fn changes_are_taken_from_this_host_or_if_allowed() {
         })
         .await;
         assert_eq!((proxy.down.get(), proxy.reloads.get()), (taken, u32::from(taken)));
-        assert_eq!(proxy.wish.get(), if taken { Wish::Drain } else { Wish::Up });
+        assert_eq!(proxy.wish.get(), if taken { AdminState::Drain } else { AdminState::Up });
         assert_eq!(proxy.counters.get(AdminCounter::ChangesRefused), if taken { 0 } else { 5 });
     }
 }
@@ -348,7 +348,7 @@ async fn a_backend_is_set_by_its_name_and_an_unknown_one_is_told() {
         assert_eq!(wire.replies_within(50).await, expected);
     })
     .await;
-    assert_eq!(proxy.wish.get(), Wish::Down);
+    assert_eq!(proxy.wish.get(), AdminState::Down);
 }
 
 #[tokio::test(start_paused = true)]
@@ -413,7 +413,7 @@ async fn quit_ends_it_and_what_follows_is_not_run() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_a_reload_keeps_its_place() {
-    let places = super::super::Places::new(1);
+    let places = super::super::ConnectionSlots::new(1);
     let (place, _) = places.take().unwrap();
     let (proxy, wire) = (Proxy::default(), Wire::new());
     proxy.reload_lasts.set(Duration::from_secs(3));
@@ -443,7 +443,7 @@ async fn a_client_that_does_not_read_is_let_go() {
 async fn who_has_to_yield_is_let_go_at_once_whatever_it_does() {
     for begun in ["", "health do", "stats\n", "tap 5\n", "GET /metr"] {
         for reads in [true, false] {
-            let places = super::super::Places::new(1);
+            let places = super::super::ConnectionSlots::new(1);
             let (place, _) = places.take().unwrap();
             let (proxy, wire) = (Proxy::default(), Wire::new());
             let (_sender, receiver) = mpsc::channel(10);
@@ -468,7 +468,7 @@ async fn who_has_to_yield_is_let_go_at_once_whatever_it_does() {
 
 #[tokio::test(start_paused = true)]
 async fn half_a_command_of_who_has_to_yield_is_not_run() {
-    let places = super::super::Places::new(1);
+    let places = super::super::ConnectionSlots::new(1);
     let (place, _) = places.take().unwrap();
     let (proxy, wire) = (Proxy::default(), Wire::new());
     serve_guest(&place, &proxy, true, &wire, async {
@@ -484,7 +484,7 @@ async fn half_a_command_of_who_has_to_yield_is_not_run() {
 #[tokio::test(start_paused = true)]
 async fn in_the_words_of_proxy_js_its_answers_are_given() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
-    proxy.words.set(AdminWords::ProxyJs);
+    proxy.words.set(AdminDialect::ProxyJs);
     let lasted = serve_while(&proxy, true, &wire, async {
         for (sent, answer) in [
             ("help\r\n", "Commands: config, health, status, quit\n\n"),
@@ -500,7 +500,7 @@ async fn in_the_words_of_proxy_js_its_answers_are_given() {
             assert_eq!(wire.replies_within(1).await, answer, "{sent:?}");
         }
         // A reload may change the dialect of an open connection.
-        proxy.words.set(AdminWords::Statsring);
+        proxy.words.set(AdminDialect::Statsring);
         wire.send(b"what\n");
         assert_eq!(wire.replies_within(1).await, "unknown command\n");
         wire.send(b"quit\n");
@@ -512,7 +512,7 @@ async fn in_the_words_of_proxy_js_its_answers_are_given() {
 #[tokio::test(start_paused = true)]
 async fn who_says_nothing_may_stay_where_proxy_js_lets_it() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
-    proxy.words.set(AdminWords::ProxyJs);
+    proxy.words.set(AdminDialect::ProxyJs);
     let lasted = serve_while(&proxy, false, &wire, async {
         sleep(Duration::from_secs(3_600)).await;
         wire.send(b"health\n");
@@ -521,7 +521,7 @@ async fn who_says_nothing_may_stay_where_proxy_js_lets_it() {
         assert!(
             wire.replies_within(1).await.starts_with("error: health up|down is accepted from this host only")
         );
-        proxy.words.set(AdminWords::Statsring);
+        proxy.words.set(AdminDialect::Statsring);
     });
     let lasted = lasted.await;
     assert!((3_600..3_670).contains(&lasted.as_secs()), "{lasted:?}");

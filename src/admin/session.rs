@@ -9,7 +9,7 @@
 
 use super::command::{Command, parse, trim_start};
 use super::{proxy_js, telnet};
-use crate::config::AdminWords;
+use crate::config::AdminDialect;
 use memchr::memchr;
 
 /// Longest line, without its newline.
@@ -65,7 +65,7 @@ pub struct Session {
     end_of_file: bool,
     /// No further input is parsed: the line was too long, or it was another protocol.
     closed: bool,
-    words: AdminWords,
+    words: AdminDialect,
     /// A read as a whole in the dialect of `proxy.js`; it precedes the buffer.
     read: Option<Command>,
     /// Input from the first HTTP line on.
@@ -79,7 +79,7 @@ impl Session {
     }
 
     /// Parses further input in this dialect.
-    pub fn speak(&mut self, words: AdminWords) {
+    pub fn speak(&mut self, words: AdminDialect) {
         self.words = words;
     }
 
@@ -88,7 +88,7 @@ impl Session {
         if self.closed || self.end_of_file {
             return;
         }
-        let may_be_whole = self.words == AdminWords::ProxyJs && !self.has_text() && self.read.is_none();
+        let may_be_whole = self.words == AdminDialect::ProxyJs && !self.has_text() && self.read.is_none();
         if may_be_whole && !bytes.is_empty() && telnet::skip(bytes).is_empty() {
             return;
         }
@@ -149,8 +149,8 @@ impl Session {
             let end = match line {
                 Line::Whole(line) => {
                     let command = match self.words {
-                        AdminWords::Statsring => parse(line),
-                        AdminWords::ProxyJs => proxy_js::parse(line),
+                        AdminDialect::Statsring => parse(line),
+                        AdminDialect::ProxyJs => proxy_js::parse(line),
                     };
                     self.start = next;
                     match command {
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn negotiation_of_a_telnet_client_is_no_command_and_hides_none() {
-        for words in AdminWords::ALL {
+        for words in AdminDialect::ALL {
             let mut session = Session::new();
             session.speak(words);
             session.feed(b"\xff\xfb\x1f\xff\xfd\x03");
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn in_the_words_of_proxy_js_a_read_of_several_lines_is_one_command() {
         let mut session = Session::new();
-        session.speak(AdminWords::ProxyJs);
+        session.speak(AdminDialect::ProxyJs);
         let reads: [(&[u8], &[Command]); 8] = [
             (b"\r\n", &[Command::Unknown]),
             (b"health\r\n\r\n", &[Command::Health]),
@@ -297,7 +297,7 @@ mod tests {
     fn another_protocol_ends_it_in_the_words_of_proxy_js_too() {
         for start in ["POST / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02\n\n"] {
             let mut session = Session::new();
-            session.speak(AdminWords::ProxyJs);
+            session.speak(AdminDialect::ProxyJs);
             session.feed(start.as_bytes());
             session.feed(b"health down\n");
             assert!(matches!(taken(&mut session)[..], [Input::Foreign(_)]), "{start}");

@@ -3,9 +3,9 @@
 //! In: a [`View`]. Out: text. Figures are in `stats`. Next: `reply.rs`.
 
 use super::escape::escape;
-use super::levers;
 use super::readiness::Readiness;
 use super::send_error;
+use super::tuning;
 use super::view::{AddressRole, BackendState, View};
 use crate::driver::Restrictions;
 use crate::logging::LogFigures;
@@ -42,7 +42,7 @@ pub fn render(view: &View) -> String {
     ];
     // The request comes before its result.
     let gso = lines.iter().position(|line| line.starts_with("gso: ")).map_or(lines.len(), |at| at + 1);
-    lines.splice(gso..gso, levers::lines(view));
+    lines.splice(gso..gso, tuning::lines(view));
     lines.extend(wishes(view));
     lines.extend(several_addresses(view));
     lines.extend(send_error::last_errors(view));

@@ -4,7 +4,7 @@
 
 use super::counters::AdminCounters;
 use super::readiness::Readiness;
-use crate::driver::Facts;
+use crate::driver::DriverInfo;
 use crate::logging::LogFigures;
 use crate::placement::Fingerprint;
 use crate::stats::alloc::HeapFigures;
@@ -58,7 +58,7 @@ pub struct View {
     /// The value of `gso`.
     pub gso: &'static str,
     /// Optimizations in effect.
-    pub levers: LeversView,
+    pub tuning: TuningView,
     /// The host's UDP errors, where they can be read.
     pub host_udp: Option<HostUdp>,
     /// The admin port's counters.
@@ -100,7 +100,7 @@ pub struct WorkerView {
     /// Its counters, one consistent snapshot.
     pub counters: Counters,
     /// Resources granted to its driver; `None` until it has started.
-    pub facts: Option<Facts>,
+    pub facts: Option<DriverInfo>,
     /// CPU time of its thread, in µs, if it can be read.
     pub cpu_us: Option<u64>,
     /// Datagrams dropped by the kernel at each of its listening sockets, in the order of the addresses; empty until it has
@@ -289,7 +289,7 @@ impl View {
     }
 
     /// Resources granted to the workers that have started.
-    pub fn facts(&self) -> impl Iterator<Item = &Facts> {
+    pub fn facts(&self) -> impl Iterator<Item = &DriverInfo> {
         self.workers.iter().filter_map(|worker| worker.facts.as_ref())
     }
 }
@@ -297,7 +297,7 @@ impl View {
 /// A view as the tests of the replies use it.
 /// What is the same for all workers and backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeversView {
+pub struct TuningView {
     /// How lines are found: `AVX2`, `SSE2`, `portable`.
     pub scanner: &'static str,
     /// Names that each worker is to remember: `cacheSize`, rounded up.
@@ -365,7 +365,7 @@ pub(super) mod tests {
             datagram_bytes_max: 8_192,
             receive_buffer_asked_bytes: 8 << 20,
             gso: "auto",
-            levers: LeversView {
+            tuning: TuningView {
                 scanner: "SSE2",
                 cache_names: 16_384,
                 cache_entries: 32_768,
@@ -383,13 +383,13 @@ pub(super) mod tests {
             counters.add(Counter::MetricsSent, received - 3);
             counters.add(Counter::MetricsPending, 1);
             counters.leave(Exit::Dropped(DropReason::Malformed), 2, received * 1_000_000);
-            let facts = Facts {
+            let facts = DriverInfo {
                 engine: "io_uring",
                 receive_buffer_bytes: granted,
                 buffer_bytes: 1_000,
                 ring_bytes: 200,
                 restrictions: Restrictions::InForce,
-                ..Facts::default()
+                ..DriverInfo::default()
             };
             view.workers.push(WorkerView {
                 counters,

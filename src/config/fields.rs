@@ -1,6 +1,6 @@
 //! One JSON object, read key by key: each value is returned in its type and range, or reported as an error.
 //!
-//! In: a [`Json`] object and the keys it may have. Out: [`Slot`]s. Next: `raw.rs`, which names them.
+//! In: a [`Json`] object and the keys it may have. Out: [`Field`]s. Next: `raw.rs`, which names them.
 
 use super::json::{Json, quoted};
 use super::keys::{Kind, Known, Range};
@@ -22,7 +22,7 @@ pub(super) enum Dialect {
 
 /// Result of reading a key.
 #[derive(Debug)]
-pub(super) enum Slot<T> {
+pub(super) enum Field<T> {
     /// Missing, or null.
     Absent,
     /// Invalid, which has been reported.
@@ -31,27 +31,27 @@ pub(super) enum Slot<T> {
     Given(Place, T),
 }
 
-impl<T> Slot<T> {
+impl<T> Field<T> {
     /// The value; `default` if it is missing or invalid (the file is refused then anyway).
     pub(super) fn or(self, default: T) -> T {
         match self {
-            Slot::Given(_, value) => value,
-            Slot::Absent | Slot::Wrong => default,
+            Field::Given(_, value) => value,
+            Field::Absent | Field::Wrong => default,
         }
     }
 
     /// Whether the file has it, rather than the format implying it.
     pub(super) fn is_in_file(&self) -> bool {
         match self {
-            Slot::Given(place, _) => place[0] != PLACE_END,
-            Slot::Wrong => true,
-            Slot::Absent => false,
+            Field::Given(place, _) => place[0] != PLACE_END,
+            Field::Wrong => true,
+            Field::Absent => false,
         }
     }
 
     /// Whether it was invalid: checks that depend on it are skipped.
     pub(super) fn is_wrong(&self) -> bool {
-        matches!(self, Slot::Wrong)
+        matches!(self, Field::Wrong)
     }
 }
 
@@ -155,35 +155,35 @@ impl<'a> Fields<'a> {
     }
 
     /// Reports an error at `key`.
-    pub(super) fn wrong<T>(&mut self, place: Place, key: &str, text: String) -> Slot<T> {
+    pub(super) fn wrong<T>(&mut self, place: Place, key: &str, text: String) -> Field<T> {
         self.report.mistake(place, format!("{}{key}: {text}", self.prefix));
-        Slot::Wrong
+        Field::Wrong
     }
 
-    fn wrong_kind<T>(&mut self, place: Place, key: &str, value: &Json, wanted: &str) -> Slot<T> {
+    fn wrong_kind<T>(&mut self, place: Place, key: &str, value: &Json, wanted: &str) -> Field<T> {
         self.wrong(place, key, format!("expected {wanted}, found the {} {value}", value.kind()))
     }
 
     /// A string.
-    pub(super) fn text(&mut self, key: &'static str) -> Slot<String> {
+    pub(super) fn text(&mut self, key: &'static str) -> Field<String> {
         match self.take(key) {
-            None => Slot::Absent,
-            Some((place, Json::Text(text))) => Slot::Given(place, text),
+            None => Field::Absent,
+            Some((place, Json::Text(text))) => Field::Given(place, text),
             Some((place, value)) => self.wrong_kind(place, key, &value, "a string"),
         }
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&mut self, key: &'static str) -> Slot<bool> {
+    pub(super) fn flag(&mut self, key: &'static str) -> Field<bool> {
         match self.take(key) {
-            None => Slot::Absent,
-            Some((place, Json::Flag(flag))) => Slot::Given(place, flag),
+            None => Field::Absent,
+            Some((place, Json::Flag(flag))) => Field::Given(place, flag),
             Some((place, value)) => self.wrong_kind(place, key, &value, "true or false"),
         }
     }
 
     /// One of several strings, each with its meaning.
-    pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Slot<T> {
+    pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Field<T> {
         debug_assert!(
             matches!(self.known.kind(key), Some(Kind::Word { words: known })
                 if known.iter().eq(words.iter().map(|(word, _)| word))),
@@ -198,9 +198,9 @@ impl<'a> Fields<'a> {
             }
         };
         match self.take(key) {
-            None => Slot::Absent,
+            None => Field::Absent,
             Some((place, Json::Text(text))) => match words.iter().find(|(word, _)| *word == text) {
-                Some((_, meaning)) => Slot::Given(place, *meaning),
+                Some((_, meaning)) => Field::Given(place, *meaning),
                 None => self.wrong(place, key, format!("expected {}, found {}", wanted(), quoted(&text))),
             },
             Some((place, value)) => self.wrong_kind(place, key, &value, &wanted()),
@@ -208,9 +208,9 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number.
-    pub(super) fn whole(&mut self, key: &'static str) -> Slot<u64> {
+    pub(super) fn whole(&mut self, key: &'static str) -> Field<u64> {
         match self.take(key) {
-            None => Slot::Absent,
+            None => Field::Absent,
             Some((place, value)) => {
                 let range = self.range(key);
                 self.whole_of(place, key, &value, range, "")
@@ -219,15 +219,15 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number, or `"auto"` as `None`.
-    pub(super) fn whole_or_auto(&mut self, key: &'static str) -> Slot<Option<u64>> {
+    pub(super) fn whole_or_auto(&mut self, key: &'static str) -> Field<Option<u64>> {
         match self.take(key) {
-            None => Slot::Absent,
-            Some((place, Json::Text(text))) if text == "auto" => Slot::Given(place, None),
+            None => Field::Absent,
+            Some((place, Json::Text(text))) if text == "auto" => Field::Given(place, None),
             Some((place, value)) => match self.whole_of(place, key, &value, self.range(key), ", or \"auto\"")
             {
-                Slot::Given(place, number) => Slot::Given(place, Some(number)),
-                Slot::Absent => Slot::Absent,
-                Slot::Wrong => Slot::Wrong,
+                Field::Given(place, number) => Field::Given(place, Some(number)),
+                Field::Absent => Field::Absent,
+                Field::Wrong => Field::Wrong,
             },
         }
     }
@@ -245,8 +245,8 @@ impl<'a> Fields<'a> {
         let range = self.range(key);
         let numbers = list.iter().enumerate().map(|(index, value)| {
             match self.whole_of(place, &format!("{key}[{index}]"), value, range, "") {
-                Slot::Given(_, number) => Some(number as usize),
-                Slot::Absent | Slot::Wrong => None,
+                Field::Given(_, number) => Some(number as usize),
+                Field::Absent | Field::Wrong => None,
             }
         });
         // All of them are validated, also after an invalid one.
@@ -254,7 +254,7 @@ impl<'a> Fields<'a> {
         numbers.into_iter().collect()
     }
 
-    fn whole_of(&mut self, place: Place, key: &str, value: &Json, range: Range, or: &str) -> Slot<u64> {
+    fn whole_of(&mut self, place: Place, key: &str, value: &Json, range: Range, or: &str) -> Field<u64> {
         let allowed = format!("({}{or})", range.shown());
         let of_text;
         let value = match value {
@@ -271,7 +271,7 @@ impl<'a> Fields<'a> {
             return self.wrong_kind(place, key, value, &format!("a number {allowed}"));
         };
         match whole_number(number) {
-            Some(whole) if (range.min..=range.max).contains(&whole) => Slot::Given(place, whole),
+            Some(whole) if (range.min..=range.max).contains(&whole) => Field::Given(place, whole),
             None if number.as_f64().is_some_and(|number| number.fract() != 0.0) => {
                 self.wrong(place, key, format!("expected a whole number {allowed}, found {number}"))
             }
@@ -280,18 +280,18 @@ impl<'a> Fields<'a> {
     }
 
     /// Milliseconds, fractions allowed, as microseconds.
-    pub(super) fn ms_as_us(&mut self, key: &'static str) -> Slot<u64> {
+    pub(super) fn ms_as_us(&mut self, key: &'static str) -> Field<u64> {
         let ms_max = match self.known.kind(key) {
             Some(Kind::Milliseconds { max }) => max,
             kind => unlike_its_table(key, kind),
         };
         let allowed = format!("(0 to {ms_max} ms, fractions allowed)");
         match self.take(key) {
-            None => Slot::Absent,
+            None => Field::Absent,
             Some((place, Json::Number(number))) => {
                 let ms = number.as_f64().unwrap_or(f64::INFINITY);
                 if (0.0..=ms_max as f64).contains(&ms) {
-                    return Slot::Given(place, (ms * 1_000.0).round() as u64);
+                    return Field::Given(place, (ms * 1_000.0).round() as u64);
                 }
                 self.wrong(place, key, format!("{number} is not in range {allowed}"))
             }

@@ -1,6 +1,6 @@
 //! Hosts: validation, and the addresses of a listening host.
 //!
-//! In: a string of the file. Out: the host in its plain form, or an error. Next: `prove.rs`.
+//! In: a string of the file. Out: the host in its plain form, or an error. Next: `validate.rs`.
 
 use super::json::quoted;
 use crate::lookup;

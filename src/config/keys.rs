@@ -3,7 +3,7 @@
 //! In: limits of the other modules. Out: the tables by which `fields.rs` reads values and corrects misspelt keys, by which
 //! `show.rs` knows what a reload may change, and from which the book and the man page are written. Next: `raw.rs`.
 
-use super::{AddressFamily, AdminWords, Gso, LogFormat};
+use super::{AddressFamily, AdminDialect, Gso, LogFormat};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
@@ -149,9 +149,9 @@ impl Range {
 /// Strings of a file with their meanings.
 type Words<T, const N: usize> = [(&'static str, T); N];
 
-pub(super) const MANAGEMENT_WORDS: Words<AdminWords, 2> = [
-    (AdminWords::Statsring.name(), AdminWords::Statsring),
-    (AdminWords::ProxyJs.name(), AdminWords::ProxyJs),
+pub(super) const MANAGEMENT_WORDS: Words<AdminDialect, 2> = [
+    (AdminDialect::Statsring.name(), AdminDialect::Statsring),
+    (AdminDialect::ProxyJs.name(), AdminDialect::ProxyJs),
 ];
 pub(super) const ADDRESS_FAMILIES: Words<AddressFamily, 3> = [
     (AddressFamily::Any.name(), AddressFamily::Any),

@@ -133,7 +133,7 @@ fn read(text: &str) -> Result<Loaded, Vec<String>> {
         Format::ProxyJs => proxy_js::read(object, &mut report),
     };
     let configured = raw.configured(format);
-    let config = raw.prove(&mut report);
+    let config = raw.validate(&mut report);
     let notices = report.finish(&places)?;
     Ok(Loaded { summary: summary.words(&config), config, configured, format, listing, notices })
 }

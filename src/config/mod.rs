@@ -2,12 +2,12 @@
 //!
 //! In: a JSON file, or a config of StatsD's `proxy.js`. Out: a `Config` with valid addresses and ranges. Next: `control/`,
 //! which runs it.
-//! Inside: `source.rs` detects the format; `json.rs`, or `literal.rs` with `fault.rs`, parses the text; `fields.rs` and `raw.rs` its
-//! keys, `proxy_js.rs` those of `proxy.js`; `prove.rs`, `nodes.rs`, `host.rs` and `pin.rs` validate their combination.
+//! Inside: `source.rs` detects the format; `json.rs`, or `literal.rs` with `syntax_error.rs`, parses the text; `fields.rs` and `raw.rs` its
+//! keys, `proxy_js.rs` those of `proxy.js`; `validate.rs`, `nodes.rs`, `host.rs` and `pin.rs` validate their combination.
 //! `assignment.rs` places names, `listing.rs` shows a file as `proxy.js` does.
 
 mod assignment;
-mod fault;
+mod syntax_error;
 mod fields;
 mod foreign;
 mod gso;
@@ -21,7 +21,7 @@ mod memory;
 mod nodes;
 mod pin;
 mod positions;
-mod prove;
+mod validate;
 mod proxy_js;
 mod raw;
 mod report;
@@ -62,7 +62,7 @@ pub struct Config {
     /// Whether changing admin commands are accepted from other hosts.
     pub management_allow_changes: bool,
     /// The dialect of the admin port.
-    pub management_words: AdminWords,
+    pub management_words: AdminDialect,
     /// The backends, in the file's order, which is part of the placement; each once.
     pub nodes: Vec<Node>,
     /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` and `jump-fnv1a` allow.
@@ -242,7 +242,7 @@ pub enum Format {
 
 /// The dialect in which the admin port answers commands that both have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AdminWords {
+pub enum AdminDialect {
     /// Statsring's.
     #[default]
     Statsring,
@@ -271,15 +271,15 @@ impl Format {
     }
 }
 
-impl AdminWords {
+impl AdminDialect {
     /// Both of them.
-    pub const ALL: [AdminWords; 2] = [AdminWords::Statsring, AdminWords::ProxyJs];
+    pub const ALL: [AdminDialect; 2] = [AdminDialect::Statsring, AdminDialect::ProxyJs];
 
     /// The value of `managementWords`.
     pub const fn name(self) -> &'static str {
         match self {
-            AdminWords::Statsring => "statsring",
-            AdminWords::ProxyJs => "proxy.js",
+            AdminDialect::Statsring => "statsring",
+            AdminDialect::ProxyJs => "proxy.js",
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The list of backends: duplicates, weights, and the shards of a list with repetitions.
 //!
 //! In: the raw list. Out: each backend once, and the list as indices; contradictions are reported.
-//! Next: `prove.rs`.
+//! Next: `validate.rs`.
 
-use super::fields::Slot;
+use super::fields::Field;
 use super::host;
 use super::positions::{PLACE_END, Place};
 use super::raw::{RawNode, count_of_nodes};
@@ -39,15 +39,15 @@ impl Rules<'_> {
 }
 
 /// The backends of a list, each once, and the list as their indices.
-pub(super) fn prove(
-    slot: Slot<Vec<RawNode>>,
+pub(super) fn validate(
+    slot: Field<Vec<RawNode>>,
     rules: &Rules<'_>,
     report: &mut Report,
 ) -> (Vec<Node>, Vec<u16>) {
     let (place, raw_nodes) = match slot {
-        Slot::Given(place, raw_nodes) => (place, raw_nodes),
-        Slot::Wrong => return Default::default(),
-        Slot::Absent => {
+        Field::Given(place, raw_nodes) => (place, raw_nodes),
+        Field::Wrong => return Default::default(),
+        Field::Absent => {
             let text = "nodes: missing; list at least one backend, [{\"host\": …, \"port\": …}]";
             report.mistake([PLACE_END; 3], text.to_owned());
             return Default::default();
@@ -132,12 +132,12 @@ impl List<'_> {
 /// One backend; `None` if its host or port is invalid or missing.
 fn prove_node(raw: RawNode, rules: &Rules<'_>, report: &mut Report) -> Option<Node> {
     let host = match raw.host {
-        Slot::Given(place, text) => host::plain(&text)
+        Field::Given(place, text) => host::plain(&text)
             .map_err(|reason| report.mistake(place, format!("nodes[{}].host: {reason}", raw.index)))
             .ok(),
-        Slot::Absent | Slot::Wrong => None,
+        Field::Absent | Field::Wrong => None,
     };
-    if let Slot::Given(place, _) = raw.weight
+    if let Field::Given(place, _) = raw.weight
         && let Some(hashing) = rules.hashing.filter(|hashing| !hashing.has_weights())
     {
         let with: Vec<&str> =
@@ -149,11 +149,11 @@ fn prove_node(raw: RawNode, rules: &Rules<'_>, report: &mut Report) -> Option<No
         );
         report.mistake(place, format!("nodes[{}].weight: {text}", raw.index));
     }
-    let Slot::Given(_, port) = raw.port else { return None };
+    let Field::Given(_, port) = raw.port else { return None };
     let (host, port) = (host?, port as u16);
     let adminport = match raw.adminport {
-        Slot::Given(_, port) => Some(port as u16),
-        Slot::Absent | Slot::Wrong => None,
+        Field::Given(_, port) => Some(port as u16),
+        Field::Absent | Field::Wrong => None,
     };
     Some(Node {
         name: host::identity(&host, port).into(),

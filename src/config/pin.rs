@@ -1,10 +1,10 @@
 //! Pins workers to CPUs.
 //!
 //! In: `pinWorkers`, the number of workers, the CPUs that this process may use. Out: a CPU for each worker, or what is
-//! wrong. Next: `prove.rs`.
+//! wrong. Next: `validate.rs`.
 
 use super::PinWorkers;
-use super::fields::Slot;
+use super::fields::Field;
 use super::report::Report;
 use crate::text::count;
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -12,14 +12,14 @@ use nix::unistd::Pid;
 
 /// The setting, and the CPU of each worker; none if they are not pinned. Without a valid number of workers only the list
 /// itself is validated.
-pub(super) fn prove(
-    slot: Slot<PinWorkers>,
+pub(super) fn validate(
+    slot: Field<PinWorkers>,
     workers: Option<usize>,
     report: &mut Report,
 ) -> (PinWorkers, Vec<usize>) {
     let (place, setting) = match slot {
-        Slot::Given(place, setting) if setting != PinWorkers::Off => (place, setting),
-        Slot::Given(..) | Slot::Absent | Slot::Wrong => return (PinWorkers::Off, Vec::new()),
+        Field::Given(place, setting) if setting != PinWorkers::Off => (place, setting),
+        Field::Given(..) | Field::Absent | Field::Wrong => return (PinWorkers::Off, Vec::new()),
     };
     let allowed = allowed().map_err(|error| vec![format!("cannot read the allowed CPUs: {error}")]);
     match allowed.and_then(|allowed| choose(&setting, workers, &allowed)) {

@@ -3,16 +3,16 @@
 //! In: a file's entries. Out: a [`RawConfig`] with the behavior of `proxy.js`: its placement, its health checks (one result
 //! decides), its addresses, its admin dialect. A file may also have statsring's own keys if it sets `hashing`;
 //! `proxy.js` ignores unknown keys. Source, read for its behaviour: `proxy.js`, `lib/config.js`,
-//! `lib/mgmt_server.js` and `servers/udp.js` of StatsD 0.9.0. Next: `prove.rs`.
+//! `lib/mgmt_server.js` and `servers/udp.js` of StatsD 0.9.0. Next: `validate.rs`.
 
-use super::fields::{Dialect, Fields, Slot};
+use super::fields::{Dialect, Field, Fields};
 use super::host;
 use super::json::{Json, quoted};
 use super::keys::{KEY_NAMES, Known, NODE_KEY_NAMES, PROXY_JS_KEYS};
 use super::positions::{PLACE_END, Place};
 use super::raw::RawConfig;
 use super::report::Report;
-use super::{AddressFamily, AdminWords};
+use super::{AddressFamily, AdminDialect};
 use crate::placement::Hashing;
 use crate::relay::Malformed;
 use std::net::Ipv6Addr;
@@ -119,12 +119,12 @@ fn first_of_statsrings(object: &[(String, Json)]) -> Option<(Place, String)> {
 /// Defaults of this format.
 fn implied(raw: RawConfig) -> RawConfig {
     let interval_ms = match raw.check_interval_ms {
-        Slot::Given(_, ms) => ms,
-        Slot::Absent | Slot::Wrong => CHECK_INTERVAL_MS_DEFAULT,
+        Field::Given(_, ms) => ms,
+        Field::Absent | Field::Wrong => CHECK_INTERVAL_MS_DEFAULT,
     };
     RawConfig {
         management_host: or_implied(raw.management_host, host::EVERY.to_owned()),
-        management_words: or_implied(raw.management_words, AdminWords::ProxyJs),
+        management_words: or_implied(raw.management_words, AdminDialect::ProxyJs),
         hashing: or_implied(raw.hashing, Hashing::Hashring3),
         malformed: or_implied(raw.malformed, Malformed::Forward),
         check_timeout_ms: or_implied(raw.check_timeout_ms, interval_ms),
@@ -135,49 +135,49 @@ fn implied(raw: RawConfig) -> RawConfig {
     }
 }
 
-fn or_implied<T>(slot: Slot<T>, value: T) -> Slot<T> {
+fn or_implied<T>(slot: Field<T>, value: T) -> Field<T> {
     match slot {
-        Slot::Absent => Slot::Given(NOWHERE, value),
+        Field::Absent => Field::Given(NOWHERE, value),
         slot => slot,
     }
 }
 
-fn given_or<T>(theirs: Slot<T>, ours: Slot<T>) -> Slot<T> {
+fn given_or<T>(theirs: Field<T>, ours: Field<T>) -> Field<T> {
     match theirs {
-        Slot::Absent => ours,
+        Field::Absent => ours,
         theirs => theirs,
     }
 }
 
 /// The listening address. `proxy.js` listens in one family, but Node's `::` accepts IPv4 too.
-fn read_listening(fields: &mut Fields<'_>, is_v6: bool) -> Slot<String> {
+fn read_listening(fields: &mut Fields<'_>, is_v6: bool) -> Field<String> {
     match fields.text("address") {
-        Slot::Absent if is_v6 => Slot::Given(NOWHERE, host::EVERY.to_owned()),
-        Slot::Absent => Slot::Given(NOWHERE, "0.0.0.0".to_owned()),
+        Field::Absent if is_v6 => Field::Given(NOWHERE, host::EVERY.to_owned()),
+        Field::Absent => Field::Given(NOWHERE, "0.0.0.0".to_owned()),
         address => every_if_v6(address),
     }
 }
 
 /// `::` as in Node: every address of both families.
-fn every_if_v6(address: Slot<String>) -> Slot<String> {
+fn every_if_v6(address: Field<String>) -> Field<String> {
     match address {
-        Slot::Given(place, text) if text.parse() == Ok(Ipv6Addr::UNSPECIFIED) => {
-            Slot::Given(place, host::EVERY.to_owned())
+        Field::Given(place, text) if text.parse() == Ok(Ipv6Addr::UNSPECIFIED) => {
+            Field::Given(place, host::EVERY.to_owned())
         }
         address => address,
     }
 }
 
-fn read_workers(fields: &mut Fields<'_>) -> Slot<Option<u64>> {
+fn read_workers(fields: &mut Fields<'_>) -> Field<Option<u64>> {
     match fields.whole_or_auto("forkCount") {
-        Slot::Given(place, Some(forks)) => Slot::Given(place, Some(forks.max(1))),
+        Field::Given(place, Some(forks)) => Field::Given(place, Some(forks.max(1))),
         slot => slot,
     }
 }
 
 /// The server that `proxy.js` would load: the one for UDP, or an unsupported one.
 fn read_server(fields: &mut Fields<'_>) {
-    let Slot::Given(place, server) = fields.text("server") else { return };
+    let Field::Given(place, server) = fields.text("server") else { return };
     let name = server.strip_suffix(".js").unwrap_or(&server);
     let name = name.rsplit_once("servers/").map_or(name, |(_, name)| name);
     let reason = match name {
@@ -213,11 +213,11 @@ fn note_idle_keys(fields: &mut Fields<'_>) {
 }
 
 /// The admin port of `proxy.js` is open to all hosts by default, and so is statsring's; but not for changes.
-fn note_open_admin_port(address: &Slot<String>, fields: &mut Fields<'_>) {
+fn note_open_admin_port(address: &Field<String>, fields: &mut Fields<'_>) {
     let is_local = match address {
-        Slot::Given(_, text) => ["127.0.0.1", "localhost", "::1"].contains(&text.as_str()),
-        Slot::Absent => fields.place("managementHost").is_some(),
-        Slot::Wrong => true,
+        Field::Given(_, text) => ["127.0.0.1", "localhost", "::1"].contains(&text.as_str()),
+        Field::Absent => fields.place("managementHost").is_some(),
+        Field::Wrong => true,
     };
     if !is_local && fields.place("managementAllowChanges").is_none() {
         fields.report.notice(

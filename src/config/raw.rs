@@ -1,14 +1,14 @@
 //! The file key by key: validates the type and range of every value, but not their combination.
 //!
 //! In: a [`Json`] tree. Out: [`RawConfig`], with each key given, missing, or invalid (and reported).
-//! Next: `prove.rs`, which makes it a `Config`.
+//! Next: `validate.rs`, which makes it a `Config`.
 
-use super::fields::{Dialect, Fields, Slot, nearest};
+use super::fields::{Dialect, Field, Fields, nearest};
 use super::json::{Json, quoted};
 use super::keys::{self, Known};
 use super::positions::{PLACE_END, Place};
 use super::report::Report;
-use super::{AddressFamily, AdminWords, EVERY_NAME, Format, Gso, LogFormat, PinWorkers};
+use super::{AddressFamily, AdminDialect, EVERY_NAME, Format, Gso, LogFormat, PinWorkers};
 use crate::driver::Engine;
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
@@ -31,43 +31,43 @@ pub(super) const SHARDS_MAX: usize = 65_536;
 /// A file's values by key.
 #[derive(Debug)]
 pub(super) struct RawConfig {
-    pub(super) host: Slot<String>,
-    pub(super) port: Slot<u64>,
-    pub(super) freebind: Slot<bool>,
-    pub(super) management_host: Slot<String>,
-    pub(super) management_port: Slot<u64>,
-    pub(super) management_names: Slot<Vec<String>>,
-    pub(super) management_allow_changes: Slot<bool>,
-    pub(super) management_words: Slot<AdminWords>,
-    pub(super) nodes: Slot<Vec<RawNode>>,
-    pub(super) address_family: Slot<AddressFamily>,
-    pub(super) hashing: Slot<Hashing>,
-    pub(super) on_node_down: Slot<OnNodeDown>,
-    pub(super) ready_without_backends: Slot<bool>,
-    pub(super) check_interval_ms: Slot<u64>,
-    pub(super) check_timeout_ms: Slot<u64>,
-    pub(super) check_fast_ms: Slot<u64>,
-    pub(super) check_fall: Slot<u64>,
-    pub(super) check_rise: Slot<u64>,
-    pub(super) engine: Slot<Option<Engine>>,
-    pub(super) workers: Slot<Option<u64>>,
-    pub(super) pin_workers: Slot<PinWorkers>,
-    pub(super) spread: Slot<Spread>,
-    pub(super) flush_us: Slot<u64>,
-    pub(super) packet_bytes_max: Slot<Option<u64>>,
-    pub(super) datagram_bytes_max: Slot<u64>,
-    pub(super) receive_buffer_bytes: Slot<u64>,
-    pub(super) send_buffer_bytes: Slot<u64>,
-    pub(super) queue_bytes_max: Slot<u64>,
-    pub(super) reopen_ms: Slot<u64>,
-    pub(super) cache_entries: Slot<u64>,
-    pub(super) malformed: Slot<Malformed>,
-    pub(super) gso: Slot<Gso>,
-    pub(super) timestamps: Slot<bool>,
-    pub(super) shutdown_delay_ms: Slot<u64>,
-    pub(super) shutdown_timeout_ms: Slot<u64>,
-    pub(super) handover_timeout_ms: Slot<u64>,
-    pub(super) log_format: Slot<LogFormat>,
+    pub(super) host: Field<String>,
+    pub(super) port: Field<u64>,
+    pub(super) freebind: Field<bool>,
+    pub(super) management_host: Field<String>,
+    pub(super) management_port: Field<u64>,
+    pub(super) management_names: Field<Vec<String>>,
+    pub(super) management_allow_changes: Field<bool>,
+    pub(super) management_words: Field<AdminDialect>,
+    pub(super) nodes: Field<Vec<RawNode>>,
+    pub(super) address_family: Field<AddressFamily>,
+    pub(super) hashing: Field<Hashing>,
+    pub(super) on_node_down: Field<OnNodeDown>,
+    pub(super) ready_without_backends: Field<bool>,
+    pub(super) check_interval_ms: Field<u64>,
+    pub(super) check_timeout_ms: Field<u64>,
+    pub(super) check_fast_ms: Field<u64>,
+    pub(super) check_fall: Field<u64>,
+    pub(super) check_rise: Field<u64>,
+    pub(super) engine: Field<Option<Engine>>,
+    pub(super) workers: Field<Option<u64>>,
+    pub(super) pin_workers: Field<PinWorkers>,
+    pub(super) spread: Field<Spread>,
+    pub(super) flush_us: Field<u64>,
+    pub(super) packet_bytes_max: Field<Option<u64>>,
+    pub(super) datagram_bytes_max: Field<u64>,
+    pub(super) receive_buffer_bytes: Field<u64>,
+    pub(super) send_buffer_bytes: Field<u64>,
+    pub(super) queue_bytes_max: Field<u64>,
+    pub(super) reopen_ms: Field<u64>,
+    pub(super) cache_entries: Field<u64>,
+    pub(super) malformed: Field<Malformed>,
+    pub(super) gso: Field<Gso>,
+    pub(super) timestamps: Field<bool>,
+    pub(super) shutdown_delay_ms: Field<u64>,
+    pub(super) shutdown_timeout_ms: Field<u64>,
+    pub(super) handover_timeout_ms: Field<u64>,
+    pub(super) log_format: Field<LogFormat>,
     /// The file's names for `host` and `managementHost`.
     pub(super) host_keys: [&'static str; 2],
     /// Whether the same backend listed twice counts once, without a word of its share.
@@ -81,12 +81,12 @@ pub(super) struct RawNode {
     pub(super) index: usize,
     /// Where its entry begins.
     pub(super) place: Place,
-    pub(super) host: Slot<String>,
-    pub(super) port: Slot<u64>,
-    pub(super) adminport: Slot<u64>,
-    pub(super) weight: Slot<u64>,
-    pub(super) disabled: Slot<bool>,
-    pub(super) gso: Slot<Gso>,
+    pub(super) host: Field<String>,
+    pub(super) port: Field<u64>,
+    pub(super) adminport: Field<u64>,
+    pub(super) weight: Field<u64>,
+    pub(super) disabled: Field<bool>,
+    pub(super) gso: Field<Gso>,
 }
 
 impl RawNode {
@@ -94,7 +94,7 @@ impl RawNode {
     pub(super) fn is_bare(&self) -> bool {
         matches!(
             (&self.adminport, &self.weight, &self.disabled, &self.gso),
-            (Slot::Absent, Slot::Absent, Slot::Absent, Slot::Absent)
+            (Field::Absent, Field::Absent, Field::Absent, Field::Absent)
         )
     }
 }
@@ -165,10 +165,10 @@ impl RawConfig {
     }
 }
 
-fn read_hashing(fields: &mut Fields<'_>) -> Slot<Hashing> {
+fn read_hashing(fields: &mut Fields<'_>) -> Field<Hashing> {
     match fields.text("hashing") {
-        Slot::Given(place, text) => match Hashing::ALL.into_iter().find(|hashing| hashing.name() == text) {
-            Some(hashing) => Slot::Given(place, hashing),
+        Field::Given(place, text) => match Hashing::ALL.into_iter().find(|hashing| hashing.name() == text) {
+            Some(hashing) => Field::Given(place, hashing),
             None => {
                 let known = Hashing::ALL.map(Hashing::name);
                 let hint = match nearest(&text, &known) {
@@ -178,16 +178,16 @@ fn read_hashing(fields: &mut Fields<'_>) -> Slot<Hashing> {
                 fields.wrong(place, "hashing", format!("unknown hashing {}{hint}", quoted(&text)))
             }
         },
-        Slot::Absent => Slot::Absent,
-        Slot::Wrong => Slot::Wrong,
+        Field::Absent => Field::Absent,
+        Field::Wrong => Field::Wrong,
     }
 }
 
 /// Names are only compared, so each only has to be a valid host of a request.
-fn read_management_names(fields: &mut Fields<'_>) -> Slot<Vec<String>> {
+fn read_management_names(fields: &mut Fields<'_>) -> Field<Vec<String>> {
     const KEY: &str = "managementNames";
     let (place, list) = match fields.take(KEY) {
-        None => return Slot::Absent,
+        None => return Field::Absent,
         Some((place, Json::List(list))) => (place, list),
         Some((place, value)) => {
             let text = format!("expected a list of hostnames, [\"proxy.example\"] or [\"*\"], found {value}");
@@ -206,23 +206,23 @@ fn read_management_names(fields: &mut Fields<'_>) -> Slot<Vec<String>> {
             }
             value => {
                 let expected = "expected a hostname without port, as clients write it, or \"*\"";
-                let _: Slot<()> =
+                let _: Field<()> =
                     fields.wrong(place, &format!("{KEY}[{index}]"), format!("{expected}, found {value}"));
                 is_good = false;
             }
         }
     }
-    if is_good { Slot::Given(place, names) } else { Slot::Wrong }
+    if is_good { Field::Given(place, names) } else { Field::Wrong }
 }
 
-fn read_pin_workers(fields: &mut Fields<'_>) -> Slot<PinWorkers> {
+fn read_pin_workers(fields: &mut Fields<'_>) -> Field<PinWorkers> {
     match fields.take("pinWorkers") {
-        None => Slot::Absent,
-        Some((place, Json::Flag(false))) => Slot::Given(place, PinWorkers::Off),
-        Some((place, Json::Flag(true))) => Slot::Given(place, PinWorkers::Auto),
+        None => Field::Absent,
+        Some((place, Json::Flag(false))) => Field::Given(place, PinWorkers::Off),
+        Some((place, Json::Flag(true))) => Field::Given(place, PinWorkers::Auto),
         Some((place, Json::List(list))) => match fields.whole_list(place, "pinWorkers", &list) {
-            Some(cpus) => Slot::Given(place, PinWorkers::Cpus(cpus)),
-            None => Slot::Wrong,
+            Some(cpus) => Field::Given(place, PinWorkers::Cpus(cpus)),
+            None => Field::Wrong,
         },
         Some((place, value)) => {
             let text = format!(
@@ -234,7 +234,7 @@ fn read_pin_workers(fields: &mut Fields<'_>) -> Slot<PinWorkers> {
     }
 }
 
-fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
+fn read_nodes(fields: &mut Fields<'_>) -> Field<Vec<RawNode>> {
     let (place, list) = match fields.take("nodes") {
         Some((place, Json::List(list))) => (place, list),
         Some((place, value)) => {
@@ -244,7 +244,7 @@ fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
             );
             return fields.wrong(place, "nodes", text);
         }
-        None => return Slot::Absent,
+        None => return Field::Absent,
     };
     if list.is_empty() || list.len() > SHARDS_MAX {
         return fields.wrong(place, "nodes", count_of_nodes(list.len()));
@@ -253,7 +253,7 @@ fn read_nodes(fields: &mut Fields<'_>) -> Slot<Vec<RawNode>> {
     let (dialect, nodes) = (fields.dialect, list.into_iter().enumerate());
     let nodes =
         nodes.filter_map(|(index, node)| read_node(dialect, [top, index], node, fields.report)).collect();
-    Slot::Given(place, nodes)
+    Field::Given(place, nodes)
 }
 
 /// The error for a list of this many backends.
@@ -286,10 +286,10 @@ fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mu
         gso: fields.word("gso", &keys::GSO),
     };
     let end = [top, index + 1, PLACE_END];
-    if matches!(node.host, Slot::Absent) {
+    if matches!(node.host, Field::Absent) {
         fields.wrong::<()>(end, "host", "missing; expected a hostname or IP address".to_owned());
     }
-    if matches!(node.port, Slot::Absent) {
+    if matches!(node.port, Field::Absent) {
         fields.wrong::<()>(end, "port", "missing; expected a port (1 to 65535)".to_owned());
     }
     #[cfg(test)]

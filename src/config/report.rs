@@ -1,6 +1,6 @@
 //! Errors and notices about a file, collected over the whole reading.
 //!
-//! In: `fields.rs` and `prove.rs` add. Out: mistakes in the file's order, with line and column; notices
+//! In: `fields.rs` and `validate.rs` add. Out: mistakes in the file's order, with line and column; notices
 //! without repetition. Next: `load.rs`, which makes an error or a `Loaded` of it.
 
 use super::positions::{Place, Places};

@@ -14,7 +14,7 @@ pub const STACK_BYTES: usize = 2 << 20;
 
 /// Runs `work` on a thread called `name` (at most 15 bytes) with a stack of `stack_bytes`. Fails if no thread can be made, or
 /// if `work` panics.
-pub async fn offload<T: Send + 'static>(
+pub async fn run_blocking<T: Send + 'static>(
     name: &str,
     stack_bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
@@ -43,14 +43,14 @@ pub(in crate::control) mod tests {
     #[test]
     fn the_answer_comes_from_another_thread() {
         let here = std::thread::current().id();
-        let there = run(offload("elsewhere", STACK_BYTES, || std::thread::current().id())).unwrap();
+        let there = run(run_blocking("elsewhere", STACK_BYTES, || std::thread::current().id())).unwrap();
         assert_ne!(here, there);
     }
 
     #[test]
     fn a_panic_there_is_an_error_here() {
         let error =
-            run(offload("stumbles", STACK_BYTES, || -> () { std::panic::resume_unwind(Box::new(())) }))
+            run(run_blocking("stumbles", STACK_BYTES, || -> () { std::panic::resume_unwind(Box::new(())) }))
                 .unwrap_err();
         assert_eq!(error.to_string(), "the thread `stumbles` ended without a result");
     }

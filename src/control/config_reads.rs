@@ -5,7 +5,7 @@
 
 use crate::config::{ConfigError, Loaded, load};
 use crate::control::backends::resolve::PER_LOOKUP;
-use crate::control::blocking::{STACK_BYTES, offload};
+use crate::control::blocking::{STACK_BYTES, run_blocking};
 use crate::control::shortage::{self, with_remedy};
 use std::cell::Cell;
 use std::io;
@@ -80,7 +80,7 @@ impl ConfigReads {
         let permit = timeout_at(deadline, self.free.clone().acquire_owned()).await;
         let permit = permit.map_err(|_| ReadError::TooMany)?;
         let file = path.to_owned();
-        let read = offload("reload", STACK_BYTES, move || {
+        let read = run_blocking("reload", STACK_BYTES, move || {
             let _permit = permit;
             // Without a descriptor no file can be opened, and no name resolves.
             load(&file).map_err(|error| shortage::of_descriptors(1 + PER_LOOKUP).ok_or(error))

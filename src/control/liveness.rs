@@ -4,7 +4,7 @@
 //! long they have not. Next: `admin/http`, `systemd.rs`. No worker is woken without a request.
 
 use crate::control::net;
-use crate::control::state::{Control, Seat};
+use crate::control::state::{Control, WorkerHandle};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ pub async fn stuck(control: &Control) -> Vec<Stuck> {
         }
     };
     let _ = tokio::time::timeout(time, all).await;
-    let is_stuck = |(worker, (seat, number)): (usize, (&Seat, &u64))| {
+    let is_stuck = |(worker, (seat, number)): (usize, (&WorkerHandle, &u64))| {
         if seat.shared.has_echoed(*number) {
             seat.stuck_since.set(None);
             return None;

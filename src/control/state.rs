@@ -3,11 +3,11 @@
 //! In: the config, the backends' changes, taps, the operator's wishes. Out: a new route table for each change.
 //! Next: `table.rs` builds and hands it over.
 
-use crate::admin::{Readiness, Wish, capped, error_words, escape, ongoing};
+use crate::admin::{AdminState, Readiness, capped, error_words, escape, ongoing};
 use crate::config::Config;
 use crate::control::Options;
 use crate::control::backends::backend::Backend;
-use crate::control::backends::backend_set::Roster;
+use crate::control::backends::backend_set::BackendSet;
 use crate::control::backends::check::Slots;
 use crate::control::backends::own::OwnAddresses;
 use crate::control::backends::resolve::Resolver;
@@ -21,7 +21,7 @@ use crate::control::lifecycle::systemd::Notifier;
 use crate::control::service::observe::Observers;
 use crate::control::shortage::Shortages;
 use crate::driver::socket::Spread;
-use crate::driver::{Facts, clock};
+use crate::driver::{DriverInfo, clock};
 use crate::logging;
 use crate::placement::Fingerprint;
 use crate::relay::Left;
@@ -45,11 +45,11 @@ const IN_FORCE: Duration = Duration::from_secs(3);
 pub(in crate::control) const NOT_IN_FORCE: &str = "; not yet in force in every worker";
 
 /// One worker as control sees it.
-pub struct Seat {
+pub struct WorkerHandle {
     /// Where it publishes.
     pub shared: Arc<WorkerShared>,
     /// What it was granted, once it is ready.
-    pub facts: RefCell<Option<Facts>>,
+    pub facts: RefCell<Option<DriverInfo>>,
     /// The CPU that it keeps to, if it is pinned.
     pub cpu: Cell<Option<usize>>,
     /// Since when it has not responded to `/healthz` and the watchdog, if that is so.
@@ -61,7 +61,7 @@ pub struct Control {
     /// How the process was started.
     pub options: Options,
     /// The workers, by index.
-    pub seats: Vec<Seat>,
+    pub seats: Vec<WorkerHandle>,
     /// The way to them.
     pub publisher: Publisher,
     /// Where metrics come in, as bound.
@@ -123,7 +123,7 @@ pub struct Control {
     pub observers: RefCell<Observers>,
     /// Which errors of sends may still be logged.
     pub send_errors: RefCell<SendErrorBudget>,
-    pub(in crate::control) roster: Roster,
+    pub(in crate::control) roster: BackendSet,
     fingerprint: Cell<Option<Fingerprint>>,
     pub(in crate::control) reloading: Mutex<()>,
     /// Reads of the config file.
@@ -135,13 +135,13 @@ pub struct Control {
 }
 
 /// What [`Control::new`] is made of.
-pub struct Parts {
+pub struct ControlInit {
     /// The config to start with.
     pub config: Config,
     /// How the process was started.
     pub options: Options,
     /// The workers.
-    pub seats: Vec<Seat>,
+    pub seats: Vec<WorkerHandle>,
     /// The way to them.
     pub publisher: Publisher,
     /// Where metrics come in, as bound.
@@ -188,8 +188,8 @@ pub struct LastReload {
 
 impl Control {
     /// The state at start; nothing is published yet.
-    pub fn new(parts: Parts) -> Rc<Control> {
-        let Parts {
+    pub fn new(parts: ControlInit) -> Rc<Control> {
+        let ControlInit {
             config,
             options,
             seats,
@@ -238,7 +238,7 @@ impl Control {
             degraded: RefCell::default(),
             observers: RefCell::default(),
             send_errors: RefCell::default(),
-            roster: Roster::new(config),
+            roster: BackendSet::new(config),
             fingerprint: Cell::new(None),
             reloading: Mutex::new(()),
             config_reads: ConfigReads::default(),
@@ -401,7 +401,7 @@ impl Control {
     }
 
     /// The operator wants something of the backend of this identity. Either answer is for the operator.
-    pub async fn set_wish(&self, name: &[u8], wish: Wish) -> Result<String, String> {
+    pub async fn set_wish(&self, name: &[u8], wish: AdminState) -> Result<String, String> {
         let shown = escape(name);
         let known = self.backends().iter().find(|backend| backend.name.as_bytes() == name).cloned();
         let Some(backend) = known else {

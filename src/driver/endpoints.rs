@@ -3,7 +3,7 @@
 //! In: bound sockets, backends' addresses. Out: what the kernel says about them; fences. Next: the engines, which receive
 //! from the first and send to the second.
 
-use super::answers::{QueuedError, QueuedErrors};
+use super::icmp_errors::{QueuedError, QueuedErrors};
 use super::{DriverError, options, socket};
 use crate::packet::SocketSlot;
 use std::io;

@@ -7,7 +7,7 @@
 //! worker what happened). [`uring`] does it on io_uring, [`portable`] by system calls that every Linux has; [`sim`] is a
 //! seeded fake kernel for tests.
 
-pub mod answers;
+pub mod icmp_errors;
 mod backoff;
 pub mod clock;
 pub mod control_messages;
@@ -23,7 +23,7 @@ mod segment;
 pub mod sim;
 pub mod socket;
 mod stamps;
-mod train;
+mod gso_batch;
 pub mod uring;
 pub mod waker;
 
@@ -125,7 +125,7 @@ pub struct ReceiveEvents {
 
 /// What a driver was granted, fixed after its start; shown in `status` and `memstats`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct DriverInfo {
     /// "io_uring", "portable", "sim".
     pub engine: &'static str,
     /// Receive buffer of one listening socket, as the kernel granted it (it counts its own overhead in).
@@ -267,5 +267,5 @@ pub trait Driver {
     fn receive_events(&self) -> ReceiveEvents;
 
     /// What the driver was granted.
-    fn facts(&self) -> &Facts;
+    fn facts(&self) -> &DriverInfo;
 }

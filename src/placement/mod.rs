@@ -5,7 +5,7 @@
 //! Inside: `hashing.rs` names the ways; `jump.rs` is statsring's own, `ring.rs` and `shards.rs` are those of other proxies.
 
 mod cache;
-mod few;
+mod jump_table;
 mod fingerprint;
 mod hashing;
 mod jump;
@@ -14,10 +14,10 @@ mod ring;
 mod shards;
 
 pub use cache::{HashCache, VALUE_MAX};
-pub use few::FewBuckets;
 pub use fingerprint::{Fingerprint, Part};
 pub use hashing::{Hashing, Spec};
 pub use jump::{jump, splitmix64};
+pub use jump_table::JumpTable;
 pub use live::LiveSet;
 pub use ring::Ring;
 pub use shards::Shards;

@@ -2,8 +2,8 @@
 //!
 //! In: lines from `mod.rs`. Out: closed packets. Order is kept: while packets wait here, newer ones queue behind them.
 
+use super::backlog::{Backlog, List};
 use super::route::GsoMode;
-use super::waiting::{List, Waiting};
 use crate::packet::{Packet, SocketSlot};
 
 /// One backend's output.
@@ -101,7 +101,7 @@ impl Egress {
 
     /// Queues a packet at its place; the caller has checked the bounds. If it fits into the newest one waiting, its
     /// lines are moved there and it is returned, free: otherwise a trickle for a busy backend would fill the queue with near-empty packets.
-    pub fn wait(&mut self, waiting: &mut Waiting, packet: Packet) -> Option<Packet> {
+    pub fn wait(&mut self, waiting: &mut Backlog, packet: Packet) -> Option<Packet> {
         if let Some(newest) = waiting.newest_mut(&self.backlog)
             && newest.sequence < packet.sequence
             && newest.absorb(&packet, self.packet_bytes_max as usize)
@@ -114,19 +114,19 @@ impl Egress {
     }
 
     /// The newest waiting packet.
-    pub fn next_back(&mut self, waiting: &mut Waiting) -> Option<Packet> {
+    pub fn next_back(&mut self, waiting: &mut Backlog) -> Option<Packet> {
         let packet = waiting.take_newest(&mut self.backlog)?;
         self.backlog_bytes -= packet.capacity();
         Some(packet)
     }
 
     /// Metrics here.
-    pub fn metrics(&self, waiting: &Waiting) -> u64 {
+    pub fn metrics(&self, waiting: &Backlog) -> u64 {
         waiting.packets(&self.backlog).chain(&self.open).map(|packet| u64::from(packet.metrics)).sum()
     }
 
     /// Calls `change` with every packet here, for a change of the backend list.
-    pub fn change_each(&mut self, waiting: &mut Waiting, mut change: impl FnMut(&mut Packet)) {
+    pub fn change_each(&mut self, waiting: &mut Backlog, mut change: impl FnMut(&mut Packet)) {
         waiting.change_each(&self.backlog, &mut change);
         self.open.iter_mut().for_each(change);
     }

@@ -6,16 +6,16 @@
 //! backends, `cargo bench -- relay/statsring/3`: 20.0 ns a metric instead of 28.3.
 //! Next: `mod.rs`, which closes packets and hands them over.
 
-use super::found::{Decision, Found};
+use super::parsed_line::{Decision, ParsedLine};
 use super::{Malformed, Relay};
 use crate::packet::Arrival;
 use crate::placement::{Placement, key_hash};
 use crate::stats::{Counter, DropReason, Exit};
-use crate::wire::{self, Work};
+use crate::wire::{self, LineVisitor};
 
 /// What became of a line. Whoever has one counts it: a line that is forgotten does not compile.
 #[must_use]
-enum Fate {
+enum Disposition {
     /// It is in a packet, pending.
     Held,
     /// It was dropped, if a backend was found for it, on the way to that one.
@@ -31,7 +31,7 @@ struct Hashing<'a> {
     metrics: u64,
 }
 
-impl Work for &mut Hashing<'_> {
+impl LineVisitor for &mut Hashing<'_> {
     #[inline(always)]
     fn line(&mut self, line: &[u8], key: Option<&[u8]>) {
         self.metrics += 1;
@@ -49,7 +49,7 @@ impl Work for &mut Hashing<'_> {
         // A line is a slice of its datagram: its offset is the distance between the two.
         let start = line.as_ptr().addr() - self.datagram.as_ptr().addr();
         let (start, end) = (start as u32, (start + line.len()) as u32);
-        relay.found.push(Found { hash: key_hash(key), start, end, decision: None });
+        relay.found.push(ParsedLine { hash: key_hash(key), start, end, decision: None });
     }
 }
 
@@ -120,21 +120,26 @@ impl Relay {
 
     /// Packs lines that are decided; how many are held then.
     #[inline(always)]
-    fn pack_found<const STAMPED: bool>(&mut self, arrival: Arrival, found: &[Found], datagram: &[u8]) -> u64 {
+    fn pack_found<const STAMPED: bool>(
+        &mut self,
+        arrival: Arrival,
+        found: &[ParsedLine],
+        datagram: &[u8],
+    ) -> u64 {
         let is_observed = self.table.observer.is_some();
         let mut held = 0;
-        for Found { start, end, decision, .. } in found {
+        for ParsedLine { start, end, decision, .. } in found {
             let line = datagram.get(*start as usize..*end as usize).unwrap_or(&[]);
             let fate = match *decision {
-                None => Fate::Dropped(DropReason::NoBackend, None),
+                None => Disposition::Dropped(DropReason::NoBackend, None),
                 Some(decision) if is_observed || decision.is_away_from_home() => {
                     self.route_unusual::<STAMPED>(arrival, line, decision)
                 }
                 Some(decision) => self.pack::<STAMPED>(arrival, line, decision.backend()),
             };
             match fate {
-                Fate::Held => held += 1,
-                Fate::Dropped(reason, backend) => self.drop_line(reason, backend, arrival.taken_us),
+                Disposition::Held => held += 1,
+                Disposition::Dropped(reason, backend) => self.drop_line(reason, backend, arrival.taken_us),
             }
         }
         held
@@ -142,7 +147,7 @@ impl Relay {
 
     /// Decides for lines: without memory, by the cache, or anew.
     #[inline(always)]
-    fn decide_all(&mut self, found: &mut [Found], datagram: &[u8]) {
+    fn decide_all(&mut self, found: &mut [ParsedLine], datagram: &[u8]) {
         if let Some(few) = &self.few {
             for line in found {
                 line.decision = Some(Decision::at_home(few.bucket(line.hash)));
@@ -167,12 +172,12 @@ impl Relay {
         arrival: Arrival,
         line: &[u8],
         decision: Decision,
-    ) -> Fate {
+    ) -> Disposition {
         let backend = decision.backend();
         if decision.is_away_from_home() {
             // A dead backend is chosen only if its names have to be dropped.
             if !self.table.live.contains(backend) {
-                return Fate::Dropped(DropReason::NodeDown, Some(backend));
+                return Disposition::Dropped(DropReason::NodeDown, Some(backend));
             }
             self.counters.add(Counter::MetricsDiverted, 1);
         }
@@ -212,7 +217,7 @@ impl Relay {
 
     /// Puts a line into its backend's open packet, or into a fresh one.
     #[inline(always)]
-    fn pack<const STAMPED: bool>(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Fate {
+    fn pack<const STAMPED: bool>(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Disposition {
         let egress = &mut self.egress[backend];
         let fill_bytes_max = egress.fill_bytes_max();
         if let Some(open) = &mut egress.open {
@@ -220,7 +225,7 @@ impl Relay {
                 if STAMPED {
                     open.note_arrival(self.stamped_us, 1);
                 }
-                return Fate::Held;
+                return Disposition::Held;
             }
             self.close(backend);
         }
@@ -228,20 +233,20 @@ impl Relay {
     }
 
     /// Opens a packet with its first line. One too long to be shared is closed at once.
-    fn open(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Fate {
+    fn open(&mut self, arrival: Arrival, line: &[u8], backend: usize) -> Disposition {
         let Some(socket) = self.egress[backend].socket else {
-            return Fate::Dropped(DropReason::SendFailed, Some(backend));
+            return Disposition::Dropped(DropReason::SendFailed, Some(backend));
         };
         if self.is_queue_full(backend) {
-            return Fate::Dropped(DropReason::QueueFull, Some(backend));
+            return Disposition::Dropped(DropReason::QueueFull, Some(backend));
         }
         let Some(mut packet) = self.pool.take(line.len()) else {
-            return Fate::Dropped(DropReason::QueueFull, Some(backend));
+            return Disposition::Dropped(DropReason::QueueFull, Some(backend));
         };
         if !packet.append(line) {
             // Unreachable: the pool's long packets hold a whole datagram. Counted anyway.
             self.pool.give(packet);
-            return Fate::Dropped(DropReason::SendTooLong, Some(backend));
+            return Disposition::Dropped(DropReason::SendTooLong, Some(backend));
         }
         packet.backend = backend;
         packet.socket = socket;
@@ -259,6 +264,6 @@ impl Relay {
         } else {
             self.remember_deadline(backend);
         }
-        Fate::Held
+        Disposition::Held
     }
 }

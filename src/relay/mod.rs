@@ -2,33 +2,33 @@
 //!
 //! In: `ingest(arrival, bytes)`, and each packet back with its outcome by `sent`. Out: packets by `transmit(now_us)`, and
 //! when to call it next by `next_deadline_us()`. Next: `ingest.rs` takes datagrams apart (`wire/` finds lines and keys,
-//! `placement/` their backends), `egress.rs` keeps each backend's packets (`waiting.rs` those for busy sockets), `pool.rs` all the others.
+//! `placement/` their backends), `egress.rs` keeps each backend's packets (`backlog.rs` those for busy sockets), `pool.rs` all the others.
 
 mod egress;
-mod found;
+mod parsed_line;
 mod ingest;
 mod outcome;
 mod pool;
 mod reroute;
 mod route;
-mod waiting;
+mod backlog;
 
 pub use outcome::Hint;
 pub use pool::PoolSize;
 pub use route::{GsoMode, Left, Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
 use crate::packet::{Packet, SocketSlot};
-use crate::placement::{FewBuckets, HashCache};
+use crate::placement::{HashCache, JumpTable};
 use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters};
-use crate::wire::{Marks, Scanner};
+use crate::wire::{LineIndex, Scanner};
+use backlog::Backlog;
 use egress::Egress;
-use found::{FOUND_MAX, Found};
+use parsed_line::{FOUND_MAX, ParsedLine};
 use pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use waiting::Waiting;
 
 /// Retries of a packet whose send reported that an earlier datagram was refused.
 pub const REFUSED_ATTEMPTS_MAX: u8 = 3;
@@ -140,7 +140,7 @@ pub struct Relay {
     pool: Pool,
     egress: Vec<Egress>,
     /// The packets of all egresses that wait for busy sockets.
-    waiting: Waiting,
+    waiting: Backlog,
     /// Closed packets, ready to be handed over, oldest first.
     ready: VecDeque<Packet>,
     /// Open packets in the order of their deadlines; entries of packets closed since are stale.
@@ -155,16 +155,16 @@ pub struct Relay {
     /// Looks through `ready` so far.
     look: u64,
     /// Lines of the datagram that is being taken.
-    found: Vec<Found>,
+    found: Vec<ParsedLine>,
     /// When it arrived, if that is known.
     stamped_us: Option<i64>,
     /// Routing without the cache, if the table permits.
-    few: Option<FewBuckets>,
+    few: Option<JumpTable>,
     /// Cached routes by name, valid for this table only.
     cache: HashCache,
     scanner: Scanner,
     /// Where lines are marked; always there but while one datagram is taken.
-    marks: Option<Box<Marks>>,
+    marks: Option<Box<LineIndex>>,
     counters: Counters,
 }
 
@@ -182,7 +182,7 @@ impl Relay {
             pool: Pool::new(size),
             busy: Vec::with_capacity(egress.len()),
             egress,
-            waiting: Waiting::new(packets),
+            waiting: Backlog::new(packets),
             ready: VecDeque::with_capacity(packets),
             opened: VecDeque::with_capacity(packets),
             busy_retry_us: 0,

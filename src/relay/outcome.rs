@@ -36,7 +36,7 @@ impl Relay {
         self.handed_over.1 = self.handed_over.1.saturating_sub(u64::from(packet.metrics));
         match outcome {
             SendOutcome::Sent => self.accepted(packet, now_us),
-            SendOutcome::Busy => self.put_off(packet, now_us),
+            SendOutcome::Busy => self.defer(packet, now_us),
             SendOutcome::TrainRefused(errno) => return self.take_train_apart(packet, errno),
             _ => {
                 if let Some(error) = outcome.error() {
@@ -107,7 +107,7 @@ impl Relay {
     }
 
     /// The socket is full: the packet is queued, and everything for this backend after it.
-    fn put_off(&mut self, packet: Packet, now_us: u64) {
+    fn defer(&mut self, packet: Packet, now_us: u64) {
         self.counters.add(Counter::SendsBusy, 1);
         let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
         self.hold(packet.backend, now_us + pause_us);

@@ -3,7 +3,7 @@
 //! In: built by `control/` from the config and from health. Out: read by each worker once per batch.
 //! Next: `relay/mod.rs`, which routes by it.
 
-use crate::placement::{FewBuckets, Hashing, LiveSet, Placement};
+use crate::placement::{Hashing, JumpTable, LiveSet, Placement};
 use crate::stats::NodeCounters;
 use crate::wire::KeyRule;
 use std::net::{IpAddr, SocketAddr};
@@ -32,9 +32,9 @@ pub struct RouteTable {
 
 impl RouteTable {
     /// A quicker way to the same decisions, where all of few backends live.
-    pub(super) fn few_buckets(&self) -> Option<FewBuckets> {
+    pub(super) fn few_buckets(&self) -> Option<JumpTable> {
         let is_usual = self.placement == Placement::Jump && self.live.is_full();
-        is_usual.then(|| FewBuckets::new(self.nodes.len())).flatten()
+        is_usual.then(|| JumpTable::new(self.nodes.len())).flatten()
     }
 
     /// The key by which `line` is placed, whose key by statsring's own rule is `own`: the placements of other proxies come

@@ -6,7 +6,7 @@
 
 use super::config_file::{DEFAULT_CONFIG, load};
 use super::running;
-use crate::console::{print, refuse};
+use crate::console::{print, usage_error};
 use crate::exit;
 use crate::lookup;
 use argh::FromArgs;
@@ -53,15 +53,15 @@ pub struct Options {
 pub fn run(options: &Options) -> u8 {
     let timeout_ms = options.timeout.unwrap_or(TIMEOUT_MS);
     if !(1..=60_000).contains(&timeout_ms) {
-        return refuse(&format!("--timeout {timeout_ms} is not in range (1 to 60000 ms)"));
+        return usage_error(&format!("--timeout {timeout_ms} is not in range (1 to 60000 ms)"));
     }
     let addresses = match (&options.address, &options.file) {
         (Some(_), Some(_)) => {
-            return refuse("--address and -f cannot be combined: both set the admin port");
+            return usage_error("--address and -f cannot be combined: both set the admin port");
         }
         (Some(address), None) => match resolved(address) {
             Ok(addresses) => addresses,
-            Err(words) => return refuse(&words),
+            Err(words) => return usage_error(&words),
         },
         (None, file) => match configured(file.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))) {
             Ok(addresses) => addresses,

@@ -3,7 +3,7 @@
 //! In: a path. Out: the config, or an exit code, and then the operator has been told why. Next: the command.
 
 use crate::config::{self, ConfigError, Loaded};
-use crate::console::{NAME, say};
+use crate::console::{NAME, print_stderr};
 use std::path::Path;
 
 /// The config that is read unless another is given, go-statsd-proxy's.
@@ -12,7 +12,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/statsdproxy.json";
 /// The config of a file; if there is none, the operator has been told and the exit code is returned.
 pub fn load(path: &Path) -> Result<Loaded, u8> {
     config::load(path).map_err(|error| {
-        say(&unloaded(&error));
+        print_stderr(&unloaded(&error));
         error.exit_code()
     })
 }

@@ -4,7 +4,7 @@
 //! Next: nobody; the operator decides.
 
 use crate::config::{self, Assignment, Config, sample_name};
-use crate::console::{complain, print, refuse};
+use crate::console::{print, print_error, usage_error};
 use crate::exit;
 use crate::text::grouped;
 use crate::worker::DATAGRAM_BYTES_LIMIT;
@@ -59,14 +59,14 @@ pub fn run(options: &Options) -> u8 {
     match &options.names {
         None => (0..SAMPLE_NAMES).for_each(|number| plan.add(sample_name(number).as_bytes())),
         Some(path) => match read_names(path, |name| plan.add(name)) {
-            Ok(()) if plan.names == 0 => return refuse(&format!("no names in {}", path.display())),
+            Ok(()) if plan.names == 0 => return usage_error(&format!("no names in {}", path.display())),
             Ok(()) => {}
             Err(NamesError::Unreadable(error)) => {
-                complain(&format!("cannot read the names in {}: {error}", path.display()));
+                print_error(&format!("cannot read the names in {}: {error}", path.display()));
                 return exit::NO_CONFIG;
             }
             Err(NamesError::TooLong(line)) => {
-                return refuse(&format!(
+                return usage_error(&format!(
                     "line {line} of {} is longer than any name ({DATAGRAM_BYTES_LIMIT} bytes)",
                     path.display()
                 ));
@@ -82,12 +82,12 @@ fn load(path: &Path) -> Result<Config, u8> {
     match config::load(path) {
         Ok(loaded) => {
             for notice in &loaded.notices {
-                complain(&format!("{}: {notice}", path.display()));
+                print_error(&format!("{}: {notice}", path.display()));
             }
             Ok(loaded.config)
         }
         Err(error) => {
-            complain(&error.to_string());
+            print_error(&error.to_string());
             Err(error.exit_code())
         }
     }

@@ -5,7 +5,7 @@
 
 use super::config_file::{DEFAULT_CONFIG, load};
 use crate::config::{Assignment, Config};
-use crate::console::{complain, refuse, written};
+use crate::console::{print_error, usage_error, written};
 use crate::exit;
 use crate::worker::DATAGRAM_BYTES_LIMIT;
 use argh::FromArgs;
@@ -49,15 +49,15 @@ pub fn run(options: &Options) -> u8 {
     };
     let assignment = match assignment(&config, &options.down) {
         Ok(assignment) => assignment,
-        Err(text) => return refuse(&text),
+        Err(text) => return usage_error(&text),
     };
     if options.names.iter().any(String::is_empty) {
-        return refuse("an empty name has no backend");
+        return usage_error("an empty name has no backend");
     }
     let mut out = BufWriter::new(io::stdout().lock());
     if options.names.is_empty() {
         if io::stdin().is_terminal() {
-            complain("reading names, one per line, until the end of input (Ctrl-D)");
+            print_error("reading names, one per line, until the end of input (Ctrl-D)");
         }
         return answer_input(&config, &assignment, io::stdin().lock(), &mut out);
     }
@@ -102,7 +102,7 @@ fn answer_input(config: &Config, assignment: &Assignment, input: impl Read, out:
             Ok(_) => {}
             Err(error) => {
                 let _ = out.flush();
-                complain(&format!("cannot read names from standard input: {error}"));
+                print_error(&format!("cannot read names from standard input: {error}"));
                 return exit::SYSTEM;
             }
         }
@@ -110,7 +110,7 @@ fn answer_input(config: &Config, assignment: &Assignment, input: impl Read, out:
         let name = name.strip_suffix(b"\r").unwrap_or(name);
         if name.len() > DATAGRAM_BYTES_LIMIT {
             let _ = out.flush();
-            return refuse(&format!(
+            return usage_error(&format!(
                 "line {number} of standard input is longer than any name ({DATAGRAM_BYTES_LIMIT} bytes)"
             ));
         }

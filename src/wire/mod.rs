@@ -14,5 +14,5 @@ mod simd;
 pub use key::routing_key;
 pub use key_rule::KeyRule;
 pub use lines::{Lines, lines, split_cut_line};
-pub use scan::{Marks, Work};
+pub use scan::{LineIndex, LineVisitor};
 pub use simd::Scanner;

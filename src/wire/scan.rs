@@ -9,18 +9,18 @@ use super::{lines, routing_key};
 
 /// Bytes whose marks are made at once at most; a multiple of the window.
 const SEGMENT_BYTES: usize = 32 * WINDOW_BYTES;
-/// See [`Marks`].
+/// See [`LineIndex`].
 const BLOCKS: usize = (SEGMENT_BYTES / WINDOW_BYTES + 1).next_power_of_two();
 /// Line ends that are written at once; the surplus of the last block is written over by the next.
 const ENDS_AT_ONCE: usize = 4;
 
 /// The visitor of lines.
-pub trait Work {
+pub trait LineVisitor {
     /// `line` is not empty, and without its end; `key` is `None` if the line is malformed.
     fn line(&mut self, line: &[u8], key: Option<&[u8]>);
 }
 
-impl<F: FnMut(&[u8], Option<&[u8]>)> Work for F {
+impl<F: FnMut(&[u8], Option<&[u8]>)> LineVisitor for F {
     #[inline(always)]
     fn line(&mut self, line: &[u8], key: Option<&[u8]>) {
         self(line, key);
@@ -29,7 +29,7 @@ impl<F: FnMut(&[u8], Option<&[u8]>)> Work for F {
 
 /// Scratch space for a segment of a datagram; allocated once, and reused for each datagram.
 #[derive(Debug)]
-pub struct Marks {
+pub struct LineIndex {
     /// Where colons and bars are: one for each block of the segment, one behind them, and as many more as make the number
     /// a power of two, so that an index needs no check.
     blocks: [Block; BLOCKS],
@@ -45,10 +45,10 @@ struct Block {
     bar: u64,
 }
 
-impl Marks {
+impl LineIndex {
     /// None yet.
-    pub fn new() -> Marks {
-        Marks { blocks: [Block::default(); BLOCKS], ends: [0; SEGMENT_BYTES + ENDS_AT_ONCE], lines: 0 }
+    pub fn new() -> LineIndex {
+        LineIndex { blocks: [Block::default(); BLOCKS], ends: [0; SEGMENT_BYTES + ENDS_AT_ONCE], lines: 0 }
     }
 
     /// Makes the marks of a segment of at most [`SEGMENT_BYTES`].
@@ -117,9 +117,9 @@ impl Marks {
     }
 }
 
-impl Default for Marks {
+impl Default for LineIndex {
     fn default() -> Self {
-        Marks::new()
+        LineIndex::new()
     }
 }
 
@@ -130,9 +130,9 @@ impl Default for Marks {
 #[inline(always)]
 pub(super) fn each_line(
     datagram: &[u8],
-    marks: &mut Marks,
+    marks: &mut LineIndex,
     masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks,
-    mut work: impl Work,
+    mut work: impl LineVisitor,
 ) {
     if datagram.len() <= WINDOW_BYTES {
         return each_line_of_block(datagram, &masks, &mut work);
@@ -159,7 +159,11 @@ pub(super) fn each_line(
 
 /// The lines of a datagram of one block at most, as most senders send them: its masks stay in registers.
 #[inline(always)]
-fn each_line_of_block(datagram: &[u8], masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks, work: &mut impl Work) {
+fn each_line_of_block(
+    datagram: &[u8],
+    masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks,
+    work: &mut impl LineVisitor,
+) {
     let Masks { newline, colon, bar } = masks(&padded(datagram));
     let mut newlines = newline;
     let mut start = 0;
@@ -175,7 +179,7 @@ fn each_line_of_block(datagram: &[u8], masks: impl Fn(&[u8; WINDOW_BYTES]) -> Ma
 
 /// Gives one line to `work`, unless it is empty; `window` shows its first 64 bytes.
 #[inline(always)]
-fn take(line: &[u8], window: Block, work: &mut impl Work) {
+fn take(line: &[u8], window: Block, work: &mut impl LineVisitor) {
     let (Some(first), Some(last)) = (line.first(), line.last()) else { return };
     let key_bytes = key_bytes(line.len(), window);
     let is_long = line.len() >= WINDOW_BYTES;
@@ -231,7 +235,7 @@ mod tests {
     fn found_by(scanner: Scanner, datagram: &[u8]) -> Found {
         let mut all = Vec::new();
         // Marks of an earlier datagram must not matter.
-        let mut marks = Marks::new();
+        let mut marks = LineIndex::new();
         scanner.each_line(&b":|\n".repeat(SEGMENT_BYTES), &mut marks, |_: &[u8], _: Option<&[u8]>| {});
         scanner.each_line(datagram, &mut marks, |line: &[u8], key: Option<&[u8]>| {
             all.push((line.to_vec(), key.map(<[u8]>::to_vec)));

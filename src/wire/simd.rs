@@ -11,7 +11,7 @@
 //! 15.5, portable 20, SSE2 8.9, AVX2 6.2. AVX-512 was tried too: 5.6, not worth its code.
 
 use super::masks::{Masks, WINDOW_BYTES};
-use super::scan::{Marks, Work, each_line};
+use super::scan::{LineIndex, LineVisitor, each_line};
 
 /// A line scanner for an instruction set that this processor has, by runtime detection only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Scanner {
 
     /// Gives each line of a datagram, in order, to `work`.
     #[inline]
-    pub fn each_line(self, datagram: &[u8], marks: &mut Marks, work: impl Work) {
+    pub fn each_line(self, datagram: &[u8], marks: &mut LineIndex, work: impl LineVisitor) {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => x86_64::each_line_avx2(datagram, marks, work),
@@ -104,7 +104,7 @@ fn equal_bytes(word: u64, character: u8) -> u64 {
 #[allow(unsafe_code)]
 mod x86_64 {
     use super::super::masks::{Masks, WINDOW_BYTES};
-    use super::super::scan::{Marks, Work, each_line};
+    use super::super::scan::{LineIndex, LineVisitor, each_line};
     use std::arch::x86_64::{
         __m128i, __m256i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8,
         _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_set1_epi8,
@@ -118,19 +118,19 @@ mod x86_64 {
             && is_x86_feature_detected!("popcnt")
     }
 
-    pub fn each_line_avx2(datagram: &[u8], marks: &mut Marks, work: impl Work) {
+    pub fn each_line_avx2(datagram: &[u8], marks: &mut LineIndex, work: impl LineVisitor) {
         // SAFETY: a `Way` of this kind is made only where `has_avx2` said so.
         unsafe { with_avx2(datagram, marks, work) }
     }
 
-    pub fn each_line_sse2(datagram: &[u8], marks: &mut Marks, work: impl Work) {
+    pub fn each_line_sse2(datagram: &[u8], marks: &mut LineIndex, work: impl LineVisitor) {
         // SAFETY: SSE2 is part of x86-64.
         let masks = |window: &[u8; WINDOW_BYTES]| unsafe { masks_sse2(window) };
         each_line(datagram, marks, masks, work);
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    fn with_avx2(datagram: &[u8], marks: &mut Marks, work: impl Work) {
+    fn with_avx2(datagram: &[u8], marks: &mut LineIndex, work: impl LineVisitor) {
         let masks = |window: &[u8; WINDOW_BYTES]| masks_avx2(window);
         each_line(datagram, marks, masks, work);
     }

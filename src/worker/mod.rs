@@ -22,7 +22,7 @@ pub use reopen::ReopenReason;
 pub use step::{Step, Worker, WorkerLinks};
 pub use thread::{WorkerSetup, spawn};
 
-use crate::driver::{DriverError, Facts};
+use crate::driver::{DriverError, DriverInfo};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub enum Report {
         /// Which worker.
         worker: usize,
         /// Resources granted to it.
-        facts: Facts,
+        facts: DriverInfo,
     },
     /// Sends to a backend fail, or ICMP errors report undelivered packets: the backend's counters have the kind.
     /// Sent once until control takes the hint (`NodeCounters::take_hint`).

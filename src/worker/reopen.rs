@@ -97,7 +97,7 @@ impl Reopening {
     }
 
     /// It could not be replaced.
-    pub fn put_off(&mut self, now_us: u64) {
+    pub fn defer(&mut self, now_us: u64) {
         self.not_before_us = now_us.saturating_add(RETRY_US);
     }
 }
@@ -152,7 +152,7 @@ mod tests {
         let mut socket = Reopening::new(0);
         socket.want(ReopenReason::Up, 10);
         assert!(!socket.is_overdue(10_000_009) && socket.is_overdue(10_000_010));
-        socket.put_off(10);
+        socket.defer(10);
         assert_eq!(socket.next(), Some((ReopenReason::Up, 200_010)));
     }
 }

@@ -280,7 +280,7 @@ impl Sockets {
                 true
             }
             Err(error) => {
-                open.reopening.put_off(now_us);
+                open.reopening.defer(now_us);
                 let errno = error.raw_os_error();
                 if std::mem::replace(&mut open.reopen_errno, errno) != errno {
                     reporter.tell(Report::ReopenFailed { node: Arc::clone(&node.name), reason, error });

@@ -47,7 +47,7 @@ pub struct WorkerSetup {
 pub fn spawn(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
     Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
         let mut last_words =
-            LastWords { reports: setup.reports.clone(), worker: setup.index, end: Some(Ok(Ended::Panicked)) };
+            ExitGuard { reports: setup.reports.clone(), worker: setup.index, end: Some(Ok(Ended::Panicked)) };
         last_words.end = Some(run(setup));
     })
 }
@@ -106,13 +106,13 @@ fn keep_to(cpu: usize) -> nix::Result<()> {
 }
 
 /// Reports to control how the thread ended when it is dropped, also by a panic.
-struct LastWords {
+struct ExitGuard {
     reports: Sender<Report>,
     worker: usize,
     end: Option<Result<Ended, DriverError>>,
 }
 
-impl Drop for LastWords {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
         if let Some(end) = self.end.take() {
             // The thread is at its end, so it may wait for room in the channel; a receiver that is gone needs no report.

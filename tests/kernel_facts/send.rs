@@ -8,7 +8,7 @@ use super::raw;
 use io_uring::{opcode, squeue, types};
 use nix::sys::socket::{SockaddrIn, getsockname};
 use socket2::{Domain, Protocol, Socket, Type};
-use statsring::driver::answers::Answers;
+use statsring::driver::icmp_errors::IcmpErrors;
 use statsring::driver::uring::ring::Ring;
 use statsring::driver::{Driver, DriverLimits, Wait, errno, socket};
 use statsring::packet::{SendOutcome, SocketSlot};
@@ -194,7 +194,7 @@ fn an_icmp_answer_is_told_by_a_later_send_with_an_errno_that_could_be_its_own_an
     let answer = protocol_unreachable(own.port(), address.port());
     icmp.send_to(&answer, &SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     wait_until("the answer has come", || has_error(fd));
-    let mut answers = Answers::default();
+    let mut answers = IcmpErrors::default();
     answers.opened(SLOT);
     let mut send = |bytes: &[u8]| {
         bed.send(0, bytes);

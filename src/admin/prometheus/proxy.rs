@@ -65,7 +65,7 @@ pub fn state(out: &mut Exposition, view: &View) {
         gauge,
         "statsring_flush_interval_seconds",
         "Longest time that a metric is held to be packed with others (flushInterval).",
-        view.levers.flush_us as f64 / 1e6,
+        view.tuning.flush_us as f64 / 1e6,
     );
 }
 
@@ -108,7 +108,7 @@ pub fn surroundings(out: &mut Exposition, view: &View) {
 
 fn memory(out: &mut Exposition, view: &View) {
     let gauge = Kind::Gauge;
-    let sum = |figure: fn(&crate::driver::Facts) -> usize| view.facts().map(figure).sum::<usize>();
+    let sum = |figure: fn(&crate::driver::DriverInfo) -> usize| view.facts().map(figure).sum::<usize>();
     out.one(gauge, "statsring_heap_live_bytes", "Heap in use by the program.", view.memory.heap.live_bytes);
     out.one(
         gauge,

@@ -3,7 +3,7 @@
 //! In: the config's node, checks, refusals, name look-ups. Out: its standing for the route table, its state for the
 //! admin port. Next: `health_checker.rs` keeps it up to date, `table.rs` makes the route table of all of them.
 
-use crate::admin::{BackendState, Wish, error_meaning, error_name};
+use crate::admin::{AdminState, BackendState, error_meaning, error_name};
 use crate::config::{AddressFamily, Check, Node};
 use crate::control::backends::addresses::{Addresses, CheckResult, Found, MoveCause, Refusal, Verdict};
 use crate::control::backends::health::{Health, Outcome, Transition};
@@ -45,7 +45,7 @@ pub struct Backend {
     source: Cell<Option<(SocketAddr, Option<IpAddr>)>>,
     state: Cell<BackendState>,
     since: Cell<Instant>,
-    wish: Cell<Wish>,
+    wish: Cell<AdminState>,
     /// A worker reported that sends fail.
     sends_fail: Cell<bool>,
     /// The send errors already processed.
@@ -73,7 +73,7 @@ impl Backend {
             source: Cell::new(None),
             state: Cell::new(BackendState::Up),
             since: Cell::new(Instant::now()),
-            wish: Cell::new(Wish::Up),
+            wish: Cell::new(AdminState::Up),
             sends_fail: Cell::new(false),
             seen_errors: Cell::default(),
             passed_over: Cell::default(),
@@ -152,12 +152,12 @@ impl Backend {
     }
 
     /// Its administrative state.
-    pub fn wish(&self) -> Wish {
+    pub fn wish(&self) -> AdminState {
         self.wish.get()
     }
 
     /// Sets its administrative state. True if that changed anything.
-    pub fn set_wish(&self, wish: Wish) -> bool {
+    pub fn set_wish(&self, wish: AdminState) -> bool {
         let is_changed = self.wish.replace(wish) != wish;
         self.note_state();
         is_changed
@@ -412,8 +412,8 @@ impl Backend {
     fn note_state(&self) {
         let state = match () {
             _ if self.node.borrow().disabled => BackendState::Disabled,
-            _ if self.wish.get() == Wish::Down => BackendState::ForcedDown,
-            _ if self.wish.get() == Wish::Drain => BackendState::Drain,
+            _ if self.wish.get() == AdminState::Down => BackendState::ForcedDown,
+            _ if self.wish.get() == AdminState::Drain => BackendState::Drain,
             _ if self.address().is_some() && self.health.borrow().is_up() => BackendState::Up,
             _ if self.address().is_some() => BackendState::Down,
             _ if self.addresses.borrow().own().next().is_some() => BackendState::OwnAddress,
@@ -518,24 +518,24 @@ mod tests {
         let mut node = backend.node().clone();
         node.adminport = Some(7);
         backend.update(node.clone(), check);
-        assert!(backend.set_wish(Wish::Drain));
-        assert!(!backend.set_wish(Wish::Drain));
+        assert!(backend.set_wish(AdminState::Drain));
+        assert!(!backend.set_wish(AdminState::Drain));
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(true)));
         assert!(backend.is_checked(), "it is watched all the same");
         backend.with_health(|health| health.observe(0, Outcome::Failed));
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(false)));
         node.gso = crate::config::Gso::Off;
         backend.update(node.clone(), check);
-        assert_eq!((backend.state().0, backend.wish()), (BackendState::Drain, Wish::Drain));
-        backend.set_wish(Wish::Down);
+        assert_eq!((backend.state().0, backend.wish()), (BackendState::Drain, AdminState::Drain));
+        backend.set_wish(AdminState::Down);
         assert_eq!(backend.state().0, BackendState::ForcedDown);
         node.disabled = true;
         backend.update(node, check);
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Disabled, None));
         let backend = self::backend("127.0.0.1:9");
         assert_eq!(backend.is_healthy(), None, "without adminport nobody looks");
-        backend.set_wish(Wish::Down);
-        backend.set_wish(Wish::Up);
+        backend.set_wish(AdminState::Down);
+        backend.set_wish(AdminState::Up);
         assert_eq!(backend.state().0, BackendState::Up);
     }
 

@@ -15,18 +15,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// What runs, as it is desired; it lives on the control thread.
-pub struct Roster {
+pub struct BackendSet {
     config: RefCell<Config>,
     backends: RefCell<Vec<Rc<Backend>>>,
     phase: Cell<Phase>,
     generation: Cell<u64>,
 }
 
-impl Roster {
+impl BackendSet {
     /// The backends of the config to start with; nothing is known of them.
-    pub fn new(config: Config) -> Roster {
+    pub fn new(config: Config) -> BackendSet {
         let backends = config.nodes.iter().map(|node| Rc::new(Backend::new(node.clone(), config.check)));
-        Roster {
+        BackendSet {
             backends: RefCell::new(backends.collect()),
             config: RefCell::new(config),
             phase: Cell::new(Phase::Run),
@@ -134,26 +134,26 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::Wish;
+    use crate::admin::AdminState;
     use crate::control::config_diff::tests::config;
 
     #[test]
     fn a_config_keeps_the_backends_that_stay_and_tells_those_that_go() {
-        let roster = Roster::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
+        let roster = BackendSet::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
         let [gone, kept] = [0, 1].map(|index| roster.backends()[index].clone());
-        kept.set_wish(Wish::Drain);
+        kept.set_wish(AdminState::Drain);
         let next = config(&["127.0.0.1:3", "127.0.0.1:2"]);
         let backends = roster.for_config(&next);
         let added = roster.added(&backends);
         assert_eq!(added.iter().map(|backend| &*backend.name).collect::<Vec<_>>(), ["127.0.0.1:3"]);
         roster.replace(next, backends);
-        assert!(Rc::ptr_eq(&roster.backends()[1], &kept) && kept.wish() == Wish::Drain);
+        assert!(Rc::ptr_eq(&roster.backends()[1], &kept) && kept.wish() == AdminState::Drain);
         assert!(gone.is_removed() && !kept.is_removed() && roster.backend("127.0.0.1:1").is_none());
     }
 
     #[test]
     fn tables_are_numbered_and_say_how_the_workers_end() {
-        let roster = Roster::new(config(&["127.0.0.1:1"]));
+        let roster = BackendSet::new(config(&["127.0.0.1:1"]));
         let first = roster.next_table(None, None);
         roster.end(7, Left::NONE);
         let second = roster.next_table(Some(&first), None);
@@ -167,10 +167,10 @@ mod tests {
 
     #[test]
     fn what_one_process_knew_the_next_one_goes_on_from() {
-        let old = Roster::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
-        old.backends()[1].set_wish(Wish::Down);
-        let new = Roster::new(config(&["127.0.0.1:2", "127.0.0.1:3"]));
+        let old = BackendSet::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
+        old.backends()[1].set_wish(AdminState::Down);
+        let new = BackendSet::new(config(&["127.0.0.1:2", "127.0.0.1:3"]));
         new.resume(&old.carry(5), 0);
-        assert_eq!([0, 1].map(|index| new.backends()[index].wish()), [Wish::Down, Wish::Up]);
+        assert_eq!([0, 1].map(|index| new.backends()[index].wish()), [AdminState::Down, AdminState::Up]);
     }
 }

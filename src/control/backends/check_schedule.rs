@@ -38,7 +38,7 @@ pub enum Change {
 
 /// The rounds of one backend.
 #[derive(Debug)]
-pub struct Rounds {
+pub struct CheckSchedule {
     /// Any number; it changes with each check.
     jitter: u64,
     /// When the next error of a send may be reported: one hint at a time, no more often than the fast checks.
@@ -49,10 +49,10 @@ pub struct Rounds {
     proven_ms: Option<u64>,
 }
 
-impl Rounds {
+impl CheckSchedule {
     /// Not looked yet. With another `jitter` in every process, the proxies of a fleet do not check together.
-    pub fn new(jitter: u64) -> Rounds {
-        Rounds { jitter, hint_due_ms: None, reported: SendErrorCounts::default(), proven_ms: None }
+    pub fn new(jitter: u64) -> CheckSchedule {
+        CheckSchedule { jitter, hint_due_ms: None, reported: SendErrorCounts::default(), proven_ms: None }
     }
 
     /// Looks at the backend; each change goes to `settle`, after its cause.
@@ -208,7 +208,7 @@ mod tests {
     struct Walk {
         backend: Backend,
         check: Check,
-        rounds: Rounds,
+        rounds: CheckSchedule,
         changes: Vec<Change>,
     }
 
@@ -220,7 +220,7 @@ mod tests {
             let config = config(&["metrics.example:9"]);
             let backend = Backend::new(config.nodes[0].clone(), config.check);
             backend.set_addresses([ONE, TWO].map(|address| Found::at(address.parse().unwrap())).to_vec());
-            Walk { backend, check: config.check, rounds: Rounds::new(1), changes: Vec::new() }
+            Walk { backend, check: config.check, rounds: CheckSchedule::new(1), changes: Vec::new() }
         }
 
         /// A worker reports a refusal at `address`; the changes that follow at once, and where metrics go then.
@@ -327,7 +327,7 @@ mod tests {
     fn errors_that_come_while_none_can_be_reported_are_found_and_a_cause_comes_before_its_change() {
         let config = config(&["127.0.0.1:9"]);
         let backend = Backend::new(config.nodes[0].clone(), config.check);
-        let mut rounds = Rounds::new(1);
+        let mut rounds = CheckSchedule::new(1);
         let mut look = |now_ms| {
             let mut found = Vec::new();
             let next = rounds.look(&backend, config.check, now_ms, |change| {
@@ -363,7 +363,7 @@ mod tests {
         node.adminport = Some(7);
         backend.update(node, config.check);
         let address = "127.0.0.1:7".parse().unwrap();
-        let mut rounds = Rounds::new(1);
+        let mut rounds = CheckSchedule::new(1);
         let mut look = |now_ms| {
             rounds.look(&backend, config.check, now_ms, |change| {
                 assert!(matches!(change, Change::SendErrors(_)), "{change:?}");
@@ -392,7 +392,7 @@ mod tests {
         node.adminport = Some(7);
         let backend = Backend::new(node, config.check);
         let (address, other) = ("127.0.0.1:7".parse().unwrap(), "127.0.0.2:7".parse().unwrap());
-        let mut rounds = Rounds::new(1);
+        let mut rounds = CheckSchedule::new(1);
         let never = |change| panic!("{change:?}");
         let not_made = (address, CheckResult::NotMade);
         // It is unproven: one failure would take it down.

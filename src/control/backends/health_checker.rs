@@ -3,11 +3,11 @@
 //! In: time, refusals that workers report, the answers of checks and of the resolver. Out: a published table for each
 //! change. Next: `check_schedule.rs` and `health.rs` decide, `state.rs` publishes.
 
-use crate::admin::{Wish, error_name, error_words};
+use crate::admin::{AdminState, error_name, error_words};
 use crate::control::backends::backend::{Backend, describe};
 use crate::control::backends::check::check as check_addresses;
 use crate::control::backends::check::result;
-use crate::control::backends::check_schedule::{Change, Next, Rounds, judge};
+use crate::control::backends::check_schedule::{Change, CheckSchedule, Next, judge};
 use crate::control::backends::health::Transition;
 use crate::control::backends::send_error_log::{AGAIN_MS, Admission, SendErrorLog};
 use crate::control::lateness;
@@ -46,7 +46,7 @@ pub fn start(control: &Rc<Control>, backend: Rc<Backend>) {
 /// One backend's checks, and what the workers' refusals say about it.
 async fn check(control: Rc<Control>, backend: Rc<Backend>) {
     // Another one in every process, so that the proxies of a fleet do not check together.
-    let mut rounds = Rounds::new(RandomState::new().hash_one(&backend.name));
+    let mut rounds = CheckSchedule::new(RandomState::new().hash_one(&backend.name));
     let mut errors = SendErrorLog::default();
     while !backend.is_removed() {
         let rules = control.config().check;
@@ -204,7 +204,7 @@ fn settle(control: &Control, backend: &Backend, change: Change, failure: Option<
 
 fn settle_state(control: &Control, backend: &Backend, transition: Transition, failure: Option<&str>) {
     let mut words = describe(transition, failure);
-    if backend.wish() != Wish::Up {
+    if backend.wish() != AdminState::Up {
         words.push_str(&format!("; set to {} by the operator, so no name moves", backend.wish().name()));
     }
     let (name, cause) = (backend.name.escape_default(), transition.cause.name());

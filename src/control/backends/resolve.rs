@@ -7,7 +7,7 @@
 //! own thread, at most [`LOOKUPS_MAX`] at once. Names whose last lookup was slow may use only three quarters of them, so that a dead name server never delays names that others, or `/etc/hosts`, answer at once. Nodes that have the same
 //! host share one lookup.
 
-use crate::control::blocking::offload;
+use crate::control::blocking::run_blocking;
 use crate::control::shortage::{self, is_shortage};
 use crate::lookup;
 use crate::worker::NODES_MAX;
@@ -103,7 +103,7 @@ impl Resolver {
         let _slot = self.free.acquire().await.ok();
         let started = Instant::now();
         let owned = host.to_owned();
-        let found = offload("resolve", STACK_BYTES, move || ask(&owned)).await;
+        let found = run_blocking("resolve", STACK_BYTES, move || ask(&owned)).await;
         self.remember(host, started.elapsed() > SLOW);
         Ok(found.and_then(|found| found)?.into())
     }

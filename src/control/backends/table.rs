@@ -3,7 +3,7 @@
 //! In: the config, and what is known of each backend. Out: a table in the workers' `ArcSwap`, and a wake for each.
 //! Next: `worker/`, which reads it once per batch.
 
-use crate::admin::Wish;
+use crate::admin::AdminState;
 use crate::config::Config;
 use crate::driver::Waker;
 use crate::placement::{Fingerprint, LiveSet, Part, Placement};
@@ -33,18 +33,18 @@ pub struct Standing {
     /// What its health says.
     pub up: bool,
     /// Its administrative state.
-    pub wish: Wish,
+    pub wish: AdminState,
 }
 
 impl Standing {
     /// Whether it may get metrics now.
     pub fn is_live(&self) -> bool {
-        self.up && !self.disabled && self.address.is_some() && self.wish == Wish::Up
+        self.up && !self.disabled && self.address.is_some() && self.wish == AdminState::Up
     }
 
     /// Whether its names are served by others because that is wanted, not because it fails.
     pub fn is_diverted(&self) -> bool {
-        self.disabled || self.wish == Wish::Drain
+        self.disabled || self.wish == AdminState::Drain
     }
 
     fn is_node(&self, node: &RouteNode) -> bool {
@@ -141,7 +141,7 @@ mod tests {
             gso: GsoMode::Padded,
             disabled,
             up,
-            wish: Wish::Up,
+            wish: AdminState::Up,
         }
     }
 
@@ -167,24 +167,25 @@ mod tests {
     #[test]
     fn a_drained_backend_does_not_live_and_a_fingerprint_tells_it() {
         let mut config = config(&["a:1", "b:1"]);
-        let of = |config: &Config, disabled: bool, wish: Wish, up: bool| {
+        let of = |config: &Config, disabled: bool, wish: AdminState, up: bool| {
             let b = Standing { wish, ..standing("b:1", Some("127.0.0.1:2"), disabled, up) };
             build(1, config, [standing("a:1", Some("127.0.0.1:1"), false, true), b], None, Phase::Run, None)
         };
-        let (all, dead) = (of(&config, false, Wish::Up, true), of(&config, false, Wish::Up, false));
-        let drained = of(&config, false, Wish::Drain, true);
-        let forced = of(&config, false, Wish::Down, true);
+        let (all, dead) =
+            (of(&config, false, AdminState::Up, true), of(&config, false, AdminState::Up, false));
+        let drained = of(&config, false, AdminState::Drain, true);
+        let forced = of(&config, false, AdminState::Down, true);
         let lives_of = |table: &RouteTable| (table.live.contains(1), table.diverted.contains(1));
         assert_eq!([&all, &dead, &forced].map(lives_of), [(true, false), (false, false), (false, false)]);
-        assert_eq!([&drained, &of(&config, true, Wish::Up, true)].map(lives_of), [(false, true); 2]);
+        assert_eq!([&drained, &of(&config, true, AdminState::Up, true)].map(lives_of), [(false, true); 2]);
         assert_eq!(fingerprint(&all).config, fingerprint(&drained).config);
         assert_ne!(fingerprint(&all).now, fingerprint(&drained).now);
         // Its names go to the others in each of these cases: the proxies agree.
         assert_eq!(fingerprint(&dead), fingerprint(&drained));
         assert_eq!(fingerprint(&dead), fingerprint(&forced));
         config.on_node_down = OnNodeDown::Drop;
-        let [dead, drained] =
-            [(Wish::Up, false), (Wish::Drain, true)].map(|(wish, up)| of(&config, false, wish, up));
+        let [dead, drained] = [(AdminState::Up, false), (AdminState::Drain, true)]
+            .map(|(wish, up)| of(&config, false, wish, up));
         assert_ne!(fingerprint(&dead).now, fingerprint(&drained).now);
     }
 

@@ -12,7 +12,7 @@ use std::io;
 
 /// The engine, and its requirements.
 #[derive(Debug)]
-pub struct Chosen {
+pub struct EngineChoice {
     /// Of the workers and of the control thread.
     pub engine: Engine,
     /// Locked memory that the rings of all of them need; 0 without rings.
@@ -21,9 +21,9 @@ pub struct Chosen {
     pub degraded: Option<String>,
 }
 
-impl Chosen {
-    fn portable(degraded: Option<String>) -> Chosen {
-        Chosen { engine: Engine::Portable, rings_bytes: 0, degraded }
+impl EngineChoice {
+    fn portable(degraded: Option<String>) -> EngineChoice {
+        EngineChoice { engine: Engine::Portable, rings_bytes: 0, degraded }
     }
 }
 
@@ -31,18 +31,18 @@ impl Chosen {
 ///
 /// # Errors
 /// The config requires io_uring, which is refused here.
-pub fn choose(config: &Config, listeners: usize) -> Result<Chosen, Failure> {
+pub fn choose(config: &Config, listeners: usize) -> Result<EngineChoice, Failure> {
     if config.engine == Some(Engine::Portable) {
-        return Ok(Chosen::portable(None));
+        return Ok(EngineChoice::portable(None));
     }
     let rings_bytes = rings_bytes(config, listeners);
     match (try_io_uring(config, rings_bytes), config.engine) {
-        (Ok(()), _) => Ok(Chosen { engine: Engine::IoUring, rings_bytes, degraded: None }),
+        (Ok(()), _) => Ok(EngineChoice { engine: Engine::IoUring, rings_bytes, degraded: None }),
         (Err(words), Some(_)) => Err(Failure {
             words: format!("{words}. Or use the portable engine: \"engine\": \"auto\""),
             code: exit::NO_ENGINE,
         }),
-        (Err(words), None) => Ok(Chosen::portable(Some(format!(
+        (Err(words), None) => Ok(EngineChoice::portable(Some(format!(
             "engine: using the portable engine: {words}; then restart. To use the portable engine without this warning, set \"engine\": \
              \"portable\""
         )))),
@@ -58,7 +58,7 @@ fn rings_bytes(config: &Config, listeners: usize) -> usize {
 fn try_io_uring(config: &Config, rings_bytes: usize) -> Result<(), String> {
     net::try_ring().map_err(|error| refused(error, rings_bytes).to_string())?;
     let limits = DriverLimits { rings_bytes, ..config.limits().driver() };
-    uring::try_out(config.workers, &limits).map_err(|error| error.to_string())
+    uring::probe(config.workers, &limits).map_err(|error| error.to_string())
 }
 
 /// The error that the control thread's ring could not be created.

@@ -3,15 +3,15 @@
 //! In: what `start.rs` has made. Out: an exit code (`exit.rs`). Next: `state.rs` knows, `health_checker.rs` and `admin_service.rs` work; the
 //! stop is `stop.rs`, a restart without loss `restart.rs`.
 
-use crate::control::lifecycle::engine::Chosen;
+use crate::control::lifecycle::engine::EngineChoice;
 use crate::control::lifecycle::failure::Failure;
 use crate::control::lifecycle::handle::ProxyHandle;
-use crate::control::lifecycle::handover::decide::{Giver, GiverEvent, TakerEvent};
+use crate::control::lifecycle::handover::decide::{IncomingEvent, OutgoingEvent, OutgoingHandover};
 use crate::control::lifecycle::handover::predecessor::Predecessor;
 use crate::control::lifecycle::handover::program::Program;
 use crate::control::lifecycle::handover::successor::Successor;
 use crate::control::lifecycle::signals::{Signal, Signals};
-use crate::control::lifecycle::sockets::Held;
+use crate::control::lifecycle::sockets::ListenerSet;
 use crate::control::shortage::{Operation, is_shortage};
 use crate::control::state::Control;
 use crate::driver::{DriverError, Restrictions};
@@ -36,9 +36,9 @@ pub enum Event {
     /// SIGUSR2.
     Restart,
     /// An event of the process that takes over from this one.
-    Successor(GiverEvent),
+    Successor(OutgoingEvent),
     /// An event of the process that this one takes over from.
-    Predecessor(TakerEvent),
+    Predecessor(IncomingEvent),
     /// A stop was requested: the signal's number, or `None` by a [`ProxyHandle`].
     Stop(Option<u8>),
     /// A worker's thread ended; the result is in [`Process::ended`].
@@ -59,7 +59,7 @@ pub struct Process {
     /// Why there are not as many as there should be; then those that run are to end.
     pub(in crate::control) obstacle: Option<Failure>,
     /// Whether another process is to take over from this one.
-    pub(in crate::control) giver: Giver,
+    pub(in crate::control) outgoing: OutgoingHandover,
     /// That process.
     pub(in crate::control) successor: Option<Successor>,
     /// Reloads that had been accepted when it was started, and may have read the config.
@@ -73,7 +73,7 @@ pub struct Process {
     /// How this process was started.
     pub(in crate::control) program: Option<Program>,
     /// The sockets, for the next process.
-    pub(in crate::control) held: Held,
+    pub(in crate::control) held: ListenerSet,
     reports: mpsc::Receiver<Report>,
     signals: Signals,
     /// Asks for a stop from within the process.
@@ -81,11 +81,11 @@ pub struct Process {
 }
 
 /// What a process has before its workers start.
-pub(in crate::control) struct Before {
+pub(in crate::control) struct StartContext {
     pub predecessor: Option<Predecessor>,
     pub program: Option<Program>,
-    pub held: Held,
-    pub chosen: Chosen,
+    pub held: ListenerSet,
+    pub chosen: EngineChoice,
 }
 
 impl Process {
@@ -94,9 +94,9 @@ impl Process {
         control: Rc<Control>,
         listeners: Vec<Vec<UdpSocket>>,
         (report, reports): (mpsc::Sender<Report>, mpsc::Receiver<Report>),
-        before: Before,
+        before: StartContext,
     ) -> Result<Process, Failure> {
-        let Before { mut predecessor, program, held, chosen } = before;
+        let StartContext { mut predecessor, program, held, chosen } = before;
         let refuse = |predecessor: &Option<Predecessor>, words: String| {
             predecessor.iter().for_each(|old| old.say_failed(&words));
             Failure::system(words)
@@ -140,7 +140,7 @@ impl Process {
             control,
             ended,
             threads,
-            giver: Giver::new(),
+            outgoing: OutgoingHandover::new(),
             successor: None,
             reloads_at_start: 0,
             reload_is_due: Cell::new(false),
@@ -245,11 +245,12 @@ impl Process {
     }
 
     /// Marks a new process that read the config before a reload which was accepted since.
-    fn with_reloads(&self, event: GiverEvent) -> GiverEvent {
+    fn with_reloads(&self, event: OutgoingEvent) -> OutgoingEvent {
         match event {
-            GiverEvent::Ready { taken, .. } => {
-                GiverEvent::Ready { taken, is_current: self.reloads_at_start == self.control.reloads.get() }
-            }
+            OutgoingEvent::Ready { taken, .. } => OutgoingEvent::Ready {
+                taken,
+                is_current: self.reloads_at_start == self.control.reloads.get(),
+            },
             event => event,
         }
     }

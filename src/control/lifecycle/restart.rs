@@ -5,9 +5,11 @@
 
 use crate::config::Config;
 use crate::control::lifecycle::failure::Failure;
-use crate::control::lifecycle::handover::decide::{GiverAction, GiverEvent, TakerAction, TakerEvent};
+use crate::control::lifecycle::handover::decide::{
+    IncomingAction, IncomingEvent, OutgoingAction, OutgoingEvent,
+};
 use crate::control::lifecycle::handover::inherit::left_to;
-use crate::control::lifecycle::handover::message::Taken;
+use crate::control::lifecycle::handover::message::Inherited;
 use crate::control::lifecycle::handover::predecessor::Predecessor;
 use crate::control::lifecycle::handover::successor::Successor;
 use crate::control::lifecycle::process::{Event, Process};
@@ -25,7 +27,7 @@ impl Process {
     /// SIGUSR2: starts a new process, or says why not.
     pub(in crate::control) fn ask_restart(&mut self) {
         let obstacle = self.obstacle();
-        let taken = self.give(GiverEvent::Asked(obstacle));
+        let taken = self.give(OutgoingEvent::Asked(obstacle));
         debug_assert!(taken.is_none(), "nobody takes over before it was started");
     }
 
@@ -39,52 +41,53 @@ impl Process {
     }
 
     /// Does what an event of a restart asks for. What the new process takes, if it has just taken over.
-    pub(in crate::control) fn give(&mut self, event: GiverEvent) -> Option<Taken> {
-        match self.giver.on(event) {
-            GiverAction::Nothing => {}
-            GiverAction::Start => {
+    pub(in crate::control) fn give(&mut self, event: OutgoingEvent) -> Option<Inherited> {
+        match self.outgoing.on(event) {
+            OutgoingAction::Nothing => {}
+            OutgoingAction::Start => {
                 self.clear_successor();
                 return self.start_successor();
             }
-            GiverAction::Refuse(why) => note(&self.control, Outcome::Refused, why),
-            GiverAction::Defer => {
+            OutgoingAction::Refuse(why) => note(&self.control, Outcome::Refused, why),
+            OutgoingAction::Defer => {
                 let words = "starts after the process of the last one, which failed, has exited";
                 note(&self.control, Outcome::UnderWay, words);
             }
-            GiverAction::Go(taken) => {
+            OutgoingAction::Go(taken) => {
                 let state = self.control.carry();
                 let told = self.successor.as_ref().map(|successor| successor.say_go(state));
                 match told {
                     Some(Ok(())) => return Some(taken),
                     Some(Err(error)) => {
-                        return self
-                            .give(GiverEvent::Failed(format!("it could not be told to take over: {error}")));
+                        return self.give(OutgoingEvent::Failed(format!(
+                            "it could not be told to take over: {error}"
+                        )));
                     }
-                    None => return self.give(GiverEvent::Failed("it has exited".to_owned())),
+                    None => return self.give(OutgoingEvent::Failed("it has exited".to_owned())),
                 }
             }
-            GiverAction::Fail(why) => {
+            OutgoingAction::Fail(why) => {
                 self.give_grace();
                 self.note_failure(&why);
             }
-            GiverAction::Abort(why) => {
+            OutgoingAction::Abort(why) => {
                 self.note_failure(&why);
                 self.abort_successor(why);
             }
-            GiverAction::StartOver(why) => {
+            OutgoingAction::StartOver(why) => {
                 note(&self.control, Outcome::UnderWay, &format!("{why}; starting a new process"));
                 self.abort_successor(why.to_owned());
             }
-            GiverAction::Kill => {
+            OutgoingAction::Kill => {
                 if let Some(successor) = &mut self.successor {
                     successor.kill();
                 }
             }
-            GiverAction::GoOn(why) => {
+            OutgoingAction::GoOn(why) => {
                 self.clear_successor();
                 self.note_failure(&why);
             }
-            GiverAction::Clear => self.clear_successor(),
+            OutgoingAction::Clear => self.clear_successor(),
         }
         None
     }
@@ -122,7 +125,7 @@ impl Process {
         self.control.tell_status();
     }
 
-    fn start_successor(&mut self) -> Option<Taken> {
+    fn start_successor(&mut self) -> Option<Inherited> {
         let control = self.control.clone();
         control.notifier.reloading();
         let timeout = Duration::from_millis(control.config().handover_timeout_ms);
@@ -140,20 +143,20 @@ impl Process {
             }
             Err(error) => {
                 let taken =
-                    self.give(GiverEvent::Failed(format!("cannot start {path}: {}", with_remedy(&error))));
+                    self.give(OutgoingEvent::Failed(format!("cannot start {path}: {}", with_remedy(&error))));
                 debug_assert!(taken.is_none());
-                self.give(GiverEvent::Ended("was not started".to_owned()))
+                self.give(OutgoingEvent::Ended("was not started".to_owned()))
             }
         }
     }
 
     /// Ends a restart that is under way, because this process is to stop; the number of a signal that comes meanwhile.
     pub(in crate::control) async fn end_restart(&mut self) -> Option<u8> {
-        if !self.giver.is_busy() {
+        if !self.outgoing.is_busy() {
             return None;
         }
-        self.give(GiverEvent::Stop);
-        while self.giver.is_busy() {
+        self.give(OutgoingEvent::Stop);
+        while self.outgoing.is_busy() {
             match self.event().await {
                 Event::Successor(event) => drop(self.give(event)),
                 Event::Stop(Some(signal)) => {
@@ -170,7 +173,7 @@ impl Process {
     }
 
     /// Another process has taken over: it gets what is its own; the number of the process.
-    pub(in crate::control) fn leave_to(&mut self, taken: &Taken) -> u32 {
+    pub(in crate::control) fn leave_to(&mut self, taken: &Inherited) -> u32 {
         let control = &self.control;
         let pid = self.successor.as_ref().map_or(0, Successor::pid);
         control.notifier.main_process(pid);
@@ -183,7 +186,7 @@ impl Process {
     /// Passes a signal to stop on to the process that has taken over: who asks this one means the proxy. `false` if there is
     /// none, or if it was told already.
     pub(in crate::control) fn pass_on(&mut self, signal: u8) -> bool {
-        if !self.giver.is_gone() || std::mem::replace(&mut self.has_passed_on, true) {
+        if !self.outgoing.is_gone() || std::mem::replace(&mut self.has_passed_on, true) {
             return false;
         }
         if let Some(successor) = &self.successor {
@@ -200,20 +203,20 @@ impl Process {
         }
         let Some(old) = &mut self.predecessor else { return Ok(()) };
         let pid = old.offer.pid;
-        let mut action = old.on(TakerEvent::Armed);
+        let mut action = old.on(IncomingEvent::Armed);
         loop {
             match action {
-                TakerAction::SayReady => {
+                IncomingAction::SayReady => {
                     tracing::info!("restart: ready to take over from process {pid}");
                     if let Some(Err(error)) = self.predecessor.as_ref().map(|old| old.say_ready()) {
                         tracing::warn!("cannot notify process {pid} that this one is ready: {error}");
                     }
                 }
-                TakerAction::Serve => {
+                IncomingAction::Serve => {
                     note(&self.control, Outcome::UnderWay, &format!("taking over from process {pid}"));
                     break;
                 }
-                TakerAction::ServeUnasked => {
+                IncomingAction::ServeUnasked => {
                     note(
                         &self.control,
                         Outcome::Done,
@@ -221,21 +224,23 @@ impl Process {
                     );
                     break;
                 }
-                TakerAction::Retire(why) => return Err(retired(&why)),
-                TakerAction::Nothing | TakerAction::Complete | TakerAction::Stop => {}
+                IncomingAction::Retire(why) => return Err(retired(&why)),
+                IncomingAction::Nothing | IncomingAction::Complete | IncomingAction::Stop => {}
             }
             action = match self.event().await {
                 Event::Predecessor(event) => {
-                    self.predecessor.as_mut().map_or(TakerAction::Nothing, |old| old.on(event))
+                    self.predecessor.as_mut().map_or(IncomingAction::Nothing, |old| old.on(event))
                 }
                 Event::Ended { worker } => return Err(self.end_of(worker)),
                 Event::Stop(_) => {
                     tracing::info!("stop requested; waiting for process {pid}");
-                    self.predecessor.as_mut().map_or(TakerAction::Nothing, |old| old.on(TakerEvent::Stop))
+                    self.predecessor
+                        .as_mut()
+                        .map_or(IncomingAction::Nothing, |old| old.on(IncomingEvent::Stop))
                 }
                 event => {
                     self.decline(&event);
-                    TakerAction::Nothing
+                    IncomingAction::Nothing
                 }
             };
         }
@@ -250,13 +255,13 @@ impl Process {
     }
 
     /// As the new process: what comes after it has taken over.
-    pub(in crate::control) fn follow(&mut self, event: TakerEvent) {
+    pub(in crate::control) fn follow(&mut self, event: IncomingEvent) {
         let Some(old) = &mut self.predecessor else { return };
         let action = old.on(event);
-        if action == TakerAction::Stop {
+        if action == IncomingAction::Stop {
             self.stop.notify_one();
         }
-        if action == TakerAction::Complete {
+        if action == IncomingAction::Complete {
             let words = format!("complete: process {} has exited and this one has taken over", old.offer.pid);
             note(&self.control, Outcome::Done, &words);
             if self.control.spread == Spread::Datagram {
@@ -278,7 +283,7 @@ impl Process {
     /// A reload while this process starts or ends: it is meant for the serving process.
     fn decline_reload(&self) {
         match &self.successor {
-            Some(successor) if self.giver.is_gone() => {
+            Some(successor) if self.outgoing.is_gone() => {
                 tracing::info!("reload: forwarded to process {}, which has taken over", successor.pid());
                 successor.ask_reload();
             }
@@ -294,14 +299,14 @@ impl Process {
     /// What is said to events that change nothing while this process starts or ends.
     pub(in crate::control) fn decline(&self, event: &Event) {
         match event {
-            Event::Restart if self.giver.is_gone() => {
+            Event::Restart if self.outgoing.is_gone() => {
                 note(&self.control, Outcome::Refused, "another process has taken over");
             }
             Event::Restart if self.control.stopping.get() => {
                 note(&self.control, Outcome::Refused, "stopping");
             }
             Event::Restart => note(&self.control, Outcome::Refused, "still starting"),
-            Event::Successor(GiverEvent::Ended(how)) if self.giver.is_gone() => {
+            Event::Successor(OutgoingEvent::Ended(how)) if self.outgoing.is_gone() => {
                 tracing::error!("the process that has taken over {how}; nothing is serving");
             }
             Event::Reload => self.decline_reload(),

@@ -4,13 +4,13 @@
 //! `restart.rs`.
 
 use crate::control::lifecycle::failure::Failure;
-use crate::control::lifecycle::handover::decide::TakerAction;
+use crate::control::lifecycle::handover::decide::IncomingAction;
 use crate::control::lifecycle::process::{Event, Process};
 use crate::control::lifecycle::restart;
 use crate::control::lifecycle::stop;
 use crate::control::net;
 use crate::control::reload;
-use crate::control::service::admin_listeners::Doors;
+use crate::control::service::admin_listeners::AdminListeners;
 use crate::exit;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Process {
                 }
                 Ok(Event::Predecessor(event)) => {
                     let old = self.predecessor.as_mut();
-                    if let Some(TakerAction::Retire(why)) = old.map(|old| old.on(event)) {
+                    if let Some(IncomingAction::Retire(why)) = old.map(|old| old.on(event)) {
                         return Err(restart::retired(&why));
                     }
                 }
@@ -44,7 +44,7 @@ impl Process {
     }
 
     /// Runs until the end; the exit code.
-    pub(in crate::control) async fn serve(&mut self, doors: Doors) -> u8 {
+    pub(in crate::control) async fn serve(&mut self, doors: AdminListeners) -> u8 {
         if self.reload_is_due.take() {
             self.start_reload();
         }

@@ -53,19 +53,19 @@ pub struct Sockets {
     /// What is bound only when everything is armed.
     pub late: Vec<Unbound>,
     /// The same sockets once more, for the next process.
-    pub held: Held,
+    pub held: ListenerSet,
     /// Where they come from, if they were not made here.
     pub origin: Option<String>,
 }
 
 /// This process's sockets once more, to be handed over.
-pub struct Held {
+pub struct ListenerSet {
     data: Vec<Vec<UdpSocket>>,
     admin: Vec<TcpListener>,
     offer: Offer,
 }
 
-impl Held {
+impl ListenerSet {
     /// What another process is offered; `state` is what this one knows now.
     pub fn offer(&self, timeout: Duration, state: State) -> Offer {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -118,7 +118,7 @@ impl Held {
 }
 
 /// Where this process's sockets come from, as far as that is decided before the config is known.
-struct Found {
+struct BoundListeners {
     workers: Vec<Vec<UdpSocket>>,
     listen: Vec<SocketAddr>,
     admin: Vec<TcpListener>,
@@ -174,11 +174,11 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
 }
 
 /// Binds everything.
-fn bind(config: &Config) -> Result<Found, Failure> {
+fn bind(config: &Config) -> Result<BoundListeners, Failure> {
     let listeners = bind_data(config).map_err(Failure::system)?;
     let admin = bind_admin(&config.management, false, config.freebind).map_err(Failure::system)?;
     let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} skipped: {error}");
-    Ok(Found {
+    Ok(BoundListeners {
         degraded: listeners.skipped.iter().map(skipped).collect(),
         workers: listeners.workers,
         listen: listeners.addresses,
@@ -204,7 +204,7 @@ fn bind_data(config: &Config) -> Result<Listeners, BindError> {
 }
 
 /// Takes what a service manager passed, and binds what it did not.
-fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
+fn activate(config: &Config, activated: Activated) -> Result<BoundListeners, Failure> {
     let (has_data, has_admin) = (!activated.data.is_empty(), !activated.admin.is_empty());
     for socket in activated.data.iter().flatten() {
         socket::raise_receive_buffer(socket, config.receive_buffer_bytes).map_err(Failure::system)?;
@@ -215,7 +215,7 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
         count(activated.admin.len(), "admin socket"),
     );
     let mut found = if has_data {
-        Found {
+        BoundListeners {
             workers: activated.data,
             listen: activated.data_addresses,
             admin: Vec::new(),
@@ -229,7 +229,7 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
     } else {
         let listeners = bind_data(config).map_err(Failure::system)?;
         let skipped = listeners.skipped.iter().map(|(address, error)| format!("{address} skipped: {error}"));
-        Found {
+        BoundListeners {
             degraded: skipped.collect(),
             workers: listeners.workers,
             listen: listeners.addresses,
@@ -251,7 +251,7 @@ fn activate(config: &Config, activated: Activated) -> Result<Found, Failure> {
 }
 
 /// Keys of the file that passed sockets override: what they say, and what counts.
-fn overridden(config: &Config, configured: Configured, found: &Found) -> Vec<String> {
+fn overridden(config: &Config, configured: Configured, found: &BoundListeners) -> Vec<String> {
     let mut words = Vec::new();
     let keys = |keys: [&'static str; 2]| keys.map(|key| configured.format.key(key)).join(", ");
     let mut compare = |keys: String, configured: &[SocketAddr], sockets: Vec<SockRef<'_>>| {
@@ -313,7 +313,7 @@ fn is_covered(configured: &[SocketAddr], passed: &[SocketAddr]) -> bool {
 
 /// Goes on with an old process's sockets, and makes those that it does not have; what is new at the data port is bound when
 /// everything is armed, so that nothing that arrives waits for this process, or for nobody if it fails.
-fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<Found, Failure> {
+fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<BoundListeners, Failure> {
     let mut descriptors: Vec<Option<OwnedFd>> = predecessor.take_sockets().into_iter().map(Some).collect();
     let offer = &predecessor.offer;
     let mut plan = Plan::new(offer, &config.listen, config.workers, &config.management);
@@ -357,7 +357,7 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<Found, Fail
     let origin = words(&plan, offer, late.len(), admin.len());
     let (data_activated, admin_activated) = (offer.data_activated, offer.admin_activated);
     predecessor.set_taken(plan.taken());
-    Ok(Found {
+    Ok(BoundListeners {
         workers,
         listen,
         admin,
@@ -476,10 +476,10 @@ fn spread(config: &Config, workers: &[Vec<UdpSocket>], degraded: &mut Vec<String
     Spread::Flow
 }
 
-fn hold(config: &Config, found: &Found, management: &[SocketAddr]) -> io::Result<Held> {
+fn hold(config: &Config, found: &BoundListeners, management: &[SocketAddr]) -> io::Result<ListenerSet> {
     let again =
         |sockets: &Vec<UdpSocket>| sockets.iter().map(UdpSocket::try_clone).collect::<io::Result<Vec<_>>>();
-    Ok(Held {
+    Ok(ListenerSet {
         data: found.workers.iter().map(again).collect::<io::Result<_>>()?,
         admin: found.admin.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?,
         offer: Offer {
@@ -516,7 +516,7 @@ mod tests {
         let bound =
             socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 2, ListenOptions::here(100_000))
                 .unwrap();
-        let held = Held { data: bound.workers, admin: Vec::new(), offer: Offer::default() };
+        let held = ListenerSet { data: bound.workers, admin: Vec::new(), offer: Offer::default() };
         let granted = |index: usize| socket2::SockRef::from(&held.data[index][0]).recv_buffer_size().unwrap();
         let before = [granted(0), granted(1)];
         held.data.iter().flatten().for_each(|socket| socket::ask_receive_buffer(socket, 5_000).unwrap());

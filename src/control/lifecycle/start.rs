@@ -6,18 +6,18 @@ use crate::config::{Config, MemoryBound};
 use crate::control::backends::health_checker;
 use crate::control::backends::source;
 use crate::control::backends::table::{self, Publisher};
-use crate::control::lifecycle::engine::{self, Chosen};
+use crate::control::lifecycle::engine::{self, EngineChoice};
 use crate::control::lifecycle::failure::Failure;
 use crate::control::lifecycle::handle::ProxyHandle;
 use crate::control::lifecycle::handover::predecessor::Predecessor;
-use crate::control::lifecycle::process::{Before, Process};
+use crate::control::lifecycle::process::{Process, StartContext};
 use crate::control::lifecycle::sockets::{self, Sockets};
 use crate::control::lifecycle::stop;
 use crate::control::liveness;
 use crate::control::net;
-use crate::control::service::admin_listeners::Doors;
+use crate::control::service::admin_listeners::AdminListeners;
 use crate::control::service::observe::{DebugLog, write_debug_log};
-use crate::control::state::{Control, Parts, Seat};
+use crate::control::state::{Control, ControlInit, WorkerHandle};
 use crate::control::{Options, Origin};
 use crate::driver::socket::Unbound;
 use crate::driver::{Engine, Waker};
@@ -92,7 +92,7 @@ async fn live(
     options: Options,
     sockets: Sockets,
     origin: Origin,
-    (chosen, started): (Chosen, impl FnOnce(ProxyHandle)),
+    (chosen, started): (EngineChoice, impl FnOnce(ProxyHandle)),
 ) -> u8 {
     let memory = MemoryBound::new(&config, chosen.engine).to_string();
     let (mut process, sockets) = match prepare(config, options, sockets, origin, chosen).await {
@@ -115,7 +115,8 @@ async fn live(
     }
     process.control.guard();
     net::spawn(source::watch(process.control.clone()));
-    let doors = match Doors::open(&process.control, sockets.admin, process.held.is_admin_activated()) {
+    let doors = match AdminListeners::open(&process.control, sockets.admin, process.held.is_admin_activated())
+    {
         Ok(doors) => doors,
         Err(failure) => return stop::abandon(process, failure).await,
     };
@@ -138,13 +139,13 @@ async fn prepare(
     options: Options,
     sockets: Sockets,
     origin: Origin,
-    chosen: Chosen,
+    chosen: EngineChoice,
 ) -> Result<(Process, Rest), Failure> {
     let (publisher, seats) = seats(&config).inspect_err(|failure| origin.refuse(&failure.words))?;
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
     let Origin { predecessor, program, notifier, notices, .. } = origin;
-    let control = Control::new(Parts {
+    let control = Control::new(ControlInit {
         config,
         options,
         seats,
@@ -171,7 +172,7 @@ async fn prepare(
     refuse_loops(&control, predecessor.as_ref())?;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
-    let before = Before { predecessor, program, held: sockets.held, chosen };
+    let before = StartContext { predecessor, program, held: sockets.held, chosen };
     let process = Process::start(control, sockets.workers, (report, reports), before)?;
     Ok((process, Rest { admin: sockets.admin, late: sockets.late }))
 }
@@ -187,12 +188,12 @@ fn refuse_loops(control: &Control, predecessor: Option<&Predecessor>) -> Result<
 }
 
 /// What each worker shares with control, and the way to them all.
-fn seats(config: &Config) -> Result<(Publisher, Vec<Seat>), Failure> {
+fn seats(config: &Config) -> Result<(Publisher, Vec<WorkerHandle>), Failure> {
     let nothing = table::build(0, config, [], None, Phase::Run, None);
     let wakers: io::Result<Vec<_>> = (0..config.workers).map(|_| Waker::new().map(Arc::new)).collect();
     let wakers = wakers
         .map_err(|error| Failure::system(format!("cannot create an eventfd to wake a worker: {error}")))?;
-    let seat = |index| Seat {
+    let seat = |index| WorkerHandle {
         shared: Arc::new(WorkerShared::default()),
         facts: RefCell::new(None),
         cpu: Cell::new(config.worker_cpus.get(index).copied()),

@@ -3,7 +3,7 @@
 //! In: a running [`Process`], and why it is to end. Out: the final account in the log, and the exit code. Next: nobody.
 
 use crate::control::lifecycle::failure::Failure;
-use crate::control::lifecycle::handover::message::Taken;
+use crate::control::lifecycle::handover::message::Inherited;
 use crate::control::lifecycle::process::{Event, Process};
 use crate::exit;
 use crate::stats::{Counter, Counters, DropReason};
@@ -59,7 +59,7 @@ pub async fn fail(process: &mut Process, failure: Failure) -> u8 {
 }
 
 /// Ends because another process has taken over: what this one has received is relayed, and its account told; the exit code.
-pub async fn leave(process: &mut Process, taken: &Taken) -> u8 {
+pub async fn leave(process: &mut Process, taken: &Inherited) -> u8 {
     let timeout = Duration::from_millis(process.control.config().shutdown_timeout_ms);
     let pid = process.leave_to(taken);
     tracing::info!("process {pid} has taken over; process {} exits", std::process::id());

@@ -7,10 +7,10 @@
 //! further ones wait in the kernel. Without a descriptor for one, an idle connection is evicted, or one is served with a
 //! spare descriptor: an operator can always query the proxy.
 
-use crate::admin::{self, AdminActions, AdminCounter, AdminCounters, Places};
+use crate::admin::{self, AdminActions, AdminCounter, AdminCounters, ConnectionSlots};
 use crate::control::lifecycle::descriptors::Budget;
 use crate::control::net::{self, Ends, Listener, Stream};
-use crate::control::service::admin_service::Operator;
+use crate::control::service::admin_service::AdminService;
 use crate::control::service::spares::{Lent, Spares};
 use crate::control::shortage::{Operation, Shortages, is_of_descriptors, is_shortage};
 use std::cell::Cell;
@@ -29,7 +29,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Open connections of all listeners.
 pub struct Open {
-    served: Rc<Places>,
+    served: Rc<ConnectionSlots>,
     /// One per connection that may be open, and one per listener for the connection it waits for.
     slots: Arc<Semaphore>,
     /// Connections that are being rejected with a reply; further ones are closed silently.
@@ -51,7 +51,7 @@ impl Open {
     pub fn new(listeners: usize, budget: Budget, shortages: Rc<Shortages>) -> Rc<Open> {
         let extra = budget.extra_connections();
         Rc::new(Open {
-            served: Places::new(budget.connections),
+            served: ConnectionSlots::new(budget.connections),
             slots: Arc::new(Semaphore::new(budget.connections + extra + listeners)),
             refused: Cell::new(0),
             refused_max: extra,
@@ -86,7 +86,7 @@ impl Open {
 }
 
 /// Accepts connections until the listener is closed. Must run as its own task and never be dropped.
-pub async fn accept(operator: Rc<Operator>, listener: Rc<Listener>, open: Rc<Open>) {
+pub async fn accept(operator: Rc<AdminService>, listener: Rc<Listener>, open: Rc<Open>) {
     let mut lent = None;
     while !open.closing.get() {
         let Ok(slot) = open.slots.clone().acquire_owned().await else { return };
@@ -107,7 +107,7 @@ pub async fn accept(operator: Rc<Operator>, listener: Rc<Listener>, open: Rc<Ope
     }
 }
 
-fn greet(operator: &Rc<Operator>, open: &Rc<Open>, (stream, ends): (Stream, Ends), held: Held) {
+fn greet(operator: &Rc<AdminService>, open: &Rc<Open>, (stream, ends): (Stream, Ends), held: Held) {
     let (operator, open) = (operator.clone(), open.clone());
     stream.set_nodelay();
     net::spawn(async move {
@@ -117,7 +117,7 @@ fn greet(operator: &Rc<Operator>, open: &Rc<Open>, (stream, ends): (Stream, Ends
     });
 }
 
-async fn serve(operator: &Operator, open: &Open, stream: Stream, ends: Ends) {
+async fn serve(operator: &AdminService, open: &Open, stream: Stream, ends: Ends) {
     if let Some((place, has_yielded)) = open.served.take() {
         if has_yielded {
             operator.counters().count(AdminCounter::ConnectionsYielded);

@@ -5,13 +5,13 @@
 use crate::control::lifecycle::failure::Failure;
 use crate::control::net::{self, Listener};
 use crate::control::service::accept::{Open, accept};
-use crate::control::service::admin_service::Operator;
+use crate::control::service::admin_service::AdminService;
 use crate::control::state::Control;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 
 /// The admin port's listeners, with the tasks that accept at them.
-pub struct Doors {
+pub struct AdminListeners {
     listeners: Vec<(SocketAddr, Rc<Listener>)>,
     accepting: Vec<tokio::task::JoinHandle<()>>,
     open: Rc<Open>,
@@ -19,17 +19,17 @@ pub struct Doors {
     are_shared: bool,
 }
 
-impl Doors {
+impl AdminListeners {
     /// Accepts at each of them from now on.
     pub fn open(
         control: &Rc<Control>,
         listeners: Vec<TcpListener>,
         are_shared: bool,
-    ) -> Result<Doors, Failure> {
+    ) -> Result<AdminListeners, Failure> {
         let failure = |error| Failure::system(format!("the admin port: {error}"));
-        let operator = Operator::new(control.clone());
+        let operator = AdminService::new(control.clone());
         let open = Open::new(listeners.len(), control.budget, control.shortages.clone());
-        let mut doors = Doors { listeners: Vec::new(), accepting: Vec::new(), open, are_shared };
+        let mut doors = AdminListeners { listeners: Vec::new(), accepting: Vec::new(), open, are_shared };
         for listener in listeners {
             let address = listener.local_addr().map_err(failure)?;
             let listener = Rc::new(Listener::from_std(listener).map_err(failure)?);

@@ -4,10 +4,10 @@
 //! protocol.
 
 use crate::admin::{
-    self, AdminActions, AdminCounters, BackendView, LastReload, LeversView, MemoryView, Readiness, Tapped,
-    View, Wish, WorkerView,
+    self, AdminActions, AdminCounters, AdminState, BackendView, LastReload, MemoryView, Readiness, Tapped,
+    TuningView, View, WorkerView,
 };
-use crate::config::{AdminWords, Config, EVERY_NAME};
+use crate::config::{AdminDialect, Config, EVERY_NAME};
 use crate::control::backends::backend::Backend;
 use crate::control::liveness;
 use crate::control::net::{self, Stream};
@@ -48,15 +48,15 @@ impl admin::Connection for Stream {
 }
 
 /// The target of admin commands.
-pub struct Operator {
+pub struct AdminService {
     control: Rc<Control>,
     counters: AdminCounters,
 }
 
-impl Operator {
+impl AdminService {
     /// For a control thread's state.
-    pub fn new(control: Rc<Control>) -> Rc<Operator> {
-        Rc::new(Operator { control, counters: AdminCounters::default() })
+    pub fn new(control: Rc<Control>) -> Rc<AdminService> {
+        Rc::new(AdminService { control, counters: AdminCounters::default() })
     }
 
     fn backends(&self) -> Vec<BackendView> {
@@ -87,8 +87,8 @@ impl Operator {
 }
 
 /// The cache's size stands from the start on, whatever a reload says.
-fn levers(config: &Config, limits: &Limits) -> LeversView {
-    LeversView {
+fn tuning(config: &Config, limits: &Limits) -> TuningView {
+    TuningView {
         scanner: Scanner::new().name(),
         cache_names: limits.cache_entries,
         cache_entries: HashCache::entries(limits.cache_entries),
@@ -126,7 +126,7 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket], now_ms: u64) ->
     }
 }
 
-impl AdminActions for Operator {
+impl AdminActions for AdminService {
     async fn view(&self) -> View {
         let control = &self.control;
         control.collect_latency().await;
@@ -165,7 +165,7 @@ impl AdminActions for Operator {
             datagram_bytes_max: config.datagram_bytes_max,
             receive_buffer_asked_bytes: config.receive_buffer_bytes,
             gso: config.gso.name(),
-            levers: levers(&config, &control.limits),
+            tuning: tuning(&config, &control.limits),
             host_udp: host::udp_errors(),
             memory: self.memory(),
             pid: std::process::id(),
@@ -219,7 +219,7 @@ impl AdminActions for Operator {
         }
     }
 
-    async fn set_backend(&self, name: &[u8], wish: Wish) -> Result<String, String> {
+    async fn set_backend(&self, name: &[u8], wish: AdminState) -> Result<String, String> {
         self.control.set_wish(name, wish).await
     }
 
@@ -256,7 +256,7 @@ impl AdminActions for Operator {
         format!("{:#}\n", self.control.config().to_json())
     }
 
-    fn words(&self) -> AdminWords {
+    fn words(&self) -> AdminDialect {
         self.control.config().management_words
     }
 

@@ -4,8 +4,8 @@
 //! In: what to receive, send, wait for. Out: counts and errnos, as the kernel gives them. Next: `engine.rs`, which keeps the
 //! rules.
 
-use crate::driver::Facts;
-use crate::driver::answers::QueuedErrors;
+use crate::driver::DriverInfo;
+use crate::driver::icmp_errors::QueuedErrors;
 use crate::packet::{Packet, SocketSlot};
 use std::net::{IpAddr, SocketAddr};
 
@@ -56,7 +56,7 @@ pub trait Calls {
     fn sizes(&self) -> Sizes;
 
     /// What it was granted.
-    fn facts(&self) -> &Facts;
+    fn facts(&self) -> &DriverInfo;
 
     /// Takes up to `count_max` datagrams out of a listening socket's queue (recvmmsg, MSG_DONTWAIT, MSG_TRUNC); how many,
     /// fewer than that only if the queue was empty then. Those of the last call are overwritten.

@@ -12,13 +12,13 @@
 mod sends;
 
 use super::calls::{Calls, Sizes};
-use crate::driver::answers::Answers;
 use crate::driver::backoff::Backoff;
 use crate::driver::control_messages;
 use crate::driver::errno::{self, WaitResult};
+use crate::driver::gso_batch::GsoBatches;
+use crate::driver::icmp_errors::IcmpErrors;
 use crate::driver::stamps::{Stamp, Stamps};
-use crate::driver::train::Trains;
-use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
+use crate::driver::{Delivered, Driver, DriverError, DriverInfo, Events, Flow, ReceiveEvents, Wait};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 use std::collections::VecDeque;
@@ -51,9 +51,9 @@ pub struct PortableDriver<C: Calls> {
     untold: VecDeque<(Packet, SendOutcome)>,
     /// One of those was not sent: the worker may send it again at once.
     has_unsent_ones: bool,
-    trains: Trains,
+    trains: GsoBatches,
     /// ICMP answers that were found.
-    answers: Answers,
+    answers: IcmpErrors,
     /// Sockets with something in their error queues, while they are looked at.
     failing: Vec<SocketSlot>,
     is_cancelling: bool,
@@ -102,8 +102,8 @@ impl<C: Calls> PortableDriver<C> {
             messages: Vec::with_capacity(sizes.messages_max),
             untold: VecDeque::with_capacity(sizes.sends_max),
             has_unsent_ones: false,
-            trains: Trains::default(),
-            answers: Answers::default(),
+            trains: GsoBatches::default(),
+            answers: IcmpErrors::default(),
             failing: Vec::new(),
             is_cancelling: false,
             has_entered: false,
@@ -415,7 +415,7 @@ impl<C: Calls> Driver for PortableDriver<C> {
         self.receive_events
     }
 
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &DriverInfo {
         self.calls.facts()
     }
 }

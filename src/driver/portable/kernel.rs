@@ -12,12 +12,12 @@
 #![allow(unsafe_code)]
 
 use super::calls::{Calls, Datagram, Sent, Sizes};
-use crate::driver::answers::QueuedErrors;
 use crate::driver::control_messages::AREA_BYTES;
 use crate::driver::endpoints::{Backends, Listening};
+use crate::driver::icmp_errors::QueuedErrors;
 use crate::driver::mapping::Mapping;
 use crate::driver::segment::{self, SegmentBytes};
-use crate::driver::{DriverError, DriverLimits, Engine, Facts, Restrictions, Waker, clock};
+use crate::driver::{DriverError, DriverInfo, DriverLimits, Engine, Restrictions, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -59,7 +59,7 @@ pub struct SystemCalls {
     /// The listening sockets, then the wake.
     polls: Vec<libc::pollfd>,
     sizes: Sizes,
-    facts: Facts,
+    facts: DriverInfo,
 }
 
 impl SystemCalls {
@@ -96,7 +96,7 @@ impl SystemCalls {
         let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let polls = listeners.descriptors().chain([wake]).map(poll).collect();
         let packets_max = limits.sends_max;
-        let facts = Facts {
+        let facts = DriverInfo {
             engine: Engine::Portable.name(),
             receive_buffer_bytes: listeners.receive_buffer_bytes()?,
             buffers: BATCH,
@@ -183,7 +183,7 @@ impl Calls for SystemCalls {
         self.sizes
     }
 
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &DriverInfo {
         &self.facts
     }
 

@@ -4,7 +4,7 @@
 
 use super::faults::{Fault, Faults};
 use super::random::Random;
-use crate::driver::answers::{QueuedError, QueuedErrors};
+use crate::driver::icmp_errors::{QueuedError, QueuedErrors};
 use crate::packet::{Arrival, Packet, SocketSlot};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -12,8 +12,8 @@ use super::sends::{Tries, send_train};
 use super::setup::{ReceivedDatagram, START_US, SimSetup};
 use super::timestamps::{Control, wall_ns};
 use super::{SimHandle, path_payload_bytes};
-use crate::driver::Facts;
-use crate::driver::answers::QueuedErrors;
+use crate::driver::DriverInfo;
+use crate::driver::icmp_errors::QueuedErrors;
 use crate::driver::portable::calls::{Calls, Datagram, Sent, Sizes};
 use crate::packet::{Packet, SocketSlot};
 use std::cell::RefCell;
@@ -35,7 +35,7 @@ pub struct SimCalls {
     /// What the last sleep found readable.
     ready: Vec<bool>,
     sizes: Sizes,
-    facts: Facts,
+    facts: DriverInfo,
 }
 
 impl SimCalls {
@@ -140,7 +140,7 @@ impl Calls for SimCalls {
         self.sizes
     }
 
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &DriverInfo {
         &self.facts
     }
 

@@ -5,7 +5,7 @@
 use super::{SimCalls, SimHandle, SimNetwork, SimRing, SimSetup};
 use crate::driver::portable::engine::PortableDriver;
 use crate::driver::uring::engine::RingDriver;
-use crate::driver::{Delivered, Driver, DriverError, Engine, Events, Facts, ReceiveEvents, Wait};
+use crate::driver::{Delivered, Driver, DriverError, DriverInfo, Engine, Events, ReceiveEvents, Wait};
 use crate::packet::{Packet, SocketSlot};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -156,7 +156,7 @@ impl Driver for SimDriver {
         either!(self, driver => driver.receive_events())
     }
 
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &DriverInfo {
         either!(self, driver => driver.facts())
     }
 }

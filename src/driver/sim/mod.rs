@@ -30,9 +30,9 @@ pub use random::Random;
 pub use setup::{ReceivedDatagram, START_US, SimSetup};
 pub use timestamps::Stamped;
 
-use super::answers::{QueuedError, QueuedErrors};
+use super::icmp_errors::{QueuedError, QueuedErrors};
 use super::uring::ring::{Completion, Entered, Ring, RingSizes, Token};
-use super::{Facts, Wait};
+use super::{DriverInfo, Wait};
 use crate::packet::{Packet, SocketSlot};
 use kernel::{Kernel, SlottedPacket, Submission};
 use std::cell::RefCell;
@@ -47,7 +47,7 @@ pub struct SimRing {
     memory: Vec<u8>,
     buffer_bytes: usize,
     sizes: RingSizes,
-    facts: Facts,
+    facts: DriverInfo,
 }
 
 /// The test's hand on the fake kernel while a driver owns its ring.
@@ -104,7 +104,7 @@ impl Ring for SimRing {
         self.sizes
     }
 
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &DriverInfo {
         &self.facts
     }
 

@@ -5,7 +5,7 @@ use super::network::SimNetwork;
 use super::timestamps::Stamped;
 use crate::driver::control_messages::AREA_BYTES;
 use crate::driver::uring::header::HEADER_BYTES;
-use crate::driver::{Engine, Facts, Restrictions};
+use crate::driver::{DriverInfo, Engine, Restrictions};
 
 /// What the clock of a fake kernel shows at first, µs.
 pub const START_US: u64 = 1_000_000;
@@ -75,8 +75,8 @@ impl SimSetup {
     }
 
     /// What a driver on it is granted.
-    pub(super) fn facts(&self) -> Facts {
-        Facts {
+    pub(super) fn facts(&self) -> DriverInfo {
+        DriverInfo {
             restrictions: Restrictions::None,
             engine: "sim",
             receive_buffer_bytes: self.queue_bytes_max,

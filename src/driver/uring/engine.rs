@@ -12,14 +12,14 @@ mod sends;
 
 use super::classify::{self, ReceiveResult, Received};
 use super::header;
+use super::multishot::MultishotState;
 use super::ring::{Completion, Operation, Ring, RingSizes, Token};
-use super::standing::Standing;
-use crate::driver::answers::Answers;
 use crate::driver::control_messages;
 use crate::driver::errno::{self, WaitResult};
+use crate::driver::gso_batch::{GsoBatch, GsoBatches};
+use crate::driver::icmp_errors::IcmpErrors;
 use crate::driver::stamps::{Stamp, Stamps};
-use crate::driver::train::{Train, Trains};
-use crate::driver::{Delivered, Driver, DriverError, Events, Facts, Flow, ReceiveEvents, Wait};
+use crate::driver::{Delivered, Driver, DriverError, DriverInfo, Events, Flow, ReceiveEvents, Wait};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
 use std::collections::VecDeque;
@@ -32,7 +32,7 @@ struct QueuedTrain {
     head: usize,
     /// The submission's number.
     number: u64,
-    train: Train,
+    train: GsoBatch,
 }
 
 /// A receive is armed again when one in so many buffers is free: with fewer it would end at once.
@@ -45,7 +45,7 @@ pub struct RingDriver<R: Ring> {
     ring: R,
     sizes: RingSizes,
     /// The receives, one per listener, then the wake's read.
-    standing: Vec<Standing>,
+    standing: Vec<MultishotState>,
     /// Submissions queued and consumed since the start; a submission's number tells whether the kernel took it.
     queued: u64,
     consumed: u64,
@@ -64,9 +64,9 @@ pub struct RingDriver<R: Ring> {
     /// The train that the next packet may join, queued since the last enter.
     train: Option<QueuedTrain>,
     /// To which sockets trains go.
-    trains: Trains,
+    trains: GsoBatches,
     /// ICMP answers that were found.
-    answers: Answers,
+    answers: IcmpErrors,
     /// Sockets with something in their error queues, while they are looked at.
     failing: Vec<SocketSlot>,
     /// Whether what stands is to be cancelled rather than armed.
@@ -102,7 +102,7 @@ impl<R: Ring> RingDriver<R> {
         RingDriver {
             ring,
             sizes,
-            standing: vec![Standing::new(); sizes.listeners + 1],
+            standing: vec![MultishotState::new(); sizes.listeners + 1],
             queued: 0,
             consumed: 0,
             received: VecDeque::with_capacity(sizes.buffers),
@@ -112,8 +112,8 @@ impl<R: Ring> RingDriver<R> {
             outcomes: vec![SendOutcome::Sent; sizes.sends_max].into_boxed_slice(),
             heads: (0..sizes.sends_max).collect(),
             train: None,
-            trains: Trains::default(),
-            answers: Answers::default(),
+            trains: GsoBatches::default(),
+            answers: IcmpErrors::default(),
             failing: Vec::new(),
             is_cancelling: false,
             left: vec![false; sizes.listeners],
@@ -158,16 +158,16 @@ impl<R: Ring> RingDriver<R> {
     fn is_idle(&self) -> bool {
         self.sends.is_empty()
             && self.received.is_empty()
-            && self.standing.iter().all(Standing::is_quiet)
+            && self.standing.iter().all(MultishotState::is_quiet)
             && !self.ring.has_overflowed()
     }
 
-    fn receives(&self) -> impl Iterator<Item = &Standing> {
+    fn receives(&self) -> impl Iterator<Item = &MultishotState> {
         self.standing.iter().take(self.sizes.listeners)
     }
 
     /// Queues what has to stand (or its cancel). Returns when to try again what failed too often, if anything did.
-    fn attend(&mut self) -> Option<u64> {
+    fn arm_pending(&mut self) -> Option<u64> {
         (self.is_starved, self.is_arming) = (false, false);
         let now_us = self.ring.now_us();
         let free = self.sizes.buffers - self.received.len().min(self.sizes.buffers);
@@ -494,7 +494,7 @@ impl<R: Ring> Driver for RingDriver<R> {
     fn enter(&mut self, wait: Wait) -> Result<(), DriverError> {
         self.ring.publish_buffers();
         self.train = None;
-        let retry_us = self.attend();
+        let retry_us = self.arm_pending();
         let wait = self.bounded(wait, retry_us);
         let entered = self.ring.enter(wait);
         self.was_refused = !matches!(entered.errno, 0 | libc::ETIME | libc::EINTR);
@@ -507,7 +507,7 @@ impl<R: Ring> Driver for RingDriver<R> {
     }
 
     fn deliver(&mut self, events: &mut impl Events) -> Delivered {
-        self.tell_sends(events);
+        self.complete_sends(events);
         self.answers.tell(events);
         if !self.received.is_empty() && events.flow() == Flow::Pause {
             return Delivered::Paused;
@@ -543,7 +543,7 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn is_drained(&mut self) -> bool {
         let left = self.standing.iter().zip(&self.left).filter(|(_, is_left)| **is_left);
-        let has_left = left.map(|(receive, _)| receive).all(Standing::is_quiet);
+        let has_left = left.map(|(receive, _)| receive).all(MultishotState::is_quiet);
         let holds_none = has_left && self.received.is_empty() && !self.ring.has_overflowed();
         (holds_none && self.ring.is_queue_empty()) || is_planted(Defect::DrainedTooEarly)
     }
@@ -557,7 +557,7 @@ impl<R: Ring> Driver for RingDriver<R> {
     }
 
     fn is_armed(&self) -> bool {
-        !self.was_refused && !self.ring.has_overflowed() && self.receives().all(Standing::is_armed)
+        !self.was_refused && !self.ring.has_overflowed() && self.receives().all(MultishotState::is_armed)
     }
 
     fn listeners(&self) -> usize {
@@ -572,7 +572,7 @@ impl<R: Ring> Driver for RingDriver<R> {
         self.receive_events
     }
 
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &DriverInfo {
         self.ring.facts()
     }
 }

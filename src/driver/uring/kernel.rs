@@ -18,10 +18,10 @@ use super::refusal::{Host, refusal};
 use super::restrict::restrict;
 use super::retry::retry_on_enomem;
 use super::ring::{Completion, Entered, Ring, RingSizes, Token};
-use crate::driver::answers::QueuedErrors;
 use crate::driver::endpoints::{Backends, Listening};
+use crate::driver::icmp_errors::QueuedErrors;
 use crate::driver::segment::{self, SegmentBytes};
-use crate::driver::{DriverError, DriverLimits, Engine, Facts, Wait, Waker, clock};
+use crate::driver::{DriverError, DriverInfo, DriverLimits, Engine, Wait, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
 use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
@@ -49,7 +49,7 @@ pub struct KernelRing {
     /// What was queued and not consumed yet, in order: a send's slot, or nothing.
     queued: VecDeque<Option<usize>>,
     sizes: RingSizes,
-    facts: Facts,
+    facts: DriverInfo,
     not_send: PhantomData<*const ()>,
 }
 
@@ -102,7 +102,7 @@ impl KernelRing {
             timestamps: limits.timestamps,
             sends_max: limits.sends_max,
         };
-        let facts = Facts {
+        let facts = DriverInfo {
             engine: Engine::IoUring.name(),
             receive_buffer_bytes: listeners.receive_buffer_bytes()?,
             buffers: limits.buffers,
@@ -185,7 +185,7 @@ impl Ring for KernelRing {
         self.sizes
     }
 
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &DriverInfo {
         &self.facts
     }
 

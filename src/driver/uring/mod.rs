@@ -2,7 +2,7 @@
 //!
 //! In: datagrams from the kernel, packets from the worker. Out: both to the other side. `engine.rs` keeps the rules, on
 //! any `ring.rs`; `kernel.rs` is the real one, with `buffers.rs` and `restrict.rs`; `classify.rs` and `header.rs` read
-//! what comes back; `refusal.rs` says why io_uring is not to be had, `trial.rs` finds that out before it counts. Next: `worker/`.
+//! what comes back; `refusal.rs` says why io_uring is not to be had, `probe.rs` finds that out before it counts. Next: `worker/`.
 
 mod buffers;
 pub mod classify;
@@ -13,12 +13,12 @@ pub mod refusal;
 pub mod restrict;
 mod retry;
 pub mod ring;
-mod standing;
-mod trial;
+mod multishot;
+mod probe;
 
 pub use kernel::KernelRing;
+pub use probe::probe;
 pub use retry::retry_on_enomem;
-pub use trial::try_out;
 
 use super::{DriverError, DriverLimits, Waker};
 use engine::RingDriver;

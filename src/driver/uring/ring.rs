@@ -4,8 +4,8 @@
 //! In: submissions with a [`Token`] each. Out: [`Completion`]s with the same token. Next: `engine.rs`, which keeps the
 //! rules; `classify.rs` and `header.rs`, which read what comes back.
 
-use crate::driver::answers::QueuedErrors;
-use crate::driver::{Facts, Wait};
+use crate::driver::icmp_errors::QueuedErrors;
+use crate::driver::{DriverInfo, Wait};
 use crate::packet::{Packet, SocketSlot};
 use std::net::{IpAddr, SocketAddr};
 
@@ -129,7 +129,7 @@ pub trait Ring {
     fn sizes(&self) -> RingSizes;
 
     /// What it was granted.
-    fn facts(&self) -> &Facts;
+    fn facts(&self) -> &DriverInfo;
 
     /// Queues a multishot receive on a listener, with MSG_TRUNC and buffer selection. `false`: the submission queue is
     /// full, or there is no such listener; nothing was queued.

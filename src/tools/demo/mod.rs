@@ -37,7 +37,7 @@ use names::Names;
 use outages::Outages;
 use ports::{BackendSockets, Ports};
 use serde_json::{Value, json};
-use show::{Ending, Ran, Stage};
+use show::{Context, Ending, Outcome};
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub fn run(options: Options) -> u8 {
     if let Some(seconds) = options.seconds
         && !(1..=SECONDS_MAX).contains(&seconds)
     {
-        return console::refuse(&format!("--seconds {seconds} is not in range (1 to {SECONDS_MAX})"));
+        return console::usage_error(&format!("--seconds {seconds} is not in range (1 to {SECONDS_MAX})"));
     }
     match Demo::prepare(options.seconds) {
         Ok(demo) => demo.run(),
@@ -92,7 +92,7 @@ pub fn run(options: Options) -> u8 {
 
 /// Tells that the host refused something that the demo needs; the exit code.
 fn refused(error: &io::Error) -> u8 {
-    console::complain(&format!("cannot start the demo: {error}"));
+    console::print_error(&format!("cannot start the demo: {error}"));
     exit::SYSTEM
 }
 
@@ -112,7 +112,7 @@ struct Demo {
 }
 
 /// The thread of a show.
-type ShowThread = io::Result<JoinHandle<io::Result<Ran>>>;
+type ShowThread = io::Result<JoinHandle<io::Result<Outcome>>>;
 
 impl Demo {
     fn prepare(seconds: Option<u32>) -> io::Result<Demo> {
@@ -171,7 +171,7 @@ impl Demo {
         let options = control::Options { config_path: None, listing: String::new(), debug: false };
         let code = control::run_with(config, options, |proxy| {
             let Some(ending) = self.ending.take() else { return };
-            let stage = Stage {
+            let stage = Context {
                 proxy: proxy.clone(),
                 backends: self.backends.clone(),
                 names: self.names.clone(),
@@ -216,7 +216,7 @@ impl Demo {
     }
 
     /// Waits until the backends have what the proxy sent, and takes the account.
-    fn account(&self, ran: Ran, proxy: &ProxyHandle) -> Account {
+    fn account(&self, ran: Outcome, proxy: &ProxyHandle) -> Account {
         let (counters, backends) = (proxy.counters(), &self.backends);
         backends.wait_for(counters.get(Counter::MetricsSent));
         let (first, last) = &ran.moments;

@@ -3,7 +3,7 @@
 //! In: scenes. Out: stdout. The cursor is never hidden and wrapping is only off within one write, so there is nothing
 //! to restore, however the process ends. Next: nobody; a person looks at it.
 
-use super::table::{Event, Row, Scene, Setting, Tone, line, opening, table};
+use super::table::{Event, Frame, Row, Setting, Tone, line, opening, table};
 use std::io::{self, IsTerminal, Write};
 
 /// The way to the person who looks on.
@@ -39,7 +39,7 @@ impl Screen {
     }
 
     /// Shows the scene; `news` are the events that were not shown before.
-    pub fn show(&mut self, scene: &Scene<'_>, news: &[Event]) -> io::Result<()> {
+    pub fn show(&mut self, scene: &Frame<'_>, news: &[Event]) -> io::Result<()> {
         let text = match &mut self.kind {
             Kind::Terminal { drawn, colours } => {
                 let rows = table(scene);

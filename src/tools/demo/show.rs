@@ -9,7 +9,7 @@ use super::figures::{Moment, Quantiles, Rates};
 use super::names::Names;
 use super::outages::Outages;
 use super::screen::Screen;
-use super::table::{EVENTS_SHOWN, Event, Scene, Setting};
+use super::table::{EVENTS_SHOWN, Event, Frame, Setting};
 use super::traffic::{SentFigures, Traffic};
 use crate::control::ProxyHandle;
 use crate::stats::{Counter, Latency};
@@ -68,7 +68,7 @@ impl Ending {
 }
 
 /// Everything that a show needs.
-pub struct Stage {
+pub struct Context {
     /// The proxy.
     pub proxy: ProxyHandle,
     /// The backends.
@@ -88,7 +88,7 @@ pub struct Stage {
 }
 
 /// How the show went.
-pub struct Ran {
+pub struct Outcome {
     /// What the traffic sent in all.
     pub sent: SentFigures,
     /// How long it was on.
@@ -105,15 +105,15 @@ pub struct Ran {
     pub written: io::Result<()>,
 }
 
-impl Stage {
+impl Context {
     /// Runs it from the first datagram to the proxy's stop.
-    pub fn run(mut self) -> io::Result<Ran> {
+    pub fn run(mut self) -> io::Result<Outcome> {
         let proxy = self.proxy.clone();
         let address = proxy.listen().iter().find(|address| address.is_ipv4()).copied();
         let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], self.setting.proxy_port)));
         let traffic = Traffic::start(self.names.clone(), address);
         let ran = traffic.map(|traffic| {
-            let mut act = Act::new(&self);
+            let mut act = Runner::new(&self);
             act.play(&mut self);
             let sent = traffic.stop();
             act.close(&self, sent)
@@ -124,7 +124,7 @@ impl Stage {
 }
 
 /// What has happened so far.
-struct Act {
+struct Runner {
     start: Instant,
     screen: Screen,
     moments: VecDeque<Moment>,
@@ -141,11 +141,11 @@ struct Act {
     written: io::Result<()>,
 }
 
-impl Act {
-    fn new(stage: &Stage) -> Act {
+impl Runner {
+    fn new(stage: &Context) -> Runner {
         let screen = Screen::of_stdout();
         let first = Moment::read(Duration::ZERO, &stage.proxy, &stage.backends);
-        Act {
+        Runner {
             start: Instant::now(),
             moments: VecDeque::from([first.clone()]),
             first,
@@ -160,7 +160,7 @@ impl Act {
         }
     }
 
-    fn play(&mut self, stage: &mut Stage) {
+    fn play(&mut self, stage: &mut Context) {
         if self.written.is_err() {
             return;
         }
@@ -183,7 +183,7 @@ impl Act {
     }
 
     /// Changes what the backends answer to health checks, when it is time.
-    fn play_outage(&mut self, stage: &Stage) {
+    fn play_outage(&mut self, stage: &Context) {
         let elapsed = self.start.elapsed();
         let down = stage.outages.down(elapsed);
         if down == self.down {
@@ -209,7 +209,7 @@ impl Act {
     }
 
     /// Reads the figures.
-    fn look(&mut self, stage: &Stage) {
+    fn look(&mut self, stage: &Context) {
         let mut latency = Latency::new();
         stage.proxy.collect_latency(&mut latency);
         self.recent.push_back(latency);
@@ -226,11 +226,11 @@ impl Act {
         }
     }
 
-    fn show(&mut self, stage: &Stage) {
+    fn show(&mut self, stage: &Context) {
         let Some(now) = self.moments.back() else { return };
         let mut latency = Latency::new();
         self.recent.iter().for_each(|recent| latency.merge(recent));
-        let scene = Scene {
+        let scene = Frame {
             setting: &stage.setting,
             now,
             rates: &self.rates,
@@ -243,7 +243,7 @@ impl Act {
     }
 
     /// After the last datagram: waits until the proxy has relayed it, and takes the last figures.
-    fn close(mut self, stage: &Stage, sent: SentFigures) -> Ran {
+    fn close(mut self, stage: &Context, sent: SentFigures) -> Outcome {
         let elapsed = self.start.elapsed();
         let deadline = Instant::now() + SETTLE;
         loop {
@@ -262,7 +262,7 @@ impl Act {
         // What is logged from here on concerns the stop.
         stage.events.release();
         let last = self.moments.pop_back().unwrap_or_else(|| self.first.clone());
-        Ran {
+        Outcome {
             sent,
             elapsed,
             moments: (self.first, last),

@@ -1,6 +1,6 @@
 //! What the demo shows while it runs: a table for a terminal of 80 by 24, or one line a second. Pure.
 //!
-//! In: a [`Scene`]. Out: lines. Next: `screen.rs`, which puts them on the terminal.
+//! In: a [`Frame`]. Out: lines. Next: `screen.rs`, which puts them on the terminal.
 
 use super::figures::{Moment, Quantiles, Rates};
 use crate::stats::{Counter, Counters, DropReason};
@@ -28,7 +28,7 @@ pub struct Setting {
 }
 
 /// The demo at one moment.
-pub struct Scene<'a> {
+pub struct Frame<'a> {
     /// What does not change.
     pub setting: &'a Setting,
     /// Now.
@@ -86,7 +86,7 @@ impl Event {
 }
 
 /// The table, always of the same height.
-pub fn table(scene: &Scene<'_>) -> Vec<Row> {
+pub fn table(scene: &Frame<'_>) -> Vec<Row> {
     let blank = || Row::new(Tone::Plain, String::new());
     let mut rows = vec![title(scene), blank()];
     rows.extend(flow(scene));
@@ -103,7 +103,7 @@ pub fn table(scene: &Scene<'_>) -> Vec<Row> {
     rows
 }
 
-fn title(scene: &Scene<'_>) -> Row {
+fn title(scene: &Frame<'_>) -> Row {
     let elapsed = clock(scene.now.elapsed);
     let right = match scene.setting.end {
         Some(end) => format!("{elapsed} of {}   Ctrl-C to stop", clock(end)),
@@ -115,7 +115,7 @@ fn title(scene: &Scene<'_>) -> Row {
     Row::new(Tone::Heading, format!("  {left}{debug}{right:>room$}"))
 }
 
-fn flow(scene: &Scene<'_>) -> [Row; 3] {
+fn flow(scene: &Frame<'_>) -> [Row; 3] {
     let (rates, counters) = (scene.rates, &scene.now.counters);
     let row = |name: &str, metrics, datagrams, total| {
         let packing = quotient(metrics, datagrams);
@@ -138,7 +138,7 @@ fn flow(scene: &Scene<'_>) -> [Row; 3] {
     ]
 }
 
-fn backends(scene: &Scene<'_>) -> Vec<Row> {
+fn backends(scene: &Frame<'_>) -> Vec<Row> {
     let sum: f64 = scene.rates.arrived.iter().sum();
     let heading = format!(
         "  {:<18}{:>12}{:>9}  {:<6}  {:<14}{:>14}",
@@ -168,7 +168,7 @@ fn bar(part: f64, whole: f64) -> String {
     "━".repeat(((share * BAR_COLUMNS).round() as usize).min(14))
 }
 
-fn health(scene: &Scene<'_>) -> [Row; 3] {
+fn health(scene: &Frame<'_>) -> [Row; 3] {
     let counters = &scene.now.counters;
     let kernel = counters.get(Counter::KernelDrops) + scene.now.backend_drops;
     let lost = counters.dropped_total() + kernel > 0;
@@ -238,7 +238,7 @@ pub fn opening(setting: &Setting) -> String {
 }
 
 /// The scene where no terminal can be drawn on, on one line.
-pub fn line(scene: &Scene<'_>) -> String {
+pub fn line(scene: &Frame<'_>) -> String {
     let rates = scene.rates;
     let sum: f64 = rates.arrived.iter().sum();
     let shares: Vec<String> = rates
@@ -292,7 +292,7 @@ mod tests {
         let rates = Rates::between(&moment(now.elapsed.as_secs() - 1), now);
         let latency = Some(Quantiles { p50_us: 2_510, p99_us: 5_100, max_us: 1_250_000 });
         let setting = setting();
-        let scene = Scene { setting: &setting, now, rates: &rates, latency, events };
+        let scene = Frame { setting: &setting, now, rates: &rates, latency, events };
         assert!(line(&scene).contains("shares 30.0 %, 40.0 % (down), 30.0 %"), "{}", line(&scene));
         table(&scene).into_iter().map(|row| row.text).collect()
     }
@@ -355,7 +355,7 @@ mod tests {
         now.backend_drops = 3;
         let setting = setting();
         let rates = Rates::default();
-        let rows = table(&Scene { setting: &setting, now: &now, rates: &rates, latency: None, events: &[] });
+        let rows = table(&Frame { setting: &setting, now: &now, rates: &rates, latency: None, events: &[] });
         let row = rows.iter().find(|row| row.text.contains("dropped")).unwrap();
         assert_eq!(row.tone, Tone::Alarm);
         assert!(

@@ -28,7 +28,7 @@ use super::sink::replayed::Replayed;
 use super::sink::sequenced::Sequenced;
 use super::sink::verdict::Verdict;
 use super::sink::{LOOK_MS, as_json, finish, placed, tell};
-use crate::console::refuse;
+use crate::console::usage_error;
 use crate::stats::host::{self, HostUdp};
 use admin::ProxyStats;
 use generate::Source;
@@ -47,7 +47,7 @@ use watch::Watch;
 pub fn run(options: Options) -> u8 {
     let (plan, source) = match Plan::new(&options) {
         Ok(proven) => proven,
-        Err(text) => return refuse(&text),
+        Err(text) => return usage_error(&text),
     };
     match carry_out(&plan, source, &options) {
         Ok(report) => {

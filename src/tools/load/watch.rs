@@ -6,7 +6,7 @@
 use super::process::ProcessMeter;
 use super::report::ProcessFigures;
 use super::send::{SendLive, Sent};
-use crate::console::complain;
+use crate::console::print_error;
 use crate::tools::sink::LOOK_MS;
 use crate::tools::sink::clock::host_now_us;
 use crate::tools::sink::interrupt::Interrupt;
@@ -151,6 +151,6 @@ impl Watch {
             self.last_arrived = arrived;
         }
         self.last_sent = sent;
-        complain(&text);
+        print_error(&text);
     }
 }

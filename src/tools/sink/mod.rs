@@ -24,7 +24,7 @@ pub use options::{Options, health_addresses, seconds_to_us};
 
 use super::load::line::NAMES_MAX;
 use super::load::replay::Replay;
-use crate::console::{complain, print, refuse};
+use crate::console::{print, print_error, usage_error};
 use crate::exit;
 use account::{Account, Expected};
 use clock::host_now_us;
@@ -61,11 +61,11 @@ pub fn run(options: Options) -> u8 {
     }
     let tolerance = match tolerance(options.allow_loss, options.in_order) {
         Ok(tolerance) => tolerance,
-        Err(text) => return refuse(&text),
+        Err(text) => return usage_error(&text),
     };
-    let proven = match prove(&options) {
+    let proven = match validate(&options) {
         Ok(proven) => proven,
-        Err(text) => return refuse(&text),
+        Err(text) => return usage_error(&text),
     };
     let arrived = match receive(proven, &options) {
         Ok(arrived) => arrived,
@@ -98,7 +98,7 @@ pub fn as_json(report: &impl Serialize) -> String {
 
 /// Tells the operator of something that the system refused; the exit code.
 pub fn tell(text: &str) -> u8 {
-    complain(text);
+    print_error(text);
     exit::SYSTEM
 }
 
@@ -139,7 +139,7 @@ struct Proven {
     account: Account,
 }
 
-fn prove(options: &Options) -> Result<Proven, String> {
+fn validate(options: &Options) -> Result<Proven, String> {
     if options.file.is_some() {
         return Err("-f requires --print; to judge a load by a config use --placed-by".to_owned());
     }
@@ -173,7 +173,7 @@ fn receive(proven: Proven, options: &Options) -> Result<Arrived, String> {
     health::spawn(health::bind(&proven.health)?).map_err(cannot)?;
     for address in sinks.addresses() {
         // Also with --quiet: with port 0 there is no other way to know.
-        complain(&format!("listening on {address}"));
+        print_error(&format!("listening on {address}"));
     }
     let live = Arc::new(SinkLive::default());
     let thread = sinks.spawn(proven.account, Arc::clone(&live)).map_err(cannot)?;
@@ -221,7 +221,7 @@ fn wait(interrupt: &mut Interrupt, live: &SinkLive, options: &Options) {
 fn progress(elapsed_us: u64, live: &SinkLive, last: &mut u64) {
     let get = |figure: &std::sync::atomic::AtomicU64| figure.load(Ordering::Relaxed);
     let metrics = get(&live.metrics);
-    complain(&format!(
+    print_error(&format!(
         "{:>4} s  arrived {} metrics/s, {} in all  duplicated {}  misplaced {}  dropped at the sinks {}",
         elapsed_us / 1_000_000,
         grouped(metrics - *last),

@@ -9,7 +9,7 @@ use super::options::{Options, health_addresses, seconds_to_us};
 use super::receive::{DATAGRAM_BYTES, TURN, parse_addresses};
 use crate::admin::escape;
 use crate::config::{self, Config};
-use crate::console::{complain, refuse, say, written};
+use crate::console::{print_error, print_stderr, usage_error, written};
 use crate::driver::options::ask_receive_buffer;
 use crate::exit;
 use crate::lookup;
@@ -42,7 +42,7 @@ struct Printed {
 /// Prints what arrives until it is interrupted; the exit code.
 pub fn run(options: &Options) -> u8 {
     let backends = match usage(options) {
-        Err(text) => return refuse(&text),
+        Err(text) => return usage_error(&text),
         Ok(()) => match backends(options) {
             Ok(backends) => backends,
             Err(code) => return code,
@@ -51,7 +51,7 @@ pub fn run(options: &Options) -> u8 {
     match serve(&backends, options) {
         Ok(code) => code,
         Err(text) => {
-            complain(&text);
+            print_error(&text);
             exit::SYSTEM
         }
     }
@@ -86,17 +86,17 @@ fn usage(options: &Options) -> Result<(), String> {
 /// The backends to stand in for, or the exit code; the operator has been told why.
 fn backends(options: &Options) -> Result<Vec<Backend>, u8> {
     if let Some(list) = &options.listen {
-        return listed(list, options.health.as_deref()).map_err(|text| refuse(&text));
+        return listed(list, options.health.as_deref()).map_err(|text| usage_error(&text));
     }
     let loaded = match &options.file {
         Some(path) => config_file::load(path)?,
         None => config::parse(EXAMPLE).map_err(|error| {
-            say(&config_file::unloaded(&error));
+            print_stderr(&config_file::unloaded(&error));
             error.exit_code()
         })?,
     };
     of_config(&loaded.config).map_err(|text| {
-        complain(&text);
+        print_error(&text);
         exit::SYSTEM
     })
 }
@@ -172,7 +172,7 @@ fn bind(
         }
         texts.push(text);
     }
-    texts.iter().for_each(|text| complain(text));
+    texts.iter().for_each(|text| print_error(text));
     Ok((sockets, listeners))
 }
 

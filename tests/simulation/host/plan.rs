@@ -29,7 +29,7 @@ pub enum Order {
     /// A name server gives the addresses of a backend in another order.
     Lookup,
     /// The operator drains a backend, takes it down, or gives it back.
-    Wish,
+    AdminState,
     /// A backend begins to answer its checks in another way.
     Mood,
     /// A process has no descriptor free for checks, for a while.
@@ -246,10 +246,10 @@ fn any_traffic(
 }
 
 fn any_orders(random: &mut Random, is_good_day: bool, span_us: u64) -> Vec<(u64, Order)> {
-    use Order::{Edit, Kill, Lookup, Mood, Pause, Reload, Restart, Shortage, Stop, Wish};
+    use Order::{AdminState, Edit, Kill, Lookup, Mood, Pause, Reload, Restart, Shortage, Stop};
     let usual = [
-        Restart, Restart, Restart, Reload, Reload, Wish, Wish, Mood, Mood, Mood, Edit, Lookup, Shortage,
-        Shortage,
+        Restart, Restart, Restart, Reload, Reload, AdminState, AdminState, Mood, Mood, Mood, Edit, Lookup,
+        Shortage, Shortage,
     ];
     let mut orders: Vec<(u64, Order)> = (0..random.between(1, 9))
         .map(|_| {

@@ -8,12 +8,12 @@ use arc_swap::ArcSwap;
 use statsring::config::Config;
 use statsring::control::backends::addresses::{CheckResult, Found};
 use statsring::control::backends::backend::Backend;
-use statsring::control::backends::backend_set::Roster;
-use statsring::control::backends::check_schedule::{Change, Next, Rounds, judge};
+use statsring::control::backends::backend_set::BackendSet;
+use statsring::control::backends::check_schedule::{Change, CheckSchedule, Next, judge};
 use statsring::control::backends::probe::judge as judge_answer;
 use statsring::control::config_diff::compare;
-use statsring::control::lifecycle::handover::decide::{Giver, Taker};
-use statsring::control::lifecycle::handover::message::{Offer, State, Taken};
+use statsring::control::lifecycle::handover::decide::{IncomingHandover, OutgoingHandover};
+use statsring::control::lifecycle::handover::message::{Inherited, Offer, State};
 use statsring::driver::Engine;
 use statsring::driver::reach::Reach;
 use statsring::driver::sim::{Random, SimDriver, SimHandle, SimNetwork, SimSetup};
@@ -90,7 +90,7 @@ impl Mood {
 }
 
 /// One worker and what is known of it.
-pub struct Seat {
+pub struct WorkerHandle {
     pub handle: SimHandle,
     worker: Option<Worker<SimDriver>>,
     shared: Arc<WorkerShared>,
@@ -113,7 +113,7 @@ pub struct Seat {
 /// A task that watches a backend.
 struct Watched {
     backend: Rc<Backend>,
-    rounds: Rounds,
+    rounds: CheckSchedule,
     due_us: Option<u64>,
     /// A check under way: of which addresses, when it ends, what it finds at each.
     check: Option<(Vec<SocketAddr>, u64, CheckResult)>,
@@ -131,8 +131,8 @@ pub enum Stage {
 /// What a process that takes over has beside.
 pub struct Inheritance {
     pub old: usize,
-    pub taker: Taker,
-    pub taken: Taken,
+    pub incoming: IncomingHandover,
+    pub taken: Inherited,
     pub last_state: Option<State>,
     /// Sockets that are not bound before everything is armed.
     pub late: Vec<usize>,
@@ -141,7 +141,13 @@ pub struct Inheritance {
 impl Inheritance {
     /// Of a process that has just been started.
     pub fn new(old: usize) -> Inheritance {
-        Inheritance { old, taker: Taker::new(), taken: Taken::default(), last_state: None, late: Vec::new() }
+        Inheritance {
+            old,
+            incoming: IncomingHandover::new(),
+            taken: Inherited::default(),
+            last_state: None,
+            late: Vec::new(),
+        }
     }
 }
 
@@ -149,10 +155,10 @@ impl Inheritance {
 pub struct Process {
     pub number: usize,
     pub stage: Stage,
-    pub roster: Roster,
-    pub seats: Vec<Seat>,
+    pub roster: BackendSet,
+    pub seats: Vec<WorkerHandle>,
     pub left: Left,
-    pub giver: Giver,
+    pub outgoing: OutgoingHandover,
     pub successor: Option<usize>,
     /// Reloads that were applied; how many there had been when the successor was started; when the last one was.
     pub reloads: u64,
@@ -191,7 +197,7 @@ impl Process {
             phase: Phase::Run,
             observer: None,
         };
-        let roster = Roster::new(config);
+        let roster = BackendSet::new(config);
         look_up_all(&roster.backends());
         Process {
             number,
@@ -199,7 +205,7 @@ impl Process {
             roster,
             seats: Vec::new(),
             left: Left::NONE,
-            giver: Giver::new(),
+            outgoing: OutgoingHandover::new(),
             successor: None,
             reloads: 0,
             reloads_at_start: 0,
@@ -261,7 +267,7 @@ impl Process {
         if has_inherited {
             worker.forget_drops();
         }
-        self.seats.push(Seat {
+        self.seats.push(WorkerHandle {
             handle,
             worker: Some(worker),
             shared,
@@ -408,7 +414,7 @@ impl Process {
         for backend in backends {
             if !self.watched.iter().any(|watched| Rc::ptr_eq(&watched.backend, &backend)) {
                 self.jitter = splitmix64(self.jitter);
-                let (rounds, due_us) = (Rounds::new(self.jitter), Some(now_us));
+                let (rounds, due_us) = (CheckSchedule::new(self.jitter), Some(now_us));
                 self.watched.push(Watched { backend, rounds, due_us, check: None });
             }
         }
@@ -426,7 +432,7 @@ impl Process {
         if compare(&self.roster.config(), &new, plan.limits.sockets_max).is_err() {
             return Ok(false);
         }
-        let known = |roster: &Roster| -> HashMap<Arc<str>, _> {
+        let known = |roster: &BackendSet| -> HashMap<Arc<str>, _> {
             let of = |backend: &Rc<Backend>| {
                 let is_up = backend.with_health(|health| health.is_up());
                 (
@@ -515,7 +521,7 @@ impl Process {
     }
 }
 
-impl Seat {
+impl WorkerHandle {
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
         self.worker.is_some()

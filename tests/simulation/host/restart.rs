@@ -4,9 +4,11 @@
 use super::plan::address_number;
 use super::process::{Inheritance, Process, Stage};
 use super::world::World;
-use statsring::control::lifecycle::handover::decide::{GiverAction, GiverEvent, TakerAction, TakerEvent};
+use statsring::control::lifecycle::handover::decide::{
+    IncomingAction, IncomingEvent, OutgoingAction, OutgoingEvent,
+};
 use statsring::control::lifecycle::handover::inherit::{Plan as SocketPlan, left_to};
-use statsring::control::lifecycle::handover::message::{Offer, State, Taken};
+use statsring::control::lifecycle::handover::message::{Inherited, Offer, State};
 use statsring::relay::Left;
 
 /// How long a new process that is to end may take beyond `shutdownTimeout`, µs.
@@ -16,18 +18,18 @@ const OVERTIME_US: u64 = 1_000_000;
 #[derive(Clone, Debug)]
 pub enum Mail {
     /// A new process begins, with this offer and these sockets.
-    Birth { old: usize, offer: Box<Offer>, fate: Fate, sockets: Vec<usize> },
+    Birth { old: usize, offer: Box<Offer>, fate: Disposition, sockets: Vec<usize> },
     /// To the old process, from the new one.
-    Giver(GiverEvent),
+    OutgoingHandover(OutgoingEvent),
     /// To the new process, from the old one.
-    Taker(TakerEvent),
+    IncomingHandover(IncomingEvent),
     /// To the new process: it serves from this on.
     Go(State),
 }
 
 /// What becomes of a program that was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// It comes up.
     Fine,
     /// Its config is bad.
@@ -40,23 +42,23 @@ pub enum Fate {
 
 impl World<'_> {
     /// Does what an event of a restart asks the old process for.
-    pub fn give(&mut self, old: usize, event: GiverEvent) -> Result<(), String> {
+    pub fn give(&mut self, old: usize, event: OutgoingEvent) -> Result<(), String> {
         self.trace(|| format!("process {old}: {event:?}"));
         let action = {
             let process = &mut self.processes[old];
             let event = match event {
-                GiverEvent::Ready { taken, .. } => {
-                    GiverEvent::Ready { taken, is_current: process.reloads == process.reloads_at_start }
+                OutgoingEvent::Ready { taken, .. } => {
+                    OutgoingEvent::Ready { taken, is_current: process.reloads == process.reloads_at_start }
                 }
                 event => event,
             };
-            process.giver.on(event)
+            process.outgoing.on(event)
         };
         match action {
-            GiverAction::Nothing | GiverAction::Defer => {}
-            GiverAction::Start => self.start_successor(old)?,
-            GiverAction::Refuse(_) => self.happened.restarts_refused += 1,
-            GiverAction::Go(taken) => {
+            OutgoingAction::Nothing | OutgoingAction::Defer => {}
+            OutgoingAction::Start => self.start_successor(old)?,
+            OutgoingAction::Refuse(_) => self.happened.restarts_refused += 1,
+            OutgoingAction::Go(taken) => {
                 let new = self.processes[old].successor.filter(|new| self.processes[*new].is_alive());
                 match new {
                     Some(new) if self.random.below(40) > 0 => {
@@ -66,24 +68,24 @@ impl World<'_> {
                         self.post(old, new, Mail::Go(state));
                         self.leave(old, &taken);
                     }
-                    _ => self.give(old, GiverEvent::Failed("it could not be told to go".into()))?,
+                    _ => self.give(old, OutgoingEvent::Failed("it could not be told to go".into()))?,
                 }
             }
-            GiverAction::Fail(_) => self.set_time(old),
-            GiverAction::Abort(why) => {
+            OutgoingAction::Fail(_) => self.set_time(old),
+            OutgoingAction::Abort(why) => {
                 self.happened.restarts_aborted += 1;
                 self.abort_successor(old, why);
             }
-            GiverAction::StartOver(why) => {
+            OutgoingAction::StartOver(why) => {
                 self.happened.restarts_started_over += 1;
                 self.abort_successor(old, why.to_owned());
             }
-            GiverAction::Kill => {
+            OutgoingAction::Kill => {
                 if let Some(new) = self.processes[old].successor {
                     self.kill(new)?;
                 }
             }
-            GiverAction::GoOn(_) | GiverAction::Clear => {
+            OutgoingAction::GoOn(_) | OutgoingAction::Clear => {
                 self.happened.restarts_failed += 1;
                 let process = &mut self.processes[old];
                 (process.successor, process.deadline_us) = (None, None);
@@ -94,7 +96,7 @@ impl World<'_> {
 
     fn abort_successor(&mut self, old: usize, why: String) {
         if let Some(new) = self.processes[old].successor {
-            self.post(old, new, Mail::Taker(TakerEvent::Abort(why)));
+            self.post(old, new, Mail::IncomingHandover(IncomingEvent::Abort(why)));
         }
         self.set_time(old);
     }
@@ -108,12 +110,12 @@ impl World<'_> {
 
     fn start_successor(&mut self, old: usize) -> Result<(), String> {
         if self.random.below(25) == 0 {
-            self.give(old, GiverEvent::Failed("it cannot be started".into()))?;
-            return self.give(old, GiverEvent::Ended("was not started".into()));
+            self.give(old, OutgoingEvent::Failed("it cannot be started".into()))?;
+            return self.give(old, OutgoingEvent::Ended("was not started".into()));
         }
-        let fates = [(Fate::Fails, 12), (Fate::Dawdles, 16), (Fate::Hangs, 16)];
+        let fates = [(Disposition::Fails, 12), (Disposition::Dawdles, 16), (Disposition::Hangs, 16)];
         let struck = fates.iter().find(|(_, in_so_many)| self.random.below(*in_so_many) == 0);
-        let fate = struck.map_or(Fate::Fine, |(fate, _)| *fate);
+        let fate = struck.map_or(Disposition::Fine, |(fate, _)| *fate);
         let offer = Box::new(self.processes[old].offer(self.now_us));
         let sockets: Vec<usize> =
             self.processes[old].seats.iter().flat_map(|seat| seat.sockets.iter().copied()).collect();
@@ -140,16 +142,16 @@ impl World<'_> {
         new: usize,
         old: usize,
         offer: &Offer,
-        fate: Fate,
+        fate: Disposition,
         offered: &[usize],
     ) -> Result<(), String> {
         let config = self.processes[new].roster.config().clone();
-        if fate != Fate::Fine {
-            if fate == Fate::Fails {
-                self.post(new, old, Mail::Giver(GiverEvent::Failed("a bad config".into())));
+        if fate != Disposition::Fine {
+            if fate == Disposition::Fails {
+                self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Failed("a bad config".into())));
                 self.end_process(new);
             }
-            self.deaf.extend((fate == Fate::Hangs).then_some(new));
+            self.deaf.extend((fate == Disposition::Hangs).then_some(new));
             return Ok(());
         }
         self.held.remove(&new);
@@ -187,29 +189,29 @@ impl World<'_> {
     }
 
     /// Does what an event of a restart asks the new process for.
-    pub fn take(&mut self, new: usize, event: TakerEvent) -> Result<(), String> {
+    pub fn take(&mut self, new: usize, event: IncomingEvent) -> Result<(), String> {
         self.trace(|| format!("process {new}: {event:?}"));
         let Some(inheritance) = &mut self.processes[new].inheritance else { return Ok(()) };
-        let is_old_gone = event == TakerEvent::Gone;
-        let (old, action) = (inheritance.old, inheritance.taker.on(event));
+        let is_old_gone = event == IncomingEvent::Gone;
+        let (old, action) = (inheritance.old, inheritance.incoming.on(event));
         match action {
-            TakerAction::Nothing => {}
-            TakerAction::SayReady => {
+            IncomingAction::Nothing => {}
+            IncomingAction::SayReady => {
                 let taken = inheritance.taken.clone();
-                self.post(new, old, Mail::Giver(GiverEvent::Ready { taken, is_current: true }));
+                self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Ready { taken, is_current: true }));
             }
-            TakerAction::Serve => self.serve(new)?,
-            TakerAction::ServeUnasked => {
+            IncomingAction::Serve => self.serve(new)?,
+            IncomingAction::ServeUnasked => {
                 self.happened.inherited_unasked += 1;
                 self.serve(new)?;
             }
-            TakerAction::Complete => self.happened.restarts_complete += 1,
-            TakerAction::Stop => self.processes[new].wants_stop = true,
-            TakerAction::Retire(_) if is_old_gone => {
+            IncomingAction::Complete => self.happened.restarts_complete += 1,
+            IncomingAction::Stop => self.processes[new].wants_stop = true,
+            IncomingAction::Retire(_) if is_old_gone => {
                 return Err(format!("process {new} ends because the old one is gone: nobody is left"));
             }
-            TakerAction::Retire(why) => {
-                self.post(new, old, Mail::Giver(GiverEvent::Failed(why)));
+            IncomingAction::Retire(why) => {
+                self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Failed(why)));
                 let now_us = self.now_us;
                 self.processes[new].drain(now_us);
             }
@@ -223,7 +225,7 @@ impl World<'_> {
             for socket in inheritance.late.clone() {
                 self.network.bind(socket);
             }
-            return self.take(new, TakerEvent::Armed);
+            return self.take(new, IncomingEvent::Armed);
         }
         self.serve(new)
     }
@@ -231,7 +233,7 @@ impl World<'_> {
     fn serve(&mut self, number: usize) -> Result<(), String> {
         let now_us = self.now_us;
         let process = &mut self.processes[number];
-        process.wants_stop |= process.inheritance.as_ref().is_some_and(|heir| heir.taker.is_to_stop());
+        process.wants_stop |= process.inheritance.as_ref().is_some_and(|heir| heir.incoming.is_to_stop());
         let last_state = process.inheritance.as_mut().and_then(|inheritance| inheritance.last_state.take());
         if let Some(state) = &last_state {
             let now_ms = process.now_ms(now_us);
@@ -247,7 +249,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn leave(&mut self, old: usize, taken: &Taken) {
+    fn leave(&mut self, old: usize, taken: &Inherited) {
         let now_us = self.now_us;
         let process = &mut self.processes[old];
         process.deadline_us = None;
@@ -270,10 +272,10 @@ impl World<'_> {
         let (successor, old) =
             (process.successor, process.inheritance.as_ref().map(|inheritance| inheritance.old));
         if let Some(new) = successor {
-            self.post(number, new, Mail::Taker(TakerEvent::Gone));
+            self.post(number, new, Mail::IncomingHandover(IncomingEvent::Gone));
         }
         if let Some(old) = old {
-            self.post(number, old, Mail::Giver(GiverEvent::Ended("ended".into())));
+            self.post(number, old, Mail::OutgoingHandover(OutgoingEvent::Ended("ended".into())));
         }
     }
 

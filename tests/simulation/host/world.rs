@@ -5,9 +5,9 @@ use super::process::{Mood, Process, Stage, look_up};
 use super::promises::Stood;
 use super::restart::Mail;
 use crate::scenario::START_US;
-use statsring::admin::Wish;
+use statsring::admin::AdminState;
 use statsring::config::Config;
-use statsring::control::lifecycle::handover::decide::{GiverEvent, TakerEvent};
+use statsring::control::lifecycle::handover::decide::{IncomingEvent, OutgoingEvent};
 use statsring::driver::sim::{Fault, Random, SimNetwork};
 use statsring::stats::{Counter, Counters};
 use std::collections::HashMap;
@@ -193,7 +193,7 @@ impl<'a> World<'a> {
         }
         for process in self.processes.iter().filter(|process| process.is_alive()) {
             let is_stop_due =
-                process.wants_stop && process.stage == Stage::Serving && !process.giver.is_busy();
+                process.wants_stop && process.stage == Stage::Serving && !process.outgoing.is_busy();
             let stop_us = is_stop_due.then_some(self.now_us);
             for due_us in process.next_check_us().into_iter().chain(process.deadline_us).chain(stop_us) {
                 consider(due_us, process.frozen_until_us);
@@ -291,14 +291,14 @@ impl<'a> World<'a> {
         }
         match mail {
             Mail::Birth { old, offer, fate, sockets } => self.begin(to, old, &offer, fate, &sockets),
-            Mail::Giver(event) => self.give(to, event),
+            Mail::OutgoingHandover(event) => self.give(to, event),
             _ if self.deaf.contains(&to) => Ok(()),
-            Mail::Taker(event) => self.take(to, event),
+            Mail::IncomingHandover(event) => self.take(to, event),
             Mail::Go(state) => {
                 if let Some(inheritance) = &mut self.processes[to].inheritance {
                     inheritance.last_state = Some(state);
                 }
-                self.take(to, TakerEvent::Go)
+                self.take(to, IncomingEvent::Go)
             }
         }
     }
@@ -312,12 +312,12 @@ impl<'a> World<'a> {
         }
         if process.deadline_us.is_some_and(|deadline_us| deadline_us <= now_us) {
             process.deadline_us = None;
-            self.give(number, GiverEvent::Late)?;
+            self.give(number, OutgoingEvent::Late)?;
         }
         let moods = self.moods_now();
         let process = &mut self.processes[number];
         process.attend(&moods, now_us);
-        if process.wants_stop && !process.giver.is_busy() && process.stage == Stage::Serving {
+        if process.wants_stop && !process.outgoing.is_busy() && process.stage == Stage::Serving {
             process.drain(now_us);
             self.stopped_us = self.stopped_us.or(Some(now_us));
         }
@@ -353,17 +353,17 @@ impl<'a> World<'a> {
             (Order::Stop, Some(number)) => {
                 self.check_health(number)?;
                 self.processes[number].wants_stop = true;
-                if self.processes[number].giver.is_busy() {
-                    self.give(number, GiverEvent::Stop)?;
+                if self.processes[number].outgoing.is_busy() {
+                    self.give(number, OutgoingEvent::Stop)?;
                 }
             }
             (Order::Restart, Some(number)) => {
                 let is_taking_over = self.processes[number]
                     .inheritance
                     .as_ref()
-                    .is_some_and(|inheritance| !inheritance.taker.is_complete());
+                    .is_some_and(|inheritance| !inheritance.incoming.is_complete());
                 let obstacle = is_taking_over.then_some("the last restart is not complete");
-                self.give(number, GiverEvent::Asked(obstacle))?;
+                self.give(number, OutgoingEvent::Asked(obstacle))?;
             }
             (Order::Reload, Some(number)) => {
                 self.changed_us = now_us;
@@ -372,7 +372,7 @@ impl<'a> World<'a> {
                 self.happened.reloads += u64::from(is_applied);
                 self.happened.reloads_refused += u64::from(!is_applied);
             }
-            (Order::Wish, Some(number)) => self.wish(number),
+            (Order::AdminState, Some(number)) => self.wish(number),
             (Order::Lookup, Some(number)) => self.look_up(number),
             _ => {}
         }
@@ -386,17 +386,17 @@ impl<'a> World<'a> {
         let heir =
             heirs.filter_map(|process| Some((process.inheritance.as_ref()?.old, process.number))).next_back();
         let Some((old, new)) = heir
-            .filter(|(old, new)| self.processes[*old].giver.is_gone() && !self.told_to_stop.contains(new))
+            .filter(|(old, new)| self.processes[*old].outgoing.is_gone() && !self.told_to_stop.contains(new))
         else {
             return Ok(());
         };
         self.told_to_stop.push(new);
         self.happened.stops_between += 1;
         if self.processes[old].is_alive() && self.random.below(2) == 0 {
-            self.post(old, new, Mail::Taker(TakerEvent::Stop));
+            self.post(old, new, Mail::IncomingHandover(IncomingEvent::Stop));
             return Ok(());
         }
-        self.take(new, TakerEvent::Stop)
+        self.take(new, IncomingEvent::Stop)
     }
 
     /// The process that is the proxy now.
@@ -406,7 +406,10 @@ impl<'a> World<'a> {
 
     fn wish(&mut self, number: usize) {
         let backends = self.processes[number].roster.backends().clone();
-        let wish = *self.random.pick(&[Wish::Drain, Wish::Down, Wish::Up]).unwrap_or(&Wish::Up);
+        let wish = *self
+            .random
+            .pick(&[AdminState::Drain, AdminState::Down, AdminState::Up])
+            .unwrap_or(&AdminState::Up);
         if let Some(backend) = self.random.pick(&backends)
             && backend.set_wish(wish)
         {

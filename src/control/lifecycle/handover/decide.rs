@@ -1,6 +1,6 @@
 //! Which process serves during a hand-over: two pure state machines, one for each side.
 //!
-//! In: events of the old side ([`Giver`]) and of the new one ([`Taker`]). Out: actions.
+//! In: events of the old side ([`OutgoingHandover`]) and of the new one ([`IncomingHandover`]). Out: actions.
 //! Next: `successor.rs` and `predecessor.rs` execute them.
 //!
 //! ```text
@@ -17,7 +17,7 @@
 //! both receive, each relays what it receives. So the new process sets no time limit of its own: a "go" in transit
 //! must reach it. If the old one exits without a message, the new one serves: there is no other.
 
-use super::message::Taken;
+use super::message::Inherited;
 use crate::planted::{Defect, is_planted};
 
 /// Why a new process that is ready does not take over.
@@ -41,7 +41,7 @@ impl Ending {
 
 /// State of the old process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Giving {
+enum OutgoingState {
     /// No hand-over in progress.
     Idle,
     /// A new process was started and is not ready.
@@ -54,13 +54,13 @@ enum Giving {
 
 /// Events of the old side.
 #[derive(Clone, Debug, PartialEq)]
-pub enum GiverEvent {
+pub enum OutgoingEvent {
     /// Requested by the operator; with an obstacle, if any.
     Asked(Option<&'static str>),
     /// The new process receives.
     Ready {
         /// The sockets it uses.
-        taken: Taken,
+        taken: Inherited,
         /// Whether no reload was accepted since it read the config.
         is_current: bool,
     },
@@ -76,7 +76,7 @@ pub enum GiverEvent {
 
 /// Actions of the old side.
 #[derive(Clone, Debug, PartialEq)]
-pub enum GiverAction {
+pub enum OutgoingAction {
     /// Nothing.
     Nothing,
     /// Start a new process and its time limit.
@@ -85,8 +85,8 @@ pub enum GiverAction {
     Refuse(&'static str),
     /// Report that it starts after the last new process, which failed, has exited.
     Defer,
-    /// Send "go", and hand over these sockets. If it cannot be sent, that is [`GiverEvent::Failed`].
-    Go(Taken),
+    /// Send "go", and hand over these sockets. If it cannot be sent, that is [`OutgoingEvent::Failed`].
+    Go(Inherited),
     /// Report that the restart failed, for this reason, and that this process continues; give the new process time to exit.
     Fail(String),
     /// The same, and tell the new process to exit.
@@ -103,76 +103,84 @@ pub enum GiverAction {
 
 /// The old side.
 #[derive(Debug)]
-pub struct Giver {
-    stage: Giving,
+pub struct OutgoingHandover {
+    stage: OutgoingState,
 }
 
-impl Giver {
+impl OutgoingHandover {
     /// No hand-over in progress.
-    pub fn new() -> Giver {
-        Giver { stage: Giving::Idle }
+    pub fn new() -> OutgoingHandover {
+        OutgoingHandover { stage: OutgoingState::Idle }
     }
 
     /// Whether one is in progress, and no process has taken over yet.
     pub fn is_busy(&self) -> bool {
-        matches!(self.stage, Giving::Starting | Giving::Ending(_))
+        matches!(self.stage, OutgoingState::Starting | OutgoingState::Ending(_))
     }
 
     /// Whether another process has taken over.
     pub fn is_gone(&self) -> bool {
-        self.stage == Giving::Gone
+        self.stage == OutgoingState::Gone
     }
 
     /// The action for an event.
-    pub fn on(&mut self, event: GiverEvent) -> GiverAction {
-        use GiverAction::*;
-        let stage = std::mem::replace(&mut self.stage, Giving::Idle);
+    pub fn on(&mut self, event: OutgoingEvent) -> OutgoingAction {
+        use OutgoingAction::*;
+        let stage = std::mem::replace(&mut self.stage, OutgoingState::Idle);
         let (stage, action) = match (stage, event) {
-            (Giving::Idle, GiverEvent::Asked(None)) => (Giving::Starting, Start),
-            (Giving::Idle, GiverEvent::Asked(Some(obstacle))) => (Giving::Idle, Refuse(obstacle)),
-            (Giving::Gone, GiverEvent::Asked(_)) => (Giving::Gone, Refuse("another process has taken over")),
-            (Giving::Ending(ending), GiverEvent::Asked(None)) if !ending.stopping => {
-                (Giving::Ending(Ending { again: true, ..ending }), Defer)
+            (OutgoingState::Idle, OutgoingEvent::Asked(None)) => (OutgoingState::Starting, Start),
+            (OutgoingState::Idle, OutgoingEvent::Asked(Some(obstacle))) => {
+                (OutgoingState::Idle, Refuse(obstacle))
             }
-            (stage, GiverEvent::Asked(obstacle)) => {
+            (OutgoingState::Gone, OutgoingEvent::Asked(_)) => {
+                (OutgoingState::Gone, Refuse("another process has taken over"))
+            }
+            (OutgoingState::Ending(ending), OutgoingEvent::Asked(None)) if !ending.stopping => {
+                (OutgoingState::Ending(Ending { again: true, ..ending }), Defer)
+            }
+            (stage, OutgoingEvent::Asked(obstacle)) => {
                 (stage, Refuse(obstacle.unwrap_or("a restart is already in progress")))
             }
-            (Giving::Starting, GiverEvent::Ready { taken, is_current })
+            (OutgoingState::Starting, OutgoingEvent::Ready { taken, is_current })
                 if is_current || is_planted(Defect::ReloadUndoneByRestart) =>
             {
-                (Giving::Gone, Go(taken))
+                (OutgoingState::Gone, Go(taken))
             }
-            (Giving::Starting, GiverEvent::Ready { .. }) => {
-                (Giving::Ending(Ending { again: true, ..Ending::REPORTED }), StartOver(OUTDATED))
+            (OutgoingState::Starting, OutgoingEvent::Ready { .. }) => {
+                (OutgoingState::Ending(Ending { again: true, ..Ending::REPORTED }), StartOver(OUTDATED))
             }
-            (Giving::Starting, GiverEvent::Late) if is_planted(Defect::GoneBeforeReady) => {
-                (Giving::Gone, Go(Taken::default()))
+            (OutgoingState::Starting, OutgoingEvent::Late) if is_planted(Defect::GoneBeforeReady) => {
+                (OutgoingState::Gone, Go(Inherited::default()))
             }
-            (Giving::Starting, GiverEvent::Late) => {
+            (OutgoingState::Starting, OutgoingEvent::Late) => {
                 let why = "the new process was not ready in time (handoverTimeout)".to_owned();
-                (Giving::Ending(Ending::REPORTED), Abort(why))
+                (OutgoingState::Ending(Ending::REPORTED), Abort(why))
             }
-            (Giving::Starting, GiverEvent::Stop) => {
+            (OutgoingState::Starting, OutgoingEvent::Stop) => {
                 let ending = Ending { stopping: true, ..Ending::REPORTED };
-                (Giving::Ending(ending), Abort("a stop was requested".to_owned()))
+                (OutgoingState::Ending(ending), Abort("a stop was requested".to_owned()))
             }
-            (Giving::Ending(ending), GiverEvent::Stop) => {
-                (Giving::Ending(Ending { again: false, stopping: true, ..ending }), Nothing)
+            (OutgoingState::Ending(ending), OutgoingEvent::Stop) => {
+                (OutgoingState::Ending(Ending { again: false, stopping: true, ..ending }), Nothing)
             }
             // It reports the reason before it exits; the exit is still to come.
-            (Giving::Starting, GiverEvent::Failed(why)) => (Giving::Ending(Ending::REPORTED), Fail(why)),
-            (Giving::Starting, GiverEvent::Ended(how)) => {
-                (Giving::Idle, GoOn(format!("the new process {how}")))
+            (OutgoingState::Starting, OutgoingEvent::Failed(why)) => {
+                (OutgoingState::Ending(Ending::REPORTED), Fail(why))
             }
-            (Giving::Ending(Ending { again: true, .. }), GiverEvent::Ended(_)) => (Giving::Starting, Start),
-            (Giving::Ending(Ending { unreported: Some(why), .. }), GiverEvent::Ended(_)) => {
-                (Giving::Idle, GoOn(why))
+            (OutgoingState::Starting, OutgoingEvent::Ended(how)) => {
+                (OutgoingState::Idle, GoOn(format!("the new process {how}")))
             }
-            (Giving::Ending(_), GiverEvent::Ended(_)) => (Giving::Idle, Clear),
-            (Giving::Ending(ending), GiverEvent::Late) => (Giving::Ending(ending), Kill),
+            (OutgoingState::Ending(Ending { again: true, .. }), OutgoingEvent::Ended(_)) => {
+                (OutgoingState::Starting, Start)
+            }
+            (OutgoingState::Ending(Ending { unreported: Some(why), .. }), OutgoingEvent::Ended(_)) => {
+                (OutgoingState::Idle, GoOn(why))
+            }
+            (OutgoingState::Ending(_), OutgoingEvent::Ended(_)) => (OutgoingState::Idle, Clear),
+            (OutgoingState::Ending(ending), OutgoingEvent::Late) => (OutgoingState::Ending(ending), Kill),
             // The "go" could not be delivered.
-            (Giving::Gone, GiverEvent::Failed(why)) => {
-                (Giving::Ending(Ending { unreported: Some(why), ..Ending::REPORTED }), Kill)
+            (OutgoingState::Gone, OutgoingEvent::Failed(why)) => {
+                (OutgoingState::Ending(Ending { unreported: Some(why), ..Ending::REPORTED }), Kill)
             }
             (stage, _) => (stage, Nothing),
         };
@@ -181,15 +189,15 @@ impl Giver {
     }
 }
 
-impl Default for Giver {
+impl Default for OutgoingHandover {
     fn default() -> Self {
-        Giver::new()
+        OutgoingHandover::new()
     }
 }
 
 /// State of the new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taking {
+enum IncomingState {
     /// It prepares.
     Arming,
     /// It receives and has reported it.
@@ -204,7 +212,7 @@ enum Taking {
 
 /// Events of the new side.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TakerEvent {
+pub enum IncomingEvent {
     /// Every receive is armed.
     Armed,
     /// "go" from the old process.
@@ -219,7 +227,7 @@ pub enum TakerEvent {
 
 /// Actions of the new side.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TakerAction {
+pub enum IncomingAction {
     /// Nothing.
     Nothing,
     /// Send "ready", and wait for the answer.
@@ -238,21 +246,21 @@ pub enum TakerAction {
 
 /// The new side.
 #[derive(Debug)]
-pub struct Taker {
-    stage: Taking,
+pub struct IncomingHandover {
+    stage: IncomingState,
     is_old_gone: bool,
     is_to_stop: bool,
 }
 
-impl Taker {
+impl IncomingHandover {
     /// It begins to prepare.
-    pub fn new() -> Taker {
-        Taker { stage: Taking::Arming, is_old_gone: false, is_to_stop: false }
+    pub fn new() -> IncomingHandover {
+        IncomingHandover { stage: IncomingState::Arming, is_old_gone: false, is_to_stop: false }
     }
 
     /// Whether the hand-over is complete: this process serves, and the old one has exited.
     pub fn is_complete(&self) -> bool {
-        self.stage == Taking::Alone
+        self.stage == IncomingState::Alone
     }
 
     /// Whether a stop waits until this process serves.
@@ -261,33 +269,37 @@ impl Taker {
     }
 
     /// The action for an event.
-    pub fn on(&mut self, event: TakerEvent) -> TakerAction {
-        use TakerAction::*;
+    pub fn on(&mut self, event: IncomingEvent) -> IncomingAction {
+        use IncomingAction::*;
         let (stage, action) = match (self.stage, event) {
-            (Taking::Arming, TakerEvent::Armed) if self.is_old_gone => (Taking::Alone, ServeUnasked),
-            (Taking::Arming, TakerEvent::Armed) => (Taking::Offered, SayReady),
-            (Taking::Arming, TakerEvent::Gone) => {
-                self.is_old_gone = true;
-                (Taking::Arming, Nothing)
+            (IncomingState::Arming, IncomingEvent::Armed) if self.is_old_gone => {
+                (IncomingState::Alone, ServeUnasked)
             }
-            (Taking::Arming | Taking::Offered, TakerEvent::Abort(why)) => (Taking::Retired, Retire(why)),
-            (Taking::Offered, TakerEvent::Stop)
+            (IncomingState::Arming, IncomingEvent::Armed) => (IncomingState::Offered, SayReady),
+            (IncomingState::Arming, IncomingEvent::Gone) => {
+                self.is_old_gone = true;
+                (IncomingState::Arming, Nothing)
+            }
+            (IncomingState::Arming | IncomingState::Offered, IncomingEvent::Abort(why)) => {
+                (IncomingState::Retired, Retire(why))
+            }
+            (IncomingState::Offered, IncomingEvent::Stop)
                 if !self.is_to_stop && !is_planted(Defect::StopForgetsPromise) =>
             {
                 self.is_to_stop = true;
-                (Taking::Offered, Nothing)
+                (IncomingState::Offered, Nothing)
             }
             // The second stop is immediate.
-            (Taking::Arming | Taking::Offered, TakerEvent::Stop) => {
-                (Taking::Retired, Retire("a stop was requested".to_owned()))
+            (IncomingState::Arming | IncomingState::Offered, IncomingEvent::Stop) => {
+                (IncomingState::Retired, Retire("a stop was requested".to_owned()))
             }
-            (Taking::Serving, TakerEvent::Stop) => (Taking::Serving, Stop),
-            (Taking::Offered, TakerEvent::Go) => (Taking::Serving, Serve),
-            (Taking::Offered, TakerEvent::Gone) if is_planted(Defect::RetiresWithOldProcess) => {
-                (Taking::Retired, Retire("the old process has exited".to_owned()))
+            (IncomingState::Serving, IncomingEvent::Stop) => (IncomingState::Serving, Stop),
+            (IncomingState::Offered, IncomingEvent::Go) => (IncomingState::Serving, Serve),
+            (IncomingState::Offered, IncomingEvent::Gone) if is_planted(Defect::RetiresWithOldProcess) => {
+                (IncomingState::Retired, Retire("the old process has exited".to_owned()))
             }
-            (Taking::Offered, TakerEvent::Gone) => (Taking::Alone, ServeUnasked),
-            (Taking::Serving, TakerEvent::Gone) => (Taking::Alone, Complete),
+            (IncomingState::Offered, IncomingEvent::Gone) => (IncomingState::Alone, ServeUnasked),
+            (IncomingState::Serving, IncomingEvent::Gone) => (IncomingState::Alone, Complete),
             (stage, _) => (stage, Nothing),
         };
         self.stage = stage;
@@ -295,9 +307,9 @@ impl Taker {
     }
 }
 
-impl Default for Taker {
+impl Default for IncomingHandover {
     fn default() -> Self {
-        Taker::new()
+        IncomingHandover::new()
     }
 }
 
@@ -307,84 +319,89 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
-    fn ready(taken: Taken, is_current: bool) -> GiverEvent {
-        GiverEvent::Ready { taken, is_current }
+    fn ready(taken: Inherited, is_current: bool) -> OutgoingEvent {
+        OutgoingEvent::Ready { taken, is_current }
     }
 
     #[test]
     fn a_restart_that_goes_well() {
-        let (mut giver, mut taker) = (Giver::new(), Taker::new());
-        assert_eq!(giver.on(GiverEvent::Asked(None)), GiverAction::Start);
-        assert_eq!(taker.on(TakerEvent::Armed), TakerAction::SayReady);
-        let taken = Taken { workers: 2, ..Taken::default() };
-        assert_eq!(giver.on(ready(taken.clone(), true)), GiverAction::Go(taken));
-        assert!(giver.is_gone() && !taker.is_complete());
-        assert_eq!(taker.on(TakerEvent::Go), TakerAction::Serve);
-        assert_eq!(taker.on(TakerEvent::Gone), TakerAction::Complete);
-        assert!(taker.is_complete());
+        let (mut outgoing, mut incoming) = (OutgoingHandover::new(), IncomingHandover::new());
+        assert_eq!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Start);
+        assert_eq!(incoming.on(IncomingEvent::Armed), IncomingAction::SayReady);
+        let taken = Inherited { workers: 2, ..Inherited::default() };
+        assert_eq!(outgoing.on(ready(taken.clone(), true)), OutgoingAction::Go(taken));
+        assert!(outgoing.is_gone() && !incoming.is_complete());
+        assert_eq!(incoming.on(IncomingEvent::Go), IncomingAction::Serve);
+        assert_eq!(incoming.on(IncomingEvent::Gone), IncomingAction::Complete);
+        assert!(incoming.is_complete());
     }
 
-    fn ended(how: &str) -> GiverEvent {
-        GiverEvent::Ended(how.to_owned())
+    fn ended(how: &str) -> OutgoingEvent {
+        OutgoingEvent::Ended(how.to_owned())
     }
 
     #[test]
     fn a_second_request_is_refused_until_the_first_has_failed_and_then_waits_for_its_process_to_end() {
-        let mut giver = Giver::new();
-        let refused = |giver: &mut Giver| matches!(giver.on(GiverEvent::Asked(None)), GiverAction::Refuse(_));
-        assert_eq!(giver.on(GiverEvent::Asked(Some("no"))), GiverAction::Refuse("no"));
-        giver.on(GiverEvent::Asked(None));
-        assert!(refused(&mut giver));
-        assert!(matches!(giver.on(GiverEvent::Late), GiverAction::Abort(_)), "the limit is the limit");
-        assert_eq!(giver.on(GiverEvent::Asked(None)), GiverAction::Defer);
-        assert_eq!(giver.on(GiverEvent::Asked(Some("no"))), GiverAction::Refuse("no"));
-        assert_eq!(giver.on(GiverEvent::Late), GiverAction::Kill);
-        assert_eq!(giver.on(ended("was killed")), GiverAction::Start);
-        giver.on(GiverEvent::Late);
-        assert_eq!(giver.on(ended("was killed")), GiverAction::Clear);
-        assert_eq!(giver.on(GiverEvent::Asked(None)), GiverAction::Start);
-        giver.on(ready(Taken::default(), true));
-        assert!(refused(&mut giver));
+        let mut outgoing = OutgoingHandover::new();
+        let refused = |outgoing: &mut OutgoingHandover| {
+            matches!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Refuse(_))
+        };
+        assert_eq!(outgoing.on(OutgoingEvent::Asked(Some("no"))), OutgoingAction::Refuse("no"));
+        outgoing.on(OutgoingEvent::Asked(None));
+        assert!(refused(&mut outgoing));
+        assert!(
+            matches!(outgoing.on(OutgoingEvent::Late), OutgoingAction::Abort(_)),
+            "the limit is the limit"
+        );
+        assert_eq!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Defer);
+        assert_eq!(outgoing.on(OutgoingEvent::Asked(Some("no"))), OutgoingAction::Refuse("no"));
+        assert_eq!(outgoing.on(OutgoingEvent::Late), OutgoingAction::Kill);
+        assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::Start);
+        outgoing.on(OutgoingEvent::Late);
+        assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::Clear);
+        assert_eq!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Start);
+        outgoing.on(ready(Inherited::default(), true));
+        assert!(refused(&mut outgoing));
     }
 
     #[test]
     fn a_stop_ends_a_restart_and_starts_no_other() {
-        let mut giver = Giver::new();
-        giver.on(GiverEvent::Asked(None));
-        giver.on(GiverEvent::Late);
-        giver.on(GiverEvent::Asked(None));
-        giver.on(GiverEvent::Stop);
-        assert!(matches!(giver.on(GiverEvent::Asked(None)), GiverAction::Refuse(_)));
-        assert_eq!(giver.on(ended("was killed")), GiverAction::Clear);
+        let mut outgoing = OutgoingHandover::new();
+        outgoing.on(OutgoingEvent::Asked(None));
+        outgoing.on(OutgoingEvent::Late);
+        outgoing.on(OutgoingEvent::Asked(None));
+        outgoing.on(OutgoingEvent::Stop);
+        assert!(matches!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Refuse(_)));
+        assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::Clear);
     }
 
     #[test]
     fn what_the_new_process_says_of_its_failure_is_what_is_told() {
-        let mut giver = Giver::new();
-        giver.on(GiverEvent::Asked(None));
+        let mut outgoing = OutgoingHandover::new();
+        outgoing.on(OutgoingEvent::Asked(None));
         let why = "no such key".to_owned();
-        assert_eq!(giver.on(GiverEvent::Failed(why.clone())), GiverAction::Fail(why));
-        assert_eq!(giver.on(ended("exited with code 64")), GiverAction::Clear);
+        assert_eq!(outgoing.on(OutgoingEvent::Failed(why.clone())), OutgoingAction::Fail(why));
+        assert_eq!(outgoing.on(ended("exited with code 64")), OutgoingAction::Clear);
     }
 
     #[test]
     fn a_process_that_read_the_config_before_a_reload_does_not_take_over() {
-        let mut giver = Giver::new();
-        giver.on(GiverEvent::Asked(None));
-        assert!(matches!(giver.on(ready(Taken::default(), false)), GiverAction::StartOver(_)));
-        assert!(giver.is_busy() && !giver.is_gone());
-        assert_eq!(giver.on(ended("ended")), GiverAction::Start);
-        assert!(matches!(giver.on(ready(Taken::default(), true)), GiverAction::Go(_)));
+        let mut outgoing = OutgoingHandover::new();
+        outgoing.on(OutgoingEvent::Asked(None));
+        assert!(matches!(outgoing.on(ready(Inherited::default(), false)), OutgoingAction::StartOver(_)));
+        assert!(outgoing.is_busy() && !outgoing.is_gone());
+        assert_eq!(outgoing.on(ended("ended")), OutgoingAction::Start);
+        assert!(matches!(outgoing.on(ready(Inherited::default(), true)), OutgoingAction::Go(_)));
     }
 
     #[test]
     fn one_that_cannot_be_told_to_go_is_reported_when_it_has_ended() {
-        let mut giver = Giver::new();
-        giver.on(GiverEvent::Asked(None));
-        giver.on(ready(Taken::default(), true));
+        let mut outgoing = OutgoingHandover::new();
+        outgoing.on(OutgoingEvent::Asked(None));
+        outgoing.on(ready(Inherited::default(), true));
         let why = "it is gone".to_owned();
-        assert_eq!(giver.on(GiverEvent::Failed(why.clone())), GiverAction::Kill);
-        assert_eq!(giver.on(ended("was killed")), GiverAction::GoOn(why));
+        assert_eq!(outgoing.on(OutgoingEvent::Failed(why.clone())), OutgoingAction::Kill);
+        assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::GoOn(why));
     }
 
     /// What may happen at any moment, beside what the two sides say to each other.
@@ -403,10 +420,10 @@ mod tests {
 
     /// Both sides with the messages in transit.
     struct World {
-        giver: Giver,
-        taker: Option<Taker>,
-        to_old: VecDeque<GiverEvent>,
-        to_new: VecDeque<TakerEvent>,
+        outgoing: OutgoingHandover,
+        incoming: Option<IncomingHandover>,
+        to_old: VecDeque<OutgoingEvent>,
+        to_new: VecDeque<IncomingEvent>,
         old_receives: bool,
         new_receives: bool,
         stop: bool,
@@ -421,8 +438,8 @@ mod tests {
     impl World {
         fn new() -> World {
             World {
-                giver: Giver::new(),
-                taker: None,
+                outgoing: OutgoingHandover::new(),
+                incoming: None,
                 to_old: VecDeque::new(),
                 to_new: VecDeque::new(),
                 old_receives: true,
@@ -436,54 +453,58 @@ mod tests {
         }
 
         fn end_new(&mut self, how: &str) {
-            (self.taker, self.new_receives) = (None, false);
+            (self.incoming, self.new_receives) = (None, false);
             self.to_new.clear();
-            self.to_old.push_back(GiverEvent::Ended(how.to_owned()));
+            self.to_old.push_back(OutgoingEvent::Ended(how.to_owned()));
         }
 
-        fn old(&mut self, event: GiverEvent) {
-            match self.giver.on(event) {
-                GiverAction::Start => {
-                    assert!(self.taker.is_none(), "two new processes at once");
-                    self.taker = Some(Taker::new());
+        fn old(&mut self, event: OutgoingEvent) {
+            match self.outgoing.on(event) {
+                OutgoingAction::Start => {
+                    assert!(self.incoming.is_none(), "two new processes at once");
+                    self.incoming = Some(IncomingHandover::new());
                     self.new_config = self.config;
                     self.is_new_signalled = false;
                     // Each attempt has a channel of its own: what was said to or by the last new process is lost with it.
                     self.to_old.clear();
                     self.to_new.clear();
                 }
-                GiverAction::Go(_) if self.taker.is_none() => {
-                    self.old(GiverEvent::Failed("it has exited".to_owned()));
+                OutgoingAction::Go(_) if self.incoming.is_none() => {
+                    self.old(OutgoingEvent::Failed("it has exited".to_owned()));
                 }
-                GiverAction::Go(_) => {
+                OutgoingAction::Go(_) => {
                     assert_eq!(self.new_config, self.config, "a reload is undone");
                     self.old_receives = false;
-                    self.to_new.push_back(TakerEvent::Go);
-                    self.to_new.push_back(TakerEvent::Gone);
+                    self.to_new.push_back(IncomingEvent::Go);
+                    self.to_new.push_back(IncomingEvent::Gone);
                 }
-                GiverAction::Abort(why) => self.to_new.push_back(TakerEvent::Abort(why)),
-                GiverAction::StartOver(why) => self.to_new.push_back(TakerEvent::Abort(why.to_owned())),
-                GiverAction::Kill if self.taker.is_some() => self.end_new("was killed"),
-                GiverAction::Kill | GiverAction::Nothing | GiverAction::Refuse(_) | GiverAction::Defer => {}
-                GiverAction::GoOn(_) | GiverAction::Fail(_) | GiverAction::Clear => {
+                OutgoingAction::Abort(why) => self.to_new.push_back(IncomingEvent::Abort(why)),
+                OutgoingAction::StartOver(why) => self.to_new.push_back(IncomingEvent::Abort(why.to_owned())),
+                OutgoingAction::Kill if self.incoming.is_some() => self.end_new("was killed"),
+                OutgoingAction::Kill
+                | OutgoingAction::Nothing
+                | OutgoingAction::Refuse(_)
+                | OutgoingAction::Defer => {}
+                OutgoingAction::GoOn(_) | OutgoingAction::Fail(_) | OutgoingAction::Clear => {
                     assert!(self.old_receives, "it goes on and does not receive")
                 }
             }
         }
 
-        fn new_side(&mut self, event: TakerEvent) {
-            let Some(taker) = &mut self.taker else { return };
-            match taker.on(event) {
-                TakerAction::SayReady => {
+        fn new_side(&mut self, event: IncomingEvent) {
+            let Some(incoming) = &mut self.incoming else { return };
+            match incoming.on(event) {
+                IncomingAction::SayReady => {
                     self.new_receives = true;
-                    self.to_old.push_back(GiverEvent::Ready { taken: Taken::default(), is_current: true });
+                    self.to_old
+                        .push_back(OutgoingEvent::Ready { taken: Inherited::default(), is_current: true });
                 }
-                TakerAction::Retire(_) => self.end_new("retired"),
-                TakerAction::Serve | TakerAction::ServeUnasked | TakerAction::Complete => {
+                IncomingAction::Retire(_) => self.end_new("retired"),
+                IncomingAction::Serve | IncomingAction::ServeUnasked | IncomingAction::Complete => {
                     assert!(self.new_receives, "it serves and does not receive");
                 }
-                TakerAction::Stop => assert!(!self.old_receives, "the proxy stops, and there are two"),
-                TakerAction::Nothing => {}
+                IncomingAction::Stop => assert!(!self.old_receives, "the proxy stops, and there are two"),
+                IncomingAction::Nothing => {}
             }
         }
 
@@ -491,7 +512,7 @@ mod tests {
             match chance {
                 Chance::DeliverToOld => {
                     if let Some(mut event) = self.to_old.pop_front() {
-                        if let GiverEvent::Ready { is_current, .. } = &mut event {
+                        if let OutgoingEvent::Ready { is_current, .. } = &mut event {
                             *is_current = self.new_config == self.config;
                         }
                         self.old(event);
@@ -502,34 +523,34 @@ mod tests {
                         self.new_side(event);
                     }
                 }
-                Chance::Arm => self.new_side(TakerEvent::Armed),
-                Chance::NewFails if self.taker.is_some() && !self.new_receives => {
-                    self.to_old.push_back(GiverEvent::Failed("a bad config".to_owned()));
+                Chance::Arm => self.new_side(IncomingEvent::Armed),
+                Chance::NewFails if self.incoming.is_some() && !self.new_receives => {
+                    self.to_old.push_back(OutgoingEvent::Failed("a bad config".to_owned()));
                     self.end_new("exited with code 64");
                 }
                 Chance::NewFails => {}
-                Chance::OldLate if self.giver.is_busy() => self.old(GiverEvent::Late),
+                Chance::OldLate if self.outgoing.is_busy() => self.old(OutgoingEvent::Late),
                 Chance::OldLate => {}
-                Chance::Stop if self.giver.is_gone() => {
+                Chance::Stop if self.outgoing.is_gone() => {
                     self.stop = true;
                     if !std::mem::replace(&mut self.is_passed_on, true) {
                         // After the "go", in the same channel.
-                        let before_end = self.to_new.iter().position(|event| *event == TakerEvent::Gone);
-                        self.to_new.insert(before_end.unwrap_or(self.to_new.len()), TakerEvent::Stop);
+                        let before_end = self.to_new.iter().position(|event| *event == IncomingEvent::Gone);
+                        self.to_new.insert(before_end.unwrap_or(self.to_new.len()), IncomingEvent::Stop);
                     }
                 }
                 Chance::Stop => {
                     self.stop = true;
-                    self.old(GiverEvent::Stop);
+                    self.old(OutgoingEvent::Stop);
                 }
                 // A signal overtakes messages.
                 Chance::StopNew if !std::mem::replace(&mut self.is_new_signalled, true) => {
-                    self.new_side(TakerEvent::Stop);
+                    self.new_side(IncomingEvent::Stop);
                 }
                 Chance::StopNew => {}
-                Chance::AskAgain if !self.stop => self.old(GiverEvent::Asked(None)),
+                Chance::AskAgain if !self.stop => self.old(OutgoingEvent::Asked(None)),
                 Chance::AskAgain => {}
-                Chance::Reload if !self.giver.is_gone() => self.config += 1,
+                Chance::Reload if !self.outgoing.is_gone() => self.config += 1,
                 Chance::Reload => {}
             }
             assert!(self.old_receives || self.new_receives, "nobody receives");
@@ -550,7 +571,7 @@ mod tests {
     #[test]
     fn a_word_to_a_process_that_has_failed_does_not_reach_the_next_one() {
         let mut world = World::new();
-        world.old(GiverEvent::Asked(None));
+        world.old(OutgoingEvent::Asked(None));
         use Chance::*;
         for chance in [NewFails, OldLate, DeliverToOld, DeliverToOld, AskAgain, Arm, DeliverToOld] {
             world.happen(chance);
@@ -561,19 +582,22 @@ mod tests {
 
     #[test]
     fn a_stop_that_overtakes_the_go_stops_the_proxy_and_not_a_process_that_steps_back() {
-        let (mut first, mut second) = (Taker::new(), Taker::new());
-        for taker in [&mut first, &mut second] {
-            assert_eq!(taker.on(TakerEvent::Armed), TakerAction::SayReady);
-            assert_eq!(taker.on(TakerEvent::Stop), TakerAction::Nothing);
+        let (mut first, mut second) = (IncomingHandover::new(), IncomingHandover::new());
+        for incoming in [&mut first, &mut second] {
+            assert_eq!(incoming.on(IncomingEvent::Armed), IncomingAction::SayReady);
+            assert_eq!(incoming.on(IncomingEvent::Stop), IncomingAction::Nothing);
         }
-        assert_eq!(first.on(TakerEvent::Go), TakerAction::Serve);
+        assert_eq!(first.on(IncomingEvent::Go), IncomingAction::Serve);
         assert!(first.is_to_stop());
         // Forwarded as well, which repeats the request.
-        assert_eq!(first.on(TakerEvent::Stop), TakerAction::Stop);
-        assert_eq!(second.on(TakerEvent::Gone), TakerAction::ServeUnasked);
+        assert_eq!(first.on(IncomingEvent::Stop), IncomingAction::Stop);
+        assert_eq!(second.on(IncomingEvent::Gone), IncomingAction::ServeUnasked);
         assert!(second.is_to_stop());
-        let mut third = Taker::new();
-        assert!(matches!(third.on(TakerEvent::Stop), TakerAction::Retire(_)), "nothing was promised yet");
+        let mut third = IncomingHandover::new();
+        assert!(
+            matches!(third.on(IncomingEvent::Stop), IncomingAction::Retire(_)),
+            "nothing was promised yet"
+        );
     }
 
     proptest! {
@@ -592,15 +616,15 @@ mod tests {
             ),
         ) {
             let mut world = World::new();
-            world.old(GiverEvent::Asked(None));
+            world.old(OutgoingEvent::Asked(None));
             for chance in chances {
                 world.happen(chance);
             }
             world.settle();
             prop_assert!(world.old_receives != world.new_receives, "two serve, or none");
-            prop_assert!(!world.giver.is_busy(), "it never ends");
+            prop_assert!(!world.outgoing.is_busy(), "it never ends");
             if world.new_receives {
-                prop_assert!(world.taker.is_some_and(|taker| taker.is_complete()));
+                prop_assert!(world.incoming.is_some_and(|incoming| incoming.is_complete()));
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! In: an [`Offer`], the new process's config. Out: a [`Plan`]. Next: `control/lifecycle/sockets.rs` carries it out.
 
-use super::message::{Offer, Taken};
+use super::message::{Inherited, Offer};
 use crate::planted::{Defect, is_planted};
 use crate::relay::Left;
 use std::net::SocketAddr;
@@ -47,11 +47,15 @@ impl Plan {
     }
 
     /// The report to the old process.
-    pub fn taken(&self) -> Taken {
+    pub fn taken(&self) -> Inherited {
         let inherited = |addresses: &[(SocketAddr, Option<usize>)]| {
             addresses.iter().filter(|(_, place)| place.is_some()).map(|(address, _)| *address).collect()
         };
-        Taken { data: inherited(&self.data), workers: self.inherited_workers, admin: inherited(&self.admin) }
+        Inherited {
+            data: inherited(&self.data),
+            workers: self.inherited_workers,
+            admin: inherited(&self.admin),
+        }
     }
 
     /// The new process's own sockets that are inherited.
@@ -61,7 +65,7 @@ impl Plan {
 }
 
 /// The sockets of a process at the data addresses `listen` that another one has taken.
-pub fn left_to(taken: &Taken, listen: &[SocketAddr]) -> Left {
+pub fn left_to(taken: &Inherited, listen: &[SocketAddr]) -> Left {
     let workers = if is_planted(Defect::SurplusSocketLeft) { usize::MAX } else { taken.workers };
     left(workers, listen.iter().map(|address| taken.data.contains(address)))
 }
@@ -106,7 +110,10 @@ mod tests {
             [Some(0), Some(1), Some(2), Some(3)]
         );
         assert_eq!([0, 1].map(|index| plan.admin_descriptor(&offer, index)), [Some(4), Some(5)]);
-        assert_eq!(plan.taken(), Taken { data: offer.data.clone(), workers: 2, admin: offer.admin.clone() });
+        assert_eq!(
+            plan.taken(),
+            Inherited { data: offer.data.clone(), workers: 2, admin: offer.admin.clone() }
+        );
         let left = left_to(&plan.taken(), &offer.data);
         assert!(places.iter().all(|(worker, listener)| left.has(*worker, *listener)));
         assert!(!left.has(2, 0) && !left.has(0, 2));

@@ -1,14 +1,14 @@
 //! The hand-over protocol between two processes: frames of JSON over a unix socket, with the
 //! sockets themselves attached to the first.
 //!
-//! In: [`Offer`] and [`Word`] from the old process, [`Answer`] from the new one. Out: the same on the other side.
+//! In: [`Offer`] and [`FromOld`] from the old process, [`FromNew`] from the new one. Out: the same on the other side.
 //! Next: `successor.rs` is the old process's side, `predecessor.rs` the new one's.
 //!
 //! A frame is `STATSRNG`, the protocol's version, the length of the JSON that follows, both as 32 bits in network order.
 //! A process that reads another version reports it and nothing is handed over. Within a version, unknown keys are skipped and
 //! missing ones have a default.
 
-use crate::admin::Wish;
+use crate::admin::AdminState;
 use crate::control::backends::health::CarriedHealth;
 use crate::driver::passed;
 use serde::de::DeserializeOwned;
@@ -36,7 +36,7 @@ pub struct Offer {
     pub version: String,
     /// The process.
     pub pid: u32,
-    /// How long it waits for [`Answer::Ready`], ms.
+    /// How long it waits for [`FromNew::Ready`], ms.
     pub timeout_ms: u64,
     /// Data addresses.
     pub data: Vec<SocketAddr>,
@@ -83,16 +83,16 @@ pub struct CarriedBackend {
     /// Its health.
     pub health: Option<CarriedHealth>,
     /// Its administrative state.
-    pub wish: Wish,
+    pub wish: AdminState,
     /// For how long it has been in its state, ms.
     pub since_ms: u64,
 }
 
 /// Messages from the new process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum FromNew {
     /// It receives.
-    Ready(Taken),
+    Ready(Inherited),
     /// It exits, with the reason.
     Failed(String),
 }
@@ -100,7 +100,7 @@ pub enum Answer {
 /// Which of the offered sockets the new process uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Taken {
+pub struct Inherited {
     /// At these data addresses …
     pub data: Vec<SocketAddr>,
     /// … those of the first so many workers.
@@ -111,7 +111,7 @@ pub struct Taken {
 
 /// Messages from the old process after its offer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Word {
+pub enum FromOld {
     /// The new process serves from now on; with the last state of the old one.
     Go(State),
     /// The new process has to exit, with the reason.
@@ -238,14 +238,14 @@ mod tests {
         frame.extend_from_slice(&(PROTOCOL + 1).to_be_bytes());
         frame.extend_from_slice(&[0; 4]);
         (&here.stream).write_all(&frame).unwrap();
-        let error = there.receive::<Answer>().unwrap_err();
+        let error = there.receive::<FromNew>().unwrap_err();
         assert!(matches!(error, LinkError::OtherProtocol(version) if version == PROTOCOL + 1), "{error}");
         (&here.stream).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        assert!(matches!(there.receive::<Answer>().unwrap_err(), LinkError::Nonsense(_)));
+        assert!(matches!(there.receive::<FromNew>().unwrap_err(), LinkError::Nonsense(_)));
         drop(here);
         let (here, there) = links();
         drop(here);
-        assert!(there.receive::<Answer>().unwrap().is_none());
+        assert!(there.receive::<FromNew>().unwrap().is_none());
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The old process as seen by the new one: its offer, its sockets, its "go" or abort.
 //!
-//! In: a socket at standard input, where the old process put it. Out: an [`Offer`], then [`TakerEvent`]s. Next: `decide.rs`
+//! In: a socket at standard input, where the old process put it. Out: an [`Offer`], then [`IncomingEvent`]s. Next: `decide.rs`
 //! decides on the actions.
 
-use super::decide::{Taker, TakerAction, TakerEvent};
-use super::message::{Answer, Link, LinkError, Offer, State, Taken, Word};
+use super::decide::{IncomingAction, IncomingEvent, IncomingHandover};
+use super::message::{FromNew, FromOld, Inherited, Link, LinkError, Offer, State};
 use nix::sys::signal::SigSet;
 use std::fs::File;
 use std::io;
@@ -25,16 +25,16 @@ pub struct Predecessor {
     /// What it offered.
     pub offer: Offer,
     sockets: Vec<OwnedFd>,
-    taken: Taken,
+    taken: Inherited,
     link: Link,
-    taker: Taker,
+    incoming: IncomingHandover,
     /// `None` until [`Predecessor::listen`], and at the end of messages.
-    heard: Option<mpsc::Receiver<Heard>>,
+    heard: Option<mpsc::Receiver<Received>>,
     last_state: Option<State>,
 }
 
-enum Heard {
-    Word(Word),
+enum Received {
+    FromOld(FromOld),
     Gone,
 }
 
@@ -60,16 +60,16 @@ impl Predecessor {
             Ok(Some((offer, sockets))) => Ok(Some(Predecessor {
                 offer,
                 sockets,
-                taken: Taken::default(),
+                taken: Inherited::default(),
                 link,
-                taker: Taker::new(),
+                incoming: IncomingHandover::new(),
                 heard: None,
                 last_state: None,
             })),
             Ok(None) => Err(unusable(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             Err(error) => {
                 let words = unusable(error);
-                let _ = link.send(&Answer::Failed(words.clone()), NOTHING);
+                let _ = link.send(&FromNew::Failed(words.clone()), NOTHING);
                 Err(words)
             }
         }
@@ -81,7 +81,7 @@ impl Predecessor {
     }
 
     /// Notes which of them are used.
-    pub fn set_taken(&mut self, taken: Taken) {
+    pub fn set_taken(&mut self, taken: Inherited) {
         self.taken = taken;
     }
 
@@ -92,50 +92,50 @@ impl Predecessor {
         let (hear, heard) = mpsc::channel(HEARD_MAX);
         std::thread::Builder::new().name("predecessor".to_owned()).spawn(move || {
             let _ = SigSet::all().thread_block();
-            while let Ok(Some((word, _))) = ear.receive::<Word>() {
-                if hear.blocking_send(Heard::Word(word)).is_err() {
+            while let Ok(Some((word, _))) = ear.receive::<FromOld>() {
+                if hear.blocking_send(Received::FromOld(word)).is_err() {
                     return;
                 }
             }
-            let _ = hear.blocking_send(Heard::Gone);
+            let _ = hear.blocking_send(Received::Gone);
         })?;
         self.heard = Some(heard);
         Ok(())
     }
 
     /// The next event. Cancel-safe.
-    pub async fn next(&mut self) -> TakerEvent {
+    pub async fn next(&mut self) -> IncomingEvent {
         let Some(heard) = &mut self.heard else { return std::future::pending().await };
         match heard.recv().await {
-            Some(Heard::Word(Word::Go(state))) => {
+            Some(Received::FromOld(FromOld::Go(state))) => {
                 self.last_state = Some(state);
-                TakerEvent::Go
+                IncomingEvent::Go
             }
-            Some(Heard::Word(Word::Abort(why))) => TakerEvent::Abort(why),
-            Some(Heard::Word(Word::Stop(signal))) => {
+            Some(Received::FromOld(FromOld::Abort(why))) => IncomingEvent::Abort(why),
+            Some(Received::FromOld(FromOld::Stop(signal))) => {
                 tracing::info!("the old process forwarded signal {signal}");
-                TakerEvent::Stop
+                IncomingEvent::Stop
             }
-            Some(Heard::Gone) | None => {
+            Some(Received::Gone) | None => {
                 self.heard = None;
-                TakerEvent::Gone
+                IncomingEvent::Gone
             }
         }
     }
 
     /// The action for an event.
-    pub fn on(&mut self, event: TakerEvent) -> TakerAction {
-        self.taker.on(event)
+    pub fn on(&mut self, event: IncomingEvent) -> IncomingAction {
+        self.incoming.on(event)
     }
 
     /// Whether a stop waits until this process serves.
     pub fn is_to_stop(&self) -> bool {
-        self.taker.is_to_stop()
+        self.incoming.is_to_stop()
     }
 
     /// Whether the hand-over is over.
     pub fn is_complete(&self) -> bool {
-        self.taker.is_complete()
+        self.incoming.is_complete()
     }
 
     /// The last state of the old process, if received; once.
@@ -145,12 +145,12 @@ impl Predecessor {
 
     /// Reports that this process receives.
     pub fn say_ready(&self) -> Result<(), LinkError> {
-        self.link.send(&Answer::Ready(self.taken.clone()), NOTHING)
+        self.link.send(&FromNew::Ready(self.taken.clone()), NOTHING)
     }
 
     /// Reports why this process exits. If that is lost, the exit itself is seen.
     pub fn say_failed(&self, words: &str) {
-        let _ = self.link.send(&Answer::Failed(words.to_owned()), NOTHING);
+        let _ = self.link.send(&FromNew::Failed(words.to_owned()), NOTHING);
     }
 }
 

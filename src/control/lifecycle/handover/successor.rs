@@ -1,9 +1,9 @@
 //! The new process as seen by the old one: started, offered the sockets, listened to, sent "go" or abort.
 //!
-//! In: a program, an offer with its sockets. Out: [`GiverEvent`]s. Next: `decide.rs` decides on the actions.
+//! In: a program, an offer with its sockets. Out: [`OutgoingEvent`]s. Next: `decide.rs` decides on the actions.
 
-use super::decide::GiverEvent;
-use super::message::{Answer, Link, LinkError, Offer, State, Word};
+use super::decide::OutgoingEvent;
+use super::message::{FromNew, FromOld, Link, LinkError, Offer, State};
 use super::predecessor::VARIABLE;
 use super::program::Program;
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -27,7 +27,7 @@ const HEARD_MAX: usize = 8;
 pub struct Successor {
     child: Child,
     link: Link,
-    heard: mpsc::Receiver<GiverEvent>,
+    heard: mpsc::Receiver<OutgoingEvent>,
     /// No more messages.
     is_silent: bool,
     deadline: Instant,
@@ -68,7 +68,7 @@ impl Successor {
     }
 
     /// The next event. Cancel-safe.
-    pub async fn next(&mut self) -> GiverEvent {
+    pub async fn next(&mut self) -> OutgoingEvent {
         loop {
             if let Some(how) = &self.ended {
                 if self.is_told {
@@ -76,7 +76,7 @@ impl Successor {
                 }
                 if self.is_silent {
                     self.is_told = true;
-                    return GiverEvent::Ended(how.clone());
+                    return OutgoingEvent::Ended(how.clone());
                 }
                 match timeout(LAST_WORDS, self.heard.recv()).await {
                     Ok(Some(event)) => return event,
@@ -93,7 +93,7 @@ impl Successor {
                 () = sleep_until(self.deadline) => {
                     // It fires once until it is set again.
                     self.deadline += Duration::from_secs(3_600);
-                    return GiverEvent::Late;
+                    return OutgoingEvent::Late;
                 }
                 () = sleep(LOOK) => if let Ok(Some(status)) = self.child.try_wait() {
                     self.ended = Some(words(status));
@@ -109,12 +109,12 @@ impl Successor {
 
     /// Tells it to serve.
     pub fn say_go(&self, state: State) -> Result<(), LinkError> {
-        self.link.send(&Word::Go(state), NOTHING)
+        self.link.send(&FromOld::Go(state), NOTHING)
     }
 
     /// Tells it to exit. If that is lost, its time limit applies.
     pub fn say_abort(&self, why: String) {
-        let _ = self.link.send(&Word::Abort(why), NOTHING);
+        let _ = self.link.send(&FromOld::Abort(why), NOTHING);
     }
 
     /// Makes it reload its config.
@@ -130,7 +130,7 @@ impl Successor {
     /// Forwards a stop signal: as a message, which cannot overtake the "go", and as the signal itself to one
     /// that does not listen.
     pub fn say_stop(&self, number: u8) {
-        if self.link.send(&Word::Stop(number), NOTHING).is_ok() {
+        if self.link.send(&FromOld::Stop(number), NOTHING).is_ok() {
             return;
         }
         if let Ok(signal) = Signal::try_from(i32::from(number)) {
@@ -144,17 +144,17 @@ const NOTHING: &[OwnedFd] = &[];
 
 /// Sends the offer and forwards the answers, until the other end closes. A program that is not statsring, or another
 /// version, is detected here.
-fn converse(link: &Link, offer: &Offer, sockets: Vec<OwnedFd>, hear: &mpsc::Sender<GiverEvent>) {
+fn converse(link: &Link, offer: &Offer, sockets: Vec<OwnedFd>, hear: &mpsc::Sender<OutgoingEvent>) {
     // The cause of a failed send shows in the exit of the new process.
     let _ = link.send(offer, &sockets);
     drop(sockets);
     loop {
-        let event = match link.receive::<Answer>() {
-            Ok(Some((Answer::Ready(taken), _))) => GiverEvent::Ready { taken, is_current: true },
-            Ok(Some((Answer::Failed(words), _))) => GiverEvent::Failed(words),
+        let event = match link.receive::<FromNew>() {
+            Ok(Some((FromNew::Ready(taken), _))) => OutgoingEvent::Ready { taken, is_current: true },
+            Ok(Some((FromNew::Failed(words), _))) => OutgoingEvent::Failed(words),
             Ok(None) | Err(LinkError::Io(_)) => return,
             Err(error) => {
-                let _ = hear.blocking_send(GiverEvent::Failed(error.to_string()));
+                let _ = hear.blocking_send(OutgoingEvent::Failed(error.to_string()));
                 return;
             }
         };
@@ -181,7 +181,7 @@ mod tests {
         let program = Program { path: "/bin/true".into(), arguments: Vec::new() };
         let offer = Offer { pid: std::process::id(), timeout_ms: 60_000, ..Offer::default() };
         let mut successor = Successor::start(&program, offer, Vec::new()).unwrap();
-        while !matches!(successor.next().await, GiverEvent::Ended(_)) {}
+        while !matches!(successor.next().await, OutgoingEvent::Ended(_)) {}
         assert!(timeout(Duration::from_millis(200), successor.next()).await.is_err(), "told twice");
     }
 }

@@ -34,7 +34,7 @@ impl<R: Ring> RingDriver<R> {
     }
 
     /// Tells the settled sends, oldest first.
-    pub(super) fn tell_sends(&mut self, events: &mut impl Events) {
+    pub(super) fn complete_sends(&mut self, events: &mut impl Events) {
         self.answers.next_batch();
         while self.sends_settled > 0 {
             let oldest = self.sends_pushed - self.sends.len() as u64;

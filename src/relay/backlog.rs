@@ -7,7 +7,7 @@
 use crate::packet::Packet;
 
 /// The store.
-pub struct Waiting {
+pub struct Backlog {
     places: Vec<Place>,
     /// The first free place; the others follow by `older`.
     free: Option<usize>,
@@ -25,10 +25,10 @@ pub struct List {
     newest: Option<usize>,
 }
 
-impl Waiting {
+impl Backlog {
     /// Room for so many packets.
-    pub fn new(packets: usize) -> Waiting {
-        Waiting { places: Vec::with_capacity(packets), free: None }
+    pub fn new(packets: usize) -> Backlog {
+        Backlog { places: Vec::with_capacity(packets), free: None }
     }
 
     /// Makes room for so many packets in all.
@@ -109,7 +109,7 @@ mod tests {
         packet
     }
 
-    fn sequences(waiting: &Waiting, list: &List) -> Vec<u64> {
+    fn sequences(waiting: &Backlog, list: &List) -> Vec<u64> {
         let mut sequences: Vec<u64> = waiting.packets(list).map(|packet| packet.sequence).collect();
         sequences.reverse();
         sequences
@@ -119,7 +119,7 @@ mod tests {
         /// Several lists in one store are what as many sorted queues are; a place is used again.
         #[test]
         fn as_sorted_queues(steps in proptest::collection::vec((0usize..3, any::<bool>(), 0u64..1_000), 0..200)) {
-            let mut waiting = Waiting::new(0);
+            let mut waiting = Backlog::new(0);
             let mut lists: [List; 3] = Default::default();
             let mut queues: [VecDeque<u64>; 3] = Default::default();
             let mut held_max = 0;
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn each_packet_of_a_list_is_changed_and_no_other() {
-        let mut waiting = Waiting::new(4);
+        let mut waiting = Backlog::new(4);
         let (mut one, mut other) = (List::default(), List::default());
         for sequence in [3, 1, 2] {
             waiting.insert(&mut one, packet(sequence));

@@ -1,7 +1,7 @@
 //! The connection slots, and which connection is evicted when all are in use, so that idle clients do
 //! not lock an operator out.
 //!
-//! In: new connections, when they were answered. Out: a [`Place`] for each, or none; a notification to a
+//! In: new connections, when they were answered. Out: a [`Slot`] for each, or none; a notification to a
 //! connection that was evicted. Next: `server.rs` serves it; `control/` requests slots.
 
 use std::cell::{Cell, RefCell};
@@ -21,25 +21,25 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// What is known of one connection.
 #[derive(Debug)]
-pub struct Guest {
+pub struct ConnectionHandle {
     begun: Instant,
     /// When it last received a reply to a valid request.
     answered: Cell<Option<Instant>>,
     /// Whether a valid request is being processed for it.
     is_under_way: Cell<bool>,
     is_sent_away: Cell<bool>,
-    sent_away: Notify,
+    evicted: Notify,
 }
 
-impl Guest {
+impl ConnectionHandle {
     /// A new connection.
-    pub fn new() -> Guest {
-        Guest {
+    pub fn new() -> ConnectionHandle {
+        ConnectionHandle {
             begun: Instant::now(),
             answered: Cell::new(None),
             is_under_way: Cell::new(false),
             is_sent_away: Cell::new(false),
-            sent_away: Notify::new(),
+            evicted: Notify::new(),
         }
     }
 
@@ -55,9 +55,9 @@ impl Guest {
     }
 
     /// Waits until it is evicted.
-    pub async fn sent_away(&self) {
+    pub async fn evicted(&self) {
         while !self.is_sent_away.get() {
-            self.sent_away.notified().await;
+            self.evicted.notified().await;
         }
     }
 
@@ -68,7 +68,7 @@ impl Guest {
 
     fn send_away(&self) {
         self.is_sent_away.set(true);
-        self.sent_away.notify_waiters();
+        self.evicted.notify_waiters();
     }
 
     /// Eviction class, and since when; `None` if it is protected.
@@ -94,38 +94,38 @@ enum Rank {
     Busy,
 }
 
-impl Default for Guest {
+impl Default for ConnectionHandle {
     fn default() -> Self {
-        Guest::new()
+        ConnectionHandle::new()
     }
 }
 
 /// All slots.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionSlots {
     most: usize,
-    guests: RefCell<Vec<Rc<Guest>>>,
+    guests: RefCell<Vec<Rc<ConnectionHandle>>>,
     /// Evicted connections that have not closed yet.
     leaving: Cell<usize>,
 }
 
-impl Places {
+impl ConnectionSlots {
     /// With this many slots.
-    pub fn new(most: usize) -> Rc<Places> {
-        Rc::new(Places { most, guests: RefCell::default(), leaving: Cell::new(0) })
+    pub fn new(most: usize) -> Rc<ConnectionSlots> {
+        Rc::new(ConnectionSlots { most, guests: RefCell::default(), leaving: Cell::new(0) })
     }
 
     /// A slot for a new connection, and whether another one was evicted; `None` if all are protected. Evicted first are those never
     /// answered, then idle ones, then those that keep sending requests; among equals the one in that state for the longest
     /// time.
-    pub fn take(self: &Rc<Self>) -> Option<(Place, bool)> {
+    pub fn take(self: &Rc<Self>) -> Option<(Slot, bool)> {
         let is_full = self.guests.borrow().len() >= self.most;
         if is_full && !self.evict() {
             return None;
         }
-        let guest = Rc::new(Guest::new());
+        let guest = Rc::new(ConnectionHandle::new());
         self.guests.borrow_mut().push(guest.clone());
-        Some((Place { guest, places: self.clone() }, is_full))
+        Some((Slot { guest, places: self.clone() }, is_full))
     }
 
     /// Evicts the first in order; `false` if all are protected.
@@ -147,20 +147,20 @@ impl Places {
 
 /// A connection's slot, held for its lifetime.
 #[derive(Debug)]
-pub struct Place {
-    guest: Rc<Guest>,
-    places: Rc<Places>,
+pub struct Slot {
+    guest: Rc<ConnectionHandle>,
+    places: Rc<ConnectionSlots>,
 }
 
-impl Deref for Place {
-    type Target = Guest;
+impl Deref for Slot {
+    type Target = ConnectionHandle;
 
-    fn deref(&self) -> &Guest {
+    fn deref(&self) -> &ConnectionHandle {
         &self.guest
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         if self.is_sent_away() {
             self.places.leaving.set(self.places.leaving.get() - 1);
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use tokio::time::advance;
 
-    fn full(places: &Rc<Places>) -> Vec<Place> {
+    fn full(places: &Rc<ConnectionSlots>) -> Vec<Slot> {
         std::iter::from_fn(|| places.take())
             .map(|(place, has_yielded)| {
                 assert!(!has_yielded);
@@ -186,7 +186,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_newcomer_gets_the_place_of_who_was_silent_longest() {
-        let places = Places::new(3);
+        let places = ConnectionSlots::new(3);
         let held = full(&places);
         assert_eq!(held.len(), 3);
         advance(UNANSWERED).await;
@@ -194,7 +194,7 @@ mod tests {
         held[1].answered();
         let (newcomer, has_yielded) = places.take().unwrap();
         assert!(has_yielded && held[2].is_sent_away() && !held[0].is_sent_away());
-        held[2].sent_away().await;
+        held[2].evicted().await;
         // The new connection is protected, and so are those that were answered.
         assert!(places.take().is_none());
         advance(ANSWERED).await;
@@ -205,7 +205,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_was_never_answered_yields_before_who_was() {
-        let places = Places::new(2);
+        let places = ConnectionSlots::new(2);
         let held = full(&places);
         held[0].answered();
         advance(Duration::from_secs(20)).await;
@@ -219,14 +219,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_what_it_has_asked_for_is_busy() {
-        let places = Places::new(1);
+        let places = ConnectionSlots::new(1);
         let held = full(&places);
         held[0].set_under_way(true);
         advance(BUSY - Duration::from_millis(1)).await;
         assert!(places.take().is_none());
         held[0].set_under_way(false);
         assert!(places.take().is_some(), "what was done for it did not end in an answer that it took");
-        let places = Places::new(2);
+        let places = ConnectionSlots::new(2);
         let held = full(&places);
         held[0].answered();
         held[1].set_under_way(true);
@@ -237,7 +237,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_again_and_again_yields_in_the_end() {
-        let places = Places::new(2);
+        let places = ConnectionSlots::new(2);
         let held = full(&places);
         for _ in 0..9 {
             assert!(places.take().is_none());
@@ -250,7 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn places_come_back_and_those_on_their_way_out_are_bounded() {
-        let places = Places::new(2);
+        let places = ConnectionSlots::new(2);
         let mut held = full(&places);
         held.pop();
         held.extend(full(&places));

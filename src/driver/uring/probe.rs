@@ -25,7 +25,7 @@ const ROUND_US: u64 = 10_000;
 ///
 /// # Errors
 /// io_uring is refused, or lacks something; in words.
-pub fn try_out(workers: usize, limits: &DriverLimits) -> Result<(), DriverError> {
+pub fn probe(workers: usize, limits: &DriverLimits) -> Result<(), DriverError> {
     let unusable =
         |source| DriverError::System { operation: "creating a socket pair to probe io_uring", source };
     // A pair of unix sockets: it needs no network, and io_uring treats it like any other socket.

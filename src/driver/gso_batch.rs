@@ -13,7 +13,7 @@ const TRAIN_BYTES_MAX: usize = 65_507;
 
 /// Packets that follow each other in one send.
 #[derive(Clone, Copy, Debug)]
-pub struct Train {
+pub struct GsoBatch {
     socket: SocketSlot,
     packets: usize,
     /// The length of the first packet, which all but the last have.
@@ -22,9 +22,9 @@ pub struct Train {
     is_open: bool,
 }
 
-impl Train {
+impl GsoBatch {
     /// The train with one more packet; `None` if that may not join it, or does not fit.
-    pub fn with(self, packet: &Packet) -> Option<Train> {
+    pub fn with(self, packet: &Packet) -> Option<GsoBatch> {
         let fits = packet.may_join
             && self.is_open
             && self.socket == packet.socket
@@ -32,7 +32,7 @@ impl Train {
             && packet.len() <= self.segment_bytes
             && (self.packets + 1) * self.segment_bytes <= TRAIN_BYTES_MAX;
         let is_open = packet.len() == self.segment_bytes;
-        fits.then_some(Train { packets: self.packets + 1, is_open, ..self })
+        fits.then_some(GsoBatch { packets: self.packets + 1, is_open, ..self })
     }
 
     /// Packets in it.
@@ -43,12 +43,12 @@ impl Train {
 
 /// To which sockets trains go.
 #[derive(Debug, Default)]
-pub struct Trains {
+pub struct GsoBatches {
     /// By slot: none go there since one was refused.
     refused: Vec<bool>,
 }
 
-impl Trains {
+impl GsoBatches {
     /// Socket `slot` leads somewhere new, or trains are wanted again where they were refused.
     pub fn allow(&mut self, slot: SocketSlot) {
         let index = slot.0 as usize;
@@ -59,9 +59,9 @@ impl Trains {
     }
 
     /// A train of one packet; others may join it if its socket takes trains.
-    pub fn begin(&self, packet: &Packet) -> Train {
+    pub fn begin(&self, packet: &Packet) -> GsoBatch {
         let is_open = !self.refused.get(packet.socket.0 as usize).copied().unwrap_or(true);
-        Train { socket: packet.socket, packets: 1, segment_bytes: packet.len(), is_open }
+        GsoBatch { socket: packet.socket, packets: 1, segment_bytes: packet.len(), is_open }
     }
 
     /// What to tell of a packet whose send ended with `outcome`: that, but a train that the host does not take at all is to
@@ -93,8 +93,8 @@ mod tests {
         packet
     }
 
-    fn trains() -> Trains {
-        let mut trains = Trains::default();
+    fn trains() -> GsoBatches {
+        let mut trains = GsoBatches::default();
         trains.allow(SocketSlot(0));
         trains
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The administrative state of a backend. It is kept across reloads while the config lists the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wish {
+pub enum AdminState {
     /// Follows its health checks.
     #[default]
     Up,
@@ -18,19 +18,21 @@ pub enum Wish {
     Down,
 }
 
-impl Wish {
+impl AdminState {
     /// As written in the command.
     pub const fn name(self) -> &'static str {
         match self {
-            Wish::Up => "up",
-            Wish::Drain => "drain",
-            Wish::Down => "down",
+            AdminState::Up => "up",
+            AdminState::Drain => "drain",
+            AdminState::Down => "down",
         }
     }
 
     /// Parses the word of the command.
-    pub fn parse(word: &[u8]) -> Option<Wish> {
-        [Wish::Up, Wish::Drain, Wish::Down].into_iter().find(|wish| word == wish.name().as_bytes())
+    pub fn parse(word: &[u8]) -> Option<AdminState> {
+        [AdminState::Up, AdminState::Drain, AdminState::Down]
+            .into_iter()
+            .find(|wish| word == wish.name().as_bytes())
     }
 }
 
@@ -40,12 +42,12 @@ mod tests {
 
     #[test]
     fn words_and_json_say_the_same() {
-        for wish in [Wish::Up, Wish::Drain, Wish::Down] {
-            assert_eq!(Wish::parse(wish.name().as_bytes()), Some(wish));
+        for wish in [AdminState::Up, AdminState::Drain, AdminState::Down] {
+            assert_eq!(AdminState::parse(wish.name().as_bytes()), Some(wish));
             let json = serde_json::to_string(&wish).unwrap();
             assert_eq!(json, format!("{:?}", wish.name()));
-            assert_eq!(serde_json::from_str::<Wish>(&json).unwrap(), wish);
+            assert_eq!(serde_json::from_str::<AdminState>(&json).unwrap(), wish);
         }
-        assert_eq!(Wish::parse(b"Up"), None);
+        assert_eq!(AdminState::parse(b"Up"), None);
     }
 }

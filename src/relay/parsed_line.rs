@@ -8,7 +8,7 @@ pub(super) const FOUND_MAX: usize = 64;
 
 /// A line of the datagram that is being taken.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(super) struct ParsedLine {
     /// Of its key.
     pub(super) hash: u64,
     pub(super) start: u32,

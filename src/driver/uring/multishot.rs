@@ -18,7 +18,7 @@ enum State {
 
 /// One standing operation.
 #[derive(Clone, Debug)]
-pub(super) struct Standing {
+pub(super) struct MultishotState {
     state: State,
     /// Of the token in force, or of the last one.
     generation: u32,
@@ -27,10 +27,10 @@ pub(super) struct Standing {
     backoff: Backoff,
 }
 
-impl Standing {
+impl MultishotState {
     /// Not armed yet.
-    pub fn new() -> Standing {
-        Standing {
+    pub fn new() -> MultishotState {
+        MultishotState {
             state: State::Idle,
             generation: 0,
             is_cancel_under_way: false,
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn it_is_armed_when_the_kernel_took_its_submission() {
-        let mut standing = Standing::new();
+        let mut standing = MultishotState::new();
         assert!(standing.is_idle() && standing.is_quiet());
         standing.queued(5, 1);
         standing.consumed(5);

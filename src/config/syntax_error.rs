@@ -1,6 +1,6 @@
 //! A syntax error in an object literal: position, key, cause and remedy.
 //!
-//! In: the text, and the byte at which parsing failed. Out: a [`Fault`]. Code in a config is a common mistake,
+//! In: the text, and the byte at which parsing failed. Out: a [`SyntaxError`]. Code in a config is a common mistake,
 //! since `proxy.js` evaluates its config as JavaScript: code is recognized, and refused with the remedy.
 //! Next: `source.rs`.
 
@@ -11,7 +11,7 @@ use jsonc_parser::{Scanner, ScannerOptions};
 
 /// Why a text is not an object literal.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct SyntaxError {
     /// Line and column, from 1.
     pub(super) at: (usize, usize),
     /// Whether it is code, which no other format of the file would explain.
@@ -27,37 +27,37 @@ const CODE_WORDS: [&str; 14] = [
 /// Operators.
 const OPERATORS: &str = "+-*/%?<>=!&|^~.(";
 
-impl Fault {
-    pub(super) fn new(text: &str, offset: usize, reason: String) -> Fault {
-        Fault { at: position(text, offset), is_code: false, reason }
+impl SyntaxError {
+    pub(super) fn new(text: &str, offset: usize, reason: String) -> SyntaxError {
+        SyntaxError { at: position(text, offset), is_code: false, reason }
     }
 
-    fn code(text: &str, offset: usize, reason: String) -> Fault {
-        Fault { is_code: true, ..Fault::new(text, offset, reason) }
+    fn code(text: &str, offset: usize, reason: String) -> SyntaxError {
+        SyntaxError { is_code: true, ..SyntaxError::new(text, offset, reason) }
     }
 
     /// A comment is not closed.
-    pub(super) fn unclosed_comment(text: &str, at: usize) -> Fault {
-        Fault::new(text, at, "unterminated comment".to_owned())
+    pub(super) fn unclosed_comment(text: &str, at: usize) -> SyntaxError {
+        SyntaxError::new(text, at, "unterminated comment".to_owned())
     }
 
     /// The text does not begin with an object.
-    pub(super) fn of_beginning(text: &str, at: usize) -> Fault {
+    pub(super) fn of_beginning(text: &str, at: usize) -> SyntaxError {
         let rest = &text[at..];
         let before = rest.find('{').map(|brace| rest[..brace].trim_end());
         if let Some(before) = before.filter(|before| is_code(before) || before.ends_with('=')) {
             let reason = format!("unexpected code {}: remove everything before the {{", quoted(before));
-            return Fault::code(text, at, reason);
+            return SyntaxError::code(text, at, reason);
         }
-        Fault::new(text, at, "expected an object, { … }".to_owned())
+        SyntaxError::new(text, at, "expected an object, { … }".to_owned())
     }
 
     /// Unexpected text after the object.
-    pub(super) fn of_rest(text: &str, at: usize) -> Fault {
+    pub(super) fn of_rest(text: &str, at: usize) -> SyntaxError {
         let rest = first_line(&text[at..]);
         let reason =
             format!("unexpected {} after the object's end; a config is a single object", quoted(rest));
-        Fault { is_code: is_code(rest), ..Fault::new(text, at, reason) }
+        SyntaxError { is_code: is_code(rest), ..SyntaxError::new(text, at, reason) }
     }
 
     /// For the operator: place, key, cause, remedy.
@@ -68,7 +68,7 @@ impl Fault {
 }
 
 /// Why parsing failed at `offset`; `cause` is the parser's message.
-pub(super) fn explain(text: &str, offset: usize, cause: &str) -> Fault {
+pub(super) fn explain(text: &str, offset: usize, cause: &str) -> SyntaxError {
     let offset = (0..=offset).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     // A sign without a number is reported by the text that follows it.
     let offset = if text[..offset].ends_with(['+', '-']) { offset - 1 } else { offset };
@@ -77,19 +77,19 @@ pub(super) fn explain(text: &str, offset: usize, cause: &str) -> Fault {
     let rest = &text[at..];
     let line = first_line(rest);
     if line.starts_with('`') {
-        return Fault::code(
+        return SyntaxError::code(
             text,
             at,
             format!("{path}unexpected template literal; write a string in quotes: 'text'"),
         );
     }
     if line.starts_with("undefined") {
-        return Fault::code(text, at, format!("{path}undefined is not a value; omit the key"));
+        return SyntaxError::code(text, at, format!("{path}undefined is not a value; omit the key"));
     }
     if is_number_at(text, at) {
         let reason =
             "unsupported number format; write decimal digits without a leading 0, and an address in quotes";
-        return Fault::new(text, at, format!("{path}{reason}"));
+        return SyntaxError::new(text, at, format!("{path}{reason}"));
     }
     let start = value_start.unwrap_or(at);
     let value = first_line(&text[start..]);
@@ -98,24 +98,24 @@ pub(super) fn explain(text: &str, offset: usize, cause: &str) -> Fault {
             "{path}expected a value, found code {}; write the value itself, a string in quotes",
             quoted(value.trim_end_matches([',', ' ', '}', ']']))
         );
-        return Fault::code(text, start, reason);
+        return SyntaxError::code(text, start, reason);
     }
     let word = word(line);
     for (missing, name) in [("Expected comma", "comma"), ("Expected colon", "colon")] {
         if cause.starts_with(missing) && !word.is_empty() {
-            return Fault::new(text, at, format!("{path}missing {name} before {}", quoted(word)));
+            return SyntaxError::new(text, at, format!("{path}missing {name} before {}", quoted(word)));
         }
     }
     if !word.is_empty() {
         let reason = format!("{path}unexpected {} ({cause}); strings need quotes", quoted(word));
-        return Fault::new(text, at, reason);
+        return SyntaxError::new(text, at, reason);
     }
     let cause = cause.to_lowercase();
     match rest.chars().next() {
         Some(found) => {
-            Fault::new(text, at, format!("{path}{cause} at {}", quoted(found.encode_utf8(&mut [0; 4]))))
+            SyntaxError::new(text, at, format!("{path}{cause} at {}", quoted(found.encode_utf8(&mut [0; 4]))))
         }
-        None => Fault::new(text, at, format!("{path}{cause} at the end of the file")),
+        None => SyntaxError::new(text, at, format!("{path}{cause} at the end of the file")),
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! In: [`RawConfig`]. Out: [`Config`]; contradictions are reported. Next: `control/`, which runs it.
 
-use super::fields::Slot;
+use super::fields::Field;
 use super::host;
 use super::nodes;
 use super::pin;
 use super::positions::PLACE_END;
 use super::raw::RawConfig;
 use super::report::Report;
-use super::{AddressFamily, AdminWords, Check, Config, Gso, LogFormat, MANAGEMENT_PORT, PORT, PinWorkers};
+use super::{AddressFamily, AdminDialect, Check, Config, Gso, LogFormat, MANAGEMENT_PORT, PORT, PinWorkers};
 use crate::driver::socket::Spread;
 use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
@@ -34,7 +34,7 @@ const CHECK_MS_DEFAULT: u64 = 1_000;
 const WORKERS_AUTO_MAX: usize = 4;
 
 /// The workers, from all keys about them.
-struct Crew {
+struct WorkerSettings {
     is_auto: bool,
     count: usize,
     pin: PinWorkers,
@@ -43,25 +43,25 @@ struct Crew {
 }
 
 fn prove_workers(
-    workers: Slot<Option<u64>>,
-    pin: Slot<PinWorkers>,
-    spread: Slot<Spread>,
+    workers: Field<Option<u64>>,
+    pin: Field<PinWorkers>,
+    spread: Field<Spread>,
     report: &mut Report,
-) -> Crew {
+) -> WorkerSettings {
     let is_known = !workers.is_wrong();
     let workers = workers.or(None);
     let count = workers.map_or_else(workers_of_this_host, |count| count as usize);
-    let (pin, cpus) = pin::prove(pin, is_known.then_some(count), report);
+    let (pin, cpus) = pin::validate(pin, is_known.then_some(count), report);
     let spread = spread.or(Spread::Flow);
     if spread == Spread::Datagram && count == 1 && is_known {
         report.notice("spread: has no effect with one worker, which gets every datagram".to_owned());
     }
-    Crew { is_auto: workers.is_none(), count, pin, cpus, spread }
+    WorkerSettings { is_auto: workers.is_none(), count, pin, cpus, spread }
 }
 
 impl RawConfig {
     /// The config of these values; invalid if `report` has errors in the end.
-    pub(super) fn prove(self, report: &mut Report) -> Config {
+    pub(super) fn validate(self, report: &mut Report) -> Config {
         let port_is_known = !self.port.is_wrong();
         let [host_key, management_key] = self.host_keys;
         let (host, listen) = listening(self.host, self.port.or(PORT.into()), host_key, host::EVERY, report);
@@ -83,7 +83,7 @@ impl RawConfig {
         let check = Check { fall: self.check_fall.or(3) as u32, rise: self.check_rise.or(2) as u32, ..times };
         let hashing_is_known = !self.hashing.is_wrong();
         let hashing = self.hashing.or(Hashing::Jump);
-        let (nodes, shards) = nodes::prove(
+        let (nodes, shards) = nodes::validate(
             self.nodes,
             &nodes::Rules {
                 hashing: hashing_is_known.then_some(hashing),
@@ -104,7 +104,7 @@ impl RawConfig {
             management_names: self.management_names.or(Vec::new()),
             freebind: self.freebind.or(false),
             management_allow_changes: self.management_allow_changes.or(false),
-            management_words: self.management_words.or(AdminWords::Statsring),
+            management_words: self.management_words.or(AdminDialect::Statsring),
             address_family,
             hashing,
             on_node_down: self.on_node_down.or(on_node_down_default(hashing)),
@@ -142,15 +142,15 @@ impl RawConfig {
 
 /// A listening host's text and addresses.
 fn listening(
-    slot: Slot<String>,
+    slot: Field<String>,
     port: u64,
     key: &str,
     default: &str,
     report: &mut Report,
 ) -> (String, Vec<SocketAddr>) {
     let (place, text) = match slot {
-        Slot::Given(place, text) => (place, text),
-        Slot::Absent | Slot::Wrong => ([PLACE_END; 3], default.to_owned()),
+        Field::Given(place, text) => (place, text),
+        Field::Absent | Field::Wrong => ([PLACE_END; 3], default.to_owned()),
     };
     // An invalid port was reported and replaced by the default; ports here are in range.
     let port = u16::try_from(port).unwrap_or_default();
@@ -172,7 +172,7 @@ fn on_node_down_default(hashing: Hashing) -> OnNodeDown {
 }
 
 /// The largest packet, and whether a narrower path makes it smaller.
-fn packet_size(given: Slot<Option<u64>>) -> (usize, bool) {
+fn packet_size(given: Field<Option<u64>>) -> (usize, bool) {
     match given.or(Some(PACKET_BYTES_DEFAULT as u64)) {
         Some(bytes) => (bytes as usize, false),
         None => (PACKET_BYTES_AUTO, true),
@@ -184,10 +184,10 @@ fn cache_entries(given: u64) -> usize {
 }
 
 /// A backend's queue must hold a packet, if their size is known.
-fn prove_queue(slot: Slot<u64>, packet_bytes_max: Option<usize>, report: &mut Report) -> usize {
+fn prove_queue(slot: Field<u64>, packet_bytes_max: Option<usize>, report: &mut Report) -> usize {
     let (place, queue) = match slot {
-        Slot::Given(place, queue) => (place, queue as usize),
-        Slot::Absent | Slot::Wrong => return QUEUE_BYTES_DEFAULT,
+        Field::Given(place, queue) => (place, queue as usize),
+        Field::Absent | Field::Wrong => return QUEUE_BYTES_DEFAULT,
     };
     if let Some(packet) = packet_bytes_max.filter(|packet| queue < *packet) {
         report.mistake(
@@ -199,8 +199,8 @@ fn prove_queue(slot: Slot<u64>, packet_bytes_max: Option<usize>, report: &mut Re
 }
 
 /// Sockets may be replaced never, or after at least a second.
-fn prove_reopen(slot: Slot<u64>, report: &mut Report) -> u64 {
-    if let Slot::Given(place, ms @ 1..REOPEN_MS_MIN) = slot {
+fn prove_reopen(slot: Field<u64>, report: &mut Report) -> u64 {
+    if let Field::Given(place, ms @ 1..REOPEN_MS_MIN) = slot {
         report.mistake(
             place,
             format!("reopenInterval: {ms} is too short: expected 0 (never) or at least {REOPEN_MS_MIN} ms"),
@@ -210,11 +210,16 @@ fn prove_reopen(slot: Slot<u64>, report: &mut Report) -> u64 {
 }
 
 /// The times of the checks: no check may last, or wait while it contradicts the state, longer than the interval.
-fn prove_check_times(interval: Slot<u64>, timeout: Slot<u64>, fast: Slot<u64>, report: &mut Report) -> Check {
+fn prove_check_times(
+    interval: Field<u64>,
+    timeout: Field<u64>,
+    fast: Field<u64>,
+    report: &mut Report,
+) -> Check {
     let interval_is_known = !interval.is_wrong();
     let interval_ms = interval.or(10_000);
-    let mut within = |key: &str, slot: Slot<u64>| {
-        if let Slot::Given(place, ms) = slot
+    let mut within = |key: &str, slot: Field<u64>| {
+        if let Field::Given(place, ms) = slot
             && interval_is_known
             && ms > interval_ms
         {

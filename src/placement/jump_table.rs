@@ -16,7 +16,7 @@ const STATES: usize = 2 * BUCKETS_MAX;
 
 /// See the head of this file.
 #[derive(Clone, Copy, Debug)]
-pub struct FewBuckets {
+pub struct JumpTable {
     buckets: usize,
     states: [State; STATES],
 }
@@ -30,9 +30,9 @@ struct State {
     next: [u8; BUCKETS_MAX],
 }
 
-impl FewBuckets {
+impl JumpTable {
     /// For so many buckets; `None` if they are none or too many.
-    pub fn new(buckets: usize) -> Option<FewBuckets> {
+    pub fn new(buckets: usize) -> Option<JumpTable> {
         if !(1..=BUCKETS_MAX).contains(&buckets) {
             return None;
         }
@@ -48,7 +48,7 @@ impl FewBuckets {
                 *next = if stays { bucket + BUCKETS_MAX } else { landed } as u8;
             }
         }
-        Some(FewBuckets { buckets, states })
+        Some(JumpTable { buckets, states })
     }
 
     /// The bucket of a key.
@@ -95,13 +95,13 @@ mod tests {
     #[test]
     fn as_jump() {
         for buckets in 1..=BUCKETS_MAX {
-            let few = FewBuckets::new(buckets).unwrap();
+            let few = JumpTable::new(buckets).unwrap();
             for i in 0..1_000_000 {
                 let key = splitmix64(i);
                 assert_eq!(few.bucket(key), jump(key, buckets), "{key:#x} of {buckets}");
             }
         }
-        assert!(FewBuckets::new(0).is_none() && FewBuckets::new(BUCKETS_MAX + 1).is_none());
+        assert!(JumpTable::new(0).is_none() && JumpTable::new(BUCKETS_MAX + 1).is_none());
     }
 
     #[test]

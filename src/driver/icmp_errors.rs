@@ -95,14 +95,14 @@ struct Heard {
 
 /// Answers by socket.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub struct IcmpErrors {
     sockets: Vec<Heard>,
     batch: u64,
     /// Sockets with answers that the worker has not been told of, each once.
     untold: Vec<SocketSlot>,
 }
 
-impl Answers {
+impl IcmpErrors {
     /// Socket `slot` leads somewhere new.
     pub fn opened(&mut self, slot: SocketSlot) {
         let index = slot.0 as usize;
@@ -143,7 +143,7 @@ impl Answers {
         }
     }
 
-    /// Notes answers that lay in the error queue of `slot`, for [`Answers::tell`] and for sends that failed by them.
+    /// Notes answers that lay in the error queue of `slot`, for [`IcmpErrors::tell`] and for sends that failed by them.
     fn hear(&mut self, slot: SocketSlot, taken: QueuedErrors) -> Option<&mut Heard> {
         let batch = self.batch;
         let heard = self.sockets.get_mut(slot.0 as usize)?;
@@ -192,8 +192,8 @@ mod tests {
         QueuedErrors::collect(entries).unwrap_or_default()
     }
 
-    fn answers() -> Answers {
-        let mut answers = Answers::default();
+    fn answers() -> IcmpErrors {
+        let mut answers = IcmpErrors::default();
         answers.opened(SLOT);
         answers.next_batch();
         answers
@@ -222,7 +222,7 @@ mod tests {
     fn an_answer_taken_with_another_sends_error_explains_those_of_this_batch_and_of_the_next_one() {
         let mut answers = answers();
         let failed = SendOutcome::Failed(libc::EPROTO);
-        let explain = |answers: &mut Answers| answers.explain(SLOT, failed, QueuedErrors::default());
+        let explain = |answers: &mut IcmpErrors| answers.explain(SLOT, failed, QueuedErrors::default());
         answers.explain(
             SLOT,
             SendOutcome::Refused,

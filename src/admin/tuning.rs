@@ -3,7 +3,7 @@
 //! In: a [`View`]. Out: lines. Next: `status.rs` puts them among its own.
 
 use super::escape::escape;
-use super::view::{BackendView, LeversView, View};
+use super::view::{BackendView, TuningView, View};
 use crate::stats::Sleep;
 use std::collections::BTreeMap;
 
@@ -15,9 +15,9 @@ pub fn lines(view: &View) -> Vec<String> {
     vec![
         format!("trains: {}", trains(view)),
         format!("packet_size: {}", packet_size(view)),
-        format!("cache: {}", cache(&view.levers)),
+        format!("cache: {}", cache(&view.tuning)),
         format!("coalescing: {}", coalescing(view)),
-        format!("scanner: {}", view.levers.scanner),
+        format!("scanner: {}", view.tuning.scanner),
     ]
 }
 
@@ -57,7 +57,7 @@ fn packet_size(view: &View) -> String {
         1 => sizes.keys().map(|bytes| size(*bytes)).collect(),
         _ => sizes.iter().map(|(bytes, of)| format!("{} for {}", size(*bytes), names(of))).collect(),
     };
-    format!("{}{}", if view.levers.packet_auto { "auto: " } else { "" }, texts.join(", "))
+    format!("{}{}", if view.tuning.packet_auto { "auto: " } else { "" }, texts.join(", "))
 }
 
 fn size(bytes: usize) -> String {
@@ -73,16 +73,16 @@ fn names(backends: &[&BackendView]) -> String {
     names.join(" ")
 }
 
-fn cache(levers: &LeversView) -> String {
-    match levers.cache_entries {
+fn cache(tuning: &TuningView) -> String {
+    match tuning.cache_entries {
         0 => "off".to_string(),
-        entries => format!("up to {} names in {entries} entries per worker", levers.cache_names),
+        entries => format!("up to {} names in {entries} entries per worker", tuning.cache_names),
     }
 }
 
 /// How each worker sleeps now; workers in the same state are listed together.
 fn coalescing(view: &View) -> String {
-    if view.levers.flush_us == 0 {
+    if view.tuning.flush_us == 0 {
         return "off: one wakeup per datagram".to_string();
     }
     let mut alike: Vec<(String, Vec<String>)> = Vec::new();
@@ -97,7 +97,7 @@ fn coalescing(view: &View) -> String {
         [(words, _)] => vec![words.clone()],
         several => several.iter().map(|(words, who)| format!("worker {}: {words}", who.join(", "))).collect(),
     };
-    format!("up to {} ms; {}", view.levers.flush_us as f64 / 1e3, texts.join("; "))
+    format!("up to {} ms; {}", view.tuning.flush_us as f64 / 1e3, texts.join("; "))
 }
 
 fn sleep(sleep: Sleep) -> String {
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn what_is_off_or_different_is_told() {
         let mut view = sample();
-        view.levers = LeversView { flush_us: 0, cache_entries: 0, packet_auto: true, ..view.levers };
+        view.tuning = TuningView { flush_us: 0, cache_entries: 0, packet_auto: true, ..view.tuning };
         view.backends[0].packet_bytes_max = 8192;
         view.backends[2].packet_bytes_max = 0;
         view.backends[1].trains_errno = Some(5);
