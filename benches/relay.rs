@@ -209,7 +209,7 @@ fn parts(criterion: &mut Criterion<CpuTime>) {
         });
     });
     for scanner in Scanner::all() {
-        let mut marks = wire::Marks::new();
+        let mut marks = wire::LineIndex::new();
         group.bench_with_input(BenchmarkId::new("scan", scanner.name()), &scanner, |bencher, scanner| {
             bencher.iter(|| {
                 datagrams.iter().map(|datagram| key_bytes(scanner, datagram, &mut marks)).sum::<usize>()
@@ -228,7 +228,7 @@ fn parts(criterion: &mut Criterion<CpuTime>) {
 }
 
 /// Bytes of all keys of a datagram.
-fn key_bytes(scanner: &Scanner, datagram: &[u8], marks: &mut wire::Marks) -> usize {
+fn key_bytes(scanner: &Scanner, datagram: &[u8], marks: &mut wire::LineIndex) -> usize {
     let mut bytes = 0;
     scanner.each_line(datagram, marks, |_: &[u8], key: Option<&[u8]>| bytes += key.map_or(0, <[u8]>::len));
     bytes

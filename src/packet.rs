@@ -275,7 +275,7 @@ pub enum SendOutcome {
     Denied(SendError),
     /// This host or its device does not take trains to this backend (EIO, EINVAL, EMSGSIZE, …, the errno). None of the
     /// train was sent, and no more trains are made for it: send it again at once.
-    TrainRefused(i32),
+    GsoRefused(i32),
     /// Anything else, with its errno.
     Failed(i32),
 }
@@ -295,7 +295,7 @@ impl SendOutcome {
     /// The error to report; `None` for normal operation.
     pub fn error(self) -> Option<SendError> {
         match self {
-            SendOutcome::Sent | SendOutcome::Busy | SendOutcome::TrainRefused(_) => None,
+            SendOutcome::Sent | SendOutcome::Busy | SendOutcome::GsoRefused(_) => None,
             SendOutcome::Refused => Some(SendError::Refused),
             SendOutcome::TooLong => Some(SendError::TooLong),
             SendOutcome::Unreachable(error) | SendOutcome::NoBuffers(error) | SendOutcome::Denied(error) => {

@@ -248,7 +248,7 @@ fn relay_all<D: Driver>(mut rig: Rig<D>) -> u64 {
         Counter::DatagramsTruncated,
         Counter::MetricsDiverted,
         Counter::BackendRefused,
-        Counter::Gathers,
+        Counter::CoalescedWaits,
     ] {
         assert!(counters.get(counter) > 10, "{}: {counters:?}", counter.name());
     }

@@ -227,7 +227,7 @@ fn check_tells_the_format_and_prints_the_equivalent_json() {
                  hashring-3 (as in StatsD 0.8 and later)";
     assert_eq!(stderr(&output).lines().next(), Some(first));
     let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("it is JSON");
-    assert_eq!((&json["hashing"], &json["managementWords"]), (&"hashring-3".into(), &"proxy.js".into()));
+    assert_eq!((&json["hashing"], &json["managementDialect"]), (&"hashring-3".into(), &"proxy.js".into()));
     assert_eq!((&json["checkFall"], &json["checkTimeout"]), (&1.into(), &1_000.into()));
     let equivalent = File::new("equivalent", &stdout(&output));
     let again = run([OsStr::new("--check"), OsStr::new("-f"), equivalent.as_ref()]);

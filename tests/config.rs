@@ -585,7 +585,7 @@ const KEYS: [&str; 37] = [
     "managementPort",
     "managementNames",
     "managementAllowChanges",
-    "managementWords",
+    "managementDialect",
     "nodes",
     "addressFamily",
     "hashing",
@@ -683,7 +683,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "reopenInterval" => prop_oneof![Just(json!(0)), ms(1_000, 86_400_000)].boxed(),
         "cacheSize" => ms(0, 1 << 24),
         "malformed" => prop_oneof![Just(json!("drop")), Just(json!("forward"))].boxed(),
-        "managementWords" => prop_oneof![Just(json!("statsring")), Just(json!("proxy.js"))].boxed(),
+        "managementDialect" => prop_oneof![Just(json!("statsring")), Just(json!("proxy.js"))].boxed(),
         "gso" => proptest::sample::select(vec!["auto", "padded", "unpadded", "off"])
             .prop_map(|word| json!(word))
             .boxed(),

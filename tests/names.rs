@@ -324,7 +324,7 @@ fn metrics_keep_to_the_family_that_the_config_says() {
     let six = format!("[::1]:{}", backend.port);
     let proxy_js = |ipv6: bool| {
         let words = "statsring";
-        json!({"log": {}, "hashing": "hashring-3", "address_ipv6": ipv6, "address": "127.0.0.1", "managementWords": words})
+        json!({"log": {}, "hashing": "hashring-3", "address_ipv6": ipv6, "address": "127.0.0.1", "managementDialect": words})
     };
     let both = "both.statsring.test";
     assert_eq!(address(&starts(both, json!({"addressFamily": "ipv6"})), both), six);

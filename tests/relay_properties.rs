@@ -106,7 +106,7 @@ fn outcome(is_bad: bool) -> BoxedStrategy<SendOutcome> {
         1 => Just(SendOutcome::TooLong),
         1 => Just(SendOutcome::Denied(SendError::NotPermitted)),
         1 => Just(SendOutcome::Failed(libc::EIO)),
-        1 => Just(SendOutcome::TrainRefused(libc::EIO)),
+        1 => Just(SendOutcome::GsoRefused(libc::EIO)),
     ]
     .boxed()
 }
@@ -382,7 +382,7 @@ impl World {
                     | SendOutcome::Refused
                     | SendOutcome::Unreachable(_)
                     | SendOutcome::Answered(_)
-                    | SendOutcome::TrainRefused(_)
+                    | SendOutcome::GsoRefused(_)
             );
             self.is_busy_seen |= *outcome == SendOutcome::Busy;
             prop_assert!(packet.attempts <= REFUSED_ATTEMPTS_MAX);

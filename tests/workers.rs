@@ -66,7 +66,7 @@ fn a_busy_sender_is_shared_if_wanted_and_every_metric_still_reaches_its_backend_
     let status = proxy.ask("status");
     assert!(status.contains("\nspread: datagram\n"), "{status}");
     for lever in [
-        "trains: ",
+        "gso: ",
         "packet_size: 1432 bytes",
         "cache: up to 16384 names in 32768 entries",
         "coalescing: up to 5 ms; ",
@@ -74,7 +74,7 @@ fn a_busy_sender_is_shared_if_wanted_and_every_metric_still_reaches_its_backend_
     ] {
         assert!(status.contains(&format!("\n{lever}")), "{lever}: {status}");
     }
-    for figure in ["kernel_drops", "wakeups", "gathers", "cpu_us"] {
+    for figure in ["kernel_drops", "wakeups", "coalesced_waits", "cpu_us"] {
         let sum: u64 = (0..2).map(|worker| stats[&format!("worker_{worker}_{figure}")]).sum();
         assert!(stats.get(figure).is_none_or(|total| sum == *total), "{figure}: {stats:?}");
     }
@@ -196,7 +196,7 @@ fn with_no_flush_interval_a_lone_metric_leaves_at_once() {
     let medians: Vec<Duration> = (0..5).map(|_| median()).collect();
     assert!(medians.iter().min().is_some_and(|best| *best < Duration::from_millis(3)), "{medians:?}");
     let stats = proxy.settle();
-    assert_eq!((stats["gathers"], stats["datagrams_sent"]), (0, 255));
+    assert_eq!((stats["coalesced_waits"], stats["datagrams_sent"]), (0, 255));
 }
 
 #[test]

@@ -304,7 +304,7 @@ fn outcome(kind: u8) -> SendOutcome {
         5 => SendOutcome::TooLong,
         6 => SendOutcome::Denied(SendError::NotPermitted),
         7 => SendOutcome::Failed(5),
-        8 => SendOutcome::TrainRefused(5),
+        8 => SendOutcome::GsoRefused(5),
         9 => SendOutcome::Answered(71),
         _ => SendOutcome::Sent,
     }

@@ -34,7 +34,7 @@ SINGLE = Load("100,000/s, 1 metric each", 100_000, 1)
 TRICKLE = Load("20,000/s, 1 metric each", 20_000, 1)
 MANY_NODES = Load("10,000/s, 30 metrics each, 100 nodes", 10_000, 30, nodes=100)
 LEVERS = {
-    "trains": Lever("GSO batches", {}, {"gso": "off"}, FULL, "`gso` auto, off"),
+    "gso": Lever("GSO batches", {}, {"gso": "off"}, FULL, "`gso` auto, off"),
     "padding": Lever("Padding, which makes GSO batches longer", {"gso": "padded"}, {"gso": "unpadded"}, FULL,
                      "`gso` padded, unpadded"),
     "unpadded": Lever("GSO batches without padding", {"gso": "unpadded"}, {"gso": "off"}, FULL, "`gso` unpadded, off"),

@@ -141,7 +141,7 @@ class Costs(unittest.TestCase):
 
 class Levers(unittest.TestCase):
     def test_a_gain_is_of_pairs(self):
-        lever = levers.LEVERS["trains"]
+        lever = levers.LEVERS["gso"]
         rows = [case_row(lever.name, case, round_, ns * (1 + round_))
                 for case, ns in ((levers.WITH, 100), (levers.WITHOUT, 160)) for round_ in range(2)]
         figures = {"median": 1.5, "least": 1.4, "most": 1.6}

@@ -23,8 +23,8 @@ pub const BACKENDS_COLUMNS: [(&str, &str); 21] = [
     ("refused", "sends that reported that its port refused an earlier packet (ECONNREFUSED)"),
     ("kernel_drops", "datagrams that the kernel dropped at its socket, if it is on this host"),
     ("datagrams", "packets accepted"),
-    ("in_trains", "packets that were sent together with others in one system call (`gso`)"),
-    ("trains_refused", "such system calls that the kernel refused"),
+    ("gso", "packets that were sent together with others in one system call (`gso`)"),
+    ("gso_refused", "such system calls that the kernel refused"),
     ("packet_bytes", "largest packet that metrics are packed into"),
     ("health", "result of its health checks, whatever its state; `-` if it is not checked"),
     ("address", "address that its metrics are sent to"),
@@ -56,8 +56,8 @@ pub fn render(view: &View) -> String {
             backend.metrics_dropped,
             backend.refused,
             backend.datagrams_sent,
-            backend.datagrams_in_trains,
-            backend.trains_refused,
+            backend.datagrams_gso,
+            backend.gso_refused,
             backend.packet_bytes_max,
             backend.is_healthy.map_or("-", up_or_down),
             backend.sockets_reopened,
@@ -91,8 +91,8 @@ mod tests {
 
     #[test]
     fn each_backend_has_its_line() {
-        let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\tin_trains\t\
-            trains_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\tunreachable\t\
+        let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\tgso\t\
+            gso_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\tunreachable\t\
             undelivered\tlast_error\terror_age\terror\n\
             a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\t192.0.2.7:8125\t4\t0\t0\t-\t-\t-\n\
             b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\t192.0.2.7:8125\t4\t0\t0\t-\t-\t-\n\

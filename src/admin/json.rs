@@ -160,9 +160,9 @@ fn backend(backend: &BackendView, view: &View) -> Value {
         "errors": errors(backend, view.now_us),
         "kernel_drops": backend.kernel_drops,
         "gso": backend.gso,
-        "datagrams_in_trains": backend.datagrams_in_trains,
-        "trains_refused": backend.trains_refused,
-        "trains_error": backend.trains_errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string()),
+        "datagrams_gso": backend.datagrams_gso,
+        "gso_refused": backend.gso_refused,
+        "gso_error": backend.gso_errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string()),
         "packet_bytes_max": backend.packet_bytes_max,
         "sockets_reopened": backend.sockets_reopened,
     })

@@ -60,7 +60,7 @@ const OF_EACH_WORKER: [Counter; 5] = [
     Counter::DatagramsReceived,
     Counter::KernelDrops,
     Counter::Wakeups,
-    Counter::Gathers,
+    Counter::CoalescedWaits,
 ];
 
 fn add_worker(text: &mut String, index: usize, worker: &WorkerView) {

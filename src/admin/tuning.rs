@@ -13,7 +13,7 @@ const NAMES_MAX: usize = 5;
 /// One line for each lever.
 pub fn lines(view: &View) -> Vec<String> {
     vec![
-        format!("trains: {}", trains(view)),
+        format!("gso: {}", gso(view)),
         format!("packet_size: {}", packet_size(view)),
         format!("cache: {}", cache(&view.tuning)),
         format!("coalescing: {}", coalescing(view)),
@@ -22,15 +22,14 @@ pub fn lines(view: &View) -> Vec<String> {
 }
 
 /// How many packets were batched (GSO), and which backends refuse it.
-fn trains(view: &View) -> String {
+fn gso(view: &View) -> String {
     let sum = |figure: fn(&BackendView) -> u64| view.backends.iter().map(figure).sum::<u64>();
-    let (packets, together) =
-        (sum(|backend| backend.datagrams_sent), sum(|backend| backend.datagrams_in_trains));
+    let (packets, together) = (sum(|backend| backend.datagrams_sent), sum(|backend| backend.datagrams_gso));
     let mut refusing: BTreeMap<i32, Vec<&BackendView>> = BTreeMap::new();
     let mut modes: BTreeMap<&str, Vec<&BackendView>> = BTreeMap::new();
     for backend in &view.backends {
         modes.entry(backend.gso).or_default().push(backend);
-        if let Some(errno) = backend.trains_errno {
+        if let Some(errno) = backend.gso_errno {
             refusing.entry(errno).or_default().push(backend);
         }
     }
@@ -123,7 +122,7 @@ mod tests {
         assert_eq!(
             lines(&view),
             [
-                "trains: 20 of 40 packets batched; padded for all",
+                "gso: 20 of 40 packets batched; padded for all",
                 "packet_size: 1432 bytes",
                 "cache: up to 16384 names in 32768 entries per worker",
                 "coalescing: up to 5 ms; now idle",
@@ -138,7 +137,7 @@ mod tests {
         view.tuning = TuningView { flush_us: 0, cache_entries: 0, packet_auto: true, ..view.tuning };
         view.backends[0].packet_bytes_max = 8192;
         view.backends[2].packet_bytes_max = 0;
-        view.backends[1].trains_errno = Some(5);
+        view.backends[1].gso_errno = Some(5);
         view.backends[2].gso = "unpadded";
         let text = lines(&view).join("\n");
         for line in [

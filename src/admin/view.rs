@@ -148,11 +148,11 @@ pub struct BackendView {
     /// How its packets are batched: `padded`, `unpadded` or `off`.
     pub gso: &'static str,
     /// Of the packets, those that were batched.
-    pub datagrams_in_trains: u64,
+    pub datagrams_gso: u64,
     /// Batches that were refused.
-    pub trains_refused: u64,
+    pub gso_refused: u64,
     /// Why its packets are sent one by one, if the kernel refuses batches.
-    pub trains_errno: Option<i32>,
+    pub gso_errno: Option<i32>,
     /// Sockets to it that were replaced by new ones.
     pub sockets_reopened: u64,
     /// The largest packet that metrics for it are packed into; 0 until known.
@@ -339,10 +339,10 @@ pub(super) mod tests {
             errors: Vec::new(),
             kernel_drops: (metrics_sent > 0).then_some(3),
             gso: "padded",
-            datagrams_in_trains: metrics_sent / 20,
-            trains_refused: 0,
+            datagrams_gso: metrics_sent / 20,
+            gso_refused: 0,
             sockets_reopened: 4,
-            trains_errno: None,
+            gso_errno: None,
             packet_bytes_max: 1432,
         }
     }

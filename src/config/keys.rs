@@ -283,7 +283,7 @@ pub const KEYS: [Key; 37] = [
         meaning: "Accept commands that change something from other hosts too.",
     },
     Key {
-        name: "managementWords",
+        name: "managementDialect",
         kind: Kind::Word { words: &strings(&MANAGEMENT_WORDS) },
         default: DefaultValue::Value("\"statsring\""),
         is_reloadable: true,

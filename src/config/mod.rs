@@ -275,7 +275,7 @@ impl AdminDialect {
     /// Both of them.
     pub const ALL: [AdminDialect; 2] = [AdminDialect::Statsring, AdminDialect::ProxyJs];
 
-    /// The value of `managementWords`.
+    /// The value of `managementDialect`.
     pub const fn name(self) -> &'static str {
         match self {
             AdminDialect::Statsring => "statsring",

@@ -129,7 +129,7 @@ impl RawConfig {
             management_port: fields.whole("managementPort"),
             management_names: read_management_names(fields),
             management_allow_changes: fields.flag("managementAllowChanges"),
-            management_words: fields.word("managementWords", &keys::MANAGEMENT_WORDS),
+            management_words: fields.word("managementDialect", &keys::MANAGEMENT_WORDS),
             nodes: read_nodes(fields),
             address_family: fields.word("addressFamily", &keys::ADDRESS_FAMILIES),
             hashing: read_hashing(fields),

@@ -21,7 +21,7 @@ impl Config {
             "managementPort": port(&self.management),
             "managementNames": self.management_names,
             "managementAllowChanges": self.management_allow_changes,
-            "managementWords": self.management_words.name(),
+            "managementDialect": self.management_words.name(),
             "nodes": self.shards.iter().map(|index| self.node_to_json(*index)).collect::<Vec<Value>>(),
             "addressFamily": self.address_family.name(),
             "hashing": self.hashing.name(),

@@ -78,7 +78,7 @@ impl GsoBatches {
         if let Some(refused) = self.refused.get_mut(packet.socket.0 as usize) {
             *refused = true;
         }
-        SendOutcome::TrainRefused(errno)
+        SendOutcome::GsoRefused(errno)
     }
 }
 
@@ -93,15 +93,15 @@ mod tests {
         packet
     }
 
-    fn trains() -> GsoBatches {
-        let mut trains = GsoBatches::default();
-        trains.allow(SocketSlot(0));
-        trains
+    fn gso_batches() -> GsoBatches {
+        let mut gso_batches = GsoBatches::default();
+        gso_batches.allow(SocketSlot(0));
+        gso_batches
     }
 
     #[test]
     fn packets_of_one_length_join_and_a_shorter_one_is_the_last() {
-        let first = trains().begin(&packet(100, 0));
+        let first = gso_batches().begin(&packet(100, 0));
         let second = first.with(&packet(100, 0)).unwrap();
         assert!(second.with(&packet(101, 0)).is_none() && second.with(&packet(100, 1)).is_none());
         let third = second.with(&packet(99, 0)).unwrap();
@@ -115,26 +115,26 @@ mod tests {
     #[test]
     fn a_train_has_its_bounds() {
         let longest = |bytes: usize| {
-            let mut train = trains().begin(&packet(bytes, 0));
-            while let Some(next) = train.with(&packet(bytes, 0)) {
-                train = next;
+            let mut gso_batch = gso_batches().begin(&packet(bytes, 0));
+            while let Some(next) = gso_batch.with(&packet(bytes, 0)) {
+                gso_batch = next;
             }
-            train.packets()
+            gso_batch.packets()
         };
         assert_eq!((longest(1_432), longest(30_000), longest(65_507)), (TRAIN_PACKETS_MAX, 2, 1));
     }
 
     #[test]
     fn after_a_refusal_packets_go_alone_until_the_socket_leads_elsewhere() {
-        let mut trains = trains();
+        let mut gso_batches = gso_batches();
         let mut refused = packet(100, 0);
-        assert_eq!(trains.judge(&refused, SendOutcome::TooLong), SendOutcome::TooLong, "it went alone");
+        assert_eq!(gso_batches.judge(&refused, SendOutcome::TooLong), SendOutcome::TooLong, "it went alone");
         refused.in_train = true;
-        assert_eq!(trains.judge(&refused, SendOutcome::Busy), SendOutcome::Busy);
+        assert_eq!(gso_batches.judge(&refused, SendOutcome::Busy), SendOutcome::Busy);
         let failed = SendOutcome::Failed(libc::EIO);
-        assert_eq!(trains.judge(&refused, failed), SendOutcome::TrainRefused(libc::EIO));
-        assert!(trains.begin(&packet(100, 0)).with(&packet(100, 0)).is_none());
-        trains.allow(SocketSlot(0));
-        assert!(trains.begin(&packet(100, 0)).with(&packet(100, 0)).is_some());
+        assert_eq!(gso_batches.judge(&refused, failed), SendOutcome::GsoRefused(libc::EIO));
+        assert!(gso_batches.begin(&packet(100, 0)).with(&packet(100, 0)).is_none());
+        gso_batches.allow(SocketSlot(0));
+        assert!(gso_batches.begin(&packet(100, 0)).with(&packet(100, 0)).is_some());
     }
 }

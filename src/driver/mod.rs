@@ -217,7 +217,7 @@ pub trait Driver {
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;
 
     /// Has trains go to socket `slot` again, though one was refused there.
-    fn allow_trains(&mut self, slot: SocketSlot);
+    fn allow_gso(&mut self, slot: SocketSlot);
 
     /// Looks for ICMP answers that no send has reported; the next [`Driver::deliver`] tells them. For a moment when sends are
     /// rare or over: what a send finds needs no look.

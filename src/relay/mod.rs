@@ -387,10 +387,10 @@ impl Relay {
     }
 
     /// Re-enables batches to a backend, if its rules do: its socket is new, and maybe the path to it.
-    pub fn allow_trains(&mut self, backend: usize) {
+    pub fn allow_gso(&mut self, backend: usize) {
         let node = &self.table.nodes[backend];
         self.egress[backend].gso = node.gso;
-        node.counters.trains_errno.store(0, Ordering::Relaxed);
+        node.counters.gso_errno.store(0, Ordering::Relaxed);
     }
 
     /// Backends whose socket was busy at the last send.

@@ -16,7 +16,7 @@ pub enum Hint {
     /// Nothing.
     None,
     /// Batches to this backend are refused, and disabled.
-    TrainsRefused {
+    GsoRefused {
         /// Its index in the table.
         backend: usize,
         /// What the kernel said.
@@ -37,7 +37,7 @@ impl Relay {
         match outcome {
             SendOutcome::Sent => self.accepted(packet, now_us),
             SendOutcome::Busy => self.defer(packet, now_us),
-            SendOutcome::TrainRefused(errno) => return self.take_train_apart(packet, errno),
+            SendOutcome::GsoRefused(errno) => return self.take_train_apart(packet, errno),
             _ => {
                 if let Some(error) = outcome.error() {
                     return self.failed(packet, outcome, error, now_us);
@@ -94,13 +94,13 @@ impl Relay {
             GsoMode::Off => Hint::None,
             GsoMode::Unpadded | GsoMode::Padded => {
                 self.table.nodes[backend].counters.train_refused(errno);
-                Hint::TrainsRefused { backend, errno }
+                Hint::GsoRefused { backend, errno }
             }
         }
     }
 
     fn accepted(&mut self, packet: Packet, now_us: u64) {
-        self.counters.add(Counter::DatagramsInTrains, u64::from(packet.in_train));
+        self.counters.add(Counter::DatagramsGso, u64::from(packet.in_train));
         self.counters.add(Counter::DatagramsSent, 1);
         self.counters.add(Counter::BytesSent, packet.len() as u64);
         self.leave(packet, Exit::Sent, now_us);
@@ -108,7 +108,7 @@ impl Relay {
 
     /// The socket is full: the packet is queued, and everything for this backend after it.
     fn defer(&mut self, packet: Packet, now_us: u64) {
-        self.counters.add(Counter::SendsBusy, 1);
+        self.counters.add(Counter::SendsWouldBlock, 1);
         let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
         self.hold(packet.backend, now_us + pause_us);
         self.wait_or_drop(packet, now_us);

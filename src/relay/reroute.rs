@@ -139,6 +139,6 @@ fn gso_after(old: &RouteNode, new: &RouteNode, egress: &Egress) -> GsoMode {
     if is_same_way && (old.gso == new.gso || (is_refused && new.gso != GsoMode::Off)) {
         return if is_refused { GsoMode::Off } else { new.gso };
     }
-    new.counters.trains_errno.store(0, Ordering::Relaxed);
+    new.counters.gso_errno.store(0, Ordering::Relaxed);
     new.gso
 }

@@ -493,9 +493,9 @@ fn full_packets_of_one_backend_follow_each_other_with_one_length() {
     // Refused as a train: each goes again by itself, and later ones too.
     let mut hints = Vec::new();
     for packet in packets {
-        hints.push(relay.sent(packet, SendOutcome::TrainRefused(5), 0));
+        hints.push(relay.sent(packet, SendOutcome::GsoRefused(5), 0));
     }
-    assert_eq!(hints.iter().filter(|hint| **hint == Hint::TrainsRefused { backend: 0, errno: 5 }).count(), 1);
+    assert_eq!(hints.iter().filter(|hint| **hint == Hint::GsoRefused { backend: 0, errno: 5 }).count(), 1);
     let packets = out(&mut relay, 0, Flush::Due);
     assert!(packets.iter().all(|packet| !packet.may_join));
     settle(&mut relay, packets, SendOutcome::Sent, 0);
@@ -591,11 +591,11 @@ fn a_reload_that_changes_gso_is_followed_and_a_refusal_stands_until_the_way_chan
     assert!(has_trains(&mut relay));
     feed(&mut relay, 0, "foo.bar:1|ms");
     let packets = out(&mut relay, 0, Flush::All);
-    settle(&mut relay, packets, SendOutcome::TrainRefused(5), 0);
+    settle(&mut relay, packets, SendOutcome::GsoRefused(5), 0);
     assert!(!has_trains(&mut relay));
     let counters = Arc::clone(&first.nodes[0].counters);
     let refused =
-        || (counters.trains_refused.load(Ordering::Relaxed), counters.trains_errno.load(Ordering::Relaxed));
+        || (counters.gso_refused.load(Ordering::Relaxed), counters.gso_errno.load(Ordering::Relaxed));
     assert_eq!(refused(), (1, 5));
     for gso in [GsoMode::Padded, GsoMode::Unpadded] {
         relay.reroute(with(gso, 9, Some(&first)), &sockets(1), 0);

@@ -49,7 +49,7 @@ named! {
         /// Payload bytes of the packets that this host's kernel accepted.
         BytesSent = "bytes_sent",
         /// Packets that were sent together with others in one system call (UDP_SEGMENT).
-        DatagramsInTrains = "datagrams_in_trains",
+        DatagramsGso = "datagrams_gso",
         /// Datagrams without payload.
         DatagramsEmpty = "datagrams_empty",
         /// Datagrams that contain only newlines.
@@ -61,9 +61,9 @@ named! {
         /// With timestamps: datagrams without a kernel timestamp; excluded from the exact latency.
         TimestampsMissing = "timestamps_missing",
         /// With timestamps: datagrams whose kernel timestamp is implausible, or older than a change of the clock; excluded from the exact latency.
-        TimestampsAbsurd = "timestamps_absurd",
+        TimestampsInvalid = "timestamps_invalid",
         /// Sends that a full socket buffer delayed (EAGAIN); they are retried.
-        SendsBusy = "sends_busy",
+        SendsWouldBlock = "sends_would_block",
         /// Sends that reported the refusal of an earlier packet; they are retried.
         BackendRefused = "backend_refused",
         /// Sends that reported an unreachable backend or another ICMP error of an earlier packet; they are retried.
@@ -87,7 +87,7 @@ named! {
         /// Calls by which workers entered the kernel.
         Wakeups = "wakeups",
         /// Sleeps that let datagrams accumulate until a deadline.
-        Gathers = "gathers",
+        CoalescedWaits = "coalesced_waits",
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
     fn a_row_of_numbers_keeps_everything() {
         let mut counters = Counters::new();
         counters.add(Counter::MetricsReceived, 7);
-        counters.add(Counter::Gathers, 1);
+        counters.add(Counter::CoalescedWaits, 1);
         counters.leave(Exit::Dropped(DropReason::Shutdown), 3, 99);
         let words: Vec<u64> = counters.words().collect();
         assert_eq!(Counters::from_words(words.as_slice().try_into().unwrap()), counters);

@@ -22,11 +22,11 @@ pub struct NodeCounters {
     /// Sends that reported its host as unreachable.
     pub unreachable: AtomicU64,
     /// Of the packets accepted, those that were batched (UDP_SEGMENT).
-    pub datagrams_in_trains: AtomicU64,
+    pub datagrams_gso: AtomicU64,
     /// Batches that were refused; their packets were sent one by one.
-    pub trains_refused: AtomicU64,
+    pub gso_refused: AtomicU64,
     /// The errno of the last refusal; 0 while batches are not refused.
-    pub trains_errno: AtomicI32,
+    pub gso_errno: AtomicI32,
     /// Times a worker replaced its socket to it by a new one.
     pub sockets_reopened: AtomicU64,
     /// The largest packet that metrics for it are gathered into, in bytes; 0 until a worker knows.
@@ -78,14 +78,14 @@ impl NodeCounters {
         self.datagrams_sent.fetch_add(1, Ordering::Relaxed);
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
         if in_train {
-            self.datagrams_in_trains.fetch_add(1, Ordering::Relaxed);
+            self.datagrams_gso.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Counts a refused train.
     pub fn train_refused(&self, errno: i32) {
-        self.trains_refused.fetch_add(1, Ordering::Relaxed);
-        self.trains_errno.store(errno, Ordering::Relaxed);
+        self.gso_refused.fetch_add(1, Ordering::Relaxed);
+        self.gso_errno.store(errno, Ordering::Relaxed);
     }
 
     /// Counts dropped metrics.

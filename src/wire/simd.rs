@@ -96,7 +96,7 @@ fn equal_bytes(word: u64, character: u8) -> u64 {
     let differs = word ^ (u64::from(character) * 0x0101_0101_0101_0101);
     // The top bit of each byte that is zero, exactly: no borrow runs from byte to byte.
     let zero = !(((differs & LOW_7) + LOW_7) | differs | LOW_7);
-    // Gathers the eight top bits into the low byte.
+    // CoalescedWaits the eight top bits into the low byte.
     (zero >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 

@@ -75,7 +75,7 @@ pub enum Report {
         error: std::io::Error,
     },
     /// Batches (UDP_SEGMENT) to a backend are refused; its packets are sent one by one from now on.
-    TrainsRefused {
+    GsoRefused {
         /// The backend's identity.
         node: Arc<str>,
         /// The kernel's error.

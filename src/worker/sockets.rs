@@ -244,7 +244,7 @@ impl Sockets {
                 is_any = true;
                 relay.counters_mut().add(Counter::SocketsReopened, 1);
                 if reason != ReopenReason::Interval {
-                    relay.allow_trains(index);
+                    relay.allow_gso(index);
                 }
             }
         }
@@ -303,7 +303,7 @@ impl Sockets {
             && std::mem::replace(&mut open.gso, node.gso) == GsoMode::Off
             && node.gso != GsoMode::Off
         {
-            driver.allow_trains(slot(index));
+            driver.allow_gso(slot(index));
         }
     }
 

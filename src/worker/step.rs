@@ -244,7 +244,7 @@ impl<D: Driver> Worker<D> {
         self.submitted_us = self.driver.now_us();
         self.relay.counters_mut().add(Counter::Wakeups, 1);
         if matches!(wait, Wait::GatherUntil { .. }) {
-            self.relay.counters_mut().add(Counter::Gathers, 1);
+            self.relay.counters_mut().add(Counter::CoalescedWaits, 1);
         }
         let entered = self.driver.enter(wait);
         self.woke_us = self.driver.now_us();
@@ -426,7 +426,7 @@ impl Sink<'_> {
         let (stamped_us, counter) = match stamp {
             Stamp::At(stamped_us) => (Some(stamped_us), None),
             Stamp::Missing | Stamp::Unasked => (None, Some(Counter::TimestampsMissing)),
-            Stamp::Absurd => (None, Some(Counter::TimestampsAbsurd)),
+            Stamp::Absurd => (None, Some(Counter::TimestampsInvalid)),
         };
         if let Some(counter) = counter {
             self.relay.counters_mut().add(counter, 1);
@@ -496,9 +496,9 @@ impl Sink<'_> {
         match hint {
             Hint::None => {}
             Hint::SendsFail { backend } => self.reporter.sends_fail(&self.relay.table().nodes[backend]),
-            Hint::TrainsRefused { backend, errno } => {
+            Hint::GsoRefused { backend, errno } => {
                 let error = std::io::Error::from_raw_os_error(errno);
-                self.reporter.tell(Report::TrainsRefused { node: node(backend), error });
+                self.reporter.tell(Report::GsoRefused { node: node(backend), error });
             }
         }
     }

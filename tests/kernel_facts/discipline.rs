@@ -333,7 +333,7 @@ fn hold_up(engine: Engine) {
     rig.burst(100, 100);
     let (end, counters) = rig.end(50_000);
     assert!(matches!(end, Ended::CutShort { metrics_dropped } if metrics_dropped > 0), "{end:?}");
-    assert!(counters.get(Counter::SendsBusy) > 0, "{counters:?}");
+    assert!(counters.get(Counter::SendsWouldBlock) > 0, "{counters:?}");
     assert!(counters.dropped(DropReason::QueueFull) > 0, "{counters:?}");
     assert!(counters.dropped(DropReason::Shutdown) > 0, "{counters:?}");
     let sent = counters.get(Counter::MetricsSent);

@@ -342,7 +342,7 @@ fn a_refused_train_comes_back_whole_and_no_more_are_made() {
         driver.push(joining(b"same length")).unwrap();
     }
     drive(&mut driver, &mut log, "the refusal", |log| log.sent.len() == 2);
-    let refused = |outcome: &SendOutcome| *outcome == SendOutcome::TrainRefused(libc::EINVAL);
+    let refused = |outcome: &SendOutcome| *outcome == SendOutcome::GsoRefused(libc::EINVAL);
     assert!(log.sent.iter().all(|(_, outcome)| refused(outcome)), "{:?}", log.sent);
     for _ in 0..2 {
         driver.push(joining(b"same length")).unwrap();

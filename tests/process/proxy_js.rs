@@ -136,7 +136,7 @@ fn the_admin_port_speaks_as_proxy_js_does() {
     assert_eq!(nodes, format!("nodes: {} \n", names.join(" ")));
     // Statsring's own words stand beside them.
     assert!(proxy.ask("statsring status").contains("\nplacement: hashring-3\n"));
-    assert!(proxy.ask("statsring config").contains("\"managementWords\": \"proxy.js\""));
+    assert!(proxy.ask("statsring config").contains("\"managementDialect\": \"proxy.js\""));
     assert!(proxy.ask("statsring").contains("backends"));
     assert!(proxy.ask("stats").starts_with("time running in seconds: "));
 }
@@ -185,7 +185,7 @@ fn a_reload_takes_over_a_changed_file_and_a_wrong_one_changes_nothing() {
     proxy.config.write_text(&json);
     assert_eq!(proxy.ask("reload"), "reloaded: nothing changed\n");
     assert_eq!(proxy.ask("help"), "Commands: config, health, status, quit\n\n");
-    let other = json.replace("\"managementWords\": \"proxy.js\"", "\"managementWords\": \"statsring\"");
+    let other = json.replace("\"managementDialect\": \"proxy.js\"", "\"managementDialect\": \"statsring\"");
     proxy.config.write_text(&other);
     proxy.signal(Signal::SIGHUP);
     wait_until("the words are statsring's", || proxy.ask("nonsense") == "unknown command\n");

@@ -99,7 +99,7 @@ fn packets_with(mut node: serde_json::Value, extra: serde_json::Value) -> (Vec<V
         }
         lines == expected
     });
-    (packets, proxy.stat("datagrams_in_trains"))
+    (packets, proxy.stat("datagrams_gso"))
 }
 
 /// Whether a packet has an empty line.

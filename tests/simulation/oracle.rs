@@ -267,7 +267,7 @@ impl Judge<'_> {
         let stamped = |how| received.iter().filter(|one| one.stamped == Some(how)).count() as u64;
         let get = |counter| self.counters.get(counter);
         expect("timestamps_missing", get(Counter::TimestampsMissing), stamped(Stamped::Missing))?;
-        expect("timestamps_absurd", get(Counter::TimestampsAbsurd), stamped(Stamped::Absurd))
+        expect("timestamps_invalid", get(Counter::TimestampsInvalid), stamped(Stamped::Absurd))
     }
 
     /// Whether the packet's backend owned the line, and had that address, under some table that may have been in force.
@@ -400,7 +400,7 @@ impl Judge<'_> {
             Fault::SendUnreachable,
             Fault::SendAnswered,
             // A train that meets one of these is taken apart and repeated.
-            Fault::TrainRefused,
+            Fault::GsoRefused,
             Fault::SendInvalid,
             Fault::SendInputOutput,
             Fault::SendTooLong,

@@ -74,15 +74,15 @@ const FIGURES: [(Kind, &str, &str, Figure); 14] = [
     ),
     (
         Kind::Counter,
-        "statsring_backend_datagrams_in_trains_total",
+        "statsring_backend_datagrams_gso_total",
         "Packets for the backend that were sent together with others in one system call (UDP_SEGMENT).",
-        |backend| Some(backend.datagrams_in_trains),
+        |backend| Some(backend.datagrams_gso),
     ),
     (
         Kind::Counter,
-        "statsring_backend_trains_refused_total",
+        "statsring_backend_gso_refused_total",
         "Sends of several packets that the kernel refused; the packets were sent one by one.",
-        |backend| Some(backend.trains_refused),
+        |backend| Some(backend.gso_refused),
     ),
     (
         Kind::Counter,

@@ -17,14 +17,14 @@ const fn metric_name(counter: Counter) -> Option<&'static str> {
         Counter::MetricsPending => "statsring_metrics_pending",
         Counter::DatagramsSent => "statsring_datagrams_sent_total",
         Counter::BytesSent => "statsring_sent_bytes_total",
-        Counter::DatagramsInTrains => "statsring_datagrams_in_trains_total",
+        Counter::DatagramsGso => "statsring_datagrams_gso_total",
         Counter::DatagramsEmpty => "statsring_datagrams_empty_total",
         Counter::DatagramsBlank => "statsring_datagrams_blank_total",
         Counter::DatagramsTruncated => "statsring_datagrams_truncated_total",
         Counter::BytesTruncated => "statsring_truncated_bytes_total",
         Counter::TimestampsMissing => "statsring_timestamps_missing_total",
-        Counter::TimestampsAbsurd => "statsring_timestamps_absurd_total",
-        Counter::SendsBusy => "statsring_sends_busy_total",
+        Counter::TimestampsInvalid => "statsring_timestamps_invalid_total",
+        Counter::SendsWouldBlock => "statsring_sends_would_block_total",
         Counter::SocketsReopened => "statsring_sockets_reopened_total",
         Counter::BackendRefused => "statsring_sends_refused_total",
         Counter::BackendUnreachable => "statsring_sends_unreachable_total",
@@ -36,7 +36,7 @@ const fn metric_name(counter: Counter) -> Option<&'static str> {
         Counter::ReceiveBadHeaders => "statsring_receive_bad_headers_total",
         Counter::WaitErrors => "statsring_wait_errors_total",
         Counter::Wakeups => "statsring_wakeups_total",
-        Counter::Gathers => "statsring_gathers_total",
+        Counter::CoalescedWaits => "statsring_coalesced_waits_total",
     })
 }
 

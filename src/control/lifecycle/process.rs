@@ -290,7 +290,7 @@ impl Process {
                 "backend {}: cannot reopen its socket ({reason}): {error}; keeping the old one and retrying",
                 node.escape_default()
             ),
-            Report::TrainsRefused { node, error } => tracing::info!(
+            Report::GsoRefused { node, error } => tracing::info!(
                 "{}: the kernel refuses to send several packets at once (gso): {error}; sending them one by one from now on",
                 node.escape_default()
             ),

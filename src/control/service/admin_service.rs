@@ -118,9 +118,9 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket], now_ms: u64) ->
         errors: counters.errors(),
         kernel_drops: here.and_then(|address| host::drops_at(sockets, address)),
         gso: backend.node().gso_mode().name(),
-        datagrams_in_trains: counters.datagrams_in_trains.load(Relaxed),
-        trains_refused: counters.trains_refused.load(Relaxed),
-        trains_errno: Some(counters.trains_errno.load(Relaxed)).filter(|errno| *errno != 0),
+        datagrams_gso: counters.datagrams_gso.load(Relaxed),
+        gso_refused: counters.gso_refused.load(Relaxed),
+        gso_errno: Some(counters.gso_errno.load(Relaxed)).filter(|errno| *errno != 0),
         sockets_reopened: counters.sockets_reopened.load(Relaxed),
         packet_bytes_max: counters.packet_bytes_max.load(Relaxed),
     }

@@ -71,9 +71,9 @@ pub trait Calls {
     /// The control messages that came with it.
     fn control(&self, index: usize) -> &[u8];
 
-    /// Sends messages to one socket (sendmmsg, MSG_DONTWAIT): `packets` in order, of which each of `trains` takes so many as
-    /// one message. `packets` has as many as `trains` sum up to, and all have the same socket.
-    fn send(&mut self, packets: &[Packet], trains: &[usize]) -> Sent;
+    /// Sends messages to one socket (sendmmsg, MSG_DONTWAIT): `packets` in order, of which each of `gso_batches` takes so many as
+    /// one message. `packets` has as many as `gso_batches` sum up to, and all have the same socket.
+    fn send(&mut self, packets: &[Packet], gso_batches: &[usize]) -> Sent;
 
     /// Sleeps until the clock shows `until_us` (`None`: for ever), a wake comes, or a listening socket that is `watched` has
     /// something to read. A wake is taken; [`Calls::is_ready`] tells which sockets have something.

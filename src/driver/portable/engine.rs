@@ -51,7 +51,7 @@ pub struct PortableDriver<C: Calls> {
     untold: VecDeque<(Packet, SendOutcome)>,
     /// One of those was not sent: the worker may send it again at once.
     has_unsent_ones: bool,
-    trains: GsoBatches,
+    gso_batches: GsoBatches,
     /// ICMP answers that were found.
     answers: IcmpErrors,
     /// Sockets with something in their error queues, while they are looked at.
@@ -102,7 +102,7 @@ impl<C: Calls> PortableDriver<C> {
             messages: Vec::with_capacity(sizes.messages_max),
             untold: VecDeque::with_capacity(sizes.sends_max),
             has_unsent_ones: false,
-            trains: GsoBatches::default(),
+            gso_batches: GsoBatches::default(),
             answers: IcmpErrors::default(),
             failing: Vec::new(),
             is_cancelling: false,
@@ -296,7 +296,7 @@ impl<C: Calls> Driver for PortableDriver<C> {
         self.answers.opened(slot);
         // Each socket may be among them: nothing is allocated when they are looked at.
         self.failing.reserve(slot.0 as usize + 1);
-        self.trains.allow(slot);
+        self.gso_batches.allow(slot);
         Ok(source)
     }
 
@@ -308,8 +308,8 @@ impl<C: Calls> Driver for PortableDriver<C> {
         self.calls.path_payload_bytes(slot)
     }
 
-    fn allow_trains(&mut self, slot: SocketSlot) {
-        self.trains.allow(slot);
+    fn allow_gso(&mut self, slot: SocketSlot) {
+        self.gso_batches.allow(slot);
     }
 
     fn look_for_answers(&mut self) {

@@ -132,7 +132,7 @@ impl SystemCalls {
     }
 
     /// Writes the headers of these messages; how many there are.
-    fn fill(&mut self, packets: &[Packet], trains: &[usize]) -> usize {
+    fn fill(&mut self, packets: &[Packet], gso_batches: &[usize]) -> usize {
         for (place, packet) in self.send_vectors.iter_mut().zip(packets) {
             // The kernel only reads what a send points to.
             let base = packet.bytes().as_ptr().cast_mut().cast();
@@ -141,7 +141,7 @@ impl SystemCalls {
         let mut rest = self.send_vectors.get_mut(..packets.len()).unwrap_or_default();
         let slots = self.send_headers.iter_mut().zip(&mut self.segments);
         let mut messages = 0;
-        for ((slot, segment), count) in slots.zip(trains) {
+        for ((slot, segment), count) in slots.zip(gso_batches) {
             let Some((vectors, others)) = rest.split_at_mut_checked(*count) else { break };
             rest = others;
             let segment_bytes = vectors.first().map_or(0, |vector| vector.iov_len);
@@ -235,12 +235,12 @@ impl Calls for SystemCalls {
         }
     }
 
-    fn send(&mut self, packets: &[Packet], trains: &[usize]) -> Sent {
+    fn send(&mut self, packets: &[Packet], gso_batches: &[usize]) -> Sent {
         let slot = packets.first().map(|packet| packet.socket);
         let Some(fd) = slot.and_then(|slot| self.backends.descriptor(slot)) else {
             return Sent { messages: 0, errno: libc::EBADF };
         };
-        let messages = self.fill(packets, trains);
+        let messages = self.fill(packets, gso_batches);
         // SAFETY: (L), (S): `fill` has written so many headers, over vectors of this struct and packets that the caller has
         // borrowed.
         let result = unsafe {

@@ -146,9 +146,15 @@ impl Backends {
     }
 
     /// Executes a send of one packet or of a train to one socket: the number of bytes, or a negated errno.
-    pub fn send(&mut self, train: &[&Packet], now_us: u64, faults: &mut Faults, random: &mut Random) -> i32 {
-        let slot = train.first().map_or(usize::MAX, |packet| packet.socket.0 as usize);
-        self.unfit += u64::from(train.iter().any(|packet| packet.socket.0 as usize != slot));
+    pub fn send(
+        &mut self,
+        gso_batch: &[&Packet],
+        now_us: u64,
+        faults: &mut Faults,
+        random: &mut Random,
+    ) -> i32 {
+        let slot = gso_batch.first().map_or(usize::MAX, |packet| packet.socket.0 as usize);
+        self.unfit += u64::from(gso_batch.iter().any(|packet| packet.socket.0 as usize != slot));
         if faults.strikes(Fault::SourceChanged, random) {
             self.change_source();
         }
@@ -165,7 +171,7 @@ impl Backends {
             }
             return -errno;
         }
-        for packet in train {
+        for packet in gso_batch {
             self.unfit += u64::from(packet.is_empty() || packet.len() > 65_507);
             self.accepted.push(Accepted {
                 address: socket.address,
@@ -176,7 +182,7 @@ impl Backends {
                 bytes: packet.bytes().into(),
             });
         }
-        train.iter().map(|packet| packet.len() as i32).sum()
+        gso_batch.iter().map(|packet| packet.len() as i32).sum()
     }
 }
 

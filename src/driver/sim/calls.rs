@@ -8,7 +8,7 @@ use super::faults::Fault;
 use super::kernel::{CALL_US_MAX, Kernel, OVERSLEEP_US_MAX};
 use super::listener::Queued;
 use super::network::SimNetwork;
-use super::sends::{Tries, send_train};
+use super::sends::{Tries, send_gso_batch};
 use super::setup::{ReceivedDatagram, START_US, SimSetup};
 use super::timestamps::{Control, wall_ns};
 use super::{SimHandle, path_payload_bytes};
@@ -200,22 +200,25 @@ impl Calls for SimCalls {
         control.and_then(|control| control.area.get(..control.bytes)).unwrap_or(&[])
     }
 
-    fn send(&mut self, packets: &[Packet], trains: &[usize]) -> Sent {
+    fn send(&mut self, packets: &[Packet], gso_batches: &[usize]) -> Sent {
         let kernel = &mut *self.kernel.borrow_mut();
         kernel.pass();
-        if trains.is_empty() || trains.len() > MESSAGES_MAX || trains.iter().sum::<usize>() != packets.len() {
-            kernel.violations.push(format!("messages of {trains:?} packets, {} packets", packets.len()));
+        if gso_batches.is_empty()
+            || gso_batches.len() > MESSAGES_MAX
+            || gso_batches.iter().sum::<usize>() != packets.len()
+        {
+            kernel.violations.push(format!("messages of {gso_batches:?} packets, {} packets", packets.len()));
         }
         let mut rest = packets;
-        for (message, count) in trains.iter().enumerate() {
+        for (message, count) in gso_batches.iter().enumerate() {
             if message > 0 && kernel.faults.strikes(Fault::SendStopped, &mut kernel.random) {
                 return Sent { messages: message, errno: 0 };
             }
-            let (train, others) = rest.split_at((*count).min(rest.len()));
-            let train: Vec<&Packet> = train.iter().collect();
+            let (gso_batch, others) = rest.split_at((*count).min(rest.len()));
+            let gso_batch: Vec<&Packet> = gso_batch.iter().collect();
             let tries =
                 Tries { faults: &mut kernel.faults, random: &mut kernel.random, now_us: kernel.clock_us };
-            let res = send_train(&train, &mut kernel.backends, tries, &mut kernel.violations);
+            let res = send_gso_batch(&gso_batch, &mut kernel.backends, tries, &mut kernel.violations);
             if res >= 0 {
                 rest = others;
                 continue;
@@ -226,7 +229,7 @@ impl Calls for SimCalls {
             kernel.faults.count(Fault::SendErrorUntold);
             return Sent { messages: message, errno: 0 };
         }
-        Sent { messages: trains.len(), errno: 0 }
+        Sent { messages: gso_batches.len(), errno: 0 }
     }
 
     fn sleep(&mut self, watched: &[bool], until_us: Option<u64>) -> Result<(), i32> {

@@ -96,8 +96,8 @@ impl Driver for SimDriver {
         either!(self, driver => driver.path_payload_bytes(slot))
     }
 
-    fn allow_trains(&mut self, slot: SocketSlot) {
-        either!(self, driver => driver.allow_trains(slot))
+    fn allow_gso(&mut self, slot: SocketSlot) {
+        either!(self, driver => driver.allow_gso(slot))
     }
 
     fn look_for_answers(&mut self) {

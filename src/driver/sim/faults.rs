@@ -97,7 +97,7 @@ faults! {
     /// The device failed.
     SendInputOutput = "send: EIO",
     /// A train is refused (EIO).
-    TrainRefused = "send: train refused",
+    GsoRefused = "send: train refused",
     /// A success is told though it was asked not to.
     SendSuccessTold = "send: success told",
     /// sendmmsg stops before a message that has nothing wrong.

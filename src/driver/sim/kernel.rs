@@ -9,7 +9,7 @@ use super::faults::{Fault, Faults};
 use super::listener::Queued;
 use super::network::Network;
 use super::random::Random;
-use super::sends::{Tries, send_train};
+use super::sends::{Tries, send_gso_batch};
 use super::setup::{ReceivedDatagram, SimSetup};
 use super::timestamps::Control;
 use crate::driver::Wait;
@@ -386,10 +386,10 @@ impl Kernel {
                 }
             }
         }
-        let train: Vec<&Packet> =
+        let gso_batch: Vec<&Packet> =
             self.slots[head..head + packets].iter().flatten().map(|slotted| &slotted.packet).collect();
         let tries = Tries { faults: &mut self.faults, random: &mut self.random, now_us: self.clock_us };
-        let res = send_train(&train, &mut self.backends, tries, &mut self.violations);
+        let res = send_gso_batch(&gso_batch, &mut self.backends, tries, &mut self.violations);
         if res < 0 || self.faults.strikes(Fault::SendSuccessTold, &mut self.random) {
             self.post(token, res, 0);
         }

@@ -13,21 +13,21 @@ pub(super) struct Tries<'a> {
 }
 
 /// A send of one packet, or of a train, to one socket: the number of bytes, or a negated errno.
-pub(super) fn send_train(
-    train: &[&Packet],
+pub(super) fn send_gso_batch(
+    gso_batch: &[&Packet],
     backends: &mut Backends,
     tries: Tries<'_>,
     violations: &mut Vec<String>,
 ) -> i32 {
-    let lengths: Vec<usize> = train.iter().map(|packet| packet.len()).collect();
+    let lengths: Vec<usize> = gso_batch.iter().map(|packet| packet.len()).collect();
     if lengths.split_last().is_some_and(|(last, others)| {
         others.iter().any(|length| *length != lengths[0]) || *last > lengths[0] || lengths.len() > 64
     }) {
         violations.push(format!("no kernel takes a train of packets of {lengths:?} bytes"));
     }
     let Tries { faults, random, now_us } = tries;
-    if lengths.len() > 1 && faults.strikes(Fault::TrainRefused, random) {
+    if lengths.len() > 1 && faults.strikes(Fault::GsoRefused, random) {
         return -libc::EIO;
     }
-    backends.send(train, now_us, faults, random)
+    backends.send(gso_batch, now_us, faults, random)
 }

@@ -27,12 +27,12 @@ use std::net::{IpAddr, SocketAddr};
 
 /// A train whose send is queued.
 #[derive(Clone, Copy, Debug)]
-struct QueuedTrain {
+struct QueuedBatch {
     /// The slot of its first packet.
     head: usize,
     /// The submission's number.
     number: u64,
-    train: GsoBatch,
+    gso_batch: GsoBatch,
 }
 
 /// A receive is armed again when one in so many buffers is free: with fewer it would end at once.
@@ -62,9 +62,9 @@ pub struct RingDriver<R: Ring> {
     /// Each packet's head: the slot whose send it is part of; its own if it goes alone.
     heads: Box<[usize]>,
     /// The train that the next packet may join, queued since the last enter.
-    train: Option<QueuedTrain>,
+    gso_batch: Option<QueuedBatch>,
     /// To which sockets trains go.
-    trains: GsoBatches,
+    gso_batches: GsoBatches,
     /// ICMP answers that were found.
     answers: IcmpErrors,
     /// Sockets with something in their error queues, while they are looked at.
@@ -111,8 +111,8 @@ impl<R: Ring> RingDriver<R> {
             sends_settled: 0,
             outcomes: vec![SendOutcome::Sent; sizes.sends_max].into_boxed_slice(),
             heads: (0..sizes.sends_max).collect(),
-            train: None,
-            trains: GsoBatches::default(),
+            gso_batch: None,
+            gso_batches: GsoBatches::default(),
             answers: IcmpErrors::default(),
             failing: Vec::new(),
             is_cancelling: false,
@@ -438,7 +438,7 @@ impl<R: Ring> Driver for RingDriver<R> {
         self.answers.opened(slot);
         // Each socket may be among them: nothing is allocated when they are looked at.
         self.failing.reserve(slot.0 as usize + 1);
-        self.trains.allow(slot);
+        self.gso_batches.allow(slot);
         Ok(source)
     }
 
@@ -450,8 +450,8 @@ impl<R: Ring> Driver for RingDriver<R> {
         self.ring.path_payload_bytes(slot)
     }
 
-    fn allow_trains(&mut self, slot: SocketSlot) {
-        self.trains.allow(slot);
+    fn allow_gso(&mut self, slot: SocketSlot) {
+        self.gso_batches.allow(slot);
     }
 
     fn look_for_answers(&mut self) {
@@ -480,11 +480,11 @@ impl<R: Ring> Driver for RingDriver<R> {
             Err(packet) => packet,
         };
         packet.in_train = false;
-        let train = self.trains.begin(&packet);
+        let gso_batch = self.gso_batches.begin(&packet);
         self.ring.send(slot, packet, Token::new(Operation::Send, slot, generation))?;
         self.outcomes[slot] = SendOutcome::Sent;
         self.heads[slot] = slot;
-        self.train = Some(QueuedTrain { head: slot, number: self.queued, train });
+        self.gso_batch = Some(QueuedBatch { head: slot, number: self.queued, gso_batch });
         self.sends.push_back(self.queued);
         self.queued += 1;
         self.sends_pushed += 1;
@@ -493,7 +493,7 @@ impl<R: Ring> Driver for RingDriver<R> {
 
     fn enter(&mut self, wait: Wait) -> Result<(), DriverError> {
         self.ring.publish_buffers();
-        self.train = None;
+        self.gso_batch = None;
         let retry_us = self.arm_pending();
         let wait = self.bounded(wait, retry_us);
         let entered = self.ring.enter(wait);

@@ -259,8 +259,8 @@ impl Ring for KernelRing {
         let left = self.ring.submission().len();
         let consumed = self.queued.len().saturating_sub(left);
         for head in self.queued.drain(..consumed).flatten() {
-            let train = self.sends.messages[head].msg_iovlen;
-            self.sends.consumed[head..head + train].fill(true);
+            let gso_batch = self.sends.messages[head].msg_iovlen;
+            self.sends.consumed[head..head + gso_batch].fill(true);
         }
         Entered { consumed, errno }
     }

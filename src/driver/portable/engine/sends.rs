@@ -62,11 +62,13 @@ impl<C: Calls> PortableDriver<C> {
         while let Some(head) = self.unsent.get(at).filter(|head| head.socket == slot)
             && self.messages.len() < self.sizes.messages_max
         {
-            let mut train = self.trains.begin(head);
-            while let Some(longer) = self.unsent.get(at + train.packets()).and_then(|next| train.with(next)) {
-                train = longer;
+            let mut gso_batch = self.gso_batches.begin(head);
+            while let Some(longer) =
+                self.unsent.get(at + gso_batch.packets()).and_then(|next| gso_batch.with(next))
+            {
+                gso_batch = longer;
             }
-            let packets = train.packets();
+            let packets = gso_batch.packets();
             self.unsent[at..at + packets].iter_mut().for_each(|packet| packet.in_train = packets > 1);
             self.messages.push(packets);
             at += packets;
@@ -79,7 +81,7 @@ impl<C: Calls> PortableDriver<C> {
         self.has_unsent_ones = true;
         let first = self.outcomes.len();
         for packet in &self.unsent[first..first + packets] {
-            self.outcomes.push(self.trains.judge(packet, outcome));
+            self.outcomes.push(self.gso_batches.judge(packet, outcome));
         }
         if outcome == SendOutcome::Busy {
             // The socket is full: those that follow would overtake this one, or find it full too.

@@ -210,7 +210,7 @@ fn what_follows_a_packet_for_a_full_socket_does_not_overtake_it() {
 #[test]
 fn a_refused_train_is_taken_apart_and_no_other_is_made() {
     let mut setup = SimSetup::roomy(7);
-    setup.faults.set(Fault::TrainRefused, 10_000);
+    setup.faults.set(Fault::GsoRefused, 10_000);
     let (mut driver, handle) = driver(&setup);
     driver.open_backend(SocketSlot(0), backend()).unwrap();
     let push = |driver: &mut PortableDriver<SimCalls>| {
@@ -222,7 +222,7 @@ fn a_refused_train_is_taken_apart_and_no_other_is_made() {
     let mut log = Log::default();
     driver.enter(Wait::Poll).unwrap();
     driver.deliver(&mut log);
-    let refused = log.sent.iter().filter(|(_, outcome)| *outcome == SendOutcome::TrainRefused(libc::EIO));
+    let refused = log.sent.iter().filter(|(_, outcome)| *outcome == SendOutcome::GsoRefused(libc::EIO));
     assert_eq!(refused.count(), 16, "the first train, as long as one may be");
     assert!(log.sent[16..].iter().all(|(_, outcome)| *outcome == SendOutcome::Sent));
     log.sent.clear();

@@ -3,7 +3,7 @@
 //! In: packets from `push`, errors from the ring. Out: every packet with its outcome, oldest first. Next: `engine.rs`.
 
 use super::super::ring::{Completion, Ring, Token};
-use super::{QueuedTrain, RingDriver};
+use super::{QueuedBatch, RingDriver};
 use crate::driver::{Events, errno};
 use crate::packet::{Packet, SendOutcome};
 use crate::planted::{Defect, is_planted};
@@ -55,16 +55,16 @@ impl<R: Ring> RingDriver<R> {
                 let errors = self.ring.take_errors(packet.socket).unwrap_or_default();
                 self.outcomes[head] = self.answers.explain(packet.socket, self.outcomes[head], errors);
             }
-            let outcome = self.trains.judge(&packet, self.outcomes[head]);
+            let outcome = self.gso_batches.judge(&packet, self.outcomes[head]);
             events.sent(packet, outcome);
         }
     }
 
     /// Lets a packet join the train before it, if it may and fits.
     pub(super) fn join(&mut self, mut packet: Packet, slot: usize) -> Result<(), Packet> {
-        let joined = self.train.and_then(|queued| {
-            let train = queued.train.with(&packet)?;
-            (slot == queued.head + queued.train.packets()).then_some(QueuedTrain { train, ..queued })
+        let joined = self.gso_batch.and_then(|queued| {
+            let gso_batch = queued.gso_batch.with(&packet)?;
+            (slot == queued.head + queued.gso_batch.packets()).then_some(QueuedBatch { gso_batch, ..queued })
         });
         let Some(queued) = joined else { return Err(packet) };
         packet.in_train = true;
@@ -72,7 +72,7 @@ impl<R: Ring> RingDriver<R> {
             packet.in_train = false;
             return Err(packet);
         }
-        self.train = Some(queued);
+        self.gso_batch = Some(queued);
         self.heads[slot] = queued.head;
         self.sends.push_back(queued.number);
         self.sends_pushed += 1;
