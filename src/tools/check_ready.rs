@@ -1,8 +1,8 @@
-//! `statsring check-ready`: asks a running proxy whether it is to be sent metrics, for a container's HEALTHCHECK and for
+//! `statsring check-ready`: checks whether a running proxy is ready for metrics, for a container's HEALTHCHECK and for
 //! scripts.
 //!
-//! In: the address of an admin port, or a config to take it from. Out: a line of words, and exit code 0 if it is ready, 1 if
-//! it is not or does not answer. Next: nobody; Docker or a script looks at the code.
+//! In: the address of an admin port, or a config with it. Out: a line of text, and exit code 0 if it is ready, 1 if
+//! it is not or does not answer, for Docker or a script.
 
 use super::config_file::{DEFAULT_CONFIG, load};
 use super::running;
@@ -15,9 +15,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long the answer may take unless told otherwise.
+/// Default time limit of the answer.
 const TIMEOUT_MS: u64 = 2_000;
-/// Longest answer: a head and a line of words.
+/// Longest answer: a head and a line of text.
 const ANSWER_BYTES_MAX: usize = 16_384;
 /// Most fields of its head.
 const FIELDS_MAX: usize = 32;
@@ -49,7 +49,7 @@ pub struct Options {
     pub timeout: Option<u64>,
 }
 
-/// Asks; the exit code.
+/// Checks readiness; the exit code.
 pub fn run(options: &Options) -> u8 {
     let timeout_ms = options.timeout.unwrap_or(TIMEOUT_MS);
     if !(1..=60_000).contains(&timeout_ms) {
@@ -85,7 +85,7 @@ fn configured(file: &Path) -> Result<Vec<SocketAddr>, u8> {
     Ok(addresses.into_iter().map(reachable).collect())
 }
 
-/// Says why on stdout, where Docker looks for it.
+/// Prints the reason on stdout, where Docker reads it.
 fn not_ready(words: &str) -> u8 {
     match print(&format!("{words}\n")) {
         exit::OK => exit::BAD_VERDICT,
@@ -98,7 +98,7 @@ fn resolved(address: &str) -> Result<Vec<SocketAddr>, String> {
     Ok(found.into_iter().map(reachable).collect())
 }
 
-/// Where a port is asked that listens here.
+/// The address to connect to for a listening address.
 fn reachable(mut listening: SocketAddr) -> SocketAddr {
     match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => listening.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -109,7 +109,7 @@ fn reachable(mut listening: SocketAddr) -> SocketAddr {
     listening
 }
 
-/// What the proxy says.
+/// The proxy's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
     is_ready: bool,
@@ -142,7 +142,7 @@ fn in_words(error: &io::Error, timeout: Duration) -> String {
     }
 }
 
-/// The time that is left, or the error of none.
+/// The time left, or the timeout error.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -150,7 +150,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 
 fn ask(mut stream: TcpStream, address: SocketAddr, deadline: Instant) -> io::Result<Answer> {
     stream.set_write_timeout(Some(left(deadline)?))?;
-    // By its address, which is always an answered Host, whatever name led here.
+    // By its address, which is always an accepted Host, whatever name led here.
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
@@ -168,7 +168,7 @@ fn ask(mut stream: TcpStream, address: SocketAddr, deadline: Instant) -> io::Res
     answer(&bytes)
 }
 
-/// Whether an answer has come to its end; one that does not tell its length has not before the connection does.
+/// Whether an answer is complete; one without a length ends with the connection.
 fn is_whole(bytes: &[u8]) -> bool {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut fields);
@@ -178,7 +178,7 @@ fn is_whole(bytes: &[u8]) -> bool {
     length.is_some_and(|length| bytes.len() - head_bytes >= length)
 }
 
-/// Reads the proxy's answer; anything else than it would say is an error.
+/// Parses the proxy's answer; anything else is an error.
 fn answer(bytes: &[u8]) -> io::Result<Answer> {
     let not_ours = || {
         let beginning = bytes[..bytes.len().min(60)].escape_ascii();

@@ -1,6 +1,6 @@
 //! The config that a command reads.
 //!
-//! In: a path. Out: the config, or an exit code, and then the operator has been told why. Next: the command.
+//! In: a path. Out: the config, or an exit code after the error was reported. Next: the command.
 
 use crate::config::{self, ConfigError, Loaded};
 use crate::console::{NAME, print_stderr};
@@ -9,7 +9,7 @@ use std::path::Path;
 /// The config that is read unless another is given, go-statsd-proxy's.
 pub const DEFAULT_CONFIG: &str = "/etc/statsdproxy.json";
 
-/// The config of a file; if there is none, the operator has been told and the exit code is returned.
+/// The config of a file; otherwise reports the error and returns the exit code.
 pub fn load(path: &Path) -> Result<Loaded, u8> {
     config::load(path).map_err(|error| {
         print_stderr(&unloaded(&error));
@@ -17,7 +17,7 @@ pub fn load(path: &Path) -> Result<Loaded, u8> {
     })
 }
 
-/// What the operator is told if there is no config.
+/// The hint if there is no config.
 pub fn unloaded(error: &ConfigError) -> String {
     let mut message = format!("{NAME}: {error}\n");
     if let ConfigError::Unreadable { .. } = error {

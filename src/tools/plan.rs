@@ -1,7 +1,7 @@
-//! `statsring plan`: what a new config moves, before anything is changed.
+//! `statsring plan`: the names that a new config moves, before anything is changed.
 //!
 //! In: two configs, and names from a file or made up. Out: how many names go from each backend to each, as tables or JSON.
-//! Next: nobody; the operator decides.
+//! For the operator's decision.
 
 use crate::config::{self, Assignment, Config, sample_name};
 use crate::console::{print, print_error, usage_error};
@@ -50,7 +50,7 @@ pub struct Options {
 
 /// Prints the plan; the exit code.
 pub fn run(options: &Options) -> u8 {
-    // Both are read before anything is said, so that the mistakes of both are told.
+    // Both are read first, so that the errors of both are reported.
     let (old, new) = match (load(&options.old), load(&options.new)) {
         (Ok(old), Ok(new)) => (old, new),
         (Err(code), _) | (_, Err(code)) => return code,
@@ -77,7 +77,7 @@ pub fn run(options: &Options) -> u8 {
     print(&if options.json { format!("{:#}\n", plan.to_json(source)) } else { plan.to_text(source) })
 }
 
-/// The config of a file; if there is none, the operator has been told and the exit code is returned.
+/// The config of a file; otherwise reports the error and returns the exit code.
 fn load(path: &Path) -> Result<Config, u8> {
     match config::load(path) {
         Ok(loaded) => {

@@ -40,7 +40,7 @@ pub struct Options {
     pub names: Vec<String>,
 }
 
-/// Answers for all names; the exit code.
+/// Prints the backends of all names; the exit code.
 pub fn run(options: &Options) -> u8 {
     let path = options.file.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
     let config = match load(path) {
@@ -66,7 +66,7 @@ pub fn run(options: &Options) -> u8 {
     written(answers.and_then(|()| out.flush()))
 }
 
-/// Where names go while the backends among `down` do not answer.
+/// The assignment while the backends in `down` are down.
 fn assignment(config: &Config, down: &[String]) -> Result<Assignment, String> {
     if let Some(unknown) = down.iter().find(|name| config.nodes.iter().all(|node| *node.name != ***name)) {
         let mut names: Vec<&str> = config.nodes.iter().take(LISTED_MAX).map(|node| &*node.name).collect();

@@ -1,4 +1,4 @@
-//! The summary: what was sent, what arrived, what was lost where, and whether all of it adds up. Pure.
+//! The summary: metrics sent, arrived and lost, and whether the counters add up. Pure.
 //!
 //! In: the exact counts of traffic, proxy and backends after the end. Out: a text and a [`Verdict`]. Next: `mod.rs`.
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Events that the summary repeats at most, the last ones.
 const EVENTS_SHOWN: usize = 8;
 
-/// The counts after the end, and what goes with them.
+/// The final counters, with their context.
 pub struct Account {
     /// How long the traffic was on.
     pub elapsed: Duration,
@@ -28,7 +28,7 @@ pub struct Account {
     pub backend_drops: u64,
     /// Different names in the traffic.
     pub names: usize,
-    /// Outages played, and how long each was.
+    /// Simulated outages, and the length of each.
     pub outages: (usize, Duration),
     /// All metrics' latency.
     pub latency: Option<Quantiles>,
@@ -38,7 +38,7 @@ pub struct Account {
     pub events: Vec<Event>,
 }
 
-/// What the account says.
+/// The result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Every metric of the traffic arrived.
@@ -59,7 +59,7 @@ impl Account {
         sum
     }
 
-    /// Whether it all adds up.
+    /// Whether the counters add up.
     pub fn verdict(&self) -> Verdict {
         let wrong = self.contradictions();
         if !wrong.is_empty() {
@@ -120,7 +120,7 @@ impl Account {
         text
     }
 
-    /// The metrics' way. Writing to a String cannot fail, here and below.
+    /// The path of the metrics. Writing to a String cannot fail, here and below.
     fn write_path(&self, text: &mut String) {
         let (counters, arrived) = (&self.counters, self.arrived());
         let get = |counter| counters.get(counter);

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Receive buffer to ask for: a backend that waits for a CPU must not lose the demo's packets.
+/// Receive buffer to request: a backend that waits for a CPU must not lose the demo's packets.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
-/// How often a backend looks whether it is to end.
+/// How often a backend checks for the end.
 const LOOK: Duration = Duration::from_millis(100);
-/// A backend has everything that will come when nothing has come for so long.
+/// A backend has received everything after this much silence.
 const QUIET: Duration = Duration::from_millis(1_000);
 /// How long a health connection may take to say something.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ struct Count {
 pub struct Arrived {
     /// Metrics of the built-in traffic.
     pub metrics: u64,
-    /// Metrics with other names: somebody tries the proxy out.
+    /// Metrics with other names, sent by the user.
     pub others: u64,
     /// Of both, those whose name belongs to another backend.
     pub elsewhere: u64,
@@ -86,7 +86,7 @@ impl Backend {
         }
     }
 
-    /// What it answers to `health` from now on.
+    /// Sets its answer to `health`.
     pub fn set_up(&self, is_up: bool) {
         self.is_up.store(is_up, Ordering::Release);
     }
@@ -200,7 +200,7 @@ fn serve_health(listener: &TcpListener, is_up: &Arc<AtomicBool>) {
         let is_up = is_up.clone();
         // Without a thread the connection is closed, and the proxy counts a failed check.
         let _ = spawn("demo-health", move || {
-            // A connection that breaks has nobody to be told.
+            // An error of the connection has no recipient.
             let _ = answer_health(&stream, &is_up);
             drop(place);
         });

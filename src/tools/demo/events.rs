@@ -1,4 +1,4 @@
-//! What happens, in words: the proxy's log lines, kept away from the screen while the table is on it.
+//! Events: the proxy's log lines, held back from the screen while the table is shown.
 //!
 //! In: the process's log. Out: straight to stderr before and after the show; during it, lines for `show.rs` to place.
 //! Next: `show.rs`.
@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines that wait for the screen at most; more of them than this between two looks say nothing new.
 const WAITING_MAX: usize = 100;
-/// Where backends are told to be down and up again.
+/// The log targets of backends going down and up.
 const BACKENDS: &str = "statsring::control::watch";
 
 /// The log of the demo.

@@ -41,7 +41,7 @@ impl Moment {
     }
 }
 
-/// What happened between two moments, per second.
+/// Rates between two moments, per second.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rates {
     /// Metrics that the proxy received.

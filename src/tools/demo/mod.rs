@@ -1,6 +1,6 @@
 //! `statsring demo`: the proxy at work in one process, with three built-in backends and built-in traffic.
 //!
-//! In: `--seconds`. Out: a live table, a summary, an exit code that says whether the account adds up. The proxy is the
+//! In: `--seconds`. Out: a live table, a summary, an exit code that reflects whether the counters add up. The proxy is the
 //! same as always, from a config text on; everything else here is only there to be seen.
 //!
 //! ```text
@@ -90,7 +90,7 @@ pub fn run(options: Options) -> u8 {
     }
 }
 
-/// Tells that the host refused something that the demo needs; the exit code.
+/// Reports an OS error; the exit code.
 fn refused(error: &io::Error) -> u8 {
     console::print_error(&format!("cannot start the demo: {error}"));
     exit::SYSTEM
@@ -191,7 +191,7 @@ impl Demo {
         Ok((show, code))
     }
 
-    /// After the proxy's end: the account, told; the exit code.
+    /// After the proxy's end: prints the summary; the exit code.
     fn conclude(&self, proxy: &ProxyHandle, show: ShowThread, proxy_code: u8) -> u8 {
         let ran = match show.map(JoinHandle::join) {
             Ok(Ok(Ok(ran))) => ran,
@@ -203,7 +203,7 @@ impl Demo {
             return console::written(ran.written);
         }
         if proxy_code > SIGNALLED {
-            // A second signal: whoever sent it does not want to wait, and there is no final account.
+            // A second signal: exit without a final summary.
             return proxy_code;
         }
         let account = self.account(ran, proxy);

@@ -1,4 +1,4 @@
-//! When which backend answers that it is down, so that its names can be seen to leave and to return. Pure.
+//! The schedule of simulated outages, which show names being diverted and returning. Pure.
 //!
 //! In: how long the demo runs, and the time since its start. Out: the backend that is to be down. Next: `show.rs`.
 

@@ -1,4 +1,4 @@
-//! Where the demo shows itself: a table that is drawn over again on a terminal, else one line a second.
+//! The display: a table that is redrawn on a terminal, else one line per second.
 //!
 //! In: scenes. Out: stdout. The cursor is never hidden and wrapping is only off within one write, so there is nothing
 //! to restore, however the process ends. Next: nobody; a person looks at it.
@@ -6,7 +6,7 @@
 use super::table::{Event, Frame, Row, Setting, Tone, line, opening, table};
 use std::io::{self, IsTerminal, Write};
 
-/// The way to the person who looks on.
+/// The output.
 pub struct Screen {
     kind: Kind,
 }

@@ -1,4 +1,4 @@
-//! The show: traffic on, figures read and shown, outages played, traffic off, proxy stopped.
+//! Runs the demo: starts traffic, shows figures, simulates outages, stops traffic and proxy.
 //!
 //! In: a proxy that is ready. Out: what the traffic did, for the account. It runs on a thread of its own while the main
 //! thread is the proxy's control thread. Next: `account.rs`.
@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Between two looks at the figures.
+/// Interval between two readings of the figures.
 const TICK: Duration = Duration::from_millis(500);
 /// Looks that rates and latencies go back over.
 const WINDOW_TICKS: usize = 2;

@@ -91,7 +91,7 @@ struct Sender {
 }
 
 impl Sender {
-    /// Sends until it is told to end, or until nobody listens any more.
+    /// Sends until it is stopped, or until nothing is listening any more.
     fn run(mut self, ended: &AtomicBool) {
         let mut next = Instant::now();
         let mut owed = 0;
@@ -129,7 +129,7 @@ impl Sender {
         metrics
     }
 
-    /// Whether there is any use in going on.
+    /// Whether to continue.
     fn send(&self, metrics: u64) -> bool {
         match self.socket.send(&self.datagram) {
             Ok(_) => {

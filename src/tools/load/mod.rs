@@ -1,4 +1,4 @@
-//! `statsring load`: sends a load to a proxy and, with `--sink`, proves what arrived behind it.
+//! `statsring load`: sends a load to a proxy and, with `--sink`, verifies what arrived after it.
 //!
 //! In: options. Out: on stderr a line a second, on stdout the figures and the verdict. Next: `options.rs` proves what is
 //! asked, `send.rs` sends, `../sink/` receives, `reconcile.rs` finds where a loss was, `report.rs` tells it.
@@ -43,7 +43,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use watch::Watch;
 
-/// Carries a load out; the exit code.
+/// Runs a load; the exit code.
 pub fn run(options: Options) -> u8 {
     let (plan, source) = match Plan::new(&options) {
         Ok(proven) => proven,

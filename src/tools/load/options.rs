@@ -1,4 +1,4 @@
-//! The options of `statsring load`, and what they mean once proven.
+//! The options of `statsring load`, and the plan after validation.
 //!
 //! In: arguments. Out: a [`Plan`], or what is wrong with them. Next: `mod.rs` carries the plan out.
 
@@ -153,7 +153,7 @@ pub struct Options {
     pub quiet: bool,
 }
 
-/// A load that can be carried out.
+/// A validated load.
 #[derive(Debug)]
 pub struct Plan {
     /// The proxy.
@@ -189,10 +189,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Proves the options; the plan, and the datagrams for the sending thread.
+    /// Validates the options; the plan, and the datagrams for the sending thread.
     ///
     /// # Errors
-    /// The first thing that is wrong with them, worded for the operator.
+    /// The first error in them, for the operator.
     pub fn new(options: &Options) -> Result<(Plan, Source), String> {
         let run = Run::new(options.run.as_deref())?;
         let replay = options.replay.as_deref().map(Replay::load).transpose()?.map(Arc::new);

@@ -1,8 +1,8 @@
 //! When the next datagrams are due. Pure: the clock is handed in.
 //!
 //! In: a rate, the clock. Out: how many to send now, or until when to sleep. Deadlines are absolute, so that late
-//! wake-ups do not slow the load; what a long stall left undone is made up for up to a bound and given up beyond it,
-//! for a flood after a pause is not what was asked for. Next: `send.rs`.
+//! wakeups do not slow the load; datagrams missed in a long stall are made up for up to a bound and skipped beyond it,
+//! since a flood after a pause was not requested. Next: `send.rs`.
 
 /// How far behind the load may be and still catch up.
 const CATCH_UP_NS_MAX: u64 = 100_000_000;

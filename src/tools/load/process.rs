@@ -1,4 +1,4 @@
-//! What a process costs: its CPU time to the nanosecond, and its resident memory.
+//! Resource usage of a process: its CPU time to the nanosecond, and its resident memory.
 //!
 //! In: a process id. Out: numbers from `/proc`. Next: `mod.rs` reads them before, while and after the load.
 

@@ -1,4 +1,4 @@
-//! Where a loss was: what the load sent, the proxy's own figures and what arrived, compared step by step. Pure.
+//! Locates losses: compares the metrics sent, the proxy's own figures and the arrivals step by step. Pure.
 //!
 //! In: the load's account, the proxy's `stats` before and after, the sinks' account. Out: [`Stage`]s.
 //! Next: `report.rs` shows them.
@@ -12,7 +12,7 @@ const TO_PROXY: &str = "load to proxy";
 const INSIDE: &str = "in the proxy";
 const TO_SINKS: &str = "proxy to sinks";
 
-/// One step on a metric's way.
+/// One step on a metric's path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
     /// From where to where.
@@ -57,7 +57,7 @@ impl Stage {
     }
 }
 
-/// Compares step by step; a step whose figures the proxy does not tell is left out.
+/// Compares step by step; a step without figures from the proxy is skipped.
 pub fn stages(sent: &Sent, before: &ProxyStats, after: &ProxyStats, arrived: Option<&Arrived>) -> Vec<Stage> {
     let growth = |name: &str| after.growth(before, name);
     let mut stages = Vec::new();

@@ -63,9 +63,9 @@ pub struct SentFigures {
     pub failed_metrics: u64,
     /// The last reason for that.
     pub last_error: Option<String>,
-    /// Times the kernel reported that nobody took an earlier datagram.
+    /// Sends that reported an earlier datagram as refused.
     pub refused: u64,
-    /// Datagrams that the rate asked for, and that this host was too busy to send.
+    /// Datagrams of the requested rate that this host was too slow to send.
     pub given_up: u64,
     /// How late a datagram was at most.
     pub behind_us_max: u64,

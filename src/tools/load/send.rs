@@ -52,11 +52,11 @@ pub struct Sent {
     pub failed_metrics: u64,
     /// The last reason for that.
     pub last_error: Option<String>,
-    /// Times the kernel reported that nobody took an earlier datagram.
+    /// Sends that reported an earlier datagram as refused.
     pub refused: u64,
     /// From the first to the last datagram, µs.
     pub took_us: u64,
-    /// Datagrams that the rate asked for, and that a stall of this host made impossible.
+    /// Datagrams of the requested rate that were skipped because of a stall of this host.
     pub given_up: u64,
     /// How late a datagram was at most, µs.
     pub behind_us_max: u64,

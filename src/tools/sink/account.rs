@@ -16,10 +16,10 @@ pub enum Account {
     Replayed(Box<Replayed>),
 }
 
-/// What the sink knows of what was sent.
+/// The number of metrics sent, as known to the sink.
 #[derive(Clone, Debug)]
 pub enum Expected {
-    /// Nothing: only gaps can be told.
+    /// Unknown: only gaps are detected.
     Unknown,
     /// So many metrics.
     Total(u64),

@@ -1,5 +1,5 @@
 //! The admin port of a StatsD server, as far as a proxy asks for it: a proxy that checks its backends' health would
-//! take sinks without one for dead.
+//! consider sinks without one down.
 //!
 //! In: TCP connections. Out: `health: up` to every `health`. Next: nobody; the threads end with the process.
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Connections at a time; more are closed at once.
 const CONNECTIONS_MAX: usize = 256;
-/// A client that says nothing for so long is let go.
+/// An idle client is disconnected after this time.
 const IDLE: Duration = Duration::from_secs(60);
 /// Bytes of a command at most.
 const LINE_BYTES_MAX: u64 = 1024;

@@ -1,4 +1,4 @@
-//! The operator's wish to end early: SIGINT and SIGTERM, taken by the main thread where it suits.
+//! Early termination by the operator: SIGINT and SIGTERM, polled by the main thread.
 //!
 //! In: signals. Out: told when asked; a second one ends the process at once. Next: the loops of `mod.rs` and of `load`.
 

@@ -96,13 +96,13 @@ pub fn as_json(report: &impl Serialize) -> String {
     serde_json::to_string_pretty(report).map_or_else(|error| format!("{error}\n"), |text| text + "\n")
 }
 
-/// Tells the operator of something that the system refused; the exit code.
+/// Reports an OS error; the exit code.
 pub fn tell(text: &str) -> u8 {
     print_error(text);
     exit::SYSTEM
 }
 
-/// What is tolerated, proven.
+/// The validated tolerance.
 ///
 /// # Errors
 /// The share is none.

@@ -28,7 +28,7 @@ pub enum Arrival {
     Reordered,
     /// Seen before.
     Duplicated,
-    /// So far behind that it cannot be told whether it was seen before.
+    /// Too late to determine whether it was seen before.
     Undecided,
 }
 

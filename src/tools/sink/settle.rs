@@ -1,4 +1,4 @@
-//! When a measurement is over: everything has come, or nothing comes any more. Pure.
+//! When a measurement is over: everything has arrived, or nothing arrives any more. Pure.
 //!
 //! In: what has come, how long it has been quiet. Out: whether to end. Next: the loops of `mod.rs` and of `load`.
 
@@ -7,7 +7,7 @@ const DUPLICATES_US: u64 = 300_000;
 /// After the load's end nobody waits longer than this, however much comes, µs.
 const WAIT_US_MAX: u64 = 60_000_000;
 
-/// How things stand, some time after the load has ended.
+/// The state, some time after the load has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Metrics that were sent.
