@@ -1,4 +1,4 @@
-//! When to try again what has failed: at once a few times, then ever later. Pure.
+//! Retry backoff: immediate retries a few times, then exponentially later. Pure.
 //!
 //! In: failures and successes as they happen. Out: a moment. Next: the engines' receives.
 
@@ -12,7 +12,7 @@ const RETRY_LONGEST_US: u64 = 1_000_000;
 const DOUBLINGS_MAX: u32 = 10;
 const _: () = assert!(RETRY_FIRST_US << DOUBLINGS_MAX >= RETRY_LONGEST_US);
 
-/// What has failed how often.
+/// The number of failures.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     failures_in_a_row: u32,

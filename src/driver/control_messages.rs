@@ -16,7 +16,7 @@ pub const AREA_BYTES: usize = HEADER_BYTES + STAMP_BYTES.next_multiple_of(WORD_B
 
 const NS_PER_S: u64 = 1_000_000_000;
 
-/// The kernel's timestamp among the messages of `control`; `None` if there is none that makes sense.
+/// The kernel's timestamp among the messages of `control`; `None` if there is no valid one.
 pub fn stamp_ns(control: &[u8]) -> Option<u64> {
     let mut rest = control;
     loop {

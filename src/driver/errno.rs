@@ -1,11 +1,11 @@
-//! What an errno means, whichever engine it comes from: as total functions.
+//! The meaning of errnos for both engines, as total functions.
 //!
 //! In: a result, at least 0 or a negated errno, or a bare errno. Out: [`SendOutcome`], [`WaitResult`]. Next: the engines,
 //! which act on them.
 
 use crate::packet::{SendError, SendOutcome};
 
-/// What the kernel said to a send; successes usually say nothing.
+/// The outcome of a send; successes usually have no completion.
 pub fn send_outcome(res: i32) -> SendOutcome {
     if res >= 0 {
         return SendOutcome::Sent;

@@ -1,4 +1,4 @@
-//! Trains: several packets to one socket that go as one send, which the kernel cuts into segments again (UDP_SEGMENT).
+//! GSO batches (trains): several packets to one socket in one send, which the kernel splits into segments again (UDP_SEGMENT).
 //!
 //! In: packets in the order in which they were pushed. Out: which of them go together, and what an error of their send means
 //! for each. Pure. Next: the engines, which make the sends.
@@ -41,7 +41,7 @@ impl GsoBatch {
     }
 }
 
-/// To which sockets trains go.
+/// The sockets that accept batches.
 #[derive(Debug, Default)]
 pub struct GsoBatches {
     /// By slot: none go there since one was refused.

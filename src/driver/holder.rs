@@ -1,4 +1,4 @@
-//! Who holds a UDP port, as far as /proc shows it, for the message to the operator whose start failed.
+//! Which process uses a UDP port, as far as /proc shows it, for the error of a failed start.
 //!
 //! In: a port. Out: "statsd (process 123)". Next: `socket.rs`.
 

@@ -1,4 +1,4 @@
-//! ICMP answers to packets that were sent earlier, told apart from errors of the packet that is being sent. Pure.
+//! Distinguishes ICMP errors of earlier packets from errors of the packet being sent. Pure.
 //!
 //! In: what lay in a socket's error queue, outcomes of its sends. Out: the outcomes, explained; how many earlier packets were
 //! answered, by socket. Next: the engines, which pass both on to the worker.

@@ -1,4 +1,4 @@
-//! The kernel's edge, behind one trait; nothing here knows what a metric is.
+//! The interface to the kernel, as one trait; nothing here knows about metrics.
 //!
 //! In: datagrams from the listening sockets, packets from the worker. Out: datagrams to the worker, packets to the
 //! backends' sockets, and every packet back with its outcome. Next: `worker/`, the only place where driver and relay meet.
@@ -43,7 +43,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// As users write it.
+    /// Its value in the config.
     pub const fn name(self) -> &'static str {
         match self {
             Engine::IoUring => "io_uring",
@@ -71,7 +71,7 @@ pub enum Wait {
     },
 }
 
-/// Whether the worker wants more events now.
+/// Whether the worker accepts more events now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// Go on delivering.
@@ -80,7 +80,7 @@ pub enum Flow {
     Pause,
 }
 
-/// What happened, told to the worker one by one, in order.
+/// Events, delivered to the worker one by one, in order.
 pub trait Events {
     /// Whether a datagram is wanted now; asked once per [`Driver::deliver`], before the first.
     fn flow(&self) -> Flow {
@@ -95,10 +95,10 @@ pub trait Events {
     fn answered(&mut self, _slot: SocketSlot, _errors: SendErrorCounts) {}
 }
 
-/// What one [`Driver::deliver`] left.
+/// Result of [`Driver::deliver`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivered {
-    /// Everything that had happened was told.
+    /// All events were delivered.
     All,
     /// The worker paused; more is ready.
     Paused,
@@ -117,13 +117,13 @@ pub struct ReceiveEvents {
     pub errors: u64,
     /// errno of the last such error.
     pub last_errno: i32,
-    /// Received buffers whose header made no sense; the datagram is lost and counted here.
+    /// Received buffers with an invalid header; the datagram is lost and counted here.
     pub bad_headers: u64,
     /// Errors of the wait itself that are not part of normal work (EBUSY and EAGAIN are: they are not counted).
     pub wait_errors: u64,
 }
 
-/// What a driver was granted, fixed after its start; shown in `status` and `memstats`.
+/// Resources granted to a driver, fixed after its start; shown in `status` and `memstats`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DriverInfo {
     /// "io_uring", "portable", "sim".
@@ -138,14 +138,14 @@ pub struct DriverInfo {
     pub sends_in_flight_max: usize,
     /// Kernel pages of the rings, as charged to RLIMIT_MEMLOCK.
     pub ring_bytes: usize,
-    /// Whether the kernel keeps the ring to what it is for.
+    /// Whether the ring is restricted.
     pub restrictions: Restrictions,
 }
 
 /// Whether the kernel keeps a driver's ring to the operations and files that it needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restrictions {
-    /// There is nothing to restrict.
+    /// Not applicable: no ring.
     #[default]
     None,
     /// Anything else is refused (EACCES).
@@ -191,9 +191,9 @@ pub enum DriverError {
     /// A system call failed in a way that is not part of normal work.
     #[error("{operation}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// io_uring is refused here: the cause and the remedy, worded for the operator.
@@ -201,7 +201,7 @@ pub enum DriverError {
     Refused(String),
 }
 
-/// The edge to the kernel. Implementations are owned by one worker and used from its thread alone.
+/// The interface to the kernel. Implementations are owned by one worker and used from its thread only.
 pub trait Driver {
     /// The driver's clock, in µs from an arbitrary start; monotonic.
     fn now_us(&self) -> u64;
@@ -232,13 +232,13 @@ pub trait Driver {
     /// Submits what was pushed, re-arms what is not armed, and sleeps as `wait` says.
     fn enter(&mut self, wait: Wait) -> Result<(), DriverError>;
 
-    /// Tells `events` what happened since, datagrams and outcomes of sends.
+    /// Delivers datagrams and outcomes of sends to `events`.
     fn deliver(&mut self, events: &mut impl Events) -> Delivered;
 
-    /// Makes sure that nothing new arrives at the listening sockets, while what is queued there stays readable.
+    /// Fences the listening sockets: nothing new arrives, while queued datagrams stay readable.
     fn fence(&mut self) -> std::io::Result<()>;
 
-    /// Leaves a listening socket to others who receive from it: its receive is cancelled, what was received before is
+    /// Leaves a listening socket to other processes that receive from it: its receive is cancelled, what was received before is
     /// still delivered, its queue is not read any more, and [`Driver::fence`] does not touch it. Without such a listener
     /// it does nothing.
     fn leave(&mut self, listener: usize);
@@ -260,7 +260,7 @@ pub trait Driver {
     /// Listening sockets.
     fn listeners(&self) -> usize;
 
-    /// Datagrams that the kernel dropped at a listening socket for want of room, since it was made.
+    /// Datagrams that the kernel dropped at a listening socket because its buffer was full, since it was opened.
     fn kernel_drops(&mut self, listener: usize) -> u64;
 
     /// The receive side's events.

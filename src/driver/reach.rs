@@ -1,4 +1,4 @@
-//! Whether a host can be reached, found out without sending it anything that it would take for a metric.
+//! Whether a host is reachable, determined without sending it anything that could be a metric.
 //!
 //! A TCP connection is begun to the number of a UDP port. That it is refused is an answer, too. A host that is not there is
 //! reported by this host, which asks three seconds for its neighbor, or by a router; a firewall's rejection looks the same in
@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The host answered, if only by refusing.

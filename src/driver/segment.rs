@@ -1,4 +1,4 @@
-//! What tells the kernel to cut one send into packets: the control message UDP_SEGMENT, and a message header to put it in.
+//! The control message UDP_SEGMENT, which makes the kernel split one send into packets, and its message header.
 //!
 //! In: the length of a train's packets. Out: memory in the kernel's layout. Next: the engines' sends.
 

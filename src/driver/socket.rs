@@ -1,4 +1,4 @@
-//! Listening sockets: bound, told apart from a second instance, with their buffers asked for and read back.
+//! Listening sockets: bound, with a check for a second instance, and buffers requested and read back.
 //!
 //! In: addresses from the config. Out: one socket per address and worker. Next: `uring/`.
 
@@ -22,15 +22,15 @@ pub struct Listeners {
     pub skipped: Vec<(SocketAddr, io::Error)>,
 }
 
-/// A listening socket that could not be had.
+/// An error opening a listening socket.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody has the port.
+    /// Port in use.
     #[error("{address} is in use by {holder}: stop it, or set another `port`")]
     Taken {
-        /// The address asked for.
+        /// The address requested.
         address: SocketAddr,
-        /// Who has it, as far as it can be seen.
+        /// The process that uses it, if visible.
         holder: String,
     },
     /// The host does not have the address.
@@ -44,9 +44,9 @@ pub enum BindError {
         "cannot listen on {address}: {source}; set `host` to an address of this host, and a `port` it may use"
     )]
     System {
-        /// The address asked for.
+        /// The address requested.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
@@ -118,7 +118,7 @@ pub fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// Binds without SO_REUSEPORT and lets go: fails if anybody is there.
+/// Binds without SO_REUSEPORT and closes: fails if the port is in use.
 fn probe(address: SocketAddr, options: ListenOptions) -> io::Result<SocketAddr> {
     let socket = udp_socket(address)?;
     allow_missing(&socket, address, options.freebind)?;
@@ -227,7 +227,7 @@ pub fn raise_receive_buffer(socket: &UdpSocket, bytes: usize) -> io::Result<()> 
     Ok(())
 }
 
-/// Which worker gets a datagram.
+/// How datagrams are distributed among workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spread {
     /// One for all of a sender's: their order is kept, and one busy sender has one worker.
@@ -238,7 +238,7 @@ pub enum Spread {
 }
 
 impl Spread {
-    /// As users write it.
+    /// Its value in the config.
     pub const fn name(self) -> &'static str {
         match self {
             Spread::Flow => "flow",

@@ -1,5 +1,5 @@
-//! The few things that the portable driver asks of the system, as one trait: the real one (`kernel.rs`) and the seeded fake
-//! (`driver/sim`) both answer it, so that every rule about batches, sleeps and errors is one piece of safe code.
+//! The system calls of the portable driver, as one trait: the real one (`kernel.rs`) and the seeded fake
+//! (`driver/sim`) both implement it, so that all rules about batches, sleeps and errors are in safe code.
 //!
 //! In: what to receive, send, wait for. Out: counts and errnos, as the kernel gives them. Next: `engine.rs`, which keeps the
 //! rules.
@@ -115,6 +115,6 @@ pub trait Calls {
     /// Whether no listening socket has a datagram queued, one without a payload included.
     fn is_queue_empty(&self) -> bool;
 
-    /// Datagrams that the kernel dropped at a listening socket for want of room, since it was made.
+    /// Datagrams that the kernel dropped at a listening socket because its buffer was full, since it was opened.
     fn kernel_drops(&mut self, listener: usize) -> u64;
 }

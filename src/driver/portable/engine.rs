@@ -24,7 +24,7 @@ use crate::planted::{Defect, is_planted};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-/// So many odd errors of the sleep in a row are fatal: it does not recover.
+/// This many consecutive unexpected errors of the sleep are fatal: it does not recover.
 const SLEEP_ERRORS_IN_A_ROW_MAX: u32 = 100;
 
 /// A driver on system calls.
@@ -75,7 +75,7 @@ struct Listener {
     backoff: Backoff,
 }
 
-/// What came of looking for datagrams.
+/// Result of polling for datagrams.
 enum Refill {
     Some,
     /// Every socket was empty.
@@ -175,7 +175,7 @@ impl<C: Calls> PortableDriver<C> {
         self.judge_sleep(slept.err().unwrap_or(0))
     }
 
-    /// Sorts the errno of a sleep: normal, odd, or the end.
+    /// Classifies the errno of a sleep: normal, unexpected, or fatal.
     fn judge_sleep(&mut self, errno: i32) -> Result<(), DriverError> {
         match errno::wait_result(errno) {
             WaitResult::Normal => self.sleep_errors_in_a_row = 0,

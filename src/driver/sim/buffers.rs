@@ -1,4 +1,4 @@
-//! Where each receive buffer is: in exactly one place, and every wrong move is told.
+//! Tracks receive buffers: each is in exactly one place, and every invalid move is reported.
 //!
 //! In: moves of buffers between the fake kernel and the driver. Out: refusals, and a census. Next: `kernel.rs`.
 

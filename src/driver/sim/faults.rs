@@ -173,7 +173,7 @@ impl Faults {
         faults
     }
 
-    /// Lets `fault` strike so many times in ten thousand.
+    /// Sets the rate of `fault`, in ten thousandths.
     pub fn set(&mut self, fault: Fault, per_ten_thousand: u32) {
         self.rates[fault as usize] = per_ten_thousand;
     }

@@ -1,4 +1,4 @@
-//! The registered buffer ring: the kernel takes a buffer for each datagram, the driver reads it and gives it back.
+//! The registered buffer ring: the kernel fills a buffer per datagram, the driver reads and recycles it.
 //!
 //! In: ids of buffers that completions brought. Out: their bytes; free buffers for the kernel. Next: `kernel.rs`.
 //!

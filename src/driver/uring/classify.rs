@@ -36,7 +36,7 @@ pub enum ReceiveResult {
     NoData,
     /// ENOBUFS: no buffer was free.
     NoBuffers,
-    /// ECANCELED: as asked.
+    /// ECANCELED: as requested.
     Cancelled,
     /// EINTR, EAGAIN: arm it again.
     Interrupted,

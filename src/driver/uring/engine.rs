@@ -37,7 +37,7 @@ struct QueuedBatch {
 
 /// A receive is armed again when one in so many buffers is free: with fewer it would end at once.
 const REARM_FREE_FRACTION: usize = 8;
-/// So many odd errors of the wait in a row are fatal: the ring does not recover.
+/// This many consecutive unexpected errors of the wait are fatal: the ring does not recover.
 const WAIT_ERRORS_IN_A_ROW_MAX: u32 = 100;
 
 /// A driver on a ring.
@@ -387,7 +387,7 @@ impl<R: Ring> RingDriver<R> {
         }
     }
 
-    /// Sorts the errno of a wait: normal, odd, or the end.
+    /// Classifies the errno of a wait: normal, unexpected, or fatal.
     fn judge_wait(&mut self, errno: i32) -> Result<(), DriverError> {
         match errno::wait_result(errno) {
             WaitResult::Normal => self.wait_errors_in_a_row = 0,

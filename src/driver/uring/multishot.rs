@@ -1,4 +1,4 @@
-//! An operation that should always stand in the kernel: a multishot receive, the wake's read. Its state, purely.
+//! The state of an operation that should always be armed: a multishot receive, the wake's read. Pure.
 //!
 //! In: queued, consumed, ended, as they happen. Out: whether it is armed, has to be armed, may be tried again when.
 //! Next: `engine.rs`, which asks before each `enter`.
@@ -94,7 +94,7 @@ impl MultishotState {
         self.state == State::Idle
     }
 
-    /// Whether it stands in the kernel.
+    /// Whether it is armed in the kernel.
     pub fn is_armed(&self) -> bool {
         self.state == State::Armed
     }

@@ -1,4 +1,4 @@
-//! Whether io_uring does here all that a worker asks of it, found out before the engine is chosen.
+//! Probes whether io_uring provides everything that a worker needs, before the engine is chosen.
 //!
 //! In: how many workers there will be, and their bounds. Out: yes, or the refusal in the operator's words. Next:
 //! `control/lifecycle/engine.rs`, which chooses.

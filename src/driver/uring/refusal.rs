@@ -1,4 +1,4 @@
-//! Why io_uring is refused here, and what to do about it: worded for the operator.
+//! Why io_uring is refused here, with the remedy, for the operator.
 //!
 //! In: the error of the ring's making, and what the host says. Out: a message. Next: `kernel.rs`.
 
@@ -6,7 +6,7 @@ use super::super::DriverError;
 use std::fs;
 use std::io;
 
-/// What of the host decides about a refusal.
+/// The host's properties that determine the cause of a refusal.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// `kernel.io_uring_disabled`, if there is such a key.

@@ -1,5 +1,5 @@
-//! The few things that the driver asks of a ring, as one trait: the real one ([`super`]) and the seeded fake
-//! (`driver/sim`) both answer it, so that every rule about re-arming, buffers and sends is one piece of safe code.
+//! The operations of a ring, as one trait: the real one ([`super`]) and the seeded fake
+//! (`driver/sim`) both implement it, so that all rules about re-arming, buffers and sends are in safe code.
 //!
 //! In: submissions with a [`Token`] each. Out: [`Completion`]s with the same token. Next: `engine.rs`, which keeps the
 //! rules; `classify.rs` and `header.rs`, which read what comes back.
@@ -202,7 +202,7 @@ pub trait Ring {
     /// Adds the slots whose sockets have something in their error queues.
     fn failing_backends(&mut self, slots: &mut Vec<SocketSlot>);
 
-    /// Lets go of all sockets; only at the end, when nothing stands and nothing is in flight. The kernel takes a ring down in
+    /// Releases all sockets; only at the end, when nothing is armed and nothing is in flight. The kernel tears a ring down in
     /// its own time, and keeps registered sockets open until then: the port would stay taken for some 40 ms, and a restart
     /// at once would be refused. Kernels up to 6.12 wait here for every request that has one of the files, without an end.
     fn let_go(&mut self);
@@ -217,7 +217,7 @@ pub trait Ring {
     /// Whether no listening socket has a datagram queued, one without a payload included (so: poll, not FIONREAD).
     fn is_queue_empty(&mut self) -> bool;
 
-    /// Datagrams that the kernel dropped at a listening socket for want of room, since it was made.
+    /// Datagrams that the kernel dropped at a listening socket because its buffer was full, since it was opened.
     fn kernel_drops(&mut self, listener: usize) -> u64;
 }
 
