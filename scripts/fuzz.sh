@@ -30,14 +30,14 @@ if [ $# -gt 0 ]; then
             sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
             exit 0
             ;;
-        *[!0-9]*runs | runs) code=64 die "$1 is not a number of runs" ;;
+        *[!0-9]*runs | runs) code=64 die "expected a number of runs, found $1" ;;
         *runs) limit=-runs=${1%runs} && shift ;;
         *[!0-9]*) ;;
         *) limit=-max_total_time=$1 && shift ;;
     esac
 fi
 for target in "$@"; do
-    [ -f "fuzz/fuzz_targets/$target.rs" ] || code=64 die "there is no target $target; there are: ${targets[*]}"
+    [ -f "fuzz/fuzz_targets/$target.rs" ] || code=64 die "unknown target $target: expected one of ${targets[*]}"
 done
 [ $# -eq 0 ] || targets=("$@")
 cargo fuzz --version >/dev/null 2>&1 || die "cargo-fuzz is not installed (cargo install cargo-fuzz)"

@@ -22,7 +22,7 @@ usage() {
 # A whole number within bounds, or the usage.
 number() {
     [[ $1 =~ ^[0-9]{1,9}$ ]] && [ "$1" -ge "$2" ] && [ "$1" -le "$3" ] && return
-    echo "$name: $1: give a number from $2 to $3" >&2
+    echo "$name: $1: expected a number from $2 to $3" >&2
     usage 64 >&2
 }
 
@@ -105,7 +105,7 @@ start_proxy() {
         done
         kill "$proxy_pid" 2>/dev/null || true
         wait "$proxy_pid" 2>/dev/null || true
-        grep -q "is taken" "$work/log" && continue
+        grep -q "is in use" "$work/log" && continue
         cat "$work/log" >&2
         die "the proxy did not start"
     done

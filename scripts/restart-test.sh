@@ -19,7 +19,7 @@ die() {
 count=${1:-50}
 rate=${2:-50000}
 if ! [[ $count =~ ^[1-9][0-9]{0,3}$ && $rate =~ ^[1-9][0-9]{0,6}$ ]]; then
-    echo "restart-test: wanted are a number of restarts (1 to 9999) and a rate, as in scripts/restart-test.sh 50 50000" >&2
+    echo "restart-test: expected a number of restarts (1 to 9999) and a rate, e.g. scripts/restart-test.sh 50 50000" >&2
     exit 64
 fi
 gap=${GAP:-0.2}

@@ -39,7 +39,7 @@ take_arguments() {
             -h | --help) usage 0 ;;
             --json) [ $# -gt 1 ] || usage 64 >&2; json=$2; shift ;;
             --json=*) json=${1#--json=} ;;
-            -*) echo "$name: $1 is no option" >&2; usage 64 >&2 ;;
+            -*) echo "$name: unknown option $1" >&2; usage 64 >&2 ;;
             *) given+=("$1") ;;
         esac
         shift

@@ -74,7 +74,7 @@ await() {
         sleep 0.2
     done
     cat "$work/log" >&2
-    die "waited in vain: $what"
+    die "timed out: $what"
 }
 
 status_has() {

@@ -79,7 +79,7 @@ await() {
         "$@" && return
         sleep 0.2
     done
-    bad "waited in vain: $what"
+    bad "timed out: $what"
 }
 
 property() {

@@ -490,7 +490,7 @@ fn a_proxy_that_is_not_there_is_a_bad_verdict() {
     });
     let result = json(&output, 1);
     assert_eq!(result["verdict"]["reasons"][0], "nothing arrived");
-    assert!(result["verdict"]["notes"].to_string().contains("does the proxy listen there?"), "{result}");
+    assert!(result["verdict"]["notes"].to_string().contains("is the proxy listening there?"), "{result}");
 }
 
 struct Proxy {

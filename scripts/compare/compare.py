@@ -45,7 +45,7 @@ def parse():
     add("--equal", type=int, metavar="BYTES",
         help=f"the equal receive buffer, as granted ({EQUAL_BYTES} as root, who may set net.core.rmem_default; else that)")
     add_bench_options(parser)
-    add("--no-idle", action="store_true", help="leave out the idle wake-ups")
+    add("--no-idle", action="store_true", help="skip idle wakeups")
     add("--json", type=Path, metavar="FILE", help="every run, and the summary")
     add("--from-json", type=Path, metavar="FILE", help="measure nothing, write the tables of an earlier run")
     options = parser.parse_args()

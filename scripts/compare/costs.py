@@ -67,7 +67,7 @@ def parse():
     add = parser.add_argument
     add("--curves", default=",".join(CURVES), help="some of %(default)s")
     add("--points", type=int, metavar="N", help="only about so many points of each curve, the ends among them")
-    add("--no-bench", action="store_true", help="leave out what is measured in process")
+    add("--no-bench", action="store_true", help="skip in-process benchmarks")
     add("--bench-seconds", type=float, default=3, help="of each case in process (%(default)s)")
     add_bench_options(parser)
     options = cases.check_options(parser, parser.parse_args())
@@ -125,7 +125,7 @@ def reason(run, curve):
     """Why the curve is as it is; what is said with numbers is computed from this run."""
     costs = medians(run, curve, "ns_per_metric")
     if len(costs) < 2:
-        return "One point is no curve."
+        return "One point does not make a curve."
     apart = flatness(costs.values())
     if apart <= FLAT:
         return f"Flat: the medians are no more than {apart - 1:.0%} apart."

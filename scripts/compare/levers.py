@@ -62,7 +62,7 @@ def parse():
     cases.add_options(parser, runs=5, seconds=3)
     add = parser.add_argument
     add("--levers", default=",".join(LEVERS), help="some of %(default)s")
-    add("--no-bench", action="store_true", help="leave out what is measured in process")
+    add("--no-bench", action="store_true", help="skip in-process benchmarks")
     add("--bench-seconds", type=float, default=3, help="of each case in process (%(default)s)")
     add_bench_options(parser)
     options = cases.check_options(parser, parser.parse_args())

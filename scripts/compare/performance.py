@@ -73,7 +73,7 @@ def parse():
     size.add_argument("--quick", action="store_true", help="few and short runs, less than half an hour (default)")
     size.add_argument("--full", action="store_true", help="many and long ones, two to three hours")
     add("--only", default="", metavar="STEPS", help=f"only these, with commas between: {names}")
-    add("--again", default="", metavar="STEPS", help="measure these anew, though they have a result; all for every one")
+    add("--again", default="", metavar="STEPS", help="repeat these steps although they have a result; all repeats every step")
     add("--write-only", action="store_true", help="measure nothing, write what is there")
     add("--state", type=Path, metavar="FOLDER", help="where results are kept (target/performance/quick or full)")
     add("--docs", type=Path, default=ROOT / "docs/src/performance", metavar="FOLDER", help="(%(default)s)")

@@ -30,7 +30,7 @@ def number(arguments, index, default):
     """A whole number above 0 from the command line."""
     text = arguments[index] if len(arguments) > index else str(default)
     if not text.isdigit() or int(text) == 0:
-        say(f"{text} is not a number above 0; the head of this script says how it is used")
+        say(f"expected a number above 0, found {text}; see the usage at the top of this script")
         sys.exit(EXIT_USAGE)
     return int(text)
 

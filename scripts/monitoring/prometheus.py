@@ -93,5 +93,5 @@ class Prometheus:
             except ConnectionError:
                 pass
             if time.monotonic() > end:
-                raise AssertionError(f"waited {patience_s} s in vain: {what}; firing: {self.firing()}")
+                raise AssertionError(f"timed out after {patience_s} s: {what}; firing: {self.firing()}")
             time.sleep(0.3)

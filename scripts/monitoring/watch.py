@@ -105,7 +105,7 @@ def check_files():
     with tempfile.TemporaryDirectory() as folder:
         rules = (MONITORING / "alerts.yaml").read_text()
         wrong = rules.replace("sum by (job, instance) (statsring_backend_up) == 0", "sum by (job, instance) (statsring_backend_up) > 0")
-        must(wrong != rules, "there is no such rule any more: change this test")
+        must(wrong != rules, "rule no longer exists: update this test")
         Path(folder, "alerts.yaml").write_text(wrong)
         Path(folder, "alerts_test.yaml").write_text((MONITORING / "alerts_test.yaml").read_text())
         run = subprocess.run(["promtool", "test", "rules", "alerts_test.yaml"], cwd=folder, capture_output=True)

@@ -227,7 +227,7 @@ pub fn deserted() -> SocketAddr {
 pub fn wait_until(what: &str, mut met: impl FnMut() -> bool) {
     let start = Instant::now();
     while !met() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_micros(200));
     }
 }

@@ -143,7 +143,7 @@ impl Proxy {
             match proxy.wait_until_ready() {
                 None => return proxy,
                 // Somebody took a port between its choice and the start.
-                Some(71) if proxy.log().contains("is taken") => {}
+                Some(71) if proxy.log().contains("is in use") => {}
                 Some(code) => panic!("the start failed with exit code {code}: {}", proxy.log()),
             }
         }

@@ -15,7 +15,7 @@ fn start(text: &str) -> Proxy {
         let mut proxy = Proxy::spawn(config, port, admin_port, command);
         match proxy.wait_until_ready() {
             None => return proxy,
-            Some(71) if proxy.log().contains("is taken") => {}
+            Some(71) if proxy.log().contains("is in use") => {}
             Some(code) => panic!("the start failed with exit code {code}: {}", proxy.log()),
         }
     }
