@@ -267,7 +267,7 @@ fn proxies_of_a_fleet_can_be_compared_by_their_fingerprints() {
     // The order is part of the placement.
     other.config.json["nodes"] = nodes(&[&backends[1], &backends[0], &backends[2]]);
     other.config.write();
-    assert!(other.ask("reload").contains("another order"));
+    assert!(other.ask("reload").contains("order changed"));
     assert_ne!(other.status("fingerprint_config"), together.1);
     assert_ne!(other.status("fingerprint"), together.0);
 }
