@@ -179,7 +179,7 @@ fn names_move_while_a_backend_is_down_and_a_visitor_is_served() {
         " is down",
         r#"answers "health: up" again"#,
         " is up",
-        "but for ",
+        "except ",
     ] {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }

@@ -7,8 +7,8 @@
 use crate::expand::expand;
 use crate::session::{REPEAT, foreign, piece_bytes};
 use statsring::admin::{
-    AdminActions, AdminCounter, AdminCounters, Command, Connection, Guest, LINE_BYTES_MAX, LastReload,
-    Readiness, Tapped, View, AdminState, WorkerView, parse, serve,
+    AdminActions, AdminCounter, AdminCounters, AdminState, Command, Connection, ConnectionHandle,
+    LINE_BYTES_MAX, LastReload, Readiness, Tapped, View, WorkerView, parse, serve,
 };
 use statsring::config::AdminDialect;
 use std::cell::{Cell, RefCell};
@@ -97,7 +97,7 @@ pub fn converse(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) 
         is_write_ended: Cell::new(false),
         is_shut_down: Cell::new(false),
     };
-    RUNTIME.with(|runtime| runtime.block_on(serve(&wire, &proxy, is_local, &Guest::new())));
+    RUNTIME.with(|runtime| runtime.block_on(serve(&wire, &proxy, is_local, &ConnectionHandle::new())));
     assert!(wire.is_shut_down.get(), "the connection was left open");
     assert_eq!(proxy.counters.get(AdminCounter::Connections), 1);
     (proxy, wire.replies.take())

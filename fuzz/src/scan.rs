@@ -2,11 +2,11 @@
 
 use crate::expand::expand;
 use crate::naive;
-use statsring::wire::{self, Marks, Scanner};
+use statsring::wire::{self, LineIndex, Scanner};
 
 /// Any bytes are a datagram; those of a long one are written short.
 pub fn run(bytes: &[u8]) {
-    let mut marks = Marks::new();
+    let mut marks = LineIndex::new();
     let long = expand(bytes, 800);
     if long.len() > bytes.len() {
         check(&long, &mut marks);
@@ -15,7 +15,7 @@ pub fn run(bytes: &[u8]) {
     check(bytes, &mut marks);
 }
 
-fn check(datagram: &[u8], marks: &mut Marks) {
+fn check(datagram: &[u8], marks: &mut LineIndex) {
     let expected: Vec<(&[u8], Option<&[u8]>)> =
         naive::lines(datagram).map(|line| (line, naive::key(line))).collect();
     let plain: Vec<_> = wire::lines(datagram).map(|line| (line, wire::routing_key(line))).collect();

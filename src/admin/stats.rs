@@ -98,11 +98,11 @@ mod tests {
             per_worker,
             "2.000000\nworker_skew: 1.333333\n\
             worker_0_metrics_received: 10.000000\nworker_0_datagrams_received: 2.000000\n\
-            worker_0_kernel_drops: 0.000000\nworker_0_wakeups: 0.000000\nworker_0_gathers: 0.000000\n\
+            worker_0_kernel_drops: 0.000000\nworker_0_wakeups: 0.000000\nworker_0_coalesced_waits: 0.000000\n\
             worker_0_socket_0_kernel_drops: 0.000000\nworker_0_socket_1_kernel_drops: 0.000000\n\
             worker_0_cpu_us: 30.000000\n\
             worker_1_metrics_received: 20.000000\nworker_1_datagrams_received: 4.000000\n\
-            worker_1_kernel_drops: 0.000000\nworker_1_wakeups: 0.000000\nworker_1_gathers: 0.000000\n\
+            worker_1_kernel_drops: 0.000000\nworker_1_wakeups: 0.000000\nworker_1_coalesced_waits: 0.000000\n\
             worker_1_socket_0_kernel_drops: 0.000000\nworker_1_socket_1_kernel_drops: 0.000000\n\
             worker_1_cpu_us: 60.000000\n"
         );
