@@ -34,8 +34,9 @@ impl QueuedError {
     }
 }
 
-/// Different errnos that are remembered of one look into an error queue; there are hardly more.
-const ERRNOS_MAX: usize = 4;
+/// Different errnos that are remembered of one look into an error queue: all that ICMP answers are translated to
+/// (`icmp_err_convert` and `icmpv6_err_convert` of the kernel).
+const ERRNOS_MAX: usize = 10;
 
 /// A few errnos.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -237,6 +238,28 @@ mod tests {
     }
 
     #[test]
+    fn every_errno_that_icmp_has_is_explained_though_all_come_in_one_batch() {
+        let errnos = [
+            libc::ECONNREFUSED,
+            libc::EHOSTUNREACH,
+            libc::ENETUNREACH,
+            libc::EHOSTDOWN,
+            libc::ENONET,
+            libc::ENOPROTOOPT,
+            libc::EOPNOTSUPP,
+            libc::EPROTO,
+            libc::EACCES,
+            libc::EMSGSIZE,
+        ];
+        let mut answers = answers();
+        answers.found(SLOT, queue(&errnos.map(|errno| (errno, true))));
+        for errno in [libc::EMSGSIZE, libc::EACCES, libc::EPROTO, libc::EOPNOTSUPP] {
+            let explained = answers.explain(SLOT, send_outcome(-errno), QueuedErrors::default());
+            assert_eq!(explained, SendOutcome::Answered(errno));
+        }
+    }
+
+    #[test]
     fn a_new_socket_has_heard_nothing_and_an_unknown_one_is_no_harm() {
         let mut answers = answers();
         answers.explain(SLOT, SendOutcome::TooLong, queue(&[(libc::EMSGSIZE, true)]));
@@ -315,10 +338,10 @@ mod tests {
 
     #[test]
     fn many_entries_are_remembered_as_far_as_there_is_room() {
-        let entries: Vec<(i32, bool)> = (1..=9).map(|number| (number / 2, true)).collect();
+        let entries: Vec<(i32, bool)> = (1..=24).map(|number| (number / 2, true)).collect();
         let errors = queue(&entries);
-        assert_eq!((errors.first, errors.answers), (0, Errnos([1, 2, 3, 4])));
-        assert_eq!(errors.counts.total(), 9);
+        assert_eq!((errors.first, errors.answers), (0, Errnos([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])));
+        assert_eq!(errors.counts.total(), 24);
         assert_eq!(QueuedErrors::collect(std::iter::empty()), None);
     }
 }
