@@ -108,6 +108,7 @@ impl Total {
             ("stops between two processes", happened.stops_between),
             ("reloads", happened.reloads),
             ("reloads refused", happened.reloads_refused),
+            ("reloads deferred", happened.reloads_deferred),
             ("processes killed", happened.kills),
             ("processes paused", happened.pauses),
             ("processes short of descriptors", happened.shortages),

@@ -8,7 +8,7 @@ use crate::worker::Ended;
 use std::fmt::Display;
 
 /// A fatal error: its log message, and the exit code.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// The message to the operator.
     pub words: String,

@@ -1,52 +1,36 @@
-//! The process: workers and events, until it has to exit.
+//! The parts of a running process, and the events that come from outside it: workers' reports, signals, other processes.
 //!
-//! In: what `start.rs` has made. Out: an exit code (`exit.rs`). Next: `state.rs` knows, `health_checker.rs` and `admin_service.rs` work; the
-//! stop is `stop.rs`, a restart without loss `restart.rs`.
+//! In: what `start.rs` has made. Out: an [`Event`] at a time. Next: `event_loop.rs` has `phase.rs` decide and does what
+//! follows; the stop is `stop.rs`, a restart without loss `restart.rs`.
 
 use crate::control::lifecycle::engine::EngineChoice;
 use crate::control::lifecycle::failure::Failure;
 use crate::control::lifecycle::handle::ProxyHandle;
-use crate::control::lifecycle::handover::decide::{IncomingEvent, OutgoingEvent, OutgoingHandover};
+use crate::control::lifecycle::handover::decide::{OutgoingEvent, OutgoingHandover};
 use crate::control::lifecycle::handover::predecessor::Predecessor;
 use crate::control::lifecycle::handover::program::Program;
 use crate::control::lifecycle::handover::successor::Successor;
+use crate::control::lifecycle::phase::{Event, Phase};
 use crate::control::lifecycle::signals::{Signal, Signals};
 use crate::control::lifecycle::sockets::ListenerSet;
+use crate::control::service::admin_listeners::AdminListeners;
 use crate::control::shortage::{Operation, is_shortage};
 use crate::control::state::Control;
+use crate::driver::socket::Unbound;
 use crate::driver::{DriverError, Restrictions};
+use crate::exit;
 use crate::logging;
 use crate::text::count;
 use crate::worker::{self, Ended, Report, WorkerSetup};
-use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-
-/// What happens to a running process.
-#[derive(Debug)]
-pub enum Event {
-    /// A worker reported something that needs no decision.
-    Noted,
-    /// SIGHUP.
-    Reload,
-    /// SIGUSR2.
-    Restart,
-    /// An event of the process that takes over from this one.
-    Successor(OutgoingEvent),
-    /// An event of the process that this one takes over from.
-    Predecessor(IncomingEvent),
-    /// A stop was requested: the signal's number, or `None` by a [`ProxyHandle`].
-    Stop(Option<u8>),
-    /// A worker's thread ended; the result is in [`Process::ended`].
-    Ended {
-        /// Which.
-        worker: usize,
-    },
-}
+use tokio::time::Instant;
 
 /// A process whose workers run.
 pub struct Process {
@@ -56,18 +40,26 @@ pub struct Process {
     pub ended: Vec<Option<Result<Ended, DriverError>>>,
     /// The workers' threads.
     pub threads: Vec<JoinHandle<()>>,
-    /// Why there are not as many as there should be; then those that run are to end.
-    pub(in crate::control) obstacle: Option<Failure>,
+    /// What it goes through.
+    pub(in crate::control) phase: Phase,
+    /// What follows from the last event, and comes before any other.
+    pub(in crate::control) pending: VecDeque<Event>,
+    /// When the time of the phase is over, if it has one; and how long that time was.
+    pub(in crate::control) deadline: Option<(Instant, Duration)>,
+    /// Sockets that are bound as soon as every receive is armed.
+    pub(in crate::control) late: Vec<Unbound>,
+    /// The admin port, from the ready to the end.
+    pub(in crate::control) doors: Option<AdminListeners>,
+    /// The exit code of the failure that ends the process, if one does.
+    pub(in crate::control) failure_code: u8,
+    /// The exit code, at the end.
+    pub(in crate::control) exit_code: u8,
     /// Whether another process is to take over from this one.
     pub(in crate::control) outgoing: OutgoingHandover,
     /// That process.
     pub(in crate::control) successor: Option<Successor>,
     /// Reloads that had been accepted when it was started, and may have read the config.
     pub(in crate::control) reloads_at_start: u64,
-    /// A reload was requested before this process served.
-    pub(in crate::control) reload_is_due: Cell<bool>,
-    /// Whether a signal to stop went on to it.
-    pub(in crate::control) has_passed_on: bool,
     /// The process that this one takes over from.
     pub(in crate::control) predecessor: Option<Predecessor>,
     /// How this process was started.
@@ -86,6 +78,7 @@ pub(in crate::control) struct StartContext {
     pub program: Option<Program>,
     pub held: ListenerSet,
     pub chosen: EngineChoice,
+    pub late: Vec<Unbound>,
 }
 
 impl Process {
@@ -96,7 +89,7 @@ impl Process {
         (report, reports): (mpsc::Sender<Report>, mpsc::Receiver<Report>),
         before: StartContext,
     ) -> Result<Process, Failure> {
-        let StartContext { mut predecessor, program, held, chosen } = before;
+        let StartContext { mut predecessor, program, held, chosen, late } = before;
         let refuse = |predecessor: &Option<Predecessor>, words: String| {
             predecessor.iter().for_each(|old| old.say_failed(&words));
             Failure::system(words)
@@ -110,7 +103,7 @@ impl Process {
         let signals = Signals::listen()
             .map_err(|error| refuse(&predecessor, format!("cannot handle signals: {error}")))?;
         let has_inherited = predecessor.is_some() || held.is_data_activated();
-        let (mut threads, mut obstacle) = (Vec::with_capacity(listeners.len()), None);
+        let (mut threads, mut pending) = (Vec::with_capacity(listeners.len()), VecDeque::new());
         for (index, listeners) in listeners.into_iter().enumerate() {
             let setup = WorkerSetup {
                 index,
@@ -128,23 +121,28 @@ impl Process {
             match worker::spawn(setup) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
-                    obstacle =
-                        Some(Failure::system(format!("cannot start the thread of worker {index}: {error}")));
+                    let failure =
+                        Failure::system(format!("cannot start the thread of worker {index}: {error}"));
+                    pending.push_back(Event::Failed(failure));
                     break;
                 }
             }
         }
         let ended = threads.iter().map(|_| None).collect();
         Ok(Process {
-            obstacle,
             control,
             ended,
             threads,
+            phase: Phase::START,
+            pending,
+            deadline: None,
+            late,
+            doors: None,
+            failure_code: exit::OK,
+            exit_code: exit::OK,
             outgoing: OutgoingHandover::new(),
             successor: None,
             reloads_at_start: 0,
-            reload_is_due: Cell::new(false),
-            has_passed_on: false,
             predecessor,
             program,
             held,
@@ -224,22 +222,23 @@ impl Process {
         }
     }
 
-    /// The next event. May be dropped while it waits.
-    pub async fn event(&mut self) -> Event {
+    /// The next event from outside; `None` if it needs no decision. May be dropped while it waits.
+    pub(in crate::control) async fn event(&mut self) -> Option<Event> {
         tokio::select! {
             biased;
             // `None` after the last worker is gone: then only the other branches count.
             Some(report) = self.reports.recv() => self.note(report),
-            signal = self.signals.next() => match signal {
+            signal = self.signals.next() => Some(match signal {
                 Signal::Reload => Event::Reload,
                 Signal::Restart => Event::Restart,
-                Signal::Stop(number) if self.pass_on(number) => Event::Noted,
                 Signal::Stop(number) => Event::Stop(Some(number)),
-            },
-            () = self.stop.notified() => Event::Stop(None),
-            event = or_never(self.predecessor.as_mut().map(Predecessor::next)) => Event::Predecessor(event),
+            }),
+            () = self.stop.notified() => Some(Event::Stop(None)),
+            event = or_never(self.predecessor.as_mut().map(Predecessor::next)) => {
+                Some(Event::Predecessor(event))
+            }
             event = or_never(self.successor.as_mut().map(Successor::next)) => {
-                Event::Successor(self.with_reloads(event))
+                Some(Event::Successor(self.with_reloads(event)))
             }
         }
     }
@@ -255,7 +254,7 @@ impl Process {
         }
     }
 
-    fn note(&mut self, report: Report) -> Event {
+    fn note(&mut self, report: Report) -> Option<Event> {
         match report {
             Report::Ready { worker, facts } => {
                 if let Some(seat) = self.control.seats.get(worker) {
@@ -316,10 +315,10 @@ impl Process {
                 if let Some(place) = self.ended.get_mut(worker) {
                     *place = Some(end);
                 }
-                return Event::Ended { worker };
+                return Some(Event::WorkerEnded(worker));
             }
         }
-        Event::Noted
+        None
     }
 }
 

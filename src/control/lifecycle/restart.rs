@@ -1,7 +1,7 @@
 //! Restarts without loss: handling of SIGUSR2, as the old process and as the new one.
 //!
-//! In: events of a running [`Process`]. Out: a new process that has taken over, or a refusal; both are reported in the log, in
-//! `status`, and to the service manager. Next: `handover/` decides, `stop.rs` ends the old process.
+//! In: actions that `phase.rs` asks a running [`Process`] for. Out: a new process that has taken over, or a refusal; both are
+//! reported in the log, in `status`, and to the service manager. Next: `handover/` decides, `stop.rs` ends the old process.
 
 use crate::config::Config;
 use crate::control::lifecycle::failure::Failure;
@@ -10,13 +10,12 @@ use crate::control::lifecycle::handover::decide::{
 };
 use crate::control::lifecycle::handover::inherit::left_to;
 use crate::control::lifecycle::handover::message::Inherited;
-use crate::control::lifecycle::handover::predecessor::Predecessor;
 use crate::control::lifecycle::handover::successor::Successor;
-use crate::control::lifecycle::process::{Event, Process};
+use crate::control::lifecycle::phase::{Event, Phase};
+use crate::control::lifecycle::process::Process;
 use crate::control::shortage::with_remedy;
 use crate::control::state::{Control, LastRestart};
-use crate::driver::socket::{Spread, Unbound};
-use crate::exit;
+use crate::driver::socket::Spread;
 use crate::relay::Left;
 use std::time::{Duration, Instant};
 
@@ -25,7 +24,7 @@ const OVERTIME: Duration = Duration::from_secs(1);
 
 impl Process {
     /// SIGUSR2: starts a new process, or says why not.
-    pub(in crate::control) fn ask_restart(&mut self) {
+    pub(in crate::control) fn restart(&mut self) {
         let obstacle = self.obstacle();
         let taken = self.give(OutgoingEvent::Asked(obstacle));
         debug_assert!(taken.is_none(), "nobody takes over before it was started");
@@ -78,11 +77,7 @@ impl Process {
                 note(&self.control, Outcome::UnderWay, &format!("{why}; starting a new process"));
                 self.abort_successor(why.to_owned());
             }
-            OutgoingAction::Kill => {
-                if let Some(successor) = &mut self.successor {
-                    successor.kill();
-                }
-            }
+            OutgoingAction::Kill => self.kill_successor(),
             OutgoingAction::GoOn(why) => {
                 self.clear_successor();
                 self.note_failure(&why);
@@ -150,26 +145,18 @@ impl Process {
         }
     }
 
-    /// Ends a restart that is under way, because this process is to stop; the number of a signal that comes meanwhile.
-    pub(in crate::control) async fn end_restart(&mut self) -> Option<u8> {
-        if !self.outgoing.is_busy() {
-            return None;
+    /// Ends a restart that is under way, because this process is to stop.
+    pub(in crate::control) fn end_restart(&mut self) {
+        if self.outgoing.is_busy() {
+            self.give(OutgoingEvent::Stop);
         }
-        self.give(OutgoingEvent::Stop);
-        while self.outgoing.is_busy() {
-            match self.event().await {
-                Event::Successor(event) => drop(self.give(event)),
-                Event::Stop(Some(signal)) => {
-                    if let Some(successor) = &mut self.successor {
-                        successor.kill();
-                    }
-                    return Some(signal);
-                }
-                Event::Ended { .. } => {}
-                event => self.decline(&event),
-            }
+    }
+
+    /// Ends a new process by force.
+    pub(in crate::control) fn kill_successor(&mut self) {
+        if let Some(successor) = &mut self.successor {
+            successor.kill();
         }
-        None
     }
 
     /// Another process has taken over: it gets what is its own; the number of the process.
@@ -183,94 +170,91 @@ impl Process {
         pid
     }
 
-    /// Passes a signal to stop on to the process that has taken over: who asks this one means the proxy. `false` if there is
-    /// none, or if it was told already.
-    pub(in crate::control) fn pass_on(&mut self, signal: u8) -> bool {
-        if !self.outgoing.is_gone() || std::mem::replace(&mut self.has_passed_on, true) {
-            return false;
-        }
+    /// Passes a signal to stop on to the process that has taken over.
+    pub(in crate::control) fn pass_on(&self, signal: u8) {
         if let Some(successor) = &self.successor {
             tracing::info!("forwarding signal {signal} to process {}, which has taken over", successor.pid());
             successor.say_stop(signal);
         }
-        true
     }
 
-    /// As the new process: binds what is new, says that it receives, and waits until it is the proxy.
-    pub(in crate::control) async fn take_over(&mut self, late: &[Unbound]) -> Result<(), Failure> {
-        for socket in late {
-            socket.bind().map_err(Failure::system)?;
+    /// Has the process that has taken over read its config again.
+    pub(in crate::control) fn forward_reload(&self) {
+        if let Some(successor) = &self.successor {
+            tracing::info!("reload: forwarded to process {}, which has taken over", successor.pid());
+            successor.ask_reload();
         }
-        let Some(old) = &mut self.predecessor else { return Ok(()) };
-        let pid = old.offer.pid;
-        let mut action = old.on(IncomingEvent::Armed);
-        loop {
-            match action {
-                IncomingAction::SayReady => {
-                    tracing::info!("restart: ready to take over from process {pid}");
-                    if let Some(Err(error)) = self.predecessor.as_ref().map(|old| old.say_ready()) {
-                        tracing::warn!("cannot notify process {pid} that this one is ready: {error}");
-                    }
-                }
-                IncomingAction::Serve => {
-                    note(&self.control, Outcome::UnderWay, &format!("taking over from process {pid}"));
-                    break;
-                }
-                IncomingAction::ServeUnasked => {
-                    note(
-                        &self.control,
-                        Outcome::Done,
-                        &format!("process {pid} has exited; this one continues"),
-                    );
-                    break;
-                }
-                IncomingAction::Retire(why) => return Err(retired(&why)),
-                IncomingAction::Nothing | IncomingAction::Complete | IncomingAction::Stop => {}
+    }
+
+    /// Says why no restart is begun.
+    pub(in crate::control) fn refuse_restart(&self, why: &str) {
+        note(&self.control, Outcome::Refused, why);
+    }
+
+    /// Every receive is armed: binds what is new, and has the old process told, if there is one.
+    pub(in crate::control) fn offer(&mut self) {
+        for socket in std::mem::take(&mut self.late) {
+            if let Err(error) = socket.bind() {
+                return self.pending.push_back(Event::Failed(Failure::system(error)));
             }
-            action = match self.event().await {
-                Event::Predecessor(event) => {
-                    self.predecessor.as_mut().map_or(IncomingAction::Nothing, |old| old.on(event))
-                }
-                Event::Ended { worker } => return Err(self.end_of(worker)),
-                Event::Stop(_) => {
-                    tracing::info!("stop requested; waiting for process {pid}");
-                    self.predecessor
-                        .as_mut()
-                        .map_or(IncomingAction::Nothing, |old| old.on(IncomingEvent::Stop))
-                }
-                event => {
-                    self.decline(&event);
-                    IncomingAction::Nothing
-                }
-            };
         }
-        if self.predecessor.as_ref().is_some_and(Predecessor::is_to_stop) {
-            self.stop.notify_one();
+        match self.predecessor {
+            Some(_) => self.take(IncomingEvent::Armed),
+            None => self.pending.push_back(Event::Go),
         }
-        if let Some(state) = self.predecessor.as_mut().and_then(|old| old.take_last_state()) {
+    }
+
+    /// As the new process: does what an event of the hand-over asks for.
+    pub(in crate::control) fn take(&mut self, event: IncomingEvent) {
+        let Some(old) = &mut self.predecessor else { return };
+        let pid = old.offer.pid;
+        if event == IncomingEvent::Stop && matches!(self.phase, Phase::Offering { .. }) {
+            tracing::info!("stop requested; waiting for process {pid}");
+        }
+        match old.on(event) {
+            IncomingAction::Nothing => {}
+            IncomingAction::SayReady => {
+                tracing::info!("restart: ready to take over from process {pid}");
+                if let Err(error) = old.say_ready() {
+                    tracing::warn!("cannot notify process {pid} that this one is ready: {error}");
+                }
+            }
+            IncomingAction::Serve => {
+                note(&self.control, Outcome::UnderWay, &format!("taking over from process {pid}"));
+                self.pending.push_back(Event::Go);
+            }
+            IncomingAction::ServeUnasked => {
+                note(&self.control, Outcome::Done, &format!("process {pid} has exited; this one continues"));
+                self.pending.push_back(Event::Go);
+            }
+            IncomingAction::Retire(why) => self.pending.push_back(Event::Retire(why)),
+            IncomingAction::Stop => self.pending.push_back(Event::Stop(None)),
+            IncomingAction::Complete => self.complete(pid),
+        }
+    }
+
+    /// As the new process: goes on from what the old one knew last, and stops if that was requested meanwhile.
+    pub(in crate::control) fn inherit(&mut self) {
+        let Some(old) = &mut self.predecessor else { return };
+        if old.is_to_stop() {
+            self.pending.push_back(Event::Stop(None));
+        }
+        if let Some(state) = old.take_last_state() {
             self.control.resume(&state);
             self.control.publish();
         }
-        Ok(())
     }
 
-    /// As the new process: what comes after it has taken over.
-    pub(in crate::control) fn follow(&mut self, event: IncomingEvent) {
-        let Some(old) = &mut self.predecessor else { return };
-        let action = old.on(event);
-        if action == IncomingAction::Stop {
-            self.stop.notify_one();
+    /// As the new process: the old one has exited.
+    fn complete(&self, pid: u32) {
+        let words = format!("complete: process {pid} has exited and this one has taken over");
+        note(&self.control, Outcome::Done, &words);
+        if self.control.spread == Spread::Datagram {
+            self.held.spread_again();
         }
-        if action == IncomingAction::Complete {
-            let words = format!("complete: process {} has exited and this one has taken over", old.offer.pid);
-            note(&self.control, Outcome::Done, &words);
-            if self.control.spread == Spread::Datagram {
-                self.held.spread_again();
-            }
-            // Notifications sent before the service manager knew this process may be lost.
-            self.control.notifier.ready();
-            self.control.tell_status();
-        }
+        // What was said before the service manager knew this process may not have been heard.
+        self.control.notifier.ready();
+        self.control.tell_status();
     }
 
     /// As the new process: tells the old one why this one ends, as long as it has not taken over.
@@ -279,51 +263,11 @@ impl Process {
             old.say_failed(words);
         }
     }
-
-    /// A reload while this process starts or ends: it is meant for the serving process.
-    fn decline_reload(&self) {
-        match &self.successor {
-            Some(successor) if self.outgoing.is_gone() => {
-                tracing::info!("reload: forwarded to process {}, which has taken over", successor.pid());
-                successor.ask_reload();
-            }
-            _ if self.control.stopping.get() => tracing::warn!("reload: refused: stopping"),
-            _ => {
-                // The file may have changed since it was read.
-                self.reload_is_due.set(true);
-                tracing::info!("reload: deferred until this process serves");
-            }
-        }
-    }
-
-    /// What is said to events that change nothing while this process starts or ends.
-    pub(in crate::control) fn decline(&self, event: &Event) {
-        match event {
-            Event::Restart if self.outgoing.is_gone() => {
-                note(&self.control, Outcome::Refused, "another process has taken over");
-            }
-            Event::Restart if self.control.stopping.get() => {
-                note(&self.control, Outcome::Refused, "stopping");
-            }
-            Event::Restart => note(&self.control, Outcome::Refused, "still starting"),
-            Event::Successor(OutgoingEvent::Ended(how)) if self.outgoing.is_gone() => {
-                tracing::error!("the process that has taken over {how}; nothing is serving");
-            }
-            Event::Reload => self.decline_reload(),
-            _ => {}
-        }
-    }
 }
 
 /// How long a new process may take to exit.
 fn grace(config: &Config) -> Duration {
     Duration::from_millis(config.shutdown_timeout_ms) + OVERTIME
-}
-
-/// Why a process that was to take over ends.
-pub(in crate::control) fn retired(why: &str) -> Failure {
-    let words = format!("process {} exits, and the old one continues: {why}", std::process::id());
-    Failure { words, code: exit::OK }
 }
 
 /// Conditions for a restart.

@@ -12,14 +12,12 @@ use crate::control::lifecycle::handle::ProxyHandle;
 use crate::control::lifecycle::handover::predecessor::Predecessor;
 use crate::control::lifecycle::process::{Process, StartContext};
 use crate::control::lifecycle::sockets::{self, Sockets};
-use crate::control::lifecycle::stop;
 use crate::control::liveness;
 use crate::control::net;
 use crate::control::service::admin_listeners::AdminListeners;
 use crate::control::service::observe::{DebugLog, write_debug_log};
 use crate::control::state::{Control, ControlInit, WorkerHandle};
 use crate::control::{Options, Origin};
-use crate::driver::socket::Unbound;
 use crate::driver::{Engine, Waker};
 use crate::exit;
 use crate::relay::{Left, Phase};
@@ -95,42 +93,29 @@ async fn live(
     (chosen, started): (EngineChoice, impl FnOnce(ProxyHandle)),
 ) -> u8 {
     let memory = MemoryBound::new(&config, chosen.engine).to_string();
-    let (mut process, sockets) = match prepare(config, options, sockets, origin, chosen).await {
+    let (mut process, admin) = match prepare(config, options, sockets, origin, chosen).await {
         Ok(prepared) => prepared,
         Err(failure) => return failure.tell(),
     };
-    let armed = match process.armed().await {
-        Ok(()) => process.take_over(&sockets.late).await,
-        Err(failure) => Err(failure),
+    let begin = |process: &Process| {
+        let control = &process.control;
+        // What others had when this process might have failed is its own now, or the service manager's.
+        control.left.set(if process.held.is_data_activated() { Left::ALL } else { Left::NONE });
+        control.ready.set(true);
+        process.announce(&memory);
+        for backend in control.backends().iter() {
+            health_checker::start(control, backend.clone());
+        }
+        control.guard();
+        net::spawn(source::watch(control.clone()));
+        let doors = AdminListeners::open(control, admin, process.held.is_admin_activated())?;
+        control.notifier.ready();
+        control.tell_status();
+        liveness::watch(control);
+        started(process.handle());
+        Ok(doors)
     };
-    if let Err(failure) = armed {
-        return stop::abandon(process, failure).await;
-    }
-    // What others had when this process might have failed is its own now, or the service manager's.
-    process.control.left.set(if process.held.is_data_activated() { Left::ALL } else { Left::NONE });
-    process.control.ready.set(true);
-    process.announce(&memory);
-    for backend in process.control.backends().iter() {
-        health_checker::start(&process.control, backend.clone());
-    }
-    process.control.guard();
-    net::spawn(source::watch(process.control.clone()));
-    let doors = match AdminListeners::open(&process.control, sockets.admin, process.held.is_admin_activated())
-    {
-        Ok(doors) => doors,
-        Err(failure) => return stop::abandon(process, failure).await,
-    };
-    process.control.notifier.ready();
-    process.control.tell_status();
-    liveness::watch(&process.control);
-    started(process.handle());
-    process.serve(doors).await
-}
-
-/// What is left of [`Sockets`] when the workers have theirs.
-struct Rest {
-    admin: Vec<TcpListener>,
-    late: Vec<Unbound>,
+    process.run(begin).await
 }
 
 /// Everything up to the start of the workers. A failure has been told to the old process, if there is one.
@@ -140,7 +125,7 @@ async fn prepare(
     sockets: Sockets,
     origin: Origin,
     chosen: EngineChoice,
-) -> Result<(Process, Rest), Failure> {
+) -> Result<(Process, Vec<TcpListener>), Failure> {
     let (publisher, seats) = seats(&config).inspect_err(|failure| origin.refuse(&failure.words))?;
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
@@ -172,9 +157,9 @@ async fn prepare(
     refuse_loops(&control, predecessor.as_ref())?;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
-    let before = StartContext { predecessor, program, held: sockets.held, chosen };
+    let before = StartContext { predecessor, program, held: sockets.held, chosen, late: sockets.late };
     let process = Process::start(control, sockets.workers, (report, reports), before)?;
-    Ok((process, Rest { admin: sockets.admin, late: sockets.late }))
+    Ok((process, sockets.admin))
 }
 
 /// A start whose metrics would loop is refused.

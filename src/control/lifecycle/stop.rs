@@ -1,154 +1,130 @@
 //! The end of the process: a stop that loses nothing, one that is cut short, one after a failure.
 //!
-//! In: a running [`Process`], and why it is to end. Out: the final account in the log, and the exit code. Next: nobody.
+//! In: actions that `phase.rs` asks a running [`Process`] for. Out: the final account in the log, and the exit code.
 
-use crate::control::lifecycle::failure::Failure;
 use crate::control::lifecycle::handover::message::Inherited;
-use crate::control::lifecycle::process::{Event, Process};
+use crate::control::lifecycle::phase::{Cause, Event, Phase};
+use crate::control::lifecycle::process::Process;
 use crate::exit;
 use crate::stats::{Counter, Counters, DropReason};
 use crate::worker::Ended;
 use nix::sys::signal::Signal;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// How long the workers may take beyond the time they were given, to cancel what the kernel holds and to say so.
-const OVERTIME: Duration = Duration::from_secs(4);
+pub(in crate::control) const OVERTIME: Duration = Duration::from_secs(4);
 /// How long they may take after a start that failed.
 const ABANDON: Duration = Duration::from_secs(1);
 /// A shell's exit code for a process that a signal ended is this and the signal's number.
 const SIGNALLED: u8 = 128;
 
-/// Stops as asked: down for the health checks of who sends metrics here, then the drain; the exit code.
-pub async fn stop(process: &mut Process, signal: Option<u8>) -> u8 {
-    let why = match signal {
-        Some(number) => name(number)
-            .map_or_else(|| format!("received signal {number}"), |name| format!("received {name}")),
-        None => "stop requested".to_owned(),
-    };
-    let (delay, timeout) = {
-        let config = process.control.config();
-        (Duration::from_millis(config.shutdown_delay_ms), Duration::from_millis(config.shutdown_timeout_ms))
-    };
-    tracing::info!(signal = signal.and_then(name), "{why}; draining");
-    process.control.stopping.set(true);
-    process.control.notifier.stopping();
-    if let Some(signal) = process.end_restart().await {
-        return cut_off(process, signal);
+impl Process {
+    /// Says that a stop begins: `health` is down for who sends metrics here.
+    pub(in crate::control) fn begin_stop(&mut self, signal: Option<u8>) {
+        let why = match signal {
+            Some(number) => name(number)
+                .map_or_else(|| format!("received signal {number}"), |name| format!("received {name}")),
+            None => "stop requested".to_owned(),
+        };
+        tracing::info!(signal = signal.and_then(name), "{why}; draining");
+        self.control.stopping.set(true);
+        self.control.notifier.stopping();
     }
-    if !delay.is_zero() {
+
+    /// Says that a worker failed, and that the process ends. What the other workers hold is still relayed.
+    pub(in crate::control) fn fail(&mut self, worker: usize) {
+        self.failure_code = self.end_of(worker).tell();
+        self.control.stopping.set(true);
+        self.control.notifier.stopping();
+    }
+
+    /// Goes on as before for `shutdownDelay`.
+    pub(in crate::control) fn delay(&mut self) {
+        let delay = Duration::from_millis(self.control.config().shutdown_delay_ms);
+        if delay.is_zero() {
+            return self.pending.push_back(Event::TimeOver);
+        }
         tracing::info!("health reports down; metrics are forwarded for another {} ms", delay.as_millis());
-        if let Err(end) = go_on(process, Instant::now() + delay).await {
-            return end;
+        self.give_time(delay);
+    }
+
+    /// Fences, relays what is queued, flushes.
+    pub(in crate::control) fn drain(&mut self, overtime: Duration) {
+        let timeout = Duration::from_millis(self.control.config().shutdown_timeout_ms);
+        self.control.drain(timeout);
+        self.give_time(timeout + overtime);
+    }
+
+    /// The phase is over after this time.
+    pub(in crate::control) fn give_time(&mut self, time: Duration) {
+        self.deadline = Some((Instant::now() + time, time));
+    }
+
+    /// Ends because another process has taken over: what this one has received is relayed, and its account told.
+    pub(in crate::control) async fn leave(&mut self, taken: &Inherited) {
+        if let Some(doors) = self.doors.take() {
+            doors.leave(&taken.admin).await;
+        }
+        let pid = self.leave_to(taken);
+        tracing::info!("process {pid} has taken over; process {} exits", std::process::id());
+        self.control.stopping.set(true);
+        // What the service manager is told from now on, the other process tells.
+        self.control.ready.set(false);
+        self.drain(OVERTIME);
+    }
+
+    /// Ends a start that failed. Sockets that an old process has too are left to it, and what was received from them is
+    /// relayed.
+    pub(in crate::control) fn abandon(&mut self, cause: Cause) {
+        let failure = cause.failure(|worker| self.end_of(worker));
+        self.refuse_old(&failure.words);
+        if failure.code == exit::OK {
+            tracing::info!("{}", failure.words);
+        } else {
+            self.failure_code = failure.tell();
+        }
+        // What clients have sent to sockets that others had before is no less worth than at any other end; nor is it where
+        // this one was asked to stop.
+        self.drain(ABANDON);
+    }
+
+    /// Reports how a worker ended, if that is an error.
+    pub(in crate::control) fn note_end(&self, worker: usize) {
+        if let Some(Some(Err(error))) = self.ended.get(worker) {
+            tracing::error!(worker, "worker {worker}: {error}");
         }
     }
-    drain(process, timeout).await
-}
 
-/// Ends because a part failed. What the other workers hold is still relayed; the exit code.
-pub async fn fail(process: &mut Process, failure: Failure) -> u8 {
-    let code = failure.tell();
-    process.control.stopping.set(true);
-    process.control.notifier.stopping();
-    if let Some(signal) = process.end_restart().await {
-        return cut_off(process, signal);
+    /// A second signal: at once, whatever is left.
+    pub(in crate::control) fn cut_off(&mut self, phase: Phase, signal: u8) {
+        tracing::warn!(signal = name(signal), "received signal {signal} again; exiting immediately");
+        account(self);
+        let code = SIGNALLED + signal;
+        self.exit_code = if phase.is_draining() { self.or_failure(code) } else { code };
     }
-    let timeout = Duration::from_millis(process.control.config().shutdown_timeout_ms);
-    drain(process, timeout).await;
-    code
-}
 
-/// Ends because another process has taken over: what this one has received is relayed, and its account told; the exit code.
-pub async fn leave(process: &mut Process, taken: &Inherited) -> u8 {
-    let timeout = Duration::from_millis(process.control.config().shutdown_timeout_ms);
-    let pid = process.leave_to(taken);
-    tracing::info!("process {pid} has taken over; process {} exits", std::process::id());
-    process.control.stopping.set(true);
-    // What the service manager is told from now on, the other process tells.
-    process.control.ready.set(false);
-    drain(process, timeout).await
-}
+    /// The time is over, and workers are left.
+    pub(in crate::control) fn run_out(&mut self) {
+        let time = self.deadline.map_or(Duration::ZERO, |(_, time)| time);
+        tracing::error!("the workers did not end within {} ms", time.as_millis());
+        account(self);
+        self.exit_code = self.or_failure(exit::CUT_SHORT);
+    }
 
-/// Ends a start that failed; the exit code. Sockets that an old process has too are left to it, and what was received from
-/// them is relayed.
-pub async fn abandon(mut process: Process, failure: Failure) -> u8 {
-    process.refuse_old(&failure.words);
-    let code = if failure.code == exit::OK {
-        tracing::info!("{}", failure.words);
-        failure.code
-    } else {
-        failure.tell()
-    };
-    // What clients have sent to sockets that others had before is no less worth than at any other end; nor is it where this
-    // one was asked to stop.
-    let timeout = Duration::from_millis(process.control.config().shutdown_timeout_ms);
-    process.control.drain(timeout);
-    let ended = match workers_ended(&mut process, Instant::now() + timeout + ABANDON).await {
-        Ok(()) => conclude(&process),
-        Err(_) => {
-            account(&process);
-            exit::CUT_SHORT
+    /// Every worker has ended.
+    pub(in crate::control) fn conclude(&mut self) {
+        // They have said their last words: this takes no time.
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
         }
-    };
-    if code == exit::OK { ended } else { code }
-}
-
-/// Goes on as before until `deadline`; an error is the exit code of an earlier end.
-async fn go_on(process: &mut Process, deadline: Instant) -> Result<(), u8> {
-    loop {
-        match timeout_at(deadline, process.event()).await {
-            Err(_) => return Ok(()),
-            Ok(Event::Stop(Some(signal))) => return Err(cut_off(process, signal)),
-            Ok(Event::Ended { worker }) => {
-                let failure = process.end_of(worker);
-                return Err(Box::pin(fail(process, failure)).await);
-            }
-            Ok(event) => process.decline(&event),
-        }
+        self.exit_code = self.or_failure(conclude(self));
     }
-}
 
-/// Fences, relays what is queued, flushes; the exit code.
-async fn drain(process: &mut Process, timeout: Duration) -> u8 {
-    process.control.drain(timeout);
-    let deadline = Instant::now() + timeout + OVERTIME;
-    match workers_ended(process, deadline).await {
-        Ok(()) => conclude(process),
-        Err(Some(signal)) => cut_off(process, signal),
-        Err(None) => {
-            tracing::error!("the workers did not end within {} ms", (timeout + OVERTIME).as_millis());
-            account(process);
-            exit::CUT_SHORT
-        }
+    /// The exit code of the failure that ended the process, or else this one.
+    fn or_failure(&self, code: u8) -> u8 {
+        if self.failure_code == exit::OK { code } else { self.failure_code }
     }
-}
-
-/// Waits until every worker has ended and its thread is gone. An error is a second signal, or `None` at the deadline.
-async fn workers_ended(process: &mut Process, deadline: Instant) -> Result<(), Option<u8>> {
-    while process.ended.iter().any(Option::is_none) {
-        match timeout_at(deadline, process.event()).await {
-            Err(_) => return Err(None),
-            Ok(Event::Stop(Some(signal))) => return Err(Some(signal)),
-            Ok(Event::Ended { worker }) => {
-                if let Some(Some(Err(error))) = process.ended.get(worker) {
-                    tracing::error!(worker, "worker {worker}: {error}");
-                }
-            }
-            Ok(event) => process.decline(&event),
-        }
-    }
-    // They have said their last words: this takes no time.
-    for thread in process.threads.drain(..) {
-        let _ = thread.join();
-    }
-    Ok(())
-}
-
-/// A second signal: at once, whatever is left.
-fn cut_off(process: &Process, signal: u8) -> u8 {
-    tracing::warn!(signal = name(signal), "received signal {signal} again; exiting immediately");
-    account(process);
-    SIGNALLED + signal
 }
 
 /// The exit code of how the workers ended: the gravest counts.

@@ -14,11 +14,12 @@ use statsring::control::backends::probe::judge as judge_answer;
 use statsring::control::config_diff::compare;
 use statsring::control::lifecycle::handover::decide::{IncomingHandover, OutgoingHandover};
 use statsring::control::lifecycle::handover::message::{Inherited, Offer, State};
+use statsring::control::lifecycle::phase::Phase;
 use statsring::driver::Engine;
 use statsring::driver::reach::Reach;
 use statsring::driver::sim::{Random, SimDriver, SimHandle, SimNetwork, SimSetup};
 use statsring::placement::{LiveSet, Placement, splitmix64};
-use statsring::relay::{Left, Phase, RouteTable};
+use statsring::relay::{self, Left, RouteTable};
 use statsring::stats::{Counter, Counters, WorkerShared};
 use statsring::worker::{Ended, Report, Step, Worker, WorkerLinks};
 use std::collections::HashMap;
@@ -119,15 +120,6 @@ struct Watched {
     check: Option<(Vec<SocketAddr>, u64, CheckResult)>,
 }
 
-/// Where a process stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    Starting,
-    Serving,
-    Ending,
-    Gone,
-}
-
 /// What a process that takes over has beside.
 pub struct Inheritance {
     pub old: usize,
@@ -154,7 +146,7 @@ impl Inheritance {
 /// One process.
 pub struct Process {
     pub number: usize,
-    pub stage: Stage,
+    pub phase: Phase,
     pub roster: BackendSet,
     pub seats: Vec<WorkerHandle>,
     pub left: Left,
@@ -167,8 +159,6 @@ pub struct Process {
     /// When the successor's time is over.
     pub deadline_us: Option<u64>,
     pub inheritance: Option<Inheritance>,
-    /// A stop waits for the end of a restart.
-    pub wants_stop: bool,
     /// It does not run before.
     pub frozen_until_us: u64,
     /// It has no descriptor free for a check before.
@@ -194,14 +184,14 @@ impl Process {
             diverted: LiveSet::nobody(),
             placement: Placement::Jump,
             rules: config.rules(),
-            phase: Phase::Run,
+            phase: relay::Phase::Run,
             observer: None,
         };
         let roster = BackendSet::new(config);
         look_up_all(&roster.backends());
         Process {
             number,
-            stage: Stage::Starting,
+            phase: Phase::START,
             roster,
             seats: Vec::new(),
             left: Left::NONE,
@@ -212,7 +202,6 @@ impl Process {
             reloaded_us: None,
             deadline_us: None,
             inheritance: None,
-            wants_stop: false,
             frozen_until_us: 0,
             short_until_us: 0,
             wrongly_down: None,
@@ -302,7 +291,6 @@ impl Process {
 
     /// The workers are to end, as by `Control::drain`.
     pub fn drain(&mut self, now_us: u64) {
-        self.stage = Stage::Ending;
         let timeout_us = self.roster.config().shutdown_timeout_ms * 1_000;
         self.roster.end(timeout_us, self.left);
         self.publish(now_us);
@@ -327,7 +315,7 @@ impl Process {
     }
 
     pub fn is_alive(&self) -> bool {
-        self.stage != Stage::Gone
+        self.phase != Phase::Ended
     }
 
     pub fn are_all_ready(&self) -> bool {
@@ -497,7 +485,7 @@ impl Process {
 
     /// It is killed: what its workers had sent until then has to be right.
     pub fn kill(&mut self, is_good_day: bool) -> Result<(), String> {
-        self.stage = Stage::Gone;
+        self.phase = Phase::Ended;
         for seat in &mut self.seats {
             let Some(worker) = seat.worker.take() else { continue };
             seat.ended = Some(Ended::Panicked);

@@ -2,7 +2,7 @@
 //! processes, no name moves at a restart, checks find out who is up.
 
 use super::plan::{Plan, node_number};
-use super::process::{Process, Stage};
+use super::process::Process;
 use super::world::World;
 use statsring::config::Node;
 use std::collections::HashMap;
@@ -71,7 +71,7 @@ impl World<'_> {
     /// As long as any process is up, every socket that takes datagrams has a worker that reads it.
     pub fn check_reception(&self) -> Result<(), String> {
         let is_up = |process: &&Process| {
-            process.is_alive() && process.stage != Stage::Ending && process.are_all_ready()
+            process.is_alive() && !process.phase.is_draining() && process.are_all_ready()
         };
         if !self.processes.iter().any(|process| is_up(&process)) {
             return Ok(());

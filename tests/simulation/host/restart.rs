@@ -1,14 +1,16 @@
-//! Restarts without loss: what both processes do about what the real state machines decide, step by step as
-//! `control/lifecycle/restart.rs`, `stop.rs` and `sockets.rs` do it, with what they say on its way for a while.
+//! Restarts without loss: what both processes do about what the real state machines decide, as
+//! `control/lifecycle/event_loop.rs`, `restart.rs`, `stop.rs` and `sockets.rs` do it, with what they say on its way for a while.
 
 use super::plan::address_number;
-use super::process::{Inheritance, Process, Stage};
+use super::process::{Inheritance, Process};
 use super::world::World;
+use statsring::control::Failure;
 use statsring::control::lifecycle::handover::decide::{
     IncomingAction, IncomingEvent, OutgoingAction, OutgoingEvent,
 };
 use statsring::control::lifecycle::handover::inherit::{Plan as SocketPlan, left_to};
 use statsring::control::lifecycle::handover::message::{Inherited, Offer, State};
+use statsring::control::lifecycle::phase::{Action, Cause, Event, Phase, on};
 use statsring::relay::Left;
 
 /// How long a new process that is to end may take beyond `shutdownTimeout`, µs.
@@ -41,8 +43,110 @@ pub enum Disposition {
 }
 
 impl World<'_> {
+    /// Does what an event asks a process for.
+    pub fn happen(&mut self, number: usize, event: Event) -> Result<(), String> {
+        self.trace(|| format!("process {number}: {event:?}"));
+        let (phase, actions) = on(self.processes[number].phase, event);
+        self.processes[number].phase = phase;
+        for action in actions {
+            self.execute(number, action)?;
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, number: usize, action: Action) -> Result<(), String> {
+        match action {
+            Action::Offer => self.offer(number),
+            Action::Take(event) => self.take(number, event),
+            Action::Give(event) => self.give(number, event),
+            Action::Serve => self.serve(number),
+            Action::Reload => self.reload(number),
+            Action::Restart => {
+                let heir = self.processes[number].inheritance.as_ref();
+                let is_taking_over = heir.is_some_and(|heir| !heir.incoming.is_complete());
+                let obstacle = is_taking_over.then_some("the last restart is not complete");
+                self.give(number, OutgoingEvent::Asked(obstacle))
+            }
+            Action::EndRestart if self.processes[number].outgoing.is_busy() => {
+                self.give(number, OutgoingEvent::Stop)
+            }
+            Action::EndRestart => self.happen(number, Event::RestartOver),
+            // No process here has a `shutdownDelay`.
+            Action::Delay => self.happen(number, Event::TimeOver),
+            Action::Drain => {
+                self.stopped_us = self.stopped_us.or(Some(self.now_us));
+                self.drain(number)
+            }
+            Action::Leave(taken) => self.leave(number, &taken),
+            Action::Abandon(cause) => self.abandon(number, cause),
+            Action::PassOn(_) => {
+                if let Some(new) = self.processes[number].successor {
+                    self.post(number, new, Mail::IncomingHandover(IncomingEvent::Stop));
+                }
+                Ok(())
+            }
+            Action::ForwardReload => {
+                let new = self.processes[number].successor;
+                match new.filter(|new| self.processes[*new].is_alive()) {
+                    // A signal overtakes what was said.
+                    Some(new) => self.happen(new, Event::Reload),
+                    None => Ok(()),
+                }
+            }
+            Action::DeferReload => {
+                self.happened.reloads_deferred += 1;
+                Ok(())
+            }
+            Action::RefuseReload(_) => {
+                self.happened.reloads_refused += 1;
+                Ok(())
+            }
+            Action::RefuseRestart(_) => {
+                self.happened.restarts_refused += 1;
+                Ok(())
+            }
+            Action::Conclude => {
+                self.end_process(number);
+                Ok(())
+            }
+            // Only told to people.
+            Action::BeginStop(_) | Action::ReportSuccessorLost(_) => Ok(()),
+            // A worker never fails here, a second signal never comes, and every worker ends in time.
+            Action::Fail(_)
+            | Action::NoteEnd(_)
+            | Action::KillSuccessor
+            | Action::CutOff(_)
+            | Action::RunOut => Err(format!("process {number}: unexpected {action:?}")),
+        }
+    }
+
+    fn drain(&mut self, number: usize) -> Result<(), String> {
+        let now_us = self.now_us;
+        self.processes[number].drain(now_us);
+        Ok(())
+    }
+
+    /// The start of a process failed: the old one is told.
+    fn abandon(&mut self, new: usize, cause: Cause) -> Result<(), String> {
+        let old = self.processes[new].inheritance.as_ref().map(|inheritance| inheritance.old);
+        if let Some(old) = old {
+            let why = cause.failure(|worker| Failure::system(format!("worker {worker} ended"))).words;
+            self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Failed(why)));
+        }
+        self.drain(new)
+    }
+
+    /// The config file is edited, and read again.
+    fn reload(&mut self, number: usize) -> Result<(), String> {
+        let now_us = self.now_us;
+        let is_applied = self.processes[number].reload(self.file.clone(), self.plan, now_us)?;
+        self.happened.reloads += u64::from(is_applied);
+        self.happened.reloads_refused += u64::from(!is_applied);
+        Ok(())
+    }
+
     /// Does what an event of a restart asks the old process for.
-    pub fn give(&mut self, old: usize, event: OutgoingEvent) -> Result<(), String> {
+    fn give(&mut self, old: usize, event: OutgoingEvent) -> Result<(), String> {
         self.trace(|| format!("process {old}: {event:?}"));
         let action = {
             let process = &mut self.processes[old];
@@ -66,7 +170,7 @@ impl World<'_> {
                         self.expect_same_names(old, new);
                         self.check_config(old, new)?;
                         self.post(old, new, Mail::Go(state));
-                        self.leave(old, &taken);
+                        self.happen(old, Event::TakenOver(taken))?;
                     }
                     _ => self.give(old, OutgoingEvent::Failed("it could not be told to go".into()))?,
                 }
@@ -189,7 +293,7 @@ impl World<'_> {
     }
 
     /// Does what an event of a restart asks the new process for.
-    pub fn take(&mut self, new: usize, event: IncomingEvent) -> Result<(), String> {
+    fn take(&mut self, new: usize, event: IncomingEvent) -> Result<(), String> {
         self.trace(|| format!("process {new}: {event:?}"));
         let Some(inheritance) = &mut self.processes[new].inheritance else { return Ok(()) };
         let is_old_gone = event == IncomingEvent::Gone;
@@ -200,40 +304,36 @@ impl World<'_> {
                 let taken = inheritance.taken.clone();
                 self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Ready { taken, is_current: true }));
             }
-            IncomingAction::Serve => self.serve(new)?,
+            IncomingAction::Serve => self.happen(new, Event::Go)?,
             IncomingAction::ServeUnasked => {
                 self.happened.inherited_unasked += 1;
-                self.serve(new)?;
+                self.happen(new, Event::Go)?;
             }
             IncomingAction::Complete => self.happened.restarts_complete += 1,
-            IncomingAction::Stop => self.processes[new].wants_stop = true,
+            IncomingAction::Stop => self.happen(new, Event::Stop(None))?,
             IncomingAction::Retire(_) if is_old_gone => {
                 return Err(format!("process {new} ends because the old one is gone: nobody is left"));
             }
-            IncomingAction::Retire(why) => {
-                self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Failed(why)));
-                let now_us = self.now_us;
-                self.processes[new].drain(now_us);
-            }
+            IncomingAction::Retire(why) => self.happen(new, Event::Retire(why))?,
         }
         Ok(())
     }
 
     /// Every receive is armed: what is new at the port is bound, and the old process is told.
-    pub fn armed(&mut self, new: usize) -> Result<(), String> {
-        if let Some(inheritance) = &self.processes[new].inheritance {
-            for socket in inheritance.late.clone() {
-                self.network.bind(socket);
-            }
-            return self.take(new, IncomingEvent::Armed);
+    fn offer(&mut self, new: usize) -> Result<(), String> {
+        let Some(inheritance) = &self.processes[new].inheritance else {
+            return self.happen(new, Event::Go);
+        };
+        for socket in inheritance.late.clone() {
+            self.network.bind(socket);
         }
-        self.serve(new)
+        self.take(new, IncomingEvent::Armed)
     }
 
     fn serve(&mut self, number: usize) -> Result<(), String> {
         let now_us = self.now_us;
         let process = &mut self.processes[number];
-        process.wants_stop |= process.inheritance.as_ref().is_some_and(|heir| heir.incoming.is_to_stop());
+        let is_to_stop = process.inheritance.as_ref().is_some_and(|heir| heir.incoming.is_to_stop());
         let last_state = process.inheritance.as_mut().and_then(|inheritance| inheritance.last_state.take());
         if let Some(state) = &last_state {
             let now_ms = process.now_ms(now_us);
@@ -241,27 +341,30 @@ impl World<'_> {
             process.publish(now_us);
         }
         process.left = Left::NONE;
-        process.stage = Stage::Serving;
         if last_state.is_some() {
             self.check_same_names(number)?;
         }
         self.processes[number].watch(now_us);
+        if is_to_stop {
+            self.stopping.push(number);
+        }
         Ok(())
     }
 
-    fn leave(&mut self, old: usize, taken: &Inherited) {
+    fn leave(&mut self, old: usize, taken: &Inherited) -> Result<(), String> {
         let now_us = self.now_us;
         let process = &mut self.processes[old];
         process.deadline_us = None;
         process.left = left_to(taken, &process.roster.config().listen.clone());
         process.drain(now_us);
+        Ok(())
     }
 
     /// A process is gone: its sockets are closed, and who is connected to it learns that.
     pub fn end_process(&mut self, number: usize) {
         self.trace(|| format!("process {number} ends"));
         let process = &mut self.processes[number];
-        process.stage = Stage::Gone;
+        process.phase = Phase::Ended;
         let mut sockets: Vec<usize> =
             process.seats.iter().flat_map(|seat| seat.sockets.iter().copied()).collect();
         sockets.extend(self.held.remove(&number).unwrap_or_default());

@@ -1,13 +1,14 @@
 //! Everything on the fake host in the order of its virtual time: workers' steps, checks, messages, orders.
 
 use super::plan::{NODES, Order, Plan, address_number, edited};
-use super::process::{Mood, Process, Stage, look_up};
+use super::process::{Mood, Process, look_up};
 use super::promises::Stood;
 use super::restart::Mail;
 use crate::scenario::START_US;
 use statsring::admin::AdminState;
 use statsring::config::Config;
 use statsring::control::lifecycle::handover::decide::{IncomingEvent, OutgoingEvent};
+use statsring::control::lifecycle::phase::{Event, Phase};
 use statsring::driver::sim::{Fault, Random, SimNetwork};
 use statsring::stats::{Counter, Counters};
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ const SPAN_US_MAX: u64 = 60_000_000;
 const STEPS_MAX: u64 = 100_000;
 /// How far a worker's clock may run ahead of another's, µs.
 const AHEAD_US: u64 = 2_500;
+/// The number of the signal to stop.
+const SIGTERM: u8 = 15;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +42,7 @@ pub struct Happened {
     pub inherited_unasked: u64,
     pub reloads: u64,
     pub reloads_refused: u64,
+    pub reloads_deferred: u64,
     pub kills: u64,
     pub pauses: u64,
     pub shortages: u64,
@@ -67,6 +71,8 @@ pub struct World<'a> {
     pub deaf: Vec<usize>,
     /// New processes that a stop has reached before they served.
     told_to_stop: Vec<usize>,
+    /// Processes that serve and are to stop at once.
+    pub stopping: Vec<usize>,
     pub stood: HashMap<usize, HashMap<Arc<str>, Stood>>,
     /// When it comes, a number that keeps the order, to whom, what.
     mail: Vec<(u64, u64, usize, Mail)>,
@@ -133,6 +139,7 @@ impl<'a> World<'a> {
             held: HashMap::new(),
             deaf: Vec::new(),
             told_to_stop: Vec::new(),
+            stopping: Vec::new(),
             stood: HashMap::new(),
             mail: Vec::new(),
             posted: 0,
@@ -192,8 +199,9 @@ impl<'a> World<'a> {
             consider(*due_us, self.processes[*to].frozen_until_us);
         }
         for process in self.processes.iter().filter(|process| process.is_alive()) {
-            let is_stop_due =
-                process.wants_stop && process.stage == Stage::Serving && !process.outgoing.is_busy();
+            let is_withdrawn =
+                matches!(process.phase, Phase::Withdrawing { .. }) && !process.outgoing.is_busy();
+            let is_stop_due = is_withdrawn || self.stopping.contains(&process.number);
             let stop_us = is_stop_due.then_some(self.now_us);
             for due_us in process.next_check_us().into_iter().chain(process.deadline_us).chain(stop_us) {
                 consider(due_us, process.frozen_until_us);
@@ -233,19 +241,19 @@ impl<'a> World<'a> {
             .map_err(|error| format!("process {number} worker {index}: {error}"))?;
         let clock_us = process.seats[index].handle.now_us();
         self.happened.virtual_us = self.happened.virtual_us.max(clock_us - START_US);
-        let is_armed = !was_ready && process.are_all_ready() && process.stage == Stage::Starting;
-        let is_over = process.stage == Stage::Ending && process.have_all_ended();
-        if process.seats[index].ended.is_some() && process.stage != Stage::Ending {
+        let is_armed = !was_ready && process.are_all_ready() && process.phase.is_starting();
+        let is_over = process.phase.is_draining() && process.have_all_ended();
+        if process.seats[index].ended.is_some() && !process.phase.is_draining() {
             return Err(format!("process {number} worker {index} ended unasked"));
         }
         if is_armed || is_over {
             self.now_us = self.now_us.max(clock_us);
         }
         if is_armed {
-            self.armed(number)?;
+            self.happen(number, Event::Armed)?;
         }
         if is_over {
-            self.end_process(number);
+            self.happen(number, Event::AllEnded)?;
         }
         let (moods, now_us) = (self.moods_now(), self.now_us);
         self.processes[number].attend(&moods, now_us);
@@ -291,14 +299,14 @@ impl<'a> World<'a> {
         }
         match mail {
             Mail::Birth { old, offer, fate, sockets } => self.begin(to, old, &offer, fate, &sockets),
-            Mail::OutgoingHandover(event) => self.give(to, event),
+            Mail::OutgoingHandover(event) => self.happen(to, Event::Successor(event)),
             _ if self.deaf.contains(&to) => Ok(()),
-            Mail::IncomingHandover(event) => self.take(to, event),
+            Mail::IncomingHandover(event) => self.happen(to, Event::Predecessor(event)),
             Mail::Go(state) => {
                 if let Some(inheritance) = &mut self.processes[to].inheritance {
                     inheritance.last_state = Some(state);
                 }
-                self.take(to, IncomingEvent::Go)
+                self.happen(to, Event::Predecessor(IncomingEvent::Go))
             }
         }
     }
@@ -312,18 +320,22 @@ impl<'a> World<'a> {
         }
         if process.deadline_us.is_some_and(|deadline_us| deadline_us <= now_us) {
             process.deadline_us = None;
-            self.give(number, OutgoingEvent::Late)?;
+            self.happen(number, Event::Successor(OutgoingEvent::Late))?;
         }
         let moods = self.moods_now();
-        let process = &mut self.processes[number];
-        process.attend(&moods, now_us);
-        if process.wants_stop && !process.outgoing.is_busy() && process.stage == Stage::Serving {
-            process.drain(now_us);
-            self.stopped_us = self.stopped_us.or(Some(now_us));
+        self.processes[number].attend(&moods, now_us);
+        if let Some(place) = self.stopping.iter().position(|stopping| *stopping == number) {
+            self.stopping.remove(place);
+            self.happen(number, Event::Stop(None))?;
+        }
+        let process = &self.processes[number];
+        if matches!(process.phase, Phase::Withdrawing { .. }) && !process.outgoing.is_busy() {
+            self.happen(number, Event::RestartOver)?;
         }
         // A new process that never had workers ends as soon as it is told to.
-        if process.stage == Stage::Ending && process.seats.is_empty() {
-            self.end_process(number);
+        let process = &self.processes[number];
+        if process.phase.is_draining() && process.seats.is_empty() {
+            self.happen(number, Event::AllEnded)?;
         }
         Ok(())
     }
@@ -352,25 +364,22 @@ impl<'a> World<'a> {
             }
             (Order::Stop, Some(number)) => {
                 self.check_health(number)?;
-                self.processes[number].wants_stop = true;
-                if self.processes[number].outgoing.is_busy() {
-                    self.give(number, OutgoingEvent::Stop)?;
-                }
+                self.happen(number, Event::Stop(Some(SIGTERM)))?;
             }
-            (Order::Restart, Some(number)) => {
-                let is_taking_over = self.processes[number]
-                    .inheritance
-                    .as_ref()
-                    .is_some_and(|inheritance| !inheritance.incoming.is_complete());
-                let obstacle = is_taking_over.then_some("the last restart is not complete");
-                self.give(number, OutgoingEvent::Asked(obstacle))?;
-            }
+            (Order::Restart, Some(number)) => self.happen(number, Event::Restart)?,
             (Order::Reload, Some(number)) => {
                 self.changed_us = now_us;
                 self.file = edited(&mut self.random, &self.file);
-                let is_applied = self.processes[number].reload(self.file.clone(), self.plan, now_us)?;
-                self.happened.reloads += u64::from(is_applied);
-                self.happened.reloads_refused += u64::from(!is_applied);
+                self.happen(number, Event::Reload)?;
+            }
+            // To a process that starts or leaves, while another one is about to serve.
+            (Order::Reload, None) => {
+                let newest = self.processes.iter().rposition(Process::is_alive);
+                if let Some(number) = newest.filter(|number| !self.deaf.contains(number)) {
+                    self.changed_us = now_us;
+                    self.file = edited(&mut self.random, &self.file);
+                    self.happen(number, Event::Reload)?;
+                }
             }
             (Order::AdminState, Some(number)) => self.wish(number),
             (Order::Lookup, Some(number)) => self.look_up(number),
@@ -381,8 +390,7 @@ impl<'a> World<'a> {
 
     /// A stop while the "go" is on its way: the old process passes it on, or a signal reaches the new one and overtakes it.
     fn stop_between(&mut self) -> Result<(), String> {
-        let heirs =
-            self.processes.iter().filter(|process| process.is_alive() && process.stage == Stage::Starting);
+        let heirs = self.processes.iter().filter(|process| process.is_alive() && process.phase.is_starting());
         let heir =
             heirs.filter_map(|process| Some((process.inheritance.as_ref()?.old, process.number))).next_back();
         let Some((old, new)) = heir
@@ -393,15 +401,14 @@ impl<'a> World<'a> {
         self.told_to_stop.push(new);
         self.happened.stops_between += 1;
         if self.processes[old].is_alive() && self.random.below(2) == 0 {
-            self.post(old, new, Mail::IncomingHandover(IncomingEvent::Stop));
-            return Ok(());
+            return self.happen(old, Event::Stop(Some(SIGTERM)));
         }
-        self.take(new, IncomingEvent::Stop)
+        self.happen(new, Event::Stop(Some(SIGTERM)))
     }
 
     /// The process that is the proxy now.
     fn serving(&self) -> Option<usize> {
-        self.processes.iter().rposition(|process| process.stage == Stage::Serving)
+        self.processes.iter().rposition(|process| process.phase == Phase::Serving)
     }
 
     fn wish(&mut self, number: usize) {

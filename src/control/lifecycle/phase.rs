@@ -1,0 +1,577 @@
+//! The phases of the process's life, as one pure state machine: [`on`] says for every phase and every event what follows.
+//!
+//! Invariants: a reload is carried out, deferred, forwarded or refused, and one that was deferred is answered before its
+//! phase ends; a stop is honoured in every phase; a restart is begun, or refused with a reason. No pair of a phase and an
+//! event falls into a wildcard. `event_loop.rs` executes the actions; the simulation drives the same function.
+//!
+//! ```text
+//! phase         Reload   Restart  Stop                  worker ends  leaves for
+//! Arming        deferred refused  Abandoning            Abandoning   Offering (armed)
+//! Offering      deferred refused  asks the predecessor  Abandoning   Serving (go), Abandoning (abort)
+//! Serving       done     begun    Withdrawing           Withdrawing  Leaving (taken over)
+//! Withdrawing   refused  refused  Ended                 fails        Delaying, Draining (no new process is left)
+//! Delaying      refused  refused  Ended                 Draining     Draining (shutdownDelay is over)
+//! Draining      refused  refused  Ended                 noted        Ended (all workers ended, or time over)
+//! Leaving       forward  refused  passed on, then Ended noted        Ended (all workers ended, or time over)
+//! Abandoning    refused  refused  Ended                 noted        Ended (all workers ended, or time over)
+//! ```
+
+use crate::control::lifecycle::failure::Failure;
+use crate::control::lifecycle::handover::decide::{IncomingEvent, OutgoingEvent};
+use crate::control::lifecycle::handover::message::Inherited;
+use crate::exit;
+
+/// Why a restart is refused before the process serves.
+const STARTING: &str = "still starting";
+/// Why a reload or a restart is refused during a stop.
+const STOPPING: &str = "stopping";
+/// Why a restart is refused after a hand-over.
+const TAKEN_OVER: &str = "another process has taken over";
+/// Why a reload or a restart is refused after a start that failed.
+const ABANDONED: &str = "this process exits before it serves";
+
+/// A phase of the process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The workers arm their receives.
+    Arming {
+        /// A reload was requested, and follows when this process serves.
+        is_reload_due: bool,
+    },
+    /// Every receive is armed; the process that this one takes over from, if there is one, decides.
+    Offering {
+        /// A reload was requested, and follows when this process serves.
+        is_reload_due: bool,
+    },
+    /// It is the proxy.
+    Serving,
+    /// It is to end, and a restart that was under way ends first.
+    Withdrawing {
+        /// A worker has failed: metrics are not forwarded for another `shutdownDelay`.
+        has_failed: bool,
+    },
+    /// A stop was requested, and metrics are forwarded for another `shutdownDelay`.
+    Delaying,
+    /// The workers relay what they hold, and end.
+    Draining,
+    /// Another process has taken over; the workers relay what they hold, and end.
+    Leaving {
+        /// A signal to stop was passed on to the other process.
+        has_passed_on: bool,
+    },
+    /// The start failed; the workers relay what they hold, and end.
+    Abandoning,
+    /// It is over.
+    Ended,
+}
+
+impl Phase {
+    /// The first one.
+    pub const START: Phase = Phase::Arming { is_reload_due: false };
+
+    /// Whether it does not serve yet.
+    pub fn is_starting(self) -> bool {
+        matches!(self, Phase::Arming { .. } | Phase::Offering { .. })
+    }
+
+    /// Whether the workers were told to end.
+    pub fn is_draining(self) -> bool {
+        matches!(self, Phase::Draining | Phase::Leaving { .. } | Phase::Abandoning)
+    }
+}
+
+/// What happens to the process.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Every worker's receive is armed.
+    Armed,
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR2.
+    Restart,
+    /// A stop was requested: the signal's number, or `None` if it was requested from within the process.
+    Stop(Option<u8>),
+    /// This worker's thread ended.
+    WorkerEnded(usize),
+    /// Every worker has ended.
+    AllEnded,
+    /// The process that is to take over from this one did something.
+    Successor(OutgoingEvent),
+    /// The process that this one takes over from did something.
+    Predecessor(IncomingEvent),
+    /// This process is the proxy from now on.
+    Go,
+    /// The process that this one was to take over from goes on, for this reason.
+    Retire(String),
+    /// A step of the start failed.
+    Failed(Failure),
+    /// Another process is the proxy from now on, and has these sockets.
+    TakenOver(Inherited),
+    /// No restart is under way, or not any more.
+    RestartOver,
+    /// The time of the phase is over.
+    TimeOver,
+}
+
+/// Why a start is given up.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cause {
+    /// A stop was requested.
+    Stopped,
+    /// This worker ended.
+    Worker(usize),
+    /// The workers took too long.
+    TooLate,
+    /// The process that this one was to take over from goes on.
+    Retired(String),
+    /// A step of the start failed.
+    Failed(Failure),
+}
+
+impl Cause {
+    /// What is reported, with the exit code; `of_worker` says it of a worker that ended.
+    pub fn failure(self, of_worker: impl FnOnce(usize) -> Failure) -> Failure {
+        let no_error = |words| Failure { words, code: exit::OK };
+        match self {
+            Cause::Stopped => no_error("stopped before ready".to_owned()),
+            Cause::Worker(worker) => of_worker(worker),
+            Cause::TooLate => Failure::system("the workers did not start receiving in time"),
+            Cause::Retired(why) => {
+                no_error(format!("process {} exits, and the old one continues: {why}", std::process::id()))
+            }
+            Cause::Failed(failure) => failure,
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Bind what is bound late, and say "ready" to the process that this one takes over from. [`Event::Go`] follows at once
+    /// if there is none.
+    Offer,
+    /// Pass an event on to the new side of the hand-over ([`IncomingHandover`](crate::control::lifecycle::handover::decide::IncomingHandover)).
+    Take(IncomingEvent),
+    /// Pass an event on to the old side of the hand-over ([`OutgoingHandover`](crate::control::lifecycle::handover::decide::OutgoingHandover)).
+    Give(OutgoingEvent),
+    /// Begin to serve.
+    Serve,
+    /// Read the config again.
+    Reload,
+    /// Say that a reload follows when this process serves.
+    DeferReload,
+    /// Have the process that has taken over read its config again.
+    ForwardReload,
+    /// Say why a reload is not carried out.
+    RefuseReload(&'static str),
+    /// Start a process that takes over, or say why not.
+    Restart,
+    /// Say why no restart is begun.
+    RefuseRestart(&'static str),
+    /// Say that a stop begins, by this signal.
+    BeginStop(Option<u8>),
+    /// Say that this worker failed, and that the process ends.
+    Fail(usize),
+    /// End a restart that is under way; [`Event::RestartOver`] follows.
+    EndRestart,
+    /// Go on for `shutdownDelay`; then comes [`Event::TimeOver`].
+    Delay,
+    /// Tell the workers to end.
+    Drain,
+    /// Leave the sockets to the process that has taken over, and tell the workers to end.
+    Leave(Inherited),
+    /// Report why the start failed, to the operator and the old process, and tell the workers to end.
+    Abandon(Cause),
+    /// Pass a signal to stop on to the process that has taken over.
+    PassOn(u8),
+    /// Report how a worker ended, if that is an error.
+    NoteEnd(usize),
+    /// Report that the process that has taken over has ended, in these words.
+    ReportSuccessorLost(String),
+    /// End a new process by force.
+    KillSuccessor,
+    /// Report the counters; the exit code is that of the signal.
+    CutOff(u8),
+    /// Report the counters; the workers did not end in time.
+    RunOut,
+    /// Report the counters; the exit code says how the workers ended.
+    Conclude,
+}
+
+/// What follows from `event` in `phase`.
+pub fn on(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
+    match phase {
+        Phase::Arming { is_reload_due } => in_start(phase, is_reload_due, event),
+        Phase::Offering { is_reload_due } => in_start(phase, is_reload_due, event),
+        Phase::Serving => in_service(event),
+        Phase::Withdrawing { has_failed } => in_withdrawal(has_failed, event),
+        Phase::Delaying => in_delay(event),
+        Phase::Draining => in_drain(event),
+        Phase::Leaving { has_passed_on } => in_leave(has_passed_on, event),
+        Phase::Abandoning => in_abandonment(event),
+        // No event is read any more.
+        Phase::Ended => (Phase::Ended, Vec::new()),
+    }
+}
+
+/// In [`Phase::Arming`] and [`Phase::Offering`].
+fn in_start(phase: Phase, is_reload_due: bool, event: Event) -> (Phase, Vec<Action>) {
+    let is_armed = matches!(phase, Phase::Offering { .. });
+    let abandon = |cause| {
+        let refusal = is_reload_due.then_some(Action::RefuseReload(ABANDONED));
+        (Phase::Abandoning, refusal.into_iter().chain([Action::Abandon(cause)]).collect())
+    };
+    match event {
+        Event::Armed if is_armed => (phase, Vec::new()),
+        Event::Armed => (Phase::Offering { is_reload_due }, vec![Action::Offer]),
+        Event::Reload if is_armed => (Phase::Offering { is_reload_due: true }, vec![Action::DeferReload]),
+        Event::Reload => (Phase::Arming { is_reload_due: true }, vec![Action::DeferReload]),
+        Event::Restart => (phase, vec![Action::RefuseRestart(STARTING)]),
+        // "Go" may be on its way: then this one stops as the proxy.
+        Event::Stop(_) if is_armed => (phase, vec![Action::Take(IncomingEvent::Stop)]),
+        Event::Stop(_) => abandon(Cause::Stopped),
+        Event::WorkerEnded(worker) => abandon(Cause::Worker(worker)),
+        Event::Predecessor(event) => (phase, vec![Action::Take(event)]),
+        Event::Go => {
+            let reload = is_reload_due.then_some(Action::Reload);
+            (Phase::Serving, [Action::Serve].into_iter().chain(reload).collect())
+        }
+        Event::Retire(why) => abandon(Cause::Retired(why)),
+        Event::Failed(failure) => abandon(Cause::Failed(failure)),
+        Event::TimeOver if is_armed => (phase, Vec::new()),
+        Event::TimeOver => abandon(Cause::TooLate),
+        // No new process was started, and each worker's end comes first.
+        Event::Successor(_) | Event::TakenOver(_) | Event::RestartOver | Event::AllEnded => {
+            (phase, Vec::new())
+        }
+    }
+}
+
+fn in_service(event: Event) -> (Phase, Vec<Action>) {
+    let phase = Phase::Serving;
+    match event {
+        Event::Reload => (phase, vec![Action::Reload]),
+        Event::Restart => (phase, vec![Action::Restart]),
+        Event::Stop(signal) => {
+            (Phase::Withdrawing { has_failed: false }, vec![Action::BeginStop(signal), Action::EndRestart])
+        }
+        Event::WorkerEnded(worker) => {
+            (Phase::Withdrawing { has_failed: true }, vec![Action::Fail(worker), Action::EndRestart])
+        }
+        Event::Successor(event) => (phase, vec![Action::Give(event)]),
+        Event::Predecessor(event) => (phase, vec![Action::Take(event)]),
+        Event::TakenOver(taken) => (Phase::Leaving { has_passed_on: false }, vec![Action::Leave(taken)]),
+        Event::Failed(failure) => (Phase::Abandoning, vec![Action::Abandon(Cause::Failed(failure))]),
+        // The start is over, and no time is set.
+        Event::Armed
+        | Event::Go
+        | Event::Retire(_)
+        | Event::RestartOver
+        | Event::AllEnded
+        | Event::TimeOver => (phase, Vec::new()),
+    }
+}
+
+fn in_withdrawal(has_failed: bool, event: Event) -> (Phase, Vec<Action>) {
+    let phase = Phase::Withdrawing { has_failed };
+    match event {
+        Event::Reload => (phase, vec![Action::RefuseReload(STOPPING)]),
+        Event::Restart => (phase, vec![Action::RefuseRestart(STOPPING)]),
+        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::KillSuccessor, Action::CutOff(signal)]),
+        Event::WorkerEnded(worker) if has_failed => (phase, vec![Action::NoteEnd(worker)]),
+        Event::WorkerEnded(worker) => (Phase::Withdrawing { has_failed: true }, vec![Action::Fail(worker)]),
+        Event::Successor(event) => (phase, vec![Action::Give(event)]),
+        Event::RestartOver if has_failed => (Phase::Draining, vec![Action::Drain]),
+        Event::RestartOver => (Phase::Delaying, vec![Action::Delay]),
+        // A stop is under way, so a request from within changes nothing, nor does the old process.
+        Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
+        // The hand-over says no "go" after a stop, and the start is over.
+        Event::TakenOver(_)
+        | Event::Failed(_)
+        | Event::Armed
+        | Event::Go
+        | Event::Retire(_)
+        | Event::AllEnded
+        | Event::TimeOver => (phase, Vec::new()),
+    }
+}
+
+fn in_delay(event: Event) -> (Phase, Vec<Action>) {
+    let phase = Phase::Delaying;
+    match event {
+        Event::Reload => (phase, vec![Action::RefuseReload(STOPPING)]),
+        Event::Restart => (phase, vec![Action::RefuseRestart(STOPPING)]),
+        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::CutOff(signal)]),
+        Event::WorkerEnded(worker) => (Phase::Draining, vec![Action::Fail(worker), Action::Drain]),
+        Event::TimeOver => (Phase::Draining, vec![Action::Drain]),
+        // A stop is under way, so a request from within changes nothing, nor does the old process.
+        Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
+        // No new process is left, and the start is over.
+        Event::Successor(_)
+        | Event::TakenOver(_)
+        | Event::RestartOver
+        | Event::Failed(_)
+        | Event::Armed
+        | Event::Go
+        | Event::Retire(_)
+        | Event::AllEnded => (phase, Vec::new()),
+    }
+}
+
+fn in_drain(event: Event) -> (Phase, Vec<Action>) {
+    let phase = Phase::Draining;
+    match event {
+        Event::Reload => (phase, vec![Action::RefuseReload(STOPPING)]),
+        Event::Restart => (phase, vec![Action::RefuseRestart(STOPPING)]),
+        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::CutOff(signal)]),
+        Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
+        Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
+        Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
+        // A stop is under way, so a request from within changes nothing, nor does the old process.
+        Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
+        // No new process is left, and the start is over.
+        Event::Successor(_)
+        | Event::TakenOver(_)
+        | Event::RestartOver
+        | Event::Failed(_)
+        | Event::Armed
+        | Event::Go
+        | Event::Retire(_) => (phase, Vec::new()),
+    }
+}
+
+fn in_leave(has_passed_on: bool, event: Event) -> (Phase, Vec<Action>) {
+    let phase = Phase::Leaving { has_passed_on };
+    match event {
+        Event::Reload => (phase, vec![Action::ForwardReload]),
+        Event::Restart => (phase, vec![Action::RefuseRestart(TAKEN_OVER)]),
+        Event::Stop(Some(signal)) if has_passed_on => (Phase::Ended, vec![Action::CutOff(signal)]),
+        // Who asks this process means the proxy.
+        Event::Stop(Some(signal)) => (Phase::Leaving { has_passed_on: true }, vec![Action::PassOn(signal)]),
+        Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
+        Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
+        Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
+        Event::Successor(OutgoingEvent::Ended(how)) => (phase, vec![Action::ReportSuccessorLost(how)]),
+        // It serves: what it said before, and its time, are of no account.
+        Event::Successor(
+            OutgoingEvent::Asked(_)
+            | OutgoingEvent::Ready { .. }
+            | OutgoingEvent::Failed(_)
+            | OutgoingEvent::Late
+            | OutgoingEvent::Stop,
+        ) => (phase, Vec::new()),
+        // This process ends anyway, and a program that asks from within is never restarted.
+        Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
+        Event::TakenOver(_)
+        | Event::RestartOver
+        | Event::Failed(_)
+        | Event::Armed
+        | Event::Go
+        | Event::Retire(_) => (phase, Vec::new()),
+    }
+}
+
+fn in_abandonment(event: Event) -> (Phase, Vec<Action>) {
+    let phase = Phase::Abandoning;
+    match event {
+        Event::Reload => (phase, vec![Action::RefuseReload(ABANDONED)]),
+        Event::Restart => (phase, vec![Action::RefuseRestart(ABANDONED)]),
+        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::CutOff(signal)]),
+        Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
+        Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
+        Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
+        // This process ends, whatever the old one says.
+        Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
+        Event::Successor(_)
+        | Event::TakenOver(_)
+        | Event::RestartOver
+        | Event::Failed(_)
+        | Event::Armed
+        | Event::Go
+        | Event::Retire(_) => (phase, Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phases() -> Vec<Phase> {
+        let flags = [false, true];
+        let mut phases =
+            vec![Phase::Serving, Phase::Delaying, Phase::Draining, Phase::Abandoning, Phase::Ended];
+        for flag in flags {
+            phases.push(Phase::Arming { is_reload_due: flag });
+            phases.push(Phase::Offering { is_reload_due: flag });
+            phases.push(Phase::Withdrawing { has_failed: flag });
+            phases.push(Phase::Leaving { has_passed_on: flag });
+        }
+        phases
+    }
+
+    fn events() -> Vec<Event> {
+        let successor = [
+            OutgoingEvent::Asked(None),
+            OutgoingEvent::Ready { taken: Inherited::default(), is_current: true },
+            OutgoingEvent::Failed("failed".to_owned()),
+            OutgoingEvent::Ended("ended".to_owned()),
+            OutgoingEvent::Late,
+            OutgoingEvent::Stop,
+        ];
+        let predecessor = [
+            IncomingEvent::Armed,
+            IncomingEvent::Go,
+            IncomingEvent::Abort("abort".to_owned()),
+            IncomingEvent::Gone,
+            IncomingEvent::Stop,
+        ];
+        let others = [
+            Event::Armed,
+            Event::Reload,
+            Event::Restart,
+            Event::Stop(None),
+            Event::Stop(Some(15)),
+            Event::WorkerEnded(0),
+            Event::AllEnded,
+            Event::Go,
+            Event::Retire("retired".to_owned()),
+            Event::Failed(Failure::system("failed")),
+            Event::TakenOver(Inherited::default()),
+            Event::RestartOver,
+            Event::TimeOver,
+        ];
+        let successor = successor.into_iter().map(Event::Successor);
+        others.into_iter().chain(successor).chain(predecessor.into_iter().map(Event::Predecessor)).collect()
+    }
+
+    /// Where a phase may lead, and nowhere else.
+    fn may_follow(phase: Phase, next: Phase) -> bool {
+        use Phase::*;
+        match (phase, next) {
+            (Arming { is_reload_due: true }, Arming { is_reload_due } | Offering { is_reload_due })
+            | (Offering { is_reload_due: true }, Offering { is_reload_due }) => is_reload_due,
+            (Arming { .. }, Arming { .. } | Offering { .. } | Serving | Abandoning) => true,
+            (Offering { .. }, Offering { .. } | Serving | Abandoning) => true,
+            (Serving, Serving | Withdrawing { .. } | Leaving { has_passed_on: false } | Abandoning) => true,
+            (Withdrawing { has_failed: true }, next) => {
+                matches!(next, Withdrawing { has_failed: true } | Draining | Ended)
+            }
+            (Withdrawing { .. }, Withdrawing { .. } | Delaying | Ended) => true,
+            (Delaying, Delaying | Draining | Ended) => true,
+            (Draining, Draining | Ended) | (Abandoning, Abandoning | Ended) | (Ended, Ended) => true,
+            (Leaving { has_passed_on: true }, Leaving { has_passed_on }) => has_passed_on,
+            (Leaving { .. }, Leaving { .. } | Ended) => true,
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn every_phase_takes_every_event_and_leads_on_or_stays() {
+        for phase in phases() {
+            for event in events() {
+                let (next, actions) = on(phase, event.clone());
+                assert!(may_follow(phase, next), "{phase:?} {event:?}: {next:?}");
+                assert!(next == phase || !actions.is_empty(), "{phase:?} {event:?}: silently {next:?}");
+                assert_eq!(phase == Phase::Ended, on(phase, Event::WorkerEnded(0)).1.is_empty(), "{phase:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reload_is_carried_out_deferred_forwarded_or_refused_in_every_phase() {
+        for phase in phases().into_iter().filter(|phase| *phase != Phase::Ended) {
+            let (next, actions) = on(phase, Event::Reload);
+            let expected = match phase {
+                Phase::Arming { .. } | Phase::Offering { .. } => vec![Action::DeferReload],
+                Phase::Serving => vec![Action::Reload],
+                Phase::Leaving { .. } => vec![Action::ForwardReload],
+                Phase::Abandoning => vec![Action::RefuseReload(ABANDONED)],
+                _ => vec![Action::RefuseReload(STOPPING)],
+            };
+            assert_eq!(actions, expected, "{phase:?}");
+            assert_eq!(next.is_starting(), phase.is_starting(), "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn a_deferred_reload_stays_due_until_it_is_carried_out_or_refused() {
+        let is_due = |phase| {
+            matches!(phase, Phase::Arming { is_reload_due: true } | Phase::Offering { is_reload_due: true })
+        };
+        for phase in phases().into_iter().filter(|phase| is_due(*phase)) {
+            for event in events() {
+                let (next, actions) = on(phase, event.clone());
+                let answers = actions
+                    .iter()
+                    .filter(|action| matches!(action, Action::Reload | Action::RefuseReload(_)))
+                    .count();
+                assert_eq!(answers, usize::from(!is_due(next)), "{phase:?} {event:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_signal_to_stop_is_honoured_in_every_phase_and_a_second_one_ends_at_once() {
+        for phase in phases().into_iter().filter(|phase| *phase != Phase::Ended) {
+            let (next, actions) = on(phase, Event::Stop(Some(15)));
+            match phase {
+                Phase::Arming { .. } => assert_eq!(next, Phase::Abandoning),
+                // The hand-over remembers it.
+                Phase::Offering { .. } => assert_eq!(actions, [Action::Take(IncomingEvent::Stop)]),
+                Phase::Serving => assert_eq!(next, Phase::Withdrawing { has_failed: false }),
+                Phase::Leaving { has_passed_on: false } => assert_eq!(actions, [Action::PassOn(15)]),
+                _ => {
+                    assert_eq!(
+                        (next, actions.last()),
+                        (Phase::Ended, Some(&Action::CutOff(15))),
+                        "{phase:?}"
+                    );
+                    continue;
+                }
+            }
+            if !next.is_starting() {
+                let (end, actions) = on(next, Event::Stop(Some(2)));
+                assert_eq!((end, actions.last()), (Phase::Ended, Some(&Action::CutOff(2))), "{phase:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_restart_is_begun_by_a_process_that_serves_and_refused_with_a_reason_in_every_other_phase() {
+        for phase in phases().into_iter().filter(|phase| *phase != Phase::Ended) {
+            let (next, actions) = on(phase, Event::Restart);
+            assert_eq!(next, phase);
+            match phase {
+                Phase::Serving => assert_eq!(actions, [Action::Restart]),
+                _ => assert!(matches!(actions[..], [Action::RefuseRestart(_)]), "{phase:?}: {actions:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_way_to_the_end_drains_the_workers_once_unless_a_signal_cuts_it_off() {
+        let drains = |actions: &[Action]| {
+            let is_drain =
+                |action: &&Action| matches!(action, Action::Drain | Action::Leave(_) | Action::Abandon(_));
+            actions.iter().filter(is_drain).count()
+        };
+        for phase in phases() {
+            for event in events() {
+                let (next, actions) = on(phase, event.clone());
+                let begins = next.is_draining() && !phase.is_draining();
+                assert_eq!(drains(&actions), usize::from(begins), "{phase:?} {event:?}");
+                let reports =
+                    |action: &Action| matches!(action, Action::Conclude | Action::RunOut | Action::CutOff(_));
+                let ends = next == Phase::Ended && phase != Phase::Ended;
+                assert_eq!(actions.iter().filter(|action| reports(action)).count(), usize::from(ends));
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_that_fails_while_a_restart_is_ended_spares_the_delay() {
+        let (phase, actions) = on(Phase::Withdrawing { has_failed: false }, Event::WorkerEnded(3));
+        assert_eq!(actions, [Action::Fail(3)]);
+        assert_eq!(on(phase, Event::RestartOver), (Phase::Draining, vec![Action::Drain]));
+    }
+}
