@@ -29,6 +29,7 @@ mod shortage;
 mod state;
 
 pub use backends::health::{Cause, Health, Outcome, Transition};
+pub use backends::health_checker::LOG_TARGET as BACKENDS_LOG_TARGET;
 pub use backends::own::own_nodes;
 pub use lifecycle::failure::Failure;
 pub use lifecycle::handle::ProxyHandle;

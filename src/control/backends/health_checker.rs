@@ -21,6 +21,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Target of the log lines about backends going down and up.
+pub const LOG_TARGET: &str = module_path!();
+
 /// Between two look-ups of a name that has an address.
 const LOOKUP_AGAIN: Duration = Duration::from_secs(30);
 /// Between two look-ups of a name that has none, or whose backend just went down.

@@ -3,6 +3,7 @@
 //! In: the process's log. Out: straight to stderr before and after the show; during it, lines for `show.rs` to place.
 //! Next: `show.rs`.
 
+use crate::control::BACKENDS_LOG_TARGET;
 use crate::logging::message_only;
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -13,9 +14,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines that wait for the screen at most; more of them than this between two looks say nothing new.
 const WAITING_MAX: usize = 100;
-/// The log targets of backends going down and up.
-const BACKENDS: &str = "statsring::control::watch";
-
 /// The log of the demo.
 #[derive(Default)]
 pub struct Events {
@@ -35,7 +33,9 @@ impl Events {
             .with_ansi(false)
             .without_time()
             .log_internal_errors(false);
-        let filter = Targets::new().with_default(LevelFilter::WARN).with_target(BACKENDS, LevelFilter::INFO);
+        let filter = Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target(BACKENDS_LOG_TARGET, LevelFilter::INFO);
         // An error says that there is a log already.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
         events
