@@ -260,14 +260,14 @@ fn an_address_that_dies_is_left_for_the_next_one_and_the_log_and_backends_tell()
         proxy.send((0..200).map(|number| format!("after.{number}:1|c")));
         wait_until("the second address is in use", || proxy.column(&name, "address") == to);
         wait_until("it is logged", || {
-            proxy.logged(&format!("backend {name}: metrics go to {to} now: {from}"))
+            proxy.logged(&format!("backend {name}: metrics are sent to {to} from now on: {from}"))
         });
         let stats = proxy.settle();
         assert_eq!(stats["metrics_sent"] - before, 200, "none is dropped: {stats:?}");
         assert_eq!(proxy.state(&name), "up");
         assert!(!proxy.logged("is down"), "{}", proxy.log());
         let status = proxy.status("backend");
-        assert!(status.starts_with(&format!("{name} metrics go to {to}")), "{status}");
+        assert!(status.starts_with(&format!("{name} metrics sent to {to}")), "{status}");
         // It stays over a reload and a restart without loss.
         proxy.config.json["flushInterval"] = 7.into();
         proxy.config.write();
