@@ -127,7 +127,8 @@ impl World<'_> {
         let struck = |process: &Process| {
             process.seats.iter().any(|seat| {
                 let counts = seat.handle.fault_counts();
-                let faults = [Fault::SendRefused, Fault::SendUnreachable, Fault::SourceChanged];
+                let faults =
+                    [Fault::SendRefused, Fault::SendUnreachable, Fault::SendAnswered, Fault::SourceChanged];
                 faults.iter().any(|fault| counts[*fault as usize] > 0)
             })
         };
