@@ -5,6 +5,7 @@ use super::plan::{Plan, node_number};
 use super::process::Process;
 use super::world::World;
 use statsring::config::Node;
+use statsring::control::backends::backend::Backend;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -110,7 +111,8 @@ impl World<'_> {
             let not_checked_us = process.frozen_until_us.max(process.short_until_us);
             let since_us = since_us.max(watching_us).max(self.changed_us).max(not_checked_us);
             let is_looked_at = backend.is_checked();
-            if !is_looked_at || self.now_us < since_us + settled_ms * 1_000 || self.has_refusals() {
+            if !is_looked_at || self.now_us < since_us + settled_ms * 1_000 || self.is_refused(&backend.name)
+            {
                 continue;
             }
             let is_up = backend.with_health(|health| health.is_up());
@@ -122,17 +124,16 @@ impl World<'_> {
         Ok(())
     }
 
-    fn has_refusals(&self) -> bool {
-        use statsring::driver::sim::Fault;
-        let struck = |process: &Process| {
-            process.seats.iter().any(|seat| {
-                let counts = seat.handle.fault_counts();
-                let faults =
-                    [Fault::SendRefused, Fault::SendUnreachable, Fault::SendAnswered, Fault::SourceChanged];
-                faults.iter().any(|fault| counts[*fault as usize] > 0)
-            })
+    /// Whether sends to this backend reported that it refuses or cannot be reached, to any process.
+    fn is_refused(&self, name: &str) -> bool {
+        let is_refused = |backend: &Backend| {
+            let counts = backend.counters.error_counts();
+            let mut errors = counts.iter();
+            &*backend.name == name && errors.any(|(error, count)| error.is_evidence() && count > 0)
         };
-        self.processes.iter().any(struck)
+        self.processes
+            .iter()
+            .any(|process| process.roster.backends().iter().any(|backend| is_refused(backend)))
     }
 
     /// Every datagram that was sent to the proxy was taken by one worker, or the kernel's queue was full.
