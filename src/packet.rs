@@ -84,7 +84,7 @@ pub struct Contents {
     /// Set by the relay: it may be batched with the preceding packet.
     pub may_join: bool,
     /// Set by the driver: it was, or was to be, sent in a batch.
-    pub in_train: bool,
+    pub in_gso_batch: bool,
     /// When its metrics arrived, if kernel timestamps are requested. A pointer: without them it costs nothing.
     pub arrivals: Option<Box<Arrivals>>,
 }
@@ -123,7 +123,7 @@ impl Packet {
             sequence: 0,
             attempts: 0,
             may_join: false,
-            in_train: false,
+            in_gso_batch: false,
             arrivals: None,
         }))
     }
@@ -250,7 +250,7 @@ impl Contents {
         self.metrics = 0;
         self.attempts = 0;
         self.may_join = false;
-        self.in_train = false;
+        self.in_gso_batch = false;
     }
 }
 
@@ -273,8 +273,8 @@ pub enum SendOutcome {
     TooLong,
     /// EPERM, EACCES: a firewall or a route forbids it.
     Denied(SendError),
-    /// This host or its device does not take trains to this backend (EIO, EINVAL, EMSGSIZE, …, the errno). None of the
-    /// train was sent, and no more trains are made for it: send it again at once.
+    /// This host or its device does not take GSO batches to this backend (EIO, EINVAL, EMSGSIZE, …, the errno). None of the
+    /// GSO batch was sent, and no more GSO batches are made for it: send it again at once.
     GsoRefused(i32),
     /// Anything else, with its errno.
     Failed(i32),

@@ -358,7 +358,7 @@ impl World {
 
     fn check_packet(&self, packet: &Packet) -> Result<(), TestCaseError> {
         let padding = packet.bytes().iter().rev().take_while(|byte| **byte == b'\n').count();
-        // A packet that others may follow in a train is filled up with newlines to the length of its segments.
+        // A packet that others may follow in a GSO batch is filled up with newlines to the length of its segments.
         prop_assert!(padding == 0 || packet.len() == self.spec.rules.packet_bytes_max || self.generation > 1);
         prop_assert!(padding == 0 || self.relay.table().nodes[packet.backend].gso == GsoMode::Padded);
         let text = &packet.bytes()[..packet.len() - padding];

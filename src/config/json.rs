@@ -21,7 +21,7 @@ pub(super) enum Json {
 }
 
 impl Json {
-    /// What JavaScript takes it for where it wants a truth value.
+    /// Its value as a boolean in JavaScript (ECMA-262, ToBoolean).
     pub(super) fn is_truthy(&self) -> bool {
         match self {
             Json::Null => false,

@@ -79,7 +79,7 @@ struct List<'r> {
 impl List<'_> {
     fn add(&mut self, raw: RawNode, report: &mut Report) {
         let (position, place, is_bare) = (raw.index, raw.place, raw.is_bare());
-        let Some(node) = prove_node(raw, self.rules, report) else { return };
+        let Some(node) = validate_node(raw, self.rules, report) else { return };
         match self.seen.entry((host::canonical(&node.host), node.port)) {
             Entry::Vacant(entry) => {
                 if !node.disabled && host::leads_back(&node.host, node.port, self.rules.listen) {
@@ -130,7 +130,7 @@ impl List<'_> {
 }
 
 /// One backend; `None` if its host or port is invalid or missing.
-fn prove_node(raw: RawNode, rules: &Rules<'_>, report: &mut Report) -> Option<Node> {
+fn validate_node(raw: RawNode, rules: &Rules<'_>, report: &mut Report) -> Option<Node> {
     let host = match raw.host {
         Field::Given(place, text) => host::plain(&text)
             .map_err(|reason| report.mistake(place, format!("nodes[{}].host: {reason}", raw.index)))

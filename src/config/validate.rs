@@ -42,7 +42,7 @@ struct WorkerSettings {
     spread: Spread,
 }
 
-fn prove_workers(
+fn validate_workers(
     workers: Field<Option<u64>>,
     pin: Field<PinWorkers>,
     spread: Field<Spread>,
@@ -74,26 +74,24 @@ impl RawConfig {
         );
         let address_family = self.address_family.or(AddressFamily::Any);
         let gso = self.gso.or(Gso::Auto);
-        let crew = prove_workers(self.workers, self.pin_workers, self.spread, report);
+        let workers = validate_workers(self.workers, self.pin_workers, self.spread, report);
         let packet_is_known = !self.packet_bytes_max.is_wrong();
         let (packet_bytes_max, packet_auto) = packet_size(self.packet_bytes_max);
         let loop_ends: &[SocketAddr] = if port_is_known { &listen } else { &[] };
         let times =
-            prove_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report);
+            validate_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report);
         let check = Check { fall: self.check_fall.or(3) as u32, rise: self.check_rise.or(2) as u32, ..times };
         let hashing_is_known = !self.hashing.is_wrong();
         let hashing = self.hashing.or(Hashing::Jump);
-        let (nodes, shards) = nodes::validate(
-            self.nodes,
-            &nodes::Rules {
-                hashing: hashing_is_known.then_some(hashing),
-                gso,
-                family: address_family,
-                listen: loop_ends,
-                may_double: self.may_double_nodes,
-            },
-            report,
-        );
+        let rules = nodes::Rules {
+            hashing: hashing_is_known.then_some(hashing),
+            gso,
+            family: address_family,
+            listen: loop_ends,
+            may_double: self.may_double_nodes,
+        };
+        let (nodes, shards) = nodes::validate(self.nodes, &rules, report);
+        let packet_limit = packet_is_known.then_some(packet_bytes_max);
         Config {
             nodes,
             shards,
@@ -111,23 +109,19 @@ impl RawConfig {
             ready_without_backends: self.ready_without_backends.or(true),
             check,
             engine: self.engine.or(None),
-            workers_auto: crew.is_auto,
-            workers: crew.count,
-            pin_workers: crew.pin,
-            worker_cpus: crew.cpus,
-            spread: crew.spread,
+            workers_auto: workers.is_auto,
+            workers: workers.count,
+            pin_workers: workers.pin,
+            worker_cpus: workers.cpus,
+            spread: workers.spread,
             flush_us: self.flush_us.or(5_000),
             packet_bytes_max,
             packet_auto,
             datagram_bytes_max: self.datagram_bytes_max.or(8_192) as usize,
             receive_buffer_bytes: self.receive_buffer_bytes.or(8 << 20) as usize,
             send_buffer_bytes: self.send_buffer_bytes.or(1 << 20) as usize,
-            queue_bytes_max: prove_queue(
-                self.queue_bytes_max,
-                packet_is_known.then_some(packet_bytes_max),
-                report,
-            ),
-            reopen_ms: prove_reopen(self.reopen_ms, report),
+            queue_bytes_max: validate_queue(self.queue_bytes_max, packet_limit, report),
+            reopen_ms: validate_reopen(self.reopen_ms, report),
             cache_entries: cache_entries(self.cache_entries.or(CACHE_ENTRIES_DEFAULT)),
             malformed: self.malformed.or(Malformed::Drop),
             gso,
@@ -184,7 +178,7 @@ fn cache_entries(given: u64) -> usize {
 }
 
 /// A backend's queue must hold a packet, if their size is known.
-fn prove_queue(slot: Field<u64>, packet_bytes_max: Option<usize>, report: &mut Report) -> usize {
+fn validate_queue(slot: Field<u64>, packet_bytes_max: Option<usize>, report: &mut Report) -> usize {
     let (place, queue) = match slot {
         Field::Given(place, queue) => (place, queue as usize),
         Field::Absent | Field::Wrong => return QUEUE_BYTES_DEFAULT,
@@ -199,7 +193,7 @@ fn prove_queue(slot: Field<u64>, packet_bytes_max: Option<usize>, report: &mut R
 }
 
 /// Sockets may be replaced never, or after at least a second.
-fn prove_reopen(slot: Field<u64>, report: &mut Report) -> u64 {
+fn validate_reopen(slot: Field<u64>, report: &mut Report) -> u64 {
     if let Field::Given(place, ms @ 1..REOPEN_MS_MIN) = slot {
         report.mistake(
             place,
@@ -210,7 +204,7 @@ fn prove_reopen(slot: Field<u64>, report: &mut Report) -> u64 {
 }
 
 /// The times of the checks: no check may last, or wait while it contradicts the state, longer than the interval.
-fn prove_check_times(
+fn validate_check_times(
     interval: Field<u64>,
     timeout: Field<u64>,
     fast: Field<u64>,

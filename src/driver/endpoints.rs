@@ -120,9 +120,12 @@ impl Listening {
     }
 }
 
-/// Whether `ip` is an address of this host: the one that `socket` sends from, or one that can be bound.
+/// Whether `ip` is an address of this host: the one that `socket` sends from, or one that packets to it would come from. That it
+/// can be bound would say nothing where `ip_nonlocal_bind` is set.
 fn is_own(ip: IpAddr, socket: &UdpSocket) -> bool {
-    socket.local_addr().is_ok_and(|local| local.ip() == ip) || UdpSocket::bind((ip, 0)).is_ok()
+    // Any port will do, as nothing is sent.
+    let is_its_own_source = || socket::source_of((ip, 9).into()).is_ok_and(|source| source == ip);
+    socket.local_addr().is_ok_and(|local| local.ip() == ip) || is_its_own_source()
 }
 
 /// Connected sockets to backends, by slot.

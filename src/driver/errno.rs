@@ -24,9 +24,9 @@ pub fn send_outcome(res: i32) -> SendOutcome {
     }
 }
 
-/// Whether the error of a train's send means that this host, route or device takes no trains. Single packets go on.
+/// Whether the error of a GSO batch's send means that this host, route or device takes no GSO batches. Single packets go on.
 /// Sources: udp(7) on UDP_SEGMENT; devices that pass the probe may answer EIO at run time.
-pub fn is_train_refusal(errno: i32) -> bool {
+pub fn is_gso_refusal(errno: i32) -> bool {
     matches!(errno, libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
 }
 

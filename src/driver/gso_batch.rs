@@ -1,4 +1,4 @@
-//! GSO batches (trains): several packets to one socket in one send, which the kernel splits into segments again (UDP_SEGMENT).
+//! GSO batches: several packets to one socket in one send, which the kernel splits into segments again (UDP_SEGMENT).
 //!
 //! In: packets in the order in which they were pushed. Out: which of them go together, and what an error of their send means
 //! for each. Pure. Next: the engines, which make the sends.
@@ -6,9 +6,9 @@
 use super::errno;
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 
-/// Packets in one train: a train is also a burst into the backend's receive buffer.
+/// Packets in one GSO batch: a GSO batch is also a burst into the backend's receive buffer.
 pub const TRAIN_PACKETS_MAX: usize = 16;
-/// Bytes of one train: those of the longest datagram.
+/// Bytes of one GSO batch: those of the longest datagram.
 const TRAIN_BYTES_MAX: usize = 65_507;
 
 /// Packets that follow each other in one send.
@@ -23,7 +23,7 @@ pub struct GsoBatch {
 }
 
 impl GsoBatch {
-    /// The train with one more packet; `None` if that may not join it, or does not fit.
+    /// The GSO batch with one more packet; `None` if that may not join it, or does not fit.
     pub fn with(self, packet: &Packet) -> Option<GsoBatch> {
         let fits = packet.may_join
             && self.is_open
@@ -49,7 +49,7 @@ pub struct GsoBatches {
 }
 
 impl GsoBatches {
-    /// Socket `slot` leads somewhere new, or trains are wanted again where they were refused.
+    /// Socket `slot` leads somewhere new, or GSO batches are wanted again where they were refused.
     pub fn allow(&mut self, slot: SocketSlot) {
         let index = slot.0 as usize;
         if self.refused.len() <= index {
@@ -58,13 +58,13 @@ impl GsoBatches {
         self.refused[index] = false;
     }
 
-    /// A train of one packet; others may join it if its socket takes trains.
+    /// A GSO batch of one packet; others may join it if its socket takes GSO batches.
     pub fn begin(&self, packet: &Packet) -> GsoBatch {
         let is_open = !self.refused.get(packet.socket.0 as usize).copied().unwrap_or(true);
         GsoBatch { socket: packet.socket, packets: 1, segment_bytes: packet.len(), is_open }
     }
 
-    /// What to tell of a packet whose send ended with `outcome`: that, but a train that the host does not take at all is to
+    /// What to tell of a packet whose send ended with `outcome`: that, but a GSO batch that the host does not take at all is to
     /// be taken apart, and no more are made for its socket.
     pub fn judge(&mut self, packet: &Packet, outcome: SendOutcome) -> SendOutcome {
         let errno = match outcome {
@@ -72,7 +72,7 @@ impl GsoBatches {
             SendOutcome::Failed(errno) => errno,
             other => return other,
         };
-        if !packet.in_train || !errno::is_train_refusal(errno) {
+        if !packet.in_gso_batch || !errno::is_gso_refusal(errno) {
             return outcome;
         }
         if let Some(refused) = self.refused.get_mut(packet.socket.0 as usize) {
@@ -129,7 +129,7 @@ mod tests {
         let mut gso_batches = gso_batches();
         let mut refused = packet(100, 0);
         assert_eq!(gso_batches.judge(&refused, SendOutcome::TooLong), SendOutcome::TooLong, "it went alone");
-        refused.in_train = true;
+        refused.in_gso_batch = true;
         assert_eq!(gso_batches.judge(&refused, SendOutcome::Busy), SendOutcome::Busy);
         let failed = SendOutcome::Failed(libc::EIO);
         assert_eq!(gso_batches.judge(&refused, failed), SendOutcome::GsoRefused(libc::EIO));

@@ -216,7 +216,7 @@ pub trait Driver {
     /// The longest datagram that goes to socket `slot` in one piece, as its path's MTU says; `None` if that is unknown.
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;
 
-    /// Has trains go to socket `slot` again, though one was refused there.
+    /// Has GSO batches go to socket `slot` again, though one was refused there.
     fn allow_gso(&mut self, slot: SocketSlot);
 
     /// Looks for ICMP answers that no send has reported; the next [`Driver::deliver`] tells them. For a moment when sends are

@@ -1,10 +1,10 @@
 //! The control message UDP_SEGMENT, which makes the kernel split one send into packets, and its message header.
 //!
-//! In: the length of a train's packets. Out: memory in the kernel's layout. Next: the engines' sends.
+//! In: the length of a GSO batch's packets. Out: memory in the kernel's layout. Next: the engines' sends.
 
 #![allow(unsafe_code)]
 
-/// The control message that tells the kernel how long a train's segments are.
+/// The control message that tells the kernel how long a GSO batch's segments are.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct SegmentBytes {

@@ -22,7 +22,7 @@ pub struct Egress {
     pub busy: bool,
     /// The largest packet that metrics for it are packed into.
     packet_bytes_max: u32,
-    /// How far the open packet is filled: less than that while it may follow a shorter one in a train without padding.
+    /// How far the open packet is filled: less than that while it may follow a shorter one in a GSO batch without padding.
     fill_bytes_max: u32,
     /// The last look through the ready packets that found one of its own.
     pub seen_at: u64,
@@ -30,7 +30,7 @@ pub struct Egress {
     pub gso: GsoMode,
 }
 
-/// What a packet of a train may lack of the largest at most, a share of that: one eighth. It bounds padding, and without
+/// What a packet of a GSO batch may lack of the largest at most, a share of that: one eighth. It bounds padding, and without
 /// padding how much smaller the next packet becomes.
 const MISSING_SHARE: usize = 8;
 
@@ -54,11 +54,11 @@ impl Egress {
     /// Sets the largest packet that metrics for it are gathered into.
     pub fn limit_packets(&mut self, bytes: usize) {
         self.packet_bytes_max = bytes as u32;
-        self.begin_train();
+        self.begin_gso_batch();
     }
 
     /// A packet is closed: without padding, the next one is filled no further than this one's length, if it can follow it in
-    /// a train that this one begins or goes on with.
+    /// a GSO batch that this one begins or goes on with.
     #[inline(always)]
     pub fn closed(&mut self, packet_bytes: usize) {
         if self.gso == GsoMode::Unpadded {
@@ -69,16 +69,16 @@ impl Egress {
     }
 
     /// The next packet starts a batch.
-    pub fn begin_train(&mut self) {
+    pub fn begin_gso_batch(&mut self) {
         self.fill_bytes_max = self.packet_bytes_max;
     }
 
-    /// A packet is handed over, and the next one that is closed begins a train. Whether the packet that is handed over after
-    /// this one may go in one train with it, if it is for this backend too; the driver looks at the lengths. A packet that is
-    /// padded gets the length of a train's segments.
+    /// A packet is handed over, and the next one that is closed begins a GSO batch. Whether the packet that is handed over after
+    /// this one may go in one GSO batch with it, if it is for this backend too; the driver looks at the lengths. A packet that is
+    /// padded gets the length of a GSO batch's segments.
     #[inline(always)]
     pub fn hand_over(&mut self, packet: &mut Packet, is_followed: bool) -> bool {
-        self.begin_train();
+        self.begin_gso_batch();
         if !is_followed || self.gso == GsoMode::Off {
             return false;
         }

@@ -255,7 +255,7 @@ impl Relay {
         let egress = &mut self.egress[backend];
         let alone = packet.len() > egress.packet_bytes_max();
         if packet.len() > egress.fill_bytes_max() {
-            egress.begin_train();
+            egress.begin_gso_batch();
         }
         egress.opened += 1;
         egress.open = Some(packet);

@@ -192,7 +192,7 @@ impl Relay {
             look: 0,
             found: Vec::with_capacity(FOUND_MAX),
             stamped_us: None,
-            few: table.few_buckets(),
+            few: table.jump_table(),
             cache: HashCache::new(limits.cache_entries),
             scanner: Scanner::new(),
             marks: Some(Box::default()),

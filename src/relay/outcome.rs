@@ -37,7 +37,7 @@ impl Relay {
         match outcome {
             SendOutcome::Sent => self.accepted(packet, now_us),
             SendOutcome::Busy => self.defer(packet, now_us),
-            SendOutcome::GsoRefused(errno) => return self.take_train_apart(packet, errno),
+            SendOutcome::GsoRefused(errno) => return self.split_gso_batch(packet, errno),
             _ => {
                 if let Some(error) = outcome.error() {
                     return self.failed(packet, outcome, error, now_us);
@@ -87,20 +87,20 @@ impl Relay {
     }
 
     /// The batch was not sent: its packets are resent at once, one by one, and so are all later ones.
-    fn take_train_apart(&mut self, packet: Packet, errno: i32) -> Hint {
+    fn split_gso_batch(&mut self, packet: Packet, errno: i32) -> Hint {
         let backend = packet.backend;
         self.ready.push_back(packet);
         match std::mem::take(&mut self.egress[backend].gso) {
             GsoMode::Off => Hint::None,
             GsoMode::Unpadded | GsoMode::Padded => {
-                self.table.nodes[backend].counters.train_refused(errno);
+                self.table.nodes[backend].counters.note_gso_refusal(errno);
                 Hint::GsoRefused { backend, errno }
             }
         }
     }
 
     fn accepted(&mut self, packet: Packet, now_us: u64) {
-        self.counters.add(Counter::DatagramsGso, u64::from(packet.in_train));
+        self.counters.add(Counter::DatagramsGso, u64::from(packet.in_gso_batch));
         self.counters.add(Counter::DatagramsSent, 1);
         self.counters.add(Counter::BytesSent, packet.len() as u64);
         self.leave(packet, Exit::Sent, now_us);
@@ -189,7 +189,7 @@ impl Relay {
         }
         if let Some(node) = self.table.nodes.get(packet.backend) {
             match exit {
-                Exit::Sent => node.counters.sent(packet.metrics, packet.len(), packet.in_train),
+                Exit::Sent => node.counters.sent(packet.metrics, packet.len(), packet.in_gso_batch),
                 Exit::Dropped(_) => node.counters.dropped(metrics),
             }
         }

@@ -33,7 +33,7 @@ impl Relay {
         }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
         let grown = table.nodes.len() > self.table.nodes.len();
-        self.few = table.few_buckets();
+        self.few = table.jump_table();
         self.needs = self.limits.needs(table.nodes.len(), table.rules.packet_bytes_max);
         self.table = table;
         if resized || grown {
@@ -132,7 +132,7 @@ impl Relay {
     }
 }
 
-/// How packets go in trains to a backend that stays. A refusal stands as long as the way to it is the same.
+/// How packets go in GSO batches to a backend that stays. A refusal stands as long as the way to it is the same.
 fn gso_after(old: &RouteNode, new: &RouteNode, egress: &Egress) -> GsoMode {
     let is_refused = egress.gso == GsoMode::Off && old.gso != GsoMode::Off;
     let is_same_way = old.address == new.address;

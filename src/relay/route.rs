@@ -32,7 +32,7 @@ pub struct RouteTable {
 
 impl RouteTable {
     /// A quicker way to the same decisions, where all of few backends live.
-    pub(super) fn few_buckets(&self) -> Option<JumpTable> {
+    pub(super) fn jump_table(&self) -> Option<JumpTable> {
         let is_usual = self.placement == Placement::Jump && self.live.is_full();
         is_usual.then(|| JumpTable::new(self.nodes.len())).flatten()
     }

@@ -490,7 +490,7 @@ fn full_packets_of_one_backend_follow_each_other_with_one_length() {
         assert_eq!(pair[0].len() == 100, joins, "{:?}", pair[0]);
     }
     assert_eq!(packets.iter().map(|packet| packet.metrics).sum::<u32>(), 80);
-    // Refused as a train: each goes again by itself, and later ones too.
+    // Refused as a GSO batch: each goes again by itself, and later ones too.
     let mut hints = Vec::new();
     for packet in packets {
         hints.push(relay.sent(packet, SendOutcome::GsoRefused(5), 0));

@@ -72,18 +72,18 @@ pub struct ErrorView {
 }
 
 impl NodeCounters {
-    /// Counts an accepted packet, and whether it went in a train.
-    pub fn sent(&self, metrics: u32, bytes: usize, in_train: bool) {
+    /// Counts an accepted packet, and whether it went in a GSO batch.
+    pub fn sent(&self, metrics: u32, bytes: usize, in_gso_batch: bool) {
         self.metrics_sent.fetch_add(u64::from(metrics), Ordering::Relaxed);
         self.datagrams_sent.fetch_add(1, Ordering::Relaxed);
         self.bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        if in_train {
+        if in_gso_batch {
             self.datagrams_gso.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Counts a refused train.
-    pub fn train_refused(&self, errno: i32) {
+    /// Counts a refused GSO batch.
+    pub fn note_gso_refusal(&self, errno: i32) {
         self.gso_refused.fetch_add(1, Ordering::Relaxed);
         self.gso_errno.store(errno, Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
 //! How one worker sleeps now, readable at any moment: the state of its coalescing, for `status`.
 //!
-//! In: set by the worker after each batch. Out: a [`Sleep`]. Next: `admin/levers.rs`.
+//! In: set by the worker after each batch. Out: a [`Sleep`]. Next: `admin/tuning.rs`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

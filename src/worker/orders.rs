@@ -41,8 +41,8 @@ impl<D: Driver> Worker<D> {
         // What could not be made is tried again when that is due, not at each change of another backend's state.
         let is_complete =
             same_nodes && !is_retry_due && !self.sockets.lacks_one_of(&table, &self.relay.table().live);
-        let is_same = same_nodes && self.sockets.has_all(&table);
-        if !is_complete && !is_same {
+        let has_all = || same_nodes && self.sockets.has_all(&table);
+        if !is_complete && !has_all() {
             // Everything that can leave leaves by the old table; only what busy sockets hold back stays.
             self.hand_over(Flush::All)?;
             self.settle()?;

@@ -307,7 +307,7 @@ fn a_train_is_one_send_and_arrives_as_the_packets_it_was_made_of() {
     let mut log = Log::default();
     let mut buffer = [0; 2_048];
     for round in 0..20u8 {
-        // 19 of one length, 3 more than one train takes; then a shorter one, which ends its train; then one that is alone.
+        // 19 of one length, 3 more than one GSO batch takes; then a shorter one, which ends its GSO batch; then one that is alone.
         let mut texts: Vec<Vec<u8>> = (0..19).map(|number| vec![number; 1_432]).collect();
         texts.push(vec![round; 7]);
         texts.push(vec![round; 1_432]);
@@ -334,7 +334,7 @@ fn a_refused_train_comes_back_whole_and_no_more_are_made() {
     let mut log = Log::default();
     let fd = descriptor_connected_to(address);
     let value: i32 = 1;
-    // The kernel refuses trains (EINVAL) on a socket without checksums.
+    // The kernel refuses GSO batches (EINVAL) on a socket without checksums.
     let set =
         unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, (&raw const value).cast(), 4) };
     assert_eq!(set, 0);

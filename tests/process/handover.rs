@@ -221,7 +221,7 @@ fn start_copy(config: serde_json::Value) -> (Proxy, PathBuf) {
     (proxy, program)
 }
 
-/// Asks for a restart that comes to nothing; `words` tell why.
+/// Requests a restart that fails; `words` state why.
 #[track_caller]
 fn fail(proxy: &mut Proxy, backends: &[Backend], words: &str) {
     let pid = proxy.pid();

@@ -399,7 +399,7 @@ impl Judge<'_> {
             Fault::SendRefused,
             Fault::SendUnreachable,
             Fault::SendAnswered,
-            // A train that meets one of these is taken apart and repeated.
+            // A GSO batch that meets one of these is taken apart and repeated.
             Fault::GsoRefused,
             Fault::SendInvalid,
             Fault::SendInputOutput,
@@ -457,7 +457,7 @@ fn owner<'a>(table: &'a RouteTable, line: &Line) -> Option<&'a str> {
     is_served.then(|| &*table.nodes[index].name)
 }
 
-/// The lines of a packet; the newlines that fill it up for a train are none.
+/// The lines of a packet; the newlines that fill it up for a GSO batch are none.
 fn lines_of(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }

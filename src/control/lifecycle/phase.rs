@@ -201,14 +201,15 @@ pub enum Action {
 /// What follows from `event` in `phase`.
 pub fn on(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
     match phase {
-        Phase::Arming { is_reload_due } => in_start(phase, is_reload_due, event),
-        Phase::Offering { is_reload_due } => in_start(phase, is_reload_due, event),
+        Phase::Arming { is_reload_due } | Phase::Offering { is_reload_due } => {
+            in_start(phase, is_reload_due, event)
+        }
         Phase::Serving => in_service(event),
         Phase::Withdrawing { has_failed } => in_withdrawal(has_failed, event),
         Phase::Delaying => in_delay(event),
-        Phase::Draining => in_drain(event),
+        Phase::Draining => in_drain(phase, STOPPING, event),
         Phase::Leaving { has_passed_on } => in_leave(has_passed_on, event),
-        Phase::Abandoning => in_abandonment(event),
+        Phase::Abandoning => in_drain(phase, ABANDONED, event),
         // No event is read any more.
         Phase::Ended => (Phase::Ended, Vec::new()),
     }
@@ -318,16 +319,16 @@ fn in_delay(event: Event) -> (Phase, Vec<Action>) {
     }
 }
 
-fn in_drain(event: Event) -> (Phase, Vec<Action>) {
-    let phase = Phase::Draining;
+/// In [`Phase::Draining`] and [`Phase::Abandoning`]; `why` a reload or a restart is refused.
+fn in_drain(phase: Phase, why: &'static str, event: Event) -> (Phase, Vec<Action>) {
     match event {
-        Event::Reload => (phase, vec![Action::RefuseReload(STOPPING)]),
-        Event::Restart => (phase, vec![Action::RefuseRestart(STOPPING)]),
+        Event::Reload => (phase, vec![Action::RefuseReload(why)]),
+        Event::Restart => (phase, vec![Action::RefuseRestart(why)]),
         Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::CutOff(signal)]),
         Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
         Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
         Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
-        // A stop is under way, so a request from within changes nothing, nor does the old process.
+        // The process ends already, whatever is requested from within or the old process says.
         Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
         // No new process is left, and the start is over.
         Event::Successor(_)
@@ -363,27 +364,6 @@ fn in_leave(has_passed_on: bool, event: Event) -> (Phase, Vec<Action>) {
         // This process ends anyway, and a program that asks from within is never restarted.
         Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
         Event::TakenOver(_)
-        | Event::RestartOver
-        | Event::Failed(_)
-        | Event::Armed
-        | Event::Go
-        | Event::Retire(_) => (phase, Vec::new()),
-    }
-}
-
-fn in_abandonment(event: Event) -> (Phase, Vec<Action>) {
-    let phase = Phase::Abandoning;
-    match event {
-        Event::Reload => (phase, vec![Action::RefuseReload(ABANDONED)]),
-        Event::Restart => (phase, vec![Action::RefuseRestart(ABANDONED)]),
-        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::CutOff(signal)]),
-        Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
-        Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
-        Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
-        // This process ends, whatever the old one says.
-        Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
-        Event::Successor(_)
-        | Event::TakenOver(_)
         | Event::RestartOver
         | Event::Failed(_)
         | Event::Armed

@@ -96,9 +96,9 @@ impl Process {
         }
     }
 
-    /// A second signal: at once, whatever is left.
+    /// A signal to stop while the process ends already: at once, whatever is left.
     pub(in crate::control) fn cut_off(&mut self, phase: Phase, signal: u8) {
-        tracing::warn!(signal = name(signal), "received signal {signal} again; exiting immediately");
+        tracing::warn!(signal = name(signal), "received signal {signal} while ending; exiting immediately");
         account(self);
         let code = SIGNALLED + signal;
         self.exit_code = if phase.is_draining() { self.or_failure(code) } else { code };

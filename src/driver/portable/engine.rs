@@ -330,7 +330,7 @@ impl<C: Calls> Driver for PortableDriver<C> {
         if self.unsent.len() + self.untold.len() >= self.sizes.sends_max {
             return Err(packet);
         }
-        packet.in_train = false;
+        packet.in_gso_batch = false;
         self.unsent.push(packet);
         Ok(())
     }

@@ -145,7 +145,7 @@ impl Backends {
         }
     }
 
-    /// Executes a send of one packet or of a train to one socket: the number of bytes, or a negated errno.
+    /// Executes a send of one packet or of a GSO batch to one socket: the number of bytes, or a negated errno.
     pub fn send(
         &mut self,
         gso_batch: &[&Packet],

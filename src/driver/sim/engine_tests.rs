@@ -11,7 +11,7 @@ const ENGINES: [Engine; 2] = [Engine::IoUring, Engine::Portable];
 struct Log {
     datagrams: Vec<(Vec<u8>, usize)>,
     stamps: Vec<Stamp>,
-    /// Whether it went in a train, and what the kernel said.
+    /// Whether it went in a GSO batch, and what the kernel said.
     sent: Vec<(bool, SendOutcome)>,
 }
 
@@ -23,7 +23,7 @@ impl Events for Log {
     }
 
     fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
-        self.sent.push((packet.in_train, outcome));
+        self.sent.push((packet.in_gso_batch, outcome));
     }
 }
 
@@ -51,7 +51,7 @@ fn an_answer_to_an_earlier_packet_says_nothing_about_trains() {
                 log.sent
             );
             // In the second batch as in the first: none was refused.
-            assert!(log.sent.iter().any(|(in_train, _)| *in_train));
+            assert!(log.sent.iter().any(|(in_gso_batch, _)| *in_gso_batch));
         }
         assert_eq!(handle.violations(), [""; 0]);
     }

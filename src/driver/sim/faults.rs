@@ -96,8 +96,8 @@ faults! {
     SendInvalid = "send: EINVAL",
     /// The device failed.
     SendInputOutput = "send: EIO",
-    /// A train is refused (EIO).
-    GsoRefused = "send: train refused",
+    /// A GSO batch is refused (EIO).
+    GsoRefused = "send: GSO batch refused",
     /// A success is told though it was asked not to.
     SendSuccessTold = "send: success told",
     /// sendmmsg stops before a message that has nothing wrong.

@@ -375,7 +375,7 @@ impl Kernel {
         }
     }
 
-    /// Executes a send of one packet, or of a train, which goes or fails as a whole.
+    /// Executes a send of one packet, or of a GSO batch, which goes or fails as a whole.
     fn send(&mut self, head: usize, packets: usize, token: Token) {
         for slot in head..head + packets {
             match self.slots.get_mut(slot) {

@@ -12,7 +12,7 @@ pub(super) struct Tries<'a> {
     pub now_us: u64,
 }
 
-/// A send of one packet, or of a train, to one socket: the number of bytes, or a negated errno.
+/// A send of one packet, or of a GSO batch, to one socket: the number of bytes, or a negated errno.
 pub(super) fn send_gso_batch(
     gso_batch: &[&Packet],
     backends: &mut Backends,
@@ -23,7 +23,7 @@ pub(super) fn send_gso_batch(
     if lengths.split_last().is_some_and(|(last, others)| {
         others.iter().any(|length| *length != lengths[0]) || *last > lengths[0] || lengths.len() > 64
     }) {
-        violations.push(format!("no kernel takes a train of packets of {lengths:?} bytes"));
+        violations.push(format!("no kernel takes a GSO batch of packets of {lengths:?} bytes"));
     }
     let Tries { faults, random, now_us } = tries;
     if lengths.len() > 1 && faults.strikes(Fault::GsoRefused, random) {

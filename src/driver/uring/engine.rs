@@ -25,7 +25,7 @@ use crate::planted::{Defect, is_planted};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-/// A train whose send is queued.
+/// A GSO batch whose send is queued.
 #[derive(Clone, Copy, Debug)]
 struct QueuedBatch {
     /// The slot of its first packet.
@@ -57,13 +57,13 @@ pub struct RingDriver<R: Ring> {
     sends_pushed: u64,
     /// How many at the front of `sends` have their outcome.
     sends_settled: usize,
-    /// Outcomes by slot; a train's stands at its head.
+    /// Outcomes by slot; a GSO batch's stands at its head.
     outcomes: Box<[SendOutcome]>,
     /// Each packet's head: the slot whose send it is part of; its own if it goes alone.
     heads: Box<[usize]>,
-    /// The train that the next packet may join, queued since the last enter.
+    /// The GSO batch that the next packet may join, queued since the last enter.
     gso_batch: Option<QueuedBatch>,
-    /// To which sockets trains go.
+    /// To which sockets GSO batches go.
     gso_batches: GsoBatches,
     /// ICMP answers that were found.
     answers: IcmpErrors,
@@ -479,7 +479,7 @@ impl<R: Ring> Driver for RingDriver<R> {
             Ok(()) => return Ok(()),
             Err(packet) => packet,
         };
-        packet.in_train = false;
+        packet.in_gso_batch = false;
         let gso_batch = self.gso_batches.begin(&packet);
         self.ring.send(slot, packet, Token::new(Operation::Send, slot, generation))?;
         self.outcomes[slot] = SendOutcome::Sent;

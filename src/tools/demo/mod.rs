@@ -6,7 +6,7 @@
 //! ```text
 //! traffic.rs ──▶ the proxy ──▶ backends.rs        names.rs: what is sent, and where it belongs
 //!    show.rs: figures.rs ─▶ table.rs ─▶ screen.rs         outages.rs: backends go and return
-//!    account.rs: the summary                              ports.rs, events.rs, numbers.rs, thread.rs
+//!    account.rs: the summary                              ports.rs, events.rs, thread.rs
 //! ```
 //!
 //! Next: nobody; the process ends with it.

@@ -55,7 +55,7 @@ impl<C: Calls> PortableDriver<C> {
         self.failed(next, slot, outcome);
     }
 
-    /// Cuts what is to go to `slot`, from packet `first` on, into messages: trains where they are allowed.
+    /// Cuts what is to go to `slot`, from packet `first` on, into messages: GSO batches where they are allowed.
     fn cut(&mut self, first: usize, slot: SocketSlot) {
         self.messages.clear();
         let mut at = first;
@@ -69,7 +69,7 @@ impl<C: Calls> PortableDriver<C> {
                 gso_batch = longer;
             }
             let packets = gso_batch.packets();
-            self.unsent[at..at + packets].iter_mut().for_each(|packet| packet.in_train = packets > 1);
+            self.unsent[at..at + packets].iter_mut().for_each(|packet| packet.in_gso_batch = packets > 1);
             self.messages.push(packets);
             at += packets;
         }

@@ -223,7 +223,7 @@ fn a_refused_train_is_taken_apart_and_no_other_is_made() {
     driver.enter(Wait::Poll).unwrap();
     driver.deliver(&mut log);
     let refused = log.sent.iter().filter(|(_, outcome)| *outcome == SendOutcome::GsoRefused(libc::EIO));
-    assert_eq!(refused.count(), 16, "the first train, as long as one may be");
+    assert_eq!(refused.count(), 16, "the first GSO batch, as long as one may be");
     assert!(log.sent[16..].iter().all(|(_, outcome)| *outcome == SendOutcome::Sent));
     log.sent.clear();
     push(&mut driver);

@@ -47,10 +47,10 @@ impl<R: Ring> RingDriver<R> {
                 return;
             };
             let Some(number) = self.sends.pop_front() else { return };
-            // The head of a train does not know of those that joined it; that the next one has its number tells.
-            packet.in_train |= self.sends.front() == Some(&number);
+            // The head of a GSO batch does not know of those that joined it; that the next one has its number tells.
+            packet.in_gso_batch |= self.sends.front() == Some(&number);
             let head = self.heads[slot];
-            // Once for a send, whose first packet is told first; the others of a train have its outcome.
+            // Once for a send, whose first packet is told first; the others of a GSO batch have its outcome.
             if slot == head && !matches!(self.outcomes[head], SendOutcome::Sent | SendOutcome::Busy) {
                 let errors = self.ring.take_errors(packet.socket).unwrap_or_default();
                 self.outcomes[head] = self.answers.explain(packet.socket, self.outcomes[head], errors);
@@ -60,16 +60,16 @@ impl<R: Ring> RingDriver<R> {
         }
     }
 
-    /// Lets a packet join the train before it, if it may and fits.
+    /// Lets a packet join the GSO batch before it, if it may and fits.
     pub(super) fn join(&mut self, mut packet: Packet, slot: usize) -> Result<(), Packet> {
         let joined = self.gso_batch.and_then(|queued| {
             let gso_batch = queued.gso_batch.with(&packet)?;
             (slot == queued.head + queued.gso_batch.packets()).then_some(QueuedBatch { gso_batch, ..queued })
         });
         let Some(queued) = joined else { return Err(packet) };
-        packet.in_train = true;
+        packet.in_gso_batch = true;
         if let Err(mut packet) = self.ring.join(queued.head, slot, packet) {
-            packet.in_train = false;
+            packet.in_gso_batch = false;
             return Err(packet);
         }
         self.gso_batch = Some(queued);
