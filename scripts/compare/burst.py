@@ -69,7 +69,6 @@ def members():
         Statsring("statsring"),
         Floor(READER, each=True),
         Statsring("statsring that never sleeps", config={"flushInterval": 0}),
-        Floor("the floor that sleeps as statsring"),
     ]
     for program in found:
         program.install()

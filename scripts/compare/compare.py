@@ -58,8 +58,8 @@ def parse():
 
 
 def in_turn(members, round_):
-    """Another one begins in each round, so that none always follows the same one; the floor comes right after statsring,
-    whose load it is offered and with which it is paired."""
+    """Another one begins in each round, so that none always follows the same one; the floors come right after
+    statsring, whose load they are offered and with which they are paired."""
     floors = [program for program in members if program.is_floor]
     others = [program for program in members if not program.is_floor]
     shift = round_ % max(len(others), 1)

@@ -109,13 +109,19 @@ def notes(options, members, lines, granted):
         "the program on another.",
         f"{metrics_each(options.metrics)} in each datagram; 3 backends, 1 worker; {buffers}; median of {options.runs} runs "
         f"of {options.seconds:g} s, bars from least to most.",
-        f"{versions}. The floor receives as statsring does and discards.",
+        f"{versions}. {floors_note(members)}",
         f"{MADE_BY} `{machine.command_line('load-curve.sh')}`.",
     ]
     foreign = max(line["foreign_share"] for line in lines)
     if foreign > FOREIGN_SHARE_MAX:
         found.append(f"The machine was not idle: others used up to {foreign:.0%} of one of the two cores.")
     return found
+
+
+def floors_note(members):
+    """What the floors that took part do."""
+    return " ".join(f"The {program.name} ({program.version}) {program.note.split('; flat out')[0]}."
+                    for program in members if program.is_floor)
 
 
 def metrics_each(count):
@@ -142,7 +148,7 @@ def read_csv(path):
 
 
 def series(lines, name):
-    """Points by program; a program that delivers nothing, as the floor, has none."""
+    """Points by program; a program that delivers nothing, as the receive floor, has none."""
     found = {}
     for line in lines:
         if line[f"{name}_median"] not in ("", None):

@@ -228,7 +228,7 @@ def measure(bench, program, load, granted=None):
 
 def measure_once(bench, program, load, granted):
     with healthy_ports(load.nodes) as ports, running(program, ports, bench.program_core, granted) as pid:
-        sinks = [] if program.is_floor else ports.nodes
+        sinks = ports.nodes if program.forwards else []
         bench.result_of(bench.start_load(ports, load, bench.warm_up, "w", sinks))
         owned = machine.inodes(pid)
         sampler = Sampler(owned)
@@ -316,7 +316,7 @@ def direct_once(bench, load):
 def idle(bench, program):
     """Wake-ups and CPU of a program that has carried traffic and now has none."""
     with healthy_ports() as ports, running(program, ports, bench.program_core, None) as pid:
-        bench.result_of(bench.start_load(ports, Load("", 1_000, 1), 1, "w", [] if program.is_floor else ports.nodes))
+        bench.result_of(bench.start_load(ports, Load("", 1_000, 1), 1, "w", ports.nodes if program.forwards else []))
         time.sleep(2)
         before = machine.switches(pid), machine.cpu_ns(pid), time.monotonic()
         time.sleep(max(bench.seconds, 10))

@@ -126,8 +126,9 @@ def short_comparison(run):
     return [
         "CPU per datagram received, relative to statsring:",
         report.table(["load", OURS, *programs], body),
-        f"Each program with its defaults; in brackets the share of metrics that arrived, if not all. The {report.FLOOR} receives as "
-        f"statsring does and forwards nothing. {run['machine']}, {run['date'].split()[0]}.{disturbed}",
+        f"Each program with its defaults; in brackets the share of metrics that arrived, if not all. The {report.FLOOR} receives and "
+        f"reads every byte; the {report.FORWARD} also sends every byte on, blindly in full packets: what any proxy must pay. "
+        f"{run['machine']}, {run['date'].split()[0]}.{disturbed}",
     ]
 
 

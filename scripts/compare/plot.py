@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, PANEL, TOP, GAP, LEFT, RIGHT, BOTTOM = 860, 230, 96, 78, 66, 132, 54
-# Colours that the colour-blind can tell apart; the marks differ too. The floor is no proxy: grey and dashed.
+# Colours that the colour-blind can tell apart; the marks differ too. The floors are not proxies: grey and dashed.
 STYLES = {
     "statsring": ("#0b63ce", "circle", ""),
     "proxy.js": ("#c2410c", "square", ""),
     "statsdproxy": ("#0f7b55", "diamond", ""),
     "statsd-proxy (C)": ("#7c3aed", "circle", ""),
-    "discard floor": ("#6b7280", "none", "5 4"),
+    "receive floor": ("#6b7280", "none", "5 4"),
+    "forward floor": ("#6b7280", "none", "2 3"),
 }
 SPARE = [("#a16207", "square", ""), ("#be185d", "diamond", "")]
 INK, FAINT, GRID, PAPER, EDGE = "#1f2937", "#5b6472", "#e5e7eb", "#ffffff", "#d1d5db"

@@ -22,5 +22,5 @@ prepare() {
     if [ -z "${STATSRING:-}" ]; then
         cargo build --quiet --release --manifest-path "$manifest"
     fi
-    cargo build --quiet --release --manifest-path "$manifest" --example discard
+    cargo build --quiet --release --manifest-path "$manifest" --example receive_floor --example forward_floor
 }

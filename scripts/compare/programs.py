@@ -70,6 +70,11 @@ class Program:
     def is_floor(self):
         return False
 
+    @property
+    def forwards(self):
+        """Whether it needs backends."""
+        return True
+
 
 def run_or_missing(command, what, log):
     say(f"installing {what} (once)")
@@ -121,29 +126,45 @@ class Statsring(Program):
 
 @dataclass
 class Floor(Program):
-    """Receives as statsring does and discards."""
+    """What any program pays at the least: a few system calls, and nothing of statsring's."""
 
+    # Forwards blindly, rather than nothing.
+    blindly: bool = False
+    # Sleeps not at all, but wakes for each datagram.
     each: bool = False
 
+    @property
+    def path(self):
+        return release("examples/" + ("forward_floor" if self.blindly else "receive_floor"))
+
     def install(self):
-        self.version = "examples/discard.rs"
-        self.note = (
-            "receives as statsring does, wakes for each datagram, and discards" if self.each
-            else "receives as statsring does, with the same coalescing, and discards; flat out it is offered what "
-                 "statsring was offered in the same round"
-        )
-        if not os.access(release("examples/discard"), os.X_OK):
-            raise Failure(f"no program at {release('examples/discard')}")
+        self.version = f"examples/{self.path.name}.rs"
+        does = [
+            "waits for each datagram" if self.each else "sleeps for up to 5 ms while traffic flows",
+            "drains the socket by recvmmsg, reads every byte",
+            "sends every byte on in full packets, to the backends in turn, with GSO" if self.blindly
+            else "forwards nothing",
+            "flat out it is offered what statsring was offered in the same round",
+        ]
+        self.note = "; ".join(does)
+        if not os.access(self.path, os.X_OK):
+            raise Failure(f"no program at {self.path}")
 
     def command(self, ports, folder, granted):
-        command = [str(release("examples/discard")), "--listen", f"127.0.0.1:{ports.listen}"]
+        command = [str(self.path), "--listen", f"127.0.0.1:{ports.listen}"]
+        if self.blindly:
+            command += [part for port in ports.nodes for part in ("--to", f"127.0.0.1:{port}")]
         if granted:
             command += ["--receive-buffer", str(granted // 2)]
-        return command + (["--each"] if self.each else [])
+        return command + (["--period-us", "0"] if self.each else [])
 
     @property
     def is_floor(self):
         return True
+
+    @property
+    def forwards(self):
+        return self.blindly
 
 
 @dataclass
@@ -230,7 +251,8 @@ def known():
     return {
         "statsring": Statsring("statsring"),
         "portable": Statsring("statsring, portable engine", config={"engine": "portable"}),
-        "floor": Floor("discard floor"),
+        "floor": Floor("receive floor"),
+        "forward": Floor("forward floor", blindly=True),
         "proxy.js": ProxyJs("proxy.js"),
         "statsdproxy": StatsdProxy("statsdproxy"),
         "hit9": Hit9("statsd-proxy (C)"),

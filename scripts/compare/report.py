@@ -10,7 +10,9 @@ from statistics import median
 from measure import FOREIGN_SHARE_MAX
 
 DIRECT = "no proxy"
-OURS, FLOOR = "statsring", "discard floor"
+OURS, FLOOR, FORWARD = "statsring", "receive floor", "forward floor"
+# Each with the name of the ratio to it.
+FLOORS = {FLOOR: "ratio_to_floor", FORWARD: "ratio_to_forward_floor"}
 TITLES = {
     "default": "Each program with its defaults",
     "equal": "Equal receive buffers",
@@ -20,11 +22,16 @@ TARGETS = [
     ("20,000/s, 1 metric each", "proxy.js", 1 / 15),
     ("20,000/s, 1 metric each", "statsdproxy", 1 / 5),
     ("20,000/s, 1 metric each", "statsd-proxy (C)", 1 / 4),
-    ("20,000/s, 1 metric each", FLOOR, 1.4),
-    ("100,000/s, 1 metric each", FLOOR, 1.25),
+    ("20,000/s, 1 metric each", FLOOR, 1.35),
+    ("20,000/s, 1 metric each", FORWARD, 1.15),
+    ("100,000/s, 1 metric each", FLOOR, 1.15),
+    ("100,000/s, 1 metric each", FORWARD, 1.10),
     ("flat out, 1 metric each", FLOOR, 1.25),
+    ("flat out, 1 metric each", FORWARD, 1.15),
     ("20,000/s, 30 metrics each", "proxy.js", 1 / 10),
     ("20,000/s, 30 metrics each", "statsdproxy", 1 / 5),
+    ("20,000/s, 30 metrics each", FLOOR, 2.0),
+    ("20,000/s, 30 metrics each", FORWARD, 1.25),
 ]
 
 
@@ -72,7 +79,8 @@ def summarize(rows):
             entry = {"load": load, "program": program, "figures": figures}
             if program != DIRECT:
                 entry["ratio_to_statsring"] = ratio(rows, load, program, OURS)
-                entry["ratio_to_floor"] = ratio(rows, load, program, FLOOR)
+                for floor, key in FLOORS.items():
+                    entry[key] = ratio(rows, load, program, floor)
             found.append(entry)
     return found
 
@@ -176,19 +184,18 @@ def table(head, body):
 
 def ratio_table(entries):
     """One line a load: CPU per datagram, statsring = 1."""
-    programs = [name for name in names_of(entries, "program") if name not in (DIRECT, OURS, FLOOR)]
-    has_floor = any(entry["program"] == FLOOR for entry in entries)
+    programs = [name for name in names_of(entries, "program") if name not in (DIRECT, OURS, *FLOORS)]
+    floors = [name for name in FLOORS if any(entry["program"] == name for entry in entries)]
     body = []
     for load in names_of(entries, "load"):
         own = {entry["program"]: entry for entry in entries if entry["load"] == load}
         if OURS not in own:
             continue
         cells = [load, f"1 ({middle(own[OURS]['figures']['us_per_received'])} µs)"]
-        if has_floor:
-            cells.append(ranged(own[OURS]["ratio_to_floor"]))
+        cells += [ranged(own[OURS][FLOORS[name]]) for name in floors]
         cells += [ranged(own[name]["ratio_to_statsring"], None) if name in own else "–" for name in programs]
         body.append(cells)
-    head = ["load", "statsring"] + (["statsring / floor"] if has_floor else []) + programs
+    head = ["load", "statsring", *(f"statsring / {name}" for name in floors), *programs]
     return table(head, body)
 
 
@@ -256,7 +263,7 @@ def programs_list(run):
 
 
 def how_equal(run):
-    return (f"The kernel granted each listening socket {run['equal_bytes']:,} bytes: statsring and the floor asked for it, "
+    return (f"The kernel granted each listening socket {run['equal_bytes']:,} bytes: statsring and the floors asked for it, "
             "the others got it by `net.core.rmem_default`. Losses are comparable only here.")
 
 

@@ -16,7 +16,7 @@ import performance
 import report
 from compare import in_turn
 from plot import DARK, LABEL_GAP, PANEL, STYLES, Panel, Point, svg
-from programs import Floor, Statsring
+from programs import Floor, Ports, Statsring
 
 
 def row(program, round_, cost, load="l", **more):
@@ -33,10 +33,10 @@ class Ratios(unittest.TestCase):
 
     def test_targets_say_what_is_not_met(self):
         load = "20,000/s, 1 metric each"
-        rows = [row("statsring", 0, 1.5, load), row("proxy.js", 0, 30.0, load), row("discard floor", 0, 1.0, load)]
+        rows = [row("statsring", 0, 1.5, load), row("proxy.js", 0, 30.0, load), row("receive floor", 0, 1.0, load)]
         found = report.targets({"tables": {"default": rows}})
         self.assertEqual([(entry["against"], entry["met"]) for entry in found],
-                         [("proxy.js", True), ("discard floor", False)])
+                         [("proxy.js", True), ("receive floor", False)])
 
     def test_a_loss_is_never_rounded_away(self):
         self.assertEqual(report.worst({"least": 1.0}), "all")
@@ -47,19 +47,32 @@ class Ratios(unittest.TestCase):
         self.assertEqual(report.as_fraction(1.25), "1.25")
 
     def test_a_program_that_delivers_nothing_has_a_line(self):
-        rows = [row("statsring", 0, 1.0, delivered=1.0), row("discard floor", 0, 0.5), {
+        rows = [row("statsring", 0, 1.0, delivered=1.0), row("receive floor", 0, 0.5), {
             "load": "l", "program": report.DIRECT, "round": 0, "p50_us": 4, "p99_us": 9}]
         text = report.detail_table(report.summarize(rows)) + report.ratio_table(report.summarize(rows))
-        self.assertIn("| l | discard floor |", text)
+        self.assertIn("| l | receive floor |", text)
         self.assertIn("2.00 (2.00 to 2.00)", text)
+        self.assertIn("| statsring / receive floor |", text)
+        self.assertNotIn("forward floor", text)
+
+    def test_both_floors_have_a_ratio_and_the_one_that_forwards_has_backends(self):
+        rows = [row("statsring", 0, 3.0), row("receive floor", 0, 1.0), row("forward floor", 0, 2.0)]
+        text = report.ratio_table(report.summarize(rows))
+        self.assertIn("| statsring / receive floor | statsring / forward floor |", text)
+        self.assertIn("| 3.00 (3.00 to 3.00) | 1.50 (1.50 to 1.50) |", text)
+        ports = Ports(1, 2, [3, 4], [])
+        self.assertFalse(Floor("f").forwards)
+        self.assertTrue(Floor("f", blindly=True).forwards)
+        self.assertEqual(Floor("f", blindly=True).command(ports, None, 2_000)[1:],
+                         ["--listen", "127.0.0.1:1", "--to", "127.0.0.1:3", "--to", "127.0.0.1:4", "--receive-buffer", "1000"])
 
 
 class Turns(unittest.TestCase):
-    def test_each_begins_once_and_the_floor_follows_statsring(self):
-        members = [Statsring("statsring"), Floor("floor"), Statsring("a"), Statsring("b")]
+    def test_each_begins_once_and_the_floors_follow_statsring(self):
+        members = [Statsring("statsring"), Floor("floor"), Floor("forward", blindly=True), Statsring("a"), Statsring("b")]
         orders = [[program.name for program in in_turn(members, round_)] for round_ in range(3)]
-        self.assertEqual(orders, [["statsring", "floor", "a", "b"], ["a", "b", "statsring", "floor"],
-                                  ["b", "statsring", "floor", "a"]])
+        self.assertEqual(orders, [["statsring", "floor", "forward", "a", "b"], ["a", "b", "statsring", "floor", "forward"],
+                                  ["b", "statsring", "floor", "forward", "a"]])
         self.assertEqual([program.name for program in in_turn([members[1]], 1)], ["floor"])
 
 
