@@ -5,29 +5,25 @@
 
 use crate::control::BACKENDS_LOG_TARGET;
 use crate::logging::message_only;
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Lines that wait for the screen at most; more of them than this between two looks say nothing new.
-const WAITING_MAX: usize = 100;
-/// The log of the demo.
+/// Bytes of lines that wait for the screen at most; more of them than this between two looks say nothing new.
+const HELD_BYTES_MAX: usize = 16_384;
+
+/// The log of the demo: the lines that wait for the screen, or `None` while lines go to stderr.
 #[derive(Default)]
-pub struct Events {
-    /// `None` while lines go to stderr.
-    waiting: Mutex<Option<VecDeque<Vec<u8>>>>,
-}
+pub struct Events(Mutex<Option<Vec<u8>>>);
 
 impl Events {
     /// Makes it the process's log: warnings and errors, and what happens to backends.
     pub fn install() -> Arc<Events> {
         let events = Arc::<Events>::default();
-        let writer = events.clone();
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(move || Line(writer.clone()))
+            .with_writer(events.clone())
             .fmt_fields(message_only())
             .with_target(false)
             .with_ansi(false)
@@ -41,61 +37,50 @@ impl Events {
         events
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<Vec<u8>>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on lines wait for [`Events::take`].
     pub fn hold(&self) {
-        self.waiting().get_or_insert_default();
+        self.held().get_or_insert_default();
     }
 
     /// The lines since the last call, without their level.
     pub fn take(&self) -> Vec<String> {
-        let mut waiting = self.waiting();
-        waiting.as_mut().map(|lines| lines.drain(..).map(|line| plain(&line)).collect()).unwrap_or_default()
+        let held = self.held().as_mut().map(std::mem::take).unwrap_or_default();
+        String::from_utf8_lossy(&held).lines().map(plain).collect()
     }
 
     /// From now on lines go to stderr, and those that wait before them.
     pub fn release(&self) {
-        let waiting = self.waiting().take();
-        waiting.into_iter().flatten().for_each(|line| self.write(&line));
+        let held = self.held().take();
+        let _ = io::stderr().lock().write_all(&held.unwrap_or_default());
     }
+}
 
-    fn write(&self, bytes: &[u8]) {
-        match self.waiting().as_mut() {
-            Some(lines) => {
-                lines.push_back(bytes.to_vec());
-                if lines.len() > WAITING_MAX {
-                    lines.pop_front();
-                }
-            }
+impl Write for &Events {
+    /// Takes one log line, which the subscriber writes in one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self.held().as_mut() {
+            Some(held) if held.len() + line.len() > HELD_BYTES_MAX => {}
+            Some(held) => held.extend_from_slice(line),
             // Whether anybody reads it or not.
-            None => drop(io::stderr().lock().write_all(bytes)),
+            None => drop(io::stderr().lock().write_all(line)),
         }
-    }
-}
-
-/// A log line as an event: on one line, without its level, with nothing that a terminal obeys.
-fn plain(line: &[u8]) -> String {
-    let line = String::from_utf8_lossy(line);
-    let line = line.trim();
-    let words = ["ERROR ", "WARN ", "INFO "].iter().find_map(|level| line.strip_prefix(level));
-    words.unwrap_or(line).trim().replace(char::is_control, " ")
-}
-
-/// Takes one log line, which the subscriber writes in one piece.
-struct Line(Arc<Events>);
-
-impl Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes);
-        Ok(bytes.len())
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A log line as an event: without its level, with nothing that a terminal obeys.
+fn plain(line: &str) -> String {
+    let line = line.trim();
+    let message = ["ERROR ", "WARN ", "INFO "].iter().find_map(|level| line.strip_prefix(level));
+    message.unwrap_or(line).trim().replace(char::is_control, " ")
 }
 
 #[cfg(test)]
@@ -104,17 +89,14 @@ mod tests {
 
     #[test]
     fn lines_wait_for_the_screen_only_while_they_are_held() {
-        let events = Arc::<Events>::default();
+        let events = Events::default();
         events.hold();
-        Line(events.clone()).write_all(b" WARN backend 127.0.0.1:1 is down\n").unwrap();
-        Line(events.clone()).write_all(b" INFO a\x1b[2Jb\n").unwrap();
+        (&events).write_all(b" WARN backend 127.0.0.1:1 is down\n").unwrap();
+        (&events).write_all(b" INFO a\x1b[2Jb\n").unwrap();
         assert_eq!(events.take(), ["backend 127.0.0.1:1 is down", "a [2Jb"]);
         assert_eq!(events.take(), Vec::<String>::new());
-        for number in 0..WAITING_MAX + 5 {
-            events.write(format!("{number}\n").as_bytes());
-        }
-        let kept = events.take();
-        assert_eq!((kept.len(), kept[0].as_str()), (WAITING_MAX, "5"));
+        (0..HELD_BYTES_MAX).for_each(|_| (&events).write_all(b"a line\n").unwrap());
+        assert_eq!(events.take().len(), HELD_BYTES_MAX / 7);
         events.release();
         assert_eq!(events.take(), Vec::<String>::new());
     }

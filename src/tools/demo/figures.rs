@@ -1,12 +1,14 @@
 //! The demo's figures at a moment, and what two moments say about the time between them.
 //!
-//! In: the proxy's counters, the backends' counts, the worker's CPU. Out: [`Moment`]s and [`Rates`]. Next: `table.rs`.
+//! In: the proxy's counters, what has arrived, the workers' CPU. Out: [`Moment`]s and [`Rates`]. Next: `table.rs`.
 
-use super::backends::{Arrived, Backends};
 use crate::control::ProxyHandle;
 use crate::stats::{Counter, Counters, Latency, LatencyKind};
+use crate::text::{micros, percent};
+use crate::tools::sink::receive::SinkLive;
 use hdrhistogram::Histogram;
-use std::fs;
+use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Everything that is compared between two moments.
@@ -16,8 +18,8 @@ pub struct Moment {
     pub elapsed: Duration,
     /// The proxy's counters.
     pub counters: Counters,
-    /// What arrived at each backend.
-    pub arrived: Vec<Arrived>,
+    /// Metrics that arrived at each backend.
+    pub arrived: Vec<u64>,
     /// Whether the proxy takes each backend for up.
     pub up: Vec<bool>,
     /// Packets that the kernel dropped at the backends' sockets.
@@ -28,15 +30,16 @@ pub struct Moment {
 
 impl Moment {
     /// Reads all of it.
-    pub fn read(elapsed: Duration, proxy: &ProxyHandle, backends: &Backends) -> Moment {
+    pub fn read(elapsed: Duration, proxy: &ProxyHandle, backends: &SinkLive) -> Moment {
         let routes = proxy.routes();
+        let cpu_us: Option<u64> = proxy.workers().iter().map(|worker| worker.cpu_us()).sum();
         Moment {
             elapsed,
             counters: proxy.counters(),
-            arrived: backends.list.iter().map(|backend| backend.arrived()).collect(),
-            up: (0..backends.list.len()).map(|index| routes.live.contains(index)).collect(),
-            backend_drops: backends.kernel_drops(),
-            cpu: workers_cpu(),
+            arrived: backends.by_sink.iter().map(|metrics| metrics.load(Ordering::Relaxed)).collect(),
+            up: (0..backends.by_sink.len()).map(|index| routes.live.contains(index)).collect(),
+            backend_drops: backends.dropped.load(Ordering::Relaxed),
+            cpu: cpu_us.map(Duration::from_micros),
         }
     }
 }
@@ -76,26 +79,25 @@ impl Rates {
         let grown = |counter| after.counters.get(counter).saturating_sub(before.counters.get(counter));
         let arrived = after.arrived.iter().zip(&before.arrived);
         let cpu = after.cpu.zip(before.cpu).map(|(after, before)| after.saturating_sub(before));
+        let datagrams = grown(Counter::DatagramsReceived);
         Rates {
             metrics_in: per_second(grown(Counter::MetricsReceived)),
-            datagrams_in: per_second(grown(Counter::DatagramsReceived)),
+            datagrams_in: per_second(datagrams),
             metrics_out: per_second(grown(Counter::MetricsSent)),
             datagrams_out: per_second(grown(Counter::DatagramsSent)),
-            arrived: arrived
-                .map(|(after, before)| per_second(after.total().saturating_sub(before.total())))
-                .collect(),
-            cpu: cpu.and_then(|cpu| Cpu::of(cpu, elapsed, grown(Counter::DatagramsReceived))),
+            arrived: arrived.map(|(after, before)| per_second(after.saturating_sub(*before))).collect(),
+            // Nothing can be said of so little.
+            cpu: cpu.filter(|_| !elapsed.is_zero() && datagrams > 0).map(|cpu| Cpu {
+                cores: cpu.as_secs_f64() / elapsed.as_secs_f64(),
+                us_per_datagram: cpu.as_secs_f64() * 1e6 / datagrams as f64,
+            }),
         }
     }
 }
 
-impl Cpu {
-    /// `None` if nothing can be said of so little.
-    fn of(cpu: Duration, elapsed: Duration, datagrams: u64) -> Option<Cpu> {
-        (!elapsed.is_zero() && datagrams > 0).then(|| Cpu {
-            cores: cpu.as_secs_f64() / elapsed.as_secs_f64(),
-            us_per_datagram: cpu.as_secs_f64() * 1e6 / datagrams as f64,
-        })
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of a core, {:.1} µs per datagram", percent(self.cores, 1.0), self.us_per_datagram)
     }
 }
 
@@ -124,26 +126,11 @@ impl Quantiles {
     }
 }
 
-/// CPU time of this process's worker threads, with that of kernel threads that work for their rings.
-fn workers_cpu() -> Option<Duration> {
-    let mut workers = Vec::new();
-    let mut others = Vec::new();
-    for task in fs::read_dir("/proc/self/task").ok()?.flatten() {
-        let path = task.path();
-        let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
-        let on_cpu = fs::read_to_string(path.join("schedstat")).ok().and_then(|text| on_cpu_ns(&text));
-        let (Some(id), Some(on_cpu)) = (task.file_name().into_string().ok(), on_cpu) else { continue };
-        if name.starts_with("worker-") { &mut workers } else { &mut others }.push((id, name, on_cpu));
+impl fmt::Display for Quantiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99, max] = [self.p50_us, self.p99_us, self.max_us].map(micros);
+        write!(f, "p50 ≤ {p50}  p99 ≤ {p99}  max ≤ {max}  from arrival to sending")
     }
-    let helps = |name: &str| workers.iter().any(|(id, ..)| name.trim() == format!("iou-wrk-{id}"));
-    let own: u64 = workers.iter().map(|(_, _, ns)| ns).sum();
-    let helpers: u64 = others.iter().filter(|(_, name, _)| helps(name)).map(|(_, _, ns)| ns).sum();
-    (!workers.is_empty()).then(|| Duration::from_nanos(own + helpers))
-}
-
-/// The first number of a task's `schedstat`: ns on a CPU.
-fn on_cpu_ns(schedstat: &str) -> Option<u64> {
-    schedstat.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -157,11 +144,10 @@ pub(super) mod tests {
         counters.add(Counter::MetricsSent, 20_000 * seconds);
         counters.add(Counter::DatagramsReceived, 5_000 * seconds);
         counters.add(Counter::DatagramsSent, 600 * seconds);
-        let arrived = |metrics| Arrived { metrics: metrics * seconds, ..Arrived::default() };
         Moment {
             elapsed: Duration::from_secs(seconds),
             counters,
-            arrived: vec![arrived(6_000), arrived(8_000), arrived(6_000)],
+            arrived: [6_000, 8_000, 6_000].map(|metrics| metrics * seconds).to_vec(),
             up: vec![true, false, true],
             backend_drops: 0,
             cpu: Some(Duration::from_millis(20 * seconds)),
@@ -176,10 +162,6 @@ pub(super) mod tests {
         assert_eq!(rates.arrived, [6_000.0, 8_000.0, 6_000.0]);
         let cpu = rates.cpu.unwrap();
         assert!((cpu.cores - 0.02).abs() < 1e-9 && (cpu.us_per_datagram - 4.0).abs() < 1e-9, "{cpu:?}");
-    }
-
-    #[test]
-    fn no_time_and_no_cpu_figure_are_no_fault() {
         let mut after = moment(3);
         assert_eq!(Rates::between(&after.clone(), &after).metrics_in, 0.0);
         after.cpu = None;
@@ -193,31 +175,5 @@ pub(super) mod tests {
         latency.record(LatencyKind::Bound, 100, 98);
         latency.record(LatencyKind::AfterIdle, 120, 2);
         assert_eq!(Quantiles::of(&latency), Some(Quantiles { p50_us: 100, p99_us: 120, max_us: 120 }));
-    }
-
-    #[test]
-    fn a_busy_worker_is_seen() {
-        assert_eq!(on_cpu_ns("123 456 7\n"), Some(123));
-        assert_eq!(on_cpu_ns(""), None);
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::Builder::new().name("worker-9".to_owned());
-        let thread = thread.spawn(move || {
-            let mut sum = 0u64;
-            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                sum = std::hint::black_box(sum + 1);
-            }
-        });
-        let thread = thread.unwrap();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        let has_schedstat = fs::read_to_string("/proc/self/schedstat").is_ok();
-        while workers_cpu().is_none_or(|cpu| cpu.is_zero()) && std::time::Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-            if !has_schedstat {
-                break;
-            }
-        }
-        assert_eq!(workers_cpu().is_some_and(|cpu| !cpu.is_zero()), has_schedstat);
-        drop(stop);
-        thread.join().unwrap();
     }
 }

@@ -4,9 +4,9 @@
 //! same as always, from a config text on; everything else here is only there to be seen.
 //!
 //! ```text
-//! traffic.rs ──▶ the proxy ──▶ backends.rs        names.rs: what is sent, and where it belongs
-//!    show.rs: figures.rs ─▶ table.rs ─▶ screen.rs         outages.rs: backends go and return
-//!    account.rs: the summary                              ports.rs, events.rs, thread.rs
+//! traffic.rs ──▶ the proxy ──▶ backends.rs            (generator of ../load/, sinks of ../sink/)
+//!    show.rs: figures.rs ─▶ table.rs ─▶ screen.rs     outages.rs: backends go and return
+//!    account.rs: the summary                          ports.rs, events.rs
 //! ```
 //!
 //! Next: nobody; the process ends with it.
@@ -15,33 +15,31 @@ mod account;
 mod backends;
 mod events;
 mod figures;
-mod names;
 mod outages;
 mod ports;
 mod screen;
 mod show;
 mod table;
-mod thread;
 mod traffic;
 
 use crate::control::{self, ProxyHandle};
 use crate::placement::Placement;
 use crate::stats::Counter;
+use crate::tools::load::replay::Replay;
 use crate::{config, console, exit};
 use account::{Account, Verdict};
 use argh::FromArgs;
 use backends::Backends;
 use events::Events;
-use figures::{Quantiles, Rates};
-use names::Names;
+use figures::Quantiles;
 use outages::Outages;
-use ports::{BackendSockets, Ports};
+use ports::Ports;
 use serde_json::{Value, json};
-use show::{Context, Ending, Outcome};
+use show::{Context, Ending};
 use std::fs;
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use table::Setting;
 use tokio::sync::oneshot;
@@ -99,10 +97,8 @@ fn refused(error: &io::Error) -> u8 {
 /// Everything but the proxy, ready.
 struct Demo {
     events: Arc<Events>,
-    backends: Arc<Backends>,
-    names: Arc<Names>,
-    /// The backends as the config has them.
-    nodes: Vec<Value>,
+    backends: Backends,
+    lines: Arc<Replay>,
     outages: Outages,
     end: Option<Duration>,
     /// Left to the show when the proxy is ready. If it never is, the runtime inside must not end inside the proxy's.
@@ -112,25 +108,16 @@ struct Demo {
 }
 
 /// The thread of a show.
-type ShowThread = io::Result<JoinHandle<io::Result<Outcome>>>;
+type ShowThread = io::Result<JoinHandle<io::Result<(Account, io::Result<()>)>>>;
 
 impl Demo {
     fn prepare(seconds: Option<u32>) -> io::Result<Demo> {
         let events = Events::install();
         let ending = Some(Ending::listen()?);
-        let (sockets, notes) = ports::bind_backends()?;
-        let nodes = nodes(&sockets)?;
-        let names = Arc::new(Names::new(PLACEMENT, nodes.len()));
-        Ok(Demo {
-            events,
-            backends: Arc::new(Backends::start(sockets, &names)?),
-            names,
-            nodes,
-            outages: Outages::new(seconds),
-            end: seconds.map(|seconds| Duration::from_secs(seconds.into())),
-            ending,
-            notes,
-        })
+        let lines = Arc::new(traffic::lines());
+        let (backends, notes) = Backends::start(lines.clone(), PLACEMENT)?;
+        let end = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+        Ok(Demo { events, backends, lines, outages: Outages::new(end), end, ending, notes })
     }
 
     fn run(mut self) -> u8 {
@@ -157,7 +144,8 @@ impl Demo {
         if console::print(&text) != exit::OK {
             return Ok((None, exit::OK));
         }
-        let config = config::parse(&config_text(&self.nodes, &ports)).map_err(io::Error::other)?.config;
+        let config =
+            config::parse(&config_text(&self.backends.nodes, &ports)).map_err(io::Error::other)?.config;
         let setting = Setting {
             proxy_port: ports.proxy,
             admin_port: ports.admin,
@@ -171,17 +159,18 @@ impl Demo {
         let options = control::Options { config_path: None, listing: String::new(), debug: false };
         let code = control::run_with(config, options, |proxy| {
             let Some(ending) = self.ending.take() else { return };
-            let stage = Context {
+            let context = Context {
                 proxy: proxy.clone(),
-                backends: self.backends.clone(),
-                names: self.names.clone(),
+                arrivals: self.backends.live.clone(),
+                up: self.backends.up.clone(),
+                lines: self.lines.clone(),
                 events: self.events.clone(),
                 setting,
                 outages: self.outages,
                 ending,
                 proxy_ended,
             };
-            let thread = thread::spawn("demo-show", move || stage.run());
+            let thread = Builder::new().name("demo-show".to_owned()).spawn(move || context.run());
             if thread.is_err() {
                 proxy.stop();
             }
@@ -192,57 +181,30 @@ impl Demo {
     }
 
     /// After the proxy's end: prints the summary; the exit code.
-    fn conclude(&self, proxy: &ProxyHandle, show: ShowThread, proxy_code: u8) -> u8 {
-        let ran = match show.map(JoinHandle::join) {
-            Ok(Ok(Ok(ran))) => ran,
+    fn conclude(self, proxy: &ProxyHandle, show: ShowThread, proxy_code: u8) -> u8 {
+        let (mut account, written) = match show.map(JoinHandle::join) {
+            Ok(Ok(Ok(ended))) => ended,
             Ok(Ok(Err(error))) | Err(error) => return refused(&error),
             // A panic there has ended the process already.
             Ok(Err(_)) => return exit::INTERNAL,
         };
-        if ran.written.is_err() {
-            return console::written(ran.written);
+        if written.is_err() {
+            return console::written(written);
         }
         if proxy_code > SIGNALLED {
             // A second signal: exit without a final summary.
             return proxy_code;
         }
-        let account = self.account(ran, proxy);
+        account.counters = proxy.counters();
+        account.latency = Quantiles::of(&proxy.latency());
+        account.arrived = self.backends.stop(account.counters.get(Counter::MetricsSent), &account.sent.texts);
         let printed = console::print(&account.text());
         match account.verdict() {
             _ if proxy_code != exit::OK => proxy_code,
             Verdict::Wrong(_) => exit::BAD_VERDICT,
-            Verdict::Complete | Verdict::Counted { .. } => printed,
+            Verdict::Complete | Verdict::Counted(_) => printed,
         }
     }
-
-    /// Waits until the backends have what the proxy sent, and takes the account.
-    fn account(&self, ran: Outcome, proxy: &ProxyHandle) -> Account {
-        let (counters, backends) = (proxy.counters(), &self.backends);
-        backends.wait_for(counters.get(Counter::MetricsSent));
-        let (first, last) = &ran.moments;
-        let arrived = backends.list.iter().map(|backend| (backend.address.to_string(), backend.arrived()));
-        Account {
-            elapsed: ran.elapsed,
-            sent: ran.sent,
-            counters,
-            backends: arrived.collect(),
-            backend_drops: backends.kernel_drops(),
-            names: self.names.len(),
-            outages: (ran.outages, self.outages.length()),
-            latency: Quantiles::of(&ran.latency),
-            cpu: Rates::between(first, last).cpu,
-            events: ran.events,
-        }
-    }
-}
-
-/// The backends as a config file has them.
-fn nodes(sockets: &[BackendSockets]) -> io::Result<Vec<Value>> {
-    let node = |BackendSockets { metrics, health }: &BackendSockets| {
-        let (metrics, health) = (metrics.local_addr()?, health.local_addr()?);
-        Ok(json!({"host": metrics.ip(), "port": metrics.port(), "adminport": health.port()}))
-    };
-    sockets.iter().map(node).collect()
 }
 
 /// The demo's config, as a file would have it.
@@ -276,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_demos_config_is_a_normal_one() {
-        let nodes = nodes(&ports::bind_backends().unwrap().0).unwrap();
+        let nodes = Backends::start(Arc::new(traffic::lines()), PLACEMENT).unwrap().0.nodes;
         let ports = ports::choose().unwrap();
         let loaded = config::parse(&config_text(&nodes, &ports)).unwrap();
         assert_eq!(loaded.notices, Vec::<String>::new());

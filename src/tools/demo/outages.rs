@@ -27,9 +27,8 @@ pub struct Outages {
 }
 
 impl Outages {
-    /// For a demo of so many seconds, or without end.
-    pub fn new(seconds: Option<u32>) -> Outages {
-        let end = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    /// For a demo of this length, or without end.
+    pub fn new(end: Option<Duration>) -> Outages {
         let third = end.map_or(Duration::MAX, |end| end / 3);
         Outages { first: FIRST.min(third), length: LENGTH.min(third), end }
     }
@@ -55,26 +54,20 @@ impl Outages {
 mod tests {
     use super::*;
 
-    /// The outages of a run as (from, to, backend), in quarters of a second.
-    fn of(seconds: Option<u32>, watched_s: u64) -> Vec<(f64, f64, usize)> {
-        let outages = Outages::new(seconds);
+    fn outages(seconds: Option<u64>) -> Outages {
+        Outages::new(seconds.map(Duration::from_secs))
+    }
+
+    /// The outages of a run as (from, to, backend): seconds, seen every quarter.
+    fn of(seconds: Option<u64>, watched_s: u64) -> Vec<(f64, f64, usize)> {
         let mut found: Vec<(f64, f64, usize)> = Vec::new();
-        let mut before = None;
-        for quarter in 0..watched_s * 4 {
-            let at = Duration::from_millis(quarter * 250);
-            let now = outages.down(at);
-            match (before, now) {
-                (before, Some(backend)) if before != now => {
-                    found.push((at.as_secs_f64(), f64::INFINITY, backend));
-                }
-                (Some(_), None) => {
-                    if let Some(last) = found.last_mut() {
-                        last.1 = at.as_secs_f64();
-                    }
-                }
-                _ => {}
+        for at in (0..watched_s * 4).map(|quarter| Duration::from_millis(quarter * 250)) {
+            let Some(backend) = outages(seconds).down(at) else { continue };
+            let (from, to) = (at.as_secs_f64(), at.as_secs_f64() + 0.25);
+            match found.last_mut() {
+                Some(last) if (last.1, last.2) == (from, backend) => last.1 = to,
+                _ => found.push((from, to, backend)),
             }
-            before = now;
         }
         found
     }
@@ -93,6 +86,6 @@ mod tests {
         assert_eq!(of(Some(44), 44), [(8.0, 13.0, 1)]);
         assert_eq!(of(Some(45), 45), [(8.0, 13.0, 1), (38.0, 43.0, 2)]);
         // The longest demo that can be asked for.
-        assert_eq!(Outages::new(Some(86_400)).down(Duration::from_secs(86_399)), None);
+        assert_eq!(outages(Some(86_400)).down(Duration::from_secs(86_399)), None);
     }
 }

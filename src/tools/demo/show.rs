@@ -1,22 +1,25 @@
 //! Runs the demo: starts traffic, shows figures, simulates outages, stops traffic and proxy.
 //!
-//! In: a proxy that is ready. Out: what the traffic did, for the account. It runs on a thread of its own while the main
+//! In: a proxy that is ready. Out: the account of the traffic. It runs on a thread of its own while the main
 //! thread is the proxy's control thread. Next: `account.rs`.
 
-use super::backends::Backends;
+use super::account::Account;
 use super::events::Events;
 use super::figures::{Moment, Quantiles, Rates};
-use super::names::Names;
 use super::outages::Outages;
 use super::screen::Screen;
-use super::table::{EVENTS_SHOWN, Event, Frame, Setting};
-use super::traffic::{SentFigures, Traffic};
+use super::table::{Event, Frame, Setting};
+use super::traffic::Traffic;
 use crate::control::ProxyHandle;
 use crate::stats::{Counter, Latency};
+use crate::tools::load::replay::Replay;
+use crate::tools::load::send::Sent;
+use crate::tools::sink::receive::SinkLive;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,9 +37,7 @@ const EVENTS_KEPT: usize = 1_000;
 /// What ends the show from outside; listens from the moment it is made.
 pub struct Ending {
     runtime: Runtime,
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
+    signals: [Signal; 3],
 }
 
 impl Ending {
@@ -44,18 +45,18 @@ impl Ending {
     pub fn listen() -> io::Result<Ending> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let inside = runtime.enter();
-        let interrupt = signal(SignalKind::interrupt())?;
-        let terminate = signal(SignalKind::terminate())?;
-        // The terminal is gone, and the table with it.
-        let hangup = signal(SignalKind::hangup())?;
+        // The last: the terminal is gone, and the table with it.
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [interrupt, terminate, hangup] = kinds.map(signal);
+        let signals = [interrupt?, terminate?, hangup?];
         drop(inside);
-        Ok(Ending { runtime, interrupt, terminate, hangup })
+        Ok(Ending { runtime, signals })
     }
 
     /// Waits until `deadline`, or less: false if the show is to end.
     fn wait(&mut self, deadline: Instant, proxy_ended: &mut oneshot::Receiver<()>) -> bool {
-        let Ending { runtime, interrupt, terminate, hangup } = self;
-        runtime.block_on(async {
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        self.runtime.block_on(async {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => true,
                 _ = interrupt.recv() => false,
@@ -71,10 +72,12 @@ impl Ending {
 pub struct Context {
     /// The proxy.
     pub proxy: ProxyHandle,
-    /// The backends.
-    pub backends: Arc<Backends>,
-    /// The traffic's names.
-    pub names: Arc<Names>,
+    /// What arrives at the backends.
+    pub arrivals: Arc<SinkLive>,
+    /// Whether each backend answers that it is up.
+    pub up: Vec<Arc<AtomicBool>>,
+    /// What the traffic consists of.
+    pub lines: Arc<Replay>,
     /// The process's log.
     pub events: Arc<Events>,
     /// What the table says of the setting.
@@ -87,44 +90,26 @@ pub struct Context {
     pub proxy_ended: oneshot::Receiver<()>,
 }
 
-/// How the show went.
-pub struct Outcome {
-    /// What the traffic sent in all.
-    pub sent: SentFigures,
-    /// How long it was on.
-    pub elapsed: Duration,
-    /// The first figures and the last.
-    pub moments: (Moment, Moment),
-    /// All that was measured.
-    pub latency: Latency,
-    /// What happened.
-    pub events: Vec<Event>,
-    /// How many outages were played.
-    pub outages: usize,
-    /// Whether somebody still reads.
-    pub written: io::Result<()>,
-}
-
 impl Context {
-    /// Runs it from the first datagram to the proxy's stop.
-    pub fn run(mut self) -> io::Result<Outcome> {
+    /// Runs it from the first datagram to the proxy's stop. The account so far: without what is final only after the proxy's
+    /// end; and whether somebody still reads.
+    pub fn run(self) -> io::Result<(Account, io::Result<()>)> {
         let proxy = self.proxy.clone();
         let address = proxy.listen().iter().find(|address| address.is_ipv4()).copied();
         let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], self.setting.proxy_port)));
-        let traffic = Traffic::start(self.names.clone(), address);
-        let ran = traffic.map(|traffic| {
-            let mut act = Runner::new(&self);
-            act.play(&mut self);
-            let sent = traffic.stop();
-            act.close(&self, sent)
+        let outcome = Traffic::start(self.lines.clone(), address).map(|traffic| {
+            let mut runner = Runner::new(self);
+            runner.play();
+            runner.close(traffic.stop())
         });
         proxy.stop();
-        ran
+        outcome
     }
 }
 
 /// What has happened so far.
 struct Runner {
+    context: Context,
     start: Instant,
     screen: Screen,
     moments: VecDeque<Moment>,
@@ -142,9 +127,9 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(stage: &Context) -> Runner {
+    fn new(context: Context) -> Runner {
         let screen = Screen::of_stdout();
-        let first = Moment::read(Duration::ZERO, &stage.proxy, &stage.backends);
+        let first = Moment::read(Duration::ZERO, &context.proxy, &context.arrivals);
         Runner {
             start: Instant::now(),
             moments: VecDeque::from([first.clone()]),
@@ -155,26 +140,27 @@ impl Runner {
             shown: 0,
             down: None,
             outages: 0,
-            written: screen.open(&stage.setting),
+            written: screen.open(&context.setting),
             screen,
+            context,
         }
     }
 
-    fn play(&mut self, stage: &mut Context) {
+    fn play(&mut self) {
         if self.written.is_err() {
             return;
         }
-        let end = stage.setting.end;
+        let end = self.context.setting.end;
         for tick in 1u32.. {
             let at = (TICK * tick).min(end.unwrap_or(Duration::MAX));
-            let goes_on = stage.ending.wait(self.start + at, &mut stage.proxy_ended);
-            self.play_outage(stage);
-            self.look(stage);
+            let goes_on = self.context.ending.wait(self.start + at, &mut self.context.proxy_ended);
+            self.play_outage();
+            self.look();
             if let (Some(before), Some(now)) = (self.moments.front(), self.moments.back()) {
                 self.rates = Rates::between(before, now);
             }
-            if self.screen.is_terminal() || tick % 2 == 0 {
-                self.show(stage);
+            if self.screen != Screen::Lines || tick % 2 == 0 {
+                self.show();
             }
             if !goes_on || self.written.is_err() || end.is_some_and(|end| self.start.elapsed() >= end) {
                 return;
@@ -183,21 +169,21 @@ impl Runner {
     }
 
     /// Changes what the backends answer to health checks, when it is time.
-    fn play_outage(&mut self, stage: &Context) {
+    fn play_outage(&mut self) {
         let elapsed = self.start.elapsed();
-        let down = stage.outages.down(elapsed);
+        let down = self.context.outages.down(elapsed);
         if down == self.down {
             return;
         }
-        for (index, backend) in stage.backends.list.iter().enumerate() {
-            let name = &stage.setting.backends[index];
+        for index in 0..self.context.up.len() {
+            let name = &self.context.setting.backends[index];
             if Some(index) == down {
                 self.outages += 1;
                 self.event(elapsed, format!("{name} answers its checks \"health: down\""));
             } else if Some(index) == self.down {
                 self.event(elapsed, format!("{name} answers \"health: up\" again"));
             }
-            backend.set_up(Some(index) != down);
+            self.context.up[index].store(Some(index) != down, Ordering::Release);
         }
         self.down = down;
     }
@@ -209,68 +195,62 @@ impl Runner {
     }
 
     /// Reads the figures.
-    fn look(&mut self, stage: &Context) {
+    fn look(&mut self) {
         let mut latency = Latency::new();
-        stage.proxy.collect_latency(&mut latency);
+        self.context.proxy.collect_latency(&mut latency);
         self.recent.push_back(latency);
         let elapsed = self.start.elapsed();
-        self.moments.push_back(Moment::read(elapsed, &stage.proxy, &stage.backends));
-        while self.recent.len() > WINDOW_TICKS {
-            self.recent.pop_front();
-        }
-        while self.moments.len() > WINDOW_TICKS + 1 {
-            self.moments.pop_front();
-        }
-        for words in stage.events.take() {
+        self.moments.push_back(Moment::read(elapsed, &self.context.proxy, &self.context.arrivals));
+        self.recent.drain(..self.recent.len().saturating_sub(WINDOW_TICKS));
+        self.moments.drain(..self.moments.len().saturating_sub(WINDOW_TICKS + 1));
+        for words in self.context.events.take() {
             self.event(elapsed, shortened(words));
         }
     }
 
-    fn show(&mut self, stage: &Context) {
+    fn show(&mut self) {
         let Some(now) = self.moments.back() else { return };
         let mut latency = Latency::new();
         self.recent.iter().for_each(|recent| latency.merge(recent));
-        let scene = Frame {
-            setting: &stage.setting,
+        let frame = Frame {
+            setting: &self.context.setting,
             now,
             rates: &self.rates,
             latency: Quantiles::of(&latency),
-            events: &self.events[self.events.len().saturating_sub(EVENTS_SHOWN)..],
+            events: &self.events,
         };
-        let news = &self.events[self.shown..];
-        self.written = self.screen.show(&scene, news);
+        self.written = self.screen.show(&frame, &self.events[self.shown..]);
         self.shown = self.events.len();
     }
 
     /// After the last datagram: waits until the proxy has relayed it, and takes the last figures.
-    fn close(mut self, stage: &Context, sent: SentFigures) -> Outcome {
+    fn close(mut self, sent: Sent) -> (Account, io::Result<()>) {
         let elapsed = self.start.elapsed();
         let deadline = Instant::now() + SETTLE;
-        loop {
-            let counters = stage.proxy.counters();
-            let is_through = counters.get(Counter::MetricsReceived) >= sent.metrics
-                && counters.get(Counter::MetricsPending) == 0;
-            if is_through || Instant::now() >= deadline {
-                break;
-            }
+        let is_through = || {
+            let counters = self.context.proxy.counters();
+            counters.get(Counter::MetricsReceived) >= sent.metrics
+                && counters.get(Counter::MetricsPending) == 0
+        };
+        while !is_through() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.look(stage);
-        if self.screen.is_terminal() && self.written.is_ok() {
-            self.show(stage);
+        self.look();
+        if self.screen != Screen::Lines && self.written.is_ok() {
+            self.show();
         }
         // What is logged from here on concerns the stop.
-        stage.events.release();
-        let last = self.moments.pop_back().unwrap_or_else(|| self.first.clone());
-        Outcome {
-            sent,
+        self.context.events.release();
+        let rates = self.moments.back().map_or(Rates::default(), |last| Rates::between(&self.first, last));
+        let account = Account {
             elapsed,
-            moments: (self.first, last),
-            latency: stage.proxy.latency(),
+            sent,
+            outages: (self.outages, self.context.outages.length()),
+            cpu: rates.cpu,
             events: self.events,
-            outages: self.outages,
-            written: self.written,
-        }
+            ..Account::default()
+        };
+        (account, self.written)
     }
 }
 

@@ -1,205 +1,121 @@
-//! The built-in traffic: a steady stream of datagrams with one to several metrics each.
+//! The built-in traffic: metrics with names as a small shop's services have them, sent as `statsring load --replay` does.
 //!
-//! In: ready lines, the proxy's address. Out: datagrams, and the exact count of them. Next: the proxy.
+//! In: the proxy's address. Out: datagrams, and the exact count of them. Next: the proxy.
 
-use super::names::Names;
-use super::thread::spawn;
-use crate::placement::splitmix64;
+use crate::tools::load::generate::Source;
+use crate::tools::load::replay::Replay;
+use crate::tools::load::send::{Extent, SendLive, Sent, connect, send};
+use std::fmt::Write;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
-/// Metrics a second.
-pub const METRICS_PER_SECOND: u64 = 20_000;
-/// Metrics in the datagrams, taken at random: some clients send each metric by itself, some gather. 4 on average.
-const DATAGRAM_METRICS: [u64; 10] = [1, 1, 1, 1, 2, 3, 4, 6, 8, 13];
-/// The most metrics that one datagram has.
-pub const DATAGRAM_METRICS_MAX: u64 = 13;
-/// The time between two bursts: short beside the proxy's flush interval, and long enough to cost little CPU.
-const TICK: Duration = Duration::from_millis(2);
-const TICK_METRICS: i64 = (METRICS_PER_SECOND / 500) as i64;
-/// What was missed beyond this, as while the process was stopped, is not made up for: it would be a flood.
-const CATCH_UP_MAX: Duration = Duration::from_millis(20);
+const SERVICES: [&str; 12] = [
+    "web", "api", "search", "cart", "payments", "mail", "images", "login", "orders", "stock", "reviews",
+    "admin",
+];
+const ENDPOINTS: [&str; 12] = [
+    "index", "list", "item", "add", "remove", "update", "upload", "export", "health", "status", "query",
+    "page",
+];
+const REGIONS: [&str; 6] = ["eu-west", "eu-north", "us-east", "us-west", "ap-south", "ap-east"];
+/// Hosts that report their load.
+const HOSTS: usize = 100;
+/// Lines of each name, with different values.
+const VARIANTS: usize = 4;
 
-/// What was sent.
-#[derive(Debug, Default)]
-pub struct Sent {
-    metrics: AtomicU64,
-    datagrams: AtomicU64,
-    refused: AtomicBool,
-}
+/// Metrics of a datagram: some clients send each metric by itself, some gather.
+pub const DATAGRAM_METRICS: u32 = 4;
+/// Datagrams a second: 20,000 metrics.
+const RATE: u64 = 5_000;
+/// Datagrams that leave together, every 2 ms: short beside the proxy's flush interval, and long enough to cost little CPU.
+const BURST: u64 = 10;
 
-/// What was sent, at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SentFigures {
-    /// Metrics that this host's kernel took.
-    pub metrics: u64,
-    /// Datagrams.
-    pub datagrams: u64,
-    /// The proxy's port was closed while traffic was still sent: the last datagrams reached nobody.
-    pub refused: bool,
-}
-
-impl Sent {
-    fn figures(&self) -> SentFigures {
-        SentFigures {
-            metrics: self.metrics.load(Ordering::Acquire),
-            datagrams: self.datagrams.load(Ordering::Acquire),
-            refused: self.refused.load(Ordering::Acquire),
+/// The lines of the traffic.
+pub fn lines() -> Replay {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    for variant in 0..VARIANTS {
+        for (index, service) in SERVICES.iter().enumerate() {
+            let ms = 3 + (index * 7 + variant * 13) % 240;
+            // Busy services sample.
+            let sampled = if index < 3 { "|@0.5" } else { "" };
+            for endpoint in ENDPOINTS {
+                let _ = writeln!(text, "{service}.requests.{endpoint}:1|c");
+                let _ = writeln!(text, "{service}.latency.{endpoint}:{ms}|ms{sampled}");
+            }
+        }
+        for host in 1..=HOSTS {
+            let _ = writeln!(text, "host.{host:02}.cpu:{}|g", (host * 7 + variant * 11) % 100);
+            let memory = 4_096 + host * 31 + variant;
+            let _ = writeln!(text, "host.{host:02}.memory:{memory}|g|#rack:{}", host % 8);
+        }
+        for region in REGIONS {
+            let _ = writeln!(text, "users.active.{region}:u{}|s", 1_000 + variant * 37);
         }
     }
+    Replay::parse(text.into_bytes())
 }
 
 /// Traffic under way.
 pub struct Traffic {
-    sent: Arc<Sent>,
-    ended: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    live: Arc<SendLive>,
+    thread: JoinHandle<Sent>,
 }
 
 impl Traffic {
     /// Begins to send to `proxy`.
-    pub fn start(names: Arc<Names>, proxy: SocketAddr) -> io::Result<Traffic> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.connect(proxy)?;
-        let (sent, ended) = (Arc::<Sent>::default(), Arc::<AtomicBool>::default());
-        let thread = spawn("demo-traffic", {
-            let (sent, ended) = (sent.clone(), ended.clone());
-            move || Sender { names, socket, sent, random: 1, datagram: Vec::new() }.run(&ended)
-        })?;
-        Ok(Traffic { sent, ended, thread })
+    pub fn start(lines: Arc<Replay>, proxy: SocketAddr) -> io::Result<Traffic> {
+        let flows = connect(proxy, 1)?;
+        let live = Arc::<SendLive>::default();
+        let (told, extent) = (live.clone(), Extent { time: Duration::MAX, datagrams: u64::MAX });
+        let mut source = Source::replayed(lines, DATAGRAM_METRICS);
+        let thread = Builder::new()
+            .name("demo-traffic".to_owned())
+            .spawn(move || send(&flows, &mut source, Some(RATE), BURST, extent, &told))?;
+        Ok(Traffic { live, thread })
     }
 
     /// Ends it; what was sent in all.
-    pub fn stop(self) -> SentFigures {
-        self.ended.store(true, Ordering::Release);
+    pub fn stop(self) -> Sent {
+        self.live.stop.store(true, Ordering::Relaxed);
         // A panic there has ended the process already.
-        let _ = self.thread.join();
-        self.sent.figures()
-    }
-}
-
-struct Sender {
-    names: Arc<Names>,
-    socket: UdpSocket,
-    sent: Arc<Sent>,
-    random: u64,
-    datagram: Vec<u8>,
-}
-
-impl Sender {
-    /// Sends until it is stopped, or until nothing is listening any more.
-    fn run(mut self, ended: &AtomicBool) {
-        let mut next = Instant::now();
-        let mut owed = 0;
-        while !ended.load(Ordering::Acquire) {
-            let now = Instant::now();
-            if now.saturating_duration_since(next) > CATCH_UP_MAX {
-                next = now;
-            }
-            while next <= now {
-                next += TICK;
-                owed += TICK_METRICS;
-            }
-            while owed > 0 {
-                let metrics = self.fill();
-                owed -= metrics as i64;
-                if !self.send(metrics) {
-                    return;
-                }
-            }
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-        }
-    }
-
-    /// Makes the next datagram; the metrics in it.
-    fn fill(&mut self) -> u64 {
-        let metrics = DATAGRAM_METRICS[self.draw(DATAGRAM_METRICS.len())];
-        self.datagram.clear();
-        for _ in 0..metrics {
-            let line = self.draw(self.names.lines.len());
-            if !self.datagram.is_empty() {
-                self.datagram.push(b'\n');
-            }
-            self.datagram.extend_from_slice(self.names.lines[line].as_bytes());
-        }
-        metrics
-    }
-
-    /// Whether to continue.
-    fn send(&self, metrics: u64) -> bool {
-        match self.socket.send(&self.datagram) {
-            Ok(_) => {
-                self.sent.metrics.fetch_add(metrics, Ordering::AcqRel);
-                self.sent.datagrams.fetch_add(1, Ordering::AcqRel);
-                true
-            }
-            // It belongs to an earlier datagram; this one was not sent.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.sent.refused.store(true, Ordering::Release);
-                false
-            }
-            // This host had no room for it just now. It was not sent, so it is not counted.
-            Err(_) => true,
-        }
-    }
-
-    /// A number below `below`, the same sequence in every run.
-    fn draw(&mut self, below: usize) -> usize {
-        self.random = splitmix64(self.random);
-        (self.random % below as u64) as usize
+        self.thread.join().unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::names;
     use super::*;
-    use crate::stats::host;
+    use crate::placement::Placement;
+    use crate::wire::routing_key;
+    use std::net::UdpSocket;
 
     #[test]
-    fn the_average_datagram_has_four_metrics() {
-        let sum: u64 = DATAGRAM_METRICS.iter().sum();
-        assert_eq!(sum, 4 * DATAGRAM_METRICS.len() as u64);
-        assert_eq!(DATAGRAM_METRICS.iter().max(), Some(&DATAGRAM_METRICS_MAX));
-        assert_eq!(TICK_METRICS as u128 * 1_000, METRICS_PER_SECOND as u128 * TICK.as_millis());
+    fn every_line_is_a_metric_and_all_backends_have_a_fair_share() {
+        let lines = lines();
+        let names = 2 * SERVICES.len() * ENDPOINTS.len() + 2 * HOSTS + REGIONS.len();
+        assert_eq!((lines.name_count(), lines.line_count(), lines.skipped()), (names, VARIANTS * names, 0));
+        let mut shares = [0; 3];
+        for position in 0..names {
+            let key = routing_key(lines.text(lines.text_at(position))).unwrap();
+            shares[Placement::Jump.home(key, 3).unwrap()] += 1;
+        }
+        assert!(shares.iter().all(|share| *share > names / 4), "{shares:?}");
     }
 
     #[test]
-    fn what_arrives_is_what_was_counted() {
-        let listener = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        listener.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let traffic = Traffic::start(Arc::new(names::sample()), address).unwrap();
+    fn it_sends_until_it_is_stopped() {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let traffic = Traffic::start(Arc::new(lines()), listener.local_addr().unwrap()).unwrap();
         let mut buffer = [0; 4_096];
-        let mut take = || {
-            let bytes = listener.recv(&mut buffer).unwrap();
-            buffer[..bytes].split(|byte| *byte == b'\n').count() as u64
-        };
-        let mut metrics = take();
+        let length = listener.recv(&mut buffer).unwrap();
+        let lines = buffer[..length].split(|byte| *byte == b'\n').count();
         let sent = traffic.stop();
-        // Only if this thread was kept from the CPU for long.
-        let drops = host::drops_at(&host::udp_sockets(), address).unwrap_or(0);
-        for _ in 1..sent.datagrams - drops {
-            metrics += take();
-        }
-        assert!(metrics == sent.metrics || (drops > 0 && metrics < sent.metrics), "{metrics} of {sent:?}");
-        assert!(!sent.refused);
-    }
-
-    #[test]
-    fn traffic_ends_when_nobody_listens() {
-        let listener = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let traffic = Traffic::start(Arc::new(names::sample()), address).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !traffic.sent.figures().refused && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert!(traffic.stop().refused);
+        assert_eq!(lines as u64 * sent.datagrams, sent.metrics);
+        assert_eq!(sent.texts.iter().sum::<u64>(), sent.metrics);
     }
 }

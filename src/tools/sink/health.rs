@@ -1,12 +1,13 @@
 //! The admin port of a StatsD server, as far as a proxy asks for it: a proxy that checks its backends' health would
 //! consider sinks without one down.
 //!
-//! In: TCP connections. Out: `health: up` to every `health`. Next: nobody; the threads end with the process.
+//! In: TCP connections. Out: `health: up` to every `health`, or `health: down` where the demo plays an outage. Next: nobody; the threads end with the process.
 
+use super::receive::listen_error;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -23,32 +24,27 @@ const LINE_BYTES_MAX: u64 = 1024;
 /// Worded for the operator: an address is taken, or not of this host.
 pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, String> {
     let listen = |address: &SocketAddr| {
-        TcpListener::bind(address).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!(
-                    "--health: cannot listen on {address}: {error}; stop the process that uses it, or choose another port"
-                )
-            }
-            _ => format!("--health: cannot listen on {address}: {error}"),
-        })
+        TcpListener::bind(address).map_err(|error| format!("--health: {}", listen_error(*address, &error)))
     };
     addresses.iter().map(listen).collect()
 }
 
-/// Answers at all of them from threads of their own, until the process ends.
+/// Answers at all of them from threads of their own, until the process ends. For each, whether it answers that it is up.
 ///
 /// # Errors
 /// The system has no thread.
-pub fn spawn(listeners: Vec<TcpListener>) -> io::Result<()> {
+pub fn spawn(listeners: Vec<TcpListener>) -> io::Result<Vec<Arc<AtomicBool>>> {
     let open = Arc::new(AtomicUsize::new(0));
-    for listener in listeners {
-        let open = Arc::clone(&open);
-        thread::Builder::new().name("health".into()).spawn(move || accept(&listener, &open))?;
-    }
-    Ok(())
+    let serve = |listener: TcpListener| {
+        let (open, is_up) = (Arc::clone(&open), Arc::new(AtomicBool::new(true)));
+        let answers = Arc::clone(&is_up);
+        let name = thread::Builder::new().name("health".into());
+        name.spawn(move || accept(&listener, &open, &answers)).map(|_| is_up)
+    };
+    listeners.into_iter().map(serve).collect()
 }
 
-fn accept(listener: &TcpListener, open: &Arc<AtomicUsize>) {
+fn accept(listener: &TcpListener, open: &Arc<AtomicUsize>, is_up: &Arc<AtomicBool>) {
     loop {
         let Ok((stream, _)) = listener.accept() else {
             // Out of descriptors, say: it must not spin.
@@ -59,10 +55,10 @@ fn accept(listener: &TcpListener, open: &Arc<AtomicUsize>) {
             open.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let counted = Arc::clone(open);
+        let (counted, is_up) = (Arc::clone(open), Arc::clone(is_up));
         let answering = thread::Builder::new().name("health".into()).spawn(move || {
             // A client that goes away is no matter here.
-            let _ = answer(&stream);
+            let _ = answer(&stream, &is_up);
             counted.fetch_sub(1, Ordering::Relaxed);
         });
         if answering.is_err() {
@@ -71,7 +67,7 @@ fn accept(listener: &TcpListener, open: &Arc<AtomicUsize>) {
     }
 }
 
-fn answer(mut stream: &TcpStream) -> io::Result<()> {
+fn answer(mut stream: &TcpStream, is_up: &AtomicBool) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_write_timeout(Some(IDLE))?;
     let mut reader = BufReader::new(stream);
@@ -83,7 +79,8 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
             return Ok(());
         }
         match line.trim_ascii() {
-            b"health" => stream.write_all(b"health: up\n")?,
+            b"health" if is_up.load(Ordering::Acquire) => stream.write_all(b"health: up\n")?,
+            b"health" => stream.write_all(b"health: down\n")?,
             b"quit" => return Ok(()),
             _ => stream.write_all(b"ERROR\n")?,
         }
@@ -98,15 +95,17 @@ mod tests {
     fn it_answers_as_a_healthy_server_does() {
         let listeners = bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
-        spawn(listeners).unwrap();
+        let is_up = spawn(listeners).unwrap().remove(0);
         // One that stays does not keep others from their answer.
         let _silent = TcpStream::connect(address).unwrap();
-        for (command, expected) in [
-            (&b"health\r\n"[..], "health: up\n"),
-            (b"health\nhealth\nquit\n", "health: up\nhealth: up\n"),
-            (b"stats\n", "ERROR\n"),
-            (&[b'x'; 5000], ""),
+        for (up, command, expected) in [
+            (true, &b"health\r\n"[..], "health: up\n"),
+            (false, b"health\n", "health: down\n"),
+            (true, b"health\nhealth\nquit\n", "health: up\nhealth: up\n"),
+            (true, b"stats\n", "ERROR\n"),
+            (true, &[b'x'; 5000], ""),
         ] {
+            is_up.store(up, Ordering::Release);
             let mut stream = TcpStream::connect(address).unwrap();
             let _ = stream.write_all(command);
             let _ = stream.shutdown(std::net::Shutdown::Write);

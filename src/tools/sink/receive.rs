@@ -26,16 +26,16 @@ pub(super) const DATAGRAM_BYTES: usize = 65_536;
 pub(super) const TURN: usize = 64;
 /// Longest sleep without a look at whether to stop, ms.
 const NAP_MS: u16 = 20;
-/// No total is known.
-const NO_TOTAL: u64 = u64::MAX;
 
 /// The sums while the thread works; each is exact, together they may be of slightly different moments.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SinkLive {
     /// Datagrams.
     pub datagrams: AtomicU64,
     /// Metrics, of whatever load.
     pub metrics: AtomicU64,
+    /// The same by sink, for as many sinks as there is room for.
+    pub by_sink: Box<[AtomicU64]>,
     /// Metrics that arrived for the first time.
     pub unique: AtomicU64,
     /// Metrics that had arrived before.
@@ -48,30 +48,19 @@ pub struct SinkLive {
     pub last_arrival_us: AtomicU64,
     /// Set: read what is queued, and end.
     pub stop: AtomicBool,
+    /// Plus one; 0 = the load has not said it.
     total: AtomicU64,
 }
 
-impl Default for SinkLive {
-    fn default() -> Self {
-        let zero = AtomicU64::default;
-        SinkLive {
-            datagrams: zero(),
-            metrics: zero(),
-            unique: zero(),
-            duplicated: zero(),
-            misplaced: zero(),
-            dropped: zero(),
-            last_arrival_us: zero(),
-            stop: AtomicBool::new(false),
-            total: AtomicU64::new(NO_TOTAL),
-        }
-    }
-}
-
 impl SinkLive {
+    /// With room for each of so many sinks.
+    pub fn by_sink(sinks: usize) -> SinkLive {
+        SinkLive { by_sink: (0..sinks).map(|_| AtomicU64::new(0)).collect(), ..SinkLive::default() }
+    }
+
     /// How many metrics were sent, once the load has said so.
     pub fn total(&self) -> Option<u64> {
-        Some(self.total.load(Ordering::Relaxed)).filter(|total| *total != NO_TOTAL)
+        self.total.load(Ordering::Relaxed).checked_sub(1)
     }
 }
 
@@ -94,8 +83,17 @@ pub fn parse_addresses(list: &str) -> Result<Vec<SocketAddr>, String> {
     Ok(addresses)
 }
 
+/// Why an address cannot be listened on, with the remedy.
+pub fn listen_error(address: SocketAddr, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => "; stop the process that uses it, or choose another port",
+        _ => "",
+    };
+    format!("cannot listen on {address}: {error}{remedy}")
+}
+
 /// The sinks' sockets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sinks {
     sockets: Vec<UdpSocket>,
     figures: Vec<SinkFigures>,
@@ -124,27 +122,29 @@ impl Sinks {
     /// # Errors
     /// Worded for the operator: an address is taken, or not of this host.
     pub fn bind(addresses: &[SocketAddr], receive_buffer_bytes: usize) -> Result<Sinks, String> {
-        let mut sinks = Sinks { sockets: Vec::new(), figures: Vec::new() };
+        let mut sinks = Sinks::default();
         for address in addresses {
-            let told = |error: io::Error| match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    format!(
-                        "cannot listen on {address}: {error}; stop the process that uses it, or choose another port"
-                    )
-                }
-                _ => format!("cannot listen on {address}: {error}"),
-            };
-            let socket = UdpSocket::bind(address).map_err(told)?;
-            options::ask_receive_buffer(&socket, receive_buffer_bytes).map_err(told)?;
-            socket.set_nonblocking(true).map_err(told)?;
-            sinks.figures.push(SinkFigures {
-                address: socket.local_addr().map_err(told)?.to_string(),
-                receive_buffer_bytes: SockRef::from(&socket).recv_buffer_size().map_err(told)?,
-                ..SinkFigures::default()
-            });
-            sinks.sockets.push(socket);
+            sinks.add(*address, receive_buffer_bytes).map_err(|error| listen_error(*address, &error))?;
         }
         Ok(sinks)
+    }
+
+    /// Adds a socket bound to this address; where it listens.
+    ///
+    /// # Errors
+    /// The address is taken, or not of this host.
+    pub fn add(&mut self, address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<SocketAddr> {
+        let socket = UdpSocket::bind(address)?;
+        options::ask_receive_buffer(&socket, receive_buffer_bytes)?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        self.figures.push(SinkFigures {
+            address: address.to_string(),
+            receive_buffer_bytes: SockRef::from(&socket).recv_buffer_size()?,
+            ..SinkFigures::default()
+        });
+        self.sockets.push(socket);
+        Ok(address)
     }
 
     /// Where they listen, with the ports found where 0 was asked for.
@@ -220,7 +220,10 @@ impl Received {
         live.unique.store(progress.unique, Ordering::Relaxed);
         live.duplicated.store(progress.duplicated, Ordering::Relaxed);
         live.misplaced.store(progress.misplaced, Ordering::Relaxed);
-        live.total.store(progress.total.unwrap_or(NO_TOTAL), Ordering::Relaxed);
+        live.total.store(progress.total.map_or(0, |total| total + 1), Ordering::Relaxed);
+        for (live, sink) in live.by_sink.iter().zip(&self.figures) {
+            live.store(sink.metrics, Ordering::Relaxed);
+        }
         live.last_arrival_us.store(self.last_us, Ordering::Relaxed);
     }
 }

@@ -5,7 +5,8 @@
 
 use crate::tools::load::line::{Read, Run, read};
 use crate::tools::load::replay::Replay;
-use crate::wire::lines;
+use crate::wire::{lines, routing_key};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// See the module.
@@ -13,12 +14,11 @@ use std::sync::Arc;
 pub struct Replayed {
     replay: Arc<Replay>,
     arrived: Vec<u64>,
-    /// For each name its first sink plus one, and whether it was seen at another.
+    /// For each name its sink plus one, the first that it was seen at unless it was given, and whether it was seen at another.
     places: Vec<(u16, bool)>,
     metrics: u64,
     misplaced: u64,
     names_misplaced: u64,
-    names: u64,
     foreign: u64,
     total: Option<u64>,
 }
@@ -44,10 +44,18 @@ impl Replayed {
             metrics: 0,
             misplaced: 0,
             names_misplaced: 0,
-            names: 0,
             foreign: 0,
             total: None,
         }
+    }
+
+    /// Takes `home` for the sink where a name belongs, instead of the first that it is seen at.
+    pub fn placed(mut self, home: impl Fn(&[u8]) -> Option<usize>) -> Replayed {
+        for text in 0..self.replay.text_count() as u32 {
+            let home = routing_key(self.replay.text(text)).and_then(&home);
+            self.places[self.replay.name_of(text)].0 = home.map_or(0, |sink| sink as u16 + 1);
+        }
+        self
     }
 
     /// Takes a datagram into account; how many metrics it had, captured ones or not.
@@ -76,7 +84,6 @@ impl Replayed {
         let (first, moved) = &mut self.places[name];
         if *first == 0 {
             *first = sink + 1;
-            self.names += 1;
         } else if *first != sink + 1 {
             self.misplaced += 1;
             self.names_misplaced += u64::from(!*moved);
@@ -105,14 +112,15 @@ impl Replayed {
         self.metrics
     }
 
-    /// Metrics at another sink than the first one of their name; and how many names that were.
+    /// Metrics at another sink than that of their name; and how many names that were.
     pub fn misplaced(&self) -> (u64, u64) {
         (self.misplaced, self.names_misplaced)
     }
 
     /// Names seen.
     pub fn names(&self) -> u64 {
-        self.names
+        let seen = (0u32..).zip(&self.arrived).filter(|(_, arrived)| **arrived > 0);
+        seen.map(|(text, _)| self.replay.name_of(text)).collect::<HashSet<_>>().len() as u64
     }
 
     /// Lines that are none of the file's.
@@ -146,5 +154,14 @@ mod tests {
         let sent = sink.sent_of_total(4);
         assert_eq!(sink.compare(&sent), Compared { unique: 4, lost: 0, duplicated: 0 });
         assert_eq!(sink.compare(&[1, 3, 1]), Compared { unique: 3, lost: 2, duplicated: 1 });
+    }
+
+    #[test]
+    fn a_name_may_be_given_its_place() {
+        let replay = Arc::new(Replay::parse(b"a:1|c\na:2|c\nb:1|c\n".to_vec()));
+        let mut sink = Replayed::new(replay).placed(|name| (name == b"a").then_some(1));
+        sink.take(b"a:1|c\nb:1|c", 0);
+        sink.take(b"a:2|c", 1);
+        assert_eq!((sink.misplaced(), sink.names()), ((1, 1), 2));
     }
 }
