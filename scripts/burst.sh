@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Bursts into a small receive buffer: what statsring loses beside a reader that is woken for each datagram. Prints
+# Bursts into a small receive buffer: losses of statsring compared with a reader that wakes for each datagram. Prints
 # Markdown.
 #
-# Usage: scripts/burst.sh [OPTIONS]            (--help lists them; about a quarter of an hour without)
-#        scripts/burst.sh --runs 1 --bursts 2  a first look, two minutes
+# Usage: scripts/burst.sh [OPTIONS]            (see --help; about 15 minutes)
+#        scripts/burst.sh --runs 1 --bursts 2  quick check, two minutes
 #
-# It needs what compare.sh needs, but no peers.
+# Same requirements as compare.sh, without the peers.
 set -euo pipefail
 folder=$(dirname "$0")/compare
 # shellcheck source-path=SCRIPTDIR source=compare/prepare.sh

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# statsring beside other StatsD proxies: CPU per datagram, what arrives, latency, memory. Prints Markdown.
+# Compares statsring with other StatsD proxies: CPU per datagram, delivery, latency, memory. Prints Markdown.
 #
-# Usage: scripts/compare.sh [OPTIONS]          (--help lists them; about an hour and a half without)
-#        scripts/compare.sh --runs 2 --seconds 2 --warm-up 1 --loads 20k     a first look, three minutes
+# Usage: scripts/compare.sh [OPTIONS]          (see --help; about 90 minutes)
+#        scripts/compare.sh --runs 2 --seconds 2 --warm-up 1 --loads 20k     quick check, three minutes
 #        STATSRING=path scripts/compare.sh     measures that program
 #
-# Beside statsring it runs StatsD's proxy.js (npm), statsdproxy (crates.io) and two floors: one that receives and one
-# that also forwards blindly (examples/receive_floor.rs, examples/forward_floor.rs).
-# The peers are installed once, below ${XDG_CACHE_HOME:-~/.cache}/statsring-compare; what cannot be installed is named and
-# left out. Needs two cores, python3 (3.9 or later), taskset, cargo; node and npm for proxy.js; ss for the buffers that were granted.
-# As root it sets net.core.rmem_default for the table with equal buffers, and puts it back.
+# The peers are StatsD's proxy.js (npm), statsdproxy (crates.io), statsd-proxy (C) and two floors: one that receives, and one that
+# also forwards blindly (examples/receive_floor.rs, examples/forward_floor.rs). They are installed once, below
+# ${XDG_CACHE_HOME:-~/.cache}/statsring-compare; those that fail to install are reported and left out.
+# Requires two cores, python3 (3.9 or later), taskset, cargo; node and npm for proxy.js; ss for granted buffer sizes.
+# As root it sets net.core.rmem_default for the table with equal buffers, and restores it.
 set -euo pipefail
 folder=$(dirname "$0")/compare
 # shellcheck source-path=SCRIPTDIR source=compare/prepare.sh

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The image built as the manual says, `docker build -t statsring -f docker/Dockerfile .`, with its stage that compiles, in a Docker
-# engine of its own and without a network. The image that this stage starts from is made here: Debian's compiler
-# by mmdebstrap, the Rust of this machine, and the crates of Cargo.lock (cargo vendor), with the name that the Dockerfile has.
-# Compared with the real one, Rust's version may be another, and the crates do not come from the registry.
+# Builds the image as documented, `docker build -t statsring -f docker/Dockerfile .`, including the compile stage, in a private
+# Docker Engine without network access. The base image of that stage is created here under the name used in the Dockerfile:
+# a Debian compiler by mmdebstrap, this machine's Rust, and the crates of Cargo.lock (cargo vendor). It differs from the real
+# one in the Rust version, and the crates do not come from the registry.
 #
-# Usage: scripts/docker-build-test.sh [OUTPUT]   writes the program of the image to OUTPUT, if given
-#        CARGO_PROFILE_RELEASE_LTO=off ...       and other CARGO_PROFILE_ settings hold in the build, to make it quicker
+# Usage: scripts/docker-build-test.sh [OUTPUT]   writes the program of the image to OUTPUT
+#        CARGO_PROFILE_RELEASE_LTO=off ...       CARGO_PROFILE_RELEASE_ settings are passed to the build, to speed it up
 #
-# Needs root; installs Debian's docker.io and mmdebstrap if they are missing, and makes the small Debian once, in
-# target/docker-RELEASE. Exit 0 if all is well, 1 if not, 71 if no engine runs here.
+# Requires root; installs docker.io and mmdebstrap if missing, and creates the Debian once in target/docker-RELEASE. Exit 0 on
+# success, 1 on failure, 71 if no engine runs here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,20 +25,20 @@ trap finish_engine EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
-# The default of an argument of the Dockerfile.
+# Prints the default of a Dockerfile argument.
 argument() {
     local value
     value=$(sed -n "s/^ARG $1=//p" docker/Dockerfile)
-    [ -n "$value" ] || bad "docker/Dockerfile has no default of $1"
+    [ -n "$value" ] || bad "docker/Dockerfile has no default for $1"
     echo "$value"
 }
 release=$(argument DEBIAN_RELEASE)
 from="rust:$(argument RUST_VERSION)-slim-$release"
-# shellcheck disable=SC2016 # as the Dockerfile has it
+# shellcheck disable=SC2016 # literal text of the Dockerfile
 grep -q '^FROM rust:${RUST_VERSION}-slim-${DEBIAN_RELEASE} AS built$' docker/Dockerfile ||
-    bad "docker/Dockerfile does not start from the image that this script makes"
+    bad "docker/Dockerfile uses another base image than the one created here"
 
-# --- The image to start from.
+# --- The base image.
 
 debian=${CARGO_TARGET_DIR:-target}/docker-$release
 if [ ! -e "$debian/etc/debian_version" ]; then
@@ -46,11 +46,11 @@ if [ ! -e "$debian/etc/debian_version" ]; then
     mmdebstrap --variant=minbase --include=gcc,libc6-dev --dpkgopt=force-unsafe-io \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' "$release" "$debian.new" >&2 ||
-        die "mmdebstrap could not make a Debian $release in $debian.new"
+        die "mmdebstrap failed to create Debian $release in $debian.new"
     mv "$debian.new" "$debian"
 fi
 
-# As in the real image: cargo and rustc in /usr/local/cargo/bin, which PATH has, and CARGO_HOME beside them.
+# As in the real image: cargo and rustc in /usr/local/cargo/bin, which is in PATH and below CARGO_HOME.
 rust=$work/rust
 mkdir -p "$rust/usr/local/cargo/bin" "$rust/usr/local/rustup"
 sysroot=$(rustc --print sysroot)
@@ -92,7 +92,7 @@ docker cp "$container:/statsring" "$work/statsring" >/dev/null
 docker rm "$container" >/dev/null
 container=
 
-# The example config that comes with the image is read in it, by the user that it runs as.
+# The example config is readable in the container by its user.
 docker run --rm --network none --read-only --cap-drop ALL --volume "$PWD/docker/statsring.json:/etc/statsdproxy.json:ro" \
     statsring --check >"$work/check" 2>"$work/check-log" || { cat "$work/check-log" >&2; bad "--check in the container"; }
 grep -q '"managementHost": "0.0.0.0"' "$work/check" || bad "--check in the container did not read docker/statsring.json"
@@ -102,4 +102,4 @@ if [ -n "$output" ]; then
     cp "$work/statsring" "$output"
 fi
 bytes=$(docker image inspect --format '{{.Size}}' statsring)
-echo "docker build from $from: $version, $((bytes / 1000)) kB, /statsring and /LICENSE alone"
+echo "docker build from $from: $version, $((bytes / 1000)) kB, only /statsring and /LICENSE"

@@ -1,22 +1,19 @@
 #!/usr/bin/env bash
-# The image in a real Docker engine of its own: built from a static program, started as README and compose.yaml say (nobody's
-# user, no capability, read-only, no-new-privileges), under a current default seccomp profile and under docker/seccomp.json.
-# Each time its HEALTHCHECK must turn healthy, and everything that is sent through it must arrive, although `docker stop` comes
-# while it is on its way.
+# Tests the image in a private Docker Engine: built from a static program, run as documented (UID 8125, no capabilities,
+# read-only, no-new-privileges), under the current default seccomp profile and under docker/seccomp.json. Each time the
+# HEALTHCHECK must become healthy, and all metrics must arrive although `docker stop` comes during the load.
 #
 # Usage: scripts/docker-test.sh
-#        STATSRING=path scripts/docker-test.sh       with that program, which must be static (scripts/build-static.sh)
+#        STATSRING=path scripts/docker-test.sh       tests that program, which must be static (scripts/build-static.sh)
 #
-# Needs root, and installs Debian's docker.io and jq if they are missing. Nothing is pulled: the image's first stage, which
-# builds with Rust, is replaced by a program built here: scripts/docker-build-test.sh builds that one. Exit 0 if all is well,
-# 1 if not, 71 if no engine runs here.
+# Requires root; installs docker.io and jq if missing. Pulls nothing: the compile stage is skipped in favour of a prebuilt
+# program (scripts/docker-build-test.sh tests that stage). Exit 0 on success, 1 on failure, 71 if no engine runs here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 name=docker-test
 # shellcheck source=scripts/proxy.bash
 . scripts/proxy.bash
-
 # shellcheck source=scripts/docker/engine.bash
 . scripts/docker/engine.bash
 
@@ -24,8 +21,8 @@ container=statsring-test
 needs_engine jq
 STATSRING=${STATSRING:-$(scripts/build-static.sh)}
 find_program
-[[ $("$program" --version) == *static\) ]] || die "$program is not static: scripts/build-static.sh makes one that is"
-# It would load the host's libraries, which an image without any does not have.
+[[ $("$program" --version) == *static\) ]] || die "$program is not static; build it with scripts/build-static.sh"
+# glibc's resolver loads shared libraries, which the image does not contain.
 [ -z "$(nm "$program" | awk '$3 == "getaddrinfo"')" ] || bad "$program contains glibc's resolver"
 
 # shellcheck disable=SC2317,SC2329 # called by the trap
@@ -35,10 +32,10 @@ finish_docker() {
 }
 trap finish_docker EXIT
 
-# --- An engine and an image.
+# --- The engine and the image.
 
-begin_engine
-# What `docker build` is given where the program is built already: see docker/Dockerfile.
+begin_engine vfs
+# The build context for a prebuilt program: see docker/Dockerfile.
 mkdir "$work/context"
 cp "$program" LICENSE "$work/context/"
 [ "$(basename "$program")" = statsring ] || mv "$work/context/$(basename "$program")" "$work/context/statsring"
@@ -48,10 +45,10 @@ bytes=$(docker image inspect --format '{{.Size}}' statsring)
 echo "image: $((bytes / 1000)) kB, Docker $(docker version --format '{{.Server.Version}}')"
 [ "$(docker run --rm --network none statsring --version)" = "$("$program" --version)" ] || bad "--version in the container"
 
-# The profile that engines of today bring along is the one beside the Dockerfile without its only addition.
+# The current default profile is docker/seccomp.json without the added rule.
 jq '.syscalls |= map(select(.names | contains(["io_uring_setup"]) | not))' docker/seccomp.json >"$work/default.json"
 [ "$(jq '.syscalls | length' "$work/default.json")" = $(($(jq '.syscalls | length' docker/seccomp.json) - 1)) ] ||
-    die "docker/seccomp.json is not the default profile and one rule more"
+    die "docker/seccomp.json: expected the default profile plus one rule"
 
 # --- Containers.
 
@@ -79,20 +76,15 @@ is_healthy() {
     [ "$(docker inspect --format '{{.State.Health.Status}}' statsring-test)" = healthy ]
 }
 
-# A run under the profile $2, called $1; the engine that statsring is to have there is $3, and its log has $4.
+# try_profile NAME PROFILE ENGINE LOG: tests one profile. ENGINE is the expected engine, LOG a part of the expected log.
 try_profile() {
-    local attempt first pid load code=0 sinks health
-    for attempt in 1 2 3 4 5 6 7 8 9 10; do
-        first=$((20000 + RANDOM % 12000))
-        mapfile -t ports < <(seq "$first" $((first + 7)))
-        are_free "${ports[@]}" && break
-        [ "$attempt" -lt 10 ] || die "no free ports after 10 attempts"
-    done
+    local pid load code=0 sinks health expected
+    pick_ports 8
     port=${ports[0]} admin=${ports[1]} ports=("${ports[@]:2}")
     interval=10000 write_config
     printf -v sinks '%s,%s,%s' "${ports[@]:0:3}"
     printf -v health '%s,%s,%s' "${ports[@]:3:3}"
-    # The backends are there before the proxy looks for them.
+    # The backends must be up before the proxy checks them.
     "$program" load --to "127.0.0.1:$port" --sink "$sinks" --health "$health" --delay 8 --rate 5000 --names 1000 \
         --flows 4 --seconds 600 --quiet >"$work/verdict" 2>&1 </dev/null &
     load=$!
@@ -104,16 +96,15 @@ try_profile() {
         --ulimit memlock=8388608 --health-interval 1s --volume "$work/config.json:/etc/statsdproxy.json:ro" \
         statsring >/dev/null || bad "$1: docker run"
     await "$1: the engine is $3" has "engine: $3"
-    await "$1: HEALTHCHECK says healthy" is_healthy
-    await "$1: the log says: $4" logged "$4"
+    await "$1: HEALTHCHECK is healthy" is_healthy
+    await "$1: the log contains: $4" logged "$4"
     pid=$(docker inspect --format '{{.State.Pid}}' statsring-test)
-    for wanted in "Uid:.8125.8125.8125.8125" "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
-        grep -q "^$wanted$" "/proc/$pid/status" || bad "$1: wanted $wanted in $(cat "/proc/$pid/status")"
+    for expected in "Uid:.8125.8125.8125.8125" "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
+        grep -q "^$expected$" "/proc/$pid/status" || bad "$1: expected $expected in $(cat "/proc/$pid/status")"
     done
 
-    # Whatever is sent from here on counts.
-    is_loaded() { ask stats >"$work/stats" 2>/dev/null && [ "$(figure metrics_received)" -gt 5000 ]; }
-    await "$1: metrics come in" is_loaded
+    is_loaded() { ask stats >"$work/stats" 2>/dev/null && [ "$(counter metrics_received)" -gt 5000 ]; }
+    await "$1: metrics arrive" is_loaded
     interval=9000 write_config
     docker kill --signal HUP statsring-test >/dev/null
     await "$1: a reload on SIGHUP" logged "checkInterval: 10000 -> 9000"
@@ -126,7 +117,7 @@ try_profile() {
     [ "$code" = 0 ] || { cat "$work/verdict" >&2; docker logs statsring-test >&2; bad "$1: the verdict is bad"; }
     code=$(docker inspect --format '{{.State.ExitCode}}' statsring-test)
     [ "$code" = 0 ] || { docker logs statsring-test >&2; bad "$1: exit code $code after docker stop"; }
-    logged "dropped 0, pending 0" || { docker logs statsring-test >&2; bad "$1: the account"; }
+    logged "dropped 0, pending 0" || { docker logs statsring-test >&2; bad "$1: the final counters show drops or pending metrics"; }
     docker rm statsring-test >/dev/null
     echo "$1: $3, healthy, nothing lost, exit 0"
 }

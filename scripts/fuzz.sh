@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Fuzzes everything that reads bytes from outside, one target after the other, and prints a table.
+# Fuzzes all parsers of external input, one target after the other, and prints a table.
 #
-# Usage: scripts/fuzz.sh [SECONDS | NUMBERruns] [TARGET...]     (60 seconds for each of all targets)
+# Usage: scripts/fuzz.sh [SECONDS | NUMBERruns] [TARGET...]     (default: 60 seconds, all targets)
 #        scripts/fuzz.sh 600 relay                              ten minutes of one target
-#        scripts/fuzz.sh 10000000runs                           ten million executions of each
+#        scripts/fuzz.sh 10000000runs                           ten million executions of each target
 #
-# Needs cargo-fuzz (cargo install cargo-fuzz), and a C++ compiler for libFuzzer. It runs on the stable toolchain: coverage
-# guides the fuzzer, and no sanitizer is used. What the fuzzer finds worth keeping stays in fuzz/target/corpus and is built
-# upon by the next run; the seeds in fuzz/corpus are not touched. An input that makes a target fail is kept in
-# fuzz/artifacts/TARGET, and `cargo fuzz run -s none TARGET FILE` repeats it.
+# Requires cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler for libFuzzer. Uses the stable toolchain, guided by coverage,
+# without sanitizers. The corpus grows in fuzz/target/corpus and is reused by the next run; the seeds in fuzz/corpus are not
+# changed. A failing input is saved in fuzz/artifacts/TARGET; reproduce it with `cargo fuzz run -s none TARGET FILE`.
 #
-# Exit 0 if no target failed, 1 if one did, 64 for wrong usage, 71 if something is missing.
+# Exit 0 if no target failed, 1 if one did, 64 on usage errors, 71 if a requirement is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,8 +41,8 @@ done
 [ $# -eq 0 ] || targets=("$@")
 cargo fuzz --version >/dev/null 2>&1 || die "cargo-fuzz is not installed (cargo install cargo-fuzz)"
 
-# Long enough for what each target reads, and no longer: short inputs run fast.
-longest() {
+# The maximum input length of a target: as short as is useful, because short inputs run fast.
+max_len() {
     case $1 in
         scan | relay) echo 400 ;;
         header) echo 160 ;;
@@ -53,7 +52,7 @@ longest() {
     esac
 }
 
-# The coverage instrumentation is a compiler flag that stable takes only so.
+# Stable rustc accepts the coverage instrumentation flags only with this.
 export RUSTC_BOOTSTRAP=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -64,7 +63,7 @@ done
 
 failed=0
 row='%-8s %14s %10s %9s %9s %9s %8s\n'
-# shellcheck disable=SC2059 # the format is the one above
+# shellcheck disable=SC2059 # the format is row
 printf "$row" target executions seconds 'exec/s' coverage corpus crashes
 for target in "${targets[@]}"; do
     corpus=fuzz/target/corpus/$target
@@ -74,7 +73,7 @@ for target in "${targets[@]}"; do
     started=$(date +%s%N)
     code=0
     cargo fuzz run -s none --no-trace-compares "$target" "$corpus" "fuzz/corpus/$target" -- "$limit" \
-        -max_len="$(longest "$target")" -print_final_stats=1 -timeout=10 >"$work/log" 2>&1 || code=$?
+        -max_len="$(max_len "$target")" -print_final_stats=1 -timeout=10 >"$work/log" 2>&1 || code=$?
     tenths=$((($(date +%s%N) - started) / 100000000))
     [ "$tenths" -gt 0 ] || tenths=1
     executions=$(awk '/^stat::number_of_executed_units:/ { print $2 }' "$work/log")

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The pages of docs/src/migrating followed: each config in them is started as it is printed, at its own ports, in front of sockets at the
-# backends' own addresses, in a network namespace of the test's own; metrics must arrive where `statsring where` says.
+# Follows the pages of docs/src/migrating: starts each config as printed, with its ports and sockets at its backends' addresses,
+# in a network namespace. Metrics must arrive where `statsring where` says.
 #
-# Usage: scripts/guides-test.sh            builds the program and tests it
+# Usage: scripts/guides-test.sh            builds and tests the program
 #        STATSRING=path scripts/guides-test.sh   tests that program
 #
-# Needs python3, ip (iproute2) and unshare, and the right to make a network namespace. Ends with "N passed, N failed"; exit 0
+# Requires python3, ip (iproute2), unshare, and permission to create a network namespace. Ends with "N passed, N failed"; exit 0
 # only if nothing failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,8 +15,8 @@ seconds_max=120
 . scripts/peers/peers.bash
 
 begin python3 ip unshare timeout
-# Without root: one's own user namespace gives the right.
+# Without root, a user namespace grants the permission.
 own_network=(unshare --net)
 [ "$(id -u)" = 0 ] || own_network=(unshare --map-root-user --net)
-"${own_network[@]}" true || die "a network namespace cannot be made here; as root it can"
+"${own_network[@]}" true || die "cannot create a network namespace; run it as root"
 run_test guides.py "${own_network[@]}"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Installs statsring on this host: the program, its man page, systemd's units, socket buffers' limits, and an example config
-# where there is none yet. Starts nothing; what is to be done next is printed.
+# Installs statsring on this host: the program, man page, systemd units, socket buffer limits, and an example config if none
+# exists. Starts nothing; prints the next steps.
 #
 #   scripts/install.sh [--prefix DIR] [--destdir DIR] [--systemd VERSION] [PROGRAM]
-#   scripts/install.sh --uninstall [--prefix DIR] [--destdir DIR]      removes all of it but the config
+#   scripts/install.sh --uninstall [--prefix DIR] [--destdir DIR]      removes everything except the config
 #
-# For a systemd before 253 the service gets Type=notify and ExecReload= instead of Type=notify-reload; VERSION is this host's
-# unless given, or with --destdir a new one.
+# For systemd before 253 the service gets Type=notify and ExecReload= instead of Type=notify-reload. VERSION defaults to this
+# host's, with --destdir to 253.
 #
-# PROGRAM is target/release/statsring (cargo build --release) unless given; DIR of --prefix is /usr/local. With --destdir
-# everything is put below that folder, as packages are made.
+# PROGRAM defaults to target/release/statsring (cargo build --release), --prefix to /usr/local. --destdir is a staging
+# directory for packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --prefix | --destdir)
             [ $# -ge 2 ] || usage 64 >&2
-            [[ $2 == /* ]] || die "$1 $2: give a path from the root on"
+            [[ $2 == /* ]] || die "$1 $2: expected an absolute path"
             declare "${1#--}=${2%/}"
             shift
             ;;
@@ -53,22 +53,22 @@ binary=$prefix/bin/statsring
 manual=$prefix/share/man/man8/statsring.8
 units=$prefix/lib/systemd/system
 limits=$prefix/lib/sysctl.d/60-statsring.conf
-papers=$prefix/share/doc/statsring
+doc=$prefix/share/doc/statsring
 config=/etc/statsdproxy.json
 
 if [ -n "$uninstall" ]; then
     rm -fv "$destdir$binary" "$destdir$manual" "$destdir$units"/statsring.{service,socket} "$destdir$limits" \
-        "$destdir$papers"/{README.md,LICENSE,exampleConfig.json}
-    rm -rf "$destdir$papers/docs"
-    [ ! -d "$destdir$papers" ] || rmdir --ignore-fail-on-non-empty "$destdir$papers"
+        "$destdir$doc"/{README.md,LICENSE,exampleConfig.json}
+    rm -rf "$destdir$doc/docs"
+    [ ! -d "$destdir$doc" ] || rmdir --ignore-fail-on-non-empty "$destdir$doc"
     [ ! -e "$destdir$config" ] || echo "left: $destdir$config"
     exit 0
 fi
 
-[ -x "$program" ] || die "no program at $program: build it with cargo build --release, or name another"
-[ -w "${destdir:-/}" ] || [ ! -e "${destdir:-/}" ] || die "cannot write to ${destdir:-/}: run it as root, or give --destdir"
-# Only then the old program is replaced.
-"$program" --version >/dev/null || die "$program does not run here"
+[ -x "$program" ] || die "no program at $program: build it with cargo build --release, or give its path"
+[ -w "${destdir:-/}" ] || [ ! -e "${destdir:-/}" ] || die "cannot write to ${destdir:-/}: run it as root, or use --destdir"
+# Replace the old program only if the new one runs.
+"$program" --version >/dev/null || die "$program does not run on this host"
 
 install -D -m 755 "$program" "$destdir$binary"
 install -D -m 644 docs/statsring.8 "$destdir$manual"
@@ -79,31 +79,31 @@ sed -i "s|^ExecStart=/usr/local/bin/statsring|ExecStart=$binary|" "$destdir$unit
 if [ -z "$systemd$destdir" ]; then
     systemd=$(systemctl --version 2>/dev/null | awk 'NR == 1 { print int($2) }' || true)
 fi
-# It may be older than the unit's way to reload.
+# Type=notify-reload requires systemd 253.
 if [ "${systemd:-253}" -lt 253 ]; then
     # shellcheck disable=SC2016 # expanded by systemd
     sed -i 's|^Type=notify-reload$|Type=notify\nExecReload=/bin/sh -c '\''kill -HUP "$MAINPID"'\''|' "$destdir$units/statsring.service"
     echo "systemd $systemd: the unit has Type=notify and ExecReload="
 fi
-install -D -m 644 -t "$destdir$papers" README.md LICENSE exampleConfig.json
-# The book, to which the README links.
+install -D -m 644 -t "$destdir$doc" README.md LICENSE exampleConfig.json
+# The README links to the book.
 while IFS= read -r page; do
-    install -D -m 644 "$page" "$destdir$papers/$page"
+    install -D -m 644 "$page" "$destdir$doc/$page"
 done < <(find docs/src -type f)
 if [ -e "$destdir$config" ]; then
-    echo "$config is there already and stays as it is"
+    echo "$config exists and is kept"
 else
     install -D -m 644 exampleConfig.json "$destdir$config"
 fi
 [ -z "$destdir" ] || exit 0
-[[ $prefix =~ ^/usr(/local)?$ ]] || echo "note: systemd and sysctl look below /usr/local and /usr only, not in $prefix"
+[[ $prefix =~ ^/usr(/local)?$ ]] || echo "note: systemd and sysctl read only /usr/local and /usr, not $prefix"
 
 cat <<NEXT
 Installed $("$binary" --version). Next:
-  edit $config, and look at it: statsring --check
+  edit $config and check it:   statsring --check
   sysctl --system                                      larger socket buffers
   systemctl daemon-reload
-  systemctl enable --now statsring.socket statsring    without the socket unit statsring opens its port itself
-A later version is taken into service without loss by installing it and
+  systemctl enable --now statsring.socket statsring    omit statsring.socket if statsring shall bind the port itself
+To upgrade without loss, install the new version and run
   systemctl kill -s SIGUSR2 --kill-whom=main statsring
 NEXT

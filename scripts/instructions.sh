@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Counts the instructions that the relay takes for a metric, with lines found by the portable way, and compares them with
-# the recorded figures (benches/instructions.txt). No clock is read: a busy machine counts the same.
+# Counts the relay's instructions per metric, with the portable scanner, and compares them with the recorded values
+# (benches/instructions.txt). Independent of time, so it works on a busy machine.
 #
-# Usage: scripts/instructions.sh             exit 1 if a figure is more than TOLERANCE percent above the recorded one
-#        scripts/instructions.sh --record    writes the figures down instead
+# Usage: scripts/instructions.sh             exits with 1 if a value exceeds the recorded one by more than TOLERANCE percent
+#        scripts/instructions.sh --record    records the values instead
 #
-# A figure that has become smaller is told, and to be recorded. Another compiler makes other code: then the tolerance is
-# TOLERANCE_OTHER_COMPILER, and the figures are to be recorded anew. Needs valgrind.
+# Improvements are reported; record them. With another compiler the tolerance is TOLERANCE_OTHER_COMPILER; record new values.
+# Requires valgrind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly TOLERANCE=4 TOLERANCE_OTHER_COMPILER=15
 readonly RECORDED=benches/instructions.txt
 readonly SCENARIOS=(3_nodes 3_nodes_single 3_nodes_no_cache 3_nodes_unpadded 1000_nodes)
-# The first rounds fill the cache and the packets; the counted ones begin behind them.
+# The first rounds warm up the cache and the packets.
 readonly ROUNDS_BEFORE=2 ROUNDS_COUNTED=4
 
 die() {
@@ -30,17 +30,17 @@ case "$*" in
 esac
 command -v valgrind >/dev/null || die "valgrind is not installed (Debian: valgrind)"
 if [ "$(uname -m)" != x86_64 ]; then
-    echo "instructions: the figures are x86-64's, and this is $(uname -m): nothing to compare"
+    echo "instructions: the recorded values are for x86-64, this is $(uname -m): nothing to compare"
     exit 0
 fi
 
-# Flags for this machine's processor would make other code than the released one.
+# Flags for this processor would change the code.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 cargo build --release --example instructions
 program=${CARGO_TARGET_DIR:-target}/release/examples/instructions
 
-# Instructions of a whole run. The C library copies by the processor's features, which differ from host to host: the plain
-# way is the same on all of them. Valgrind 3.19 does not know AVX-512, and hides it from the program.
+# Instructions of a whole run. The C library's copy functions depend on the processor; the baseline ones are the same on all
+# hosts. Valgrind 3.19 does not support AVX-512 and hides it from the program.
 instructions() {
     local log count
     log=$(env -i PATH="$PATH" GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2,-AVX2_Usable,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM \
@@ -75,7 +75,7 @@ recorded_by=$(sed -n 's/^# \(rustc .*\)$/\1/p' "$RECORDED")
 tolerance=$TOLERANCE
 if [ "$recorded_by" != "$compiler" ]; then
     tolerance=$TOLERANCE_OTHER_COMPILER
-    echo "note: recorded with $recorded_by, this is $compiler: up to $tolerance % more are let through; record anew"
+    echo "note: recorded with $recorded_by, this is $compiler: up to $tolerance % more is accepted; record new values"
 fi
 printf '%s' "$measured" | awk -v tolerance="$tolerance" -v recorded="$RECORDED" '
     BEGIN {
@@ -88,7 +88,7 @@ printf '%s' "$measured" | awk -v tolerance="$tolerance" -v recorded="$RECORDED" 
         change = 100 * ($2 / before[$1] - 1)
         verdict = ""
         if (change > tolerance) { verdict = "  too many"; bad = 1 }
-        if (change < -tolerance) verdict = "  better: record it"
+        if (change < -tolerance) verdict = "  improved: record it"
         printf "%-20s %10.2f %10.2f %+7.2f%%%s\n", $1, before[$1], $2, change, verdict
     }
     END { exit bad }'

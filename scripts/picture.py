@@ -1,4 +1,4 @@
-"""Draws terminal screens as an SVG. scripts/picture.sh captures them.
+"""Renders terminal screens as SVG; scripts/picture.sh captures them.
 
 In: files with the text of a screen and its colours (SGR sequences), one below the other in the picture. Out: the SVG.
 """
@@ -14,7 +14,7 @@ SGR = re.compile(r"\x1b\[([0-9;]*)m")
 
 
 def runs(line):
-    """The parts of a line: column, text, and the style that each has."""
+    """Splits a line into runs of one style: column, text, style."""
     bold, dim, colour, column, place = False, False, None, 0, 0
     for match in [*SGR.finditer(line), None]:
         text = line[place : match.start() if match else len(line)]
@@ -48,7 +48,7 @@ def lines_of(path):
 
 
 def text(column, row, content, bold, dim, colour):
-    """Words at their columns: gaps between them are positions, so that no font can shift a table."""
+    """Places each word at its column, so that no font can shift a table."""
     style = f' fill="{colour or (DIM if dim else FOREGROUND)}"' + (' font-weight="bold"' if bold else "")
     baseline = BAR + MARGIN + row * ROW + FONT
     for word in re.finditer(r"\S+(?: \S+)*", content):
@@ -72,7 +72,7 @@ def picture(screens):
     buttons = "".join(f'<circle cx="{20 + 20 * n}" cy="{BAR / 2 + 2}" r="6" fill="{c}"/>' for n, c in enumerate(["#ff5f57", "#febc2e", "#28c840"]))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="A terminal with a run of statsring demo" '
+        f'aria-label="A terminal running statsring demo" '
         f'font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,\'DejaVu Sans Mono\',monospace" font-size="{FONT}">\n'
         f'<rect width="{width}" height="{height}" rx="10" fill="{BACKGROUND}"/>\n{buttons}\n'
     )
@@ -81,7 +81,7 @@ def picture(screens):
 
 screens = [lines_of(path) for path in sys.argv[1:]]
 if len(screens) > 1:
-    # Of the last screen, what follows the table that is on the first one already.
+    # Of the last screen, only what follows the table, which is already on the first one.
     begin = next((index for index, line in enumerate(screens[-1]) if SGR.sub("", line).startswith("Summary")), 0)
     screens[-1] = screens[-1][begin:]
 sys.stdout.write(picture(screens))

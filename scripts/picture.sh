@@ -1,35 +1,29 @@
 #!/usr/bin/env bash
-# Takes the README's picture: runs `statsring demo` in a real terminal (tmux), captures the screen while a backend is down and
-# at the end, and draws both as an SVG.
+# Generates the picture of the README: runs `statsring demo` in a terminal (tmux), captures the screen while a backend is down
+# and at the end, and renders both as SVG.
 #
-# Usage: scripts/picture.sh [FILE]               writes FILE (default: docs/src/demo.svg)
+# Usage: scripts/picture.sh [FILE]               writes FILE (default docs/src/demo.svg)
 #        STATSRING=path scripts/picture.sh       runs that program
-#        SECONDS_SHOWN=15 scripts/picture.sh     how long the demo runs
+#        SECONDS_SHOWN=15 scripts/picture.sh     duration of the demo
 #
-# Needs tmux and python3. Exit 0 if the demo succeeded and the picture was written.
+# Requires tmux and python3. Exit 0 if the demo succeeded and the picture was written.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-die() {
-    echo "picture: $*" >&2
-    exit 71
-}
+name=picture
+# shellcheck source=scripts/proxy.bash
+. scripts/proxy.bash
 
 file=${1:-docs/src/demo.svg}
 seconds=${SECONDS_SHOWN:-15}
-program=${STATSRING:-}
-if [ -z "$program" ]; then
-    cargo build --release
-    program=${CARGO_TARGET_DIR:-target}/release/statsring
-fi
-command -v tmux >/dev/null || die "tmux is missing"
-work=$(mktemp -d)
-# A server of its own, so that no other session is touched.
+command -v tmux >/dev/null || die "tmux is not installed (Debian: tmux)"
+find_program
+# A separate server, so that other sessions are not affected.
 terminal=(tmux -f /dev/null -S "$work/socket")
-trap '"${terminal[@]}" kill-server 2>/dev/null || true; rm -rf "$work"' EXIT
+trap '"${terminal[@]}" kill-server 2>/dev/null || true; finish' EXIT
 
-# The program goes by its name, as in the README.
-ln -s "$(readlink -f "$program")" "$work/statsring"
+# The command is shown as in the README.
+ln -s "$program" "$work/statsring"
 export PATH=$work:$PATH LC_ALL=C.UTF-8
 unset NO_COLOR
 "${terminal[@]}" new-session -d -x 110 -y 60 \
@@ -43,14 +37,14 @@ deadline=$((SECONDS + seconds + 30))
 while [ ! -s "$work/code" ]; do
     [ "$SECONDS" -lt "$deadline" ] || die "the demo did not end"
     screen >"$work/now"
-    # The last screen on which a backend is down: by then the table shows what the others took over.
+    # The last screen with a backend down shows the diverted metrics best.
     if grep -qE '% .* down ' "$work/now"; then
         mv "$work/now" "$work/running"
     fi
     sleep 0.3
 done
 [ "$(cat "$work/code")" = 0 ] || { screen; die "the demo failed with exit code $(cat "$work/code")"; }
-[ -s "$work/running" ] || die "no backend was down on any screen: give the demo more time"
+[ -s "$work/running" ] || die "no screen showed a backend down: increase SECONDS_SHOWN"
 screen >"$work/ended"
 python3 scripts/picture.py "$work/running" "$work/ended" >"$work/svg"
 mkdir -p "$(dirname "$file")"

@@ -1,10 +1,10 @@
-// The test behind placement-test.sh.
+// Run by placement-test.sh.
 //
-// In: the program, the folder of the npm package hashring, a folder to work in. Two parts:
-//   1. `statsring where` beside the package, for many names, 1 to 60 backends, and backends removed and returned in
-//      several orders; the rings are made and changed as StatsD's proxy.js does it;
-//   2. the running proxy in front of backends that go and come back, two of which have a point of the same value, so that
-//      the order of their return decides; lines of every sort must arrive where proxy.js would send them.
+// In: the program, the directory of the npm package hashring, a work directory. Two parts:
+//   1. `statsring where` compared with the package, for many names, 1 to 60 backends, and backends removed and re-added in
+//      several orders; the rings are built and changed like in StatsD's proxy.js;
+//   2. the running proxy with backends that fail and return, two of which have a point of equal value, so that the order of
+//      their return matters; all kinds of lines must arrive where proxy.js would send them.
 'use strict';
 
 const { spawn, spawnSync } = require('child_process');
@@ -20,7 +20,7 @@ const seed = Number(process.env.SEED || 20) >>> 0;
 const namesMax = Number(process.env.NAMES || 100000);
 
 const NODES_MAX = 60;
-// Names for which the whole of the package's `get` is asked, its cache included; for the others its hash is taken once.
+// Names looked up by the package's `get`, including its cache; for the others its hash is computed once.
 const NAMES_BY_GET = 2000;
 const SETTLE_MS_MAX = 20000;
 const HEALTH_MS_MAX = 20000;
@@ -67,7 +67,7 @@ function shuffled(list) {
 
 const WORDS = ['api', 'db', 'größe', 'zähler', '日本', 'метрика', '🦀', 'e\u0301', 'requests', 'latency', 'a b', 'tag;x=1', '\u{10ffff}'];
 
-// A name as bytes: no newline, no colon, and not beginning or ending with \r. One in twenty is not UTF-8.
+// A name as bytes, without newline, colon, and leading or trailing \r. One in twenty is not UTF-8.
 function makeName(i) {
   const text = [pick(WORDS), pick(WORDS), String(i), pick(WORDS)].slice(random(2)).join('.');
   const bytes = Buffer.from(text);
@@ -77,14 +77,14 @@ function makeName(i) {
   return Buffer.concat([bytes.subarray(0, cut), wild, bytes.subarray(cut)]);
 }
 
-// A ring as proxy.js makes it.
+// A ring built like in proxy.js.
 function proxyRing(nodes) {
   const weights = {};
   nodes.forEach((node) => { weights[node] = 100; });
   return new HashRing(weights, 'md5', { 'max cache size': 10000, replicas: 0 });
 }
 
-// proxy.js's markNodeAsHealthy.
+// Same as proxy.js's markNodeAsHealthy.
 function giveBack(ring, node) {
   ring.add({ [node]: 100 });
 }
@@ -111,7 +111,7 @@ function ask(file, down, input) {
   return lines.map((line) => line.slice(line.lastIndexOf('\t') + 1));
 }
 
-// Two points of different backends with one value: there the order of the list decides, which `where` does not know.
+// Two points of different backends with equal value: the order of the list matters, which `where` does not know.
 function hasEqualPoints(ring) {
   return ring.ring.some((point, i) => i > 0 && point.value === ring.ring[i - 1].value && point.server !== ring.ring[i - 1].server);
 }
@@ -119,7 +119,7 @@ function hasEqualPoints(ring) {
 function testWhere() {
   const names = Array.from({ length: namesMax }, (_, i) => makeName(i));
   const input = Buffer.concat(names.flatMap((name) => [name, Buffer.from('\n')]));
-  // As proxy.js has it: the datagram as text.
+  // proxy.js converts the datagram to a string.
   const texts = names.map((name) => name.toString());
   const hasher = proxyRing(['a:1']);
   const hashes = texts.map((text) => hasher.hashValue(text));
@@ -149,13 +149,13 @@ function testWhere() {
   };
 
   for (let count = 1; count <= NODES_MAX; count += 1) {
-    // Addresses and names of every length, in no order.
+    // Addresses and names of all lengths, shuffled.
     const nodes = shuffled(Array.from({ length: count }, (_, i) => (
       i % 3 === 0 ? `10.${count}.${i}.${random(255)}:${1024 + random(60000)}` : `statsd-${count}-${i}.example:8125`)));
     const ring = proxyRing(nodes);
     const file = configFile('where', nodes, { file: {} });
     compare(`${count} nodes`, ring, file, []);
-    // Some go, in one order and come back in another; then all of them are there again.
+    // Remove some, and re-add them in another order.
     const gone = shuffled(nodes).slice(0, 1 + random(Math.min(count, 8)));
     gone.forEach((node) => ring.remove(node));
     compare(`${count} nodes without ${gone}`, ring, file, gone);
@@ -174,7 +174,7 @@ function testWhere() {
 
 // --- part 2: the running proxy ------------------------------------------------------------------------------------
 
-// A StatsD server as far as this test needs one: it takes metrics, and answers health checks while it is told to.
+// A minimal StatsD server: receives metrics, and answers health checks while `up` is set.
 class Backend {
   constructor(host, port, adminport) {
     Object.assign(this, { node: `${host}:${port}`, host, port, adminport, up: true, lines: [], sockets: new Set() });
@@ -208,7 +208,7 @@ class Backend {
   }
 }
 
-// Two addresses of this host, each with a point of the same value; found once, checked here.
+// Two loopback addresses with a point of equal value; found by search, verified here.
 const EQUAL = { hosts: ['127.0.0.32', '127.0.3.15'], port: 28125, value: 2096341158 };
 
 function checkEqualPoints() {
@@ -244,7 +244,7 @@ async function freePort() {
   return port;
 }
 
-// Lines of every sort, as latin1 text, each only once.
+// All kinds of lines, as latin1 strings, each unique.
 function makeLines(round) {
   const lines = [];
   for (let i = 0; i < 1500; i += 1) {
@@ -258,7 +258,7 @@ function makeLines(round) {
   return [...new Set(lines)];
 }
 
-// Where proxy.js sends a line: it splits the datagram's text.
+// The backend to which proxy.js sends a line.
 const ownerOf = (ring, line) => ring.get(Buffer.from(line, 'latin1').toString().split(':')[0]);
 
 async function sendLines(port, lines) {
@@ -278,7 +278,7 @@ async function testRound(round, what, ring, backends, ports) {
     const nodes = (/^nodes: (.*)$/m.exec(status) || ['', ''])[1].trim().split(' ');
     return nodes.slice().sort().join(' ') === living.slice().sort().join(' ');
   });
-  // Names of which the hash lies just before the point that two backends have.
+  // Names whose hash is just below the point shared by two backends.
   const ties = [];
   for (let i = 0; ties.length < 20 && i < 200000; i += 1) {
     const at = ring.find(ring.hashValue(`tie.${i}`));

@@ -1,22 +1,21 @@
 #!/usr/bin/env bash
-# The real Prometheus scrapes the real proxy: what it shows must be what was sent, the alert rules must fire on losses that
-# really happen, and each panel of the dashboard must find its figures.
+# Runs a real Prometheus against the proxy: its totals must equal what was sent, the alert rules must fire on real losses, and
+# each panel of the dashboard must have data.
 #
 # Usage: scripts/prometheus-test.sh
-#        STATSRING=path scripts/prometheus-test.sh     with that program
+#        STATSRING=path scripts/prometheus-test.sh     tests that program
 #
-# What is held against what: the format (promtool check metrics); the rules and their unit tests (promtool check rules, test
-# rules); totals that Prometheus answers against what was sent; alerts after a backend was killed, after a receive buffer
-# overflowed, after metrics were dropped and after the proxy ended; every expression of docs/src/monitoring/ against the names
-# that a scrape really has. The alerts' times are shortened for this (a copy of the rules with seconds for minutes).
+# Checks: the format (promtool check metrics); the rules and their unit tests (promtool check rules, test rules); totals in
+# Prometheus; alerts after a backend was killed, a receive buffer overflowed, metrics were dropped and the proxy exited; and that
+# every metric name used in docs/src/monitoring/ exists in a scrape. Uses a copy of the rules with seconds instead of minutes.
 #
-# Needs prometheus and promtool (Debian: apt-get install prometheus) and python3; listens on loopback at free ports, keeps its
-# data in a temporary folder, and ends by itself. Exit 0 if all is well, 1 if not, 71 if something is missing here.
+# Requires prometheus and promtool (Debian: prometheus) and python3. Listens on free loopback ports and stores data in a
+# temporary directory. Exit 0 on success, 1 on failure, 71 if a requirement is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for tool in prometheus promtool; do
     command -v "$tool" >/dev/null || {
-        echo "prometheus-test: $tool is not installed (Debian: apt-get install prometheus)" >&2
+        echo "prometheus-test: $tool is not installed (Debian: prometheus)" >&2
         exit 71
     }
 done

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# statsring in the place of StatsD's proxy.js: the npm package statsd with hashring 3.2.0, installed into a temporary folder
-# that is removed at the end. The real proxy.js, then statsring, start from the very same config file (proxy.js's) in front
-# of the same three backends. 100,000 names, ASCII and not, in lines of every sort, go to each, with all backends up, with
-# one stopped, and after its return: each line must arrive at the same backend, byte for byte. Admin sessions, recorded
-# from the real proxy.js in that very run, are played against statsring: not a byte may differ but the number of uptime.
-# Names that every JavaScript object has follow the ring in statsring, and not in proxy.js once it has changed. At last each
-# of the two is the other's backend.
+# Compares statsring with StatsD's proxy.js (npm packages statsd and hashring 3.2.0). proxy.js, then statsring, start from the
+# same config file with the same three backends. 100,000 names, ASCII and not, in all kinds of lines, are sent to each, with all
+# backends up, with one stopped, and after its return: each line must arrive unchanged at the same backend. Admin sessions
+# recorded from proxy.js are replayed against statsring: only the uptime may differ. Names that exist on every JavaScript object
+# follow the ring in statsring, but not in proxy.js after a change. Finally, each of the two is used as the other's backend.
 #
-# Usage: scripts/proxyjs-test.sh            builds the program and tests it
+# Usage: scripts/proxyjs-test.sh            builds and tests the program
 #        STATSRING=path scripts/proxyjs-test.sh   tests that program
-#        SEED=n NAMES=n ...                 other names, or more or fewer of them
+#        SEED=n NAMES=n ...                 seed and number of names
 #
-# Needs python3, node and npm. Ends with "N passed, N failed"; exit 0 only if nothing failed.
+# Requires python3, node and npm; installs the packages into a temporary directory. Ends with "N passed, N failed"; exit 0 only if
+# nothing failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=proxyjs-test

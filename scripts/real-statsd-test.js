@@ -1,13 +1,13 @@
-// The test behind real-statsd-test.sh.
+// Run by real-statsd-test.sh.
 //
-// In: the program, the folder of the npm package statsd, a folder to work in. It starts three real StatsD servers
-// (two on 127.0.0.1, one on ::1 where there is IPv6) and statsring in front of them, and sends in three phases:
+// In: the program, the directory of the npm package statsd, a work directory. It starts three real StatsD servers (two on
+// 127.0.0.1, one on ::1 if IPv6 is available) and statsring, and sends in three phases:
 //   1. all servers up;
 //   2. one server stopped: only its names move;
 //   3. it is back: its names return.
-// A model keeps, per server, what StatsD must hold, by the answers of `statsring where`. After each phase the
-// servers' own admin ports are asked, and must agree with the model exactly. Sets are not shown by StatsD's admin
-// port: a backend module, loaded into each server, writes down what StatsD hands it at the flush before its exit.
+// A model holds the expected state of each server, by `statsring where`. After each phase the state shown by the servers'
+// admin ports must equal the model. StatsD's admin port does not show sets: a backend module in each server records them at
+// the flush before its exit.
 'use strict';
 
 const { spawn, spawnSync } = require('child_process');
@@ -22,18 +22,17 @@ const seed = Number(process.env.SEED || 20) >>> 0;
 
 const METRICS_PER_PHASE = [12000, 6000, 6000];
 const NAMES = { c: 120, g: 60, ms: 80, s: 40 };
-// util.inspect, with which StatsD prints its timers, shows 100 values of an array; stay below.
+// StatsD prints timers by util.inspect, which shows at most 100 array elements.
 const TIMER_VALUES_MAX = 96;
 const SOCKETS_PER_FAMILY = 3;
-// The test is about where metrics go, not about how fast StatsD reads: it never sends more than StatsD's small receive
-// buffer (212,992 bytes by default) holds beside what waits in it.
+// Never sends more than StatsD's small receive buffer (212,992 bytes by default) can hold: its speed is not tested.
 const DATAGRAMS_PER_PAUSE = 5;
 const PAUSE_MS = 5;
 const WAITING_BYTES_MAX = 48000;
 const SETTLE_MS_MAX = 20000;
 const HEALTH_MS_MAX = 20000;
 
-// --- the verdict ----------------------------------------------------------------------------------------------
+// --- verdict ----------------------------------------------------------------------------------------------
 
 let passed = 0;
 let failed = 0;
@@ -52,7 +51,7 @@ function checkEqual(what, got, wanted) {
   check(`${what}: ${got}`, got === wanted, `wanted ${wanted}`);
 }
 
-// --- small parts ----------------------------------------------------------------------------------------------
+// --- helpers ----------------------------------------------------------------------------------------------
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -96,7 +95,7 @@ function tcpPortFree(host, port) {
   });
 }
 
-// A port that is free for UDP and TCP on every given host.
+// A port that is free for UDP and TCP on all given hosts.
 async function freePort(hosts) {
   for (let attempt = 0; attempt < 50; attempt += 1) {
     const port = await tcpPortFree(hosts[0], 0);
@@ -110,7 +109,7 @@ async function freePort(hosts) {
   throw new Error(`no free port on ${hosts.join(' and ')}`);
 }
 
-// Sends a command to an admin port and reads until `complete` says so; without it, closes its side and reads to the end.
+// Sends a command to an admin port and reads until `complete` matches; without it, half-closes and reads to the end.
 function ask(host, port, command, complete) {
   return new Promise((resolve, reject) => {
     const socket = net.connect(port, host);
@@ -140,7 +139,7 @@ async function waitUntil(what, msMax, condition) {
   }
 }
 
-// This host's UDP sockets on the given ports: bytes that wait in the fullest one, and datagrams that the kernel dropped.
+// UDP sockets on the given ports: queued bytes of the fullest one, and datagrams dropped by the kernel.
 function socketsOn(ports) {
   let [waiting, drops] = [0, 0];
   for (const file of ['/proc/net/udp', '/proc/net/udp6']) {
@@ -188,7 +187,7 @@ async function stop(child, msMax) {
 process.on('exit', () => children.forEach((child) => child.kill('SIGKILL')));
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(1));
 
-// --- a real StatsD server -------------------------------------------------------------------------------------
+// --- StatsD server -------------------------------------------------------------------------------------
 
 const SETS_BACKEND = `
 const fs = require('fs');
@@ -201,7 +200,7 @@ exports.init = function (startup, config, events) {
   return true;
 };
 `;
-// util.log left Node in version 23; StatsD still calls it.
+// StatsD calls util.log, which Node 23 removed.
 const PRELOAD = "const util = require('util'); if (!util.log) util.log = (...args) => console.log(...args);\n";
 
 class StatsdServer {
@@ -239,7 +238,7 @@ class StatsdServer {
     return ask(this.host, this.adminport, command, (text) => end.test(text));
   }
 
-  // What `counters`, `gauges` or `timers` shows, as an object.
+  // The reply to `counters`, `gauges` or `timers`, as an object.
   async report(command) {
     const text = (await this.ask(command, /END\n\n$/)).replace(/END\n\n$/, '');
     if (/\.\.\. \d+ more item/.test(text)) throw new Error(`${this.id} ${command} was abridged by util.inspect`);
@@ -250,7 +249,7 @@ class StatsdServer {
     return (await this.report('counters'))['statsd.metrics_received'];
   }
 
-  // All that the admin port shows, without StatsD's own figures.
+  // Everything the admin port shows, except StatsD's internal metrics.
   async held() {
     const own = (name) => name.startsWith('statsd.');
     const held = {};
@@ -262,7 +261,7 @@ class StatsdServer {
     return held;
   }
 
-  // Ends the server; StatsD flushes before its exit, which writes the sets.
+  // Stops the server; StatsD flushes before its exit, which records the sets.
   async stop() {
     fs.rmSync(this.setsFile, { force: true });
     await stop(this.child, 5000);
@@ -270,13 +269,13 @@ class StatsdServer {
   }
 }
 
-// --- the model: what a StatsD server must hold -----------------------------------------------------------------
+// --- model: the expected state of a StatsD server -----------------------------------------------------------------
 
 function emptyModel() {
   return { counters: new Map(), gauges: new Map(), timers: new Map(), sets: new Map(), metrics: 0 };
 }
 
-// StatsD's own rules (stats.js, handlePacket), for the valid lines that this test sends.
+// The rules of StatsD (stats.js, handlePacket) for valid lines.
 function apply(model, metric) {
   model.metrics += 1;
   const { key } = metric;
@@ -302,7 +301,7 @@ const asText = (value) => {
 };
 const brief = (text) => (text.length > 160 ? `${text.slice(0, 160)}…` : text);
 
-// The names whose value is not the wanted one, in words.
+// Describes the names whose value differs.
 function differences(got, wanted) {
   const list = [];
   for (const name of new Set([...got.keys(), ...wanted.keys()])) {
@@ -356,7 +355,7 @@ function makeCounter(name) {
     return { name, key: name, values, line: `${name}:${value}|c:7|c:-3|c` };
   }
   if (kind === 2) {
-    // Tags are not part of the name that is hashed; StatsD makes them part of its key.
+    // Tags are not part of the hashed name, but part of StatsD's key.
     const host = `h${random(4)}`;
     const key = `${name};host=${host};zone=eu`;
     return { name, key, values: [{ value, type: 'c', rate: 1 }], line: `${name}:${value}|c|#host:${host},zone:eu` };
@@ -364,7 +363,7 @@ function makeCounter(name) {
   return { name, key: name, values: [{ value, type: 'c', rate: 1 }], line: `${name}:${value}|c` };
 }
 
-// The order of a gauge's values matters, so one gauge always takes the same way.
+// The order of a gauge's values matters, so a gauge always uses the same socket.
 function makeGauge(name, index) {
   const value = pick(['', '', '+', '-']) + String(random(1000) + 1);
   return { name, key: name, values: [{ value, type: 'g' }], line: `${name}:${value}|g`, lane: index };
@@ -372,7 +371,7 @@ function makeGauge(name, index) {
 
 const MALFORMED = ['no colon and no bar', 'real.nobar:1', ':1|c'];
 
-// Lines of each lane (one sending socket), cut into datagrams of one to many lines; lanes are mixed at random.
+// Splits the lines of each lane (one sending socket) into datagrams of one to many lines; lanes are interleaved at random.
 function makeDatagrams(metrics, lanes) {
   const queues = lanes.map(() => []);
   for (const metric of metrics) {
@@ -394,7 +393,7 @@ function makeDatagrams(metrics, lanes) {
   return { datagrams, malformed };
 }
 
-// --- the proxy --------------------------------------------------------------------------------------------------
+// --- proxy --------------------------------------------------------------------------------------------------
 
 const proxy = { sent: 0, malformed: 0, diverted: 0, underLoad: 0 };
 
@@ -450,7 +449,7 @@ function waitForState(server, state) {
     (await proxyStates()).get(server.id) === state);
 }
 
-// What the program says about where names go: name → server.
+// Placement by the program: name → server.
 function where(names, servers, down) {
   const args = ['where', '-f', proxy.config, ...down.flatMap((server) => ['--down', server.id])];
   const run = spawnSync(program, args, { input: `${names.join('\n')}\n`, encoding: 'utf8', timeout: 20000 });
@@ -465,7 +464,7 @@ function where(names, servers, down) {
   return placed;
 }
 
-// --- a phase ----------------------------------------------------------------------------------------------------
+// --- phase ----------------------------------------------------------------------------------------------------
 
 async function send(datagrams, lanes, ports) {
   let sending = true;
@@ -514,7 +513,7 @@ async function phase(title, count, servers, down, lanes) {
   return { names, home, placed };
 }
 
-// Until the servers have counted what they must, or have counted nothing more for a while.
+// Waits until the servers have counted the expected number, or stopped counting.
 async function settle(living) {
   const wanted = sum(living.map((server) => server.model.metrics));
   const limit = Date.now() + SETTLE_MS_MAX;
@@ -577,7 +576,7 @@ async function comparePadding(server) {
   checkEqual(`${server.id} bad lines, after 50 newlines`, server.badLines, 0);
 }
 
-// --- the story --------------------------------------------------------------------------------------------------
+// --- scenario --------------------------------------------------------------------------------------------------
 
 async function openLanes(hosts) {
   const lanes = [];

@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Reloads under load, one verdict: nothing lost, nothing misplaced, and identical backends keep their sockets, their state
-# and their figures.
+# Reloads under load. Verdict: nothing lost, nothing misplaced, and unchanged backends keep sockets, state and counters.
 #
-# The config changes by turns: settings (flushInterval, maxPacketSize, queue, malformed, a backend's gso), a fourth backend
-# added at the end, settings again, the fourth backend removed. A metric is misplaced if it arrives at a backend where
-# neither the list of three nor the list of four places its name: what a change of the config moves is told apart.
+# The config alternates: changed settings (flushInterval, maxPacketSize, queue, malformed, a backend's gso), a fourth backend
+# added, changed settings, the fourth backend removed. A metric is misplaced if it arrives at a backend that owns its name
+# neither with three nor with four backends.
 #
 # Usage: scripts/reload-test.sh [COUNT] [RATE]      reloads (default 200), datagrams/s (default 50000)
-#        STATSRING=path scripts/reload-test.sh      with that program
-#        CONFIG='"engine": "portable"' ...          more keys for the proxy's config, as JSON
+#        STATSRING=path scripts/reload-test.sh      tests that program
+#        CONFIG='"engine": "portable"' ...          further config keys, as JSON
 #
-# Exit 0 if the verdict is good, 1 if it is bad, 64 for wrong usage, 71 if the system refused something.
+# Exit 0 if the verdict is good, 1 if it is bad, 64 on usage errors, 71 on OS errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=reload-test
@@ -22,12 +21,10 @@ count=${1:-200} rate=${2:-50000}
 number "$count" 1 100000
 number "$rate" 1 1000000
 
-# Between two reloads: a tenth of a second.
-pace=0.1
-# More than the reloads take; the load is ended behind the last one.
+# An upper bound: the load is ended after the last reload.
 seconds=$((count + 60))
 
-# The config of reload number $1, with three or four ($2) backends.
+# Prints the config of reload number $1, with $2 backends.
 config() {
     local turn=$((($1 + 1) / 2)) gso node text=
     local flush=(5 1 10 2) packet=(1432 512 8192 1000) queue=(262144 1048576 65536) malformed=(drop forward)
@@ -51,14 +48,6 @@ write_config() {
     config 0 3 >"$work/config.json"
 }
 
-# The local ports of the proxy's sockets to the first three backends, in their order.
-sockets() {
-    local node
-    for node in 0 1 2; do
-        awk -v remote="0100007F:$(printf %04X "${ports[node]}")" '$3 == remote { print $2 }' /proc/net/udp | sort
-    done
-}
-
 reload() {
     local answer nodes
     nodes=$(($1 % 4 == 2 || $1 % 4 == 3 ? 4 : 3))
@@ -68,7 +57,7 @@ reload() {
     case "$(($1 % 4)) $answer" in
         "2 reloaded: 2"[0-9].*" added"* | "0 reloaded: 2"[0-9].*" removed"*) ;;
         [13]" reloaded: 0.0 %"*) ;;
-        *) bad "reload $1 was answered: $answer" ;;
+        *) bad "reload $1: unexpected reply: $answer" ;;
     esac
     answers=$((answers + 1))
 }
@@ -83,37 +72,37 @@ config 0 4 >"$work/four.json"
 load_pid=$!
 children+=("$load_pid")
 sleep 1
-sockets >"$work/sockets_before"
-[ "$(wc -l <"$work/sockets_before")" -ge 3 ] || die "the proxy's sockets are not in /proc/net/udp"
+sockets "${ports[@]:0:3}" >"$work/sockets_before"
+[ "$(wc -l <"$work/sockets_before")" -ge 3 ] || die "the sockets of the proxy are missing in /proc/net/udp"
 
 answers=0
 for ((number = 1; number <= count; number++)); do
     reload "$number"
-    sleep "$pace"
+    sleep 0.1
 done
 if ! kill -0 "$load_pid" 2>/dev/null; then
     cat "$work/load" >&2
     die "the load ended before the reloads"
 fi
-sockets >"$work/sockets_after"
+sockets "${ports[@]:0:3}" >"$work/sockets_after"
 sleep 0.5
 kill -TERM "$load_pid"
 code=0
 wait "$load_pid" || code=$?
 cat "$work/load"
-[ "$code" -le 1 ] || die "the load could not be carried out"
+[ "$code" -le 1 ] || die "the load failed"
 settle
-kill -0 "$proxy_pid" 2>/dev/null || { cat "$work/log" >&2; die "the proxy did not survive"; }
+kill -0 "$proxy_pid" 2>/dev/null || { cat "$work/log" >&2; die "the proxy exited during the load"; }
 
-[ "$code" = 0 ] || bad "$answers reloads at $rate datagrams/s: see the load's verdict"
+[ "$code" = 0 ] || bad "$answers reloads at $rate datagrams/s: the load's verdict above is bad"
 cmp -s "$work/sockets_before" "$work/sockets_after" ||
-    bad "a backend that stayed has another socket: $(paste -sd' ' "$work/sockets_before") before, $(paste -sd' ' "$work/sockets_after") after"
-# Each backend that stayed has all its figures since the start, and one state.
+    bad "the socket of an unchanged backend changed: $(paste -sd' ' "$work/sockets_before") before, $(paste -sd' ' "$work/sockets_after") after"
+# Unchanged backends keep their counters and state since the start.
 for node in 0 1 2; do
     arrived=$(awk -v sink="127.0.0.1:${ports[node]}" '$1 == sink { gsub(",", "", $2); print $2 }' "$work/load")
     sent=$(column "${ports[node]}" sent)
-    [ "$arrived" = "$sent" ] || bad "127.0.0.1:${ports[node]} got $arrived metrics, and backends says $sent"
-    [ "$(column "${ports[node]}" since)" -ge $((count / 10)) ] || bad "127.0.0.1:${ports[node]} changed its state"
+    [ "$arrived" = "$sent" ] || bad "127.0.0.1:${ports[node]} received $arrived metrics, but backends shows $sent"
+    [ "$(column "${ports[node]}" since)" -ge $((count / 10)) ] || bad "127.0.0.1:${ports[node]} changed state"
 done
-[ "$(figure metrics_received)" = "$(figure metrics_sent)" ] || bad "metrics were dropped: $(grep dropped "$work/stats")"
-echo "GOOD: $answers reloads at $rate datagrams/s: 0 lost, 0 misplaced; identical backends kept sockets, state and figures"
+[ "$(counter metrics_received)" = "$(counter metrics_sent)" ] || bad "metrics were dropped: $(grep dropped "$work/stats")"
+echo "GOOD: $answers reloads at $rate datagrams/s: 0 lost, 0 misplaced; unchanged backends kept sockets, state and counters"

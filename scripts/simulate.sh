@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs the deterministic simulation with seeds that the tests do not run, on all cores, for a given time: one worker on a
-# fake kernel, and whole proxies with restarts, reloads, health checks, kills and pauses, by turns, in virtual time. Tells
-# seeds, virtual hours, datagrams, faults by kind; of a seed that fails the cause and the command that replays it.
+# Runs the deterministic simulation with new seeds on all cores for a given time: alternately one worker on a fake kernel, and
+# whole proxies with restarts, reloads, health checks, kills and pauses, in virtual time. Prints seeds, virtual hours, datagrams
+# and faults by kind; for a failing seed the cause and the command to replay it.
 #
-#   scripts/simulate.sh [SECONDS [FIRST_SEED]]      60 seconds; seeds from the present second on, so that no two runs are the same
+#   scripts/simulate.sh [SECONDS [FIRST_SEED]]      default: 60 seconds, seeds from the current time
 #
-# Exit code: 0 all promises held, 1 a seed failed, 64 wrong arguments.
+# Exit 0 if all properties held, 1 if a seed failed, 64 on usage errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,11 +18,11 @@ fi
 
 cargo test --quiet --test simulation --no-run
 echo "seeds from $first on, for $seconds seconds, on $(nproc) cores"
-# The panics of failing seeds are told below, each with its cause.
+# Failing seeds are reported on stdout; their panics on stderr are redundant.
 if STATSRING_SECONDS=$seconds STATSRING_FIRST_SEED=$first RUST_BACKTRACE=0 \
   cargo test --quiet --test simulation -- --ignored --exact seeds_for_a_given_time --nocapture 2>/dev/null; then
-  echo "every promise held"
+  echo "all properties held"
 else
-  echo "a promise was broken: see above" >&2
+  echo "a property was violated: see above" >&2
   exit 1
 fi

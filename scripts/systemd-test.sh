@@ -1,27 +1,24 @@
 #!/usr/bin/env bash
-# statsring under a real systemd: a small Debian with systemd as process 1, in namespaces and a cgroup of its own, gets
-# statsring by scripts/install.sh, and its hardened units are used as on a host: start, reload, restart without loss, a crash,
-# socket activation with `systemctl restart` under load, stop. Every metric sent meanwhile must arrive.
+# statsring under a real systemd: boots a minimal Debian with systemd as PID 1 in separate namespaces and a cgroup, installs
+# statsring with scripts/install.sh and exercises its hardened units: start, reload, restart without loss, crash, socket
+# activation with `systemctl restart` under load, stop. All metrics sent meanwhile must arrive.
 #
 # Usage: scripts/systemd-test.sh
-#        STATSRING=path scripts/systemd-test.sh      with that program
-#        RATE=20000 scripts/systemd-test.sh          datagrams a second (5000)
-#        RELEASE=bookworm scripts/systemd-test.sh    with that Debian's systemd (trixie)
+#        STATSRING=path scripts/systemd-test.sh      tests that program
+#        RATE=20000 scripts/systemd-test.sh          datagrams/s (default 5000)
+#        RELEASE=bookworm scripts/systemd-test.sh    uses the systemd of that Debian release (default trixie)
 #
-# Needs root, cgroup v2 beside whatever else is mounted, and mmdebstrap (installed if it is missing), which makes the small
-# Debian once, in target/systemd-RELEASE. Exit 0 if all is well, 1 if not, 71 if something is missing here.
+# Requires root, cgroup v2, and mmdebstrap (installed if missing), which creates the Debian once in target/systemd-RELEASE.
+# Exit 0 on success, 1 on failure, 71 if a requirement is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 name='systemd-test'
-# Debian 13, whose systemd 257 knows Type=notify-reload; bookworm has 252.
+# Debian 13 has systemd 257, which supports Type=notify-reload; bookworm has 252.
 release=${RELEASE:-trixie}
 rate=${RATE:-5000}
-
-die() {
-    echo "$name: $*" >&2
-    exit 71
-}
+# shellcheck source=scripts/proxy.bash
+. scripts/proxy.bash
 
 bad() {
     echo "BAD: $*" >&2
@@ -29,26 +26,18 @@ bad() {
     exit 1
 }
 
-[ "$(id -u)" = 0 ] || die "needs root, for namespaces with a systemd of their own"
+[ "$(id -u)" = 0 ] || die "requires root to create namespaces"
 if ! command -v mmdebstrap >/dev/null; then
     apt-get update
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mmdebstrap
 fi
-program=${STATSRING:-}
-if [ -z "$program" ]; then
-    cargo build --release
-    program=${CARGO_TARGET_DIR:-target}/release/statsring
-fi
-[ -x "$program" ] || die "no program at $program"
-program=$(readlink -f "$program")
 
-work=$(mktemp -d)
 cgroup=
 boot_pid=
 init=
 # shellcheck disable=SC2317,SC2329 # called by the trap
 finish() {
-    # Process 1's end is that of everything in its namespaces.
+    # Killing PID 1 ends everything in its PID namespace.
     [ -z "$init" ] || kill -KILL "$init" 2>/dev/null || true
     [ -z "$boot_pid" ] || wait "$boot_pid" 2>/dev/null || true
     if [ -n "$cgroup" ]; then
@@ -62,31 +51,18 @@ finish() {
     ! mountpoint -q "$work/cgroup" || umount "$work/cgroup"
     rm -rf --one-file-system "$work"
 }
-trap finish EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+find_program
 
 enter=(--mount --uts --ipc --net --pid --cgroup)
 in_root() {
     nsenter --target "$init" "${enter[@]}" -- "$@"
 }
 
-# Waits until a command succeeds, at most a minute; $1 says what is awaited.
-await() {
-    local what=$1 tick
-    shift
-    for ((tick = 0; tick < 300; tick++)); do
-        "$@" && return
-        sleep 0.2
-    done
-    bad "timed out: $what"
-}
-
 property() {
     in_root systemctl show --value --property "$1" statsring.service
 }
 
-# --- The small Debian, made once.
+# --- The Debian tree, created once.
 
 base=${CARGO_TARGET_DIR:-target}/systemd-$release
 if [ ! -e "$base/etc/debian_version" ]; then
@@ -94,7 +70,7 @@ if [ ! -e "$base/etc/debian_version" ]; then
     mmdebstrap --variant=minbase --include=systemd,dbus --dpkgopt=force-unsafe-io \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' "$release" "$base.new" ||
-        die "mmdebstrap could not make a Debian $release in $base.new"
+        die "mmdebstrap failed to create Debian $release in $base.new"
     mv "$base.new" "$base"
 fi
 root=$work/root
@@ -111,7 +87,7 @@ JSON
 }
 write_config 10000
 
-# --- Its process 1.
+# --- PID 1.
 
 cat >"$work/boot" <<'BOOT'
 set -e
@@ -129,7 +105,7 @@ for device in null zero full random urandom tty; do
     : >"dev/$device"
     mount --bind "/dev/$device" "dev/$device"
 done
-# What PrivateDevices= takes along into a /dev of its own.
+# PrivateDevices= bind-mounts these into its own /dev.
 mkdir dev/shm dev/mqueue dev/hugepages dev/pts
 mount -t tmpfs tmpfs dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
@@ -148,8 +124,8 @@ if [ -z "$mounted" ]; then
     mounted=$work/cgroup
 fi
 cgroup=$mounted/statsring-$name-$$
-mkdir "$cgroup" || die "cannot make a cgroup in $mounted"
-# The shell that moves itself there is the one that becomes process 1's parent.
+mkdir "$cgroup" || die "cannot create a cgroup in $mounted"
+# The shell that moves itself into the cgroup becomes the parent of PID 1.
 # shellcheck disable=SC2016 # expanded by that shell
 bash -c 'echo $$ >"$1/cgroup.procs" && exec unshare --fork --pid --mount --uts --ipc --net --cgroup bash "$2" "$3"' \
     boot "$cgroup" "$work/boot" "$root" >"$work/boot-log" 2>&1 &
@@ -158,28 +134,28 @@ is_up() {
     init=$(pgrep -P "$boot_pid" || true)
     kill -0 "$boot_pid" 2>/dev/null || { cat "$work/boot-log" >&2; die "systemd did not start"; }
     [ -n "$init" ] && [ "$(cat "/proc/$init/comm")" = systemd ] || return 1
-    # Degraded: something that a container cannot have, as kernel modules.
+    # Degraded: a unit failed that cannot work in a container, such as kernel modules.
     [[ $(in_root systemctl is-system-running 2>/dev/null) =~ ^(running|degraded)$ ]]
 }
 await "systemd is up" is_up
-echo "process 1: $(in_root systemctl --version | head -1)"
+echo "PID 1: $(in_root systemctl --version | head -1)"
 
-# --- The units themselves.
+# --- The units.
 
-complaints=$(in_root systemd-analyze verify --man=no statsring.service statsring.socket 2>&1 || true)
-[ -z "$complaints" ] || bad "systemd-analyze verify: $complaints"
+findings=$(in_root systemd-analyze verify --man=no statsring.service statsring.socket 2>&1 || true)
+[ -z "$findings" ] || bad "systemd-analyze verify: $findings"
 score=$(in_root systemd-analyze security --no-pager --offline=true \
     /usr/local/lib/systemd/system/statsring.service | tail -1)
 echo "systemd-analyze security --offline=true: ${score#→ }"
 
-# --- As a service that opens its port itself.
+# --- Without socket activation.
 
 start_load() {
-    # Not by in_root: in the background that would be one process more, between this one and the load.
+    # Not through in_root: in the background it adds a subshell between this script and the load.
     nsenter --target "$init" "${enter[@]}" -- /usr/local/bin/statsring load --to 127.0.0.1:8125 --sink "$(IFS=,; echo "${ports[*]}")" \
         --rate "$rate" --names 1000 --flows 4 --seconds 600 --quiet >"$work/verdict" 2>&1 </dev/null &
     load=$!
-    await "the load runs" is_load_up
+    await "the load starts" is_load_up
 }
 is_load_up() {
     kill -0 "$load" 2>/dev/null || { cat "$work/verdict" >&2; bad "the load ended early"; }
@@ -201,30 +177,30 @@ has_changed_from() {
 is_gone() {
     ! in_root test -e "/proc/$1"
 }
-# Whether the log has it. The journal gets lines a moment after they were written.
+# The journal receives lines with a delay; use it with await.
 logged() {
     in_root journalctl --no-pager --output=cat --unit statsring | grep "$1" >/dev/null
 }
-# By restart without loss: systemd's main process becomes another.
+# Restarts without loss: the main process changes.
 hand_over() {
     local old
     old=$(property MainPID)
     in_root systemctl kill --signal=SIGUSR2 --kill-whom=main statsring
-    await "another process is the main one" has_changed_from "$old"
-    await "the old process has ended" is_gone "$old"
+    await "the main process changes" has_changed_from "$old"
+    await "the old process exits" is_gone "$old"
     echo "restart without loss: main process $old, then $(property MainPID)"
 }
 
 in_root systemctl start statsring || bad "systemctl start statsring"
 main=$(property MainPID)
-await "it says that it uses io_uring" logged "on io_uring"
+await "statsring uses io_uring" logged "on io_uring"
 in_root cat "/proc/$main/status" >"$work/status"
 awk '$1 == "Uid:" { exit $2 == 0 }' "$work/status" || bad "it runs as root"
-for wanted in "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
-    grep -q "^$wanted$" "$work/status" || bad "wanted $wanted in $(cat "$work/status")"
+for expected in "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
+    grep -q "^$expected$" "$work/status" || bad "expected $expected in $(cat "$work/status")"
 done
 in_root cat "/proc/$main/limits" >"$work/limits"
-# 64 MiB; a systemd that may not raise its own limit, as in a container, gives what it has.
+# 64 MiB, or the limit of this environment if systemd may not raise it.
 locked=67108864
 [[ $(ulimit -Hl) == unlimited || $(ulimit -Hl) -ge 65536 ]] || locked=$(($(ulimit -Hl) * 1024))
 grep -q "^Max locked memory  *$locked " "$work/limits" || bad "LimitMEMLOCK is not in force: $(cat "$work/limits")"
@@ -234,30 +210,30 @@ sleep 1
 write_config 9000
 in_root systemctl reload statsring || bad "systemctl reload statsring"
 [ "$(property MainPID)" = "$main" ] || bad "a reload changed the main process"
-await "the log tells what the reload changed" logged "checkInterval: 10000 -> 9000"
+await "the log shows the reload" logged "checkInterval: 10000 -> 9000"
 hand_over
 sleep 1
 end_load "reload and restart without loss"
 
-# The main process is not one that systemd started, and its death is noticed all the same.
+# The main process is not a child of systemd; its death must be detected all the same.
 crashed=$(property MainPID)
 in_root bash -c "kill -KILL $crashed"
-await "systemd starts it again after a crash" has_changed_from "$crashed"
+await "systemd restarts it after a crash" has_changed_from "$crashed"
 [ "$(property NRestarts)" = 1 ] || bad "NRestarts=$(property NRestarts) after a crash"
 in_root systemctl stop statsring || bad "systemctl stop statsring"
 [ "$(property Result)" = success ] || bad "the stop's result is $(property Result)"
 
-# --- With systemd's socket: restarts in the old manner lose nothing that fits into the kernel's buffer.
+# --- With socket activation: a plain restart loses nothing that fits into the kernel's buffer.
 
 in_root systemctl start statsring.socket || bad "systemctl start statsring.socket"
-[ "$(property ActiveState)" = inactive ] || bad "the socket alone started the service"
+[ "$(property ActiveState)" = inactive ] || bad "the socket unit started the service without traffic"
 start_load
-await "the first metric started the service" logged "were passed by the service manager"
+await "the first metric starts the service" logged "were passed by the service manager"
 sleep 1
 for number in 1 2 3; do
     before=$(property MainPID)
     in_root systemctl restart statsring || bad "systemctl restart statsring, number $number"
-    [ "$(property MainPID)" != "$before" ] || bad "systemctl restart left the main process"
+    [ "$(property MainPID)" != "$before" ] || bad "systemctl restart kept the main process"
     sleep 0.5
 done
 hand_over
@@ -267,6 +243,6 @@ end_load "systemctl restart under socket activation"
 hand_over
 in_root systemctl stop statsring.socket statsring.service || bad "systemctl stop"
 [ "$(property Result)" = success ] || bad "the stop's result is $(property Result)"
-# Each stop was waited for, those of processes that systemd had not started too.
-! logged "with signal SIGKILL" || bad "systemd killed a process instead of waiting for its end"
-echo "systemd: started, reloaded, restarted without loss, started again after a crash, restarted with its socket held, stopped"
+# systemd must wait for every stop, including those of processes it did not start.
+! logged "with signal SIGKILL" || bad "systemd killed a process instead of waiting for its exit"
+echo "systemd: started, reloaded, restarted without loss, restarted after a crash, restarted under socket activation, stopped"

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Bursts into a small receive buffer: what statsring loses beside a reader that is woken for each datagram.
+"""Bursts into a small receive buffer: losses of statsring compared with a reader that wakes for each datagram.
 
 In: options. Out: a Markdown table, JSON in a file.
 
-While statsring sleeps, the socket's receive buffer is the only buffer. So this is what its sleeps could cost: datagrams
-that the kernel dropped at the program's socket. Nobody reads at the backends' ports: they only have to be there.
+While statsring sleeps, only the socket's receive buffer holds datagrams. This measures the cost: datagrams dropped by the
+kernel at the program's socket. The backends' sockets are bound but never read.
 """
 
 import contextlib
@@ -33,24 +33,24 @@ from measure import (
 )
 from programs import Floor, Statsring
 
-# Asked of the kernel, which grants twice as much: 256 small datagrams.
+# The kernel grants twice as much: 256 small datagrams.
 RECEIVE_BUFFER = 106_496
 BURSTS = [200, 600, 2_000]
-# Datagrams a second beside the bursts, and seconds between two bursts: after a silence nothing is known of the traffic.
+# Background datagrams per second, and seconds between two bursts.
 CASES = {"after silence": (0, 2.0), "on 1,000/s": (1_000, 0.5)}
 READER = "a reader woken per datagram"
 
 
 def parse():
     parser = machine.Parser(
-        prog="burst.sh", description="Datagrams lost of bursts into a small receive buffer.",
+        prog="burst.sh", description="Datagrams lost in bursts into a small receive buffer.",
         epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
                "one.")
     add = parser.add_argument
     add("--runs", type=int, default=5, help="of each program and case (%(default)s)")
     add("--bursts", type=int, default=5, help="in a run (%(default)s)")
     add("--sizes", default=",".join(map(str, BURSTS)), help="datagrams of a burst (%(default)s)")
-    add("--receive-buffer", type=int, default=RECEIVE_BUFFER, help="bytes, as asked (%(default)s)")
+    add("--receive-buffer", type=int, default=RECEIVE_BUFFER, help="bytes requested (%(default)s)")
     add_bench_options(parser)
     add("--json", type=Path, metavar="FILE", help="every run")
     add("--from-json", type=Path, metavar="FILE", help="measure nothing, write the table of an earlier run")
@@ -58,8 +58,8 @@ def parse():
     try:
         options.sizes = [int(size) for size in options.sizes.split(",")]
     except ValueError:
-        parser.error(f"--sizes {options.sizes}: give numbers with commas between")
-    # Unused here; a bench has them.
+        parser.error(f"--sizes {options.sizes}: expected comma-separated numbers")
+    # Unused, but Bench requires them.
     options.seconds, options.warm_up = 0, 0
     return options
 
@@ -76,8 +76,8 @@ def members():
 
 
 @contextlib.contextmanager
-def deaf_backends(ports):
-    """Sockets that take what comes and never read it."""
+def unread_backends(ports):
+    """Bound sockets that are never read."""
     with contextlib.ExitStack() as stack:
         for port in ports.nodes:
             backend = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -86,9 +86,9 @@ def deaf_backends(ports):
 
 
 def measure(bench, program, size, bursts, case, granted):
-    """Datagrams sent and lost; none but the kernel loses any, or the account says so."""
+    """Datagrams sent and lost. Only the kernel may lose any; the counters must agree."""
     beside, pause_s = CASES[case]
-    with healthy_ports() as ports, deaf_backends(ports), running(program, ports, bench.program_core, granted) as pid:
+    with healthy_ports() as ports, unread_backends(ports), running(program, ports, bench.program_core, granted) as pid:
         time.sleep(1.5)
         before, spent = machine.drops_at(ports.listen), spent_by(bench, pid)
         seconds = bursts * pause_s
@@ -120,7 +120,7 @@ def collect(options):
                         measure, bench, program, size, options.bursts, case, 2 * options.receive_buffer))
                     rows.append({"case": case, "size": size, "round": round_, "program": program.name} | row)
                     say(f"  {program.name}: {row['lost']} of {row['sent']} lost, "
-                        f"{row['foreign_share']:.0%} of a core used by others")
+                        f"{row['foreign_share']:.0%} of a core used by other processes")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine.describe(),
@@ -132,7 +132,7 @@ def collect(options):
 
 
 def body_of(rows, names):
-    """One line for each case: losses of each program, and the rounds in which statsring lost more than the reader."""
+    """One row per case: losses of each program, and the rounds in which statsring lost more than the reader."""
     for case, size in dict.fromkeys((row["case"], row["size"]) for row in rows):
         own = [row for row in rows if (row["case"], row["size"]) == (case, size)]
         lost = {name: [row["lost"] for row in own if row["program"] == name] for name in names}
@@ -154,8 +154,8 @@ def markdown(run):
                      list(body_of(rows, names))),
     ]
     if foreign > FOREIGN_SHARE_MAX:
-        parts.insert(2, f"**The machine was not idle**: others used up to {foreign:.0%} of one of the two cores. Whoever "
-                        "waits for the core loses what comes meanwhile: these losses say little.")
+        parts.insert(2, f"**The machine was not idle**: other processes used up to {foreign:.0%} of one of the two cores. A "
+                        "program that waits for its core loses datagrams, so these losses are not reliable.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,9 +1,9 @@
-"""statsring in several cases that differ in one thing, measured in turns.
+"""Measures statsring in several cases that differ in one parameter, interleaved.
 
-In: cases, each a config and a load. Out: rows, and what report.py makes of rows. Next: costs.py and levers.py.
+In: cases, each a config and a load. Out: rows for report.py. Next: costs.py and optimisations.py.
 
-A row has the name of its series where a comparison has the load, and of its case where that has the program: so medians,
-spreads and ratios of pairs are report.py's.
+A row holds the name of its series as `load` and of its case as `program`, so that report.py computes medians, spreads and
+ratios of pairs.
 """
 
 import datetime
@@ -19,11 +19,11 @@ from programs import Statsring
 
 @dataclass(frozen=True)
 class Case:
-    """One of a series."""
+    """One case of a series."""
 
     name: str
     load: Load
-    # Keys of the config besides the usual ones.
+    # Additional config keys.
     config: dict
 
 
@@ -38,12 +38,12 @@ def add_options(parser, runs, seconds):
 
 def check_options(parser, options):
     if options.runs < 1 or options.seconds <= 0 or options.warm_up <= 0:
-        parser.error("--runs, --seconds and --warm-up are more than 0")
+        parser.error("--runs, --seconds and --warm-up must be greater than 0")
     return options
 
 
 def measure_series(bench, name, cases, runs):
-    """All cases once in each round, another one first in each."""
+    """Each round measures all cases once, starting with a different one."""
     say(f"{name}:")
     program = Statsring("statsring")
     program.install()
@@ -54,12 +54,12 @@ def measure_series(bench, name, cases, runs):
             row = measure(bench, Statsring("statsring", config=case.config), case.load)
             rows.append({"load": name, "program": case.name, "round": round_} | row)
             say(f"  {case.name}: {row['ns_per_metric']:.0f} ns per metric, {row['delivered']:.4f} delivered, "
-                f"{row['foreign_share']:.0%} of a core used by others")
+                f"{row['foreign_share']:.0%} of a core used by other processes")
     return rows
 
 
 def described(script, options):
-    """What a reader has to know of these measurements; the start of their JSON."""
+    """The conditions of these measurements; the head of their JSON."""
     program = Statsring("statsring")
     program.install()
     return {
@@ -81,11 +81,11 @@ def conditions(run):
     shares = [row["foreign_share"] for row in run["rows"]]
     many = sum(share > FOREIGN_SHARE_MAX for share in shares)
     if many:
-        lines.append(f"**The machine was not idle**: in {many} of {len(shares)} runs others used more than "
+        lines.append(f"**The machine was not idle**: in {many} of {len(shares)} runs other processes used more than "
                      f"{FOREIGN_SHARE_MAX:.0%} of one of the two cores, {max(shares):.0%} at worst.")
     return "\n\n".join(lines)
 
 
 def figures_of(run, series):
-    """The spread of every figure, by case."""
+    """The spread of every value, by case."""
     return {entry["program"]: entry["figures"] for entry in report.summarize(run["rows"]) if entry["load"] == series}

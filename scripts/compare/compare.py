@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""statsring beside other StatsD proxies: the same loads, the same cores, in turns.
+"""Compares statsring with other StatsD proxies: same loads, same cores, interleaved.
 
 In: options. Out: Markdown on stdout, JSON in a file. Next: report.py writes the tables.
 """
@@ -23,14 +23,14 @@ LOADS = {
     "5kx30": Load("5,000/s, 30 metrics each", 5_000, 30),
     "maxx30": Load("flat out, 30 metrics each", None, 30),
 }
-# What the kernel grants statsring by default: twice what it asks for.
+# What the kernel grants statsring by default: twice the requested size.
 EQUAL_BYTES = 16 << 20
 
 
 def parse():
     parser = machine.Parser(
-        prog="compare.sh", description="statsring beside other StatsD proxies.",
-        epilog="Run it on an idle machine. Results of different machines or hours are not comparable; ratios of one run do. "
+        prog="compare.sh", description="Compares statsring with other StatsD proxies.",
+        epilog="Run it on an idle machine. Compare only ratios within one run, not results of different machines or times. "
                "STATSRING=path measures that program, LOAD=path generates the load with that one.")
     add = parser.add_argument
     add("--runs", type=int, default=5, help="runs of each program under each load (%(default)s)")
@@ -39,7 +39,7 @@ def parse():
     add("--loads", default=",".join(LOADS), help="some of %(default)s")
     add("--programs", help="some of " + ", ".join(programs.known()))
     add("--variant", action="append", default=[], metavar="NAME=KEYS",
-        help='statsring once more with more config keys, as now=\'"flushInterval": 0\'')
+        help='statsring with further config keys, e.g. now=\'"flushInterval": 0\'')
     add("--build", action="append", default=[], metavar="NAME=PATH", help="another build of statsring")
     add("--buffers", choices=["default", "equal", "both"], default="both", help="receive buffers (%(default)s)")
     add("--equal", type=int, metavar="BYTES",
@@ -53,13 +53,13 @@ def parse():
     if unknown:
         parser.error(f"--loads: unknown load {unknown[0]!r}")
     if options.runs < 1 or options.seconds <= 0 or options.warm_up <= 0:
-        parser.error("--runs, --seconds and --warm-up are more than 0")
+        parser.error("--runs, --seconds and --warm-up must be greater than 0")
     return options
 
 
 def in_turn(members, round_):
-    """Another one begins in each round, so that none always follows the same one; the floors come right after
-    statsring, whose load they are offered and with which they are paired."""
+    """The order rotates in each round. The floors come right after statsring, because they are paired with it and get the
+    same load."""
     floors = [program for program in members if program.is_floor]
     others = [program for program in members if not program.is_floor]
     shift = round_ % max(len(others), 1)
@@ -81,7 +81,7 @@ def measure_load(bench, members, load, runs, granted, failed):
             try:
                 row = measure(bench, program, asked, granted)
             except Failure as failure:
-                # A peer that does not survive a load is a result; statsring has to.
+                # A peer may fail under a load, statsring must not.
                 if isinstance(program, (programs.Statsring, programs.Floor)):
                     raise
                 say(f"  {failure}")
@@ -92,7 +92,7 @@ def measure_load(bench, members, load, runs, granted, failed):
             rows.append({"program": program.name, "load": load.name, "round": round_} | row)
             delivered = f", {row['delivered']:.4f} delivered" if "delivered" in row else ""
             say(f"  {program.name}: {row['us_per_received']:.2f} µs per datagram{delivered}, "
-                f"{row['foreign_share']:.0%} of a core used by others")
+                f"{row['foreign_share']:.0%} of a core used by other processes")
         if load.rate:
             rows.append({"program": report.DIRECT, "load": load.name, "round": round_} | direct(bench, load))
     return rows

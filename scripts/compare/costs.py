@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a metric costs statsring as work grows: by metrics per datagram, names, nodes, workers.
+"""Cost per metric against metrics per datagram, names, nodes and workers.
 
 In: options. Out: Markdown on stdout, JSON in a file.
 
-Each curve changes one thing and keeps the metrics a second. It is measured end to end, the process under load, and where
-it makes sense in process, the relay without sockets.
+Each curve varies one parameter at a constant metric rate. It is measured end to end (the process under load) and, where
+applicable, in process (the relay without sockets).
 """
 
 import json
@@ -17,24 +17,24 @@ import report
 from cases import Case
 from measure import NODES, Bench, Load, add_bench_options
 
-# Metrics a second of a curve; where datagrams carry one each, a core sends no more than that with certainty.
+# Metrics per second; with one metric per datagram, a core cannot reliably send more.
 PER_SECOND = 300_000
 PER_SECOND_SINGLE = 100_000
 METRICS = 30
-# Medians no further apart than this are called flat.
+# A curve is flat if its medians differ by no more than this.
 FLAT = 1.15
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One thing that grows."""
+    """One varied parameter."""
 
     title: str
     what: str
     values: list
-    # The case that the others are divided by.
+    # The case that ratios refer to.
     base: int
-    # Of benches/relay.rs; nothing if only a running process has it.
+    # The group in benches/relay.rs, if any.
     bench: str = ""
 
     def case(self, value):
@@ -66,7 +66,7 @@ def parse():
     cases.add_options(parser, runs=5, seconds=3)
     add = parser.add_argument
     add("--curves", default=",".join(CURVES), help="some of %(default)s")
-    add("--points", type=int, metavar="N", help="only about so many points of each curve, the ends among them")
+    add("--points", type=int, metavar="N", help="about N points of each curve, including both ends")
     add("--no-bench", action="store_true", help="skip in-process benchmarks")
     add("--bench-seconds", type=float, default=3, help="of each case in process (%(default)s)")
     add_bench_options(parser)
@@ -75,12 +75,12 @@ def parse():
     if unknown:
         parser.error(f"--curves: unknown curve {unknown[0]!r}")
     if options.points is not None and options.points < 2:
-        parser.error("--points is 2 or more")
+        parser.error("--points must be at least 2")
     return options
 
 
 def thinned(curve, points):
-    """About so many of its values: the first, the last, the base, and some between."""
+    """About this many of its values: the first, the last, the base, and some in between."""
     if points is None or points >= len(curve.values):
         return curve.values
     last = len(curve.values) - 1
@@ -102,7 +102,7 @@ def collect(options):
 
 
 def line_through(points):
-    """Least squares: where it begins, how steep it is, and the largest share by which a point is off it."""
+    """Least squares: intercept, slope, and the largest relative deviation."""
     count = len(points)
     mean_x, mean_y = (sum(point[i] for point in points) / count for i in (0, 1))
     spread_x = sum((x - mean_x) ** 2 for x, _ in points)
@@ -112,7 +112,7 @@ def line_through(points):
 
 
 def medians(run, curve, key):
-    """Of a figure, by the curve's value."""
+    """Medians of a measured value, by the value of the curve."""
     found = cases.figures_of(run, curve.title)
     return {value: found[str(value)][key]["median"] for value in curve.values if found.get(str(value), {}).get(key)}
 
@@ -122,13 +122,13 @@ def flatness(values):
 
 
 def reason(run, curve):
-    """Why the curve is as it is; what is said with numbers is computed from this run."""
+    """Explains the curve. All numbers are computed from this run."""
     costs = medians(run, curve, "ns_per_metric")
     if len(costs) < 2:
-        return "One point does not make a curve."
+        return "A single point."
     apart = flatness(costs.values())
     if apart <= FLAT:
-        return f"Flat: the medians are no more than {apart - 1:.0%} apart."
+        return f"Flat: the medians differ by no more than {apart - 1:.0%}."
     return {
         "Metrics per datagram": why_metrics,
         "Names": why_names,
@@ -138,24 +138,24 @@ def reason(run, curve):
 
 def why_metrics(_run, _curve, costs):
     start, slope, off = line_through([(1 / value, cost) for value, cost in costs.items()])
-    return (f"Not flat, because the metrics of a datagram share what it costs. A line through the points says: "
+    return (f"Not flat, because the metrics of a datagram share its cost. A linear fit gives "
             f"{slope:,.0f} ns for a datagram (the kernel's part of receiving it, one completion, one batch entry) and "
-            f"{start:,.0f} ns for each metric in it (its scan, hash and copy, and its part of the packet that is sent); no "
+            f"{start:,.0f} ns for each metric in it (scan, hash, copy, and its share of the sent packet); no "
             f"point deviates by more than {off:.0%}.")
 
 
 def why_names(run, curve, costs):
     first, last = min(costs), max(costs)
     text = (f"Not flat: from {first:,} to {last:,} names a metric costs {costs[last] - costs[first]:+,.0f} ns. Each worker "
-            "remembers the backends of 10,000 names by default (`cacheSize`); a name that it does not remember is hashed to "
-            "its place again, and the entry that it takes is another name's. Nothing else in statsring depends on the "
-            "number of names, so there is no further step behind that one")
+            "caches the backends of 10,000 names by default (`cacheSize`); other names are placed again and evict an "
+            "entry. Nothing else in statsring depends on the number of names, so there is no further "
+            "step")
     inside = run["in_process"].get(curve.bench, {})
     if str(first) in inside and str(last) in inside:
         more = inside[str(last)]["median"] - inside[str(first)]["median"]
-        text += (f"; in process the step is {more:+,.1f} ns, which is what missing the cache costs. What is beyond it end to "
-                 "end belongs to the machine: with many names the generator and the sinks beside statsring use the caches "
-                 "of the processor that both cores share")
+        text += (f"; in process the step is {more:+,.1f} ns, the cost of a cache miss. The rest of the end-to-end "
+                 "difference is caused by the machine: with many names, generator and sinks use the processor caches that "
+                 "both cores share")
     return text + "."
 
 
@@ -163,20 +163,20 @@ def why_nodes(run, curve, costs):
     filled = medians(run, curve, "metrics_per_packet")
     start, slope, off = line_through([(1 / filled[value], cost) for value, cost in costs.items()])
     few, many = min(costs), max(costs)
-    return (f"Not flat, because each backend gets packets of its own every `flushInterval`: with {few:,} of them a packet "
+    return (f"Not flat, because each backend gets separate packets every `flushInterval`: with {few:,} of them a packet "
             f"carries {filled[few]:,.0f} metrics, with {many:,} it carries {filled[many]:,.1f}, so more packets are sent for "
-            f"the same metrics. A line through the points says: {slope:,.0f} ns for each packet sent and {start:,.0f} ns for "
-            f"each metric; no point deviates by more than {off:.0%}. Finding the backend among more of them is the small part: "
-            "see the figures in process. More traffic, or a longer `flushInterval`, fills the packets again.")
+            f"the same metrics. A linear fit gives {slope:,.0f} ns for each packet sent and {start:,.0f} ns for "
+            f"each metric; no point deviates by more than {off:.0%}. Choosing among more backends costs little: "
+            "see the in-process column. More traffic, or a longer `flushInterval`, fills the packets again.")
 
 
 def why_workers(run, curve, costs):
     filled, wakes = (medians(run, curve, key) for key in ("metrics_per_packet", "switches_per_second"))
     one, many = min(costs), max(costs)
-    return (f"Not flat, because each worker sleeps and wakes by itself, takes a smaller batch each time and fills packets of its "
-            f"own: {wakes[many]:,.0f} wake-ups a second with {many} of them and {wakes[one]:,.0f} with {one}; a packet "
-            f"carries {filled[many]:,.1f} metrics and {filled[one]:,.1f}. All of them had one core here, so this is the price "
-            "of more workers alone; what they are for, more cores, it does not show.")
+    return (f"Not flat, because each worker sleeps and wakes separately, takes smaller batches and fills its own "
+            f"packets: {wakes[many]:,.0f} wake-ups a second with {many} of them and {wakes[one]:,.0f} with {one}; a packet "
+            f"carries {filled[many]:,.1f} metrics and {filled[one]:,.1f}. All of them shared one core here, so this shows "
+            "only the cost of more workers, not the benefit of more cores.")
 
 
 def curve_table(run, curve):
@@ -203,10 +203,10 @@ def markdown(run):
     parts = [
         "## Cost as work grows",
         cases.conditions(run),
-        f"ns of CPU per metric, kernel and user, of the whole process: median (least to most). One thing grows in each "
-        f"table; the metrics a second stay ({PER_SECOND:,}, and {PER_SECOND_SINGLE:,} in the first table), {METRICS} in a "
+        f"ns of CPU per metric, kernel and user, of the whole process: median (least to most). Each "
+        f"table varies one parameter at a constant metric rate ({PER_SECOND:,}, and {PER_SECOND_SINGLE:,} in the first table), {METRICS} in a "
         f"datagram, {NODES} backends, 1 worker, 1,000 names, defaults otherwise. \"In process\" is the relay alone, without "
-        "sockets (`cargo bench`), as fast as it goes: what the end-to-end figure has beyond it is the kernel's work and "
+        "sockets (`cargo bench`), at full speed: the end-to-end figure additionally includes the kernel's work and "
         "waking up.",
     ]
     measured = report.names_of(run["rows"], "load")

@@ -19,10 +19,10 @@ from report import spread
 
 RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 150_000, 200_000, 250_000, 300_000, 400_000]
 DOCS = programs.ROOT / "docs/src/performance"
-# Begins the remark that stands in the CSV only.
+# Prefix of the remark that is only in the CSV.
 MADE_BY = "Made by"
 TITLE = "Loss and CPU against the rate"
-AXIS = "datagrams a second offered"
+AXIS = "offered datagrams per second"
 SPREADS = ("delivered", "cores")
 COLUMNS = ["program", "rate_asked", "rate", *(f"{name}_{part}" for name in SPREADS for part in ("median", "least", "most")),
            "us_per_received", "received_share", "foreign_share"]
@@ -34,7 +34,7 @@ def parse():
         epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
                "one.")
     add = parser.add_argument
-    add("--rates", default=",".join(map(str, RATES)), help="datagrams a second (%(default)s)")
+    add("--rates", default=",".join(map(str, RATES)), help="datagrams/s (%(default)s)")
     add("--metrics", type=int, default=1, help="in each datagram (%(default)s)")
     add("--runs", type=int, default=3, help="of each program at each rate (%(default)s)")
     add("--seconds", type=float, default=4, help="of a run (%(default)s)")
@@ -45,12 +45,12 @@ def parse():
     add_bench_options(parser)
     add("--csv", type=Path, default=DOCS / "load-curve.csv", metavar="FILE")
     add("--svg", type=Path, default=DOCS / "load-curve.svg", metavar="FILE")
-    add("--from-csv", action="store_true", help="measure nothing, draw the CSV that is there")
+    add("--from-csv", action="store_true", help="measure nothing, draw the existing CSV")
     options = parser.parse_args()
     try:
         options.rates = [int(rate) for rate in options.rates.split(",")]
     except ValueError:
-        parser.error(f"--rates {options.rates}: give numbers with commas between")
+        parser.error(f"--rates {options.rates}: expected comma-separated numbers")
     return options
 
 
@@ -67,7 +67,7 @@ def line_of(program, asked, rows):
     for name in SPREADS:
         figures = spread([row.get(name) for row in rows]) or {}
         for part in ("median", "least", "most"):
-            # Never rounded up to all of them.
+            # Rounded down: a loss must not show as 1.
             found[f"{name}_{part}"] = math.floor(figures[part] * 1e6) / 1e6 if figures else ""
     return found
 
@@ -86,7 +86,7 @@ def collect(options):
                     try:
                         row = measure(bench, program, Load("", asked, options.metrics), granted)
                     except Failure as failure:
-                        # As in a comparison: a peer may not survive a rate, statsring has to.
+                        # A peer may fail at a rate, statsring must not.
                         if isinstance(program, (programs.Statsring, programs.Floor)):
                             raise
                         say(f"  {failure}")
@@ -100,21 +100,21 @@ def collect(options):
 
 
 def notes(options, members, lines, granted):
-    """What a reader of the picture has to know; kept in the CSV, so that it can be drawn again."""
+    """The notes below the plot; kept in the CSV for redrawing."""
     buffers = (f"every receive buffer {granted >> 20} MiB as granted" if granted
-               else f"receive buffers as each program asks ({machine.host_receive_default():,} bytes if it does not)")
+               else f"receive buffers as requested by each program (default {machine.host_receive_default():,} bytes)")
     versions = "; ".join(f"{program.name}: {program.version}" for program in members if not program.is_floor)
     found = [
         f"{machine.describe()}; {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}; load and backends on one core, "
         "the program on another.",
         f"{metrics_each(options.metrics)} in each datagram; 3 backends, 1 worker; {buffers}; median of {options.runs} runs "
-        f"of {options.seconds:g} s, bars from least to most.",
+        f"of {options.seconds:g} s, bars from minimum to maximum.",
         f"{versions}. {floors_note(members)}",
         f"{MADE_BY} `{machine.command_line('load-curve.sh')}`.",
     ]
     foreign = max(line["foreign_share"] for line in lines)
     if foreign > FOREIGN_SHARE_MAX:
-        found.append(f"The machine was not idle: others used up to {foreign:.0%} of one of the two cores.")
+        found.append(f"The machine was not idle: other processes used up to {foreign:.0%} of one of the two cores.")
     return found
 
 
@@ -148,7 +148,7 @@ def read_csv(path):
 
 
 def series(lines, name):
-    """Points by program; a program that delivers nothing, as the receive floor, has none."""
+    """Points by program. Programs that forward nothing, such as the receive floor, have none."""
     found = {}
     for line in lines:
         if line[f"{name}_median"] not in ("", None):
@@ -158,7 +158,7 @@ def series(lines, name):
 
 
 def losses(lines):
-    """What did not arrive; the most that arrived is the least that was lost."""
+    """Shares lost: maximum and minimum swap places."""
     arrived = series(lines, "delivered")
     return {program: [Point(p.rate, 1 - p.median, 1 - p.most, 1 - p.least) for p in points]
             for program, points in arrived.items()}

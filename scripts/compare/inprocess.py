@@ -1,6 +1,6 @@
-"""What the bench of this crate measures in process: the relay without sockets, on one core, in CPU time.
+"""Runs the in-process benchmark: the relay without sockets, on one core, in CPU time.
 
-In: which groups of benches/relay.rs. Out: ns per metric by group and case. Next: costs.py and levers.py.
+In: groups of benches/relay.rs. Out: ns per metric by group and case. Next: costs.py and optimisations.py.
 """
 
 import json
@@ -28,15 +28,15 @@ def run(core, groups, seconds):
 
 def call(command, folder):
     environment = os.environ | ({"CRITERION_HOME": folder} if folder else {})
-    # This script keeps to the core of the load: what it starts shall not.
+    # This script is pinned to the core of the load; its children must not be.
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False,
                           preexec_fn=lambda: os.sched_setaffinity(0, range(os.cpu_count())))
     if done.returncode != 0:
-        raise Failure(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise Failure(f"{' '.join(command)} exited with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
 def read(folder):
-    """What criterion wrote, as ns per element."""
+    """Criterion's results, as ns per element."""
     found = {}
     for path in folder.rglob("new/benchmark.json"):
         benchmark = json.loads(path.read_text())

@@ -1,6 +1,6 @@
-"""What the kernel tells about processes, sockets and this machine.
+"""Information from the kernel about processes, sockets and this machine.
 
-In: process ids, ports. Out: numbers from /proc and from ss. Next: measure.py reads them before, while and after a load.
+In: process ids, ports. Out: numbers from /proc and from ss. Next: measure.py reads them before, during and after a load.
 """
 
 import argparse
@@ -21,24 +21,24 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 EXIT_USAGE, EXIT_SYSTEM = 64, 71
-# Options that say where results go.
+# Options that name output files.
 OUTPUTS = ("--json", "--csv", "--svg", "--from-json")
 
 
 class Failure(Exception):
-    """Ends the script with its text."""
+    """Ends the script with this message."""
 
     code = EXIT_SYSTEM
 
 
 class Usage(Failure):
-    """What was asked for makes no sense."""
+    """A usage error."""
 
     code = EXIT_USAGE
 
 
 class Parser(argparse.ArgumentParser):
-    """With the exit code that all of this project's programs have for wrong usage."""
+    """Uses this project's exit code for usage errors."""
 
     def error(self, message):
         self.print_usage(sys.stderr)
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_line(script):
-    """How this run is asked for again: without where its results went."""
+    """The command line of this run, without output options."""
     kept, arguments = [], iter(sys.argv[1:])
     for argument in arguments:
         if argument in OUTPUTS:
@@ -61,7 +61,7 @@ def say(text):
 
 
 def main_with_signals(name, main):
-    """Runs `main`; a signal ends it as an exception, so that what was started is ended and what was set is put back."""
+    """Runs `main`. Signals raise an exception, so that children are ended and settings restored."""
 
     def stop(number, _frame):
         raise SystemExit(128 + number)
@@ -78,7 +78,7 @@ def main_with_signals(name, main):
 
 
 def read(path):
-    """Text of a file of /proc, empty if its process has ended."""
+    """Contents of a file in /proc; empty if the process has exited."""
     try:
         return Path(path).read_text()
     except OSError:
@@ -90,7 +90,7 @@ def tree(pid):
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            # The command's name stands in parentheses and may contain anything.
+            # The command name is in parentheses and may contain any character.
             fields = read(entry / "stat").rpartition(")")[2].split()
             if len(fields) > 1:
                 parents.setdefault(int(fields[1]), []).append(int(entry.name))
@@ -123,13 +123,13 @@ def resident_kib(pid):
 
 
 def switches(pid):
-    """Times that a thread of the process was put on a CPU and left it again."""
+    """Context switches of all threads of the process."""
     threads = list(tasks(pid))
     return status_sum(threads, "voluntary_ctxt_switches") + status_sum(threads, "nonvoluntary_ctxt_switches")
 
 
 def core_busy_ns(core):
-    """Time that a core was not idle, whoever used it; in ticks of the kernel's accounting."""
+    """Non-idle time of a core, with the kernel's tick resolution."""
     fields = re.search(rf"^cpu{core} (.*)$", read("/proc/stat"), re.M)[1].split()
     user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in fields[:8])
     return (user + nice + system + irq + softirq + steal) * TICK_NS
@@ -171,12 +171,12 @@ def is_bound(port):
 
 
 def queued_bytes(owned):
-    """Kernel memory that lies in these sockets now."""
+    """Kernel memory queued in these sockets."""
     return sum(entry["queued"] for entry in udp_sockets() if entry["inode"] in owned)
 
 
 def granted_bytes(port, owned):
-    """Receive buffer of the socket at `port`, and the limit of all buffers of the sockets; nothing without ss."""
+    """Receive buffer of the socket at `port`, and the limit of all buffers of the sockets; None without ss."""
     if not shutil.which("ss"):
         return None, None
     text = subprocess.run(["ss", "-uanmeH"], capture_output=True, text=True, check=False).stdout
@@ -193,7 +193,7 @@ def granted_bytes(port, owned):
 
 
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody has, UDP and TCP; below those that the kernel gives away."""
+    """Free ports of 127.0.0.1, UDP and TCP, below the ephemeral range."""
     found = []
     while len(found) < count:
         port = random.randrange(20_000, 32_000)
@@ -219,7 +219,7 @@ def may_set_receive_default():
 
 @contextlib.contextmanager
 def receive_default(bytes_):
-    """Receive buffer of every socket that asks for none, while the block lasts."""
+    """Context manager: sets the default receive buffer of all sockets."""
     before = host_receive_default()
     if bytes_ in (None, before):
         yield
@@ -235,7 +235,7 @@ def receive_default(bytes_):
 
 
 def describe():
-    """This machine, in one line."""
+    """Describes this machine in one line."""
     model = re.search(r"^model name\s*:\s*(.*)$", read("/proc/cpuinfo"), re.M)
     memory = re.search(r"^MemTotal:\s*(\d+)", read("/proc/meminfo"), re.M)
     gib = int(memory[1]) / (1 << 20) if memory else 0

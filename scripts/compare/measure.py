@@ -1,10 +1,10 @@
-"""One program under one load, once.
+"""Measures one program under one load.
 
-In: a program, a load. Out: a dict of what it cost and what arrived. Next: compare.py, curve.py, burst.py, costs.py and
-levers.py do it often.
+In: a program, a load. Out: a dict of costs and deliveries. Next: compare.py, curve.py, burst.py, costs.py and
+optimisations.py repeat it.
 
-The generator and the sinks (`statsring load`) run on one core, the program on the other. Each measurement starts the
-program anew and warms it up with the same load, which does not count.
+The generator and the sinks (`statsring load`) run on one core, the program on the other. Each measurement starts a
+new process and warms it up with the same load.
 """
 
 import atexit
@@ -25,28 +25,28 @@ from machine import Failure, Usage
 from programs import Ports, release
 
 NODES = 3
-# With more backends they are not asked for their health: so many answering threads would disturb the load.
+# With more backends there are no health checks: that many threads would disturb the load.
 HEALTHY_NODES_MAX = 16
 START_S = 10
 STOP_S = 6
-# A line is then 39 bytes long, 40 with its newline.
+# Makes a line 39 bytes long, 40 with its newline.
 NAME_BYTES = 28
-# statsdproxy keeps its last packet for up to two seconds.
+# statsdproxy holds its last packet for up to 2 s.
 SETTLE_S = 3
 SAMPLE_S = 0.05
-# A measurement is good while others use no more of either core.
+# Above this share of a core used by other processes, a run counts as disturbed.
 FOREIGN_SHARE_MAX = 0.03
 QUIET_PROBE_S = 0.5
 
 
 @dataclass(frozen=True)
 class Load:
-    """`rate` in datagrams a second, nothing for as many as one core can send, one by one."""
+    """`rate` in datagrams/s; None for as many as one core can send singly."""
 
     name: str
     rate: int
     metrics: int
-    # Backends that the program has.
+    # Number of backends.
     nodes: int = NODES
     # Further options of `statsring load`.
     more: tuple = ()
@@ -54,7 +54,7 @@ class Load:
 
 @dataclass
 class Bench:
-    """What all measurements share."""
+    """Common settings of all measurements."""
 
     seconds: float
     warm_up: float
@@ -69,14 +69,14 @@ class Bench:
         try:
             load_core, program_core = (int(core) for core in options.cores.split(","))
         except ValueError as error:
-            raise Usage(f"--cores {options.cores}: give two, as 0,1") from error
+            raise Usage(f"--cores {options.cores}: expected two cores, e.g. 0,1") from error
         path = Path(os.environ.get("LOAD") or os.environ.get("STATSRING") or release("statsring")).absolute()
         if not os.access(path, os.X_OK):
             raise Failure(f"no program at {path}")
         allowed = os.sched_getaffinity(0)
         if load_core == program_core or not {load_core, program_core} <= allowed:
-            raise Usage(f"--cores {options.cores}: two different cores are needed, of {sorted(allowed)}")
-        # What this script itself does shall not disturb the program under test.
+            raise Usage(f"--cores {options.cores}: expected two different cores out of {sorted(allowed)}")
+        # Keeps this script off the core of the program under test.
         os.sched_setaffinity(0, {load_core})
         return Bench(options.seconds, options.warm_up, load_core, program_core, path, options.retries, options.patience)
 
@@ -84,7 +84,7 @@ class Bench:
         return [machine.core_busy_ns(core) for core in (self.load_core, self.program_core)]
 
     def wait_for_quiet(self):
-        """Until nobody else works on the cores, or the patience is at its end."""
+        """Waits until the cores are idle, at most `patience` seconds."""
         end = time.monotonic() + self.patience_s
         while True:
             before, began = self.cores_busy_ns(), time.monotonic_ns()
@@ -104,16 +104,16 @@ class Bench:
         if sinks:
             command += ["--sink", ",".join(str(port) for port in sinks)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        # However this script ends, its load ends too.
+        # The load must not outlive this script.
         atexit.register(process.kill)
         return process
 
     def result_of(self, process):
         out, error = process.communicate()
         atexit.unregister(process.kill)
-        # 1 is a verdict on what arrived, which is what is measured here.
+        # 1 is a bad verdict, which is a valid measurement.
         if process.returncode not in (0, 1) or not out:
-            raise Failure(f"{self.load_program} load ended with {process.returncode}: {error or out}")
+            raise Failure(f"{self.load_program} load exited with {process.returncode}: {error or out}")
         return json.loads(out)
 
 
@@ -121,12 +121,12 @@ def add_bench_options(parser):
     add = parser.add_argument
     add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
     add("--retries", type=int, default=3,
-        help="of a run in which others used more than 3 %% of a core; the least disturbed one counts (%(default)s)")
+        help="of a run in which other processes used more than 3 %% of a core; the least disturbed run counts (%(default)s)")
     add("--patience", type=float, default=30, metavar="S", help="to wait for quiet cores before a run (%(default)s)")
 
 
 def undisturbed(bench, measure_once):
-    """The first run that others did not disturb, else the one that they disturbed least."""
+    """The first undisturbed run, else the least disturbed one."""
     best = None
     for attempt in range(1 + bench.retries):
         bench.wait_for_quiet()
@@ -139,7 +139,7 @@ def undisturbed(bench, measure_once):
 
 
 class Health(socketserver.BaseRequestHandler):
-    """What a StatsD server answers on its admin port."""
+    """Answers health checks like a StatsD server."""
 
     def handle(self):
         with contextlib.suppress(OSError):
@@ -154,7 +154,7 @@ class HealthServer(socketserver.ThreadingTCPServer):
 
 @contextlib.contextmanager
 def healthy_ports(nodes=NODES):
-    """Ports for one run; the backends' admin ports answer while the block lasts."""
+    """Context manager: ports for one run; the backends' admin ports answer."""
     healthy = nodes if nodes <= HEALTHY_NODES_MAX else 0
     numbers = machine.free_ports(2 + nodes + healthy)
     ports = Ports(numbers[0], numbers[1], numbers[2:2 + nodes], numbers[2 + nodes:])
@@ -168,7 +168,7 @@ def healthy_ports(nodes=NODES):
 
 @contextlib.contextmanager
 def running(program, ports, core, granted):
-    """The program, started and listening."""
+    """Context manager: the running program, once it listens."""
     with tempfile.TemporaryDirectory(prefix="statsring-compare-") as folder:
         log = Path(folder) / "log"
         with open(log, "w", encoding="utf-8") as out:
@@ -178,7 +178,7 @@ def running(program, ports, core, granted):
             wait_for(process, ports.listen, program.name, log)
             yield process.pid
             if process.poll() is not None:
-                raise Failure(f"{program.name} did not survive:\n{log.read_text()[-2000:]}")
+                raise Failure(f"{program.name} exited:\n{log.read_text()[-2000:]}")
         finally:
             end(process)
 
@@ -186,7 +186,7 @@ def running(program, ports, core, granted):
 def wait_for(process, port, name, log):
     for _ in range(START_S * 20):
         if machine.is_bound(port):
-            # The socket is there a moment before the program reads from it.
+            # The socket is bound slightly before the program reads from it.
             time.sleep(0.3)
             return
         if process.poll() is not None:
@@ -205,7 +205,7 @@ def end(process):
 
 
 class Sampler(threading.Thread):
-    """The most kernel memory that lay in a process's UDP sockets."""
+    """Samples the peak kernel memory queued in a process's UDP sockets."""
 
     def __init__(self, owned):
         super().__init__(daemon=True)
@@ -222,7 +222,7 @@ class Sampler(threading.Thread):
 
 
 def measure(bench, program, load, granted=None):
-    """What `program` made of `load`."""
+    """Measures `program` under `load`."""
     return undisturbed(bench, lambda: measure_once(bench, program, load, granted))
 
 
@@ -243,11 +243,11 @@ def measure_once(bench, program, load, granted):
 
 
 def spent_by(bench, pid):
-    """Call the result to learn what was spent since."""
+    """Returns a function that returns what was spent since."""
 
     def now():
         load_core_ns, program_core_ns = bench.cores_busy_ns()
-        # This script and the loads that have ended.
+        # This script and finished loads.
         own = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         return {
             "cpu_ns": machine.cpu_ns(pid),
@@ -262,7 +262,7 @@ def spent_by(bench, pid):
 
 
 def foreign_share(spent):
-    """What others used of the core where they used more of it."""
+    """The larger of the two shares of a core used by other processes."""
     foreign_ns = max(spent["program_core_ns"] - spent["cpu_ns"], spent["load_core_ns"] - spent["load_ns"], 0)
     return foreign_ns / spent["wall_ns"]
 
@@ -299,14 +299,14 @@ def figures(result, spent):
 
 
 def direct(bench, load):
-    """The load straight to a sink: what generator, kernel and sink take by themselves."""
+    """Sends the load directly to a sink: the cost of generator, kernel and sink."""
     return undisturbed(bench, lambda: direct_once(bench, load))
 
 
 def direct_once(bench, load):
     with healthy_ports(load.nodes) as ports:
         ports.listen = ports.nodes[0]
-        # No program is under test: whatever runs on its core is foreign, and disturbs nothing.
+        # No program is under test, so activity on its core does not matter.
         spent = spent_by(bench, os.getpid())
         arrived = bench.result_of(bench.start_load(ports, load, bench.seconds, "m", ports.nodes))["arrived"]
         share = foreign_share(spent() | {"program_core_ns": 0, "cpu_ns": 0})
@@ -314,7 +314,7 @@ def direct_once(bench, load):
 
 
 def idle(bench, program):
-    """Wake-ups and CPU of a program that has carried traffic and now has none."""
+    """Wake-ups and CPU of a program that is idle after traffic."""
     with healthy_ports() as ports, running(program, ports, bench.program_core, None) as pid:
         bench.result_of(bench.start_load(ports, Load("", 1_000, 1), 1, "w", ports.nodes if program.forwards else []))
         time.sleep(2)

@@ -1,6 +1,6 @@
-"""The pages that performance.py writes: docs/src/performance/report.md, and the README's section; and all figures as JSON.
+"""Generates docs/src/performance/report.md, the README's performance section, and all results as JSON.
 
-In: the steps' results. Out: text. Pure, but for reading the load curve's CSV.
+In: the steps' results. Out: text. Pure, except for reading the load curve's CSV.
 """
 
 import os
@@ -8,7 +8,7 @@ import os
 import burst
 import costs
 import curve
-import levers
+import optimisations
 import report
 from machine import Failure
 from report import OURS, names_of
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- performance -->\n", "<!-- /performance -->"
 
 
 def machine_of(found):
-    """Machine and date of each step, told once where they are the same."""
+    """Machine and date of each step, merged where equal."""
     machines = []
     for name, run in found.items():
         if name != "load-curve" and run["machine"] not in machines:
@@ -26,7 +26,7 @@ def machine_of(found):
 
 
 def commands(found, notes, own):
-    """How each part was made; which build, and when."""
+    """How and when each part was measured, and with which build."""
     builds = {note.get("build") for note in notes.values()}
     body = [[name, note.get("date", "–"), f"{note.get('took_s', 0) // 60} min {note.get('took_s', 0) % 60} s",
              f"`{note.get('build', '–')}`"] for name, note in notes.items()]
@@ -34,7 +34,7 @@ def commands(found, notes, own):
             report.table(["step", "measured", "took", "build of statsring"], body)]
     if len(builds) > 1:
         text.append("**The steps were not measured with the same build.** `--again STEPS` repeats them.")
-    missing = [name for name in ("compare", "load-curve", "burst", "costs", "levers") if name not in found]
+    missing = [name for name in ("compare", "load-curve", "burst", "costs", "optimisations") if name not in found]
     if missing:
         text.append(f"Not measured: {', '.join(missing)}.")
     return text
@@ -69,7 +69,7 @@ def report_page(found, notes, own):
         parts.append(report.markdown(run | {"summary": report.summary(run)}).rstrip())
     if "load-curve" in found:
         parts += curve_part(found["load-curve"])
-    for name, module in (("burst", burst), ("costs", costs), ("levers", levers)):
+    for name, module in (("burst", burst), ("costs", costs), ("optimisations", optimisations)):
         if name in found:
             parts.append(module.markdown(found[name]).rstrip())
     parts += ["## How it was made", *commands(found, notes, own)]
@@ -77,7 +77,7 @@ def report_page(found, notes, own):
 
 
 def figures(found, notes, own):
-    """performance.json: medians and spreads of everything, and how it was made."""
+    """performance.json: medians and spreads of all results, and how they were measured."""
     steps = {}
     for name, run in found.items():
         if name == "load-curve":
@@ -86,7 +86,7 @@ def figures(found, notes, own):
             continue
         kept = {key: value for key, value in run.items() if key not in ("rows", "tables", "summary")}
         if name == "compare":
-            # What a program said when it ended may name places of this machine.
+            # A program's error output may contain local paths.
             kept["failed"] = [entry | {"why": entry["why"].splitlines()[0].rstrip(":")} for entry in run.get("failed", [])]
             kept["summary"] = report.summary(run)
         elif name == "burst":
@@ -98,7 +98,7 @@ def figures(found, notes, own):
 
 
 def readme_section(found, own, docs, root):
-    """Ratios first, the plot, and where the rest is."""
+    """Ratios, the plot, and a link to the report."""
     where = os.path.relpath(docs, root)
     parts = []
     if "compare" in found:

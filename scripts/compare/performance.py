@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The whole performance report: every measurement, one after the other, each kept once it is finished.
+"""Runs all measurements of the performance report in sequence; finished steps are kept.
 
-In: options. Out: report.md, load-curve.csv and .svg in docs/src/performance, and the README's section. What is measured, and
-all figures as performance.json, lies in a folder of its own; a step that has its result there is not measured again unless that is asked for.
-Next: pages.py writes.
+In: options. Out: report.md, load-curve.csv and .svg in docs/src/performance, and the README's section. Results, and
+performance.json with all of them, are kept in a separate directory; steps with a result are not repeated unless requested.
+Next: pages.py.
 """
 
 import datetime
@@ -28,13 +28,13 @@ CURVE_CSV, CURVE_SVG = "load-curve.csv", "load-curve.svg"
 
 @dataclass(frozen=True)
 class Step:
-    """One script beside this one, and its options."""
+    """One script and its options."""
 
     name: str
     module: str
     quick: list
     full: list
-    # What it writes, the kept result first.
+    # Its output files, the result first.
     files: tuple
 
     def command(self, folder, is_quick):
@@ -55,9 +55,9 @@ STEPS = [
     Step("costs", "costs.py",
          ["--runs", "2", "--seconds", "1.5", "--warm-up", "0.5", "--points", "4", "--bench-seconds", "1"],
          ["--runs", "5", "--seconds", "3", "--warm-up", "1"], ("costs.json",)),
-    Step("levers", "levers.py",
+    Step("optimisations", "optimisations.py",
          ["--runs", "2", "--seconds", "1.5", "--warm-up", "0.5", "--bench-seconds", "1"],
-         ["--runs", "7", "--seconds", "3", "--warm-up", "1"], ("levers.json",)),
+         ["--runs", "7", "--seconds", "3", "--warm-up", "1"], ("optimisations.json",)),
 ]
 
 
@@ -65,17 +65,17 @@ def parse():
     parser = machine.Parser(
         prog="performance.sh", description="Measures everything and writes docs/src/performance/report.md, its plot, and the README's "
         "section.",
-        epilog="Run it on an idle machine, as root for the table with equal buffers. Ended in between, it goes on where it "
-               "was. STATSRING=path measures that program, LOAD=path generates the load with that one.")
+        epilog="Run it on an idle machine, as root for the table with equal buffers. It continues where it was "
+               "interrupted. STATSRING=path measures that program, LOAD=path generates the load with that one.")
     names = ", ".join(step.name for step in STEPS)
     add = parser.add_argument
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="few and short runs, less than half an hour (default)")
-    size.add_argument("--full", action="store_true", help="many and long ones, two to three hours")
-    add("--only", default="", metavar="STEPS", help=f"only these, with commas between: {names}")
-    add("--again", default="", metavar="STEPS", help="repeat these steps although they have a result; all repeats every step")
-    add("--write-only", action="store_true", help="measure nothing, write what is there")
-    add("--state", type=Path, metavar="FOLDER", help="where results are kept (target/performance/quick or full)")
+    size.add_argument("--quick", action="store_true", help="few, short runs: less than 30 minutes (default)")
+    size.add_argument("--full", action="store_true", help="many, long runs: two to three hours")
+    add("--only", default="", metavar="STEPS", help=f"only these, comma-separated: {names}")
+    add("--again", default="", metavar="STEPS", help="repeat these steps; all repeats every step")
+    add("--write-only", action="store_true", help="measure nothing, write existing results")
+    add("--state", type=Path, metavar="FOLDER", help="directory of the results (target/performance/quick or full)")
     add("--docs", type=Path, default=ROOT / "docs/src/performance", metavar="FOLDER", help="(%(default)s)")
     add("--readme", type=Path, default=ROOT / "README.md", metavar="FILE", help="(%(default)s)")
     add("--cores", default="0,1", help="of the load and of the program (%(default)s)")
@@ -89,7 +89,7 @@ def parse():
         chosen = every if chosen == ["all"] else chosen
         unknown = [name for name in chosen if name not in every]
         if unknown:
-            parser.error(f"--{key}: unknown step {unknown[0]!r}: give some of {names}")
+            parser.error(f"--{key}: unknown step {unknown[0]!r}: expected some of {names}")
         setattr(options, key, chosen)
     target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
     options.state = options.state or target / "performance" / ("quick" if options.quick else "full")
@@ -99,7 +99,7 @@ def parse():
 
 
 def build_of(path):
-    """Tells one build of statsring from another."""
+    """Identifies a build of statsring."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
@@ -111,7 +111,7 @@ def program():
 
 
 def run_step(step, options):
-    """Measures; the result gets its name only when it is whole."""
+    """Runs a step; incomplete results keep the suffix .part."""
     command = step.command(options.state, options.quick) + [
         "--cores", options.cores, "--retries", str(options.retries), "--patience", str(options.patience)]
     began = time.monotonic()
@@ -121,12 +121,12 @@ def run_step(step, options):
         try:
             code = process.wait()
         except BaseException:
-            # It ends what it started and puts back what it set.
+            # It ends its children and restores settings.
             process.terminate()
             process.wait()
             raise
     if code != 0:
-        raise Failure(f"the step {step.name} ended with {code}; run it again to go on from here")
+        raise Failure(f"step {step.name} exited with {code}; run the command again to continue")
     for name in step.files:
         (options.state / (name + ".part")).replace(options.state / name)
     note = {
@@ -155,14 +155,14 @@ def measure(options):
             continue
         if is_done(step, options) and step.name not in options.again:
             note = note_of(step, options)
-            other = "" if note.get("build") == build else ", OF ANOTHER BUILD"
-            say(f"=== {step.name}: kept, of {note.get('date')}{other}; --again {step.name} measures it anew")
+            other = "" if note.get("build") == build else ", OF A DIFFERENT BUILD"
+            say(f"=== {step.name}: kept, of {note.get('date')}{other}; --again {step.name} repeats it")
             continue
         run_step(step, options)
 
 
 def results(options):
-    """What the steps left, by name; the curve's is its text."""
+    """Results of the steps by name; for the curve, its path."""
     found = {}
     for step in STEPS:
         if is_done(step, options):
@@ -174,7 +174,7 @@ def results(options):
 def write(options):
     found = results(options)
     if not found:
-        raise Failure(f"nothing is measured yet in {options.state}")
+        raise Failure(f"no results in {options.state}")
     options.docs.mkdir(parents=True, exist_ok=True)
     notes = {step.name: note_of(step, options) for step in STEPS if step.name in found}
     if "load-curve" in found:

@@ -1,7 +1,7 @@
-"""Two panels over the rate, as SVG: what was lost, and the CPU it took.
+"""Plots losses and CPU against the rate, as SVG with two panels.
 
-In: points of each program. Out: SVG text. It brings its own background, light or dark as the reader's system prefers, so
-it is readable on either page. Pure.
+In: points of each program. Out: SVG text. It has its own background, light or dark by the reader's
+preference. Pure.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, PANEL, TOP, GAP, LEFT, RIGHT, BOTTOM = 860, 230, 96, 78, 66, 132, 54
-# Colours that the colour-blind can tell apart; the marks differ too. The floors are not proxies: grey and dashed.
+# Colours for colour-blind readers, with distinct markers. The floors are not proxies: grey and dashed.
 STYLES = {
     "statsring": ("#0b63ce", "circle", ""),
     "proxy.js": ("#c2410c", "square", ""),
@@ -21,7 +21,7 @@ STYLES = {
 }
 SPARE = [("#a16207", "square", ""), ("#be185d", "diamond", "")]
 INK, FAINT, GRID, PAPER, EDGE = "#1f2937", "#5b6472", "#e5e7eb", "#ffffff", "#d1d5db"
-# What each colour becomes where the reader prefers dark pages.
+# The dark-mode counterpart of each colour.
 DARK = {
     "#0b63ce": "#58a6ff", "#c2410c": "#ff9b5e", "#0f7b55": "#3fcf8e", "#6b7280": "#9aa4b2",
     "#7c3aed": "#b794f6", "#a16207": "#e3b341", "#be185d": "#ff7eb6",
@@ -33,7 +33,7 @@ NOTE_CHARACTERS = 128
 
 @dataclass(frozen=True)
 class Point:
-    """One rate: the median of the rounds, and their least and most."""
+    """One rate: median, minimum and maximum of the rounds."""
 
     rate: float
     median: float
@@ -82,7 +82,7 @@ class Panel:
             yield marker(x, self.y(p.median), mark, colour)
 
     def labels(self, series, styles):
-        """Each curve's name at its end, moved apart where they would cover each other."""
+        """Curve names at their ends, moved apart to avoid overlap."""
         placed = sorted([self.y(points[-1].median), name] for name, points in series.items() if points)
         lowest = -math.inf
         for entry in placed:
@@ -103,9 +103,9 @@ def line(x1, y1, x2, y2, colour, width=1.0):
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width}"/>'
 
 
-def text(x, y, words, anchor, colour, size=13, weight="400"):
+def text(x, y, content, anchor, colour, size=13, weight="400"):
     return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="{size}" '
-            f'font-weight="{weight}">{escape(words)}</text>')
+            f'font-weight="{weight}">{escape(content)}</text>')
 
 
 def marker(x, y, kind, colour):
@@ -124,25 +124,25 @@ def styles_of(names):
 
 
 def nice_top(value):
-    """The top of the CPU axis, and its ticks."""
+    """Top of the CPU axis and its ticks."""
     top = next((t for t in (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0, 4.0) if value <= t), math.ceil(value))
     return top, [(top * i / 4, f"{top * i / 4:g}") for i in range(5)]
 
 
 def share_top(value):
-    """The top of the axis of losses, and its ticks."""
+    """Top of the loss axis and its ticks."""
     top = next((t for t in (0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 1.0) if value <= t), 1.0)
     return top, [(top * i / 4, f"{top * i * 25:g} %") for i in range(5)]
 
 
 def dark_style():
-    """Attributes are the light colours; a rule for each of them is stronger where dark is preferred."""
+    """CSS rules that override the light colours in dark mode."""
     rules = "".join(f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items())
     return f"<style>@media (prefers-color-scheme:dark){{{rules}}}</style>"
 
 
 def svg(lost, cores, title, axis_title, notes):
-    """`lost` and `cores`: points by program's name."""
+    """`lost` and `cores`: points by program name."""
     notes = [part for note in notes for part in textwrap.wrap(note, NOTE_CHARACTERS)]
     names = list(cores)
     styles = styles_of(names)

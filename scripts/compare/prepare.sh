@@ -1,12 +1,12 @@
-# What compare.sh and the scripts beside it need before they measure: tools and builds. Sourced by them.
+# Checks tools and builds programs for the measurement scripts, which source it.
 # shellcheck shell=bash
 
 missing() {
-    echo "$(basename "$0"): $1 is needed and not installed (Debian: $2)" >&2
+    echo "$(basename "$0"): $1 is not installed (Debian: $2)" >&2
     exit 71
 }
 
-# prepare ARGUMENTS: builds, unless nothing is to be measured.
+# prepare ARGUMENTS: builds, unless the arguments request no measurement.
 prepare() {
     local argument manifest
     manifest=$(dirname "${BASH_SOURCE[0]}")/../../Cargo.toml

@@ -1,10 +1,9 @@
-"""The programs that are compared: how each is installed, configured and started.
+"""Installation, configuration and start of the compared programs.
 
-In: ports, a folder, the receive buffer asked for. Out: a running process. Next: measure.py puts load on it.
+In: ports, a directory, the requested receive buffer. Out: a running process. Next: measure.py.
 
-They come from package registries in the versions written below, but for the one in C, which is in none and is built from
-its repository. Of those that were looked at, crates.io's statsrelay 3.0.1 is left out: it reads no byte of what comes to
-its UDP port.
+They come from package registries in the versions below, except for the C program, which is built from its repository.
+crates.io's statsrelay 3.0.1 is left out: it does not read its UDP port.
 """
 
 import json
@@ -21,13 +20,13 @@ ROOT = HERE.parent.parent
 STATSD, HASHRING, STATSDPROXY = "0.9.0", "3.2.0", "0.4.1"
 HIT9 = "https://github.com/hit9/statsd-proxy"
 HIT9_COMMIT = "f448eaee0ae3d908c59a50db64b3b811d3c975a7"
-# As its Makefile.am has them, optimised as autoconf does.
+# Sources of its Makefile.am, optimised as by autoconf.
 HIT9_FLAGS = ["-std=c99", "-D_GNU_SOURCE", "-O2", "-w", "-pthread"]
 HIT9_SOURCES = "buf cfg config ctx event ketama log md5 parser proxy statsd-proxy"
 
 
 class Missing(Exception):
-    """A program that cannot be had here, and why."""
+    """A program that is not available, and why."""
 
 
 def cache_folder():
@@ -37,7 +36,7 @@ def cache_folder():
 
 @dataclass
 class Ports:
-    """Of one run, all on 127.0.0.1."""
+    """Ports of one run, all on 127.0.0.1."""
 
     listen: int
     admin: int
@@ -45,25 +44,25 @@ class Ports:
     health: list
 
     def node_list(self):
-        """Without admin ports if there are none to ask."""
+        """Without admin ports if there are no health checks."""
         nodes = [{"host": "127.0.0.1", "port": port} for port in self.nodes]
         return [node | {"adminport": health} for node, health in zip(nodes, self.health)] if self.health else nodes
 
 
 @dataclass
 class Program:
-    """One that is compared; `name` stands in the tables."""
+    """A compared program; `name` is shown in tables."""
 
     name: str
     version: str = ""
-    # What a reader has to know about how it takes part.
+    # A remark for the report.
     note: str = ""
 
     def install(self):
-        """Makes it ready to start. Raises `Missing`."""
+        """Installs it. Raises `Missing`."""
 
     def command(self, ports, folder, granted):
-        """The command line; `granted` is the receive buffer that the kernel shall grant, or nothing for its default."""
+        """The command line; `granted` is the receive buffer to be granted by the kernel, or None for the default."""
         raise NotImplementedError
 
     @property
@@ -82,7 +81,7 @@ def run_or_missing(command, what, log):
         code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
     if code != 0:
         say(f"{what}: see {log}")
-        raise Missing(f"{what} could not be installed")
+        raise Missing(f"{what} failed to install")
 
 
 def output_of(command):
@@ -98,7 +97,7 @@ def release(name):
 @dataclass
 class Statsring(Program):
     path: Path = field(default_factory=lambda: Path(os.environ.get("STATSRING") or release("statsring")).absolute())
-    # Further keys of its config.
+    # Additional config keys.
     config: dict = field(default_factory=dict)
 
     def install(self):
@@ -126,11 +125,11 @@ class Statsring(Program):
 
 @dataclass
 class Floor(Program):
-    """What any program pays at the least: a few system calls, and nothing of statsring's."""
+    """The minimum cost of any program: a few system calls, and no code of statsring."""
 
-    # Forwards blindly, rather than nothing.
+    # Forwards without parsing; otherwise forwards nothing.
     blindly: bool = False
-    # Sleeps not at all, but wakes for each datagram.
+    # Wakes for each datagram instead of sleeping.
     each: bool = False
 
     @property
@@ -144,7 +143,7 @@ class Floor(Program):
             "drains the socket by recvmmsg, reads every byte",
             "sends every byte on in full packets, to the backends in turn, with GSO" if self.blindly
             else "forwards nothing",
-            "flat out it is offered what statsring was offered in the same round",
+            "flat out it gets the rate that statsring got in the same round",
         ]
         self.note = "; ".join(does)
         if not os.access(self.path, os.X_OK):
@@ -169,7 +168,7 @@ class Floor(Program):
 
 @dataclass
 class ProxyJs(Program):
-    """StatsD's own."""
+    """StatsD's proxy.js."""
 
     def install(self):
         node, npm = shutil.which("node"), shutil.which("npm")
@@ -198,7 +197,7 @@ class ProxyJs(Program):
 
 @dataclass
 class StatsdProxy(Program):
-    """Sentry's, in Rust."""
+    """Sentry's statsdproxy, in Rust."""
 
     def install(self):
         cargo = shutil.which("cargo")
@@ -212,7 +211,7 @@ class StatsdProxy(Program):
                 [cargo, "install", "--locked", "--root", str(root), "--version", STATSDPROXY, "statsdproxy"],
                 "statsdproxy from crates.io", cache_folder() / "statsdproxy.log")
         self.version = f"crates.io statsdproxy {STATSDPROXY}"
-        self.note = "has one upstream only, so it sends everything to one backend and chooses none"
+        self.note = "supports one upstream only, so there is no placement"
 
     def command(self, ports, folder, granted):
         return [str(self.path), "--listen", f"127.0.0.1:{ports.listen}", "--upstream", f"127.0.0.1:{ports.nodes[0]}"]
@@ -220,23 +219,23 @@ class StatsdProxy(Program):
 
 @dataclass
 class Hit9(Program):
-    """hit9's, in C; packs, and chooses by ketama."""
+    """hit9's statsd-proxy, in C; batches, and places by ketama."""
 
     def install(self):
         git, compiler = shutil.which("git"), shutil.which("cc")
         if not git or not compiler:
-            raise Missing("git and a C compiler are needed and not installed")
+            raise Missing("git or a C compiler is not installed")
         folder = cache_folder() / f"hit9-{HIT9_COMMIT[:12]}"
         self.path = folder / "statsd-proxy-built"
         log = cache_folder() / "hit9.log"
         if not self.path.exists():
             shutil.rmtree(folder, ignore_errors=True)
             run_or_missing([git, "clone", "--quiet", HIT9, str(folder)], "statsd-proxy from its repository", log)
-            run_or_missing([git, "-C", str(folder), "checkout", "--quiet", HIT9_COMMIT], "statsd-proxy's commit", log)
+            run_or_missing([git, "-C", str(folder), "checkout", "--quiet", HIT9_COMMIT], "statsd-proxy (checkout)", log)
             sources = [str(folder / "src" / f"{name}.c") for name in HIT9_SOURCES.split()]
-            run_or_missing([compiler, *HIT9_FLAGS, *sources, "-o", str(self.path)], "statsd-proxy, built,", log)
+            run_or_missing([compiler, *HIT9_FLAGS, *sources, "-o", str(self.path)], "statsd-proxy (build)", log)
         self.version = f"github.com/hit9/statsd-proxy at {HIT9_COMMIT[:12]}, cc -O2"
-        self.note = "with num_threads 1, of 4 by default; the rest as in its example"
+        self.note = "num_threads 1 (default 4), otherwise its example config"
 
     def command(self, ports, folder, granted):
         lines = [f"port {ports.listen}", "num_threads 1", "flush_interval 10"]
@@ -247,7 +246,7 @@ class Hit9(Program):
 
 
 def known():
-    """Every program, by the name it is chosen by."""
+    """All programs, by option name."""
     return {
         "statsring": Statsring("statsring"),
         "portable": Statsring("statsring, portable engine", config={"engine": "portable"}),
@@ -260,26 +259,26 @@ def known():
 
 
 def chosen(names, variants=(), builds=()):
-    """The programs of a comma list, installed; beside them why others are missing."""
+    """Installs the programs of a comma-separated list. Returns them, and the missing ones with reasons."""
     every = known()
     for text in variants:
         name, _, keys = text.partition("=")
         try:
             config = json.loads("{" + keys + "}")
         except ValueError as error:
-            raise Usage(f"--variant {text!r}: give NAME=\"key\": value, ... ({error})") from error
+            raise Usage(f"--variant {text!r}: expected NAME=\"key\": value, ... ({error})") from error
         every[name] = Statsring(name, config=config)
     for text in builds:
         name, _, path = text.partition("=")
         every[name] = Statsring(name, path=Path(path).absolute())
-    # A variant and a build are wanted, or they would not have been given.
-    wanted = list(every) if names is None else [*names.split(","), *(name for name in every if name not in known())]
-    unknown = [name for name in wanted if name not in every]
+    # Variants and builds are always included.
+    selected = list(every) if names is None else [*names.split(","), *(name for name in every if name not in known())]
+    unknown = [name for name in selected if name not in every]
     if unknown:
-        raise Usage(f"unknown program {unknown[0]!r}: give some of {', '.join(every)}")
+        raise Usage(f"unknown program {unknown[0]!r}: expected some of {', '.join(every)}")
     cache_folder().mkdir(parents=True, exist_ok=True)
     programs, missing = [], []
-    for name in wanted:
+    for name in selected:
         try:
             every[name].install()
             programs.append(every[name])

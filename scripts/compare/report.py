@@ -1,8 +1,8 @@
-"""The tables of a comparison.
+"""Tables of a comparison.
 
-In: the runs that compare.py collected. Out: medians and ratios as dicts, Markdown. Pure. Next: stdout, the README.
+In: the results of compare.py. Out: medians and ratios as dicts, Markdown. Pure. Next: stdout, the README.
 
-Ratios come from pairs: two programs are divided within each round, and the median of the rounds is given.
+Ratios are computed per round; the median over the rounds is shown.
 """
 
 from statistics import median
@@ -17,7 +17,7 @@ TITLES = {
     "default": "Each program with its defaults",
     "equal": "Equal receive buffers",
 }
-# Load, against whom, the most that statsring may take of it.
+# Load, other program, maximum ratio of statsring to it.
 TARGETS = [
     ("20,000/s, 1 metric each", "proxy.js", 1 / 15),
     ("20,000/s, 1 metric each", "statsdproxy", 1 / 5),
@@ -35,7 +35,7 @@ TARGETS = [
 ]
 
 
-# flushInterval and what receiving and sending may take, in µs.
+# flushInterval plus the time for receiving and sending, in µs.
 P99_US_MAX = 5_000 + 2_000
 RESIDENT_KIB_MAX = 16 << 10
 WAKE_UPS_MAX = 3
@@ -55,7 +55,7 @@ def names_of(rows, key):
 
 
 def ratio(rows, load, program, other, key="us_per_received"):
-    """`program` divided by `other`, round by round."""
+    """`program` divided by `other`, per round."""
     others = {row["round"]: row[key] for row in rows_of(rows, load, other)}
     return spread(
         row[key] / others[row["round"]]
@@ -65,7 +65,7 @@ def ratio(rows, load, program, other, key="us_per_received"):
 
 
 def summarize(rows):
-    """For each load and program the spread of every figure, and the ratios."""
+    """Spreads and ratios for each load and program."""
     found = []
     for load in names_of(rows, "load"):
         for program in names_of(rows, "program"):
@@ -105,7 +105,7 @@ def targets(run):
 
 
 def promises(run):
-    """What statsring promises besides ratios: what is asked, where it was looked at, what was reached."""
+    """Targets other than ratios: required and measured values."""
     found = []
     for name, rows in run["tables"].items():
         for load in names_of(rows, "load"):
@@ -146,7 +146,7 @@ def ranged_ms(figures):
 
 
 def number(value, digits=2):
-    """With so many digits behind the point; `None` = as many as its size deserves."""
+    """Formats with this many decimals; None chooses by magnitude."""
     if value is None:
         return "–"
     if digits is None:
@@ -166,7 +166,7 @@ def middle(figures, scale=1.0, digits=2):
 
 
 def worst(figures):
-    """The least share that arrived; never rounded up to all."""
+    """The minimum share that arrived; rounded down."""
     if figures is None:
         return "–"
     least = figures["least"]
@@ -183,7 +183,7 @@ def table(head, body):
 
 
 def ratio_table(entries):
-    """One line a load: CPU per datagram, statsring = 1."""
+    """One row per load: CPU per datagram, statsring = 1."""
     programs = [name for name in names_of(entries, "program") if name not in (DIRECT, OURS, *FLOORS)]
     floors = [name for name in FLOORS if any(entry["program"] == name for entry in entries)]
     body = []
@@ -234,7 +234,7 @@ def target_table(found):
 
 
 def foreign(run):
-    """How much of the two cores others used, at worst."""
+    """The largest share of a core used by other processes."""
     shares = [row["foreign_share"] for rows in run["tables"].values() for row in rows]
     return max(shares, default=0), sum(share > FOREIGN_SHARE_MAX for share in shares), len(shares)
 
@@ -248,7 +248,7 @@ def conditions(run):
     ]
     if many:
         lines.append(
-            f"**The machine was not idle**: in {many} of {all_} runs others used more than {FOREIGN_SHARE_MAX:.0%} of one "
+            f"**The machine was not idle**: in {many} of {all_} runs other processes used more than {FOREIGN_SHARE_MAX:.0%} of one "
             f"of the two cores, {worst_share:.0%} at worst. Ratios are approximate; latencies and losses are not reliable.")
     return "\n\n".join(lines)
 
@@ -263,13 +263,13 @@ def programs_list(run):
 
 
 def how_equal(run):
-    return (f"The kernel granted each listening socket {run['equal_bytes']:,} bytes: statsring and the floors asked for it, "
-            "the others got it by `net.core.rmem_default`. Losses are comparable only here.")
+    return (f"The kernel granted each listening socket {run['equal_bytes']:,} bytes: statsring and the floors requested it, "
+            "the others got it through `net.core.rmem_default`. Only these losses are comparable.")
 
 
 def how_default(run):
-    return ("The receive buffers differ, so losses are not comparable here: a program that asks for none has "
-            f"{run['receive_default']:,} bytes on this machine. What a program did not receive cost it nothing: compare the "
+    return ("The receive buffers differ, so losses are not comparable here: the default is "
+            f"{run['receive_default']:,} bytes on this machine. Datagrams not received cost nothing: compare the "
             "CPU per datagram received.")
 
 
@@ -280,12 +280,12 @@ def idle_table(run):
 
 
 def markdown(run):
-    parts = ["## statsring beside other StatsD proxies", conditions(run), programs_list(run)]
+    parts = ["## Comparison with other StatsD proxies", conditions(run), programs_list(run)]
     found, kept = run["summary"]["targets"], run["summary"]["promises"]
     for name, entries in run["summary"]["tables"].items():
         parts += [
             f"### {TITLES[name]}: CPU per datagram received, statsring = 1",
-            "Median of the rounds' ratios, least to most.",
+            "Median of the rounds' ratios (minimum to maximum).",
             ratio_table(entries),
         ]
     if found:

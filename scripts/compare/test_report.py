@@ -1,4 +1,4 @@
-"""Tests of what is pure here: python3 -m unittest discover -s scripts/compare"""
+"""Unit tests of the pure parts: python3 -m unittest discover -s scripts/compare"""
 
 import argparse
 import re
@@ -9,7 +9,7 @@ import xml.dom.minidom
 from pathlib import Path
 
 import costs
-import levers
+import optimisations
 import machine
 import pages
 import performance
@@ -24,21 +24,21 @@ def row(program, round_, cost, load="l", **more):
 
 
 class Ratios(unittest.TestCase):
-    def test_ratios_are_of_pairs(self):
-        # The second round was twice as slow for both: the ratio is the same, a ratio of medians would not be.
+    def test_ratios_are_per_round(self):
+        # The second round was twice as slow for both: per-round ratios are equal, a ratio of medians is not.
         rows = [row("statsring", 0, 1.0), row("p", 0, 10.0), row("statsring", 1, 2.0), row("p", 1, 20.0),
                 row("statsring", 2, 1.0)]
         self.assertEqual(report.ratio(rows, "l", "p", "statsring"), {"median": 10.0, "least": 10.0, "most": 10.0})
         self.assertIsNone(report.ratio(rows, "l", "p", "absent"))
 
-    def test_targets_say_what_is_not_met(self):
+    def test_targets_report_failures(self):
         load = "20,000/s, 1 metric each"
         rows = [row("statsring", 0, 1.5, load), row("proxy.js", 0, 30.0, load), row("receive floor", 0, 1.0, load)]
         found = report.targets({"tables": {"default": rows}})
         self.assertEqual([(entry["against"], entry["met"]) for entry in found],
                          [("proxy.js", True), ("receive floor", False)])
 
-    def test_a_loss_is_never_rounded_away(self):
+    def test_losses_are_not_rounded_away(self):
         self.assertEqual(report.worst({"least": 1.0}), "all")
         self.assertEqual(report.worst({"least": 0.99999996}), "0.999999")
         self.assertEqual(report.as_fraction(1 / 15), "1/15")
@@ -46,7 +46,7 @@ class Ratios(unittest.TestCase):
         self.assertEqual(report.as_fraction(1 / 100), "1/100")
         self.assertEqual(report.as_fraction(1.25), "1.25")
 
-    def test_a_program_that_delivers_nothing_has_a_line(self):
+    def test_a_program_that_forwards_nothing_has_a_row(self):
         rows = [row("statsring", 0, 1.0, delivered=1.0), row("receive floor", 0, 0.5), {
             "load": "l", "program": report.DIRECT, "round": 0, "p50_us": 4, "p99_us": 9}]
         text = report.detail_table(report.summarize(rows)) + report.ratio_table(report.summarize(rows))
@@ -55,7 +55,7 @@ class Ratios(unittest.TestCase):
         self.assertIn("| statsring / receive floor |", text)
         self.assertNotIn("forward floor", text)
 
-    def test_both_floors_have_a_ratio_and_the_one_that_forwards_has_backends(self):
+    def test_both_floors_have_ratios_and_only_one_has_backends(self):
         rows = [row("statsring", 0, 3.0), row("receive floor", 0, 1.0), row("forward floor", 0, 2.0)]
         text = report.ratio_table(report.summarize(rows))
         self.assertIn("| statsring / receive floor | statsring / forward floor |", text)
@@ -77,7 +77,7 @@ class Turns(unittest.TestCase):
 
 
 class Plot(unittest.TestCase):
-    def test_it_is_well_formed_and_labels_stay_apart(self):
+    def test_svg_is_well_formed_and_labels_do_not_overlap(self):
         names = ["statsring", "proxy.js", "a", "b", "c", "<d>"]
         series = {name: [Point(1e4, 1, 1, 1), Point(4e5, 1 - i * 0.001, 0.5, 1)] for i, name in enumerate(names)}
         text = svg(series, series, "t & t", "rate", ["a note " * 40])
@@ -91,14 +91,14 @@ class Plot(unittest.TestCase):
         self.assertEqual(len(heights), len(names))
         self.assertTrue(all(b - a >= LABEL_GAP - 0.1 for a, b in zip(heights, heights[1:])), heights)
 
-    def test_a_label_never_leaves_the_panel_below(self):
+    def test_labels_stay_within_the_panel(self):
         panel = Panel(100, "t", 0, 1, [], (1e4, 1e5))
         series = {name: [Point(1e5, 0, 0, 0)] for name in "abc"}
-        words = "".join(panel.labels(series, {name: ("#000", "circle", "") for name in series}))
+        labels = "".join(panel.labels(series, {name: ("#000", "circle", "") for name in series}))
         for index in range(3):
-            self.assertIn(f'y="{100 + PANEL + 4 - index * LABEL_GAP:.1f}"', words)
+            self.assertIn(f'y="{100 + PANEL + 4 - index * LABEL_GAP:.1f}"', labels)
 
-    def test_every_colour_has_one_for_dark_pages(self):
+    def test_every_colour_has_a_dark_counterpart(self):
         series = {name: [Point(1e4, 0, 0, 0), Point(2e4, 0.5, 0.4, 0.6)] for name in [*STYLES, "a", "b", "c"]}
         text = svg(series, series, "t", "rate", ["note"])
         style, drawn = text.split("</style>")
@@ -124,27 +124,27 @@ class Costs(unittest.TestCase):
                 for value, cost in costs.items() for round_ in range(2)]
         return made(rows=rows)
 
-    def test_what_a_datagram_costs_is_found_again(self):
+    def test_cost_per_datagram_is_fitted(self):
         curve = costs.CURVES["metrics"]
         run = self.run_of(curve, {n: 100 + 600 / n for n in curve.values})
-        # Two rounds, the second twice as slow: the medians are one and a half times as much.
+        # Two rounds, the second twice as slow: medians are 1.5 times the cost.
         self.assertIn("900 ns for a datagram", costs.reason(run, curve))
         self.assertIn("150 ns for each metric", costs.reason(run, curve))
         self.assertIn("| 50 | 168 (112 to 224) | 0.16 (0.16 to 0.16) |", costs.markdown(run))
 
-    def test_what_a_packet_costs_is_found_again(self):
+    def test_cost_per_packet_is_fitted(self):
         curve = costs.CURVES["nodes"]
         filled = {n: 30 / n for n in curve.values}
         run = self.run_of(curve, {n: 50 + 1_000 / filled[n] for n in curve.values}, metrics_per_packet=filled.get)
         self.assertIn("1,500 ns for each packet sent and 75 ns for each metric", costs.reason(run, curve))
 
-    def test_a_flat_curve_is_called_flat_and_a_missing_one_left_out(self):
+    def test_flat_curves_are_reported_and_missing_ones_omitted(self):
         curve = costs.CURVES["names"]
         run = self.run_of(curve, {n: 100 + n / 1e6 for n in curve.values})
-        self.assertEqual(costs.reason(run, curve), "Flat: the medians are no more than 10% apart.")
+        self.assertEqual(costs.reason(run, curve), "Flat: the medians differ by no more than 10%.")
         self.assertNotIn("### Nodes", costs.markdown(run))
 
-    def test_fewer_points_keep_the_ends_and_the_base(self):
+    def test_thinning_keeps_both_ends_and_the_base(self):
         for curve in costs.CURVES.values():
             for points in (2, 3, 5):
                 values = costs.thinned(curve, points)
@@ -152,21 +152,21 @@ class Costs(unittest.TestCase):
                 self.assertLessEqual(len(values), points + 1)
 
 
-class Levers(unittest.TestCase):
-    def test_a_gain_is_of_pairs(self):
-        lever = levers.LEVERS["gso"]
-        rows = [case_row(lever.name, case, round_, ns * (1 + round_))
-                for case, ns in ((levers.WITH, 100), (levers.WITHOUT, 160)) for round_ in range(2)]
+class Optimisations(unittest.TestCase):
+    def test_gains_are_per_round(self):
+        optimisation = optimisations.OPTIMISATIONS["gso"]
+        rows = [case_row(optimisation.name, case, round_, ns * (1 + round_))
+                for case, ns in ((optimisations.WITH, 100), (optimisations.WITHOUT, 160)) for round_ in range(2)]
         figures = {"median": 1.5, "least": 1.4, "most": 1.6}
-        inside = {levers.BENCH: {"scanner AVX2": figures, "cacheSize 0 1000": figures}}
-        text = levers.markdown(made(rows=rows, in_process=inside))
+        inside = {optimisations.BENCH: {"scanner AVX2": figures, "cacheSize 0 1000": figures}}
+        text = optimisations.markdown(made(rows=rows, in_process=inside))
         self.assertIn("| 1.60 (1.60 to 1.60) |", text)
         self.assertIn("| scanner AVX2 | 1.5 (1.4 to 1.6) |", text)
         self.assertIn("| cacheSize 0, 1,000 nodes | 1.5 (1.4 to 1.6) |", text)
 
 
 class Promises(unittest.TestCase):
-    def test_each_is_looked_at(self):
+    def test_every_promise_is_checked(self):
         load = "20,000/s, 1 metric each"
         own = row("statsring", 0, 1.0, load, delivered=0.999999, p99_us=7_100, resident_kib=17_000)
         beside = {"load": load, "program": report.DIRECT, "round": 0, "p99_us": 90}
@@ -181,9 +181,9 @@ class Pages(unittest.TestCase):
         rows = [row("statsring", 0, 1.0, delivered=1.0, foreign_share=0.0, us_per_sent=1.0),
                 row("proxy.js", 0, 20.0, delivered=0.62, foreign_share=0.0, us_per_sent=20.0)]
         return made(tables={"default": rows}, programs=[], missing=[], receive_default=212_992, failed=[
-            {"load": "l", "name": "p", "why": "p did not survive:\n/a/place/of/this/machine"}])
+            {"load": "l", "name": "p", "why": "p exited:\n/a/local/path"}])
 
-    def test_the_section_goes_between_its_markers_and_begins_with_ratios(self):
+    def test_the_readme_section_replaces_the_text_between_its_markers(self):
         with tempfile.TemporaryDirectory() as folder:
             readme = Path(folder) / "README.md"
             readme.write_text(f"before\n{pages.BEGIN}old\n{pages.END}after\n")
@@ -198,21 +198,21 @@ class Pages(unittest.TestCase):
             with self.assertRaises(machine.Failure):
                 pages.put_section(readme, text)
 
-    def test_the_report_says_how_it_was_made_and_nothing_of_places(self):
+    def test_the_report_names_builds_but_no_local_paths(self):
         found = {"compare": self.comparison()}
         notes = {"compare": {"date": "d", "took_s": 61, "build": "b"}, "costs": {"build": "other"}}
         text = pages.report_page(found, notes, "scripts/performance.sh --quick") + str(pages.figures(found, notes, "c"))
         self.assertIn("not measured with the same build", text)
-        self.assertIn("Not measured: load-curve, burst, costs, levers.", text)
-        self.assertNotIn("/a/place", text)
+        self.assertIn("Not measured: load-curve, burst, costs, optimisations.", text)
+        self.assertNotIn("/a/local/path", text)
 
-    def test_a_command_is_told_without_where_results_went(self):
+    def test_the_command_line_omits_output_options(self):
         with unittest.mock.patch("sys.argv", ["x", "--runs", "2", "--json", "/a/b", "--svg=/c", "--cores", "0,1"]):
             self.assertEqual(machine.command_line("x.sh"), "scripts/x.sh --runs 2 --cores 0,1")
 
 
 class Resuming(unittest.TestCase):
-    def test_a_finished_step_is_kept_and_a_cut_one_is_not(self):
+    def test_finished_steps_are_kept_and_interrupted_ones_are_not(self):
         step = performance.STEPS[0]
         with tempfile.TemporaryDirectory() as folder:
             options = argparse.Namespace(state=Path(folder))

@@ -1,4 +1,4 @@
-"""Pairs of runs with and without a flood of hostile admin connections. scripts/admin-flood.sh says what is measured.
+"""Pairs of runs with and without a flood of hostile admin connections; see scripts/admin-flood.sh.
 
 In: pairs and seconds. Out: a table and a verdict.
 """
@@ -16,7 +16,7 @@ from proxy import EXIT_BAD, Failure, Proxy, imbalance, number, program, run_scri
 
 CONNECTIONS = int(os.environ.get("CONNECTIONS", 1000))
 RATE = int(os.environ.get("RATE", 20000))
-# Connections that come back in a second, of those that the proxy closed.
+# Closed connections that are reopened per second.
 CHURN = 500
 KINDS = 4
 RATIO_MAX = 2.0
@@ -29,12 +29,12 @@ class Client:
         self.kind = kind
         self.socket = socket.socket()
         self.socket.setblocking(False)
-        # A small window: a reader that never reads is noticed soon.
+        # A small window fills quickly if the client does not read.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.connect_ex(address)
 
     def act(self):
-        """Does what its kind does; false when the connection is gone."""
+        """Acts once; false if the connection is closed."""
         try:
             if self.kind == 1:
                 self.socket.send(b"s")
@@ -44,7 +44,7 @@ class Client:
                 self.socket.send(b"stats\n" * 50)
             if self.kind != 3:
                 return self.socket.recv(4096) != b""
-            # It never reads; only a look tells whether the other side has gone.
+            # It never reads; MSG_PEEK detects a closed connection.
             self.socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             pass
@@ -54,12 +54,12 @@ class Client:
 
 
 def flood(address, seconds, cpu, peak):
-    """Keeps the connections up for so long. Runs in a process of its own."""
+    """Keeps the connections open for this time. Runs in a separate process."""
     os.sched_setaffinity(0, {cpu})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + 100
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    needed = CONNECTIONS + 100
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
     clients, made, end = [], 0, time.monotonic() + seconds
     while time.monotonic() < end:
         started = time.monotonic()
@@ -70,7 +70,7 @@ def flood(address, seconds, cpu, peak):
             else:
                 client.socket.close()
         clients = alive
-        # All at once at the start, then no more than the churn.
+        # All at once at the start, then at most CHURN per second.
         room = CONNECTIONS if made < CONNECTIONS else CHURN // 5
         for _ in range(min(room, CONNECTIONS - len(clients))):
             clients.append(Client(made % KINDS, address))
@@ -80,10 +80,10 @@ def flood(address, seconds, cpu, peak):
 
 
 def one_run(path, seconds, with_flood):
-    """One run of the load; its figures."""
+    """Runs the load once and returns its results."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
-        raise Failure("two CPUs are needed, one for the load and one for the proxy")
+        raise Failure("requires two CPUs, one for the load and one for the proxy")
     peak = multiprocessing.Value("i", 0)
     with Proxy(path, cpu=cpus[1], workers=1) as proxy:
         address = ("127.0.0.1", proxy.admin)
@@ -104,7 +104,7 @@ def one_run(path, seconds, with_flood):
         try:
             report = json.loads(done.stdout)
         except ValueError:
-            raise Failure(f"the load told nothing: {done.stderr}") from None
+            raise Failure(f"the load printed no result: {done.stderr}") from None
         stats = proxy.stats()
         return {
             "p99_us": stats["latency_p99_us"],
@@ -126,7 +126,7 @@ def main(arguments):
           f"{'kernel drops':>13} {'connections':>12} {'at once':>8} {'load':>5}")
     ratios, is_good = [], True
     for pair in range(pairs):
-        # The order changes, so that what drifts does not favour one side.
+        # The order alternates, so that drift does not favour either side.
         runs = {}
         for with_flood in ((False, True) if pair % 2 == 0 else (True, False)):
             runs[with_flood] = one_run(path, seconds, with_flood)
@@ -142,10 +142,10 @@ def main(arguments):
             say(json.dumps(flooded["report"] if calm["good"] else calm["report"]))
         is_good &= drops == 0 and is_whole and calm["imbalance"] == 0 and flooded["imbalance"] == 0
         if flooded["peak"] < CONNECTIONS // 2:
-            raise Failure(f"only {flooded['peak']} connections were held at once")
+            raise Failure(f"only {flooded['peak']} connections were open at once")
     ratio = statistics.median(ratios)
     is_good &= ratio <= RATIO_MAX
-    print(f"median ratio {ratio:.2f} (at most {RATIO_MAX:.0f} is good): {'good' if is_good else 'BAD'}")
+    print(f"median ratio {ratio:.2f} (limit {RATIO_MAX:.0f}): {'good' if is_good else 'BAD'}")
     return 0 if is_good else EXIT_BAD
 
 

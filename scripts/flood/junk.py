@@ -1,6 +1,6 @@
-"""Junk at full speed. scripts/junk-flood.sh says what is measured.
+"""Junk at full speed; see scripts/junk-flood.sh.
 
-In: seconds. Out: the figures and a verdict.
+In: seconds. Out: counters and a verdict.
 """
 
 import json
@@ -11,7 +11,7 @@ import time
 
 from proxy import EXIT_BAD, Failure, Proxy, imbalance, number, program, run_script
 
-# Of the program's own pages, stacks and libraries, which stand beside the bound that is printed.
+# Pages, stacks and libraries of the program, which the printed bound does not include.
 OWN_BYTES = 8 << 20
 DATAGRAMS = 4096
 
@@ -40,7 +40,7 @@ def junk(chance):
 
 
 def flood(address, seconds, watch):
-    """Sends for so long; how many datagrams the kernel took."""
+    """Sends for this time; returns the number of datagrams accepted by the kernel."""
     chance = random.Random(1)
     prepared = [junk(chance) for _ in range(DATAGRAMS)]
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -60,17 +60,17 @@ def main(arguments):
     seconds = number(arguments, 1, 60)
     keys = json.loads("{%s}" % os.environ.get("CONFIG", ""))
     with Proxy(program(), **keys) as proxy:
-        words, bound = proxy.memory_bound()
-        # Backends that are there and never read: what they drop is theirs.
+        bound_text, bound = proxy.memory_bound()
+        # Backends that are bound but never read.
         backends = []
         for port in proxy.backends:
             backend = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             backend.bind(("127.0.0.1", port))
             backends.append(backend)
-        print(f"memory bound printed at start: {words}")
+        print(f"memory bound printed at start: {bound_text}")
         resident = [proxy.resident_bytes()]
         sent = flood(("127.0.0.1", proxy.port), seconds, lambda: resident.append(proxy.resident_bytes()))
-        # What is in the socket is still taken.
+        # Wait for the datagrams in the receive buffer.
         end = time.monotonic() + 10
         while True:
             stats = proxy.stats()
@@ -79,16 +79,16 @@ def main(arguments):
                 break
             time.sleep(0.1)
         if proxy.process.poll() is not None:
-            raise Failure("the proxy did not survive")
+            raise Failure("the proxy exited")
     print(f"datagrams sent {sent}, {sent / seconds:.0f}/s; received {stats['datagrams_received']:.0f}, "
           f"dropped by the kernel before the proxy {stats['kernel_drops']:.0f}; unaccounted {sent - accounted:.0f}")
     shown = ("metrics_received", "metrics_sent", "metrics_dropped_malformed", "metrics_dropped_truncated", "datagrams_empty",
              "datagrams_blank", "datagrams_truncated")
     print(", ".join(f"{name} {stats[name]:.0f}" for name in shown if name in stats))
-    print(f"the account is off by {imbalance(stats):.0f}")
+    print(f"imbalance of the counters: {imbalance(stats):.0f}")
     mib = 1 << 20
     print(f"resident {resident[0] / mib:.1f} MiB at start, {max(resident) / mib:.1f} MiB at most; "
-          f"the bound and {OWN_BYTES // mib} MiB for the program itself are {(bound + OWN_BYTES) / mib:.1f} MiB")
+          f"limit (bound plus {OWN_BYTES // mib} MiB for the program) {(bound + OWN_BYTES) / mib:.1f} MiB")
     is_good = accounted == sent and imbalance(stats) == 0 and max(resident) <= bound + OWN_BYTES
     print(f"verdict: {'good' if is_good else 'BAD'}")
     return 0 if is_good else EXIT_BAD

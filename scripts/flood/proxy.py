@@ -1,6 +1,6 @@
-"""The proxy under a flood: started with free ports, asked for its figures, ended.
+"""Starts the proxy with free ports, queries its counters, and ends it.
 
-In: keys for its config. Out: a running process, `stats` as numbers. Next: admin.py and junk.py flood it.
+In: keys for its config. Out: a running process, `stats` as numbers. Next: admin.py and junk.py.
 """
 
 import json
@@ -19,7 +19,7 @@ EXIT_BAD, EXIT_USAGE, EXIT_SYSTEM = 1, 64, 71
 
 
 class Failure(Exception):
-    """Ends the script with its text."""
+    """Ends the script with this message."""
 
 
 def say(text):
@@ -27,7 +27,7 @@ def say(text):
 
 
 def number(arguments, index, default):
-    """A whole number above 0 from the command line."""
+    """A positive integer from the command line."""
     text = arguments[index] if len(arguments) > index else str(default)
     if not text.isdigit() or int(text) == 0:
         say(f"expected a number above 0, found {text}; see the usage at the top of this script")
@@ -36,7 +36,7 @@ def number(arguments, index, default):
 
 
 def run_script(name, main):
-    """Runs `main` to its exit code; a signal ends it as an exception, so that what was started is ended."""
+    """Runs `main` and exits with its code. Signals raise an exception, so that children are ended."""
 
     def stop(received, _frame):
         raise SystemExit(128 + received)
@@ -52,7 +52,7 @@ def run_script(name, main):
 
 
 def program():
-    """The program to test, built if none was named."""
+    """The program under test; built unless STATSRING is set."""
     named = os.environ.get("STATSRING")
     if named:
         return Path(named).resolve()
@@ -61,7 +61,7 @@ def program():
 
 
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody has, for UDP and TCP."""
+    """Free ports of 127.0.0.1, UDP and TCP."""
     held, ports = [], []
     while len(ports) < count:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -80,7 +80,7 @@ def free_ports(count):
 
 
 class Proxy:
-    """A running proxy with three backends, who need not be there."""
+    """A running proxy with three backends, which need not exist."""
 
     def __init__(self, path, cpu=None, **keys):
         self.folder = tempfile.TemporaryDirectory()
@@ -120,11 +120,11 @@ class Proxy:
         return self.log_path.read_text()
 
     def memory_bound(self):
-        """The bound in its own words, and in bytes."""
-        words = re.search(r"memory bound: (([0-9.]+) MiB[^,]*)", self.log())
-        if not words:
+        """The printed memory bound, as text and in bytes."""
+        found = re.search(r"memory bound: (([0-9.]+) MiB[^,]*)", self.log())
+        if not found:
             raise Failure(f"no memory bound was printed:\n{self.log()}")
-        return words[1], int(float(words[2]) * (1 << 20))
+        return found[1], int(float(found[2]) * (1 << 20))
 
     def ask(self, command):
         with socket.create_connection(("127.0.0.1", self.admin), timeout=5) as client:
@@ -135,7 +135,7 @@ class Proxy:
         return b"".join(parts).decode()
 
     def stats(self, patience_s=40):
-        """All figures, of one moment; tried again while the admin port has no room."""
+        """All counters of one moment; retried while the admin port is full."""
         end = time.monotonic() + patience_s
         while True:
             try:
@@ -145,7 +145,7 @@ class Proxy:
             except OSError:
                 pass
             if self.process.poll() is not None:
-                raise Failure(f"the proxy did not survive:\n{self.log()}")
+                raise Failure(f"the proxy exited:\n{self.log()}")
             if time.monotonic() > end:
                 raise Failure("the admin port did not answer")
             time.sleep(0.1)
@@ -156,6 +156,6 @@ class Proxy:
 
 
 def imbalance(stats):
-    """What the account is off by."""
+    """Received metrics that are not accounted for."""
     dropped = sum(value for name, value in stats.items() if name.startswith("metrics_dropped_"))
     return stats["metrics_received"] - stats["metrics_sent"] - dropped - stats["metrics_pending"]

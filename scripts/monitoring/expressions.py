@@ -1,12 +1,12 @@
-"""The expressions of the dashboard and of the alert rules, and the names of the metrics in them.
+"""Expressions and metric names of the dashboard and the alert rules.
 
-In: the files of docs/src/monitoring. Out: texts. Next: watch.py holds them against a real scrape.
+In: the files of docs/src/monitoring. Out: strings. Next: watch.py compares them with a real scrape.
 """
 
 import json
 import re
 
-# What begins a name of ours; functions and labels of PromQL do not.
+# Prefixes of our metric names, as opposed to PromQL functions and labels.
 NAME = re.compile(r"\b((?:statsring|process)_[a-z0-9_]+)\b")
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
@@ -26,21 +26,21 @@ def filled(expression):
     for variable, value in (("$__rate_interval", "10s"), ("$job", ".*"), ("$instance", ".*")):
         expression = expression.replace(variable, value)
     if "$" in expression:
-        raise ValueError(f"a variable that is not known: {expression}")
+        raise ValueError(f"unknown variable: {expression}")
     return expression
 
 
 def names(text):
-    """The names of metrics in an expression."""
+    """The metric names in an expression."""
     return set(NAME.findall(QUOTED.sub('""', text)))
 
 
 def scraped_names(text):
-    """The names that a scrape has series for."""
+    """The metric names in a scrape."""
     return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line and not line.startswith("#")}
 
 
 def shortened(rules):
-    """The alert rules with seconds for minutes."""
+    """The alert rules with seconds instead of minutes."""
     rules = re.sub(r"\[(\d+)m\]", lambda found: f"[{max(10, int(found[1]))}s]", rules)
     return re.sub(r"for: \d+m", "for: 1s", rules)

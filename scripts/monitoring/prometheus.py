@@ -1,6 +1,6 @@
-"""A real Prometheus: started at a free port with its data in a temporary folder, asked by its HTTP API, ended.
+"""Starts a Prometheus on a free port with a temporary data directory, queries its HTTP API, and ends it.
 
-In: its targets and rules. Out: answers of the API. Next: watch.py.
+In: its targets and rules. Out: API results. Next: watch.py.
 """
 
 import json
@@ -60,31 +60,31 @@ class Prometheus:
             raise ValueError(f"{path} {parameters}: {error.read().decode()}") from None
         except OSError as error:
             if self.process.poll() is not None:
-                raise Failure(f"Prometheus ended:\n{self.log_path.read_text()}") from None
+                raise Failure(f"Prometheus exited:\n{self.log_path.read_text()}") from None
             raise ConnectionError(error) from None
 
     def query(self, expression):
-        """The series that an expression gives now: labels and value."""
+        """The current series of an expression: labels and value."""
         return [(each["metric"], float(each["value"][1])) for each in self._get("query", query=expression)["result"]]
 
     def value(self, expression):
-        """The one value that it gives; None if there is none."""
+        """The single value of an expression; None if there is none."""
         values = [value for _, value in self.query(expression)]
         if len(values) > 1:
-            raise ValueError(f"{expression} gives {len(values)} values")
+            raise ValueError(f"{expression}: expected one value, found {len(values)}")
         return values[0] if values else None
 
     def firing(self):
-        """The labels of the alerts that fire."""
+        """The labels of firing alerts."""
         return [each["labels"] for each in self._get("alerts")["alerts"] if each["state"] == "firing"]
 
     def rule_errors(self):
-        """What Prometheus says of rules that it could not evaluate."""
+        """Errors of rules that Prometheus failed to evaluate."""
         groups = self._get("rules")["groups"]
         return [rule["lastError"] for group in groups for rule in group["rules"] if rule.get("lastError")]
 
     def until(self, what, condition, patience_s=90):
-        """Waits until a condition holds; what it gave."""
+        """Waits until a condition holds and returns its value."""
         end = time.monotonic() + patience_s
         while True:
             try:

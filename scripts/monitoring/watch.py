@@ -1,6 +1,6 @@
-"""The real Prometheus watches the real proxy. scripts/prometheus-test.sh says what is held against what.
+"""Tests the metrics, alert rules and dashboard with a real Prometheus; see scripts/prometheus-test.sh.
 
-In: nothing. Out: a line for each thing that was held, and a verdict.
+In: nothing. Out: a line per check, and a verdict.
 """
 
 import json
@@ -20,24 +20,24 @@ from prometheus import Prometheus  # noqa: E402
 from proxy import EXIT_BAD, ROOT, Proxy, free_ports, program, run_script, say  # noqa: E402
 
 MONITORING = ROOT / "docs/src/monitoring"
-# Metrics of the first load: each datagram has two, and every tenth a malformed line.
+# Datagrams of the first load: each has two metrics, every tenth a malformed line.
 DATAGRAMS = 2000
-# More datagrams than a small receive buffer holds.
+# More datagrams than a small receive buffer can hold.
 OVERFLOW = 3000
-# Panels that show nothing as long as nothing is wrong.
+# Panels without data in normal operation.
 SILENT_PANELS = {"Dropped by reason", "annotation Starts"}
-# Alerts that have their cause from the start: a tenth of the lines is malformed; the host may grant small buffers; and on a
-# busy host what is measured in seconds here may be late.
+# Alerts that are expected from the start: malformed lines, small granted buffers, and delays on a busy host because minutes are
+# shortened to seconds.
 CAUSED = {"StatsringMalformedMetrics", "StatsringReceiveBufferSmall", "StatsringDegraded", "StatsringSlow", "StatsringDown"}
 
 
-def done(words):
-    print(f"ok    {words}", flush=True)
+def passed(text):
+    print(f"ok    {text}", flush=True)
 
 
-def must(is_so, words):
-    if not is_so:
-        raise AssertionError(words)
+def must(ok, message):
+    if not ok:
+        raise AssertionError(message)
 
 
 def promtool(*arguments, text=None, folder=MONITORING):
@@ -53,7 +53,7 @@ def get(port, path, method="GET"):
 
 
 def send(port, datagrams):
-    """Sends a few at a time, so that no buffer has a reason to overflow."""
+    """Sends in small batches, so that no buffer overflows."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for number, datagram in enumerate(datagrams):
             sender.sendto(datagram, ("127.0.0.1", port))
@@ -67,7 +67,7 @@ def load():
 
 
 class Backends:
-    """StatsD servers of the program's own kind, with an admin port each; each can be killed."""
+    """`statsring sink` processes as StatsD servers with admin ports; each can be killed."""
 
     def __init__(self, path, count):
         ports = free_ports(2 * count)
@@ -98,10 +98,10 @@ class Backends:
 
 def check_files():
     promtool("check", "rules", "alerts.yaml")
-    done("the alert rules are valid")
+    passed("the alert rules are valid")
     promtool("test", "rules", "alerts_test.yaml")
-    done("their unit tests pass")
-    # The tests can fail: a rule that is turned around must not pass them.
+    passed("their unit tests pass")
+    # Check that the tests can fail: an inverted rule must not pass.
     with tempfile.TemporaryDirectory() as folder:
         rules = (MONITORING / "alerts.yaml").read_text()
         wrong = rules.replace("sum by (job, instance) (statsring_backend_up) == 0", "sum by (job, instance) (statsring_backend_up) > 0")
@@ -109,28 +109,28 @@ def check_files():
         Path(folder, "alerts.yaml").write_text(wrong)
         Path(folder, "alerts_test.yaml").write_text((MONITORING / "alerts_test.yaml").read_text())
         run = subprocess.run(["promtool", "test", "rules", "alerts_test.yaml"], cwd=folder, capture_output=True)
-        must(run.returncode != 0, "a rule was turned around, and its tests pass all the same")
+        must(run.returncode != 0, "the tests pass with an inverted rule")
     alerts = {line.split(": ")[1] for line in rules.splitlines() if line.strip().startswith("- alert: ")}
     tests = (MONITORING / "alerts_test.yaml").read_text()
     for alert in alerts:
         must(f'ALERTS{{alertname="{alert}"' in tests, f"{alert} has no unit test")
-    words = (MONITORING / "alerts.md").read_text()
+    text_of_page = (MONITORING / "alerts.md").read_text()
     for alert in alerts:
-        must(f"| `{alert}` |" in words, f"{alert} is not in docs/src/monitoring/alerts.md")
-    done(f"each of {len(alerts)} alerts has a test that it fires, and a line in the documentation")
+        must(f"| `{alert}` |" in text_of_page, f"{alert} is missing in docs/src/monitoring/alerts.md")
+    passed(f"each of the {len(alerts)} alerts has a unit test and is documented")
 
 
 def check_scrape(text):
-    words = promtool("check", "metrics", text=text)
-    must(not words.strip(), f"promtool check metrics says:\n{words}")
-    done(f"promtool check metrics has nothing to say on {len(text.splitlines())} lines")
+    errors = promtool("check", "metrics", text=text)
+    must(not errors.strip(), f"promtool check metrics:\n{errors}")
+    passed(f"promtool check metrics accepts {len(text.splitlines())} lines")
     names = expressions.scraped_names(text)
     found = expressions.of_dashboard(MONITORING / "dashboard.json")
     used = {name for _, expression in found for name in expressions.names(expression)}
     used |= expressions.names((MONITORING / "alerts.yaml").read_text())
-    must(len(used) > 30, f"only {len(used)} metrics are used")
-    must(used <= names, f"no scrape has {sorted(used - names)}")
-    done(f"the {len(used)} metrics that the dashboard and the rules use are in the scrape")
+    must(len(used) > 30, f"expected more than 30 metrics, found {len(used)}")
+    must(used <= names, f"missing in the scrape: {sorted(used - names)}")
+    passed(f"all {len(used)} metrics used by the dashboard and the rules are in the scrape")
 
 
 def check_totals(watcher, proxy):
@@ -147,19 +147,19 @@ def check_totals(watcher, proxy):
         "malformed": (watcher.value('sum(statsring_metrics_dropped_total{reason="malformed"})'), malformed),
         "dropped": (watcher.value(total("metrics_dropped")), malformed),
         "unaccounted": (watcher.value("statsring_metrics_unaccounted"), 0),
-        # The histograms tell every metric once, where it was measured from; malformed ones are not sent.
+        # The histograms count every metric once; malformed ones are not sent.
         "in the histograms": (watcher.value("sum(statsring_latency_seconds_count)"), watcher.value("statsring_residence_seconds_count")),
         "in their largest bucket": (watcher.value('sum(statsring_latency_seconds_bucket{le="+Inf"})'), watcher.value("sum(statsring_latency_seconds_count)")),
         "up": (watcher.value('up{job="statsring"}'), 1),
     }
-    for what, (is_so, wanted) in shown.items():
-        must(is_so == wanted, f"{what}: Prometheus shows {is_so}, not {wanted}")
+    for what, (found, expected) in shown.items():
+        must(found == expected, f"{what}: expected {expected}, Prometheus shows {found}")
     must(watcher.value("sum(statsring_latency_seconds_count)") > 0, "no latency was recorded")
-    done(f"Prometheus shows {metrics} metrics received, {metrics - malformed} sent, {malformed} malformed, as sent")
+    passed(f"Prometheus shows {metrics} metrics received, {metrics - malformed} sent, {malformed} malformed, as sent")
 
 
 def check_panels(watcher, proxy):
-    """Each expression is understood, and those that show something in quiet times do."""
+    """All expressions are valid, and all have data except those of SILENT_PANELS."""
     send(proxy.port, load())
     found = expressions.of_dashboard(MONITORING / "dashboard.json")
     for title, expression in found:
@@ -167,24 +167,24 @@ def check_panels(watcher, proxy):
             watcher.query(expression)
         else:
             watcher.until(f"{title}: {expression}", lambda: watcher.query(expression))
-    done(f"the dashboard's {len(found)} expressions give figures")
+    passed(f"all {len(found)} expressions of the dashboard are valid")
     must(not watcher.rule_errors(), f"{watcher.rule_errors()}")
 
 
 def has_fired(watcher, alert, **labels):
-    wanted = {"alertname": alert, **labels}
-    return any(wanted.items() <= each.items() for each in watcher.firing())
+    expected = {"alertname": alert, **labels}
+    return any(expected.items() <= each.items() for each in watcher.firing())
 
 
 def check_alerts(watcher, proxy, backends):
     fired = {each["alertname"] for each in watcher.firing()} - CAUSED
-    must(not fired, f"alerts without a cause: {fired}")
-    done("no alert fires without a cause")
+    must(not fired, f"unexpected alerts: {fired}")
+    passed("no unexpected alert fires")
 
     backends.kill(0)
     watcher.until("a killed backend", lambda: has_fired(watcher, "StatsringBackendDown", backend=backends.name(0)))
-    must(not has_fired(watcher, "StatsringNoBackend"), "StatsringNoBackend fires with a living backend")
-    done("a backend is killed: StatsringBackendDown fires, and names it")
+    must(not has_fired(watcher, "StatsringNoBackend"), "StatsringNoBackend fires although a backend is up")
+    passed("a backend is killed: StatsringBackendDown fires for it")
 
     os.kill(proxy.process.pid, signal.SIGSTOP)
     try:
@@ -198,23 +198,23 @@ def check_alerts(watcher, proxy, backends):
     own = proxy.stats()
     received = own["datagrams_received"] - 2 * DATAGRAMS
     must(drops == own["kernel_drops"] and received + drops == OVERFLOW,
-         f"{OVERFLOW} were sent: {received} received, {own['kernel_drops']} dropped by the kernel, {drops} as Prometheus shows")
-    done(f"a receive buffer overflows by {drops:.0f} datagrams: StatsringKernelDrops fires")
+         f"{OVERFLOW} were sent: {received} received, {own['kernel_drops']} dropped by the kernel, Prometheus shows {drops}")
+    passed(f"a receive buffer overflows by {drops:.0f} datagrams: StatsringKernelDrops fires")
 
     backends.kill(1)
     watcher.until("no backend", lambda: has_fired(watcher, "StatsringNoBackend"))
     send(proxy.port, [b"nobody:1|c"] * 500)
     watcher.until("metrics without a backend", lambda: has_fired(watcher, "StatsringDropsMetrics", reason="no_backend"))
-    done("no backend is left: StatsringNoBackend and StatsringDropsMetrics fire")
+    passed("no backend is up: StatsringNoBackend and StatsringDropsMetrics fire")
 
     must(proxy.ask("health down") == "health: down\n", "health down was refused")
     watcher.until("health down", lambda: has_fired(watcher, "StatsringNotReady"))
-    done("health is set to down: StatsringNotReady fires")
+    passed("health is set to down: StatsringNotReady fires")
 
     proxy.process.terminate()
     proxy.process.wait(20)
-    watcher.until("the end of the proxy", lambda: has_fired(watcher, "StatsringDown"))
-    done("the proxy ends: StatsringDown fires")
+    watcher.until("the exit of the proxy", lambda: has_fired(watcher, "StatsringDown"))
+    passed("the proxy exits: StatsringDown fires")
 
 
 def main(_arguments):
@@ -236,7 +236,7 @@ def main(_arguments):
     except (AssertionError, ValueError) as wrong:
         say(f"BAD   {wrong}")
         return EXIT_BAD
-    print("GOOD: Prometheus shows what was, and what is lost does not stay unseen")
+    print("GOOD: Prometheus totals are exact, and every loss raises an alert")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Bare sockets in the place of backends: what they are sent is kept, datagram for datagram.
+"""Plain sockets as backends; they record every datagram.
 
-In: an address. Out: datagrams in the order in which they came, and health for who asks. Next: the tests compare them.
+In: an address. Out: datagrams in order of arrival, and replies to health checks. Next: the tests compare them.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ import machine
 from machine import Failure
 
 BUFFER_BYTES = 8 << 20
-# Not in Python's socket module: a buffer beyond net.core.rmem_max, for root.
+# SO_RCVBUFFORCE, which Python's socket module lacks: exceeds net.core.rmem_max as root.
 SO_RCVBUFFORCE = 33
 WAKE_S = 0.05
 
 
 class BareSocket:
-    """A UDP socket that is read by a thread of its own."""
+    """A UDP socket with a reader thread."""
 
     def __init__(self, host, port=0):
         self.host, self.datagrams, self.line_count = host, [], 0
@@ -42,19 +42,19 @@ class BareSocket:
                 self.datagrams.append(datagram)
                 self.line_count += len(lines_of([datagram]))
             except TimeoutError:
-                # On loopback a datagram is here when its send returns: what is empty at the end stays empty.
+                # On loopback a datagram has arrived when its send returns, so an empty socket stays empty.
                 if self.is_ending:
                     return
 
     def lines(self):
-        """What came in lines, as a StatsD server takes it apart."""
+        """The received lines, split like a StatsD server does."""
         return lines_of(self.datagrams)
 
     def drops(self):
         return machine.drops_at(self.port)
 
     def stop(self):
-        """Reads what is there to its end and closes. A loss at this socket is the test's own, and ends it."""
+        """Reads the remaining datagrams and closes. A drop at this socket invalidates the test."""
         self.is_ending = True
         self.thread.join()
         drops = self.drops()
@@ -68,7 +68,7 @@ def lines_of(datagrams):
 
 
 class Backend:
-    """A bare socket with an admin port that answers health checks, as a StatsD server has one."""
+    """A plain socket with an admin port that answers health checks, like a StatsD server."""
 
     def __init__(self, host, port, admin):
         self.host, self.port, self.admin = host, port, admin
@@ -84,7 +84,7 @@ class Backend:
         return self
 
     def stop(self):
-        """Gone altogether: both ports refuse. What came before is kept."""
+        """Closes both ports; received datagrams are kept."""
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
@@ -123,5 +123,5 @@ def wait_until(what, seconds_max, condition, every_s=0.02):
     end = time.monotonic() + seconds_max
     while not condition():
         if time.monotonic() > end:
-            raise Failure(f"{what}: not within {seconds_max} s")
+            raise Failure(f"timed out after {seconds_max} s: {what}")
         time.sleep(every_s)

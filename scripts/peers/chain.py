@@ -1,4 +1,4 @@
-"""One proxy as the other's backend: the health checks of each pass at the other's admin port, and metrics go through both.
+"""Uses each proxy as the other's backend: health checks pass at the other's admin port, and metrics pass through both.
 
 In: the program, how to start proxy.js, a backend. Out: checks. Next: the verdict.
 """
@@ -36,7 +36,7 @@ def through_proxy_js(start, node, adminport, folder):
 
 
 def arrives(proxy, backend, line):
-    """Whether the line comes out behind everything; sent again, as UDP loses."""
+    """Whether the line arrives at the backend; resent, because UDP may lose it."""
     def is_there():
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.sendto(line, ("127.0.0.1", proxy.port))
@@ -47,23 +47,23 @@ def arrives(proxy, backend, line):
 
 
 def test_order(verdict, first, second, backend, is_up):
-    """Metrics go from `first` to `second` to the backend; `is_up` tells whether `first` takes `second` for healthy."""
-    what = f"{second.what} behind {first.what}"
+    """Metrics go from `first` to `second` to the backend; `is_up` returns whether `first` considers `second` healthy."""
+    what = f"{second.what} as backend of {first.what}"
     line = f"chain.{first.what.replace(' ', '_')}:1|c|#a:b".encode()
     wait_until(f"{what}: up", SEEN_S, is_up)
-    verdict.check(f"{what}: a metric comes through both", arrives(first, backend, line))
-    for word, wanted in (("down", False), ("up", True)):
-        second.ask(f"health {word}\n".encode())
-        wait_until(f"{what}: {word}", SEEN_S, lambda wanted=wanted: is_up() == wanted)
+    verdict.check(f"{what}: a metric passes through both", arrives(first, backend, line))
+    for state, expected in (("down", False), ("up", True)):
+        second.ask(f"health {state}\n".encode())
+        wait_until(f"{what}: {state}", SEEN_S, lambda expected=expected: is_up() == expected)
     verdict.check(f"{what}: health down takes it out, health up brings it back", arrives(first, backend, line + b"2"))
 
 
 def test(verdict, program, start_proxy_js, backend, folder):
-    with statsring(program, backend.name, backend.admin, folder) as behind:
-        node = f"127.0.0.1:{behind.port}"
-        with through_proxy_js(start_proxy_js, node, behind.admin, folder) as before:
-            test_order(verdict, before, behind, backend, lambda: node.encode() in before.ask(b"status"))
-    with through_proxy_js(start_proxy_js, backend.name, backend.admin, folder) as behind:
-        node = f"127.0.0.1:{behind.port}"
-        with statsring(program, node, behind.admin, folder) as before:
-            test_order(verdict, before, behind, backend, lambda: b"\tup\t" in before.ask(b"backends\n"))
+    with statsring(program, backend.name, backend.admin, folder) as last:
+        node = f"127.0.0.1:{last.port}"
+        with through_proxy_js(start_proxy_js, node, last.admin, folder) as first:
+            test_order(verdict, first, last, backend, lambda: node.encode() in first.ask(b"status"))
+    with through_proxy_js(start_proxy_js, backend.name, backend.admin, folder) as last:
+        node = f"127.0.0.1:{last.port}"
+        with statsring(program, node, last.admin, folder) as first:
+            test_order(verdict, first, last, backend, lambda: b"\tup\t" in first.ask(b"backends\n"))

@@ -1,10 +1,10 @@
-"""Real client libraries behind statsring. scripts/clients-test.sh says what is tested.
+"""Tests real client libraries with statsring; see scripts/clients-test.sh.
 
 In: the program under test (STATSRING), PYTHON and NODE_MODULES with the clients in them, a folder. Out: a verdict.
 
-Each client's fixed program (programs/) runs twice: against a bare socket, and against statsring in front of three bare
-sockets. Every backend must have, byte for byte and in the same order, those lines of the first run whose names
-`statsring where` gives it.
+Each client's deterministic program (programs/) runs twice: against a plain socket, and against statsring with three plain
+sockets as backends. Each backend must receive, unchanged and in order, the lines of the first run that `statsring where`
+assigns to it.
 """
 
 import collections
@@ -28,7 +28,7 @@ CLIENTS = {
     "datadog": ("datadog_client.py", ["single", "buffered", "background", "aggregated", "telemetry"]),
     "hot-shots": ("hot_shots_client.js", ["single", "buffered", "large", "aggregated", "telegraf"]),
 }
-# What each client's programs must have sent together, or they do not say what this test is about.
+# What each client's programs must have sent in total; otherwise the test proves nothing.
 KINDS = {
     "statsd": {"c", "g", "ms", "s", "@"},
     "datadog": {"c", "g", "ms", "s", "h", "d", "event", "check", "@", "#"},
@@ -40,7 +40,7 @@ NODES = 3
 
 
 def name_of(line, hashing):
-    """The bytes that decide about a line, as README.md says it: written again here, not asked of the program."""
+    """The bytes that determine the placement of a line: reimplemented, not queried from the program."""
     if hashing == "jump":
         event = re.match(rb"_e\{(\d+),[^}]*\}:", line)
         if event:
@@ -54,7 +54,7 @@ def name_of(line, hashing):
 
 
 def kinds_of(lines):
-    """What is among these lines: types, sample rates, tags, events, service checks."""
+    """The kinds among these lines: types, sample rates, tags, events, service checks."""
     found = set()
     for line in lines:
         if line.startswith(b"_e{"):
@@ -67,21 +67,21 @@ def kinds_of(lines):
     return found
 
 
-def differences(wanted, got):
-    """What is wrong with one backend's lines, in words; nothing if they are the wanted ones in their order."""
-    if got == wanted:
+def differences(expected, got):
+    """Describes the differences between expected and received lines of a backend."""
+    if got == expected:
         return []
-    asked, had = collections.Counter(wanted), collections.Counter(got)
-    found = [f"{count} times lost: {line!r}" for line, count in (asked - had).items()]
-    found += [f"{count} times too many: {line!r}" for line, count in (had - asked).items()]
+    due, had = collections.Counter(expected), collections.Counter(got)
+    found = [f"lost {count} times: {line!r}" for line, count in (due - had).items()]
+    found += [f"duplicated {count} times: {line!r}" for line, count in (had - due).items()]
     if not found:
-        place = next(i for i, (line, other) in enumerate(zip(wanted, got)) if line != other)
-        found = [f"out of order: {got[place]!r} came as number {place}, which is {wanted[place]!r}"]
+        place = next(i for i, (line, other) in enumerate(zip(expected, got)) if line != other)
+        found = [f"out of order at {place}: expected {expected[place]!r}, found {got[place]!r}"]
     return found
 
 
 def check_comparison(verdict):
-    """The comparison finds what it is for: on lines that are wrong in each way."""
+    """Checks that the comparison detects each kind of error."""
     lines = [f"name{number % 7}:{number}|c".encode() for number in range(50)]
     wrong = {
         "a lost line": lines[:20] + lines[21:],
@@ -92,22 +92,22 @@ def check_comparison(verdict):
         "a cut line": lines[:-1] + [lines[-1][:-1]],
     }
     missed = [what for what, changed in wrong.items() if not differences(lines, changed)]
-    verdict.check(f"the comparison finds {', '.join(wrong)}", not missed and not differences(lines, list(lines)), f"missed: {missed}")
+    verdict.check(f"the comparison detects {', '.join(wrong)}", not missed and not differences(lines, list(lines)), f"missed: {missed}")
 
 
 def run_client(client, mode, host, port):
-    """Runs the program to its end. What it sent lies at the socket then."""
+    """Runs the program to completion. All its datagrams are then at the socket."""
     file = PROGRAMS / CLIENTS[client][0]
     if file.suffix == ".py":
         command = [os.environ["PYTHON"], file]
     else:
         command = ["node", file, Path(os.environ["NODE_MODULES"]) / client]
-    # Nothing of the surroundings that the clients would put into what they send (DD_…), and sets in one order.
+    # No DD_* variables, which the clients would send as tags, and a fixed order of sets.
     environment = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [*command, host, str(port), mode], env=environment, capture_output=True, text=True, timeout=CLIENT_S, check=False)
     if done.returncode != 0 or done.stderr:
-        raise Failure(f"{client} {mode} ended with {done.returncode}:\n{done.stderr}")
+        raise Failure(f"{client} {mode} exited with {done.returncode}:\n{done.stderr}")
 
 
 def sent_to_bare_socket(client, mode, host):
@@ -118,7 +118,7 @@ def sent_to_bare_socket(client, mode, host):
 
 
 def sent_through(program, client, mode, host, hashing, folder):
-    """The lines of each backend, by name, and the config's path."""
+    """The lines of each backend by name, and the path of the config."""
     port, admin = machine.free_ports(2)
     backends = [BareSocket(host) for _ in range(NODES)]
     config = Path(folder) / "config.json"
@@ -129,7 +129,7 @@ def sent_through(program, client, mode, host, hashing, folder):
     with Process("statsring", [program, "-f", config], port, admin, folder) as proxy:
         run_client(client, mode, host, port)
         wait_for_settled(port, ARRIVAL_S)
-        # Relays all that has arrived, and ends.
+        # Relays everything received, then exits.
         proxy.stop()
     for backend in backends:
         backend.stop()
@@ -140,14 +140,14 @@ def test_one(verdict, program, client, mode, hashing, host, sent, folder):
     got, config = sent_through(program, client, mode, host, hashing, folder)
     names = list(dict.fromkeys(name_of(line, hashing) for line in sent))
     owner_of = dict(zip(names, owners(program, config, names)))
-    wanted = {name: [] for name in got}
+    expected = {name: [] for name in got}
     for line in sent:
-        wanted[owner_of[name_of(line, hashing)]].append(line)
-    wrong = [f"{name}: {text}" for name in got for text in differences(wanted[name], got[name])]
+        expected[owner_of[name_of(line, hashing)]].append(line)
+    wrong = [f"{name}: {text}" for name in got for text in differences(expected[name], got[name])]
     shares = "/".join(str(len(lines)) for lines in got.values())
     verdict.check(
-        f"{client}, {mode}, {hashing}, {host}: {len(sent)} lines are at their backends ({shares}) as they were sent",
-        not wrong and len(sent) >= LINES_MIN and all(wanted.values()),
+        f"{client}, {mode}, {hashing}, {host}: {len(sent)} lines arrived unchanged at their backends ({shares})",
+        not wrong and len(sent) >= LINES_MIN and all(expected.values()),
         f"{len(wrong)} wrong of {len(sent)} ({shares}):\n      " + "\n      ".join(wrong[:10]))
 
 
@@ -167,19 +167,19 @@ def main():
     hosts = ["127.0.0.1", "::1"] if has_ipv6() else ["127.0.0.1"]
     if len(hosts) == 1:
         if os.environ.get("CI") == "true":
-            sys.exit("clients-test: this machine has no ::1, and with CI=true no test may be skipped")
-        print("      this machine has no IPv6: everything goes by IPv4")
+            sys.exit("clients-test: ::1 is not available; with CI=true no test may be skipped")
+        print("      IPv6 is not available: testing IPv4 only")
     for client, (_, modes) in CLIENTS.items():
         seen = set()
         for turn, mode in enumerate(modes):
-            # By turns, so that each client and each placement meets both families.
+            # Alternating, so that each client and each placement is tested with both families.
             host = hosts[turn % len(hosts)]
             sent = sent_to_bare_socket(client, mode, host)
             seen |= kinds_of(sent)
             for hashing in ("jump", "hashring-3"):
                 test_one(verdict, program, client, mode, hashing, host, sent, folder)
         missing = KINDS[client] - seen
-        verdict.check(f"{client} sent {', '.join(sorted(KINDS[client]))}", not missing, f"not among them: {missing}")
+        verdict.check(f"{client} sent {', '.join(sorted(KINDS[client]))}", not missing, f"missing: {missing}")
     return verdict.end()
 
 

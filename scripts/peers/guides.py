@@ -1,8 +1,8 @@
-"""The pages of docs/src/migrating are followed to their end. scripts/guides-test.sh says what is tested.
+"""Follows the pages of docs/src/migrating; see scripts/guides-test.sh.
 
-In: the program (STATSRING), a folder; a network of its own, in which every port is free. Out: a verdict.
+In: the program (STATSRING), a directory; a network namespace, in which every port is free. Out: a verdict.
 
-`cargo test --test guides` compares the configs and answers in the pages with the old proxies; here they are run as printed.
+`cargo test --test guides` compares the configs and answers in the pages with the old proxies; this test runs them as printed.
 """
 
 import json
@@ -53,13 +53,13 @@ def send(port, lines):
 
 
 def is_up(answer, names):
-    """Whether the table of backends has them all, up."""
+    """Whether all of them are up."""
     rows = [line.split("\t") for line in answer.decode().splitlines()[1:]]
     return {row[0] for row in rows if "up" in row} >= names
 
 
 def follow(verdict, program, title, text, folder):
-    """Starts what the guide says, as it says it, and sends metrics."""
+    """Runs the guide's config and sends metrics."""
     config, file = json.loads(text), Path(folder) / "statsring.json"
     file.write_text(text)
     backends = start_backends(config)
@@ -71,9 +71,9 @@ def follow(verdict, program, title, text, folder):
         proxy.stop()
     for backend in backends.values():
         backend.stop()
-    wanted = dict(zip(lines, owners(program, file, NAMES)))
+    expected = dict(zip(lines, owners(program, file, NAMES)))
     got = {line: name for name, backend in backends.items() for line in backend.lines()}
-    verdict.check(f"{title}: runs as printed, {len(lines)} metrics are where `where` says", got == wanted, f"{got}, wanted {wanted}")
+    verdict.check(f"{title}: runs as printed, {len(lines)} metrics arrive where `where` says", got == expected, f"expected {expected}, found {got}")
 
 
 def main():
@@ -82,7 +82,7 @@ def main():
     verdict = Verdict("guides-test")
     for title, text in sections():
         follow(verdict, program, title, text, folder)
-    verdict.check("every guide was followed", verdict.passed == 5, f"{verdict.passed} of 5")
+    verdict.check("every guide was tested", verdict.passed == 5, f"{verdict.passed} of 5")
     return verdict.end()
 
 

@@ -1,4 +1,4 @@
-"""Names and lines of every sort, each with a number at its end by which it is known again.
+"""Names and lines of all kinds, each with a number at its end that identifies it.
 
 In: a count. Out: lines as bytes, the same each time. Next: traffic.py sends them.
 """
@@ -17,7 +17,7 @@ PLAIN = FORMS[0]
 
 
 def make(count, chance):
-    """`count` lines: three of four are plain metrics, so that nearly every name is there for its own sake."""
+    """`count` lines; three of four are plain metrics with different names."""
     lines = []
     for number in range(count):
         name = ".".join([chance.choice(WORDS), chance.choice(WORDS), str(number), chance.choice(WORDS)][chance.randrange(2):])
@@ -38,7 +38,7 @@ def wild(count, first, chance):
 
 
 def number_of(line):
-    """The digits at a line's end."""
+    """The number at the end of a line."""
     return int(line[len(line.rstrip(b"0123456789")):])
 
 

@@ -1,8 +1,7 @@
-"""Names that every JavaScript object has (`constructor`, `toString`, ...), which proxy.js's cache of names mistakes for entries.
+"""Names that exist on every JavaScript object (`constructor`, `toString`, ...), which proxy.js's name cache mistakes for entries.
 
 In: the program, how to start proxy.js and statsring, backends. Out: checks: with all backends up both proxies agree; after
-one has stopped statsring follows the ring, and proxy.js goes on sending to the stopped one, as README says. Next: the
-verdict.
+one has stopped, statsring follows the ring, while proxy.js keeps sending to it, as documented. Next: the verdict.
 """
 
 import json
@@ -17,7 +16,7 @@ NAMES = (
     "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__")
 SEEN_S = 30
 
-# The owners by hashring's ring itself, without its cache.
+# Owners by hashring's ring, without its cache.
 OWNERS = """
 const HashRing = require('hashring');
 const [nodes, gone, names] = JSON.parse(process.argv[1]);
@@ -28,7 +27,7 @@ console.log(JSON.stringify(names.map((name) => ring.ring[ring.find(ring.hashValu
 
 
 def owners(backends, gone=None):
-    """By name, as the real ring has them while the backend `gone` is not there."""
+    """Owners by name in the real ring without the backend `gone`."""
     arguments = json.dumps([[backend.name for backend in backends], gone, NAMES])
     done = subprocess.run(
         ["node", "-e", OWNERS, arguments], capture_output=True, text=True, check=True,
@@ -47,7 +46,7 @@ def arrivals(backends):
 
 
 def where(port, backends, mark, expected):
-    """Sends each name once and waits for those that `expected` has; by name, the backend that got it."""
+    """Sends each name once and waits for those in `expected`. Returns the receiving backend by name."""
     for backend in backends:
         backend.forget()
     send(port, *(f"{name}:1|c|{mark}" for name in NAMES))
@@ -61,18 +60,18 @@ def where(port, backends, mark, expected):
 
 
 def test(verdict, start_proxies, backends, nodes_of):
-    """`start_proxies` are functions that start proxy.js and statsring; `nodes_of` tells the nodes that a proxy uses."""
+    """`start_proxies` are functions that start proxy.js and statsring; `nodes_of` returns the nodes that a proxy uses."""
     home = owners(backends)
     gone = next(backend for backend in backends if backend.name == home["hasOwnProperty"])
     living = sorted(backend.name for backend in backends if backend is not gone)
     moved = owners(backends, gone.name)
-    # proxy.js keeps these at the backend where it sent them first.
+    # proxy.js keeps sending these to the first backend.
     stuck = {name: owner for name, owner in home.items() if owner != gone.name}
     for start, expected in zip(start_proxies, (stuck, moved)):
         with start() as proxy:
             wait_until(f"{proxy.what}: all up", SEEN_S, lambda: len(nodes_of(proxy) or []) == len(backends), 0.1)
             first, again = (where(proxy.port, backends, mark, home) for mark in ("first", "again"))
-            verdict.check(f"{proxy.what}: names of JavaScript's objects are where the ring has them", first == again == home, first)
+            verdict.check(f"{proxy.what}: names of JavaScript objects follow the ring", first == again == home, first)
             gone.stop()
             wait_until(f"{proxy.what}: one stopped", SEEN_S, lambda: sorted(nodes_of(proxy) or []) == living, 0.1)
             found = where(proxy.port, backends, "stopped", expected)
@@ -93,8 +92,8 @@ def test_prototype(verdict, start_proxies, backends):
             send(proxy.port, "\n".join(lines[1:]))
             if survives:
                 wait_until("the lines after it to arrive", SEEN_S, lambda: set(lines) <= arrivals(backends).keys())
-                verdict.check(f"{proxy.what}: goes on after the name __proto__", proxy.process.poll() is None)
+                verdict.check(f"{proxy.what}: survives the name __proto__", proxy.process.poll() is None)
             else:
                 wait_until(f"{proxy.what} to end", SEEN_S, lambda: proxy.process.poll() is not None)
-                is_so = "TypeError" in proxy.text()
-                verdict.check(f"{proxy.what}: ends by the name __proto__, as README says", is_so, proxy.text())
+                ok = "TypeError" in proxy.text()
+                verdict.check(f"{proxy.what}: crashes on the name __proto__, as documented", ok, proxy.text())

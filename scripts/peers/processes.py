@@ -1,4 +1,4 @@
-"""Proxies as processes: started, asked at their admin ports, ended.
+"""Starts proxies, queries their admin ports, and ends them.
 
 In: a command line and the ports it will listen on. Out: a running process. Next: the tests send to it.
 """
@@ -17,7 +17,7 @@ START_S, STOP_S, ANSWER_S = 30, 20, 20
 
 
 def ask(host, port, text):
-    """The answer to these bytes: until the other side closes, after ours is closed."""
+    """Sends these bytes, half-closes, and reads until the other side closes."""
     with socket.create_connection((host, port), timeout=ANSWER_S) as client:
         client.sendall(text)
         client.shutdown(socket.SHUT_WR)
@@ -28,7 +28,7 @@ def ask(host, port, text):
 
 
 class Process:
-    """A proxy that runs while the block lasts; one that does not end well fails the test."""
+    """Context manager: a running proxy. An unexpected exit code fails the test."""
 
     def __init__(self, what, command, port, admin, folder, environment=None, ends_with=(0,)):
         self.what, self.command, self.port, self.admin = what, command, port, admin
@@ -49,7 +49,7 @@ class Process:
 
     def _is_ready(self):
         if self.process.poll() is not None:
-            raise Failure(f"{self.what} ended with {self.process.returncode}:\n{self.text()}")
+            raise Failure(f"{self.what} exited with {self.process.returncode}:\n{self.text()}")
         if not machine.is_bound(self.port):
             return False
         with contextlib.suppress(OSError):
@@ -64,16 +64,16 @@ class Process:
 
     def stop(self):
         if self.process.poll() is not None:
-            raise Failure(f"{self.what} ended by itself with {self.process.returncode}:\n{self.text()}")
+            raise Failure(f"{self.what} exited unexpectedly with {self.process.returncode}:\n{self.text()}")
         self.process.terminate()
         try:
             code = self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise Failure(f"{self.what} did not end within {STOP_S} s:\n{self.text()}") from None
+            raise Failure(f"{self.what} did not exit within {STOP_S} s:\n{self.text()}") from None
         if code not in self.ends_with:
-            raise Failure(f"{self.what} ended with {code}:\n{self.text()}")
+            raise Failure(f"{self.what} exited with {code}:\n{self.text()}")
 
     def __exit__(self, kind, *_):
         if kind is None and self.process.poll() is None:
@@ -84,12 +84,12 @@ class Process:
 
 
 def wait_for_settled(port, seconds_max):
-    """Until nothing waits in the sockets at this port, twice in a row."""
+    """Waits until the sockets at this port are empty, twice in a row."""
     quiet = 0
     end = time.monotonic() + seconds_max
     while quiet < 2:
         if time.monotonic() > end:
-            raise Failure(f"datagrams still wait at port {port} after {seconds_max} s")
+            raise Failure(f"datagrams are still queued at port {port} after {seconds_max} s")
         waiting = sum(entry["queued"] for entry in machine.udp_sockets() if entry["port"] == port)
         quiet = quiet + 1 if waiting == 0 else 0
         time.sleep(0.02)

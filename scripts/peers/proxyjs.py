@@ -1,10 +1,9 @@
-"""statsring in the place of StatsD's proxy.js. scripts/proxyjs-test.sh says what is tested.
+"""Compares statsring with StatsD's proxy.js; see scripts/proxyjs-test.sh.
 
 In: the program under test (STATSRING), NODE_MODULES with statsd and hashring, a folder. Out: a verdict.
 
-The real proxy.js runs first, then statsring, from the very same file and in front of the same three backends. Each meets
-the same: admin sessions and lines with all backends up, with one stopped, after its return, and with none. What came of
-it is compared.
+proxy.js runs first, then statsring, with the same file and the same three backends. Each handles the same admin sessions and
+lines with all backends up, with one stopped, after its return, and with none. The results are compared.
 """
 
 import json
@@ -27,16 +26,16 @@ from traffic import send_all
 from verdict import Verdict, program_under_test
 
 NAMES = int(os.environ.get("NAMES", 100_000))
-# Some forms of a line have one name in common.
+# Some line forms share one name.
 LINES = NAMES + NAMES // 20
 WILD = max(NAMES // 50, 10)
 LINES_EACH = 10
-# proxy.js takes a backend for dead that does not answer within its checkInterval: enough for a busy machine.
+# proxy.js considers a backend dead that does not answer within checkInterval: long enough for a busy machine.
 CHECK_MS = 2000
 SEEN_S = 60
 STATUS = sessions.session("status", b"status\n")
 
-# Of the keys of exampleProxyConfig.js those that matter here; as a person would write it.
+# The relevant keys of exampleProxyConfig.js, in typical style.
 CONFIG = """\
 /* proxy.js and statsring start from this file. */
 {{
@@ -56,7 +55,7 @@ cacheSize: 10000,
 }}
 """
 
-# Values of every sort, for the admin word `config`, and a file as strict JSON, as its users have it too.
+# All kinds of values, for the admin command `config`, and a file in strict JSON.
 OTHER_CONFIGS = {
     "all keys": """\
 {{ // in no order
@@ -78,7 +77,7 @@ WORDS = [each for each in sessions.SESSIONS if each.what in ("help", "config", "
 
 @dataclass
 class Seen:
-    """What one of the two proxies did: sessions and arrivals, by the state of the backends."""
+    """Sessions and arrivals of one proxy, by the state of the backends."""
 
     sessions: dict = field(default_factory=dict)
     arrived: dict = field(default_factory=dict)
@@ -90,12 +89,12 @@ def write_config(path, backends, port, admin):
 
 
 def proxy_js(config, port, admin, folder):
-    """The real one. util.log, which it calls, left Node in version 23."""
+    """Starts proxy.js. It calls util.log, which Node 23 removed."""
     preload = folder / "preload.js"
     preload.write_text("const util = require('util'); if (!util.log) util.log = (...args) => console.log(...args);\n")
     script = Path(os.environ["NODE_MODULES"]) / "statsd/proxy.js"
     command = ["node", "--no-deprecation", "-r", preload, script, config]
-    # It knows no orderly end.
+    # It has no signal handler.
     return Process("proxy.js", command, port, admin, folder, ends_with=(-15,))
 
 
@@ -104,13 +103,13 @@ def statsring(program, config, port, admin, folder):
 
 
 def living(proxy):
-    """The backends that `status` lists, in its order."""
+    """The backends listed by `status`, in order."""
     line = re.search(rb"^nodes: (.*)$", proxy.ask(b"status"), re.MULTILINE)
     return line[1].decode().split() if line else None
 
 
 def observe(proxy, backends, parts):
-    """Everything that is compared, of one running proxy."""
+    """Collects the results of one running proxy."""
     seen = Seen()
 
     def state(what, nodes, sends=True):
@@ -131,19 +130,19 @@ def observe(proxy, backends, parts):
     state("all stopped", [], sends=False)
     for backend in backends:
         backend.start()
-    # Together they return in an order of their own.
+    # They return in an arbitrary order.
     wait_until(f"{proxy.what}: all back", SEEN_S, lambda: len(living(proxy)) == len(backends), 0.1)
     return seen
 
 
-def arrival_differences(wanted, got, exact):
-    """Of two `Arrived`: lines at another backend, and for lines below the number `exact` other bytes."""
-    found = [f"{line!r} is split" for line in got.split + wanted.split]
-    for number, backend in wanted.backend.items():
+def arrival_differences(expected, got, exact):
+    """Lines of two `Arrived` at different backends, or, below the number `exact`, with different bytes."""
+    found = [f"{line!r} is split" for line in got.split + expected.split]
+    for number, backend in expected.backend.items():
         if got.backend.get(number) != backend:
-            found.append(f"{wanted.line[number]!r} is at {got.backend.get(number)}, from proxy.js at {backend}")
-        elif number < exact and got.line[number] != wanted.line[number]:
-            found.append(f"{got.line[number]!r}, from proxy.js {wanted.line[number]!r}")
+            found.append(f"{expected.line[number]!r} is at {got.backend.get(number)}, with proxy.js at {backend}")
+        elif number < exact and got.line[number] != expected.line[number]:
+            found.append(f"{got.line[number]!r}, with proxy.js {expected.line[number]!r}")
     return found
 
 
@@ -152,43 +151,43 @@ def distinct(arrived):
 
 
 def check_comparison(verdict, seen, exact):
-    """The comparison finds one changed byte of a session, one of a line, and one line at another backend."""
+    """Checks that the comparison detects a changed byte of a session or a line, and a line at another backend."""
     recorded = seen.sessions["all up"]
     answers, ending = recorded["status"]
     changed = recorded | {"status": ((answers[0].replace(b" \n", b"\n"), *answers[1:]), ending)}
-    verdict.check("the comparison finds a missing blank in status", len(sessions.differences(recorded, changed)) == 1)
+    verdict.check("the comparison detects a missing blank in status", len(sessions.differences(recorded, changed)) == 1)
     arrived = seen.arrived["all up"]
     moved = type(arrived)(dict(arrived.backend), dict(arrived.line))
     moved.backend[7] = next(name for name in set(arrived.backend.values()) if name != arrived.backend[7])
     moved.line[8] += b" "
     verdict.check(
-        "the comparison finds a line at another backend and a line with one byte more",
+        "the comparison detects a line at another backend and a line with an extra byte",
         len(arrival_differences(arrived, moved, exact)) == 2 and not arrival_differences(arrived, arrived, exact))
 
 
-def compare(verdict, wanted, got, exact):
-    for what in wanted.sessions:
-        held = wanted.sessions[what]
-        count = sum(len(answer) for answers, _ in held.values() for answer in answers)
-        wrong = sessions.differences(held, got.sessions[what])
+def compare(verdict, expected, got, exact):
+    for what in expected.sessions:
+        recorded = expected.sessions[what]
+        count = sum(len(answer) for answers, _ in recorded.values() for answer in answers)
+        wrong = sessions.differences(recorded, got.sessions[what])
         verdict.check(
-            f"{what}: {len(held)} admin sessions, {count} bytes as proxy.js answers", not wrong,
-            f"{len(wrong)} differ:\n      " + "\n      ".join(wrong[:20]))
-    for what, arrived in wanted.arrived.items():
+            f"{what}: {len(recorded)} admin sessions, {count} bytes equal those of proxy.js", not wrong,
+            f"{len(wrong)} differences:\n      " + "\n      ".join(wrong[:20]))
+    for what, arrived in expected.arrived.items():
         other = got.arrived[what]
         wrong = arrival_differences(arrived, other, exact)
-        again = f"{arrived.again} lines sent again to proxy.js, {other.again} to statsring"
+        again = f"{arrived.again} lines resent to proxy.js, {other.again} to statsring"
         verdict.check(
             f"{what}: {len(arrived.backend)} lines of {distinct(arrived)} names at the same backends ({again})",
             not wrong and distinct(arrived) >= NAMES,
-            f"{len(wrong)} differ:\n      " + "\n      ".join(wrong[:10]))
-    first, stopped, back = (wanted.arrived[what].backend for what in ("all up", "one stopped", "it is back"))
+            f"{len(wrong)} differences:\n      " + "\n      ".join(wrong[:10]))
+    first, stopped, back = (expected.arrived[what].backend for what in ("all up", "one stopped", "it is back"))
     moved = sum(stopped[number] != backend for number, backend in first.items())
     verdict.check(f"{moved} names moved when one backend stopped, and came back", moved > 0 and first == back)
 
 
 def test_other_configs(verdict, program, backend, folder):
-    """Files of other shapes: what each of the two says about itself under them."""
+    """Other config files: compares the status of both proxies."""
     for what, text in OTHER_CONFIGS.items():
         port, admin = machine.free_ports(2)
         config = folder / "other.js"
@@ -197,15 +196,15 @@ def test_other_configs(verdict, program, backend, folder):
             recorded = sessions.record(admin, WORDS)
         with statsring(program, config, port, admin, folder) as proxy:
             wrong = sessions.differences(recorded, sessions.record(proxy.admin, WORDS))
-        verdict.check(f"{what}: {len(WORDS)} admin sessions as proxy.js answers", not wrong, "\n      ".join(wrong))
+        verdict.check(f"{what}: {len(WORDS)} admin sessions equal those of proxy.js", not wrong, "\n      ".join(wrong))
 
 
 def test_example(verdict, program):
-    """The file that comes with StatsD, as it is: its ports are taken here, so it is only read."""
+    """StatsD's example file, unmodified. Its ports may be in use, so it is only checked."""
     file = Path(os.environ["NODE_MODULES"]) / "statsd/exampleProxyConfig.js"
     done = subprocess.run([program, "--check", "-f", file], capture_output=True, text=True, check=False)
     is_right = done.returncode == 0 and json.loads(done.stdout).get("hashing") == "hashring-3"
-    verdict.check("StatsD's exampleProxyConfig.js is read as it is", is_right, f"{done.stdout[:400]}{done.stderr}")
+    verdict.check("StatsD's exampleProxyConfig.js is accepted unmodified", is_right, f"{done.stdout[:400]}{done.stderr}")
 
 
 def main():
@@ -218,17 +217,17 @@ def main():
     chance = names.chance_of(int(os.environ.get("SEED", 20)))
     lines, strange, packed = (
         names.make(LINES, chance), names.wild(WILD, LINES, chance), names.wild(WILD, LINES + WILD, chance))
-    # Of a datagram with several lines proxy.js makes text and of the text bytes: there only where it goes is compared.
+    # proxy.js converts datagrams of several lines to a string and back: compare only their placement.
     parts, exact = [(lines, LINES_EACH), (strange, 1), (packed, LINES_EACH)], LINES + WILD
 
     with proxy_js(config, port, admin, folder) as proxy:
-        wanted = observe(proxy, backends, parts)
-    check_comparison(verdict, wanted, exact)
+        expected = observe(proxy, backends, parts)
+    check_comparison(verdict, expected, exact)
     with statsring(program, config, port, admin, folder) as proxy:
         got = observe(proxy, backends, parts)
         stats = proxy.ask(b"stats\n")
-        verdict.check("statsring's own commands work beside them", stats.startswith(b"time running"), stats[:80])
-    compare(verdict, wanted, got, exact)
+        verdict.check("statsring's own commands work as well", stats.startswith(b"time running"), stats[:80])
+    compare(verdict, expected, got, exact)
     test_other_configs(verdict, program, backends[0], folder)
     test_example(verdict, program)
     starts = (lambda: proxy_js(config, port, admin, folder), lambda: statsring(program, config, port, admin, folder))

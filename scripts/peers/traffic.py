@@ -1,6 +1,6 @@
-"""Lines sent through a proxy at the pace at which they arrive, and again where UDP lost them.
+"""Sends lines through a proxy at the rate of their arrival, and resends lost ones.
 
-In: datagrams of lines, a proxy's port, the backends behind it. Out: where each line arrived. Next: proxyjs.py compares.
+In: datagrams of lines, a proxy's port, its backends. Out: where each line arrived. Next: proxyjs.py compares.
 """
 
 import socket
@@ -11,20 +11,20 @@ from backends import lines_of
 from machine import Failure
 from names import number_of
 
-# proxy.js has the kernel's default receive buffer, which holds about 150 datagrams of ten lines. What was lost all the same
-# is sent again more slowly, by half each time.
+# proxy.js uses the kernel's default receive buffer, which holds about 150 datagrams of ten lines. Lost lines are resent, each
+# time at half the rate.
 DATAGRAMS_AHEAD_MAX = 80
 STALLED_S, ROUNDS_MAX = 2, 8
 
 
 @dataclass
 class Arrived:
-    """By the number of each line: its backend, and its bytes there. `again` counts what had to be sent again."""
+    """Backend and bytes by line number. `again` counts resent lines."""
 
     backend: dict = field(default_factory=dict)
     line: dict = field(default_factory=dict)
     again: int = 0
-    # Lines that were seen at more than one backend.
+    # Lines that arrived at more than one backend.
     split: list = field(default_factory=list)
 
 
@@ -38,7 +38,7 @@ class Sender:
         return sum(backend.udp.line_count for backend in self.backends if backend.udp)
 
     def send(self, datagrams, ahead_max):
-        """Never more on its way than the proxy's buffer holds; what does not come within a while is given up."""
+        """Keeps no more in flight than the proxy's buffer holds; gives up on overdue datagrams."""
         base, waiting = self.arrived(), []
         for datagram in datagrams:
             while len(waiting) >= ahead_max:
@@ -49,7 +49,7 @@ class Sender:
             base = self._wait(base, waiting)
 
     def _wait(self, base, waiting):
-        """Until the first of `waiting` has arrived, and takes off what has; the new base to count from."""
+        """Waits until the first of `waiting` has arrived and removes those that have. Returns the new base count."""
         end = time.monotonic() + STALLED_S
         while self.arrived() - base < waiting[0]:
             if time.monotonic() > end:
@@ -66,7 +66,7 @@ def packed(lines, each):
 
 
 def send_all(port, backends, parts):
-    """Sends `parts`, each a list of lines and how many go into a datagram, until every line has arrived."""
+    """Sends `parts`, each a list of lines and the number of lines per datagram, until all lines have arrived."""
     for backend in backends:
         backend.forget()
     sender, found, missing = Sender(port, backends), Arrived(), parts
@@ -80,7 +80,7 @@ def send_all(port, backends, parts):
             return found
         if round_ + 1 < ROUNDS_MAX:
             found.again += lost
-    raise Failure(f"{lost} lines did not arrive, sent {ROUNDS_MAX} times, as {missing[0][0][:1] or missing[-1][0][:1]}")
+    raise Failure(f"{lost} lines did not arrive after {ROUNDS_MAX} attempts, e.g. {missing[0][0][:1] or missing[-1][0][:1]}")
 
 
 def collect(backends, found):

@@ -1,10 +1,10 @@
-# The chain of processes that is one proxy over many restarts: who of them is alive, what it holds, how it is ended. To be
-# sourced behind scripts/proxy.bash.
+# The processes of one proxy across restarts: which are alive, their resource usage, how to end them. Source it after
+# scripts/proxy.bash.
 #
-# In: proxy_pid, and leader, the first process of the chain, whose session all of them share. Out: figures in
-# sample_resident, sample_heap and sample_descriptors. Next: scripts/soak.sh compares these from round to round.
+# In: proxy_pid, and leader, the first process, whose session they all share. Out: sample_resident, sample_heap and
+# sample_descriptors. Next: scripts/soak.sh compares these between rounds.
 
-# Processes of the chain that are alive.
+# Prints the PIDs of the processes that are alive.
 members() {
     cat /proc/[0-9]*/stat 2>/dev/null | sed -n "s/^\([0-9]*\) (.*) [^ZX] [0-9]* $leader .*/\1/p"
 }
@@ -13,7 +13,7 @@ is_alive() {
     [ -e "/proc/$proxy_pid/fd" ] && kill -0 "$proxy_pid" 2>/dev/null
 }
 
-# Ends the chain, whoever of it is alive, by force if it does not end by itself.
+# Ends all of them, by SIGKILL after 10 s.
 end_proxy() {
     local tick
     [ -n "${leader:-}" ] || return 0
@@ -25,20 +25,20 @@ end_proxy() {
     kill -KILL -- "-$leader" 2>/dev/null || true
 }
 
-# A line of status, without its name.
+# The value of a line of status.
 status_line() {
     ask status 2>/dev/null | sed -n "s/^$1: //p"
 }
 
-# What the process holds: resident KiB, live bytes of its heap, open files. Checks of health and this script's own
-# questions open some for a moment, so the least of several looks counts.
+# Samples resident memory (KiB), live heap (bytes) and open files. Health checks and admin connections briefly open files, so the
+# minimum of several counts is used.
 take_sample() {
-    local look count
+    local _ count
     sample_resident=$(awk '$1 == "Rss:" { print $2 }' "/proc/$proxy_pid/smaps_rollup" 2>/dev/null)
     ask memstats >"$work/memstats" 2>/dev/null
     sample_heap=$(sed -n 's/^bytes allocated and in use: //p' "$work/memstats")
     sample_descriptors=
-    for ((look = 0; look < 20; look++)); do
+    for _ in {1..20}; do
         count=$(find "/proc/$proxy_pid/fd" -mindepth 1 2>/dev/null | wc -l)
         if [ -z "$sample_descriptors" ] || [ "$count" -lt "$sample_descriptors" ]; then
             sample_descriptors=$count
@@ -46,7 +46,7 @@ take_sample() {
         sleep 0.05
     done
     if [ -z "$sample_resident" ] || [ -z "$sample_heap" ]; then
-        blame "process $proxy_pid does not tell its memory"
+        failure "cannot read the memory usage of process $proxy_pid"
         return 1
     fi
 }

@@ -1,6 +1,6 @@
-"""A fixed program for PyPI's `datadog`, its DogStatsd client: the same datagrams each time it runs.
+"""A deterministic program for PyPI's `datadog`, its DogStatsd client: the same datagrams each time it runs.
 
-In: host, port, mode. Out: datagrams. The clock and chance are held, so that timers and sample rates repeat.
+In: host, port, mode. Out: datagrams. Clock and random numbers are fixed, so that timers and sample rates repeat.
 """
 
 import itertools
@@ -63,7 +63,7 @@ def each_event(client, number):
 
 def make(host, port, mode):
     options = {
-        # What is gathered leaves when this program says so, never by the clock.
+        # Buffers are flushed explicitly, never by time.
         "flush_interval": NEVER_S,
         "disable_telemetry": True,
         "disable_aggregation": True,
@@ -71,7 +71,7 @@ def make(host, port, mode):
         "origin_detection_enabled": False,
     }
     if mode == "telemetry":
-        # After each datagram, with what was sent so far.
+        # Telemetry after each datagram.
         options |= {"disable_telemetry": False, "telemetry_min_flush_interval": -1, "container_id": "ci-1234abcd"}
     if mode == "aggregated":
         options |= {"disable_aggregation": False, "max_metric_samples_per_context": 3}
@@ -94,7 +94,7 @@ def main():
                 client.flush_aggregated_metrics()
             client.flush()
             time.sleep(PAUSE_S)
-    # A batch beside the client's own buffer.
+    # A batch in addition to the client's buffer.
     with client as batch:
         for number in range(100):
             batch.gauge(f"batch.{number}", number)

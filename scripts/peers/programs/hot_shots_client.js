@@ -1,7 +1,7 @@
-// A fixed program for npm's `hot-shots`: the same datagrams each time it runs.
+// A deterministic program for npm's `hot-shots`: the same datagrams each time it runs.
 //
-// In: the package's folder, host, port, mode. Out: datagrams. The clock and chance are held, so that timers and sample
-// rates repeat.
+// In: the package's directory, host, port, mode. Out: datagrams. Clock and random numbers are fixed, so that timers
+// and sample rates repeat.
 'use strict';
 
 const [packageDir, host, port, mode] = process.argv.slice(2);
@@ -64,7 +64,7 @@ const tagsOf = (number) => [`n:${number}`];
 function options() {
   const common = {
     host, port: Number(port), prefix: 'js.', globalTags: { service: 'shop', version: '1.2' },
-    // What is gathered leaves when it is enough for a datagram, or when this program says so.
+    // Buffers are flushed when full or explicitly, never by time.
     bufferFlushInterval: NEVER_MS,
     errorHandler: (error) => { console.error(error); process.exitCode = 1; },
   };
@@ -87,7 +87,7 @@ async function main() {
   for (let number = 0; number < NAMES; number += 1) {
     eachMetric(client, number);
     eachMetric(child, number);
-    // Telegraf has neither events nor checks.
+    // Telegraf supports neither events nor checks.
     if (mode !== 'telegraf') await eachEvent(client, number);
     if (number % PAUSE_EVERY === 0) {
       await new Promise((resolve, reject) => client.flush((error) => (error ? reject(error) : resolve())));

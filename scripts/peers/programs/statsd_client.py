@@ -1,6 +1,6 @@
-"""A fixed program for PyPI's `statsd`: the same datagrams each time it runs.
+"""A deterministic program for PyPI's `statsd`: the same datagrams each time it runs.
 
-In: host, port, mode. Out: datagrams. The clock and chance are held, so that timers and sample rates repeat.
+In: host, port, mode. Out: datagrams. Clock and random numbers are fixed, so that timers and sample rates repeat.
 """
 
 import datetime
@@ -22,7 +22,7 @@ def hold_clock():
 
 
 def each_call(client, number):
-    """One of everything that the client can say."""
+    """Calls every function of the client once."""
     name = f"shop.{number}.orders"
     client.incr(name)
     client.incr(name, number, rate=0.5)
@@ -58,7 +58,7 @@ def main():
         if mode == "single":
             each_call(client, number)
         else:
-            # A pipeline cuts at maxudpsize; one within another is sent through the outer one.
+            # A pipeline splits at maxudpsize; a nested one is sent through the outer one.
             with client.pipeline() as pipe:
                 for further in range(4):
                     each_call(pipe, number * 4 + further)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each of statsring's levers gains: the same load with it and without it, in pairs.
+"""Measures the gain of each optimisation: pairs of runs with and without it under the same load.
 
 In: options. Out: Markdown on stdout, JSON in a file.
 """
@@ -18,14 +18,14 @@ WITH, WITHOUT = "with", "without"
 
 
 @dataclass(frozen=True)
-class Lever:
-    """Config keys that put it in force, and those that do not."""
+class Optimisation:
+    """Config keys to enable and to disable it."""
 
     name: str
     on: dict
     off: dict
     load: Load
-    words: str
+    setting: str
     note: str = ""
 
 
@@ -33,52 +33,52 @@ FULL = Load("20,000/s, 30 metrics each", 20_000, 30)
 SINGLE = Load("100,000/s, 1 metric each", 100_000, 1)
 TRICKLE = Load("20,000/s, 1 metric each", 20_000, 1)
 MANY_NODES = Load("10,000/s, 30 metrics each, 100 nodes", 10_000, 30, nodes=100)
-LEVERS = {
-    "gso": Lever("GSO batches", {}, {"gso": "off"}, FULL, "`gso` auto, off"),
-    "padding": Lever("Padding, which makes GSO batches longer", {"gso": "padded"}, {"gso": "unpadded"}, FULL,
+OPTIMISATIONS = {
+    "gso": Optimisation("GSO batches", {}, {"gso": "off"}, FULL, "`gso` auto, off"),
+    "padding": Optimisation("Padding, which makes GSO batches longer", {"gso": "padded"}, {"gso": "unpadded"}, FULL,
                      "`gso` padded, unpadded"),
-    "unpadded": Lever("GSO batches without padding", {"gso": "unpadded"}, {"gso": "off"}, FULL, "`gso` unpadded, off"),
-    "packets": Lever("Packets as large as the path MTU", {"maxPacketSize": "auto"}, {}, FULL,
+    "unpadded": Optimisation("GSO batches without padding", {"gso": "unpadded"}, {"gso": "off"}, FULL, "`gso` unpadded, off"),
+    "packets": Optimisation("Packets as large as the path MTU", {"maxPacketSize": "auto"}, {}, FULL,
                      "`maxPacketSize` auto, 1432"),
-    "cache": Lever("Placement cache", {}, {"cacheSize": 0}, FULL, "`cacheSize` 10000, 0"),
-    "cache-nodes": Lever("Placement cache, more nodes", {}, {"cacheSize": 0}, MANY_NODES,
+    "cache": Optimisation("Placement cache", {}, {"cacheSize": 0}, FULL, "`cacheSize` 10000, 0"),
+    "cache-nodes": Optimisation("Placement cache, more nodes", {}, {"cacheSize": 0}, MANY_NODES,
                          "`cacheSize` 10000, 0"),
-    "coalescing": Lever("Coalescing", {}, {"flushInterval": 0}, TRICKLE, "`flushInterval` 5, 0",
+    "coalescing": Optimisation("Coalescing", {}, {"flushInterval": 0}, TRICKLE, "`flushInterval` 5, 0",
                         "metrics are held for up to 5 ms"),
-    "coalescing-busy": Lever("Coalescing under more load", {}, {"flushInterval": 0}, SINGLE, "`flushInterval` 5, 0",
+    "coalescing-busy": Optimisation("Coalescing under more load", {}, {"flushInterval": 0}, SINGLE, "`flushInterval` 5, 0",
                              "metrics are held for up to 5 ms"),
-    "spread": Lever("One sender on two workers", {"workers": 2, "spread": "datagram"}, {"workers": 2}, SINGLE,
+    "spread": Optimisation("One sender on two workers", {"workers": 2, "spread": "datagram"}, {"workers": 2}, SINGLE,
                     "`spread` datagram, flow; `workers` 2",
-                    "it costs CPU and gains a second core, which this test, on one core, cannot show"),
+                    "costs CPU and gains a second core, which this test on one core cannot show"),
 }
 BENCH = "levers"
 
 
 def parse():
     parser = machine.Parser(
-        prog="levers.sh", description="What each optimisation gains: pairs with it and without it.",
+        prog="optimisations.sh", description="Measures the gain of each optimisation in pairs of runs.",
         epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
                "one.")
     cases.add_options(parser, runs=5, seconds=3)
     add = parser.add_argument
-    add("--levers", default=",".join(LEVERS), help="some of %(default)s")
+    add("--only", default=",".join(OPTIMISATIONS), help="some of %(default)s")
     add("--no-bench", action="store_true", help="skip in-process benchmarks")
     add("--bench-seconds", type=float, default=3, help="of each case in process (%(default)s)")
     add_bench_options(parser)
     options = cases.check_options(parser, parser.parse_args())
-    unknown = [name for name in options.levers.split(",") if name not in LEVERS]
+    unknown = [name for name in options.only.split(",") if name not in OPTIMISATIONS]
     if unknown:
-        parser.error(f"--levers: unknown lever {unknown[0]!r}")
+        parser.error(f"--only: unknown optimisation {unknown[0]!r}")
     return options
 
 
 def collect(options):
     bench = Bench.of(options)
-    run = cases.described("levers.sh", options) | {"rows": [], "in_process": {}}
-    for name in options.levers.split(","):
-        lever = LEVERS[name]
-        pair = [Case(WITH, lever.load, lever.on), Case(WITHOUT, lever.load, lever.off)]
-        run["rows"] += cases.measure_series(bench, lever.name, pair, options.runs)
+    run = cases.described("optimisations.sh", options) | {"rows": [], "in_process": {}}
+    for name in options.only.split(","):
+        optimisation = OPTIMISATIONS[name]
+        pair = [Case(WITH, optimisation.load, optimisation.on), Case(WITHOUT, optimisation.load, optimisation.off)]
+        run["rows"] += cases.measure_series(bench, optimisation.name, pair, options.runs)
     if not options.no_bench:
         run["in_process"] = inprocess.run(bench.program_core, [BENCH], options.bench_seconds)
     return run
@@ -89,14 +89,14 @@ def pair_table(run):
             "p99 with, ms", "without", "delivered, least: with, without"]
     body = []
     measured = report.names_of(run["rows"], "load")
-    for lever in LEVERS.values():
-        if lever.name not in measured:
+    for optimisation in OPTIMISATIONS.values():
+        if optimisation.name not in measured:
             continue
-        figures = cases.figures_of(run, lever.name)
+        figures = cases.figures_of(run, optimisation.name)
         on, off = figures[WITH], figures[WITHOUT]
-        gain = report.ratio(run["rows"], lever.name, WITHOUT, WITH)
+        gain = report.ratio(run["rows"], optimisation.name, WITHOUT, WITH)
         body.append([
-            lever.name + (f" ({lever.note})" if lever.note else ""), lever.load.name, lever.words,
+            optimisation.name + (f" ({optimisation.note})" if optimisation.note else ""), optimisation.load.name, optimisation.setting,
             report.ranged(on["us_per_received"]), report.ranged(off["us_per_received"]), report.ranged(gain),
             report.middle(on.get("p99_us"), 1e3), report.middle(off.get("p99_us"), 1e3),
             f"{report.worst(on['delivered'])}, {report.worst(off['delivered'])}",
@@ -105,13 +105,13 @@ def pair_table(run):
 
 
 def bench_table(found):
-    """The levers of the relay alone; a scanner is chosen by the processor, so only here can it be another."""
-    body = [[words_of(case), report.ranged(figures, 1)] for case, figures in sorted(found.items())]
+    """In-process results, including all scanners; a running proxy always uses the fastest one."""
+    body = [[label_of(case), report.ranged(figures, 1)] for case, figures in sorted(found.items())]
     return report.table(["in process", "ns per metric"], body)
 
 
-def words_of(case):
-    """The cache's cases end with their number of nodes."""
+def label_of(case):
+    """Cache cases end with the number of nodes."""
     head, _, last = case.rpartition(" ")
     return f"{head}, {int(last):,} nodes" if last.isdigit() else case
 
@@ -126,8 +126,8 @@ def markdown(run):
     ]
     if run["in_process"].get(BENCH):
         parts += [
-            "The relay alone (`cargo bench`): the cache with 3 and with 1,000 nodes, and each way of finding lines that this "
-            "processor has. The fastest is chosen at the start, and has no switch.",
+            "The relay alone (`cargo bench`): the cache with 3 and with 1,000 nodes, and each scanner that this "
+            "processor supports. statsring always uses the fastest.",
             bench_table(run["in_process"][BENCH]),
         ]
     return "\n\n".join(parts) + "\n"
@@ -143,4 +143,4 @@ def main():
 
 
 if __name__ == "__main__":
-    machine.main_with_signals("levers.sh", main)
+    machine.main_with_signals("optimisations.sh", main)
