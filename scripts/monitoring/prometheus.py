@@ -57,6 +57,9 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            # Prometheus is still starting.
+            if error.code == 503:
+                raise ConnectionError(error) from None
             raise ValueError(f"{path} {parameters}: {error.read().decode()}") from None
         except OSError as error:
             if self.process.poll() is not None:
