@@ -133,4 +133,4 @@ echo "misplaced     $misplaced, duplicated $duplicated"
 others=$((dropped - $(counter metrics_dropped_send_refused)))
 [ "$others" = 0 ] || bad "$others metrics were dropped for other reasons than ECONNREFUSED"
 [ "$(column "${ports[2]}" dropped)" = "$dropped" ] || bad "metrics of other backends were dropped"
-echo "GOOD: $outages outages: only the killed backend's names moved, 0 metrics of other backends lost, all $sent accounted for"
+echo "PASS: $outages outages: only the killed backend's names moved, 0 metrics of other backends lost, all $sent accounted for"

@@ -10,7 +10,7 @@ die() {
 }
 
 bad() {
-    echo "BAD: $*"
+    echo "FAIL: $*"
     exit 1
 }
 

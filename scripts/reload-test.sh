@@ -105,4 +105,4 @@ for node in 0 1 2; do
     [ "$(column "${ports[node]}" since)" -ge $((count / 10)) ] || bad "127.0.0.1:${ports[node]} changed state"
 done
 [ "$(counter metrics_received)" = "$(counter metrics_sent)" ] || bad "metrics were dropped: $(grep dropped "$work/stats")"
-echo "GOOD: $answers reloads at $rate datagrams/s: 0 lost, 0 misplaced; unchanged backends kept sockets, state and counters"
+echo "PASS: $answers reloads at $rate datagrams/s: 0 lost, 0 misplaced; unchanged backends kept sockets, state and counters"

@@ -63,5 +63,5 @@ grep -q "\(metrics_dropped\|kernel_drops\)" <<<"$(ask stats)" || die "cannot rea
 echo
 echo "$count restarts at $rate datagrams/s; the longest took $longest_ms ms until the old process had exited"
 grep -c "final counters: " "$work/log" | sed 's/$/ final counters of old processes in the log; those with drops:/'
-grep "final counters: " "$work/log" | grep -v "dropped 0, pending 0.*dropped by the kernel before 0\$" || echo "  none"
+grep "final counters: " "$work/log" | grep -v "dropped 0, pending 0.*dropped by the kernel 0\$" || echo "  none"
 exit "$code"

@@ -89,7 +89,7 @@ add() {
 # Records a failure. All are counted, the first 20 kept.
 failure() {
     reason_count=$((reason_count + 1))
-    echo "BAD: round $rounds, $phase: $1"
+    echo "FAIL: round $rounds, $phase: $1"
     [ ${#reasons[@]} -ge 20 ] || reasons+=("round $rounds, $phase: $1")
 }
 
@@ -318,4 +318,4 @@ if [ "$reason_count" != 0 ]; then
     tail -5 "$work/log"
     bad "$reason_count failures in $rounds rounds, $SECONDS s; the first: ${reasons[0]}"
 fi
-echo "GOOD: $rounds rounds in $SECONDS s, $(all sent) metrics: 0 lost, 0 duplicated, 0 misplaced; $(all explained) explained by ${sums[outages.churn]} outages; longest stall $(longest_stall_ms) ms"
+echo "PASS: $rounds rounds in $SECONDS s, $(all sent) metrics: 0 lost, 0 duplicated, 0 misplaced; $(all explained) explained by ${sums[outages.churn]} outages; longest stall $(longest_stall_ms) ms"

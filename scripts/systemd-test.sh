@@ -21,7 +21,7 @@ rate=${RATE:-5000}
 . scripts/proxy.bash
 
 bad() {
-    echo "BAD: $*" >&2
+    echo "FAIL: $*" >&2
     in_root journalctl --no-pager --unit statsring --unit statsring.socket 2>/dev/null | tail -40 >&2 || true
     exit 1
 }

@@ -24,24 +24,25 @@ const LOG_FLUSH: Duration = Duration::from_secs(1);
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
     help_triggers("-h", "--help"),
-    note = "Without a command, statsring runs the proxy until SIGTERM or SIGINT. SIGHUP reloads the config, SIGUSR2 restarts without loss.",
-    error_code(1, "load, sink or demo: metrics were lost or misplaced; check-ready: not ready"),
+    note = "Without a command, statsring runs the proxy until SIGTERM or SIGINT. SIGHUP\n  \
+            reloads the config, SIGUSR2 restarts without loss.",
+    error_code(1, "load, sink or demo: metrics were lost, duplicated or misplaced; check-ready: not ready"),
     error_code(64, "wrong usage, or an invalid config"),
     error_code(66, "the config cannot be read"),
     error_code(
         69,
-        "io_uring is refused, and engine is io_uring; the message states the cause and the remedy"
+        "engine is io_uring, which is not available; the message states the cause and the remedy"
     ),
     error_code(70, "internal error (a bug)"),
     error_code(71, "OS error, for example port already in use"),
     error_code(75, "a stop exceeded shutdownTimeout; the log states how many metrics were lost")
 )]
 struct Arguments {
-    /// config file, JSON or of StatsD's proxy.js (default /etc/statsdproxy.json)
+    /// config file: JSON, or a config of StatsD's proxy.js (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// debug log: also every metric with its backend, at most 1,000 lines per second
+    /// log at debug level, including every metric with its backend, at most 1,000 lines per second
     #[argh(switch, short = 'd')]
     debug: bool,
 
@@ -176,7 +177,7 @@ fn check(loaded: &Loaded) -> u8 {
         print_error(notice);
     }
     for loops in control::own_nodes(&loaded.config) {
-        print_error(&format!("does not start on this host: {loops}"));
+        print_error(&format!("would not start on this host: {loops}"));
     }
     // Where the start decides about the engine, this is the larger one.
     let engine = loaded.config.engine.unwrap_or(Engine::IoUring);

@@ -5,12 +5,15 @@
 /// Every code with its meaning.
 pub const CODES: [(u8, &str); 8] = [
     (OK, "success"),
-    (BAD_VERDICT, "`load`, `sink` or `demo`: metrics were lost or misplaced; `check-ready`: not ready"),
+    (
+        BAD_VERDICT,
+        "`load`, `sink` or `demo`: metrics were lost, duplicated or misplaced; `check-ready`: not ready",
+    ),
     (USAGE, "wrong usage, or an invalid config"),
     (NO_CONFIG, "the config cannot be read"),
     (
         NO_ENGINE,
-        "io_uring is refused, and `engine` is `io_uring`; the message states the cause and the remedy",
+        "`engine` is `io_uring`, which is not available; the message states the cause and the remedy",
     ),
     (INTERNAL, "internal error (a bug)"),
     (SYSTEM, "OS error, for example port already in use"),

@@ -204,9 +204,9 @@ fn check_prints_a_config_on_stdout_and_the_rest_on_stderr() {
     let text = stderr(&output);
     for part in [
         "Nodes is read as nodes",
-        "arrivals of packets' metrics",
+        "arrival times of packed metrics",
         "memory bound: ",
-        "for each of 2 workers",
+        " per worker), plus up to ",
         "receive buffers",
     ] {
         assert!(text.contains(part), "{text}");

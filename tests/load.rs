@@ -106,7 +106,7 @@ fn people_get_a_line_a_second_and_the_verdict_last() {
     let output = direct("--rate 200 --seconds 1.5");
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!(code(&output), 0, "{text}");
-    assert!(text.lines().last().is_some_and(|line| line.starts_with("GOOD: all ")), "{text}");
+    assert!(text.lines().last().is_some_and(|line| line.starts_with("PASS: all ")), "{text}");
     assert!(text.starts_with("sent  ") && text.contains("p99.9"), "{text}");
     let progress = stderr(&output);
     assert!(progress.contains("1 s  sent ") && progress.contains("lost or in transit"), "{progress}");
@@ -490,7 +490,10 @@ fn a_proxy_that_is_not_there_is_a_bad_verdict() {
     });
     let result = json(&output, 1);
     assert_eq!(result["verdict"]["reasons"][0], "nothing arrived");
-    assert!(result["verdict"]["notes"].to_string().contains("is the proxy listening there?"), "{result}");
+    assert!(
+        result["verdict"]["notes"].to_string().contains("check that the proxy listens there"),
+        "{result}"
+    );
 }
 
 struct Proxy {

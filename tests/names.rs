@@ -259,9 +259,7 @@ fn an_address_that_dies_is_left_for_the_next_one_and_the_log_and_backends_tell()
         let before = proxy.stat("metrics_sent");
         proxy.send((0..200).map(|number| format!("after.{number}:1|c")));
         wait_until("the second address is in use", || proxy.column(&name, "address") == to);
-        wait_until("it is logged", || {
-            proxy.logged(&format!("backend {name}: metrics are sent to {to} from now on: {from}"))
-        });
+        wait_until("it is logged", || proxy.logged(&format!("backend {name}: switched to {to}: {from}")));
         let stats = proxy.settle();
         assert_eq!(stats["metrics_sent"] - before, 200, "none is dropped: {stats:?}");
         assert_eq!(proxy.state(&name), "up");
@@ -365,12 +363,12 @@ fn a_backend_at_the_proxys_own_address_ends_the_start() {
     let Some(etc) = Etc::new(hosts) else { return };
     let disabled = |host: &str, port: u16| json!({"host": host, "port": port, "disabled": true});
     for (host, code, message) in [
-        ("127.0.0.9", 64, "127.0.0.9:PORT is where this proxy itself listens"),
-        ("::ffff:127.0.0.9", 64, "is where this proxy itself listens"),
+        ("127.0.0.9", 64, "127.0.0.9:PORT is this proxy's own address"),
+        ("::ffff:127.0.0.9", 64, "is this proxy's own address"),
         (
             "own.statsring.test",
             71,
-            "own.statsring.test:PORT resolves to 127.0.1.1:PORT, which is where this proxy itself listens",
+            "own.statsring.test:PORT resolves to 127.0.1.1:PORT, which is this proxy's own address",
         ),
         ("alias.statsring.test", 71, "alias.statsring.test:PORT resolves to 127.0.1.1:PORT"),
     ] {
@@ -424,7 +422,7 @@ fn a_reload_or_a_name_that_leads_to_the_proxy_itself_makes_no_loop() {
     proxy.config.json["flushInterval"] = 7.into();
     proxy.config.write();
     let answer = proxy.ask("reload");
-    assert!(answer.contains("localhost") && answer.contains("where this proxy itself listens"), "{answer}");
+    assert!(answer.contains("localhost") && answer.contains("this proxy's own address"), "{answer}");
     proxy.config.json["nodes"] = good;
     proxy.config.write();
     assert!(proxy.ask("reload").contains("flushInterval: 5 -> 7"));
@@ -432,9 +430,9 @@ fn a_reload_or_a_name_that_leads_to_the_proxy_itself_makes_no_loop() {
     etc.set_hosts(&hosts(&["127.0.0.1"]));
     drop(there);
     proxy.wait_for_state(&name, "own_address");
-    let told = format!("backend {name}: 127.0.0.1:{port} is where this proxy itself listens");
+    let told = format!("backend {name}: 127.0.0.1:{port} is this proxy's own address");
     wait_until("the log tells", || proxy.logged(&told));
-    assert!(proxy.status("degraded").contains("where this proxy itself listens"));
+    assert!(proxy.status("degraded").contains("this proxy's own address"));
     let before = proxy.stat("metrics_received");
     every_metric_arrives(&mut proxy, &backend, "diverted");
     assert_eq!(proxy.stat("metrics_received") - before, 200, "none came back");

@@ -539,7 +539,7 @@ fn hostile_admin_clients_are_counted_and_delay_nobody() {
     assert!(String::from_utf8_lossy(&answer).contains("405"), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(proxy.ask("health"), "health: up\n");
     assert_eq!(proxy.stat("admin_http_errors"), 1);
-    assert_eq!(proxy.ask("make coffee"), "unknown command\n");
+    assert_eq!(proxy.ask("make coffee"), "unknown command; help lists the commands\n");
     proxy.send(datagrams(0..100));
     wait_until("it goes on forwarding", || total(&backends) == 300);
     drop(silent);

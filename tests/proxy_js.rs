@@ -69,11 +69,7 @@ fn a_usual_file_does_what_proxy_js_does() {
     assert_eq!(names, ["127.0.0.1:8127", "127.0.0.1:8129", "127.0.0.1:8131"]);
     assert_eq!(notices.len(), 2, "{notices:?}");
     assert!(notices[0].contains("health down") && notices[0].contains("this host only"), "{}", notices[0]);
-    assert!(
-        notices[1].starts_with("without effect: udp_version (nor in proxy.js), host ("),
-        "{}",
-        notices[1]
-    );
+    assert!(notices[1].starts_with("ignored: udp_version (as in proxy.js), host ("), "{}", notices[1]);
 }
 
 #[test]
@@ -119,12 +115,12 @@ fn keys_without_effect_get_one_notice() {
     ));
     assert_eq!(notices.len(), 1, "{notices:?}");
     for part in [
-        "udp_version (nor in proxy.js)",
-        "healthStatus (nor in proxy.js)",
-        "host (nor in proxy.js since StatsD 0.8",
+        "udp_version (as in proxy.js)",
+        "healthStatus (as in proxy.js)",
+        "host (as in proxy.js since StatsD 0.8",
         "log (logs go to stderr; see logFormat)",
         "automaticConfigReload (a changed file never reached the ring of proxy.js; to reload, use SIGHUP",
-        "title (unknown to proxy.js too)",
+        "title (unknown, also to proxy.js)",
         "debug (unknown to proxy.js",
     ] {
         assert!(notices[0].contains(part), "{part} is not in {}", notices[0]);

@@ -236,7 +236,7 @@ def main(_arguments):
     except (AssertionError, ValueError) as wrong:
         say(f"BAD   {wrong}")
         return EXIT_BAD
-    print("GOOD: Prometheus totals are exact, and every loss raises an alert")
+    print("PASS: Prometheus totals are exact, and every loss raises an alert")
     return 0
 
 

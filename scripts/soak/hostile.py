@@ -48,7 +48,7 @@ COMMANDS = [
     ("reload", r"reloaded: nothing changed"),
     ("version", r"statsring \d"),
     ("help", r"ping "),
-    ("no such command", r"unknown command\n$"),
+    ("no such command", r"unknown command; help lists the commands\n$"),
 ]
 
 

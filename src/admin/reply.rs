@@ -68,7 +68,7 @@ pub fn misused(what_it_takes: &str) -> String {
 /// The answer to anything else.
 pub fn unknown(words: AdminDialect) -> String {
     match words {
-        AdminDialect::Statsring => "unknown command\n",
+        AdminDialect::Statsring => "unknown command; help lists the commands\n",
         AdminDialect::ProxyJs => proxy_js::UNKNOWN,
     }
     .to_string()

@@ -138,7 +138,7 @@ pub fn last_errors(view: &View) -> Vec<String> {
         format!("last_error: backend {name}: {last}: {}", error_words(error, backend.address()))
     });
     capped(lines.collect(), |left| {
-        format!("last_error: {left} more backends; the command backends lists them")
+        format!("last_error: {left} more backends; the admin command backends lists them")
     })
 }
 
@@ -224,6 +224,6 @@ mod tests {
         view.backends = vec![view.backends[1].clone(); 300];
         let lines = last_errors(&view);
         assert_eq!(lines.len(), LINES_MAX + 1);
-        assert_eq!(lines[LINES_MAX], "last_error: 290 more backends; the command backends lists them");
+        assert_eq!(lines[LINES_MAX], "last_error: 290 more backends; the admin command backends lists them");
     }
 }

@@ -284,7 +284,7 @@ async fn pipelined_commands_are_answered_in_order_and_the_half_close_ends_it() {
         wire.send(b"ping\nbogus\n\nhealth down\nhealth\nhealth sideways\nreload\nreload\nwhere a\x1bb\nconfig\nversion");
         wire.half_close();
         let expected = format!(
-            "pong\nunknown command\nhealth: down\nhealth: down\nerror: usage: health [up|down]\n\
+            "pong\nunknown command; help lists the commands\nhealth: down\nhealth: down\nerror: usage: health [up|down]\n\
              nothing changed\nerror: port: 0 is not a port\nerror: nodes: none\na\\x1bb\th:1\n{{\"port\": 8125}}\n\
              statsring {VERSION}\n"
         );
@@ -308,7 +308,10 @@ async fn every_command_of_help_is_answered() {
             wire.send(name.as_bytes());
             wire.half_close();
             let replies = wire.replies_within(50).await;
-            assert!(replies.ends_with('\n') && replies != "unknown command\n", "{name}: {replies}");
+            assert!(
+                replies.ends_with('\n') && replies != "unknown command; help lists the commands\n",
+                "{name}: {replies}"
+            );
         })
         .await;
     }
@@ -502,7 +505,7 @@ async fn in_the_words_of_proxy_js_its_answers_are_given() {
         // A reload may change the dialect of an open connection.
         proxy.words.set(AdminDialect::Statsring);
         wire.send(b"what\n");
-        assert_eq!(wire.replies_within(1).await, "unknown command\n");
+        assert_eq!(wire.replies_within(1).await, "unknown command; help lists the commands\n");
         wire.send(b"quit\n");
     });
     assert!(lasted.await < Duration::from_secs(1));

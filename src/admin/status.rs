@@ -36,13 +36,11 @@ pub fn render(view: &View) -> String {
         format!("management: {}", addresses(&view.management)),
         format!("health: {}", up_or_down(view.health_up)),
         ready(view.readiness),
-        format!("gso: {}", view.gso),
         format!("receive_buffer: {}", receive_buffer(view)),
-        format!("account: {}", account(&counters)),
+        format!("accounting: {}", account(&counters)),
     ];
-    // The request comes before its result.
-    let gso = lines.iter().position(|line| line.starts_with("gso: ")).map_or(lines.len(), |at| at + 1);
-    lines.splice(gso..gso, tuning::lines(view));
+    let before_buffers = lines.len().saturating_sub(2);
+    lines.splice(before_buffers..before_buffers, tuning::lines(view));
     lines.extend(wishes(view));
     lines.extend(several_addresses(view));
     lines.extend(send_error::last_errors(view));
@@ -269,14 +267,13 @@ mod tests {
             management: 127.0.0.1:8126\n\
             health: up\n\
             ready: yes, all workers are receiving\n\
-            gso: auto\n\
-            gso: 20 of 40 packets batched; padded for all\n\
+            gso: auto: 20 of 40 packets batched; padded for all\n\
             packet_size: 1432 bytes\n\
             cache: up to 16384 names in 32768 entries per worker\n\
             coalescing: up to 5 ms; now idle\n\
             scanner: SSE2\n\
             receive_buffer: 425984 bytes granted of 16777216 (2 × 8388608 requested)\n\
-            account: balanced\n\
+            accounting: balanced\n\
             dropped_malformed: 4 metrics, the last 40 s ago, at 2033-05-18T03:32:40Z\n"
         );
         assert_eq!(render(&view), expected);
@@ -340,7 +337,7 @@ mod tests {
             "nodes: none up\n",
             "pinned: worker 1 on CPU 3\n",
             "rings: not restricted: Invalid argument (os error 22)\n",
-            "account: 3 metrics unaccounted for: received 33, sent 24, dropped 4, pending 2\n",
+            "accounting: 3 metrics unaccounted for: received 33, sent 24, dropped 4, pending 2\n",
             "sockets: inherited from process 12\n",
             "last_restart: 3 s ago: refused: stopping\n",
             "last_reload: 7 s ago: nodes[1].port: 99999 is not a port; bad\\x1bkey\n",
@@ -349,7 +346,7 @@ mod tests {
             assert!(text.contains(line), "{line}{text}");
         }
         view.workers[0].counters.add(Counter::MetricsSent, 5);
-        assert!(render(&view).contains("account: 2 metrics too many: "));
+        assert!(render(&view).contains("accounting: 2 metrics too many: "));
         view.workers.clear();
         let text = render(&view);
         assert!(

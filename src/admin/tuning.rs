@@ -13,7 +13,7 @@ const NAMES_MAX: usize = 5;
 /// One line for each lever.
 pub fn lines(view: &View) -> Vec<String> {
     vec![
-        format!("gso: {}", gso(view)),
+        format!("gso: {}: {}", view.gso, gso(view)),
         format!("packet_size: {}", packet_size(view)),
         format!("cache: {}", cache(&view.tuning)),
         format!("coalescing: {}", coalescing(view)),
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(
             lines(&view),
             [
-                "gso: 20 of 40 packets batched; padded for all",
+                "gso: auto: 20 of 40 packets batched; padded for all",
                 "packet_size: 1432 bytes",
                 "cache: up to 16384 names in 32768 entries per worker",
                 "coalescing: up to 5 ms; now idle",

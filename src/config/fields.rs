@@ -10,6 +10,8 @@ use serde_json::Number;
 
 /// Longest key for which the nearest known one is looked for.
 const SUGGESTED_BYTES_MAX: usize = 64;
+/// Most keys that a message lists.
+const LISTED_KEYS_MAX: usize = 8;
 /// The rules by which an object is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
@@ -113,7 +115,7 @@ impl<'a> Fields<'a> {
         let key = shown_key(given);
         if self.dialect == Dialect::ProxyJs && nearest(given, known).is_none() {
             let key = format!("{}{key}", self.parent());
-            return self.report.idle(key, "unknown to proxy.js too");
+            return self.report.idle(key, "unknown, also to proxy.js");
         }
         self.report.mistake(place, format!("{}{key}: unknown key{}", self.prefix, hint(given, known)));
     }
@@ -345,11 +347,12 @@ fn shown_key(key: &str) -> String {
     }
 }
 
-/// The nearest known key, or else all of them.
+/// The nearest known key; else all of a node, or where those of the file are listed.
 fn hint(given: &str, known: &[&'static str]) -> String {
     match nearest(given, known) {
         Some(key) => format!("; did you mean {key}?"),
-        None => format!(" (known: {})", known.join(", ")),
+        None if known.len() <= LISTED_KEYS_MAX => format!(" (known: {})", known.join(", ")),
+        None => "; statsring(8) lists all keys".to_owned(),
     }
 }
 

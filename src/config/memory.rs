@@ -67,12 +67,12 @@ impl MemoryBound {
             workers: config.workers,
             per_worker: vec![
                 ("receive buffers", buffer_bytes),
-                ("packets", pool.packets * pool.packet_bytes),
-                ("packets for metrics longer than one", pool.oversize * pool.oversize_bytes),
-                ("arrivals of packets' metrics", pool.arrivals_bytes()),
-                ("cache of names", HashCache::bytes(limits.cache_entries)),
+                ("packet pool", pool.packets * pool.packet_bytes),
+                ("packets for oversized metrics", pool.oversize * pool.oversize_bytes),
+                ("arrival times of packed metrics", pool.arrivals_bytes()),
+                ("name cache", HashCache::bytes(limits.cache_entries)),
                 ("backends", limits.sockets_max * BACKEND_BYTES),
-                ("rings and sends", rings + limits.sends_max * SEND_SLOT_BYTES),
+                ("rings and sends in flight", rings + limits.sends_max * SEND_SLOT_BYTES),
                 // One set with the worker, one to swap with.
                 ("latency histograms", 2 * LatencyKind::ALL.len() * histogram_bytes),
             ],
@@ -82,10 +82,10 @@ impl MemoryBound {
             ],
             kernel: vec![
                 (
-                    "receive buffers of sockets",
+                    "socket receive buffers",
                     2 * config.receive_buffer_bytes * config.listen.len() * config.workers,
                 ),
-                ("send buffers of sockets", 2 * config.send_buffer_bytes * nodes * config.workers),
+                ("socket send buffers", 2 * config.send_buffer_bytes * nodes * config.workers),
             ],
         }
     }
@@ -115,10 +115,9 @@ impl fmt::Display for MemoryBound {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             formatter,
-            "memory bound: {} ({} for each of {}), and at most {} of the kernel's socket memory",
+            "memory bound: {} ({} per worker), plus up to {} of socket buffers in the kernel",
             Mib(self.total_bytes()),
             Mib(self.worker_bytes()),
-            if self.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", self.workers) },
             Mib(self.kernel_bytes()),
         )?;
         for (owner, parts) in
@@ -156,7 +155,7 @@ mod tests {
         let bound = bound(&format!(r#"{{"workers": 1, "nodes": [{nodes}]}}"#));
         assert!(bound.total_bytes() < 16 << 20, "{bound}");
         assert_eq!(bound.kernel_bytes(), 2 * 2 * (8 << 20) + 3 * 2 * (1 << 20));
-        assert!(bound.to_string().contains("for each of 1 worker)"), "{bound}");
+        assert!(bound.to_string().contains("per worker)"), "{bound}");
     }
 
     #[test]
@@ -188,9 +187,9 @@ mod tests {
             let bound = bound(&format!(r#"{{"timestamps": {timestamps}, "nodes": [{node}]}}"#));
             bound.per_worker.iter().find(|(of, _)| *of == name).map(|(_, bytes)| *bytes)
         };
-        assert_eq!(part(false, "arrivals of packets' metrics"), Some(0));
-        let arrivals = part(true, "arrivals of packets' metrics").unwrap();
-        let packets = part(true, "packets").unwrap() / 1_432;
+        assert_eq!(part(false, "arrival times of packed metrics"), Some(0));
+        let arrivals = part(true, "arrival times of packed metrics").unwrap();
+        let packets = part(true, "packet pool").unwrap() / 1_432;
         // 64 runs of 8 bytes for each packet, and a few words.
         assert!((packets * 512..packets * 600).contains(&arrivals), "{arrivals} bytes for {packets} packets");
         assert!(part(true, "receive buffers").unwrap() <= (8 << 20) + (64 << 10));

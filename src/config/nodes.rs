@@ -83,7 +83,7 @@ impl List<'_> {
         match self.seen.entry((host::canonical(&node.host), node.port)) {
             Entry::Vacant(entry) => {
                 if !node.disabled && host::leads_back(&node.host, node.port, self.rules.listen) {
-                    let text = "is where this proxy itself listens: metrics would loop";
+                    let text = "is this proxy's own address: metrics would loop";
                     report.mistake(place, format!("nodes[{position}]: {} {text}", node.name));
                 }
                 entry.insert((position, self.nodes.len()));

@@ -51,9 +51,8 @@ pub(super) fn read(object: Vec<(String, Json)>, report: &mut Report) -> RawConfi
             place,
             &key,
             format!(
-                "is a statsring key, and {proxy_js} is a proxy.js key: set hashing to select the placement. \
-             \"hashing\": \"hashring-3\" is that of proxy.js (StatsD 0.8 and later), \"hashing\": \
-             \"jump\" is the default of statsring configs"
+                "is a statsring key and {proxy_js} is a proxy.js key, so the placement is ambiguous: set \"hashing\" to \
+                 \"hashring-3\" (as proxy.js of StatsD 0.8 and later) or \"jump\" (the default of statsring configs)"
             ),
         );
     }
@@ -192,22 +191,21 @@ fn read_server(fields: &mut Fields<'_>) {
 
 /// Reports keys without effect, with the alternative.
 fn note_idle_keys(fields: &mut Fields<'_>) {
-    const NOR_THERE: &str = "nor in proxy.js";
+    const NOR_THERE: &str = "as in proxy.js";
     for key in ["udp_version", "healthStatus"] {
         if fields.take(key).is_some() {
             fields.report.idle(key.to_owned(), NOR_THERE);
         }
     }
     if fields.take("host").is_some() {
-        let reason =
-            "nor in proxy.js since StatsD 0.8: both listen on address, or on all addresses without it";
+        let reason = "as in proxy.js since StatsD 0.8: set address, or omit it to listen on all addresses";
         fields.report.idle("host".to_owned(), reason);
     }
     if fields.take("log").is_some() {
         fields.report.idle("log".to_owned(), "logs go to stderr; see logFormat");
     }
     if fields.take("automaticConfigReload").is_some_and(|(_, value)| value.is_truthy()) {
-        let reason = "a changed file never reached the ring of proxy.js; to reload, use SIGHUP or the admin command reload";
+        let reason = "proxy.js never applied a changed file to its ring; to reload, use SIGHUP or the admin command reload";
         fields.report.idle("automaticConfigReload".to_owned(), reason);
     }
 }
@@ -221,9 +219,9 @@ fn note_open_admin_port(address: &Field<String>, fields: &mut Fields<'_>) {
     };
     if !is_local && fields.place("managementAllowChanges").is_none() {
         fields.report.notice(
-            "the admin port accepts connections from other hosts, as that of proxy.js does; but commands that change something (health \
-             up and health down among them) are accepted from this host only. managementAllowChanges: true, with a hashing, \
-             accepts them from any host; mgmt_address: 'localhost' restricts the port to this host"
+            "the admin port listens on all addresses, as that of proxy.js does, but accepts commands that change something \
+             (such as health down) from this host only; set mgmt_address: 'localhost' to listen on this host only, or \
+             managementAllowChanges: true and hashing: 'hashring-3' to accept such commands from any host"
                 .to_owned(),
         );
     }

@@ -37,8 +37,8 @@ impl Report {
     }
 
     fn idle_notice(&self) -> Option<String> {
-        let words: Vec<String> = self.idle.iter().map(|(key, reason)| format!("{key} ({reason})")).collect();
-        (!words.is_empty()).then(|| format!("without effect: {}", words.join(", ")))
+        let keys: Vec<String> = self.idle.iter().map(|(key, reason)| format!("{key} ({reason})")).collect();
+        (!keys.is_empty()).then(|| format!("ignored: {}", keys.join(", ")))
     }
 
     /// The notices, or else every mistake in the file's order, each with its place.

@@ -55,9 +55,7 @@ impl Source {
         let is_shared = |(key, _): &(String, Json)| SHARED_KEYS.contains(&key.as_str());
         if !literal.object.is_empty() && literal.object.iter().all(is_shared) {
             return Err(format!(
-                "{}. The file could be a proxy.js config, which places names by hashring-3, or a \
-                 statsring config, which places them by jump. For the first, add a key that only proxy.js has, such as \
-                 mgmt_port: 8126 (its default); for the second, make it valid JSON",
+                "{}; if this is a proxy.js config, add a key that only proxy.js has, such as mgmt_port: 8126 (its default)",
                 json_error.message()
             ));
         }

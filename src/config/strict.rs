@@ -53,9 +53,8 @@ impl JsonError {
 
 /// Reads a whole file.
 pub(super) fn read(text: &str) -> Result<Tree, JsonError> {
-    let parsed = parse_to_ast(text, &CollectOptions::default(), &JSON).map_err(|error| {
-        JsonError::new(text, error.range().start, with_rules(&reason(&error.kind().to_string())))
-    })?;
+    let parsed = parse_to_ast(text, &CollectOptions::default(), &JSON)
+        .map_err(|error| JsonError::new(text, error.range().start, reason(&error.kind().to_string())))?;
     match parsed.value {
         Some(Value::Object(object)) => {
             serde_json::from_str::<IgnoredAny>(text).map_err(|error| JsonError::of_serde(&error))?;
@@ -72,12 +71,24 @@ pub(super) fn read(text: &str) -> Result<Tree, JsonError> {
     }
 }
 
-/// The parser's reason, as the other messages are written.
+/// The parser's reason, as the other messages are written; with the rules unless it states the rule itself.
 fn reason(parser: &str) -> String {
     let mut letters = parser.chars();
     match parser {
         "Trailing commas are not allowed" => "trailing comma".to_owned(),
-        _ => letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default(),
+        "Text cannot contain more than one JSON value" => "unexpected text after the object".to_owned(),
+        "Expected comma" => "expected a comma".to_owned(),
+        "Expected colon" => "expected a colon".to_owned(),
+        "Expected string for object property" => "expected a key in double quotes".to_owned(),
+        _ => {
+            let lower: String =
+                letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default();
+            match lower.ends_with("not allowed") {
+                true => format!("{lower} in JSON"),
+                false if lower.starts_with("unterminated") => lower,
+                false => with_rules(&lower),
+            }
+        }
     }
 }
 

@@ -96,7 +96,7 @@ pub(super) fn explain(text: &str, offset: usize, cause: &str) -> SyntaxError {
     if is_code(line) || (starts_with_word(value) && is_code(value)) {
         let reason = format!(
             "{path}expected a value, found code {}; write the value itself, a string in quotes",
-            quoted(value.trim_end_matches([',', ' ', '}', ']']))
+            quoted(first_expression(value))
         );
         return SyntaxError::code(text, start, reason);
     }
@@ -113,7 +113,8 @@ pub(super) fn explain(text: &str, offset: usize, cause: &str) -> SyntaxError {
     let cause = cause.to_lowercase();
     match rest.chars().next() {
         Some(found) => {
-            SyntaxError::new(text, at, format!("{path}{cause} at {}", quoted(found.encode_utf8(&mut [0; 4]))))
+            let found = if found.is_control() { found.escape_default().to_string() } else { found.into() };
+            SyntaxError::new(text, at, format!("{path}{cause} before '{found}'"))
         }
         None => SyntaxError::new(text, at, format!("{path}{cause} at the end of the file")),
     }
@@ -121,6 +122,21 @@ pub(super) fn explain(text: &str, offset: usize, cause: &str) -> SyntaxError {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or("").trim()
+}
+
+/// The expression with which a text begins: up to a comma or a bracket that belongs to what contains it.
+fn first_expression(text: &str) -> &str {
+    let mut depth = 0_u32;
+    let end = text.find(|c: char| {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth > 0 => depth -= 1,
+            ')' | ']' | '}' | ',' => return depth == 0,
+            _ => {}
+        }
+        false
+    });
+    text[..end.unwrap_or(text.len())].trim_end()
 }
 
 /// The name with which a text begins.

@@ -54,7 +54,7 @@ fn validate_workers(
     let (pin, cpus) = pin::validate(pin, is_known.then_some(count), report);
     let spread = spread.or(Spread::Flow);
     if spread == Spread::Datagram && count == 1 && is_known {
-        report.notice("spread: has no effect with one worker, which gets every datagram".to_owned());
+        report.notice("spread: no effect with one worker, which receives every datagram".to_owned());
     }
     WorkerSettings { is_auto: workers.is_none(), count, pin, cpus, spread }
 }
@@ -186,7 +186,7 @@ fn validate_queue(slot: Field<u64>, packet_bytes_max: Option<usize>, report: &mu
     if let Some(packet) = packet_bytes_max.filter(|packet| queue < *packet) {
         report.mistake(
             place,
-            format!("queue: {queue} is less than maxPacketSize ({packet} bytes): no packet could wait"),
+            format!("queue: {queue} is less than maxPacketSize ({packet} bytes): no packet could be queued"),
         );
     }
     queue
@@ -217,7 +217,7 @@ fn validate_check_times(
             && interval_is_known
             && ms > interval_ms
         {
-            report.mistake(place, format!("{key}: {ms} is more than checkInterval ({interval_ms} ms)"));
+            report.mistake(place, format!("{key}: {ms} ms exceeds checkInterval ({interval_ms} ms)"));
         }
         slot.or(interval_ms.min(CHECK_MS_DEFAULT))
     };

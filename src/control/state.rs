@@ -36,13 +36,13 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Mutex, Notify};
 
 /// What `status` says while no backend serves.
-const NO_BACKEND: &str = "no backend is up: all metrics are dropped and counted (no_backend or node_down) until one is; see the command backends and \
+const NO_BACKEND: &str = "no backend is up: all metrics are dropped and counted (no_backend or node_down) until a backend is up; see the admin command backends and \
     the log for the cause";
 
 /// How long the answer to a change waits until every worker follows it; a sleeping one wakes within `flushInterval`.
 const IN_FORCE: Duration = Duration::from_secs(3);
 /// What the answer adds if a worker takes longer.
-pub(in crate::control) const NOT_IN_FORCE: &str = "; not yet in force in every worker";
+pub(in crate::control) const NOT_IN_FORCE: &str = "; not yet applied by every worker";
 
 /// One worker as control sees it.
 pub struct WorkerHandle {
@@ -308,7 +308,7 @@ impl Control {
             let words = |error| format!("backend {name}: {}", error_words(error, backend.address()));
             sentences.extend(ongoing(&errors, now_us).map(words));
         }
-        capped(sentences, |left| format!("{left} more send errors; the command backends lists them"))
+        capped(sentences, |left| format!("{left} more send errors; the admin command backends lists them"))
     }
 
     /// The counters of all workers together, each a consistent snapshot.
@@ -358,7 +358,7 @@ impl Control {
                 backends,
                 fingerprint = %format_args!("{now:016x}"),
                 fingerprint_config = %format_args!("{config:016x}"),
-                "placement: {alive} of {backends} backends serving, fingerprint {now:016x} (config {config:016x})"
+                "placement: {alive} of {backends} backends serving, fingerprint {now:016x} (of the config: {config:016x})"
             );
         }
         if self.ready.get() {
@@ -396,7 +396,7 @@ impl Control {
     /// Logs it if no backend is left.
     pub fn warn_if_none_lives(&self) {
         if !self.any_lives() {
-            tracing::error!("no backend is up: metrics are dropped and counted until one is");
+            tracing::error!("no backend is up: metrics are dropped and counted until a backend is up");
         }
     }
 
@@ -405,7 +405,9 @@ impl Control {
         let shown = escape(name);
         let known = self.backends().iter().find(|backend| backend.name.as_bytes() == name).cloned();
         let Some(backend) = known else {
-            return Err(format!("no such backend: {shown}; the command backends lists them as HOST:PORT"));
+            return Err(format!(
+                "no such backend: {shown}; the admin command backends lists them as HOST:PORT"
+            ));
         };
         if backend.set_wish(wish) {
             tracing::info!(

@@ -22,15 +22,15 @@ const ANSWER_BYTES_MAX: usize = 16_384;
 /// Most fields of its head.
 const FIELDS_MAX: usize = 32;
 
-/// Checks whether a running proxy is ready for metrics, prints the answer, and exits with 0 if it is and with 1 if it is not or
-/// does not answer.
+/// Checks whether a running proxy is ready for metrics and prints the answer; exits with 0 if it is ready, otherwise with 1.
 #[derive(FromArgs, Clone, Debug, PartialEq, Eq)]
 #[argh(
     subcommand,
     name = "check-ready",
     help_triggers("-h", "--help"),
-    note = "Queries the running proxy that was started with this config, wherever it listens; else the admin port of the config,\n  \
-            on localhost if that listens on every address.",
+    note = "Queries the running proxy that was started with this config, wherever it\n  \
+            listens; if there is none, the admin port set in the config, or localhost if\n  \
+            that is a wildcard address.",
     error_code(1, "not ready, or no answer"),
     error_code(64, "wrong usage, or an invalid config"),
     error_code(66, "the config cannot be read")
@@ -44,7 +44,7 @@ pub struct Options {
     #[argh(option, arg_name = "HOST:PORT")]
     pub address: Option<String>,
 
-    /// time that the answer may take, in ms, 1 to 60000 (default 2000)
+    /// time limit of the answer, in ms, 1 to 60000 (default 2000)
     #[argh(option, arg_name = "MS")]
     pub timeout: Option<u64>,
 }

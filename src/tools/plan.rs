@@ -27,8 +27,10 @@ const NOBODY: &str = "-";
     subcommand,
     name = "plan",
     help_triggers("-h", "--help"),
-    note = "Nothing is changed, and no running proxy is queried. Names are used exactly as given: write foo, not foo:1|c.",
-    note = "Without --names, 100,000 generated names are placed. Backends are identified by HOST:PORT; - means none."
+    note = "Nothing is changed, and no running proxy is queried. Names are used exactly\n  \
+            as given: write foo, not foo:1|c.",
+    note = "Without --names, 100,000 generated names are placed. Backends are identified\n  \
+            by HOST:PORT; - means none."
 )]
 pub struct Options {
     /// the config in use

@@ -23,11 +23,11 @@ const LISTED_MAX: usize = 20;
     help_triggers("-h", "--help"),
     note = "Names are used exactly as given: write foo, not foo:1|c.",
     note = "Control characters and backslashes in names are escaped in the output.",
-    note = "Disabled backends count as down. The running proxy is not queried: use its admin command where\n  \
-            for the backend that serves a name now."
+    note = "Disabled backends count as down. The running proxy is not queried: its admin\n  \
+            command 'where NAME' reports the backend that serves a name now."
 )]
 pub struct Options {
-    /// config file, JSON or of StatsD's proxy.js (default /etc/statsdproxy.json)
+    /// config file: JSON, or a config of StatsD's proxy.js (default /etc/statsdproxy.json)
     #[argh(option, short = 'f', arg_name = "FILE")]
     pub file: Option<PathBuf>,
 
@@ -35,7 +35,7 @@ pub struct Options {
     #[argh(option, arg_name = "HOST:PORT")]
     pub down: Vec<String>,
 
-    /// names; without any, they are read from standard input, one per line
+    /// names; if none is given, they are read from standard input, one per line
     #[argh(positional, arg_name = "NAME")]
     pub names: Vec<String>,
 }

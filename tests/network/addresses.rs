@@ -48,9 +48,7 @@ fn an_address_that_swallows_everything_is_left_for_one_that_answers_checks() {
         wait_until("the address that answers is used", || {
             proxy.column("two.test:8125", "address") == format!("{OTHER}:8125")
         });
-        let told = format!(
-            "metrics are sent to {OTHER}:8125 from now on: it answers the checks, {ALIVE}:8125 does not"
-        );
+        let told = format!("switched to {OTHER}:8125: it answers the checks, {ALIVE}:8125 does not");
         wait_until("the log tells", || proxy.logged(&told));
         assert_eq!(proxy.state("two.test:8125"), "up");
         assert!(!proxy.logged("is down"), "one check finds both out: {}", proxy.log());

@@ -188,7 +188,9 @@ fn a_reload_takes_over_a_changed_file_and_a_wrong_one_changes_nothing() {
     let other = json.replace("\"managementDialect\": \"proxy.js\"", "\"managementDialect\": \"statsring\"");
     proxy.config.write_text(&other);
     proxy.signal(Signal::SIGHUP);
-    wait_until("the words are statsring's", || proxy.ask("nonsense") == "unknown command\n");
+    wait_until("the words are statsring's", || {
+        proxy.ask("nonsense") == "unknown command; help lists the commands\n"
+    });
 }
 
 #[test]

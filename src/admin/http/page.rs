@@ -26,9 +26,9 @@ pub enum Page {
 
 /// Every path with its meaning.
 pub const HTTP_PATHS: [(&str, &str); 5] = [
-    ("/metrics", "all metrics, for Prometheus (text format 0.0.4)"),
-    ("/healthz", "200 while every worker makes progress, else 503 with the one that does not"),
-    ("/readyz", "200 if the proxy is ready for metrics, else 503 with the reason"),
+    ("/metrics", "Prometheus metrics (text format 0.0.4)"),
+    ("/healthz", "200 while every worker makes progress, otherwise 503 with the worker that does not"),
+    ("/readyz", "200 if the proxy is ready for metrics, otherwise 503 with the reason"),
     ("/stats.json", "everything that the text commands report, as JSON"),
     ("/", "this list"),
 ];

@@ -442,10 +442,10 @@ impl Move {
         let Move { from, to, cause } = self;
         match cause {
             MoveCause::Refused => {
-                format!("metrics are sent to {to} from now on: {from} refuses them or is unreachable")
+                format!("switched to {to}: {from} refuses metrics or is unreachable")
             }
             MoveCause::Checks => {
-                format!("metrics are sent to {to} from now on: it answers the checks, {from} does not")
+                format!("switched to {to}: it answers the checks, {from} does not")
             }
         }
     }

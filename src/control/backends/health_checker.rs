@@ -258,7 +258,7 @@ async fn look_up(control: Rc<Control>, backend: Rc<Backend>) {
                 let kept = if backend.address().is_some() {
                     "keeping its last address"
                 } else {
-                    "considering it down"
+                    "treating it as down"
                 };
                 tracing::warn!("backend {name} does not resolve: {error}; {kept} and retrying");
             }

@@ -205,7 +205,7 @@ impl Control {
 
 fn own_message(backend: &Backend, address: SocketAddr) -> String {
     format!(
-        "backend {}: {address} is where this proxy itself listens: metrics would loop, so it is not used",
+        "backend {}: {address} is this proxy's own address: metrics would loop, so it is not used",
         backend.name.escape_default()
     )
 }

@@ -89,8 +89,8 @@ pub(in crate::control) fn loop_message(config: &Config, index: usize, resolved: 
         format!(" resolves to {}, which", resolved.join(", "))
     };
     format!(
-        "nodes[{place}]: {}{resolves} is where this proxy itself listens, an address of this host and the port {}: metrics \
-         would loop; give the address and port of the StatsD server, or another `port` to the proxy",
+        "nodes[{place}]: {}{resolves} is this proxy's own address (an address of this host, port {}): metrics would loop; \
+         set the address and port of the StatsD server, or another `port` for the proxy",
         node.name, node.port,
     )
 }

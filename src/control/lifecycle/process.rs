@@ -192,7 +192,7 @@ impl Process {
             workers = control.seats.len(),
             engine = facts.engine,
             receive_buffer_bytes = facts.receive_buffer_bytes,
-            "ready: metrics at {}, admin port at {}, {}, {} on {}, receive buffer {} bytes each, {}",
+            "ready: metrics at {}; admin port at {}; {}; {} ({}); receive buffer {} bytes per socket; {}",
             list(&control.listen),
             list(&control.management),
             count(config.nodes.len(), "backend"),
@@ -308,7 +308,7 @@ impl Process {
             }
             Report::FenceFailed { error } => {
                 tracing::warn!(
-                    "cannot fence the sockets: {error}; datagrams that arrive during the stop may be lost"
+                    "cannot close the sockets to new datagrams: {error}; datagrams that arrive during the stop may be lost"
                 );
             }
             Report::Ended { worker, end } => {

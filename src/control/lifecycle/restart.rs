@@ -49,7 +49,7 @@ impl Process {
             }
             OutgoingAction::Refuse(why) => note(&self.control, Outcome::Refused, why),
             OutgoingAction::Defer => {
-                let words = "starts after the process of the last one, which failed, has exited";
+                let words = "deferred until the process of the last restart, which failed, has exited";
                 note(&self.control, Outcome::UnderWay, words);
             }
             OutgoingAction::Go(taken) => {
@@ -58,9 +58,8 @@ impl Process {
                 match told {
                     Some(Ok(())) => return Some(taken),
                     Some(Err(error)) => {
-                        return self.give(OutgoingEvent::Failed(format!(
-                            "it could not be told to take over: {error}"
-                        )));
+                        return self
+                            .give(OutgoingEvent::Failed(format!("cannot order it to take over: {error}")));
                     }
                     None => return self.give(OutgoingEvent::Failed("it has exited".to_owned())),
                 }
@@ -312,7 +311,11 @@ fn note(control: &Control, outcome: Outcome, words: &str) {
         Outcome::UnderWay => tracing::info!(restart = "under way", "restart: {words}"),
         Outcome::Done => tracing::info!(restart = "complete", "restart: {words}"),
         Outcome::Refused => tracing::warn!(restart = "refused", "restart: {words}"),
-        Outcome::Failed => tracing::error!(restart = "failed", "restart: {words}"),
+        Outcome::Failed => {
+            for line in words.lines() {
+                tracing::error!(restart = "failed", "restart: {}", line.trim_start());
+            }
+        }
     }
     let is_under_way = outcome == Outcome::UnderWay;
     let mut last = control.last_restart.borrow_mut();

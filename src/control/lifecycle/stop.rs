@@ -195,7 +195,7 @@ fn words(counters: &Counters) -> String {
     };
     format!(
         "metrics received {}, sent {}, dropped {}{reasons}, pending {}; datagrams received {}, sent {}, dropped by the \
-         kernel before {}{truncated}",
+         kernel {}{truncated}",
         counters.get(Counter::MetricsReceived),
         counters.get(Counter::MetricsSent),
         counters.dropped_total(),
@@ -219,7 +219,7 @@ mod tests {
         counters.add(Counter::DatagramsReceived, 5);
         counters.add(Counter::DatagramsSent, 4);
         counters.add(Counter::KernelDrops, 9);
-        let tail = "pending 0; datagrams received 5, sent 4, dropped by the kernel before 9";
+        let tail = "pending 0; datagrams received 5, sent 4, dropped by the kernel 9";
         assert_eq!(words(&counters), format!("metrics received 10, sent 7, dropped 0, {tail}"));
         counters.leave(Exit::Dropped(DropReason::Malformed), 2, 1);
         counters.leave(Exit::Dropped(DropReason::Shutdown), 1, 1);

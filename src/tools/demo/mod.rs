@@ -64,9 +64,10 @@ const RECEIVE_BUFFER_BYTES_MIN: u64 = 4_096;
     subcommand,
     name = "demo",
     help_triggers("-h", "--help"),
-    note = "Everything runs on loopback, on ports 8125 (metrics), 8126 (admin port) and 8127 to 8132 (backends), or on free\n  \
-            ports where these are in use. From time to time a backend reports that it is down, and the others take over\n  \
-            its names until it is back. Ctrl-C ends the demo with a summary.",
+    note = "Everything runs on loopback, on ports 8125 (metrics), 8126 (admin port) and\n  \
+            8127 to 8132 (backends), or on free ports where these are in use. From time\n  \
+            to time a backend reports that it is down, and the others take over its\n  \
+            names until it is back. Ctrl-C ends the demo with a summary.",
     error_code(1, "metrics were lost or misplaced")
 )]
 pub struct Options {

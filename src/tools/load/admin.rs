@@ -130,7 +130,8 @@ mod tests {
             let stats = ProxyStats::ask(answering(b"metrics_sent: 7.000000\n", keeps_open)).unwrap();
             assert_eq!(stats.get("metrics_sent"), Some(7));
         }
-        let error = ProxyStats::ask(answering(b"unknown command\n", false)).unwrap_err();
+        let error =
+            ProxyStats::ask(answering(b"unknown command; help lists the commands\n", false)).unwrap_err();
         assert!(error.to_string().contains("name: number"), "{error}");
     }
 }

@@ -30,10 +30,13 @@ const TYPES: [&str; 5] = ["c", "g", "ms", "s", "h"];
     subcommand,
     name = "load",
     help_triggers("-h", "--help"),
-    note = "A metric is load.RUN.NAME:VALUE|TYPE. The value is its number among those of its name, followed in the last\n  \
-            8 digits by the time it was sent, in µs. No tags are needed, so that every StatsD proxy forwards it.",
-    note = "Captured lines (--replay) are sent unchanged and compared byte for byte; order and latency are not measured.",
-    note = "Without --sink, the load ends with markers that state to statsring sink how many metrics were sent.",
+    note = "A metric is load.RUN.NAME:VALUE|TYPE. The value is its number among those of\n  \
+            its name, followed in the last 8 digits by the time it was sent, in µs. No\n  \
+            tags are needed, so that every StatsD proxy forwards it.",
+    note = "Captured lines (--replay) are sent unchanged and compared byte for byte;\n  \
+            order and latency are not measured.",
+    note = "Without --sink, the load ends with markers that state to statsring sink how\n  \
+            many metrics were sent.",
     error_code(1, "metrics were lost, duplicated or misplaced, or not all could be sent"),
     error_code(64, "wrong usage"),
     error_code(71, "OS error, for example port already in use")
@@ -72,11 +75,11 @@ pub struct Options {
     #[argh(option, arg_name = "N", default = "1")]
     pub metrics: u32,
 
-    /// datagrams that are sent together, at the same average rate (default 1)
+    /// number of datagrams sent together, at the same average rate (default 1)
     #[argh(option, arg_name = "N", default = "1")]
     pub burst: u64,
 
-    /// different names, up to 10 million (default 1000)
+    /// number of distinct names, up to 10 million (default 1000)
     #[argh(option, arg_name = "N", default = "1000")]
     pub names: u32,
 
@@ -96,7 +99,7 @@ pub struct Options {
     #[argh(option, arg_name = "TAGS")]
     pub tags: Option<String>,
 
-    /// sending sockets; each name always uses the same one (default 1)
+    /// number of sending sockets; each name always uses the same one (default 1)
     #[argh(option, arg_name = "N", default = "1")]
     pub flows: u32,
 

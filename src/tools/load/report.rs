@@ -108,7 +108,7 @@ impl Report {
         }
         if sent.refused > 0 {
             verdict.notes.push(format!(
-                "{} sends reported that an earlier datagram was refused: is the proxy listening there?",
+                "{} sends reported that an earlier datagram was refused: check that the proxy listens there",
                 grouped(sent.refused)
             ));
         }
@@ -272,7 +272,7 @@ mod tests {
             "metrics_dropped_queue_full 7: all accounted for",
             "10 missing",
             "1 more, from other senders",
-            "GOOD: all 1,000 metrics were sent; what arrived was not measured",
+            "PASS: all 1,000 metrics were sent; what arrived was not measured",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

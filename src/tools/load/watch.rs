@@ -133,7 +133,7 @@ impl Watch {
     fn tell(&mut self, elapsed_us: u64) {
         let sent = get(&self.load.metrics);
         let mut text = format!(
-            "{:>4} s  sent {} metrics/s, {} in all",
+            "{:>4} s  sent {} metrics/s, {} total",
             elapsed_us / 1_000_000,
             grouped(sent - self.last_sent),
             grouped(sent)

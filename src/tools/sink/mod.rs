@@ -222,7 +222,7 @@ fn progress(elapsed_us: u64, live: &SinkLive, last: &mut u64) {
     let get = |figure: &std::sync::atomic::AtomicU64| figure.load(Ordering::Relaxed);
     let metrics = get(&live.metrics);
     print_error(&format!(
-        "{:>4} s  arrived {} metrics/s, {} in all  duplicated {}  misplaced {}  dropped at the sinks {}",
+        "{:>4} s  arrived {} metrics/s, {} total  duplicated {}  misplaced {}  dropped at the sinks {}",
         elapsed_us / 1_000_000,
         grouped(metrics - *last),
         grouped(metrics),

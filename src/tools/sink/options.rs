@@ -12,9 +12,11 @@ use std::path::PathBuf;
     subcommand,
     name = "sink",
     help_triggers("-h", "--help"),
-    note = "A load ends with markers that state how many metrics were sent. If the backends are on several hosts, each\n  \
-            sink sees only its share: give that with --expect, or add up the results.",
-    note = "Latency is measured only if the load runs on the same host, by its monotonic clock.",
+    note = "A load ends with markers that state how many metrics were sent. If the\n  \
+            backends are on several hosts, each sink sees only its share: give that with\n  \
+            --expect, or add up the results.",
+    note = "Latency is measured only if the load runs on the same host, by its monotonic\n  \
+            clock.",
     error_code(1, "metrics were lost, duplicated or misplaced")
 )]
 pub struct Options {

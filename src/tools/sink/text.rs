@@ -93,9 +93,9 @@ pub fn verdict(verdict: &Verdict, good: &str) -> String {
         let _ = writeln!(text, "note: {note}");
     }
     if verdict.good {
-        let _ = writeln!(text, "GOOD: {good}");
+        let _ = writeln!(text, "PASS: {good}");
     } else {
-        let _ = writeln!(text, "BAD: {}", verdict.reasons.join("; "));
+        let _ = writeln!(text, "FAIL: {}", verdict.reasons.join("; "));
     }
     text
 }
@@ -115,8 +115,8 @@ mod tests {
     #[test]
     fn the_verdict_comes_last() {
         let bad = Verdict { good: false, reasons: vec!["a".into(), "b".into()], notes: vec!["n".into()] };
-        assert_eq!(verdict(&bad, "fine"), "note: n\nBAD: a; b\n");
-        assert_eq!(verdict(&Verdict { good: true, ..Verdict::default() }, "fine"), "GOOD: fine\n");
+        assert_eq!(verdict(&bad, "fine"), "note: n\nFAIL: a; b\n");
+        assert_eq!(verdict(&Verdict { good: true, ..Verdict::default() }, "fine"), "PASS: fine\n");
     }
 
     #[test]

@@ -60,8 +60,9 @@ impl Verdict {
         }
         if arrived.unique > expected {
             let more = grouped(arrived.unique - expected);
-            self.reasons
-                .push(format!("{more} more metrics arrived than were sent: is another load running?"));
+            self.reasons.push(format!(
+                "{more} more metrics arrived than were sent: check that no other load is running"
+            ));
         }
         let share = arrived.lost as f64 / expected.max(1) as f64;
         if share > tolerance.loss_share {

@@ -23,6 +23,12 @@ use crate::planted::{Defect, is_planted};
 /// Why a new process that is ready does not take over.
 const OUTDATED: &str = "the config was reloaded while it was starting";
 
+/// Why a second request is refused.
+const IN_PROGRESS: &str = "a restart is already in progress";
+
+/// Why a new process exits before it has taken over.
+const STOP_REQUESTED: &str = "a stop was requested";
+
 /// A new process that has to exit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ending {
@@ -104,88 +110,122 @@ pub enum OutgoingAction {
 /// The old side.
 #[derive(Debug)]
 pub struct OutgoingHandover {
-    stage: OutgoingState,
+    state: OutgoingState,
 }
 
 impl OutgoingHandover {
     /// No hand-over in progress.
     pub fn new() -> OutgoingHandover {
-        OutgoingHandover { stage: OutgoingState::Idle }
+        OutgoingHandover { state: OutgoingState::Idle }
     }
 
     /// Whether one is in progress, and no process has taken over yet.
     pub fn is_busy(&self) -> bool {
-        matches!(self.stage, OutgoingState::Starting | OutgoingState::Ending(_))
+        matches!(self.state, OutgoingState::Starting | OutgoingState::Ending(_))
     }
 
     /// Whether another process has taken over.
     pub fn is_gone(&self) -> bool {
-        self.stage == OutgoingState::Gone
+        self.state == OutgoingState::Gone
     }
 
     /// The action for an event.
     pub fn on(&mut self, event: OutgoingEvent) -> OutgoingAction {
-        use OutgoingAction::*;
-        let stage = std::mem::replace(&mut self.stage, OutgoingState::Idle);
-        let (stage, action) = match (stage, event) {
-            (OutgoingState::Idle, OutgoingEvent::Asked(None)) => (OutgoingState::Starting, Start),
-            (OutgoingState::Idle, OutgoingEvent::Asked(Some(obstacle))) => {
-                (OutgoingState::Idle, Refuse(obstacle))
-            }
-            (OutgoingState::Gone, OutgoingEvent::Asked(_)) => {
-                (OutgoingState::Gone, Refuse("another process has taken over"))
-            }
-            (OutgoingState::Ending(ending), OutgoingEvent::Asked(None)) if !ending.stopping => {
-                (OutgoingState::Ending(Ending { again: true, ..ending }), Defer)
-            }
-            (stage, OutgoingEvent::Asked(obstacle)) => {
-                (stage, Refuse(obstacle.unwrap_or("a restart is already in progress")))
-            }
-            (OutgoingState::Starting, OutgoingEvent::Ready { taken, is_current })
-                if is_current || is_planted(Defect::ReloadUndoneByRestart) =>
-            {
-                (OutgoingState::Gone, Go(taken))
-            }
-            (OutgoingState::Starting, OutgoingEvent::Ready { .. }) => {
-                (OutgoingState::Ending(Ending { again: true, ..Ending::REPORTED }), StartOver(OUTDATED))
-            }
-            (OutgoingState::Starting, OutgoingEvent::Late) if is_planted(Defect::GoneBeforeReady) => {
-                (OutgoingState::Gone, Go(Inherited::default()))
-            }
-            (OutgoingState::Starting, OutgoingEvent::Late) => {
-                let why = "the new process was not ready in time (handoverTimeout)".to_owned();
-                (OutgoingState::Ending(Ending::REPORTED), Abort(why))
-            }
-            (OutgoingState::Starting, OutgoingEvent::Stop) => {
-                let ending = Ending { stopping: true, ..Ending::REPORTED };
-                (OutgoingState::Ending(ending), Abort("a stop was requested".to_owned()))
-            }
-            (OutgoingState::Ending(ending), OutgoingEvent::Stop) => {
-                (OutgoingState::Ending(Ending { again: false, stopping: true, ..ending }), Nothing)
-            }
-            // It reports the reason before it exits; the exit is still to come.
-            (OutgoingState::Starting, OutgoingEvent::Failed(why)) => {
-                (OutgoingState::Ending(Ending::REPORTED), Fail(why))
-            }
-            (OutgoingState::Starting, OutgoingEvent::Ended(how)) => {
-                (OutgoingState::Idle, GoOn(format!("the new process {how}")))
-            }
-            (OutgoingState::Ending(Ending { again: true, .. }), OutgoingEvent::Ended(_)) => {
-                (OutgoingState::Starting, Start)
-            }
-            (OutgoingState::Ending(Ending { unreported: Some(why), .. }), OutgoingEvent::Ended(_)) => {
-                (OutgoingState::Idle, GoOn(why))
-            }
-            (OutgoingState::Ending(_), OutgoingEvent::Ended(_)) => (OutgoingState::Idle, Clear),
-            (OutgoingState::Ending(ending), OutgoingEvent::Late) => (OutgoingState::Ending(ending), Kill),
-            // The "go" could not be delivered.
-            (OutgoingState::Gone, OutgoingEvent::Failed(why)) => {
-                (OutgoingState::Ending(Ending { unreported: Some(why), ..Ending::REPORTED }), Kill)
-            }
-            (stage, _) => (stage, Nothing),
+        let (state, action) = match std::mem::replace(&mut self.state, OutgoingState::Idle) {
+            OutgoingState::Idle => on_idle(event),
+            OutgoingState::Starting => on_starting(event),
+            OutgoingState::Ending(ending) => on_ending(ending, event),
+            OutgoingState::Gone => on_gone(event),
         };
-        self.stage = stage;
+        self.state = state;
         action
+    }
+}
+
+fn on_idle(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
+    match event {
+        OutgoingEvent::Asked(None) => (OutgoingState::Starting, OutgoingAction::Start),
+        OutgoingEvent::Asked(Some(obstacle)) => (OutgoingState::Idle, OutgoingAction::Refuse(obstacle)),
+        // Leftovers of a process that has exited; a stop has nothing to end here.
+        OutgoingEvent::Ready { .. }
+        | OutgoingEvent::Failed(_)
+        | OutgoingEvent::Ended(_)
+        | OutgoingEvent::Late
+        | OutgoingEvent::Stop => (OutgoingState::Idle, OutgoingAction::Nothing),
+    }
+}
+
+fn on_starting(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
+    match event {
+        OutgoingEvent::Asked(obstacle) => {
+            (OutgoingState::Starting, OutgoingAction::Refuse(obstacle.unwrap_or(IN_PROGRESS)))
+        }
+        OutgoingEvent::Ready { taken, is_current }
+            if is_current || is_planted(Defect::ReloadUndoneByRestart) =>
+        {
+            (OutgoingState::Gone, OutgoingAction::Go(taken))
+        }
+        OutgoingEvent::Ready { .. } => (
+            OutgoingState::Ending(Ending { again: true, ..Ending::REPORTED }),
+            OutgoingAction::StartOver(OUTDATED),
+        ),
+        // It reports the reason before it exits; the exit is still to come.
+        OutgoingEvent::Failed(why) => (OutgoingState::Ending(Ending::REPORTED), OutgoingAction::Fail(why)),
+        OutgoingEvent::Ended(how) => {
+            (OutgoingState::Idle, OutgoingAction::GoOn(format!("the new process {how}")))
+        }
+        OutgoingEvent::Late if is_planted(Defect::GoneBeforeReady) => {
+            (OutgoingState::Gone, OutgoingAction::Go(Inherited::default()))
+        }
+        OutgoingEvent::Late => {
+            let why = "the new process was not ready in time (handoverTimeout)".to_owned();
+            (OutgoingState::Ending(Ending::REPORTED), OutgoingAction::Abort(why))
+        }
+        OutgoingEvent::Stop => {
+            let ending = Ending { stopping: true, ..Ending::REPORTED };
+            (OutgoingState::Ending(ending), OutgoingAction::Abort(STOP_REQUESTED.to_owned()))
+        }
+    }
+}
+
+fn on_ending(ending: Ending, event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
+    match event {
+        OutgoingEvent::Asked(None) if !ending.stopping => {
+            (OutgoingState::Ending(Ending { again: true, ..ending }), OutgoingAction::Defer)
+        }
+        OutgoingEvent::Asked(obstacle) => {
+            (OutgoingState::Ending(ending), OutgoingAction::Refuse(obstacle.unwrap_or(IN_PROGRESS)))
+        }
+        OutgoingEvent::Ended(_) if ending.again => (OutgoingState::Starting, OutgoingAction::Start),
+        OutgoingEvent::Ended(_) => {
+            (OutgoingState::Idle, ending.unreported.map_or(OutgoingAction::Clear, OutgoingAction::GoOn))
+        }
+        OutgoingEvent::Late => (OutgoingState::Ending(ending), OutgoingAction::Kill),
+        OutgoingEvent::Stop => (
+            OutgoingState::Ending(Ending { again: false, stopping: true, ..ending }),
+            OutgoingAction::Nothing,
+        ),
+        // Sent before it learned that it has to exit.
+        OutgoingEvent::Ready { .. } | OutgoingEvent::Failed(_) => {
+            (OutgoingState::Ending(ending), OutgoingAction::Nothing)
+        }
+    }
+}
+
+fn on_gone(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
+    match event {
+        OutgoingEvent::Asked(_) => {
+            (OutgoingState::Gone, OutgoingAction::Refuse("another process has taken over"))
+        }
+        // The "go" could not be delivered.
+        OutgoingEvent::Failed(why) => {
+            let ending = Ending { unreported: Some(why), ..Ending::REPORTED };
+            (OutgoingState::Ending(ending), OutgoingAction::Kill)
+        }
+        // What the process that serves does now is reported by its own log; a stop is forwarded to it by `phase.rs`.
+        OutgoingEvent::Ready { .. } | OutgoingEvent::Ended(_) | OutgoingEvent::Late | OutgoingEvent::Stop => {
+            (OutgoingState::Gone, OutgoingAction::Nothing)
+        }
     }
 }
 
@@ -247,7 +287,7 @@ pub enum IncomingAction {
 /// The new side.
 #[derive(Debug)]
 pub struct IncomingHandover {
-    stage: IncomingState,
+    state: IncomingState,
     is_old_gone: bool,
     is_to_stop: bool,
 }
@@ -255,12 +295,12 @@ pub struct IncomingHandover {
 impl IncomingHandover {
     /// It begins to prepare.
     pub fn new() -> IncomingHandover {
-        IncomingHandover { stage: IncomingState::Arming, is_old_gone: false, is_to_stop: false }
+        IncomingHandover { state: IncomingState::Arming, is_old_gone: false, is_to_stop: false }
     }
 
     /// Whether the hand-over is complete: this process serves, and the old one has exited.
     pub fn is_complete(&self) -> bool {
-        self.stage == IncomingState::Alone
+        self.state == IncomingState::Alone
     }
 
     /// Whether a stop waits until this process serves.
@@ -270,40 +310,74 @@ impl IncomingHandover {
 
     /// The action for an event.
     pub fn on(&mut self, event: IncomingEvent) -> IncomingAction {
-        use IncomingAction::*;
-        let (stage, action) = match (self.stage, event) {
-            (IncomingState::Arming, IncomingEvent::Armed) if self.is_old_gone => {
-                (IncomingState::Alone, ServeUnasked)
-            }
-            (IncomingState::Arming, IncomingEvent::Armed) => (IncomingState::Offered, SayReady),
-            (IncomingState::Arming, IncomingEvent::Gone) => {
+        let (state, action) = match self.state {
+            IncomingState::Arming => self.on_arming(event),
+            IncomingState::Offered => self.on_offered(event),
+            IncomingState::Serving => on_serving(event),
+            state @ (IncomingState::Alone | IncomingState::Retired) => on_settled(state, event),
+        };
+        self.state = state;
+        action
+    }
+
+    fn on_arming(&mut self, event: IncomingEvent) -> (IncomingState, IncomingAction) {
+        match event {
+            IncomingEvent::Armed if self.is_old_gone => (IncomingState::Alone, IncomingAction::ServeUnasked),
+            IncomingEvent::Armed => (IncomingState::Offered, IncomingAction::SayReady),
+            IncomingEvent::Gone => {
                 self.is_old_gone = true;
-                (IncomingState::Arming, Nothing)
+                (IncomingState::Arming, IncomingAction::Nothing)
             }
-            (IncomingState::Arming | IncomingState::Offered, IncomingEvent::Abort(why)) => {
-                (IncomingState::Retired, Retire(why))
+            IncomingEvent::Abort(why) => (IncomingState::Retired, IncomingAction::Retire(why)),
+            IncomingEvent::Stop => {
+                (IncomingState::Retired, IncomingAction::Retire(STOP_REQUESTED.to_owned()))
             }
-            (IncomingState::Offered, IncomingEvent::Stop)
-                if !self.is_to_stop && !is_planted(Defect::StopForgetsPromise) =>
-            {
+            // "go" answers "ready", which has not been sent.
+            IncomingEvent::Go => (IncomingState::Arming, IncomingAction::Nothing),
+        }
+    }
+
+    fn on_offered(&mut self, event: IncomingEvent) -> (IncomingState, IncomingAction) {
+        match event {
+            IncomingEvent::Go => (IncomingState::Serving, IncomingAction::Serve),
+            IncomingEvent::Abort(why) => (IncomingState::Retired, IncomingAction::Retire(why)),
+            IncomingEvent::Stop if !self.is_to_stop && !is_planted(Defect::StopForgetsPromise) => {
                 self.is_to_stop = true;
-                (IncomingState::Offered, Nothing)
+                (IncomingState::Offered, IncomingAction::Nothing)
             }
             // The second stop is immediate.
-            (IncomingState::Arming | IncomingState::Offered, IncomingEvent::Stop) => {
-                (IncomingState::Retired, Retire("a stop was requested".to_owned()))
+            IncomingEvent::Stop => {
+                (IncomingState::Retired, IncomingAction::Retire(STOP_REQUESTED.to_owned()))
             }
-            (IncomingState::Serving, IncomingEvent::Stop) => (IncomingState::Serving, Stop),
-            (IncomingState::Offered, IncomingEvent::Go) => (IncomingState::Serving, Serve),
-            (IncomingState::Offered, IncomingEvent::Gone) if is_planted(Defect::RetiresWithOldProcess) => {
-                (IncomingState::Retired, Retire("the old process has exited".to_owned()))
+            IncomingEvent::Gone if is_planted(Defect::RetiresWithOldProcess) => {
+                let why = "the old process has exited".to_owned();
+                (IncomingState::Retired, IncomingAction::Retire(why))
             }
-            (IncomingState::Offered, IncomingEvent::Gone) => (IncomingState::Alone, ServeUnasked),
-            (IncomingState::Serving, IncomingEvent::Gone) => (IncomingState::Alone, Complete),
-            (stage, _) => (stage, Nothing),
-        };
-        self.stage = stage;
-        action
+            IncomingEvent::Gone => (IncomingState::Alone, IncomingAction::ServeUnasked),
+            IncomingEvent::Armed => (IncomingState::Offered, IncomingAction::Nothing),
+        }
+    }
+}
+
+fn on_serving(event: IncomingEvent) -> (IncomingState, IncomingAction) {
+    match event {
+        IncomingEvent::Gone => (IncomingState::Alone, IncomingAction::Complete),
+        IncomingEvent::Stop => (IncomingState::Serving, IncomingAction::Stop),
+        // Too late for an abort: the old process has handed over.
+        IncomingEvent::Armed | IncomingEvent::Go | IncomingEvent::Abort(_) => {
+            (IncomingState::Serving, IncomingAction::Nothing)
+        }
+    }
+}
+
+/// Alone or retired: no event changes anything. `phase.rs` handles a stop.
+fn on_settled(state: IncomingState, event: IncomingEvent) -> (IncomingState, IncomingAction) {
+    match event {
+        IncomingEvent::Armed
+        | IncomingEvent::Go
+        | IncomingEvent::Abort(_)
+        | IncomingEvent::Gone
+        | IncomingEvent::Stop => (state, IncomingAction::Nothing),
     }
 }
 

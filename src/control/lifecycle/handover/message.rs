@@ -185,7 +185,7 @@ impl Link {
         (&self.stream).read_exact(&mut header[length..])?;
         let (magic, numbers) = header.split_at(MAGIC.len());
         if magic != MAGIC {
-            return Err(LinkError::Nonsense(format!("it begins with {}", magic.escape_ascii())));
+            return Err(LinkError::Nonsense(format!("begins with {}", magic.escape_ascii())));
         }
         let number = |bytes: &[u8]| bytes.iter().fold(0u32, |number, byte| number << 8 | u32::from(*byte));
         let (protocol, length) = (number(&numbers[..4]), number(&numbers[4..]) as usize);
