@@ -408,7 +408,7 @@ fn where_takes_names_of_any_bytes_and_shows_them_escaped() {
     assert_eq!(code(&output), 0);
     let text = stdout(&output);
     let names: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
-    assert_eq!(names, [r"a\xff\0\u{1b}[31m", r"foo\\"]);
+    assert_eq!(names, [r"a\xff\x00\x1b[31m", r"foo\\"]);
     let endless = vec![b'x'; 10 << 20];
     let output = run_with_input(&arguments, &endless);
     assert_eq!((code(&output), stdout(&output).as_str()), (64, ""));

@@ -12,6 +12,8 @@ pub const HELP: &str = include_str!("help.txt");
 
 /// Most metrics that one `tap` shows.
 pub const TAP_METRICS_MAX: usize = 1_000;
+/// Taps that may be open at once: each costs the workers time for every metric, and memory for those that wait to be shown.
+pub const TAPS_MAX: usize = 8;
 /// Metrics that `tap` shows by default.
 const TAP_METRICS_DEFAULT: usize = 10;
 

@@ -7,7 +7,7 @@ use super::counters::AdminCounter;
 use super::latency;
 use super::send_error::{error_meaning, error_name, error_remedy};
 use super::status::{engine, up_or_down};
-use super::view::{BackendView, LastReload, View, WorkerView};
+use super::view::{BackendView, View, WorkerView};
 use crate::driver::Restrictions;
 use crate::logging::LogFigures;
 use crate::stats::{Counter, Counters, DropReason, ErrorView, LatencyKind, Sleep};
@@ -37,7 +37,7 @@ pub fn render(view: &View, config_json: &str) -> String {
         "management": addresses(&view.management),
         "sockets": view.origin,
         "degraded": view.degraded,
-        "last_reload": view.last_reload.as_ref().map(last_reload),
+        "last_reload": view.last_reload,
         "last_restart": view.last_restart.as_ref().map(|(ago_s, words)| json!({"ago_s": ago_s, "words": words})),
         "stats": figures(&counters),
         "metrics_dropped": dropped(&counters, view),
@@ -47,12 +47,9 @@ pub fn render(view: &View, config_json: &str) -> String {
         "workers": view.workers.iter().map(|one| worker(one, view)).collect::<Vec<_>>(),
         "backends": view.backends.iter().map(|of| backend(of, view)).collect::<Vec<_>>(),
         "levers": tuning(view),
-        "memory": memory(view),
-        "process": process(view),
-        "host_udp": view.host_udp.map(|host| json!({
-            "rcvbuf_errors": host.rcvbuf_errors,
-            "sndbuf_errors": host.sndbuf_errors,
-        })),
+        "memory": view.memory,
+        "process": view.process,
+        "host_udp": view.host_udp,
         "shortages": view.shortages.iter().map(|(name, count)| ((*name).to_owned(), (*count).into()))
             .collect::<Map<String, Value>>(),
         "log": log(&view.log),
@@ -66,10 +63,6 @@ pub fn render(view: &View, config_json: &str) -> String {
 
 fn addresses(addresses: &[SocketAddr]) -> Vec<String> {
     addresses.iter().map(SocketAddr::to_string).collect()
-}
-
-fn last_reload(last: &LastReload) -> Value {
-    json!({"ago_s": last.ago_s, "succeeded": last.succeeded, "words": last.words})
 }
 
 fn figures(counters: &Counters) -> Map<String, Value> {
@@ -197,25 +190,6 @@ fn tuning(view: &View) -> Value {
     })
 }
 
-fn memory(view: &View) -> Value {
-    let heap = view.memory.heap;
-    json!({
-        "heap": {
-            "live_bytes": heap.live_bytes,
-            "allocated_bytes": heap.allocated_bytes,
-            "mapped_bytes": heap.mapped_bytes,
-            "mapped_bytes_peak": heap.mapped_bytes_peak,
-            "in_use_bytes": heap.in_use_bytes,
-            "free_bytes": heap.free_bytes,
-            "allocations": heap.allocations,
-            "frees": heap.frees,
-        },
-        "packet_pool_bytes": view.memory.packet_pool_bytes,
-        "send_buffer_bytes": view.memory.send_buffer_bytes,
-        "resident_bytes": view.memory.resident_bytes,
-    })
-}
-
 fn log(log: &LogFigures) -> Value {
     json!({
         "lines_dropped": log.lines_dropped,
@@ -225,20 +199,11 @@ fn log(log: &LogFigures) -> Value {
     })
 }
 
-fn process(view: &View) -> Value {
-    json!({
-        "cpu_s": view.process.cpu.map(|cpu| cpu.as_secs_f64()),
-        "virtual_bytes": view.process.virtual_bytes,
-        "threads": view.process.threads,
-        "open_files": view.process.open_files,
-        "files_max": view.process.files_max,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::view::tests::sample;
     use super::*;
+    use crate::admin::LastReload;
     use crate::packet::SendError;
 
     #[test]

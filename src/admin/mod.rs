@@ -4,7 +4,7 @@
 //! Path of a command: [`Session`] (bytes → lines) → [`parse`] (line → [`Command`]) → [`serve`] (calls
 //! [`AdminActions`]) → `reply.rs` and its siblings ([`View`] → text). HTTP on the same port is handled separately from the
 //! first HTTP line on: `http/` (bytes → request → page), `prometheus/` and `json.rs` ([`View`] → text). Everything except what
-//! waits ([`serve`], `http/converse.rs`, `reading.rs`, `slots.rs`) is pure. Under a config of StatsD's `proxy.js` the commands
+//! waits ([`serve`], `http/converse.rs`, `connection.rs`, `slots.rs`) is pure. Under a config of StatsD's `proxy.js` the commands
 //! that both have are parsed and answered in its dialect (`proxy_js.rs`). The commands:
 //!
 #![doc = concat!("```text\n", include_str!("help.txt"), "```")]
@@ -25,21 +25,19 @@ mod slots;
 mod prometheus;
 pub mod proxy_js;
 mod readiness;
-mod reading;
 mod reply;
 mod send_error;
 mod server;
 mod session;
 mod stats;
 mod status;
-mod tap;
 mod telnet;
 mod view;
 mod admin_state;
 
 pub use admin_state::AdminState;
 pub use backends::BACKENDS_COLUMNS;
-pub use command::{Command, HELP, TAP_METRICS_MAX, parse};
+pub use command::{Command, HELP, TAP_METRICS_MAX, TAPS_MAX, parse};
 pub use connection::Connection;
 pub use counters::{AdminCounter, AdminCounters};
 pub use escape::escape;
@@ -50,7 +48,6 @@ pub use send_error::{capped, error_meaning, error_name, error_words, ongoing};
 pub use server::{AdminActions, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
 pub use slots::{ConnectionHandle, ConnectionSlots, Slot};
-pub use tap::{TAPS_MAX, Tapped};
 pub use view::{
-    AddressRole, BackendState, BackendView, LastReload, MemoryView, TuningView, View, WorkerView,
+    AddressRole, BackendState, BackendView, LastReload, MemoryView, Tapped, TuningView, View, WorkerView,
 };

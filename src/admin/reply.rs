@@ -2,11 +2,10 @@
 //!
 //! In: a [`View`], or the result of an action. Out: the bytes of a reply, whole lines. Next: `server.rs`, which writes them.
 
-use super::command::Command;
+use super::command::{Command, TAPS_MAX};
 use super::escape::escape;
 use super::session::LINE_BYTES_MAX;
 use super::status::up_or_down;
-use super::tap::TAPS_MAX;
 use super::view::View;
 use super::{Tapped, backends, latency, memstats, proxy_js, stats, status};
 use crate::config::AdminDialect;

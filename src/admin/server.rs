@@ -6,14 +6,12 @@
 
 use super::admin_state::AdminState;
 use super::command::{Command, ProxyJsQuery};
-use super::connection::Connection;
+use super::connection::{Connection, Reading};
 use super::counters::{AdminCounter, AdminCounters};
 use super::readiness::Readiness;
-use super::reading::Reading;
 use super::session::{Foreign, Input, Session};
 use super::slots::ConnectionHandle;
-use super::tap::Tapped;
-use super::view::View;
+use super::view::{Tapped, View};
 use super::{HELP, proxy_js, reply};
 use crate::config::AdminDialect;
 use crate::version::VERSION;

@@ -10,6 +10,7 @@ use crate::placement::Fingerprint;
 use crate::stats::alloc::HeapFigures;
 use crate::stats::host::{HostUdp, Process};
 use crate::stats::{Counter, Counters, ErrorView, Latency, Sleep};
+use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -84,7 +85,7 @@ pub struct View {
 }
 
 /// How a reload ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LastReload {
     /// Seconds since then.
     pub ago_s: u64,
@@ -164,6 +165,15 @@ impl BackendView {
     pub fn undelivered(&self) -> u64 {
         self.errors.iter().map(|error| error.undelivered).sum()
     }
+}
+
+/// One metric on its way, as `tap` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tapped {
+    /// The whole line.
+    pub line: Vec<u8>,
+    /// The identity of the backend that gets it.
+    pub node: Arc<str>,
 }
 
 /// What an address of a backend is used for.
@@ -251,7 +261,7 @@ impl BackendState {
 }
 
 /// Memory, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryView {
     /// The heap.
     pub heap: HeapFigures,
@@ -294,7 +304,6 @@ impl View {
     }
 }
 
-/// A view as the tests of the replies use it.
 /// What is the same for all workers and backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TuningView {

@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+use serde::Serialize;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,7 @@ thread_local! {
 }
 
 /// The heap's figures, in allocations and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HeapFigures {
     /// Blocks ever allocated; a block that is resized counts as one freed and one allocated.
     pub allocations: u64,

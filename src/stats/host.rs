@@ -6,13 +6,14 @@
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 /// UDP errors of this network namespace since its start, IPv4 and IPv6 together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HostUdp {
     /// Datagrams dropped because a socket's receive buffer was full, at any socket of the host.
     pub rcvbuf_errors: u64,
@@ -32,10 +33,10 @@ pub struct HostSocket {
 }
 
 /// This process as the kernel counts it; what it does not show is `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Process {
-    /// CPU time of all its threads, kernel and user.
-    pub cpu: Option<Duration>,
+    /// CPU time of all its threads, kernel and user, in seconds.
+    pub cpu_s: Option<f64>,
     /// Bytes of its address space.
     pub virtual_bytes: Option<u64>,
     /// Its threads.
@@ -82,7 +83,7 @@ pub fn process() -> Process {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let cpu = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok();
     Process {
-        cpu: cpu.map(Duration::from),
+        cpu_s: cpu.map(|cpu| Duration::from(cpu).as_secs_f64()),
         virtual_bytes: parse_kib(&status, "VmSize:"),
         threads: parse_status(&status, "Threads:").and_then(|threads| threads.trim().parse().ok()),
         // The folder itself is open while it is read.
@@ -314,7 +315,7 @@ mod tests {
         assert!(udp_errors().is_some());
         assert!(resident_bytes().is_some_and(|bytes| bytes > 100 << 10));
         let process = process();
-        assert!(process.cpu.is_some_and(|cpu| !cpu.is_zero()) && process.virtual_bytes > resident_bytes());
+        assert!(process.cpu_s > Some(0.0) && process.virtual_bytes > resident_bytes());
         assert!(
             process.threads > Some(0)
                 && process.open_files > Some(2)

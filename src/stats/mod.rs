@@ -10,14 +10,10 @@ mod latency;
 mod node;
 mod published;
 mod shared;
-mod sleep;
-mod socket_drops;
 
 pub(crate) use counters::named;
 pub use counters::{Counter, Counters, DropReason, Exit};
 pub use latency::{Latency, LatencyExchange, LatencyKind, new_histogram};
 pub use node::{ErrorView, NodeCounters};
 pub use published::Published;
-pub use shared::WorkerShared;
-pub use sleep::{Sleep, SleepGauge};
-pub use socket_drops::SocketDrops;
+pub use shared::{Sleep, SleepGauge, SocketDrops, WorkerShared};

@@ -6,6 +6,7 @@ pub mod check_ready;
 pub mod config_file;
 pub mod demo;
 pub mod load;
+mod names;
 pub mod plan;
 mod running;
 pub mod sink;

@@ -3,17 +3,17 @@
 //! In: two configs, and names from a file or made up. Out: how many names go from each backend to each, as tables or JSON.
 //! For the operator's decision.
 
+use super::names::{NamesError, read_names};
 use crate::config::{self, Assignment, Config, sample_name};
 use crate::console::{print, print_error, usage_error};
 use crate::exit;
 use crate::text::grouped;
-use crate::worker::DATAGRAM_BYTES_LIMIT;
 use argh::FromArgs;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 /// Names that are made up unless a file has some.
@@ -60,19 +60,10 @@ pub fn run(options: &Options) -> u8 {
     let mut plan = Plan::new(&old, &new);
     match &options.names {
         None => (0..SAMPLE_NAMES).for_each(|number| plan.add(sample_name(number).as_bytes())),
-        Some(path) => match read_names(path, |name| plan.add(name)) {
+        Some(path) => match read_file(path, |name| plan.add(name)) {
             Ok(()) if plan.names == 0 => return usage_error(&format!("no names in {}", path.display())),
             Ok(()) => {}
-            Err(NamesError::Unreadable(error)) => {
-                print_error(&format!("cannot read the names in {}: {error}", path.display()));
-                return exit::NO_CONFIG;
-            }
-            Err(NamesError::TooLong(line)) => {
-                return usage_error(&format!(
-                    "line {line} of {} is longer than any name ({DATAGRAM_BYTES_LIMIT} bytes)",
-                    path.display()
-                ));
-            }
+            Err(error) => return error.report(&path.display().to_string(), exit::NO_CONFIG),
         },
     }
     let source = if options.names.is_some() { "given" } else { "made-up" };
@@ -197,40 +188,16 @@ impl<'c> Plan<'c> {
     }
 }
 
-enum NamesError {
-    Unreadable(io::Error),
-    /// The number of the line.
-    TooLong(u64),
-}
-
-/// Gives each name of a file to `take`. Lines are read as the relay reads them: one `\r` before the newline does not count,
-/// and empty lines are skipped.
-fn read_names(path: &Path, take: impl FnMut(&[u8])) -> Result<(), NamesError> {
+/// Gives each name of a file to `take`; `-` is standard input.
+fn read_file(path: &Path, mut take: impl FnMut(&[u8])) -> Result<(), NamesError> {
+    let mut take = |name: &[u8], _: bool| {
+        take(name);
+        Ok(())
+    };
     if path == Path::new("-") {
-        return read_lines(io::stdin().lock(), take);
+        return read_names(BufReader::new(io::stdin().lock()), &mut take);
     }
-    read_lines(BufReader::new(File::open(path).map_err(NamesError::Unreadable)?), take)
-}
-
-fn read_lines(mut input: impl BufRead, mut take: impl FnMut(&[u8])) -> Result<(), NamesError> {
-    let mut line = Vec::new();
-    for number in 1u64.. {
-        line.clear();
-        let limit = DATAGRAM_BYTES_LIMIT as u64 + 2;
-        let read = input.by_ref().take(limit).read_until(b'\n', &mut line);
-        if read.map_err(NamesError::Unreadable)? == 0 {
-            break;
-        }
-        let name = line.strip_suffix(b"\n").unwrap_or(&line);
-        let name = name.strip_suffix(b"\r").unwrap_or(name);
-        if name.len() > DATAGRAM_BYTES_LIMIT {
-            return Err(NamesError::TooLong(number));
-        }
-        if !name.is_empty() {
-            take(name);
-        }
-    }
-    Ok(())
+    read_names(BufReader::new(File::open(path).map_err(NamesError::Unreadable)?), &mut take)
 }
 
 #[cfg(test)]
@@ -294,14 +261,5 @@ mod tests {
         assert_eq!(json["backends"][2]["backend"], Value::Null);
         assert_eq!(json["backends"][2]["names_after"], 10_000);
         assert_eq!(json["names"], 10_000);
-    }
-
-    #[test]
-    fn names_are_read_as_the_relay_reads_lines() {
-        let mut names = Vec::new();
-        assert!(read_lines(&b"a\r\n\n\r\nb c\nd"[..], |name| names.push(name.to_vec())).is_ok());
-        assert_eq!(names, [b"a".to_vec(), b"b c".to_vec(), b"d".to_vec()]);
-        let long = vec![b'x'; DATAGRAM_BYTES_LIMIT + 1];
-        assert!(matches!(read_lines(&[b"a\n", &long[..]].concat()[..], |_| ()), Err(NamesError::TooLong(2))));
     }
 }

@@ -4,12 +4,13 @@
 //! lines. Next: nobody; a script reads them.
 
 use super::config_file::{DEFAULT_CONFIG, load};
+use super::names::{NamesError, read_names};
+use crate::admin::escape;
 use crate::config::{Assignment, Config};
 use crate::console::{print_error, usage_error, written};
 use crate::exit;
-use crate::worker::DATAGRAM_BYTES_LIMIT;
 use argh::FromArgs;
-use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Backends that a message lists at most.
@@ -85,64 +86,23 @@ fn assignment(config: &Config, down: &[String]) -> Result<Assignment, String> {
 
 fn answer(config: &Config, assignment: &Assignment, name: &[u8], out: &mut impl Write) -> io::Result<()> {
     let node = assignment.index(name).map_or("-", |index| &*config.nodes[index].name);
-    writeln!(out, "{}\t{node}", escaped(name))
+    writeln!(out, "{}\t{node}", escape(name))
 }
 
-/// Answers for the names of `input`, as the relay reads lines: one `\r` before the newline does not count, and empty
-/// lines are skipped. An answer is written out as soon as no more input waits.
+/// Answers for the names of `input`. An answer is written out as soon as no more input waits.
 fn answer_input(config: &Config, assignment: &Assignment, input: impl Read, out: &mut impl Write) -> u8 {
-    let mut input = BufReader::new(input);
-    let mut line = Vec::new();
-    for number in 1u64.. {
-        line.clear();
-        // No name is longer than a datagram: a bound on what a wrong input makes this take.
-        let limit = DATAGRAM_BYTES_LIMIT as u64 + 2;
-        match input.by_ref().take(limit).read_until(b'\n', &mut line) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) => {
-                let _ = out.flush();
-                print_error(&format!("cannot read names from standard input: {error}"));
-                return exit::SYSTEM;
-            }
-        }
-        let name = line.strip_suffix(b"\n").unwrap_or(&line);
-        let name = name.strip_suffix(b"\r").unwrap_or(name);
-        if name.len() > DATAGRAM_BYTES_LIMIT {
+    let read = read_names(BufReader::new(input), |name, is_last_for_now| {
+        answer(config, assignment, name, out)?;
+        if is_last_for_now { out.flush() } else { Ok(()) }
+    });
+    match read {
+        Ok(()) => written(out.flush()),
+        Err(NamesError::Refused(error)) => written(Err(error)),
+        Err(error) => {
             let _ = out.flush();
-            return usage_error(&format!(
-                "line {number} of standard input is longer than any name ({DATAGRAM_BYTES_LIMIT} bytes)"
-            ));
-        }
-        if name.is_empty() {
-            continue;
-        }
-        let mut result = answer(config, assignment, name, out);
-        if input.buffer().is_empty() {
-            result = result.and_then(|()| out.flush());
-        }
-        if result.is_err() {
-            return written(result);
+            error.report("standard input", exit::SYSTEM)
         }
     }
-    written(out.flush())
-}
-
-/// A name on one line: what is not printable, and the backslash, as Rust and C write it.
-fn escaped(name: &[u8]) -> String {
-    let mut text = String::with_capacity(name.len());
-    for chunk in name.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '"' | '\'' => text.push(character),
-                _ => text.extend(character.escape_debug()),
-            }
-        }
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -150,6 +110,7 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::placement::{LiveSet, Placement};
+    use crate::worker::DATAGRAM_BYTES_LIMIT;
 
     fn config(nodes: usize, rest: &str) -> Config {
         let nodes: Vec<String> =
@@ -193,13 +154,6 @@ mod tests {
         assert_eq!((code, text.lines().count()), (exit::OK, 2));
         let (code, text) = answers(&config, &[], &[b"a\n", &longest[..], b"y"].concat());
         assert_eq!((code, text.lines().count()), (exit::USAGE, 1));
-    }
-
-    #[test]
-    fn names_stay_on_their_line() {
-        assert_eq!(escaped(b"a\tb\x1b[2J\\ \xff\x80'\""), r#"a\tb\u{1b}[2J\\ \xff\x80'""#);
-        assert_eq!(escaped("größe.日本".as_bytes()), "größe.日本");
-        assert_eq!(escaped("a\u{202e}b\u{85}".as_bytes()), r"a\u{202e}b\u{85}");
     }
 
     #[test]

@@ -8,7 +8,6 @@
 mod backends;
 mod exposition;
 mod latency;
-mod process;
 mod proxy;
 mod workers;
 
@@ -38,7 +37,7 @@ fn render_to(out: &mut Exposition, view: &View) {
     latency::render(out, &view.latency, view.timestamps);
     backends::render(out, view);
     proxy::surroundings(out, view);
-    process::render(out, view);
+    proxy::process(out, view);
 }
 
 #[cfg(test)]

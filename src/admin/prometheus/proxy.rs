@@ -1,4 +1,4 @@
-//! The proxy as a whole: build, state, environment. Pure.
+//! The proxy as a whole: build, state, environment, process. Pure.
 //!
 //! In: a [`View`]. Out: families.
 
@@ -140,6 +140,33 @@ fn memory(out: &mut Exposition, view: &View) {
         "Send buffers granted to the backends' sockets of all workers: kernel memory, used only as needed.",
         view.memory.send_buffer_bytes,
     );
+}
+
+/// The process metrics of every Prometheus client library.
+pub fn process(out: &mut Exposition, view: &View) {
+    let (gauge, process) = (Kind::Gauge, &view.process);
+    out.known(
+        Kind::Counter,
+        "process_cpu_seconds_total",
+        "CPU time of the process, kernel and user.",
+        process.cpu_s,
+    );
+    out.one(
+        gauge,
+        "process_start_time_seconds",
+        "Start time of the process since the Unix epoch.",
+        view.started_unix_time.as_secs_f64(),
+    );
+    out.known(
+        gauge,
+        "process_resident_memory_bytes",
+        "Resident memory of the process.",
+        view.memory.resident_bytes,
+    );
+    out.known(gauge, "process_virtual_memory_bytes", "Address space of the process.", process.virtual_bytes);
+    out.known(gauge, "process_threads", "Threads of the process.", process.threads);
+    out.known(gauge, "process_open_fds", "Open files of the process.", process.open_files);
+    out.known(gauge, "process_max_fds", "Maximum number of open files.", process.files_max);
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 
 use super::ports::note;
 use crate::placement::Placement;
+use crate::tools::load::line::host_now_us;
 use crate::tools::load::replay::Replay;
 use crate::tools::sink::account::{Account, Expected};
-use crate::tools::sink::clock::host_now_us;
 use crate::tools::sink::figures::Arrived;
 use crate::tools::sink::health;
 use crate::tools::sink::receive::{RECEIVE_BUFFER_BYTES, Received, SinkLive, Sinks};

@@ -19,7 +19,6 @@ mod watch;
 pub use options::Options;
 
 use super::sink::account::{Account, Expected};
-use super::sink::clock::host_now_us;
 use super::sink::figures::Arrived;
 use super::sink::health;
 use super::sink::interrupt::Interrupt;
@@ -32,6 +31,7 @@ use crate::console::usage_error;
 use crate::stats::host::{self, HostUdp};
 use admin::ProxyStats;
 use generate::Source;
+use line::host_now_us;
 use options::Plan;
 use process::ProcessMeter;
 use report::{ProcessFigures, Report, SentFigures};

@@ -5,10 +5,9 @@
 //! Next: `mod.rs` compares with what arrived.
 
 use super::generate::Source;
-use super::line::{Run, end_marker};
+use super::line::{Run, end_marker, host_now_us};
 use super::pace::{Due, Pace};
 use crate::driver::socket::connect_backend;
-use crate::tools::sink::clock::host_now_us;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

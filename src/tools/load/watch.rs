@@ -3,12 +3,12 @@
 //! In: the sums of the sending and the receiving thread. Out: lines on stderr, and the moment when all is over.
 //! Next: `mod.rs` adds up.
 
+use super::line::host_now_us;
 use super::process::ProcessMeter;
 use super::report::ProcessFigures;
 use super::send::{SendLive, Sent};
 use crate::console::print_error;
 use crate::tools::sink::LOOK_MS;
-use crate::tools::sink::clock::host_now_us;
 use crate::tools::sink::interrupt::Interrupt;
 use crate::tools::sink::receive::SinkLive;
 use crate::tools::sink::settle::{Standing, is_over};

@@ -5,7 +5,6 @@
 //! receives, `sequence.rs` tells loss, duplicates and changes of order apart, `verdict.rs` judges.
 
 pub mod account;
-pub mod clock;
 pub mod figures;
 pub mod health;
 pub mod interrupt;
@@ -22,12 +21,11 @@ pub mod verdict;
 
 pub use options::{Options, health_addresses, seconds_to_us};
 
-use super::load::line::NAMES_MAX;
+use super::load::line::{NAMES_MAX, host_now_us};
 use super::load::replay::Replay;
 use crate::console::{print, print_error, usage_error};
 use crate::exit;
 use account::{Account, Expected};
-use clock::host_now_us;
 use figures::Arrived;
 use interrupt::Interrupt;
 use placed::Placed;

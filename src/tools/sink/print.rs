@@ -6,11 +6,10 @@
 use super::health;
 use super::interrupt::Interrupt;
 use super::options::{Options, health_addresses, seconds_to_us};
-use super::receive::{DATAGRAM_BYTES, TURN, parse_addresses};
+use super::receive::{self, DATAGRAM_BYTES, TURN, parse_addresses};
 use crate::admin::escape;
 use crate::config::{self, Config};
 use crate::console::{print_error, print_stderr, usage_error, written};
-use crate::driver::options::ask_receive_buffer;
 use crate::exit;
 use crate::lookup;
 use crate::tools::config_file;
@@ -149,7 +148,7 @@ fn bind(
     let (mut sockets, mut listeners, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     let mut answered = HashSet::new();
     for backend in backends {
-        let opened = any(&backend.data, |address| data_socket(address, receive_buffer_bytes));
+        let opened = any(&backend.data, |address| receive::bind(address, receive_buffer_bytes));
         let mut text = "listening on ".to_owned();
         let opened = opened.map_err(|(address, error)| refused(&backend.name, address, &error))?;
         text += &opened.iter().map(|(address, _)| address.to_string()).collect::<Vec<_>>().join(" and ");
@@ -195,13 +194,6 @@ fn any<T>(
         Some(failure) if opened.is_empty() => Err(failure),
         _ => Ok(opened),
     }
-}
-
-fn data_socket(address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<(SocketAddr, UdpSocket)> {
-    let socket = UdpSocket::bind(address)?;
-    ask_receive_buffer(&socket, receive_buffer_bytes)?;
-    socket.set_nonblocking(true)?;
-    Ok((socket.local_addr()?, socket))
 }
 
 fn refused(name: &str, address: SocketAddr, error: &io::Error) -> String {
@@ -289,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_name_with_an_address_that_this_host_does_not_have_is_served_at_the_others() {
-        let open = |address| data_socket(address, 4096);
+        let open = |address| receive::bind(address, 4096);
         let addresses = ["192.0.2.7:0".parse().unwrap(), "127.0.0.1:0".parse().unwrap()];
         assert_eq!(any(&addresses, open).unwrap().len(), 1);
     }

@@ -4,10 +4,10 @@
 //! for all sinks, so that a name at two of them is seen without locks. Next: `account.rs`.
 
 use super::account::{Account, Expected};
-use super::clock::host_now_us;
 use super::figures::{Arrived, SinkFigures};
 use super::sequence::SINKS_MAX;
 use crate::driver::options;
+use crate::tools::load::line::host_now_us;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 use std::io;
@@ -92,6 +92,17 @@ pub fn listen_error(address: SocketAddr, error: &io::Error) -> String {
     format!("cannot listen on {address}: {error}{remedy}")
 }
 
+/// A socket that does not block, bound to this address and with a receive buffer of so many bytes; and where it listens.
+///
+/// # Errors
+/// The address is taken, or not of this host.
+pub fn bind(address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<(SocketAddr, UdpSocket)> {
+    let socket = UdpSocket::bind(address)?;
+    options::ask_receive_buffer(&socket, receive_buffer_bytes)?;
+    socket.set_nonblocking(true)?;
+    Ok((socket.local_addr()?, socket))
+}
+
 /// The sinks' sockets.
 #[derive(Debug, Default)]
 pub struct Sinks {
@@ -134,10 +145,7 @@ impl Sinks {
     /// # Errors
     /// The address is taken, or not of this host.
     pub fn add(&mut self, address: SocketAddr, receive_buffer_bytes: usize) -> io::Result<SocketAddr> {
-        let socket = UdpSocket::bind(address)?;
-        options::ask_receive_buffer(&socket, receive_buffer_bytes)?;
-        socket.set_nonblocking(true)?;
-        let address = socket.local_addr()?;
+        let (address, socket) = bind(address, receive_buffer_bytes)?;
         self.figures.push(SinkFigures {
             address: address.to_string(),
             receive_buffer_bytes: SockRef::from(&socket).recv_buffer_size()?,
