@@ -145,18 +145,18 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
     let loaded = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(error) => {
-            origin.refuse(&error.to_string());
+            origin.report_failure(&error.to_string());
             print_stderr_within(&config_file::unloaded(&error), LOG_FLUSH);
             return error.exit_code();
         }
     };
     origin.configured = loaded.configured;
     if let Err(error) = logging::init(loaded.config.log_format, debug) {
-        let words = format!(
+        let message = format!(
             "cannot start the log thread: {error}; raise the limit on threads (`TasksMax=` of the service)"
         );
-        origin.refuse(&words);
-        print_error_within(&words);
+        origin.report_failure(&message);
+        print_error_within(&message);
         return exit::SYSTEM;
     }
     tracing::info!(config = %path.display(), "{}: {}", path.display(), loaded.summary);

@@ -61,7 +61,7 @@ pub fn print(text: &str) -> u8 {
     written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
-/// The exit code after writing to stdout: a reader that has seen enough (`| head`) is no error.
+/// The exit code after writing to stdout: a reader that closes the pipe (`| head`) is not an error.
 pub fn written(result: io::Result<()>) -> u8 {
     match result {
         Ok(()) => exit::OK,

@@ -1,6 +1,6 @@
 //! The exit codes, after BSD's sysexits, so that a service manager can distinguish an invalid config from a broken host.
 //!
-//! In: how a run ended. Out: a number below 256. Next: nobody; the process ends with it.
+//! In: how a run ended. Out: a number below 256. The process ends with it.
 
 /// Every code with its meaning.
 pub const CODES: [(u8, &str); 8] = [

@@ -53,7 +53,7 @@ pub fn init(format: LogFormat, debug: bool) -> io::Result<()> {
         .with_target(false)
         .with_ansi(format == LogFormat::Text && io::stderr().is_terminal())
         .log_internal_errors(false);
-    // An error says that there are logs already.
+    // Fails if logging is already initialized.
     let _ = match format {
         LogFormat::Text => builder.fmt_fields(text::message_only()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -28,7 +28,7 @@ pub fn percent(part: f64, whole: f64) -> String {
     format!("{:.1} %", if whole > 0.0 { 100.0 * part / whole } else { 0.0 })
 }
 
-/// A quotient with one digit behind the point; `-` if there is nothing to divide by.
+/// A quotient with one decimal; `-` if the divisor is 0.
 pub fn quotient(part: f64, whole: f64) -> String {
     if whole > 0.0 { format!("{:.1}", part / whole) } else { "-".to_owned() }
 }

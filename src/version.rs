@@ -6,7 +6,7 @@
 /// The package's version alone.
 pub const NUMBER: &str = env!("CARGO_PKG_VERSION");
 
-/// The first ten digits of the commit that the program was built from; empty if the build did not know it.
+/// The first ten digits of the commit that the program was built from; empty if unknown at build time.
 pub const COMMIT: &str = env!("STATSRING_COMMIT");
 
 /// What is compiled in: the engines, and how the program is linked.

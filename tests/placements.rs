@@ -291,14 +291,14 @@ fn a_ring_that_is_older_than_the_living_set_answers_no_dead_backend() {
 #[test]
 fn words_tell_weights_and_shards_where_they_are_not_plain() {
     for hashing in Hashing::ALL {
-        assert_eq!(placement(hashing, &THREE).words(), hashing.name());
+        assert_eq!(placement(hashing, &THREE).description(), hashing.name());
     }
     let weighted = Placement::new(spec(Hashing::Ketama, &[("a:1", 2), ("b:1", 1)]));
-    assert_eq!(weighted.words(), "ketama [2, 1]");
+    assert_eq!(weighted.description(), "ketama [2, 1]");
     for hashing in [Hashing::Murmur3, Hashing::JumpFnv1a] {
         let mut sharded = spec(hashing, &[("a:1", 1), ("b:1", 1)]);
         sharded.shards = vec![1, 0, 1];
-        assert_eq!(Placement::new(sharded).words(), format!("{} [1, 0, 1]", hashing.name()));
+        assert_eq!(Placement::new(sharded).description(), format!("{} [1, 0, 1]", hashing.name()));
     }
 }
 

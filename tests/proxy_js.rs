@@ -64,7 +64,7 @@ fn a_usual_file_does_what_proxy_js_does() {
     assert_eq!(texts(&config.listen), ["0.0.0.0:8125"]);
     assert_eq!(texts(&config.management), ["0.0.0.0:8126", "[::]:8126"]);
     assert_eq!((config.workers, config.workers_auto), (1, false));
-    assert_eq!((config.management_words, config.management_allow_changes), (AdminDialect::ProxyJs, false));
+    assert_eq!((config.management_dialect, config.management_allow_changes), (AdminDialect::ProxyJs, false));
     let names: Vec<&str> = config.nodes.iter().map(|node| &*node.name).collect();
     assert_eq!(names, ["127.0.0.1:8127", "127.0.0.1:8129", "127.0.0.1:8131"]);
     assert_eq!(notices.len(), 2, "{notices:?}");
@@ -188,7 +188,7 @@ fn with_a_hashing_a_file_may_have_keys_of_both() {
     assert!(summary.ends_with("placement: hashring-1 (set by hashing)"), "{summary}");
     assert_eq!((config.hashing, config.flush_us), (Hashing::Hashring1, 1_000));
     assert_eq!((config.check.fall, config.check.rise), (3, 1));
-    assert_eq!((config.malformed, config.management_words), (Malformed::Drop, AdminDialect::ProxyJs));
+    assert_eq!((config.malformed, config.management_dialect), (Malformed::Drop, AdminDialect::ProxyJs));
     assert!(config.management_allow_changes);
     assert_eq!(notices, Vec::<String>::new());
     assert_eq!(

@@ -33,7 +33,7 @@ pub fn run(bytes: &[u8]) {
     let text = &expand(text, REPEAT);
     let is_local = way & 0x80 == 0;
     let is_gone = way & 0x40 != 0;
-    let (proxy, replies) = converse(text, piece_bytes(*way, text), is_local, is_gone);
+    let (proxy, replies) = exchange(text, piece_bytes(*way, text), is_local, is_gone);
     let expected = Expected::of(text);
     let commands = proxy.counters.get(AdminCounter::Commands);
     if is_gone || replies.len() > ENOUGH_BYTES {
@@ -86,7 +86,7 @@ impl Expected {
 }
 
 /// Serves one connection to its end; what the proxy was told, and what the client was.
-pub fn converse(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) -> (Proxy, Vec<u8>) {
+pub fn exchange(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) -> (Proxy, Vec<u8>) {
     let proxy = Proxy::default();
     let wire = Wire {
         unsent: RefCell::new(text.to_vec()),
@@ -218,7 +218,7 @@ impl AdminActions for Proxy {
         "{\"port\": 8125}".into()
     }
 
-    fn words(&self) -> AdminDialect {
+    fn dialect(&self) -> AdminDialect {
         AdminDialect::Statsring
     }
 
@@ -241,7 +241,7 @@ fn sample() -> View {
         uptime_s: 51,
         workers: vec![WorkerView::default()],
         degraded: vec!["bad\x07thing".into()],
-        last_reload: Some(LastReload { ago_s: 1, words: "a\nb\x1b".into(), succeeded: false }),
+        last_reload: Some(LastReload { ago_s: 1, message: "a\nb\x1b".into(), succeeded: false }),
         ..View::default()
     }
 }

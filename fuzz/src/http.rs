@@ -3,7 +3,7 @@
 //!
 //! The bytes: the first chooses the method and the length of the pieces; the rest is what stands behind the method.
 
-use crate::admin::{OWN_NAME, converse};
+use crate::admin::{OWN_NAME, exchange};
 use crate::expand::expand;
 use crate::session::{REPEAT, piece_bytes};
 use statsring::admin::AdminCounter;
@@ -54,7 +54,7 @@ pub fn run(bytes: &[u8]) {
 
 /// What a client is answered that sends `text` in pieces, without the times of day.
 fn replies(text: &[u8], piece_bytes: usize) -> String {
-    let (proxy, replies) = converse(text, piece_bytes, true, false);
+    let (proxy, replies) = exchange(text, piece_bytes, true, false);
     assert_eq!(proxy.counters.get(AdminCounter::Commands), 0, "a part of an HTTP request was run");
     assert_eq!(proxy.changes(), 0);
     let replies = String::from_utf8(replies).expect("the answer is text");

@@ -68,7 +68,7 @@ fn with_silences(text: &[u8], piece_bytes: usize) {
 /// statsring's own; else its lines are. Nothing is kept after a silence.
 fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
     let mut session = Session::new();
-    session.speak(AdminDialect::ProxyJs);
+    session.set_dialect(AdminDialect::ProxyJs);
     for piece in text.chunks(piece_bytes) {
         session.feed(piece);
         session.silence();

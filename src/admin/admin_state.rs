@@ -28,11 +28,11 @@ impl AdminState {
         }
     }
 
-    /// Parses the word of the command.
+    /// Parses the command's argument.
     pub fn parse(word: &[u8]) -> Option<AdminState> {
         [AdminState::Up, AdminState::Drain, AdminState::Down]
             .into_iter()
-            .find(|wish| word == wish.name().as_bytes())
+            .find(|admin_state| word == admin_state.name().as_bytes())
     }
 }
 
@@ -41,12 +41,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_and_json_say_the_same() {
-        for wish in [AdminState::Up, AdminState::Drain, AdminState::Down] {
-            assert_eq!(AdminState::parse(wish.name().as_bytes()), Some(wish));
-            let json = serde_json::to_string(&wish).unwrap();
-            assert_eq!(json, format!("{:?}", wish.name()));
-            assert_eq!(serde_json::from_str::<AdminState>(&json).unwrap(), wish);
+    fn text_and_json_agree() {
+        for admin_state in [AdminState::Up, AdminState::Drain, AdminState::Down] {
+            assert_eq!(AdminState::parse(admin_state.name().as_bytes()), Some(admin_state));
+            let json = serde_json::to_string(&admin_state).unwrap();
+            assert_eq!(json, format!("{:?}", admin_state.name()));
+            assert_eq!(serde_json::from_str::<AdminState>(&json).unwrap(), admin_state);
         }
         assert_eq!(AdminState::parse(b"Up"), None);
     }

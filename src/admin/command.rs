@@ -43,7 +43,7 @@ pub enum Command {
         /// Its identity, as sent by the client.
         name: Vec<u8>,
         /// The administrative state.
-        wish: AdminState,
+        admin_state: AdminState,
     },
     /// State as text.
     Status,
@@ -125,9 +125,9 @@ fn command(line: &[u8]) -> Command {
 }
 
 fn backend(arguments: &[u8]) -> Command {
-    let (name, wish) = split_word(arguments);
-    match AdminState::parse(wish) {
-        Some(wish) => Command::SetBackend { name: name.to_vec(), wish },
+    let (name, admin_state) = split_word(arguments);
+    match AdminState::parse(admin_state) {
+        Some(admin_state) => Command::SetBackend { name: name.to_vec(), admin_state },
         None => Command::Misused("usage: backend HOST:PORT drain|down|up"),
     }
 }
@@ -193,7 +193,7 @@ fn trim(text: &[u8]) -> &[u8] {
     &text[..text.len() - blanks]
 }
 
-/// The first word, and what follows it without the blanks between.
+/// The first word, and the rest without leading blanks.
 fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(is_blank).unwrap_or(text.len());
     let (word, rest) = text.split_at(end);
@@ -237,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_is_named_and_told_what_is_wanted() {
-        let set = |wish| Command::SetBackend { name: b"[::1]:8125".to_vec(), wish };
+    fn backend_takes_a_name_and_a_state() {
+        let set = |admin_state| Command::SetBackend { name: b"[::1]:8125".to_vec(), admin_state };
         assert_eq!(parse(b"backend [::1]:8125 drain"), set(AdminState::Drain));
         assert_eq!(parse(b" backend\t[::1]:8125  up\r"), set(AdminState::Up));
         assert_eq!(parse(b"backend [::1]:8125 down"), set(AdminState::Down));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_with_wrong_arguments_says_what_it_takes() {
+    fn wrong_arguments_are_answered_with_the_usage() {
         let lines: [&[u8]; 10] = [
             b"health sideways",
             b"health UP",

@@ -61,7 +61,7 @@ impl<'c, C: Connection> Reading<'c, C> {
     }
 
     /// Returns a buffer for the next read.
-    pub fn give_back(&mut self, buffer: Vec<u8>) {
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
         self.buffer = buffer;
     }
 

@@ -26,7 +26,7 @@ pub fn render(view: &View, config_json: &str) -> String {
         "unix_time_s": view.unix_time.as_secs_f64(),
         "health": up_or_down(view.health_up),
         "ready": view.readiness.is_ready(),
-        "readiness": view.readiness.words(),
+        "readiness": view.readiness.message(),
         "engine": engine(view),
         "placement": view.placement,
         "fingerprint": view.fingerprint.map(|fingerprint| format!("{:016x}", fingerprint.now)),
@@ -38,7 +38,7 @@ pub fn render(view: &View, config_json: &str) -> String {
         "sockets": view.origin,
         "degraded": view.degraded,
         "last_reload": view.last_reload,
-        "last_restart": view.last_restart.as_ref().map(|(ago_s, words)| json!({"ago_s": ago_s, "words": words})),
+        "last_restart": view.last_restart.as_ref().map(|(ago_s, message)| json!({"ago_s": ago_s, "message": message})),
         "stats": figures(&counters),
         "metrics_dropped": dropped(&counters, view),
         "metrics_unaccounted": i64::try_from(counters.imbalance()).ok(),
@@ -207,7 +207,7 @@ mod tests {
     use crate::packet::SendError;
 
     #[test]
-    fn it_has_what_the_text_commands_tell() {
+    fn it_has_everything_that_the_text_commands_report() {
         let mut view = sample();
         view.backends[1].errors = vec![ErrorView {
             error: SendError::NoNeighbor,
@@ -218,7 +218,7 @@ mod tests {
             without_socket: 0,
             last_us: 48_000_000,
         }];
-        view.last_reload = Some(LastReload { ago_s: 3, words: "a\u{1b}\n".to_owned(), succeeded: false });
+        view.last_reload = Some(LastReload { ago_s: 3, message: "a\u{1b}\n".to_owned(), succeeded: false });
         let text = render(&view, "{\"port\": 8125}\n");
         assert!(text.ends_with("}\n") && text.chars().all(|c| !c.is_control() || c == '\n'), "{text}");
         let json: Value = serde_json::from_str(&text).unwrap();
@@ -249,7 +249,7 @@ mod tests {
             ("/backends/1/errors/0/errno", json!("EHOSTUNREACH")),
             ("/backends/1/errors/0/cause", json!("no_neighbor")),
             ("/backends/1/errors/0/last_ago_s", json!(12)),
-            ("/last_reload", json!({"ago_s": 3, "succeeded": false, "words": "a\u{1b}\n"})),
+            ("/last_reload", json!({"ago_s": 3, "succeeded": false, "message": "a\u{1b}\n"})),
             ("/host_udp/rcvbuf_errors", json!(5)),
             ("/admin/admin_http_requests", json!(0)),
             ("/shortages", json!({"check": 3, "accept": 0})),

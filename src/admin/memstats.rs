@@ -5,7 +5,7 @@
 use super::view::View;
 use std::fmt::Write;
 
-/// The text, `name: N` a line, in bytes unless the name says otherwise.
+/// The text, `name: N` a line, in bytes unless the name states another unit.
 pub fn render(view: &View) -> String {
     let heap = view.memory.heap;
     // The wording is the original's, whose first, seventh and eighth line show the same figure; the meaning is:

@@ -4,7 +4,7 @@
 //! Path of a command: [`Session`] (bytes → lines) → [`parse`] (line → [`Command`]) → [`serve`] (calls
 //! [`AdminActions`]) → `reply.rs` and its siblings ([`View`] → text). HTTP on the same port is handled separately from the
 //! first HTTP line on: `http/` (bytes → request → page), `prometheus/` and `json.rs` ([`View`] → text). Everything except what
-//! waits ([`serve`], `http/converse.rs`, `connection.rs`, `slots.rs`) is pure. Under a config of StatsD's `proxy.js` the commands
+//! waits ([`serve`], `http/connection.rs`, `connection.rs`, `slots.rs`) is pure. Under a config of StatsD's `proxy.js` the commands
 //! that both have are parsed and answered in its dialect (`proxy_js.rs`). The commands:
 //!
 #![doc = concat!("```text\n", include_str!("help.txt"), "```")]
@@ -44,7 +44,7 @@ pub use escape::escape;
 pub use http::HTTP_PATHS;
 pub use prometheus::{MetricFamily, metric_families};
 pub use readiness::Readiness;
-pub use send_error::{capped, error_meaning, error_name, error_words, ongoing};
+pub use send_error::{capped, error_meaning, error_message, error_name, ongoing};
 pub use server::{AdminActions, serve};
 pub use session::{Foreign, Input, LINE_BYTES_MAX, Session};
 pub use slots::{ConnectionHandle, ConnectionSlots, Slot};

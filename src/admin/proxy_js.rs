@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_proxy_js_are_taken_as_it_takes_them() {
+    fn commands_are_parsed_as_by_proxy_js() {
         let lines: [(&[u8], Command); 16] = [
             (b"help", Command::ProxyJs(ProxyJsQuery::Help)),
             (b"help me\r", Command::ProxyJs(ProxyJsQuery::Help)),

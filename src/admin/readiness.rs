@@ -1,11 +1,11 @@
 //! Whether the proxy is ready for metrics, with the reason: `/readyz`, `check-ready`.
 //!
-//! In: what `control/` knows. Out: words. Next: `http/` and `json.rs`.
+//! In: what `control/` knows. Out: text. Next: `http/` and `json.rs`.
 
 /// Whether the proxy is ready for metrics: like `health`, with the reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Readiness {
-    /// All workers are receiving, and nothing speaks against it.
+    /// All workers are receiving, and no other state applies.
     Ready,
     /// Not every worker's receive is armed yet.
     #[default]
@@ -35,8 +35,8 @@ impl Readiness {
         self == Readiness::Ready
     }
 
-    /// In words.
-    pub fn words(self) -> &'static str {
+    /// As text.
+    pub fn message(self) -> &'static str {
         match self {
             Readiness::Ready => "ready: all workers are receiving",
             Readiness::Starting => "not ready: starting, not all workers are receiving",
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_is_told_though_nothing_is_received_any_more() {
+    fn a_stop_is_reported_although_nothing_is_received() {
         assert_eq!(Readiness::of(true, false, true, false), Readiness::Stopping);
         assert_eq!(Readiness::of(true, true, false, true), Readiness::Stopping);
         assert_eq!(Readiness::of(false, false, false, false), Readiness::Starting);

@@ -60,13 +60,13 @@ pub fn too_many_taps() -> String {
 }
 
 /// The answer to a command with wrong arguments.
-pub fn misused(what_it_takes: &str) -> String {
-    format!("error: {what_it_takes}\n")
+pub fn wrong_arguments(usage: &str) -> String {
+    format!("error: {usage}\n")
 }
 
 /// The answer to anything else.
-pub fn unknown(words: AdminDialect) -> String {
-    match words {
+pub fn unknown(dialect: AdminDialect) -> String {
+    match dialect {
         AdminDialect::Statsring => "unknown command; help lists the commands\n",
         AdminDialect::ProxyJs => proxy_js::UNKNOWN,
     }

@@ -114,7 +114,7 @@ pub fn error_effect(view: &ErrorView) -> String {
 }
 
 /// An error in one sentence: `EPERM: packets are rejected by ... (800 metrics dropped as send_denied); check ...`.
-pub fn error_words(view: &ErrorView, address: Option<SocketAddr>) -> String {
+pub fn error_message(view: &ErrorView, address: Option<SocketAddr>) -> String {
     format!(
         "{}: {} ({}); {}",
         error_name(view.error, view.other_errno),
@@ -135,7 +135,7 @@ pub fn last_errors(view: &View) -> Vec<String> {
     let lines = failing.map(|(backend, error)| {
         let name = escape(backend.name.as_bytes());
         let last = view.moment(error.last_us);
-        format!("last_error: backend {name}: {last}: {}", error_words(error, backend.address()))
+        format!("last_error: backend {name}: {last}: {}", error_message(error, backend.address()))
     });
     capped(lines.collect(), |left| {
         format!("last_error: {left} more backends; the admin command backends lists them")
@@ -159,7 +159,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn an_error_is_told_with_its_errno_effect_and_remedy() {
+    fn an_error_is_reported_with_errno_effect_and_remedy() {
         let view = |error, other_errno, undelivered, metrics_dropped| ErrorView {
             error,
             other_errno,
@@ -170,20 +170,20 @@ mod tests {
             last_us: 1,
         };
         assert_eq!(
-            error_words(&view(SendError::NotPermitted, None, 0, 800), None),
+            error_message(&view(SendError::NotPermitted, None, 0, 800), None),
             "EPERM: a firewall rule of this host rejects packets, or its conntrack table is full (800 \
              metrics dropped as send_denied); check nft list ruleset, and the kernel log for nf_conntrack: table full"
         );
-        let words = error_words(&view(SendError::NoNeighbor, None, 7, 1), None);
+        let message = error_message(&view(SendError::NoNeighbor, None, 7, 1), None);
         assert!(
-            words.starts_with("EHOSTUNREACH: ")
-                && words.contains(
+            message.starts_with("EHOSTUNREACH: ")
+                && message.contains(
                     "(7 packets counted as sent, but not delivered, 1 metric dropped as send_unreachable)"
                 ),
-            "{words}"
+            "{message}"
         );
-        let words = error_words(&view(SendError::Other, Some(libc::EPROTO), 0, 0), None);
-        assert!(words.starts_with("EPROTO: ") && words.contains("(no metrics dropped)"), "{words}");
+        let message = error_message(&view(SendError::Other, Some(libc::EPROTO), 0, 0), None);
+        assert!(message.starts_with("EPROTO: ") && message.contains("(no metrics dropped)"), "{message}");
         let unsent = ErrorView { without_socket: 3, ..view(SendError::NetworkUnreachable, None, 0, 10) };
         assert_eq!(
             error_effect(&unsent),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remedy_names_the_address_and_status_tells_the_last_error_of_a_few_backends() {
+    fn a_remedy_names_the_address_and_status_lists_the_last_errors_of_a_few_backends() {
         let route = error_remedy(SendError::NetworkUnreachable, "10.9.0.1:8125".parse().ok());
         assert_eq!(route, "check ip route get 10.9.0.1, and the routers on the path");
         let error = |error, last_us| ErrorView {

@@ -41,7 +41,7 @@ const AHEAD_BYTES_MAX: usize = 65_536;
 /// Lines of a `tap` are written together up to this size.
 const TAP_WRITE_BYTES: usize = 16_384;
 
-/// What the admin port can ask of the running proxy. Its futures run on the control thread and need not be `Send`.
+/// What the admin port requests from the running proxy. Its futures run on the control thread and need not be `Send`.
 pub trait AdminActions {
     /// The proxy as it is now.
     fn view(&self) -> impl Future<Output = View>;
@@ -64,7 +64,11 @@ pub trait AdminActions {
 
     /// Sets the administrative state of this backend: its state then, or why there is none; control characters
     /// escaped.
-    fn set_backend(&self, name: &[u8], wish: AdminState) -> impl Future<Output = Result<String, String>>;
+    fn set_backend(
+        &self,
+        name: &[u8],
+        admin_state: AdminState,
+    ) -> impl Future<Output = Result<String, String>>;
 
     /// Reads the configuration again: what it changed, or every error.
     fn reload(&self) -> impl Future<Output = Result<String, Vec<String>>>;
@@ -80,7 +84,7 @@ pub trait AdminActions {
     fn config_json(&self) -> String;
 
     /// The dialect of the admin port.
-    fn words(&self) -> AdminDialect;
+    fn dialect(&self) -> AdminDialect;
 
     /// The configuration's file, as `proxy.js` answers `config`.
     fn listing(&self) -> String;
@@ -98,7 +102,7 @@ pub async fn serve(
     connection: impl Connection,
     proxy: &impl AdminActions,
     peer_is_local: bool,
-    guest: &ConnectionHandle,
+    handle: &ConnectionHandle,
 ) {
     proxy.counters().count(AdminCounter::Connections);
     let mut client = Client {
@@ -106,10 +110,10 @@ pub async fn serve(
         reading: Reading::new(&connection),
         session: Session::new(),
         counters: proxy.counters(),
-        guest,
+        handle,
         may_change: proxy.changes_allowed(peer_is_local),
     };
-    if client.converse_or_yield(proxy).await == End::Closing {
+    if client.run_until_evicted(proxy).await == End::Closing {
         client.linger().await;
     }
     connection.shutdown();
@@ -133,18 +137,18 @@ pub(super) struct Client<'c, C> {
     pub(super) reading: Reading<'c, C>,
     session: Session,
     pub(super) counters: &'c AdminCounters,
-    pub(super) guest: &'c ConnectionHandle,
+    pub(super) handle: &'c ConnectionHandle,
     may_change: bool,
 }
 
 impl<C: Connection> Client<'_, C> {
-    async fn converse_or_yield(&mut self, proxy: &impl AdminActions) -> End {
-        let (connection, guest) = (self.connection, self.guest);
-        let mut conversation = pin!(self.converse(proxy));
+    async fn run_until_evicted(&mut self, proxy: &impl AdminActions) -> End {
+        let (connection, handle) = (self.connection, self.handle);
+        let mut conversation = pin!(self.run(proxy));
         tokio::select! {
             biased;
             end = &mut conversation => end,
-            () = guest.evicted() => {
+            () = handle.evicted() => {
                 // A read or write in progress must complete: this forces it.
                 connection.shutdown();
                 conversation.await
@@ -152,16 +156,16 @@ impl<C: Connection> Client<'_, C> {
         }
     }
 
-    async fn converse(&mut self, proxy: &impl AdminActions) -> End {
+    async fn run(&mut self, proxy: &impl AdminActions) -> End {
         let mut idle_since = Instant::now();
         loop {
-            self.session.speak(proxy.words());
+            self.session.set_dialect(proxy.dialect());
             while let Some(input) = self.session.next_command() {
                 if let Err(end) = self.answer(input, proxy).await {
                     return end;
                 }
                 idle_since = Instant::now();
-                self.session.speak(proxy.words());
+                self.session.set_dialect(proxy.dialect());
             }
             if self.session.is_finished() {
                 return End::Over;
@@ -171,14 +175,14 @@ impl<C: Connection> Client<'_, C> {
             tokio::select! {
                 biased;
                 read = self.reading.next() => {
-                    if let Err(end) = self.hear(read) {
+                    if let Err(end) = self.on_read(read) {
                         return end;
                     }
                     idle_since = Instant::now();
                 }
                 () = sleep_until(until) => {
                     // `proxy.js` keeps all connections; here they are evicted when all slots are in use.
-                    if !unfinished && proxy.words() == AdminDialect::ProxyJs {
+                    if !unfinished && proxy.dialect() == AdminDialect::ProxyJs {
                         idle_since = Instant::now();
                         continue;
                     }
@@ -193,14 +197,14 @@ impl<C: Connection> Client<'_, C> {
     }
 
     /// Handles the result of a read.
-    fn hear(&mut self, read: io::Result<Vec<u8>>) -> Answered {
+    fn on_read(&mut self, read: io::Result<Vec<u8>>) -> Answered {
         match read {
             // This end is not the client's: an incomplete command is discarded.
-            _ if self.guest.is_sent_away() => return Err(End::Over),
+            _ if self.handle.is_evicted() => return Err(End::Over),
             Ok(bytes) if bytes.is_empty() => self.session.end_of_file(),
             Ok(bytes) => {
                 self.session.feed(&bytes);
-                self.reading.give_back(bytes);
+                self.reading.recycle(bytes);
             }
             Err(_) => return Err(End::Over),
         }
@@ -208,25 +212,25 @@ impl<C: Connection> Client<'_, C> {
     }
 
     async fn answer(&mut self, input: Input, proxy: &impl AdminActions) -> Answered {
-        let (counter, last_words) = match input {
+        let (counter, last_reply) = match input {
             Input::Command(command) => {
                 self.counters.count(AdminCounter::Commands);
                 let is_known = !matches!(command, Command::Unknown | Command::Misused(_));
                 self.command(command, is_known, proxy).await?;
                 if is_known {
-                    self.guest.answered();
+                    self.handle.answered();
                 }
                 return Ok(());
             }
             Input::Foreign(Foreign::Http) => {
                 let begun = self.session.take_foreign();
-                return Err(self.converse_http(begun, proxy).await);
+                return Err(self.serve_http(begun, proxy).await);
             }
             Input::LineTooLong => (AdminCounter::LinesTooLong, reply::line_too_long()),
             Input::Foreign(Foreign::Tls) => (AdminCounter::ForeignProtocols, reply::tls()),
         };
         self.counters.count(counter);
-        self.write(last_words).await?;
+        self.write(last_reply).await?;
         Err(End::Closing)
     }
 
@@ -239,9 +243,9 @@ impl<C: Connection> Client<'_, C> {
             },
             command => {
                 // Until the reply is ready, the client waits for this side; then this side waits for the client.
-                self.guest.set_under_way(is_known);
+                self.handle.set_under_way(is_known);
                 let text = self.carry_out(command, proxy).await;
-                self.guest.set_under_way(false);
+                self.handle.set_under_way(false);
                 text
             }
         };
@@ -273,19 +277,21 @@ impl<C: Connection> Client<'_, C> {
                     _ => "health up|down",
                 })
             }
-            Command::SetBackend { name, wish } => reply::changed(proxy.set_backend(&name, wish).await),
+            Command::SetBackend { name, admin_state } => {
+                reply::changed(proxy.set_backend(&name, admin_state).await)
+            }
             Command::SetHealth(up) => {
                 proxy.set_health(up);
                 reply::health(up)
             }
             Command::Reload => reply::reload(proxy.reload().await),
-            Command::Misused(what_it_takes) => {
+            Command::Misused(usage) => {
                 self.counters.count(AdminCounter::CommandsUnknown);
-                reply::misused(what_it_takes)
+                reply::wrong_arguments(usage)
             }
             Command::Unknown => {
                 self.counters.count(AdminCounter::CommandsUnknown);
-                reply::unknown(proxy.words())
+                reply::unknown(proxy.dialect())
             }
             Command::Stats
             | Command::Memstats
@@ -309,7 +315,7 @@ impl<C: Connection> Client<'_, C> {
             let metric = tokio::select! {
                 biased;
                 read = self.reading.next(), if listens => {
-                    self.hear(read)?;
+                    self.on_read(read)?;
                     quiet_since = Instant::now();
                     continue;
                 }
@@ -333,7 +339,7 @@ impl<C: Connection> Client<'_, C> {
             }
             self.write(lines).await?;
             quiet_since = Instant::now();
-            self.guest.answered();
+            self.handle.answered();
         }
         Ok(())
     }
@@ -365,7 +371,7 @@ impl<C: Connection> Client<'_, C> {
             tokio::select! {
                 biased;
                 read = self.reading.next() => match read {
-                    Ok(bytes) if !bytes.is_empty() => self.reading.give_back(bytes),
+                    Ok(bytes) if !bytes.is_empty() => self.reading.recycle(bytes),
                     _ => return,
                 },
                 () = sleep_until(end.min(Instant::now() + SILENCE)) => return,

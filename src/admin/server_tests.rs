@@ -124,9 +124,9 @@ pub(in crate::admin) struct Proxy {
     pub(in crate::admin) reloads: Cell<u32>,
     pub(in crate::admin) stuck: Cell<bool>,
     reload_lasts: Cell<Duration>,
-    wish: Cell<AdminState>,
+    admin_state: Cell<AdminState>,
     allow_changes: bool,
-    words: Cell<AdminDialect>,
+    dialect: Cell<AdminDialect>,
     taps: RefCell<Option<mpsc::Receiver<Tapped>>>,
     tapped: RefCell<Vec<(Vec<u8>, usize)>>,
     pub(in crate::admin) counters: AdminCounters,
@@ -157,12 +157,12 @@ impl AdminActions for Proxy {
         self.down.set(!up);
     }
 
-    async fn set_backend(&self, name: &[u8], wish: AdminState) -> Result<String, String> {
+    async fn set_backend(&self, name: &[u8], admin_state: AdminState) -> Result<String, String> {
         if name != b"h:1" {
             return Err(format!("no such backend: {}", super::super::escape(name)));
         }
-        self.wish.set(wish);
-        Ok(format!("backend h:1: {}", wish.name()))
+        self.admin_state.set(admin_state);
+        Ok(format!("backend h:1: {}", admin_state.name()))
     }
 
     async fn reload(&self) -> Result<String, Vec<String>> {
@@ -187,8 +187,8 @@ impl AdminActions for Proxy {
         "{\"port\": 8125}".to_string()
     }
 
-    fn words(&self) -> AdminDialect {
-        self.words.get()
+    fn dialect(&self) -> AdminDialect {
+        self.dialect.get()
     }
 
     fn listing(&self) -> String {
@@ -211,12 +211,12 @@ pub(in crate::admin) async fn serve_while(
     wire: &Rc<Wire>,
     client: impl Future<Output = ()>,
 ) -> Duration {
-    serve_guest(&ConnectionHandle::new(), proxy, peer_is_local, wire, client).await
+    serve_with_handle(&ConnectionHandle::new(), proxy, peer_is_local, wire, client).await
 }
 
 /// The same for a guest that the test knows.
-async fn serve_guest(
-    guest: &ConnectionHandle,
+async fn serve_with_handle(
+    handle: &ConnectionHandle,
     proxy: &Proxy,
     peer_is_local: bool,
     wire: &Rc<Wire>,
@@ -224,7 +224,7 @@ async fn serve_guest(
 ) -> Duration {
     let start = Instant::now();
     let served = async {
-        serve(wire.clone(), proxy, peer_is_local, guest).await;
+        serve(wire.clone(), proxy, peer_is_local, handle).await;
         start.elapsed()
     };
     let (lasted, ()) = tokio::join!(served, client);
@@ -318,7 +318,7 @@ async fn every_command_of_help_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_are_taken_from_this_host_or_if_allowed() {
+async fn changes_are_accepted_from_this_host_or_if_allowed() {
     for (peer_is_local, allow_changes, taken) in
         [(true, false, true), (false, true, true), (false, false, false)]
     {
@@ -335,13 +335,13 @@ async fn changes_are_taken_from_this_host_or_if_allowed() {
         })
         .await;
         assert_eq!((proxy.down.get(), proxy.reloads.get()), (taken, u32::from(taken)));
-        assert_eq!(proxy.wish.get(), if taken { AdminState::Drain } else { AdminState::Up });
+        assert_eq!(proxy.admin_state.get(), if taken { AdminState::Drain } else { AdminState::Up });
         assert_eq!(proxy.counters.get(AdminCounter::ChangesRefused), if taken { 0 } else { 5 });
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_is_set_by_its_name_and_an_unknown_one_is_told() {
+async fn a_backend_is_set_by_its_name_and_an_unknown_one_is_an_error() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
     serve_while(&proxy, true, &wire, async {
         wire.send(b"backend h:1 down\nbackend x\x1b:2 drain\nbackend h:1 sideways\n");
@@ -351,7 +351,7 @@ async fn a_backend_is_set_by_its_name_and_an_unknown_one_is_told() {
         assert_eq!(wire.replies_within(50).await, expected);
     })
     .await;
-    assert_eq!(proxy.wish.get(), AdminState::Down);
+    assert_eq!(proxy.admin_state.get(), AdminState::Down);
 }
 
 #[tokio::test(start_paused = true)]
@@ -369,7 +369,7 @@ async fn ten_megabytes_without_a_newline_get_one_reply() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_never_stops_sending_is_cut_off() {
+async fn a_client_that_never_stops_sending_is_disconnected() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
     let lasted = serve_while(&proxy, true, &wire, async {
         wire.send(b"quit\n");
@@ -383,7 +383,7 @@ async fn who_never_stops_sending_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_client_is_let_go_after_half_a_minute() {
+async fn an_idle_client_is_disconnected_after_half_a_minute() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
     assert!(is_about(serve_while(&proxy, true, &wire, async {}).await, 30_000));
     assert_eq!(proxy.counters.get(AdminCounter::IdleClosed), 1);
@@ -415,12 +415,12 @@ async fn quit_ends_it_and_what_follows_is_not_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_reload_keeps_its_place() {
+async fn a_client_that_waits_for_a_reload_keeps_its_slot() {
     let places = super::super::ConnectionSlots::new(1);
     let (place, _) = places.take().unwrap();
     let (proxy, wire) = (Proxy::default(), Wire::new());
     proxy.reload_lasts.set(Duration::from_secs(3));
-    serve_guest(&place, &proxy, true, &wire, async {
+    serve_with_handle(&place, &proxy, true, &wire, async {
         wire.send(b"reload\n");
         sleep(Duration::from_millis(2_999)).await;
         assert!(places.take().is_none(), "a newcomer got its place");
@@ -431,7 +431,7 @@ async fn who_waits_for_a_reload_keeps_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_read_is_let_go() {
+async fn a_client_that_does_not_read_is_disconnected() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
     wire.client_reads.set(false);
     let lasted = serve_while(&proxy, true, &wire, async {
@@ -443,7 +443,7 @@ async fn a_client_that_does_not_read_is_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_to_yield_is_let_go_at_once_whatever_it_does() {
+async fn an_evicted_client_is_disconnected_immediately() {
     for begun in ["", "health do", "stats\n", "tap 5\n", "GET /metr"] {
         for reads in [true, false] {
             let places = super::super::ConnectionSlots::new(1);
@@ -453,7 +453,7 @@ async fn who_has_to_yield_is_let_go_at_once_whatever_it_does() {
             proxy.taps.replace(Some(receiver));
             wire.client_reads.set(reads);
             let newcomer = Cell::new(None);
-            let lasted = serve_guest(&place, &proxy, true, &wire, async {
+            let lasted = serve_with_handle(&place, &proxy, true, &wire, async {
                 // It keeps sending invalid input, so that no silence ends its line.
                 for number in 0..11 {
                     wire.send(if number == 0 { begun.as_bytes() } else { b"x" });
@@ -470,11 +470,11 @@ async fn who_has_to_yield_is_let_go_at_once_whatever_it_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_command_of_who_has_to_yield_is_not_run() {
+async fn an_incomplete_command_of_an_evicted_client_is_not_run() {
     let places = super::super::ConnectionSlots::new(1);
     let (place, _) = places.take().unwrap();
     let (proxy, wire) = (Proxy::default(), Wire::new());
-    serve_guest(&place, &proxy, true, &wire, async {
+    serve_with_handle(&place, &proxy, true, &wire, async {
         sleep(Duration::from_secs(2)).await;
         wire.send(b"health down");
         sleep(Duration::from_millis(1)).await;
@@ -485,9 +485,9 @@ async fn half_a_command_of_who_has_to_yield_is_not_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_words_of_proxy_js_its_answers_are_given() {
+async fn in_the_proxy_js_dialect_its_answers_are_given() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
-    proxy.words.set(AdminDialect::ProxyJs);
+    proxy.dialect.set(AdminDialect::ProxyJs);
     let lasted = serve_while(&proxy, true, &wire, async {
         for (sent, answer) in [
             ("help\r\n", "Commands: config, health, status, quit\n\n"),
@@ -503,7 +503,7 @@ async fn in_the_words_of_proxy_js_its_answers_are_given() {
             assert_eq!(wire.replies_within(1).await, answer, "{sent:?}");
         }
         // A reload may change the dialect of an open connection.
-        proxy.words.set(AdminDialect::Statsring);
+        proxy.dialect.set(AdminDialect::Statsring);
         wire.send(b"what\n");
         assert_eq!(wire.replies_within(1).await, "unknown command; help lists the commands\n");
         wire.send(b"quit\n");
@@ -513,9 +513,9 @@ async fn in_the_words_of_proxy_js_its_answers_are_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_says_nothing_may_stay_where_proxy_js_lets_it() {
+async fn in_the_proxy_js_dialect_idle_clients_stay() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
-    proxy.words.set(AdminDialect::ProxyJs);
+    proxy.dialect.set(AdminDialect::ProxyJs);
     let lasted = serve_while(&proxy, false, &wire, async {
         sleep(Duration::from_secs(3_600)).await;
         wire.send(b"health\n");
@@ -524,7 +524,7 @@ async fn who_says_nothing_may_stay_where_proxy_js_lets_it() {
         assert!(
             wire.replies_within(1).await.starts_with("error: health up|down is accepted from this host only")
         );
-        proxy.words.set(AdminDialect::Statsring);
+        proxy.dialect.set(AdminDialect::Statsring);
     });
     let lasted = lasted.await;
     assert!((3_600..3_670).contains(&lasted.as_secs()), "{lasted:?}");

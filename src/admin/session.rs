@@ -65,7 +65,7 @@ pub struct Session {
     end_of_file: bool,
     /// No further input is parsed: the line was too long, or it was another protocol.
     closed: bool,
-    words: AdminDialect,
+    dialect: AdminDialect,
     /// A read as a whole in the dialect of `proxy.js`; it precedes the buffer.
     read: Option<Command>,
     /// Input from the first HTTP line on.
@@ -79,8 +79,8 @@ impl Session {
     }
 
     /// Parses further input in this dialect.
-    pub fn speak(&mut self, words: AdminDialect) {
-        self.words = words;
+    pub fn set_dialect(&mut self, dialect: AdminDialect) {
+        self.dialect = dialect;
     }
 
     /// Feeds bytes as received.
@@ -88,7 +88,7 @@ impl Session {
         if self.closed || self.end_of_file {
             return;
         }
-        let may_be_whole = self.words == AdminDialect::ProxyJs && !self.has_text() && self.read.is_none();
+        let may_be_whole = self.dialect == AdminDialect::ProxyJs && !self.has_text() && self.read.is_none();
         if may_be_whole && !bytes.is_empty() && telnet::skip(bytes).is_empty() {
             return;
         }
@@ -148,7 +148,7 @@ impl Session {
         while let Some((line, next)) = self.next_line() {
             let end = match line {
                 Line::Whole(line) => {
-                    let command = match self.words {
+                    let command = match self.dialect {
                         AdminDialect::Statsring => parse(line),
                         AdminDialect::ProxyJs => proxy_js::parse(line),
                     };
@@ -237,17 +237,17 @@ mod tests {
     }
 
     #[test]
-    fn negotiation_of_a_telnet_client_is_no_command_and_hides_none() {
-        for words in AdminDialect::ALL {
+    fn telnet_negotiation_is_skipped() {
+        for dialect in AdminDialect::ALL {
             let mut session = Session::new();
-            session.speak(words);
+            session.set_dialect(dialect);
             session.feed(b"\xff\xfb\x1f\xff\xfd\x03");
             session.silence();
-            assert_eq!(session.next_command(), None, "{words:?}");
+            assert_eq!(session.next_command(), None, "{dialect:?}");
             session.feed(b"\xff\xf4\xff\xfd\x06health\r\n");
-            assert_eq!(session.next_command(), Some(Input::Command(Command::Health)), "{words:?}");
+            assert_eq!(session.next_command(), Some(Input::Command(Command::Health)), "{dialect:?}");
             session.feed(b"\xff\xfd\x03GET / HTTP/1.0\r\n");
-            assert_eq!(session.next_command(), Some(Input::Foreign(Foreign::Http)), "{words:?}");
+            assert_eq!(session.next_command(), Some(Input::Foreign(Foreign::Http)), "{dialect:?}");
         }
     }
 
@@ -263,9 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn in_the_words_of_proxy_js_a_read_of_several_lines_is_one_command() {
+    fn in_the_proxy_js_dialect_a_read_of_several_lines_is_one_command() {
         let mut session = Session::new();
-        session.speak(AdminDialect::ProxyJs);
+        session.set_dialect(AdminDialect::ProxyJs);
         let reads: [(&[u8], &[Command]); 8] = [
             (b"\r\n", &[Command::Unknown]),
             (b"health\r\n\r\n", &[Command::Health]),
@@ -294,10 +294,10 @@ mod tests {
     }
 
     #[test]
-    fn another_protocol_ends_it_in_the_words_of_proxy_js_too() {
+    fn in_the_proxy_js_dialect_another_protocol_ends_it_too() {
         for start in ["POST / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02\n\n"] {
             let mut session = Session::new();
-            session.speak(AdminDialect::ProxyJs);
+            session.set_dialect(AdminDialect::ProxyJs);
             session.feed(start.as_bytes());
             session.feed(b"health down\n");
             assert!(matches!(taken(&mut session)[..], [Input::Foreign(_)]), "{start}");
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silence_parts_lines_even_if_nobody_took_commands_between() {
+    fn a_silence_separates_lines_even_if_no_command_was_taken_between() {
         let mut session = Session::new();
         session.feed(b"ping\nsta");
         session.silence();

@@ -27,7 +27,7 @@ pub struct ConnectionHandle {
     answered: Cell<Option<Instant>>,
     /// Whether a valid request is being processed for it.
     is_under_way: Cell<bool>,
-    is_sent_away: Cell<bool>,
+    is_evicted: Cell<bool>,
     evicted: Notify,
 }
 
@@ -38,7 +38,7 @@ impl ConnectionHandle {
             begun: Instant::now(),
             answered: Cell::new(None),
             is_under_way: Cell::new(false),
-            is_sent_away: Cell::new(false),
+            is_evicted: Cell::new(false),
             evicted: Notify::new(),
         }
     }
@@ -56,23 +56,23 @@ impl ConnectionHandle {
 
     /// Waits until it is evicted.
     pub async fn evicted(&self) {
-        while !self.is_sent_away.get() {
+        while !self.is_evicted.get() {
             self.evicted.notified().await;
         }
     }
 
     /// Whether it was evicted.
-    pub fn is_sent_away(&self) -> bool {
-        self.is_sent_away.get()
+    pub fn is_evicted(&self) -> bool {
+        self.is_evicted.get()
     }
 
-    fn send_away(&self) {
-        self.is_sent_away.set(true);
+    fn mark_evicted(&self) {
+        self.is_evicted.set(true);
         self.evicted.notify_waiters();
     }
 
     /// Eviction class, and since when; `None` if it is protected.
-    fn standing(&self, now: Instant) -> Option<(Rank, Instant)> {
+    fn rank(&self, now: Instant) -> Option<(Rank, Instant)> {
         let lasts = now - self.begun;
         match self.answered.get() {
             _ if self.is_under_way.get() => (lasts >= BUSY).then_some((Rank::Busy, self.begun)),
@@ -104,7 +104,7 @@ impl Default for ConnectionHandle {
 #[derive(Debug)]
 pub struct ConnectionSlots {
     most: usize,
-    guests: RefCell<Vec<Rc<ConnectionHandle>>>,
+    handles: RefCell<Vec<Rc<ConnectionHandle>>>,
     /// Evicted connections that have not closed yet.
     leaving: Cell<usize>,
 }
@@ -112,20 +112,20 @@ pub struct ConnectionSlots {
 impl ConnectionSlots {
     /// With this many slots.
     pub fn new(most: usize) -> Rc<ConnectionSlots> {
-        Rc::new(ConnectionSlots { most, guests: RefCell::default(), leaving: Cell::new(0) })
+        Rc::new(ConnectionSlots { most, handles: RefCell::default(), leaving: Cell::new(0) })
     }
 
     /// A slot for a new connection, and whether another one was evicted; `None` if all are protected. Evicted first are those never
     /// answered, then idle ones, then those that keep sending requests; among equals the one in that state for the longest
     /// time.
     pub fn take(self: &Rc<Self>) -> Option<(Slot, bool)> {
-        let is_full = self.guests.borrow().len() >= self.most;
+        let is_full = self.handles.borrow().len() >= self.most;
         if is_full && !self.evict() {
             return None;
         }
-        let guest = Rc::new(ConnectionHandle::new());
-        self.guests.borrow_mut().push(guest.clone());
-        Some((Slot { guest, places: self.clone() }, is_full))
+        let handle = Rc::new(ConnectionHandle::new());
+        self.handles.borrow_mut().push(handle.clone());
+        Some((Slot { handle, slots: self.clone() }, is_full))
     }
 
     /// Evicts the first in order; `false` if all are protected.
@@ -134,12 +134,12 @@ impl ConnectionSlots {
         if self.leaving.get() >= self.most {
             return false;
         }
-        let mut guests = self.guests.borrow_mut();
+        let mut handles = self.handles.borrow_mut();
         let now = Instant::now();
-        let standings = guests.iter().enumerate();
-        let first = standings.filter_map(|(at, guest)| Some((guest.standing(now)?, at))).min();
+        let standings = handles.iter().enumerate();
+        let first = standings.filter_map(|(at, handle)| Some((handle.rank(now)?, at))).min();
         let Some((_, first)) = first else { return false };
-        guests.swap_remove(first).send_away();
+        handles.swap_remove(first).mark_evicted();
         self.leaving.set(self.leaving.get() + 1);
         true
     }
@@ -148,24 +148,24 @@ impl ConnectionSlots {
 /// A connection's slot, held for its lifetime.
 #[derive(Debug)]
 pub struct Slot {
-    guest: Rc<ConnectionHandle>,
-    places: Rc<ConnectionSlots>,
+    handle: Rc<ConnectionHandle>,
+    slots: Rc<ConnectionSlots>,
 }
 
 impl Deref for Slot {
     type Target = ConnectionHandle;
 
     fn deref(&self) -> &ConnectionHandle {
-        &self.guest
+        &self.handle
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.is_sent_away() {
-            self.places.leaving.set(self.places.leaving.get() - 1);
+        if self.is_evicted() {
+            self.slots.leaving.set(self.slots.leaving.get() - 1);
         } else {
-            self.places.guests.borrow_mut().retain(|guest| !Rc::ptr_eq(guest, &self.guest));
+            self.slots.handles.borrow_mut().retain(|handle| !Rc::ptr_eq(handle, &self.handle));
         }
     }
 }
@@ -175,8 +175,8 @@ mod tests {
     use super::*;
     use tokio::time::advance;
 
-    fn full(places: &Rc<ConnectionSlots>) -> Vec<Slot> {
-        std::iter::from_fn(|| places.take())
+    fn full(slots: &Rc<ConnectionSlots>) -> Vec<Slot> {
+        std::iter::from_fn(|| slots.take())
             .map(|(place, has_yielded)| {
                 assert!(!has_yielded);
                 place
@@ -185,85 +185,85 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_newcomer_gets_the_place_of_who_was_silent_longest() {
-        let places = ConnectionSlots::new(3);
-        let held = full(&places);
+    async fn a_new_connection_evicts_the_longest_idle_one() {
+        let slots = ConnectionSlots::new(3);
+        let held = full(&slots);
         assert_eq!(held.len(), 3);
         advance(UNANSWERED).await;
         held[0].answered();
         held[1].answered();
-        let (newcomer, has_yielded) = places.take().unwrap();
-        assert!(has_yielded && held[2].is_sent_away() && !held[0].is_sent_away());
+        let (newcomer, has_yielded) = slots.take().unwrap();
+        assert!(has_yielded && held[2].is_evicted() && !held[0].is_evicted());
         held[2].evicted().await;
         // The new connection is protected, and so are those that were answered.
-        assert!(places.take().is_none());
+        assert!(slots.take().is_none());
         advance(ANSWERED).await;
         newcomer.answered();
         held[0].answered();
-        assert!(places.take().unwrap().1 && held[1].is_sent_away());
+        assert!(slots.take().unwrap().1 && held[1].is_evicted());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_was_never_answered_yields_before_who_was() {
-        let places = ConnectionSlots::new(2);
-        let held = full(&places);
+    async fn connections_never_answered_are_evicted_first() {
+        let slots = ConnectionSlots::new(2);
+        let held = full(&slots);
         held[0].answered();
         advance(Duration::from_secs(20)).await;
-        let (newcomer, _) = places.take().unwrap();
-        assert!(held[1].is_sent_away());
+        let (newcomer, _) = slots.take().unwrap();
+        assert!(held[1].is_evicted());
         advance(UNANSWERED).await;
         // The longer silence counts less than an answer.
-        let _another = places.take().unwrap();
-        assert!(newcomer.is_sent_away() && !held[0].is_sent_away());
+        let _another = slots.take().unwrap();
+        assert!(newcomer.is_evicted() && !held[0].is_evicted());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_what_it_has_asked_for_is_busy() {
-        let places = ConnectionSlots::new(1);
-        let held = full(&places);
+    async fn a_client_that_waits_for_a_reply_is_busy() {
+        let slots = ConnectionSlots::new(1);
+        let held = full(&slots);
         held[0].set_under_way(true);
         advance(BUSY - Duration::from_millis(1)).await;
-        assert!(places.take().is_none());
+        assert!(slots.take().is_none());
         held[0].set_under_way(false);
-        assert!(places.take().is_some(), "what was done for it did not end in an answer that it took");
-        let places = ConnectionSlots::new(2);
-        let held = full(&places);
+        assert!(slots.take().is_some(), "what was done for it did not end in an answer that it took");
+        let slots = ConnectionSlots::new(2);
+        let held = full(&slots);
         held[0].answered();
         held[1].set_under_way(true);
         advance(BUSY).await;
-        let _newcomer = places.take().unwrap();
-        assert!(held[0].is_sent_away() && !held[1].is_sent_away());
+        let _newcomer = slots.take().unwrap();
+        assert!(held[0].is_evicted() && !held[1].is_evicted());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_again_and_again_yields_in_the_end() {
-        let places = ConnectionSlots::new(2);
-        let held = full(&places);
+    async fn a_client_that_keeps_sending_requests_is_evicted_eventually() {
+        let slots = ConnectionSlots::new(2);
+        let held = full(&slots);
         for _ in 0..9 {
-            assert!(places.take().is_none());
+            assert!(slots.take().is_none());
             advance(Duration::from_millis(550)).await;
             held.iter().for_each(|place| place.answered());
         }
         advance(Duration::from_millis(50)).await;
-        assert!(places.take().is_some_and(|(_, has_yielded)| has_yielded));
+        assert!(slots.take().is_some_and(|(_, has_yielded)| has_yielded));
     }
 
     #[tokio::test(start_paused = true)]
     async fn places_come_back_and_those_on_their_way_out_are_bounded() {
-        let places = ConnectionSlots::new(2);
-        let mut held = full(&places);
+        let slots = ConnectionSlots::new(2);
+        let mut held = full(&slots);
         held.pop();
-        held.extend(full(&places));
+        held.extend(full(&slots));
         assert_eq!(held.len(), 2);
         for _ in 0..2 {
             advance(UNANSWERED).await;
-            held.push(places.take().unwrap().0);
+            held.push(slots.take().unwrap().0);
         }
         advance(UNANSWERED).await;
-        assert!(places.take().is_none(), "two are still on their way out");
-        held.retain(|place| !place.is_sent_away());
-        assert!(places.take().unwrap().1);
+        assert!(slots.take().is_none(), "two are still on their way out");
+        held.retain(|place| !place.is_evicted());
+        assert!(slots.take().unwrap().1);
         drop(held);
-        assert_eq!(full(&places).len(), 2);
+        assert_eq!(full(&slots).len(), 2);
     }
 }

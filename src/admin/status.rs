@@ -18,7 +18,7 @@ pub fn render(view: &View) -> String {
     let counters = view.counters();
     let mut lines = vec![
         format!("uptime: {}", view.uptime_s),
-        format!("nodes: {}", living(view)),
+        format!("nodes: {}", serving(view)),
         format!("version: {VERSION}"),
         format!("pid: {}", view.pid),
         format!("engine: {}", engine(view)),
@@ -41,20 +41,20 @@ pub fn render(view: &View) -> String {
     ];
     let before_buffers = lines.len().saturating_sub(2);
     lines.splice(before_buffers..before_buffers, tuning::lines(view));
-    lines.extend(wishes(view));
+    lines.extend(set_by_operator(view));
     lines.extend(several_addresses(view));
     lines.extend(send_error::last_errors(view));
     lines.extend(dropped(&counters, view));
     lines.extend(truncated(&counters, view));
     lines.extend(kernel_drops(view));
     lines.extend(log(&view.log));
-    lines.extend(view.origin.iter().map(|words| format!("sockets: {}", escape(words.as_bytes()))));
-    let last_restart = view.last_restart.as_ref().map(|(ago_s, words)| ("last_restart", *ago_s, words));
-    let last_reload = view.last_reload.as_ref().map(|last| ("last_reload", last.ago_s, &last.words));
-    for (name, ago_s, words) in last_restart.into_iter().chain(last_reload) {
+    lines.extend(view.origin.iter().map(|message| format!("sockets: {}", escape(message.as_bytes()))));
+    let last_restart = view.last_restart.as_ref().map(|(ago_s, message)| ("last_restart", *ago_s, message));
+    let last_reload = view.last_reload.as_ref().map(|last| ("last_reload", last.ago_s, &last.message));
+    for (name, ago_s, message) in last_restart.into_iter().chain(last_reload) {
         // Several errors are joined in one line here.
-        let words: Vec<String> = words.lines().map(|line| escape(line.as_bytes())).collect();
-        lines.push(format!("{name}: {ago_s} s ago: {}", words.join("; ")));
+        let message: Vec<String> = message.lines().map(|line| escape(line.as_bytes())).collect();
+        lines.push(format!("{name}: {ago_s} s ago: {}", message.join("; ")));
     }
     lines.extend(view.degraded.iter().map(|what| format!("degraded: {}", escape(what.as_bytes()))));
     lines.push(String::new());
@@ -63,8 +63,8 @@ pub fn render(view: &View) -> String {
 
 /// The text of `/readyz` after a fixed name.
 fn ready(readiness: Readiness) -> String {
-    let words = readiness.words();
-    let reason = words.split_once(": ").map_or(words, |(_, reason)| reason);
+    let message = readiness.message();
+    let reason = message.split_once(": ").map_or(message, |(_, reason)| reason);
     format!("ready: {}, {reason}", if readiness.is_ready() { "yes" } else { "no" })
 }
 
@@ -73,7 +73,7 @@ fn hexadecimal(number: Option<u64>) -> String {
 }
 
 /// Backends whose state was set by the operator.
-fn wishes(view: &View) -> impl Iterator<Item = String> {
+fn set_by_operator(view: &View) -> impl Iterator<Item = String> {
     let wanted = |state| matches!(state, BackendState::Drain | BackendState::ForcedDown);
     view.backends.iter().filter(move |backend| wanted(backend.state)).map(|backend| {
         format!(
@@ -121,7 +121,7 @@ pub fn up_or_down(up: bool) -> &'static str {
     if up { "up" } else { "down" }
 }
 
-fn living(view: &View) -> String {
+fn serving(view: &View) -> String {
     let up = view.backends.iter().filter(|backend| backend.state == BackendState::Up);
     let names: Vec<String> = up.map(|backend| escape(backend.name.as_bytes())).collect();
     if names.is_empty() { "none up".to_string() } else { names.join(" ") }
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_what_there_is_to_say() {
+    fn a_healthy_proxy_has_the_regular_lines_only() {
         let view = sample();
         let expected = format!(
             "uptime: 51\n\
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_told() {
+    fn degradations_and_drops_are_reported() {
         let mut view = sample();
         view.health_up = false;
         view.readiness = Readiness::HealthDown;
@@ -324,7 +324,7 @@ mod tests {
         view.last_restart = Some((3, "refused: stopping".to_string()));
         view.last_reload = Some(LastReload {
             ago_s: 7,
-            words: "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string(),
+            message: "nodes[1].port: 99999 is not a port\nbad\x1bkey\n".to_string(),
             succeeded: false,
         });
         for backend in &mut view.backends {

@@ -31,7 +31,7 @@ async fn a_tap_shows_as_many_as_asked_and_later_commands_wait_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_too_many_is_told_and_the_connection_goes_on() {
+async fn a_tap_above_the_limit_is_refused_and_the_connection_continues() {
     let (proxy, wire) = (Proxy::default(), Wire::new());
     serve_while(&proxy, true, &wire, async {
         wire.send(b"tap\nping\n");
@@ -72,7 +72,7 @@ async fn a_client_that_leaves_ends_its_tap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tap_is_not_kept_for_a_client_that_is_gone_though_no_metric_comes() {
+async fn a_tap_ends_when_its_client_disconnects_even_without_metrics() {
     for (is_gone, lasts_ms) in [(true, 6_000), (false, 30_000)] {
         let (proxy, wire) = (Proxy::default(), Wire::new());
         let (sender, receiver) = mpsc::channel(10);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// Backends that a line names at most; `backends` has a line for each.
 const NAMES_MAX: usize = 5;
 
-/// One line for each lever.
+/// One line for each optimization.
 pub fn lines(view: &View) -> Vec<String> {
     vec![
         format!("gso: {}: {}", view.gso, gso(view)),
@@ -86,15 +86,15 @@ fn coalescing(view: &View) -> String {
     }
     let mut alike: Vec<(String, Vec<String>)> = Vec::new();
     for (index, worker) in view.workers.iter().enumerate() {
-        let words = sleep(worker.sleep);
-        match alike.iter_mut().find(|(other, _)| *other == words) {
+        let state = sleep(worker.sleep);
+        match alike.iter_mut().find(|(other, _)| *other == state) {
             Some((_, workers)) => workers.push(index.to_string()),
-            None => alike.push((words, vec![index.to_string()])),
+            None => alike.push((state, vec![index.to_string()])),
         }
     }
     let texts: Vec<String> = match alike.as_slice() {
-        [(words, _)] => vec![words.clone()],
-        several => several.iter().map(|(words, who)| format!("worker {}: {words}", who.join(", "))).collect(),
+        [(state, _)] => vec![state.clone()],
+        several => several.iter().map(|(state, who)| format!("worker {}: {state}", who.join(", "))).collect(),
     };
     format!("up to {} ms; {}", view.tuning.flush_us as f64 / 1e3, texts.join("; "))
 }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_lever_has_a_line() {
+    fn each_optimization_has_a_line() {
         let view = sample();
         assert_eq!(
             lines(&view),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_or_different_is_told() {
+    fn disabled_and_differing_settings_are_reported() {
         let mut view = sample();
         view.tuning = TuningView { flush_us: 0, cache_entries: 0, packet_auto: true, ..view.tuning };
         view.backends[0].packet_bytes_max = 8192;
@@ -151,18 +151,18 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_sleep_alike_are_told_once() {
+    fn workers_in_the_same_state_are_listed_together() {
         let mut view = sample();
         let sleep = Sleep::Gather { sleep_us: 1_250, filled_permille: 498 };
         for worker in &mut view.workers {
             worker.sleep = sleep;
         }
-        let words = "now sleeps up to 1.25 ms, in which the peak rate fills 49.8 % of the receive buffer";
-        assert_eq!(coalescing(&view), format!("up to 5 ms; {words}"));
+        let state = "now sleeps up to 1.25 ms, in which the peak rate fills 49.8 % of the receive buffer";
+        assert_eq!(coalescing(&view), format!("up to 5 ms; {state}"));
         view.workers[0].sleep = Sleep::Each;
         assert_eq!(
             coalescing(&view),
-            format!("up to 5 ms; worker 0: now one wakeup per datagram; worker 1: {words}")
+            format!("up to 5 ms; worker 0: now one wakeup per datagram; worker 1: {state}")
         );
     }
 

@@ -90,7 +90,7 @@ pub struct LastReload {
     /// Seconds since then.
     pub ago_s: u64,
     /// The report to the operator.
-    pub words: String,
+    pub message: String,
     /// Whether it was applied.
     pub succeeded: bool,
 }

@@ -185,15 +185,15 @@ impl<'a> Fields<'a> {
     }
 
     /// One of several strings, each with its meaning.
-    pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Field<T> {
+    pub(super) fn one_of<T: Copy>(&mut self, key: &'static str, names: &[(&'static str, T)]) -> Field<T> {
         debug_assert!(
-            matches!(self.known.kind(key), Some(Kind::Word { words: known })
-                if known.iter().eq(words.iter().map(|(word, _)| word))),
+            matches!(self.known.kind(key), Some(Kind::OneOf { names: known })
+                if known.iter().eq(names.iter().map(|(word, _)| word))),
             "{key}: the words read differ from the table"
         );
         let wanted = || {
-            let words: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
-            match words.split_last() {
+            let names: Vec<String> = names.iter().map(|(word, _)| format!("{word:?}")).collect();
+            match names.split_last() {
                 Some((last, [])) => last.clone(),
                 Some((last, others)) => format!("{} or {last}", others.join(", ")),
                 None => String::new(),
@@ -201,7 +201,7 @@ impl<'a> Fields<'a> {
         };
         match self.take(key) {
             None => Field::Absent,
-            Some((place, Json::Text(text))) => match words.iter().find(|(word, _)| *word == text) {
+            Some((place, Json::Text(text))) => match names.iter().find(|(word, _)| *word == text) {
                 Some((_, meaning)) => Field::Given(place, *meaning),
                 None => self.wrong(place, key, format!("expected {}, found {}", wanted(), quoted(&text))),
             },
@@ -363,7 +363,7 @@ pub(super) fn nearest<'k>(given: &str, known: &[&'k str]) -> Option<&'k str> {
     }
     let lower = given.to_ascii_lowercase();
     let distance = |key: &str| strsim::damerau_levenshtein(&lower, &key.to_ascii_lowercase());
-    // Up to a third of wrong letters is a misspelling; more is another word.
+    // Up to a third of the letters may differ; beyond that it is not a misspelling.
     let allowed = (given.chars().count() / 3).max(1);
     let (distance, key) =
         known.iter().map(|key| (distance(key), *key)).min_by_key(|(distance, _)| *distance)?;

@@ -34,7 +34,7 @@ pub(super) fn of_text(text: &str) -> Option<String> {
     Some(format!("this looks like {what}; {EXPECTED}"))
 }
 
-/// A plain word, and what follows it.
+/// The first word, and what follows it.
 fn split_word(line: &str) -> (&str, &str) {
     let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').unwrap_or(line.len());
     line.split_at(end)
@@ -84,8 +84,8 @@ mod tests {
             ("<config/>", "XML"),
             ("num_threads 4\nport 8125\nnode 127.0.0.1:8127:1\n", "hit9"),
         ] {
-            let words = of_text(text).unwrap_or_else(|| panic!("{text:?} is not recognised"));
-            assert!(words.contains(what) && words.contains("JSON"), "{words}");
+            let message = of_text(text).unwrap_or_else(|| panic!("{text:?} is not recognised"));
+            assert!(message.contains(what) && message.contains("JSON"), "{message}");
         }
         assert!(of_bytes(b"\x1f\x8b\x08").unwrap().contains("gzip"));
         assert!(of_bytes(b"\xff\xfe{\0").unwrap().contains("UTF-16"));
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_json_and_in_object_literals_are_not_other_formats() {
+    fn errors_in_json_and_object_literals_are_not_taken_for_other_formats() {
         for text in [
             "{",
             "{ \"nodes\": [ oops",

@@ -1,6 +1,6 @@
 //! `gso`: whether and how several packets for one backend are passed to the kernel in one send.
 //!
-//! In: a word of the file, and whether the backend has an `adminport`. Out: a [`GsoMode`]. Next: `relay/`, by way of the route
+//! In: a value of the file, and whether the backend has an `adminport`. Out: a [`GsoMode`]. Next: `relay/`, by way of the route
 //! table.
 
 use crate::relay::GsoMode;

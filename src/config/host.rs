@@ -6,7 +6,7 @@ use super::json::quoted;
 use crate::lookup;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Longest name that DNS can carry.
+/// Longest name in DNS.
 const NAME_BYTES_MAX: usize = 253;
 /// Every address of this host, in both families.
 pub(super) const EVERY: &str = "*";
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_says_why() {
+    fn an_invalid_host_is_explained() {
         for (host, reason) in [
             ("", "is empty"),
             ("[]", "is empty"),

@@ -48,9 +48,9 @@ pub enum Kind {
         max: u64,
     },
     /// One of some strings.
-    Word {
+    OneOf {
         /// The strings.
-        words: &'static [&'static str],
+        names: &'static [&'static str],
     },
     /// A list of hostnames.
     Hostnames,
@@ -85,8 +85,8 @@ impl Key {
             Kind::Whole { range } => range.shown(),
             Kind::WholeOrAuto { range } => format!("{}, `\"auto\"`", range.shown()),
             Kind::Milliseconds { max } => format!("0 to {max} ms, fractions allowed"),
-            Kind::Word { words } => {
-                words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
+            Kind::OneOf { names } => {
+                names.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
             }
             Kind::Hostnames => "list of hostnames".to_owned(),
             Kind::Cpus { .. } => "`false`, `true`, list of CPUs".to_owned(),
@@ -147,41 +147,41 @@ impl Range {
 }
 
 /// Strings of a file with their meanings.
-type Words<T, const N: usize> = [(&'static str, T); N];
+type Names<T, const N: usize> = [(&'static str, T); N];
 
-pub(super) const MANAGEMENT_WORDS: Words<AdminDialect, 2> = [
+pub(super) const MANAGEMENT_DIALECTS: Names<AdminDialect, 2> = [
     (AdminDialect::Statsring.name(), AdminDialect::Statsring),
     (AdminDialect::ProxyJs.name(), AdminDialect::ProxyJs),
 ];
-pub(super) const ADDRESS_FAMILIES: Words<AddressFamily, 3> = [
+pub(super) const ADDRESS_FAMILIES: Names<AddressFamily, 3> = [
     (AddressFamily::Any.name(), AddressFamily::Any),
     (AddressFamily::Ipv4.name(), AddressFamily::Ipv4),
     (AddressFamily::Ipv6.name(), AddressFamily::Ipv6),
 ];
-pub(super) const ON_NODE_DOWN: Words<OnNodeDown, 2> =
+pub(super) const ON_NODE_DOWN: Names<OnNodeDown, 2> =
     [("divert", OnNodeDown::Divert), ("drop", OnNodeDown::Drop)];
-pub(super) const ENGINES: Words<Option<Engine>, 3> = [
+pub(super) const ENGINES: Names<Option<Engine>, 3> = [
     ("auto", None),
     (Engine::IoUring.name(), Some(Engine::IoUring)),
     (Engine::Portable.name(), Some(Engine::Portable)),
 ];
-pub(super) const SPREADS: Words<Spread, 2> =
+pub(super) const SPREADS: Names<Spread, 2> =
     [(Spread::Flow.name(), Spread::Flow), (Spread::Datagram.name(), Spread::Datagram)];
-pub(super) const MALFORMED: Words<Malformed, 2> =
+pub(super) const MALFORMED: Names<Malformed, 2> =
     [("drop", Malformed::Drop), ("forward", Malformed::Forward)];
-pub(super) const GSO: Words<Gso, 4> = Gso::NAMES;
-pub(super) const LOG_FORMATS: Words<LogFormat, 2> = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+pub(super) const GSO: Names<Gso, 4> = Gso::NAMES;
+pub(super) const LOG_FORMATS: Names<LogFormat, 2> = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// The string of a meaning.
-pub(super) fn word_of<T: PartialEq, const N: usize>(words: &Words<T, N>, meaning: &T) -> &'static str {
-    words.iter().find(|(_, known)| known == meaning).map_or("", |(word, _)| word)
+pub(super) fn name_of<T: PartialEq, const N: usize>(names: &Names<T, N>, meaning: &T) -> &'static str {
+    names.iter().find(|(_, known)| known == meaning).map_or("", |(word, _)| word)
 }
 
-const fn strings<T, const N: usize>(words: &Words<T, N>) -> [&'static str; N] {
+const fn strings<T, const N: usize>(names: &Names<T, N>) -> [&'static str; N] {
     let mut strings = [""; N];
     let mut index = 0;
     while index < N {
-        strings[index] = words[index].0;
+        strings[index] = names[index].0;
         index += 1;
     }
     strings
@@ -284,7 +284,7 @@ pub const KEYS: [Key; 37] = [
     },
     Key {
         name: "managementDialect",
-        kind: Kind::Word { words: &strings(&MANAGEMENT_WORDS) },
+        kind: Kind::OneOf { names: &strings(&MANAGEMENT_DIALECTS) },
         default: DefaultValue::Value("\"statsring\""),
         is_reloadable: true,
         meaning: "With `\"proxy.js\"`, the admin port speaks the [dialect of `proxy.js`](../operations/admin-port.md#the-dialect-of-proxyjs).",
@@ -298,21 +298,21 @@ pub const KEYS: [Key; 37] = [
     },
     Key {
         name: "addressFamily",
-        kind: Kind::Word { words: &strings(&ADDRESS_FAMILIES) },
+        kind: Kind::OneOf { names: &strings(&ADDRESS_FAMILIES) },
         default: DefaultValue::Rule("`\"any\"`; as `proxy.js` does in its configs"),
         is_reloadable: true,
         meaning: "Which of the addresses of a backend's hostname to use: any, IPv4 first, or one family only. See [Names and addresses](../operations/names.md).",
     },
     Key {
         name: "hashing",
-        kind: Kind::Word { words: &hashing_names() },
+        kind: Kind::OneOf { names: &hashing_names() },
         default: DefaultValue::Value("\"jump\""),
         is_reloadable: true,
         meaning: "How names are assigned to backends: see [Choosing a hashing](../placement/hashing.md).",
     },
     Key {
         name: "onNodeDown",
-        kind: Kind::Word { words: &strings(&ON_NODE_DOWN) },
+        kind: Kind::OneOf { names: &strings(&ON_NODE_DOWN) },
         default: DefaultValue::Rule("`\"divert\"`; `\"drop\"` with `ketama`, `murmur3`, `jump-fnv1a`"),
         is_reloadable: true,
         meaning: "Names of a backend that is down: divert them to the others, or drop and count their metrics.",
@@ -361,7 +361,7 @@ pub const KEYS: [Key; 37] = [
     },
     Key {
         name: "engine",
-        kind: Kind::Word { words: &strings(&ENGINES) },
+        kind: Kind::OneOf { names: &strings(&ENGINES) },
         default: DefaultValue::Value("\"auto\""),
         is_reloadable: false,
         meaning: "I/O interface of the data path: see [io_uring and the portable engine](../tuning/engine.md).",
@@ -382,7 +382,7 @@ pub const KEYS: [Key; 37] = [
     },
     Key {
         name: "spread",
-        kind: Kind::Word { words: &strings(&SPREADS) },
+        kind: Kind::OneOf { names: &strings(&SPREADS) },
         default: DefaultValue::Value("\"flow\""),
         is_reloadable: false,
         meaning: "How datagrams are distributed among [workers](../tuning/workers.md): by sender, or each at random.",
@@ -445,14 +445,14 @@ pub const KEYS: [Key; 37] = [
     },
     Key {
         name: "malformed",
-        kind: Kind::Word { words: &strings(&MALFORMED) },
+        kind: Kind::OneOf { names: &strings(&MALFORMED) },
         default: DefaultValue::Value("\"drop\""),
         is_reloadable: true,
         meaning: "Lines without a name or without a `|`: drop and count them, or forward them by their whole text. With the `hashing` of another proxy, lines that it does not forward.",
     },
     Key {
         name: "gso",
-        kind: Kind::Word { words: &strings(&GSO) },
+        kind: Kind::OneOf { names: &strings(&GSO) },
         default: DefaultValue::Value("\"auto\""),
         is_reloadable: false,
         meaning: "Hand several packets for a backend to the kernel in [one system call](../tuning/cpu-latency.md#gso): padded with newlines, unpadded, or not at all; `\"auto\"` pads for backends with an `adminport`. [Some servers count or log empty lines](../tuning/servers.md).",
@@ -487,7 +487,7 @@ pub const KEYS: [Key; 37] = [
     },
     Key {
         name: "logFormat",
-        kind: Kind::Word { words: &strings(&LOG_FORMATS) },
+        kind: Kind::OneOf { names: &strings(&LOG_FORMATS) },
         default: DefaultValue::Value("\"text\""),
         is_reloadable: false,
         meaning: "Format of the log on standard error.",
@@ -533,7 +533,7 @@ pub const NODE_KEYS: [Key; 6] = [
     },
     Key {
         name: "gso",
-        kind: Kind::Word { words: &strings(&GSO) },
+        kind: Kind::OneOf { names: &strings(&GSO) },
         default: DefaultValue::Rule("`gso` of the file"),
         is_reloadable: true,
         meaning: "As `gso` of the file, for this backend.",

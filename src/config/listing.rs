@@ -36,7 +36,7 @@ fn line(key: &str, value: &Json) -> String {
     safe.collect::<String>() + "\n"
 }
 
-/// The properties in JavaScript's order: whole numbers first, ascending, the rest as they stand; of doubled ones the place of
+/// The properties in JavaScript's order: whole numbers first, ascending, the rest in the file's order; of duplicates the place of
 /// the first and the value of the last.
 fn properties(object: &[(String, Json)]) -> Vec<(&str, &Json)> {
     let mut found: Vec<(&str, &Json)> = Vec::with_capacity(object.len());

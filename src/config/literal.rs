@@ -2,7 +2,7 @@
 //! commas, hexadecimal numbers, parentheses around the whole and semicolons after it. Nothing is evaluated.
 //!
 //! `proxy.js` evaluates `config = ` followed by the file's text. In: that text. Out: a [`Json`] tree and the place of
-//! everything in it, or a [`SyntaxError`]. Next: `source.rs`, which tells the format by the keys.
+//! everything in it, or a [`SyntaxError`]. Next: `source.rs`, which detects the format from the keys.
 
 use super::positions::{NoObject, opening, skip_blanks};
 use super::syntax_error::{SyntaxError, explain, key_path};

@@ -3,7 +3,7 @@
 use super::*;
 
 fn good(text: &str) -> Tree {
-    read(text).unwrap_or_else(|fault| panic!("{text}\n{}", fault.words()))
+    read(text).unwrap_or_else(|fault| panic!("{text}\n{}", fault.message()))
 }
 
 fn shown(literal: &Tree) -> Vec<String> {
@@ -13,7 +13,7 @@ fn shown(literal: &Tree) -> Vec<String> {
 fn fault(text: &str) -> (String, bool) {
     match read(text) {
         Ok(literal) => panic!("{text}\nis taken as {literal:?}"),
-        Err(fault) => (fault.words(), fault.is_code),
+        Err(fault) => (fault.message(), fault.is_code),
     }
 }
 
@@ -111,13 +111,13 @@ fn code_is_refused_with_what_to_write_instead() {
         ("// x\nvar config = {}", "line 2, column 1: unexpected code \"var config =\"", "before the {"),
         ("{a: 1}.a", "line 1, column 7: unexpected \".a\" after the object's end", "a single object"),
     ] {
-        let (words, is_code) = fault(text);
-        assert!(words.starts_with(at) && words.contains(part) && is_code, "{text}\n{words}");
+        let (message, is_code) = fault(text);
+        assert!(message.starts_with(at) && message.contains(part) && is_code, "{text}\n{message}");
     }
 }
 
 #[test]
-fn other_mistakes_say_where_and_what() {
+fn other_errors_state_position_and_cause() {
     for (text, start, part) in [
         ("{\n a: 1\n b: 2}", "line 3, column 2: a: missing comma before \"b\"", ""),
         (
@@ -147,8 +147,8 @@ fn other_mistakes_say_where_and_what() {
         ("{a: }", "line 1, column 5: a: unexpected close brace", ""),
         ("{a: [1, }", "line 1, column 9: a[1]: missing ] before the }", ""),
     ] {
-        let (words, is_code) = fault(text);
-        assert!(words.starts_with(start) && words.contains(part) && !is_code, "{text}\n{words}");
+        let (message, is_code) = fault(text);
+        assert!(message.starts_with(start) && message.contains(part) && !is_code, "{text}\n{message}");
     }
     let deep = format!("{{a: {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(fault(&deep).0.contains("more than 32 deep"));

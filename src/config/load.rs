@@ -107,8 +107,8 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(invalid(vec![format!("the file is longer than {FILE_BYTES_MAX} bytes")]));
     }
-    if let Some(words) = foreign::of_bytes(&bytes) {
-        return Err(invalid(vec![words]));
+    if let Some(message) = foreign::of_bytes(&bytes) {
+        return Err(invalid(vec![message]));
     }
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
@@ -118,7 +118,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     read(text).map_err(invalid)
 }
 
-/// Reads a config from a text. May ask the resolver, as [`load`] does.
+/// Reads a config from a text. May resolve names, as [`load`] does.
 pub fn parse(text: &str) -> Result<Loaded, ConfigError> {
     read(text).map_err(|mistakes| ConfigError::Invalid { path: None, mistakes })
 }
@@ -135,7 +135,7 @@ fn read(text: &str) -> Result<Loaded, Vec<String>> {
     let configured = raw.configured(format);
     let config = raw.validate(&mut report);
     let notices = report.finish(&places)?;
-    Ok(Loaded { summary: summary.words(&config), config, configured, format, listing, notices })
+    Ok(Loaded { summary: summary.message(&config), config, configured, format, listing, notices })
 }
 
 /// How the format and the placement were determined.
@@ -154,7 +154,7 @@ impl Summary {
         Summary { format, keys: proxy_js::own_keys(object), names_hashing }
     }
 
-    fn words(&self, config: &Config) -> String {
+    fn message(&self, config: &Config) -> String {
         let (whose, why) = match self.format {
             Format::Statsring => ("statsring", "no proxy.js keys".to_owned()),
             Format::ProxyJs => ("proxy.js", format!("it has {}", self.keys.join(", "))),

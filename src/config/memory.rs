@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_are_paid_for_by_who_asks_for_them() {
+    fn timestamps_cost_memory_only_if_enabled() {
         let part = |timestamps: bool, name: &str| {
             let node = r#"{"host": "192.0.2.1", "port": 1}"#;
             let bound = bound(&format!(r#"{{"timestamps": {timestamps}, "nodes": [{node}]}}"#));
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(part(false, "arrival times of packed metrics"), Some(0));
         let arrivals = part(true, "arrival times of packed metrics").unwrap();
         let packets = part(true, "packet pool").unwrap() / 1_432;
-        // 64 runs of 8 bytes for each packet, and a few words.
+        // 64 runs of 8 bytes for each packet, and a few bytes more.
         assert!((packets * 512..packets * 600).contains(&arrivals), "{arrivals} bytes for {packets} packets");
         assert!(part(true, "receive buffers").unwrap() <= (8 << 20) + (64 << 10));
     }

@@ -62,7 +62,7 @@ pub struct Config {
     /// Whether changing admin commands are accepted from other hosts.
     pub management_allow_changes: bool,
     /// The dialect of the admin port.
-    pub management_words: AdminDialect,
+    pub management_dialect: AdminDialect,
     /// The backends, in the file's order, which is part of the placement; each once.
     pub nodes: Vec<Node>,
     /// The file's list as indices of `nodes`: 0, 1, 2, … unless it names one several times, as `murmur3` and `jump-fnv1a` allow.
@@ -132,7 +132,7 @@ pub struct Node {
     pub host: String,
     /// UDP port for metrics.
     pub port: u16,
-    /// To which of its name's addresses metrics are sent; a host that is an address itself is used whatever this says.
+    /// To which of its name's addresses metrics are sent; a host that is an address itself is always used.
     pub family: AddressFamily,
     /// TCP port for health checks; without one it is up unless refused.
     pub adminport: Option<u16>,

@@ -28,7 +28,7 @@ pub(super) struct Rules<'r> {
     pub(super) family: AddressFamily,
     /// Where the proxy itself listens.
     pub(super) listen: &'r [SocketAddr],
-    /// Whether a backend that is listed again, word for word, counts once, as in `proxy.js`.
+    /// Whether an identical duplicate of a backend counts once, as in `proxy.js`.
     pub(super) may_double: bool,
 }
 

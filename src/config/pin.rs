@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_said_with_the_figures() {
+    fn impossible_pinning_is_refused_with_numbers() {
         let allowed = [1, 2, 3, 8];
         let mistakes = |setting, workers| choose(&setting, Some(workers), &allowed).unwrap_err();
         assert_eq!(

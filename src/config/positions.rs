@@ -17,7 +17,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Line and column, from 1; what is missing in an object stands where the object begins.
+    /// Line and column, from 1; a missing key is reported at the beginning of its object.
     pub(super) fn find(&self, place: Place) -> (usize, usize) {
         let [top, node, _] = place;
         let of_its_object = || self.found.get(&[top, node, 0]);
@@ -57,7 +57,7 @@ pub(super) enum NoObject {
     Other(usize),
 }
 
-/// Where the object begins, and how many round brackets stand before it.
+/// Where the object begins, and the number of round brackets before it.
 pub(super) fn opening(text: &str) -> Result<(usize, usize), NoObject> {
     let blanks_from = |at| skip_blanks(text, at).map_err(NoObject::UnclosedComment);
     let mut at = blanks_from(0)?;

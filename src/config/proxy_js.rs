@@ -123,7 +123,7 @@ fn implied(raw: RawConfig) -> RawConfig {
     };
     RawConfig {
         management_host: or_implied(raw.management_host, host::EVERY.to_owned()),
-        management_words: or_implied(raw.management_words, AdminDialect::ProxyJs),
+        management_dialect: or_implied(raw.management_dialect, AdminDialect::ProxyJs),
         hashing: or_implied(raw.hashing, Hashing::Hashring3),
         malformed: or_implied(raw.malformed, Malformed::Forward),
         check_timeout_ms: or_implied(raw.check_timeout_ms, interval_ms),

@@ -15,7 +15,7 @@ use crate::placement::Hashing;
 use crate::relay::{Malformed, OnNodeDown};
 use crate::worker::NODES_MAX;
 
-/// Which addresses a file sets, to their defaults or not; others have their defaults because nothing is said.
+/// Which addresses a file sets, to their defaults or not; the others have their defaults because the file does not set them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Configured {
     /// `host` or `port`.
@@ -26,7 +26,7 @@ pub struct Configured {
     pub format: Format,
 }
 
-/// Entries of a list that names backends several times: many times the 4,096 that uber's statsrelay speaks of.
+/// Entries of a list that names backends several times: many times the 4,096 that uber's statsrelay recommends.
 pub(super) const SHARDS_MAX: usize = 65_536;
 /// A file's values by key.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct RawConfig {
     pub(super) management_port: Field<u64>,
     pub(super) management_names: Field<Vec<String>>,
     pub(super) management_allow_changes: Field<bool>,
-    pub(super) management_words: Field<AdminDialect>,
+    pub(super) management_dialect: Field<AdminDialect>,
     pub(super) nodes: Field<Vec<RawNode>>,
     pub(super) address_family: Field<AddressFamily>,
     pub(super) hashing: Field<Hashing>,
@@ -70,7 +70,7 @@ pub(super) struct RawConfig {
     pub(super) log_format: Field<LogFormat>,
     /// The file's names for `host` and `managementHost`.
     pub(super) host_keys: [&'static str; 2],
-    /// Whether the same backend listed twice counts once, without a word of its share.
+    /// Whether an identical duplicate of a backend counts once.
     pub(super) may_double_nodes: bool,
 }
 
@@ -129,21 +129,21 @@ impl RawConfig {
             management_port: fields.whole("managementPort"),
             management_names: read_management_names(fields),
             management_allow_changes: fields.flag("managementAllowChanges"),
-            management_words: fields.word("managementDialect", &keys::MANAGEMENT_WORDS),
+            management_dialect: fields.one_of("managementDialect", &keys::MANAGEMENT_DIALECTS),
             nodes: read_nodes(fields),
-            address_family: fields.word("addressFamily", &keys::ADDRESS_FAMILIES),
+            address_family: fields.one_of("addressFamily", &keys::ADDRESS_FAMILIES),
             hashing: read_hashing(fields),
-            on_node_down: fields.word("onNodeDown", &keys::ON_NODE_DOWN),
+            on_node_down: fields.one_of("onNodeDown", &keys::ON_NODE_DOWN),
             ready_without_backends: fields.flag("readyWithoutBackends"),
             check_interval_ms: fields.whole("checkInterval"),
             check_timeout_ms: fields.whole("checkTimeout"),
             check_fast_ms: fields.whole("checkFast"),
             check_fall: fields.whole("checkFall"),
             check_rise: fields.whole("checkRise"),
-            engine: fields.word("engine", &keys::ENGINES),
+            engine: fields.one_of("engine", &keys::ENGINES),
             workers: fields.whole_or_auto("workers"),
             pin_workers: read_pin_workers(fields),
-            spread: fields.word("spread", &keys::SPREADS),
+            spread: fields.one_of("spread", &keys::SPREADS),
             flush_us: fields.ms_as_us("flushInterval"),
             packet_bytes_max: fields.whole_or_auto("maxPacketSize"),
             datagram_bytes_max: fields.whole("maxDatagramSize"),
@@ -152,13 +152,13 @@ impl RawConfig {
             queue_bytes_max: fields.whole("queue"),
             reopen_ms: fields.whole("reopenInterval"),
             cache_entries: fields.whole("cacheSize"),
-            malformed: fields.word("malformed", &keys::MALFORMED),
-            gso: fields.word("gso", &keys::GSO),
+            malformed: fields.one_of("malformed", &keys::MALFORMED),
+            gso: fields.one_of("gso", &keys::GSO),
             timestamps: fields.flag("timestamps"),
             shutdown_delay_ms: fields.whole("shutdownDelay"),
             shutdown_timeout_ms: fields.whole("shutdownTimeout"),
             handover_timeout_ms: fields.whole("handoverTimeout"),
-            log_format: fields.word("logFormat", &keys::LOG_FORMATS),
+            log_format: fields.one_of("logFormat", &keys::LOG_FORMATS),
             host_keys: ["host", "managementHost"],
             may_double_nodes: false,
         }
@@ -283,7 +283,7 @@ fn read_node(dialect: Dialect, [top, index]: [usize; 2], node: Json, report: &mu
         adminport: fields.whole("adminport"),
         weight: fields.whole("weight"),
         disabled: fields.flag("disabled"),
-        gso: fields.word("gso", &keys::GSO),
+        gso: fields.one_of("gso", &keys::GSO),
     };
     let end = [top, index + 1, PLACE_END];
     if matches!(node.host, Field::Absent) {

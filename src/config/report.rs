@@ -1,6 +1,6 @@
 //! Errors and notices about a file, collected over the whole reading.
 //!
-//! In: `fields.rs` and `validate.rs` add. Out: mistakes in the file's order, with line and column; notices
+//! In: `fields.rs` and `validate.rs` add. Out: errors in the file's order, with line and column; notices
 //! without repetition. Next: `load.rs`, which makes an error or a `Loaded` of it.
 
 use super::positions::{Place, Places};
@@ -41,7 +41,7 @@ impl Report {
         (!keys.is_empty()).then(|| format!("ignored: {}", keys.join(", ")))
     }
 
-    /// The notices, or else every mistake in the file's order, each with its place.
+    /// The notices, or else every error in the file's order, each with its position.
     pub(super) fn finish(mut self, places: &Places) -> Result<Vec<String>, Vec<String>> {
         if self.mistakes.is_empty() {
             let idle = self.idle_notice().map(|words| (words, 1));

@@ -3,7 +3,7 @@
 //! In: [`Config`]. Out: an object with every key in the file's spelling, which reads back to the same config.
 //! Next: `--check`, the admin command `config`, and reload.
 
-use super::keys::{self, KEY_NAMES, word_of};
+use super::keys::{self, KEY_NAMES, name_of};
 use super::{Config, PinWorkers};
 use serde_json::{Value, json};
 
@@ -21,18 +21,18 @@ impl Config {
             "managementPort": port(&self.management),
             "managementNames": self.management_names,
             "managementAllowChanges": self.management_allow_changes,
-            "managementDialect": self.management_words.name(),
+            "managementDialect": self.management_dialect.name(),
             "nodes": self.shards.iter().map(|index| self.node_to_json(*index)).collect::<Vec<Value>>(),
             "addressFamily": self.address_family.name(),
             "hashing": self.hashing.name(),
-            "onNodeDown": word_of(&keys::ON_NODE_DOWN, &self.on_node_down),
+            "onNodeDown": name_of(&keys::ON_NODE_DOWN, &self.on_node_down),
             "readyWithoutBackends": self.ready_without_backends,
             "checkInterval": self.check.interval_ms,
             "checkTimeout": self.check.timeout_ms,
             "checkFast": self.check.fast_ms,
             "checkFall": self.check.fall,
             "checkRise": self.check.rise,
-            "engine": word_of(&keys::ENGINES, &self.engine),
+            "engine": name_of(&keys::ENGINES, &self.engine),
             "workers": if self.workers_auto { json!("auto") } else { json!(self.workers) },
             "pinWorkers": match &self.pin_workers {
                 PinWorkers::Off => json!(false),
@@ -48,13 +48,13 @@ impl Config {
             "queue": self.queue_bytes_max,
             "reopenInterval": self.reopen_ms,
             "cacheSize": self.cache_entries,
-            "malformed": word_of(&keys::MALFORMED, &self.malformed),
-            "gso": word_of(&keys::GSO, &self.gso),
+            "malformed": name_of(&keys::MALFORMED, &self.malformed),
+            "gso": name_of(&keys::GSO, &self.gso),
             "timestamps": self.timestamps,
             "shutdownDelay": self.shutdown_delay_ms,
             "shutdownTimeout": self.shutdown_timeout_ms,
             "handoverTimeout": self.handover_timeout_ms,
-            "logFormat": word_of(&keys::LOG_FORMATS, &self.log_format),
+            "logFormat": name_of(&keys::LOG_FORMATS, &self.log_format),
         })
     }
 
@@ -66,7 +66,7 @@ impl Config {
             "adminport": node.adminport,
             "weight": node.weight,
             "disabled": node.disabled,
-            "gso": word_of(&keys::GSO, &node.gso),
+            "gso": name_of(&keys::GSO, &node.gso),
         });
         if let Some(object) = json.as_object_mut()
             && !self.hashing.has_weights()

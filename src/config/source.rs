@@ -30,7 +30,7 @@ impl Source {
         match strict::read(text) {
             Ok(tree) if is_proxy_js(&tree.object) => match literal::read(text) {
                 Ok(literal) => Ok(Source::new(Format::ProxyJs, literal)),
-                Err(fault) => Err(fault.words()),
+                Err(fault) => Err(fault.message()),
             },
             Ok(tree) => Ok(Source::new(Format::Statsring, tree)),
             Err(error) => Source::read_literal(text, &error),
@@ -41,13 +41,13 @@ impl Source {
         Source { format, object: tree.object, places: tree.places }
     }
 
-    /// A text that is no JSON: a `proxy.js` config, or a mistake.
+    /// A text that is not JSON: a `proxy.js` config, or an error.
     fn read_literal(text: &str, json_error: &JsonError) -> Result<Source, String> {
         let literal = literal::read(text).map_err(|fault| {
             // The reading that came further is the one that was meant.
             let is_literal = fault.is_code || fault.at > json_error.at;
-            let words = || if is_literal { fault.words() } else { json_error.message() };
-            foreign::of_text(text).unwrap_or_else(words)
+            let message = || if is_literal { fault.message() } else { json_error.message() };
+            foreign::of_text(text).unwrap_or_else(message)
         })?;
         if is_proxy_js(&literal.object) {
             return Ok(Source::new(Format::ProxyJs, literal));

@@ -61,7 +61,7 @@ impl SyntaxError {
     }
 
     /// For the operator: place, key, cause, remedy.
-    pub(super) fn words(&self) -> String {
+    pub(super) fn message(&self) -> String {
         let (line, column) = self.at;
         format!("line {line}, column {column}: {}", self.reason)
     }

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 pub(super) struct Tree {
     /// Its entries, in its order, doubled keys included.
     pub(super) object: Vec<(String, Json)>,
-    /// Where each of them stands.
+    /// The position of each of them.
     pub(super) places: Places,
 }
 

@@ -102,7 +102,7 @@ impl RawConfig {
             management_names: self.management_names.or(Vec::new()),
             freebind: self.freebind.or(false),
             management_allow_changes: self.management_allow_changes.or(false),
-            management_words: self.management_words.or(AdminDialect::Statsring),
+            management_dialect: self.management_dialect.or(AdminDialect::Statsring),
             address_family,
             hashing,
             on_node_down: self.on_node_down.or(on_node_down_default(hashing)),

@@ -16,7 +16,7 @@ pub enum Refusal {
     /// It changes keys that need a restart.
     #[error("refused: a restart is needed to change {}; nothing was changed", .0.join(", "))]
     FixedKeys(Vec<String>),
-    /// More backends, old and new together, than the workers made room for at start.
+    /// More backends, old and new together, than the workers reserved at start.
     #[error(
         "refused: {backends} backends, old and new together, exceed the {room} reserved at \
          start; restart, or reload in steps; nothing was changed"
@@ -45,19 +45,19 @@ impl Refusal {
 #[derive(Debug, PartialEq)]
 pub struct Changes {
     /// One sentence each; empty if nothing changes.
-    pub words: Vec<String>,
+    pub lines: Vec<String>,
     /// Share of names that get another backend, 0 to 1.
     pub names_moved: f64,
 }
 
 impl fmt::Display for Changes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.words.is_empty() {
+        if self.lines.is_empty() {
             return formatter.write_str("reloaded: nothing changed");
         }
         write!(formatter, "reloaded: {:.1} % of names moved", 100.0 * self.names_moved)?;
-        for words in &self.words {
-            write!(formatter, "\n  {words}")?;
+        for lines in &self.lines {
+            write!(formatter, "\n  {lines}")?;
         }
         Ok(())
     }
@@ -74,51 +74,51 @@ pub fn compare(old: &Config, new: &Config, room: usize) -> Result<Changes, Refus
     if both.len() > room {
         return Err(Refusal::TooManyBackends { backends: both.len(), room });
     }
-    let mut words = node_changes(&old.nodes, &new.nodes);
+    let mut lines = node_changes(&old.nodes, &new.nodes);
     let (before, after) = (old.to_json(), new.to_json());
     let keys = old.changed_keys(new).into_iter().filter(|key| *key != "nodes");
-    words.extend(keys.map(|key| format!("{key}: {} -> {}", before[key], after[key])));
-    Ok(Changes { words, names_moved: names_moved(old, new) })
+    lines.extend(keys.map(|key| format!("{key}: {} -> {}", before[key], after[key])));
+    Ok(Changes { lines, names_moved: names_moved(old, new) })
 }
 
 fn node_changes(old: &[Node], new: &[Node]) -> Vec<String> {
     let shown = |node: &Node| node.name.escape_default().to_string();
     let before: HashMap<&str, &Node> = old.iter().map(|node| (&*node.name, node)).collect();
     let after: HashSet<&str> = new.iter().map(|node| &*node.name).collect();
-    let mut words = Vec::new();
+    let mut lines = Vec::new();
     for node in old.iter().filter(|node| !after.contains(&*node.name)) {
-        words.push(format!("nodes: {} removed", shown(node)));
+        lines.push(format!("nodes: {} removed", shown(node)));
     }
     for node in new {
         let name = shown(node);
         let Some(was) = before.get(&*node.name) else {
-            words.push(format!("nodes: {name} added{}", if node.disabled { ", disabled" } else { "" }));
+            lines.push(format!("nodes: {name} added{}", if node.disabled { ", disabled" } else { "" }));
             continue;
         };
         if was.disabled != node.disabled {
-            words.push(format!("nodes: {name} {}", if node.disabled { "disabled" } else { "enabled" }));
+            lines.push(format!("nodes: {name} {}", if node.disabled { "disabled" } else { "enabled" }));
         }
         if was.adminport != node.adminport {
             let port = |port: Option<u16>| port.map_or_else(|| "none".to_owned(), |port| port.to_string());
-            words.push(format!(
+            lines.push(format!(
                 "nodes: {name} adminport: {} -> {}",
                 port(was.adminport),
                 port(node.adminport)
             ));
         }
         if was.weight != node.weight {
-            words.push(format!("nodes: {name} weight: {} -> {}", was.weight, node.weight));
+            lines.push(format!("nodes: {name} weight: {} -> {}", was.weight, node.weight));
         }
         if was.gso != node.gso {
-            words.push(format!("nodes: {name} gso: {} -> {}", was.gso.name(), node.gso.name()));
+            lines.push(format!("nodes: {name} gso: {} -> {}", was.gso.name(), node.gso.name()));
         }
     }
     let kept_before = old.iter().filter(|node| after.contains(&*node.name)).map(|node| &node.name);
     let kept_after = new.iter().filter(|node| before.contains_key(&*node.name)).map(|node| &node.name);
     if !kept_before.eq(kept_after) {
-        words.push("nodes: order changed, which is part of the placement".to_owned());
+        lines.push("nodes: order changed, which is part of the placement".to_owned());
     }
-    words
+    lines
 }
 
 /// The share of names whose backend differs when every enabled backend is up: what the file moves, apart from what
@@ -186,7 +186,7 @@ pub(in crate::control) mod tests {
     }
 
     #[test]
-    fn changes_are_said_in_words() {
+    fn changes_are_described_as_text() {
         let new = with(&["c:1", "a:1", "d:1"], |json| {
             json["flushInterval"] = 20.into();
             json["nodes"][1]["disabled"] = true.into();
@@ -195,7 +195,7 @@ pub(in crate::control) mod tests {
         });
         let changes = compare(&config(&["a:1", "b:1", "c:1"]), &new, ROOM).unwrap();
         assert_eq!(
-            changes.words,
+            changes.lines,
             [
                 "nodes: b:1 removed",
                 "nodes: c:1 adminport: none -> 8126",

@@ -1,5 +1,5 @@
 //! Whether this process was stalled (stopped, paused with its virtual machine, starved of CPU) while it waited for something:
-//! then a time limit that passed is no evidence against the other side.
+//! then an expired time limit is not the other side's fault.
 //!
 //! In: a future to wait for. Out: its result, and whether this thread's timers were late meanwhile. Next: `health_checker.rs`.
 

@@ -27,24 +27,31 @@ pub async fn stuck(control: &Control) -> Vec<Stuck> {
     }
     let time = Duration::from_micros(control.config().flush_us) + MARGIN;
     let asked_at = Instant::now();
-    let asked: Vec<u64> = control.seats.iter().map(|seat| seat.shared.ask_echo()).collect();
+    let asked: Vec<u64> =
+        control.worker_handles.iter().map(|worker_handle| worker_handle.shared.ask_echo()).collect();
     control.publisher.wake();
     let all = async {
-        while !control.seats.iter().zip(&asked).all(|(seat, number)| seat.shared.has_echoed(*number)) {
+        while !control
+            .worker_handles
+            .iter()
+            .zip(&asked)
+            .all(|(worker_handle, number)| worker_handle.shared.has_echoed(*number))
+        {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     let _ = tokio::time::timeout(time, all).await;
-    let is_stuck = |(worker, (seat, number)): (usize, (&WorkerHandle, &u64))| {
-        if seat.shared.has_echoed(*number) {
-            seat.stuck_since.set(None);
+    let is_stuck = |(worker, (worker_handle, number)): (usize, (&WorkerHandle, &u64))| {
+        if worker_handle.shared.has_echoed(*number) {
+            worker_handle.stuck_since.set(None);
             return None;
         }
-        let since = seat.stuck_since.get().unwrap_or(asked_at);
-        seat.stuck_since.set(Some(since));
+        let since = worker_handle.stuck_since.get().unwrap_or(asked_at);
+        worker_handle.stuck_since.set(Some(since));
         Some(Stuck { worker, for_s: since.elapsed().as_secs() })
     };
-    let stuck: Vec<Stuck> = control.seats.iter().zip(&asked).enumerate().filter_map(is_stuck).collect();
+    let stuck: Vec<Stuck> =
+        control.worker_handles.iter().zip(&asked).enumerate().filter_map(is_stuck).collect();
     if control.stopping.get() { Vec::new() } else { stuck }
 }
 
@@ -68,8 +75,8 @@ pub fn watch(control: &Rc<Control>) {
             if stuck.is_empty() {
                 control.notifier.watchdog();
             } else if !was_stuck {
-                let words = describe(&stuck);
-                tracing::error!("{words}: the service manager's watchdog is not notified");
+                let message = describe(&stuck);
+                tracing::error!("{message}: the service manager's watchdog is not notified");
             }
             was_stuck = !stuck.is_empty();
             tokio::time::sleep(period / 3).await;

@@ -60,7 +60,7 @@ pub struct Origin {
     activated: Option<Activated>,
     program: Option<Program>,
     notifier: Notifier,
-    /// What the operator should know about it.
+    /// Notices for the operator.
     notices: Vec<String>,
     /// Which addresses the config file sets; set before the start.
     pub configured: Configured,
@@ -70,13 +70,13 @@ impl Origin {
     /// Of a process that is only the proxy. Must be called once, before it opens anything that stays open and before
     /// there are other threads.
     pub fn of_this_process() -> Result<Origin, Failure> {
-        let usage = |words| Failure { words, code: crate::exit::USAGE };
+        let usage = |message| Failure { words: message, code: crate::exit::USAGE };
         let predecessor = Predecessor::meet().map_err(usage)?;
         // An old process gives what it was given.
         let activated = if predecessor.is_some() { None } else { activation::take()? };
         let (notifier, notices) = match Notifier::from_environment() {
             Ok(notifier) => (notifier, Vec::new()),
-            Err(words) => (Notifier::default(), vec![words]),
+            Err(message) => (Notifier::default(), vec![message]),
         };
         Ok(Origin {
             predecessor,
@@ -89,9 +89,9 @@ impl Origin {
     }
 
     /// Reports to the parent why this process does not start.
-    pub fn refuse(&self, words: &str) {
+    pub fn report_failure(&self, message: &str) {
         if let Some(predecessor) = &self.predecessor {
-            predecessor.say_failed(words);
+            predecessor.send_failed(message);
         }
     }
 }

@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// Submissions the ring takes between two trips to the kernel.
 const SUBMISSIONS: u32 = 64;
-/// Completions it has room for: more than admin connections and checks can have in flight together.
+/// Capacity of its completion queue: more than admin connections and checks can have in flight together.
 const COMPLETIONS: u32 = 1_024;
 
 /// Locked memory of the ring: its two queues, each in whole pages.
@@ -54,7 +54,7 @@ async fn tracked<T>(operation: impl Future<Output = T>) -> T {
     result
 }
 
-/// Runs `future` on this thread, for [`Stream`] and [`Listener`] on what `engine` says, with tokio's timers and signals.
+/// Runs `future` on this thread, for [`Stream`] and [`Listener`] on this engine, with tokio's timers and signals.
 ///
 /// Fails if io_uring is asked for and refused, or the system is out of descriptors.
 pub fn run_local<T>(engine: Engine, future: impl Future<Output = T>) -> io::Result<T> {
@@ -311,7 +311,7 @@ pub(in crate::control) mod tests {
     use super::*;
     use std::net::{Ipv4Addr, TcpListener};
 
-    /// Runs a test on the real ring, if io_uring is not refused, which is said; and on plain tokio.
+    /// Runs a test on the real ring, unless io_uring is not permitted, which is printed; and on plain tokio.
     pub fn run_on_both<F: Future<Output = ()>>(test: impl Fn() -> F) {
         if let Err(error) = run_local(Engine::IoUring, test()) {
             eprintln!("skipped: io_uring is refused here: {error}");
@@ -395,7 +395,7 @@ pub(in crate::control) mod tests {
     }
 
     #[test]
-    fn reading_goes_on_behind_what_the_buffer_holds() {
+    fn a_read_appends_to_the_buffer() {
         run_on_both(|| async {
             let (listener, address) = listen();
             let peer = std::thread::spawn(move || {
@@ -451,7 +451,7 @@ pub(in crate::control) mod tests {
     }
 
     #[test]
-    fn a_listener_that_was_left_goes_on_elsewhere() {
+    fn a_listener_that_was_left_continues_in_the_other_process() {
         run_on_both(|| async {
             let (listener, address) = listen();
             let elsewhere = Listener::from_std(listener.try_clone().unwrap()).unwrap();

@@ -18,12 +18,12 @@ pub async fn reload(control: &Rc<Control>) -> Result<String, String> {
     control.notifier.reloading();
     let result = try_reload(control).await;
     control.notifier.ready();
-    let words = match &result {
+    let message = match &result {
         Ok(changes) => changes.to_string(),
         Err(refusal) => refusal.clone(),
     };
     // Each change, and each error, is an event of its own.
-    for (index, line) in words.lines().map(str::trim_start).enumerate() {
+    for (index, line) in message.lines().map(str::trim_start).enumerate() {
         match &result {
             Ok(_) if index == 0 => tracing::info!(reload = "applied", "{line}"),
             Ok(_) => tracing::info!(reload = "applied", "reload: {line}"),
@@ -33,9 +33,9 @@ pub async fn reload(control: &Rc<Control>) -> Result<String, String> {
     if result.is_ok() {
         control.config_since.set(SystemTime::now());
     }
-    let last = LastReload { at: Instant::now(), words: words.clone(), succeeded: result.is_ok() };
+    let last = LastReload { at: Instant::now(), message: message.clone(), succeeded: result.is_ok() };
     *control.last_reload.borrow_mut() = Some(last);
-    result.map(|_| words)
+    result.map(|_| message)
 }
 
 async fn try_reload(control: &Rc<Control>) -> Result<Changes, String> {
@@ -51,13 +51,13 @@ async fn try_reload(control: &Rc<Control>) -> Result<Changes, String> {
         return Err("superseded by a reload that was requested later".to_owned());
     }
     if control.has_given_sockets {
-        // Then the sockets say how many there are, and not the file.
-        loaded.config.workers = control.seats.len();
+        // Then the passed sockets determine the number, not the file.
+        loaded.config.workers = control.worker_handles.len();
     }
     let mut changes = config_diff::compare(&control.config(), &loaded.config, control.budget.backends)
         .map_err(|refusal| refusal.by_keys_of(loaded.format).to_string())?;
-    let backends = control.roster.for_config(&loaded.config);
-    let added = control.roster.added(&backends);
+    let backends = control.backend_set.for_config(&loaded.config);
+    let added = control.backend_set.added(&backends);
     control.look_up_added(&added).await;
     control.mark_own();
     control
@@ -71,7 +71,7 @@ async fn try_reload(control: &Rc<Control>) -> Result<Changes, String> {
     *control.listing.borrow_mut() = loaded.listing;
     apply(control, loaded.config, backends, added);
     if !control.in_force().await {
-        changes.words.push(NOT_IN_FORCE.trim_start_matches("; ").to_owned());
+        changes.lines.push(NOT_IN_FORCE.trim_start_matches("; ").to_owned());
     }
     Ok(changes)
 }
@@ -93,7 +93,7 @@ fn refuse_reload_at_end(control: &Control) -> Result<(), String> {
 /// Puts `config` in force: backends of the same identity keep their figures and their health.
 fn apply(control: &Rc<Control>, config: Config, backends: Vec<Rc<Backend>>, added: Vec<Rc<Backend>>) {
     control.reloads.set(control.reloads.get() + 1);
-    control.roster.replace(config, backends);
+    control.backend_set.replace(config, backends);
     control.mark_own();
     control.guard();
     control.publish();

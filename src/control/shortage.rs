@@ -1,4 +1,4 @@
-//! What this process or its host has run out of: an operation that fails for that reason says nothing about the other side.
+//! What this process or its host has run out of: an operation that fails for that reason is not evidence against the other side.
 //!
 //! In: errors of operations of its own. Out: whether they are of that kind; a line in the log when a shortage begins and when it
 //! is over, sentences for `status`, counts. Next: `health_checker.rs`, `admin_service.rs` and `process.rs` note them.
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_backend_does_is_no_shortage() {
+    fn backend_failures_are_not_shortages() {
         for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EAGAIN] {
             assert!(is_shortage(&error(errno)), "{errno}");
             assert!(!remedy(errno).is_empty());

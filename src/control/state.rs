@@ -3,7 +3,7 @@
 //! In: the config, the backends' changes, taps, the operator's wishes. Out: a new route table for each change.
 //! Next: `table.rs` builds and hands it over.
 
-use crate::admin::{AdminState, Readiness, capped, error_words, escape, ongoing};
+use crate::admin::{AdminState, Readiness, capped, error_message, escape, ongoing};
 use crate::config::Config;
 use crate::control::Options;
 use crate::control::backends::backend::Backend;
@@ -35,7 +35,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Mutex, Notify};
 
-/// What `status` says while no backend serves.
+/// Line of `status` while no backend serves.
 const NO_BACKEND: &str = "no backend is up: all metrics are dropped and counted (no_backend or node_down) until a backend is up; see the admin command backends and \
     the log for the cause";
 
@@ -61,7 +61,7 @@ pub struct Control {
     /// How the process was started.
     pub options: Options,
     /// The workers, by index.
-    pub seats: Vec<WorkerHandle>,
+    pub worker_handles: Vec<WorkerHandle>,
     /// The way to them.
     pub publisher: Publisher,
     /// Where metrics come in, as bound.
@@ -123,7 +123,7 @@ pub struct Control {
     pub observers: RefCell<Observers>,
     /// Which errors of sends may still be logged.
     pub send_errors: RefCell<SendErrorBudget>,
-    pub(in crate::control) roster: BackendSet,
+    pub(in crate::control) backend_set: BackendSet,
     fingerprint: Cell<Option<Fingerprint>>,
     pub(in crate::control) reloading: Mutex<()>,
     /// Reads of the config file.
@@ -141,7 +141,7 @@ pub struct ControlInit {
     /// How the process was started.
     pub options: Options,
     /// The workers.
-    pub seats: Vec<WorkerHandle>,
+    pub worker_handles: Vec<WorkerHandle>,
     /// The way to them.
     pub publisher: Publisher,
     /// Where metrics come in, as bound.
@@ -169,9 +169,9 @@ pub struct ControlInit {
 pub struct LastRestart {
     /// When it came to this.
     pub at: Instant,
-    /// How it stands.
-    pub words: String,
-    /// Whether it goes on.
+    /// Its state, for the log and `status`.
+    pub message: String,
+    /// Whether it is still in progress.
     pub is_under_way: bool,
 }
 
@@ -180,8 +180,8 @@ pub struct LastRestart {
 pub struct LastReload {
     /// When.
     pub at: Instant,
-    /// What the operator was told.
-    pub words: String,
+    /// As logged.
+    pub message: String,
     /// Whether it was applied.
     pub succeeded: bool,
 }
@@ -192,7 +192,7 @@ impl Control {
         let ControlInit {
             config,
             options,
-            seats,
+            worker_handles,
             publisher,
             listen,
             management,
@@ -208,7 +208,7 @@ impl Control {
         Rc::new(Control {
             listing: RefCell::new(options.listing.clone()),
             options,
-            seats,
+            worker_handles,
             publisher,
             listen,
             management,
@@ -238,7 +238,7 @@ impl Control {
             degraded: RefCell::default(),
             observers: RefCell::default(),
             send_errors: RefCell::default(),
-            roster: BackendSet::new(config),
+            backend_set: BackendSet::new(config),
             fingerprint: Cell::new(None),
             reloading: Mutex::new(()),
             config_reads: ConfigReads::default(),
@@ -247,26 +247,26 @@ impl Control {
         })
     }
 
-    /// The config that runs.
+    /// The config in effect.
     pub fn config(&self) -> Ref<'_, Config> {
-        self.roster.config()
+        self.backend_set.config()
     }
 
     /// Packets of all workers, used or not, in bytes; a reload of their size or of the backends renews them.
     pub fn packet_pool_bytes(&self) -> u64 {
         let config = self.config();
         let pool = self.limits.relay().pool_size(config.nodes.len(), config.packet_bytes_max);
-        (self.seats.len() * (pool.bytes() + pool.arrivals_bytes())) as u64
+        (self.worker_handles.len() * (pool.bytes() + pool.arrivals_bytes())) as u64
     }
 
     /// The backends, in the config's order.
     pub fn backends(&self) -> Ref<'_, Vec<Rc<Backend>>> {
-        self.roster.backends()
+        self.backend_set.backends()
     }
 
     /// The backend of this identity.
     pub fn backend(&self, name: &str) -> Option<Rc<Backend>> {
-        self.roster.backend(name)
+        self.backend_set.backend(name)
     }
 
     /// Milliseconds since the start: the clock of the health checks.
@@ -305,8 +305,8 @@ impl Control {
         let mut sentences = Vec::new();
         for backend in self.backends().iter() {
             let (name, errors) = (backend.name.escape_default(), backend.counters.errors());
-            let words = |error| format!("backend {name}: {}", error_words(error, backend.address()));
-            sentences.extend(ongoing(&errors, now_us).map(words));
+            let message = |error| format!("backend {name}: {}", error_message(error, backend.address()));
+            sentences.extend(ongoing(&errors, now_us).map(message));
         }
         capped(sentences, |left| format!("{left} more send errors; the admin command backends lists them"))
     }
@@ -314,27 +314,27 @@ impl Control {
     /// The counters of all workers together, each a consistent snapshot.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::new();
-        for seat in &self.seats {
-            sum.merge(&seat.shared.published.read());
+        for worker_handle in &self.worker_handles {
+            sum.merge(&worker_handle.shared.published.read());
         }
         sum
     }
 
     /// Takes over what the workers have measured; one that is too busy to answer in time is in the next answer.
     pub async fn collect_latency(&self) {
-        for seat in &self.seats {
-            seat.shared.latency.request();
+        for worker_handle in &self.worker_handles {
+            worker_handle.shared.latency.request();
         }
         self.publisher.wake();
         let all_done = async {
-            while !self.seats.iter().all(|seat| seat.shared.latency.is_done()) {
+            while !self.worker_handles.iter().all(|worker_handle| worker_handle.shared.latency.is_done()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let _ = tokio::time::timeout(LATENCY_WAIT, all_done).await;
         let mut total = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        for seat in &self.seats {
-            seat.shared.latency.collect(&mut total);
+        for worker_handle in &self.worker_handles {
+            worker_handle.shared.latency.collect(&mut total);
         }
     }
 
@@ -342,11 +342,11 @@ impl Control {
     pub fn publish(&self) {
         for backend in self.backends().iter().filter(|backend| !backend.is_source_asked()) {
             // Before the workers make their sockets: a change between the two would go unseen. Those without a route are asked
-            // for again by `source.rs`, or each change of one backend would ask for hundreds of others.
+            // for again by `source.rs`, or each change of one backend would check hundreds of others.
             backend.ask_source();
         }
         let previous = self.publisher.routes.load();
-        let table = self.roster.next_table(Some(&previous), self.observers.borrow().observer());
+        let table = self.backend_set.next_table(Some(&previous), self.observers.borrow().observer());
         let fingerprint = table::fingerprint(&table);
         let alive = table.live.alive();
         self.publisher.publish(table);
@@ -362,16 +362,20 @@ impl Control {
             );
         }
         if self.ready.get() {
-            self.tell_status();
+            self.notify_status();
         }
     }
 
     /// Waits until every worker follows the last table that was published, so that nothing which arrives after the answer
     /// to a change goes by the old one. False if one of them does not in time.
     pub(in crate::control) async fn in_force(&self) -> bool {
-        let generation = self.roster.generation();
+        let generation = self.backend_set.generation();
         let all_follow = async {
-            while !self.seats.iter().all(|seat| seat.shared.generation() >= generation) {
+            while !self
+                .worker_handles
+                .iter()
+                .all(|worker_handle| worker_handle.shared.generation() >= generation)
+            {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -401,7 +405,7 @@ impl Control {
     }
 
     /// The operator wants something of the backend of this identity. Either answer is for the operator.
-    pub async fn set_wish(&self, name: &[u8], wish: AdminState) -> Result<String, String> {
+    pub async fn set_admin_state(&self, name: &[u8], admin_state: AdminState) -> Result<String, String> {
         let shown = escape(name);
         let known = self.backends().iter().find(|backend| backend.name.as_bytes() == name).cloned();
         let Some(backend) = known else {
@@ -409,53 +413,53 @@ impl Control {
                 "no such backend: {shown}; the admin command backends lists them as HOST:PORT"
             ));
         };
-        if backend.set_wish(wish) {
+        if backend.set_wish(admin_state) {
             tracing::info!(
                 backend = shown,
-                wish = wish.name(),
+                admin_state = admin_state.name(),
                 "backend {shown} set to {} by the operator",
-                wish.name()
+                admin_state.name()
             );
             self.publish();
             self.warn_if_none_lives();
         }
         let follow = self.in_force().await;
-        let mut words = format!("backend {shown}: {}", backend.state().0.name());
+        let mut message = format!("backend {shown}: {}", backend.state().0.name());
         if !follow {
-            words.push_str(NOT_IN_FORCE);
+            message.push_str(NOT_IN_FORCE);
         }
         if !self.any_lives() {
-            words.push_str("; no backend is up: metrics are dropped and counted");
+            message.push_str("; no backend is up: metrics are dropped and counted");
         }
-        Ok(words)
+        Ok(message)
     }
 
     /// Tells the workers to end, and that whatever is left after `timeout` is to be counted and dropped.
     pub fn drain(&self, timeout: Duration) {
         let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
-        self.roster.end(timeout_us, self.left.get());
+        self.backend_set.end(timeout_us, self.left.get());
         self.publish();
     }
 
-    /// Tells the service manager in a line how things stand.
-    pub fn tell_status(&self) {
+    /// Sends the service manager a line of status.
+    pub fn notify_status(&self) {
         let backends = self.backends();
         let live = backends.iter().filter(|backend| backend.standing().is_live()).count();
         let all = backends.len();
-        let workers = count(self.seats.len(), "worker");
+        let workers = count(self.worker_handles.len(), "worker");
         let stage = if self.stopping.get() { "stopping" } else { "serving" };
         self.notifier.status(&format!("{stage}: {live} of {all} backends up, {workers}"));
     }
 
-    /// What a process that takes over goes on from.
+    /// The state that a process which takes over continues from.
     pub fn carry(&self) -> State {
-        State { health_wanted: self.health_wanted.get(), backends: self.roster.carry(self.now_ms()) }
+        State { health_wanted: self.health_wanted.get(), backends: self.backend_set.carry(self.now_ms()) }
     }
 
-    /// Goes on from what an old process knew, as far as its backends are this one's.
+    /// Continues from the state of an old process, for the backends that this one has as well.
     pub fn resume(&self, state: &State) {
         self.health_wanted.set(state.health_wanted);
-        self.roster.resume(&state.backends, self.now_ms());
+        self.backend_set.resume(&state.backends, self.now_ms());
         self.mark_own();
     }
 }

@@ -34,7 +34,7 @@ struct State {
     dropped: u64,
     dropped_at: Option<Instant>,
     /// Dropped lines that no line has reported yet.
-    untold: u64,
+    unreported: u64,
     /// Since when one line is being written.
     writing_since: Option<Instant>,
     /// Why the last line could not be written.
@@ -55,12 +55,12 @@ pub struct LogFigures {
 }
 
 impl Queue {
-    /// With room for lines of `bytes_max` bytes together.
+    /// A queue of at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Queue {
         Queue { bytes_max, state: Mutex::default(), filled: Condvar::new() }
     }
 
-    /// Adds a line. If there is no room the oldest ones are dropped.
+    /// Adds a line. If the queue is full, the oldest ones are dropped.
     pub fn push(&self, line: &[u8]) {
         let mut state = self.lock();
         if line.len() > self.bytes_max {
@@ -86,14 +86,14 @@ impl Queue {
             }
         };
         state.writing_since = Some(Instant::now());
-        let untold = state.untold;
+        let unreported = state.unreported;
         drop(state);
-        let told = if untold > 0 { out.write_all(&gap(untold)) } else { Ok(()) };
+        let told = if unreported > 0 { out.write_all(&gap(unreported)) } else { Ok(()) };
         let is_told = told.is_ok();
         let written = told.and_then(|()| out.write_all(&line));
         let mut state = self.lock();
         state.writing_since = None;
-        state.untold -= if is_told { untold } else { 0 };
+        state.unreported -= if is_told { unreported } else { 0 };
         state.error = written.err().map(|error| errno(&error));
         if state.error.is_some() {
             state.lose(1);
@@ -146,7 +146,7 @@ impl State {
 
     fn lose(&mut self, lines: u64) {
         self.dropped += lines;
-        self.untold += lines;
+        self.unreported += lines;
         self.dropped_at = Some(Instant::now());
     }
 
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_stalled_costs_the_oldest_lines_and_is_told() {
+    fn a_stalled_reader_costs_the_oldest_lines_and_is_reported() {
         let (queue, permit, lines) = written(10);
         queue.push(b"first");
         while queue.lock().writing_since.is_none() {
@@ -255,7 +255,7 @@ mod tests {
         assert!(queue.flush(AMPLE));
         let lines: Vec<String> = lines.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
         assert_eq!(lines, ["first", "-3", "c12", "d12", "e12"]);
-        assert_eq!(queue.lock().untold, 0);
+        assert_eq!(queue.lock().unreported, 0);
     }
 
     #[test]
@@ -267,7 +267,7 @@ mod tests {
         assert!(queue.flush(AMPLE));
         let figures = queue.figures();
         assert_eq!((figures.lines_dropped, figures.error), (2, Some(Errno::EPIPE)));
-        assert_eq!(queue.lock().untold, 2);
+        assert_eq!(queue.lock().unreported, 2);
         let trouble = figures.trouble().unwrap();
         assert!(trouble.contains("EPIPE") && trouble.contains("(2 so far)"), "{trouble}");
     }

@@ -34,7 +34,7 @@ pub(super) fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// The address that `host` is, if it is one: with an interface behind `%` if need be, as link-local addresses have it.
+/// The address that `host` is, if it is one: with an interface after `%` if need be, as link-local addresses have it.
 fn literal(host: &str, port: u16) -> Option<io::Result<SocketAddr>> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Some(Ok(SocketAddr::new(ip, port)));

@@ -83,7 +83,7 @@ fn a_short_name_is_looked_for_in_the_search_list() {
 }
 
 #[test]
-fn what_is_not_found_says_why_and_who_was_asked() {
+fn a_failed_lookup_states_the_cause_and_the_servers() {
     let server = Server::start();
     let error = server.servers().ask("nowhere.test").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -93,7 +93,7 @@ fn what_is_not_found_says_why_and_who_was_asked() {
 }
 
 #[test]
-fn a_silent_name_server_is_told_from_a_name_that_does_not_exist() {
+fn a_silent_name_server_is_distinguished_from_an_unknown_name() {
     let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = silent.local_addr().unwrap().port();
     let mut servers = Server { port, asked: Arc::default() }.servers();

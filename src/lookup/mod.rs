@@ -4,7 +4,7 @@
 //! or why there are none. Next: whoever asked: `config/`, `control/backends/resolve.rs`, `tools/`.
 //!
 //! The system's resolver (getaddrinfo) answers, so that a host is found as every other program here finds it. A static
-//! build cannot use it, since glibc's loads the host's own libraries at run time: it asks in its own way ([`dns`]).
+//! build cannot use it, since glibc's loads the host's own libraries at run time: it uses its own resolver ([`dns`]).
 //!
 //! A lookup blocks, for seconds if name servers are silent, and must not run on a thread with a tokio runtime.
 
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn metrics_go_to_ipv4_first_and_to_what_cannot_be_reached_last() {
-        // There is no interface of that number.
+        // No interface has that index.
         let texts = ["[fe80::1%4000000]:9", "[::1]:9", "127.0.0.2:9", "127.0.0.1:9"];
         let given: Vec<SocketAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
         let order = in_order_for_metrics(given.clone());

@@ -5,12 +5,12 @@
 //! Eight ways a set, three times as many entries as names by default: then of 10,000 names in no order 0.07 % of the
 //! lookups miss, where four ways would miss 1.1 %, which is expensive if a miss costs an MD5, and one way every fourth.
 
-/// Bits of an entry that hold the value; the others hold the part of the hash that its set does not stand for.
+/// Bits of an entry that hold the value; the others hold the part of the hash that is not implied by its set.
 const VALUE_BITS: u32 = 12;
 const VALUE_MASK: u64 = (1 << VALUE_BITS) - 1;
 /// Entries of one set, a cache line.
 const WAYS: usize = 8;
-/// Fewest entries, other than none: with fewer, set and entry together could not tell every hash.
+/// Fewest entries, other than none: with fewer, set and entry together could not distinguish every hash.
 const ENTRIES_MIN: usize = WAYS << VALUE_BITS;
 /// Largest value that can be remembered.
 pub const VALUE_MAX: u16 = (1 << VALUE_BITS) - 2;
@@ -20,13 +20,13 @@ pub const VALUE_MAX: u16 = (1 << VALUE_BITS) - 2;
 #[repr(align(64))]
 struct Set([u64; WAYS]);
 
-/// Entries of 8 bytes: the upper bits of the hash, and the value plus 1 in the lower 12, which the set stands for.
+/// Entries of 8 bytes: the upper bits of the hash, and the value plus 1 in the lower 12, which the set implies.
 pub struct HashCache {
     sets: Box<[Set]>,
 }
 
 impl HashCache {
-    /// With room for `names`; 0 = no cache.
+    /// A cache of `names` names; 0 = no cache.
     pub fn new(names: usize) -> HashCache {
         HashCache { sets: vec![Set([0; WAYS]); HashCache::entries(names) / WAYS].into_boxed_slice() }
     }
@@ -50,7 +50,7 @@ impl HashCache {
     #[inline]
     pub fn get(&self, hash: u64) -> Option<u16> {
         let Set(set) = self.sets.get(self.place(hash))?;
-        // Branchless: the way is unpredictable. At most one way matches.
+        // Branchless: which entry matches is unpredictable. At most one way matches.
         let mut value = 0;
         for entry in set {
             let is_match = (entry ^ hash) >> VALUE_BITS == 0;

@@ -1,6 +1,6 @@
 //! Numbers by which the proxies of a fleet can be compared.
 //!
-//! In: the placement, what becomes of a dead backend's names, each backend's name and standing, in the config's order.
+//! In: the placement, the policy for a dead backend's names, each backend's name and state, in the config's order.
 //! Out: two numbers. Pure. Next: `control/` logs changes of them, `status` shows them.
 
 use xxhash_rust::xxh3::Xxh3;
@@ -26,7 +26,7 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Of backends in the config's order. `rules` are the words that the placement depends on: `hashing`, `onNodeDown`.
+    /// Of backends in the config's order. `rules` are the settings that the placement depends on: `hashing`, `onNodeDown`.
     pub fn new<'n>(
         rules: [&str; 2],
         backends: impl IntoIterator<Item = (&'n str, Part)> + Clone,
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_places_differently_is_told_apart() {
+    fn different_placements_have_different_fingerprints() {
         let names = ["a:1", "b:1", "c:1"];
         let all = of(names, [Serves; 3]);
         assert_eq!(all, of(names, [Serves; 3]));

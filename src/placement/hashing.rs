@@ -1,6 +1,6 @@
 //! The hashings by name: the values of `hashing` in the config, and what each of them has.
 //!
-//! In: a word of the config. Out: a [`Hashing`]. Next: `mod.rs`, which makes a placement over a list of backends of it.
+//! In: a value of the config. Out: a [`Hashing`]. Next: `mod.rs`, which makes a placement over a list of backends of it.
 
 use std::sync::Arc;
 

@@ -62,7 +62,7 @@ impl JumpTable {
         }
     }
 
-    /// As many draws as can lead to another bucket, all of them made; those behind the last one change nothing.
+    /// As many draws as can lead to another bucket, all of them made; those after the last one change nothing.
     #[inline(always)]
     fn walk<const DRAWS: usize>(&self, mut key: u64) -> usize {
         let mut index = 0;

@@ -86,7 +86,7 @@ impl Placement {
     /// The placement after a change of the living: what [`Placement::owner`] is to be asked of from then on.
     ///
     /// For `hashring-3` and `hashring-1` it depends on the order of the changes, as it does in proxy.js: a backend that
-    /// returns stands last in the ring. That makes a difference only where two backends have a point of the same value.
+    /// returns is the last in the ring. That makes a difference only where two backends have a point of the same value.
     #[must_use]
     pub fn with_living(&self, live: &LiveSet) -> Placement {
         match self {
@@ -96,7 +96,7 @@ impl Placement {
     }
 
     /// The living backends in the order in which the original would list them: the config's, but that one which returned
-    /// stands last on a ring of proxy.js.
+    /// is the last on a ring of proxy.js.
     pub fn living(&self, live: &LiveSet) -> Vec<usize> {
         match self {
             Placement::Ring(ring) if ring.is_of(live) => {
@@ -106,7 +106,7 @@ impl Placement {
         }
     }
 
-    /// Which way it is.
+    /// The hashing.
     #[inline]
     pub fn hashing(&self) -> Hashing {
         match self {
@@ -117,8 +117,8 @@ impl Placement {
     }
 
     /// Its inputs besides the backends and their order: its name, and weights and shards unless each backend
-    /// stands once, with weight 1.
-    pub fn words(&self) -> Cow<'static, str> {
+    /// is listed once, with weight 1.
+    pub fn description(&self) -> Cow<'static, str> {
         let numbers: Vec<u32> = match self {
             Placement::Jump => Vec::new(),
             Placement::Shards(shards) => shards.entries().iter().copied().map(u32::from).collect(),

@@ -1,4 +1,4 @@
-//! Lists in which a backend may stand several times: the shard map of uber's and lyft's statsrelay, and the arguments of
+//! Lists in which a backend may occur several times: the shard map of uber's and lyft's statsrelay, and the arguments of
 //! jjneely's. A name's hash chooses an entry: murmur3_x86_32 of it modulo their number, or its FNV-1a 64 by a jump.
 //!
 //! Sources, read for their behaviour: `src/hashlib.c` and `src/hashring.c` of github.com/uber/statsrelay, `src/shard.rs` of

@@ -31,12 +31,12 @@ impl Backlog {
         Backlog { places: Vec::with_capacity(packets), free: None }
     }
 
-    /// Makes room for so many packets in all.
+    /// Reserves space for this number of packets in total.
     pub fn grow_to(&mut self, packets: usize) {
         self.places.reserve(packets.saturating_sub(self.places.len()));
     }
 
-    /// Puts a packet at its place: behind older, before newer ones. Packets come in order as a rule, so the place is
+    /// Inserts a packet in order: after older, before newer ones. Packets come in order as a rule, so the place is
     /// looked for from the newest on.
     pub fn insert(&mut self, list: &mut List, packet: Packet) {
         let (mut newer, mut older) = (None, list.newest);
@@ -109,8 +109,8 @@ mod tests {
         packet
     }
 
-    fn sequences(waiting: &Backlog, list: &List) -> Vec<u64> {
-        let mut sequences: Vec<u64> = waiting.packets(list).map(|packet| packet.sequence).collect();
+    fn sequences(backlog: &Backlog, list: &List) -> Vec<u64> {
+        let mut sequences: Vec<u64> = backlog.packets(list).map(|packet| packet.sequence).collect();
         sequences.reverse();
         sequences
     }
@@ -119,40 +119,40 @@ mod tests {
         /// Several lists in one store are what as many sorted queues are; a place is used again.
         #[test]
         fn as_sorted_queues(steps in proptest::collection::vec((0usize..3, any::<bool>(), 0u64..1_000), 0..200)) {
-            let mut waiting = Backlog::new(0);
+            let mut backlog = Backlog::new(0);
             let mut lists: [List; 3] = Default::default();
             let mut queues: [VecDeque<u64>; 3] = Default::default();
             let mut held_max = 0;
             for (index, takes, sequence) in steps {
                 let (list, queue) = (&mut lists[index], &mut queues[index]);
                 if takes {
-                    let taken = waiting.take_newest(list).map(|packet| packet.sequence);
+                    let taken = backlog.take_newest(list).map(|packet| packet.sequence);
                     prop_assert_eq!(taken, queue.pop_back());
                 } else {
-                    waiting.insert(list, packet(sequence));
+                    backlog.insert(list, packet(sequence));
                     queue.insert(queue.partition_point(|other| *other <= sequence), sequence);
                 }
-                prop_assert_eq!(waiting.newest_mut(list).map(|packet| packet.sequence), queue.back().copied());
+                prop_assert_eq!(backlog.newest_mut(list).map(|packet| packet.sequence), queue.back().copied());
                 held_max = held_max.max(queues.iter().map(VecDeque::len).sum::<usize>());
                 for (list, queue) in lists.iter().zip(&queues) {
-                    prop_assert!(sequences(&waiting, list).iter().eq(queue));
+                    prop_assert!(sequences(&backlog, list).iter().eq(queue));
                 }
             }
-            prop_assert_eq!(waiting.places.len(), held_max);
+            prop_assert_eq!(backlog.places.len(), held_max);
         }
     }
 
     #[test]
     fn each_packet_of_a_list_is_changed_and_no_other() {
-        let mut waiting = Backlog::new(4);
+        let mut backlog = Backlog::new(4);
         let (mut one, mut other) = (List::default(), List::default());
         for sequence in [3, 1, 2] {
-            waiting.insert(&mut one, packet(sequence));
+            backlog.insert(&mut one, packet(sequence));
         }
-        waiting.insert(&mut other, packet(9));
-        waiting.change_each(&one, |packet| packet.backend = 7);
-        assert!(waiting.packets(&one).all(|packet| packet.backend == 7));
-        assert!(waiting.packets(&other).all(|packet| packet.backend != 7));
-        assert_eq!(sequences(&waiting, &one), [1, 2, 3]);
+        backlog.insert(&mut other, packet(9));
+        backlog.change_each(&one, |packet| packet.backend = 7);
+        assert!(backlog.packets(&one).all(|packet| packet.backend == 7));
+        assert!(backlog.packets(&other).all(|packet| packet.backend != 7));
+        assert_eq!(sequences(&backlog, &one), [1, 2, 3]);
     }
 }

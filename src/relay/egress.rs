@@ -1,6 +1,6 @@
 //! The output of one backend: the packet being filled, and the packets queued because its socket is busy.
 //!
-//! In: lines from `mod.rs`. Out: closed packets. Order is kept: while packets wait here, newer ones queue behind them.
+//! In: lines from `mod.rs`. Out: closed packets. Order is kept: while packets wait here, newer ones are queued after them.
 
 use super::backlog::{Backlog, List};
 use super::route::GsoMode;
@@ -58,7 +58,7 @@ impl Egress {
     }
 
     /// A packet is closed: without padding, the next one is filled no further than this one's length, if it can follow it in
-    /// a GSO batch that this one begins or goes on with.
+    /// a GSO batch that this one begins or continues.
     #[inline(always)]
     pub fn closed(&mut self, packet_bytes: usize) {
         if self.gso == GsoMode::Unpadded {
@@ -101,33 +101,33 @@ impl Egress {
 
     /// Queues a packet at its place; the caller has checked the bounds. If it fits into the newest one waiting, its
     /// lines are moved there and it is returned, free: otherwise a trickle for a busy backend would fill the queue with near-empty packets.
-    pub fn wait(&mut self, waiting: &mut Backlog, packet: Packet) -> Option<Packet> {
-        if let Some(newest) = waiting.newest_mut(&self.backlog)
+    pub fn wait(&mut self, backlog: &mut Backlog, packet: Packet) -> Option<Packet> {
+        if let Some(newest) = backlog.newest_mut(&self.backlog)
             && newest.sequence < packet.sequence
             && newest.absorb(&packet, self.packet_bytes_max as usize)
         {
             return Some(packet);
         }
         self.backlog_bytes += packet.capacity();
-        waiting.insert(&mut self.backlog, packet);
+        backlog.insert(&mut self.backlog, packet);
         None
     }
 
     /// The newest waiting packet.
-    pub fn next_back(&mut self, waiting: &mut Backlog) -> Option<Packet> {
-        let packet = waiting.take_newest(&mut self.backlog)?;
+    pub fn next_back(&mut self, backlog: &mut Backlog) -> Option<Packet> {
+        let packet = backlog.take_newest(&mut self.backlog)?;
         self.backlog_bytes -= packet.capacity();
         Some(packet)
     }
 
     /// Metrics here.
-    pub fn metrics(&self, waiting: &Backlog) -> u64 {
-        waiting.packets(&self.backlog).chain(&self.open).map(|packet| u64::from(packet.metrics)).sum()
+    pub fn metrics(&self, backlog: &Backlog) -> u64 {
+        backlog.packets(&self.backlog).chain(&self.open).map(|packet| u64::from(packet.metrics)).sum()
     }
 
     /// Calls `change` with every packet here, for a change of the backend list.
-    pub fn change_each(&mut self, waiting: &mut Backlog, mut change: impl FnMut(&mut Packet)) {
-        waiting.change_each(&self.backlog, &mut change);
+    pub fn change_each(&mut self, backlog: &mut Backlog, mut change: impl FnMut(&mut Packet)) {
+        backlog.change_each(&self.backlog, &mut change);
         self.open.iter_mut().for_each(change);
     }
 }

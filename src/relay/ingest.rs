@@ -18,7 +18,7 @@ use crate::wire::{self, LineVisitor};
 enum Disposition {
     /// It is in a packet, pending.
     Held,
-    /// It was dropped, if a backend was found for it, on the way to that one.
+    /// It was dropped; with the backend, if it had one.
     Dropped(DropReason, Option<usize>),
 }
 
@@ -76,14 +76,14 @@ impl Relay {
         let whole =
             if datagram_bytes > bytes.len() { self.cut(arrival, bytes, datagram_bytes) } else { bytes };
         // Taken out for the time of the pass, which needs the relay as a whole; a pointer is all that moves.
-        let mut marks = self.marks.take();
+        let mut line_index = self.line_index.take();
         let scanner = self.scanner;
         let mut hashing = Hashing { relay: self, arrival, datagram: whole, metrics: 0 };
-        if let Some(marks) = &mut marks {
-            scanner.each_line(whole, marks, &mut hashing);
+        if let Some(line_index) = &mut line_index {
+            scanner.each_line(whole, line_index, &mut hashing);
         }
         let metrics = hashing.metrics;
-        self.marks = marks;
+        self.line_index = line_index;
         self.route_found(arrival, whole);
         self.counters.add(Counter::MetricsReceived, metrics);
         if metrics == 0 {
@@ -148,9 +148,9 @@ impl Relay {
     /// Decides for lines: without memory, by the cache, or anew.
     #[inline(always)]
     fn decide_all(&mut self, found: &mut [ParsedLine], datagram: &[u8]) {
-        if let Some(few) = &self.few {
+        if let Some(jump_table) = &self.jump_table {
             for line in found {
-                line.decision = Some(Decision::at_home(few.bucket(line.hash)));
+                line.decision = Some(Decision::at_home(jump_table.bucket(line.hash)));
             }
             return;
         }
@@ -245,7 +245,7 @@ impl Relay {
         };
         if !packet.append(line) {
             // Unreachable: the pool's long packets hold a whole datagram. Counted anyway.
-            self.pool.give(packet);
+            self.pool.recycle(packet);
             return Disposition::Dropped(DropReason::SendTooLong, Some(backend));
         }
         packet.backend = backend;

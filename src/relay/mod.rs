@@ -99,7 +99,7 @@ impl RelayLimits {
     }
 }
 
-/// Free packets without which a datagram is not taken: each kind's most that its lines can open.
+/// Free packets required before a datagram is taken: the most of each kind that its lines can open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Needs {
     packets: usize,
@@ -139,8 +139,8 @@ pub struct Relay {
     needs: Needs,
     pool: Pool,
     egress: Vec<Egress>,
-    /// The packets of all egresses that wait for busy sockets.
-    waiting: Backlog,
+    /// Packets of all backends that wait for busy sockets.
+    backlog: Backlog,
     /// Closed packets, ready to be handed over, oldest first.
     ready: VecDeque<Packet>,
     /// Open packets in the order of their deadlines; entries of packets closed since are stale.
@@ -152,19 +152,19 @@ pub struct Relay {
     /// Packets and metrics in flight in the driver.
     handed_over: (usize, u64),
     sequence: u64,
-    /// Looks through `ready` so far.
-    look: u64,
+    /// Number of passes over `ready`.
+    ready_pass: u64,
     /// Lines of the datagram that is being taken.
     found: Vec<ParsedLine>,
     /// When it arrived, if that is known.
     stamped_us: Option<i64>,
     /// Routing without the cache, if the table permits.
-    few: Option<JumpTable>,
+    jump_table: Option<JumpTable>,
     /// Cached routes by name, valid for this table only.
     cache: HashCache,
     scanner: Scanner,
-    /// Where lines are marked; always there but while one datagram is taken.
-    marks: Option<Box<LineIndex>>,
+    /// Line boundaries; always present except while a datagram is taken apart.
+    line_index: Option<Box<LineIndex>>,
     counters: Counters,
 }
 
@@ -182,20 +182,20 @@ impl Relay {
             pool: Pool::new(size),
             busy: Vec::with_capacity(egress.len()),
             egress,
-            waiting: Backlog::new(packets),
+            backlog: Backlog::new(packets),
             ready: VecDeque::with_capacity(packets),
             opened: VecDeque::with_capacity(packets),
             busy_retry_us: 0,
             backlog_bytes: 0,
             handed_over: (0, 0),
             sequence: 0,
-            look: 0,
+            ready_pass: 0,
             found: Vec::with_capacity(FOUND_MAX),
             stamped_us: None,
-            few: table.jump_table(),
+            jump_table: table.jump_table(),
             cache: HashCache::new(limits.cache_entries),
             scanner: Scanner::new(),
-            marks: Some(Box::default()),
+            line_index: Some(Box::default()),
             counters: Counters::new(),
             table,
         };
@@ -203,7 +203,7 @@ impl Relay {
         relay
     }
 
-    /// Finds lines by `scanner` from now on; for measuring one that is not the fastest here.
+    /// Sets the scanner; to measure one that is not the fastest here.
     pub fn scan_by(&mut self, scanner: Scanner) {
         self.scanner = scanner;
     }
@@ -225,10 +225,10 @@ impl Relay {
         packet.unpad();
         let egress = &mut self.egress[packet.backend];
         let before = egress.backlog_bytes();
-        let absorbed = egress.wait(&mut self.waiting, packet);
+        let absorbed = egress.wait(&mut self.backlog, packet);
         self.backlog_bytes += egress.backlog_bytes() - before;
         if let Some(packet) = absorbed {
-            self.pool.give(packet);
+            self.pool.recycle(packet);
         }
     }
 
@@ -243,7 +243,7 @@ impl Relay {
         self.opened.push_back(Opened { backend, opened: self.egress[backend].opened });
     }
 
-    /// Closes the open packet of a backend: it is ready, or waits behind others if the socket is busy.
+    /// Closes the open packet of a backend: it is ready, or queued after others if the socket is busy.
     fn close(&mut self, backend: usize) {
         let Some(mut packet) = self.egress[backend].open.take() else { return };
         self.sequence += 1;
@@ -308,9 +308,11 @@ impl Relay {
     }
 
     fn has_several_of_one_backend(&mut self) -> bool {
-        self.look += 1;
-        let (look, egress) = (self.look, &mut self.egress);
-        self.ready.iter().any(|packet| std::mem::replace(&mut egress[packet.backend].seen_at, look) == look)
+        self.ready_pass += 1;
+        let (ready_pass, egress) = (self.ready_pass, &mut self.egress);
+        self.ready
+            .iter()
+            .any(|packet| std::mem::replace(&mut egress[packet.backend].seen_at, ready_pass) == ready_pass)
     }
 
     /// Makes everything that waits for busy sockets ready again, before what was ready, in order.
@@ -320,7 +322,7 @@ impl Relay {
             self.close(backend);
             let egress = &mut self.egress[backend];
             egress.busy = false;
-            while let Some(packet) = egress.next_back(&mut self.waiting) {
+            while let Some(packet) = egress.next_back(&mut self.backlog) {
                 self.backlog_bytes -= packet.capacity();
                 self.ready.push_front(packet);
             }
@@ -361,7 +363,7 @@ impl Relay {
         open.into_iter().chain(busy).min()
     }
 
-    /// Sets the largest packet of each backend, in the table's order: what the rules say, or, where they say `auto`, what
+    /// Sets the largest packet of each backend, in the table's order: the configured size, or, with `auto`, what
     /// the path MTU permits, if that is less. To be called after each new table.
     pub fn limit_packets(&mut self, path_payload_bytes: impl IntoIterator<Item = Option<usize>>) {
         let rules = self.table.rules;
@@ -416,11 +418,11 @@ impl Relay {
     /// Metrics held, counted in place.
     pub fn count_pending(&self) -> u64 {
         let ready: u64 = self.ready.iter().map(|packet| u64::from(packet.metrics)).sum();
-        let egress = self.egress.iter().map(|egress| egress.metrics(&self.waiting));
+        let egress = self.egress.iter().map(|egress| egress.metrics(&self.backlog));
         ready + self.handed_over.1 + egress.sum::<u64>()
     }
 
-    /// A debug build compares the running count with the packets themselves, and the account with itself; asked after
+    /// A debug build compares the running count with the packets themselves, and checks the counters' balance; called after
     /// every batch.
     pub fn check_account(&self) {
         debug_assert_eq!(

@@ -19,7 +19,7 @@ pub enum Hint {
     GsoRefused {
         /// Its index in the table.
         backend: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: i32,
     },
     /// Sends to this backend fail: it may have to be checked early, and the error logged.
@@ -75,7 +75,7 @@ impl Relay {
         if is_news { Hint::SendsFail { backend } } else { Hint::None }
     }
 
-    /// ICMP answers came to packets that `socket` sent earlier. They were counted as sent, which the account keeps.
+    /// ICMP answers came to packets that `socket` sent earlier. They remain counted as sent.
     pub fn answered(&mut self, socket: SocketSlot, errors: &SendErrorCounts, now_us: u64) -> Hint {
         let backend = self.egress.iter().position(|egress| egress.socket == Some(socket));
         match backend {
@@ -193,7 +193,7 @@ impl Relay {
                 Exit::Dropped(_) => node.counters.dropped(metrics),
             }
         }
-        self.pool.give(packet);
+        self.pool.recycle(packet);
     }
 
     /// Drops everything it holds, for a reason; nothing may be with the driver. Returns the metrics dropped.

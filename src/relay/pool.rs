@@ -79,7 +79,7 @@ impl Pool {
     }
 
     /// Takes a packet back. One of an earlier pool is freed: otherwise it would keep that whole pool's memory.
-    pub fn give(&mut self, mut packet: Packet) {
+    pub fn recycle(&mut self, mut packet: Packet) {
         packet.clear();
         let list = if packet.capacity() == self.packet_bytes { &mut self.free } else { &mut self.oversize };
         if packet.pool == self.number && list.len() < list.capacity() {
@@ -111,20 +111,20 @@ mod tests {
         let long = pool.take(11).unwrap();
         assert_eq!((small.capacity(), long.capacity()), (10, 20));
         assert!(pool.take(11).is_none());
-        pool.give(small);
-        pool.give(long);
-        pool.give(Packet::with_capacity(15));
-        pool.give(Packet::with_capacity(10));
+        pool.recycle(small);
+        pool.recycle(long);
+        pool.recycle(Packet::with_capacity(15));
+        pool.recycle(Packet::with_capacity(10));
         assert_eq!((pool.free(), pool.free_oversize()), (2, 1));
         let (old, old_long) = (pool.take(10).unwrap(), pool.take(20).unwrap());
         pool.renew(PoolSize { packets: 3, timestamps: true, ..size });
         let taken = (pool.take(10).unwrap(), pool.take(20).unwrap());
         assert!(old.arrivals.is_none() && taken.0.arrivals.is_some() && taken.1.arrivals.is_some());
-        pool.give(old);
-        pool.give(old_long);
+        pool.recycle(old);
+        pool.recycle(old_long);
         assert_eq!((pool.free(), pool.free_oversize()), (2, 0));
-        pool.give(taken.0);
-        pool.give(taken.1);
+        pool.recycle(taken.0);
+        pool.recycle(taken.1);
         assert_eq!((pool.free(), pool.free_oversize()), (3, 1));
     }
 }

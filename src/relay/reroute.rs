@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl Relay {
-    /// Routes by `table` from now on. If its backends differ, the driver must have none of this relay's packets
+    /// Applies `table`. If its backends differ, the driver must have none of this relay's packets
     /// ([`Relay::is_settled`]); a change of the live set or the rules alone may come at any time.
     ///
     /// Backends are identified by name. Packets queued for a removed one are dropped as `node_removed`: transmit
@@ -33,7 +33,7 @@ impl Relay {
         }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
         let grown = table.nodes.len() > self.table.nodes.len();
-        self.few = table.jump_table();
+        self.jump_table = table.jump_table();
         self.needs = self.limits.needs(table.nodes.len(), table.rules.packet_bytes_max);
         self.table = table;
         if resized || grown {
@@ -62,7 +62,7 @@ impl Relay {
             match place_of[old].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
                 Some((new, socket)) => {
                     egress.socket = Some(socket);
-                    egress.change_each(&mut self.waiting, |packet| {
+                    egress.change_each(&mut self.backlog, |packet| {
                         if !is_planted(Defect::WaitingPacketsMisplaced) {
                             (packet.backend, packet.socket) = (new, socket);
                         }
@@ -74,7 +74,7 @@ impl Relay {
                     self.backlog_bytes -= egress.backlog_bytes();
                     let open = egress.open.take();
                     let left =
-                        open.into_iter().chain(std::iter::from_fn(|| egress.next_back(&mut self.waiting)));
+                        open.into_iter().chain(std::iter::from_fn(|| egress.next_back(&mut self.backlog)));
                     gone.extend(left.map(|packet| (packet, reason_of(old))));
                 }
             }
@@ -92,7 +92,7 @@ impl Relay {
             }
         }
         for (packet, reason) in gone {
-            // The old table still stands here, so the drop is counted at the backend that is gone.
+            // The old table is still in effect here, so the drop is counted at the removed backend.
             if reason == DropReason::SendFailed {
                 let counters = &self.table.nodes[packet.backend].counters;
                 counters.dropped_without_socket(u64::from(packet.metrics));
@@ -126,13 +126,13 @@ impl Relay {
         self.pool.renew(size);
         let packets = size.packets + size.oversize;
         self.ready.reserve(packets.saturating_sub(self.ready.len()));
-        self.waiting.grow_to(packets);
+        self.backlog.grow_to(packets);
         self.opened.reserve(packets.saturating_sub(self.opened.len()));
         self.busy.reserve(self.egress.len());
     }
 }
 
-/// How packets go in GSO batches to a backend that stays. A refusal stands as long as the way to it is the same.
+/// How packets go in GSO batches to a backend that stays. A refusal remains valid while its address is unchanged.
 fn gso_after(old: &RouteNode, new: &RouteNode, egress: &Egress) -> GsoMode {
     let is_refused = egress.gso == GsoMode::Off && old.gso != GsoMode::Off;
     let is_same_way = old.address == new.address;

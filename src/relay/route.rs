@@ -108,7 +108,7 @@ pub enum GsoMode {
 }
 
 impl GsoMode {
-    /// As `gso` and `status` say it.
+    /// As shown by `gso` and `status`.
     pub const fn name(self) -> &'static str {
         match self {
             GsoMode::Off => "off",

@@ -168,7 +168,7 @@ fn dead_backends_divert_or_drop() {
     assert_eq!(relay.counters().imbalance(), 0);
 }
 
-/// As `table`, with these backends' names served elsewhere whatever the rules say.
+/// As `table`, with these backends' names served elsewhere regardless of the rules.
 fn diverting(names: &[&str], live: [bool; 3], diverted: [bool; 3], rules: Rules) -> Arc<RouteTable> {
     let now = table(names, LiveSet::new(live), rules);
     let nodes = Arc::clone(&now.nodes);
@@ -447,7 +447,7 @@ fn without_room_at_the_driver_nothing_is_lost_or_reordered() {
 }
 
 #[test]
-fn a_reload_keeps_what_stays_and_counts_what_goes() {
+fn a_reload_keeps_remaining_backends_and_counts_drops_of_removed_ones() {
     let mut relay = relay_of(&["a:1", "b:1", "c:1"], rules());
     // Homes among three: glork 0, gaugor 1, foo 2.
     feed(&mut relay, 0, "glork:1|c\ngaugor:1|c\nfoo:1|c");
@@ -562,7 +562,7 @@ fn packets_that_wait_for_a_busy_socket_lose_their_padding() {
 }
 
 #[test]
-fn a_reload_that_changes_gso_is_followed_and_a_refusal_stands_until_the_way_changes() {
+fn a_reload_applies_gso_and_a_refusal_remains_until_the_address_changes() {
     let with = |gso: GsoMode, port: u16, before: Option<&RouteTable>| {
         let mut next = Arc::into_inner(table(&["a:1"], LiveSet::all(1), rules())).unwrap();
         let node = RouteNode {
@@ -646,7 +646,7 @@ fn a_debug_build_stops_at_the_first_metric_that_is_not_accounted_for() {
 }
 
 #[test]
-fn packets_tell_when_each_metric_arrived_however_often_they_are_sent() {
+fn packets_keep_the_arrival_of_each_metric_across_retries() {
     let limits = RelayLimits { timestamps: true, ..limits() };
     let mut relay = Relay::new(limits, table(&["a:1"], LiveSet::all(1), rules()), &sockets(1));
     let feed = |relay: &mut Relay, stamped_us: Option<i64>, text: &str| {

@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> u8 {
         }
         (Some(address), None) => match resolved(address) {
             Ok(addresses) => addresses,
-            Err(words) => return usage_error(&words),
+            Err(message) => return usage_error(&message),
         },
         (None, file) => match configured(file.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))) {
             Ok(addresses) => addresses,
@@ -69,14 +69,14 @@ pub fn run(options: &Options) -> u8 {
         },
     };
     match ask_any(&addresses, Duration::from_millis(timeout_ms)) {
-        Ok(Answer { is_ready: true, words }) => print(&format!("{words}\n")),
-        Ok(Answer { is_ready: false, words }) => not_ready(&words),
-        Err(words) => not_ready(&format!("not ready: {words}")),
+        Ok(Answer { is_ready: true, message }) => print(&format!("{message}\n")),
+        Ok(Answer { is_ready: false, message }) => not_ready(&message),
+        Err(message) => not_ready(&format!("not ready: {message}")),
     }
 }
 
 /// Where the proxy with this config has its admin port: where a running one listens, since the file may have changed since it
-/// was started, and may even be wrong by now; else where the file says.
+/// was started, and may even be wrong by now; otherwise the address in the file.
 fn configured(file: &Path) -> Result<Vec<SocketAddr>, u8> {
     let mut addresses = running::admin_addresses(file);
     if addresses.is_empty() {
@@ -86,8 +86,8 @@ fn configured(file: &Path) -> Result<Vec<SocketAddr>, u8> {
 }
 
 /// Prints the reason on stdout, where Docker reads it.
-fn not_ready(words: &str) -> u8 {
-    match print(&format!("{words}\n")) {
+fn not_ready(message: &str) -> u8 {
+    match print(&format!("{message}\n")) {
         exit::OK => exit::BAD_VERDICT,
         code => code,
     }
@@ -113,7 +113,7 @@ fn reachable(mut listening: SocketAddr) -> SocketAddr {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
     is_ready: bool,
-    words: String,
+    message: String,
 }
 
 /// Asks the first address that takes a connection; the time is for all of them together, and one that swallows everything
@@ -127,15 +127,15 @@ fn ask_any(addresses: &[SocketAddr], timeout: Duration) -> Result<Answer, String
         match connected {
             Ok(stream) => {
                 return ask(stream, *address, deadline)
-                    .map_err(|error| format!("{address}: {}", in_words(&error, timeout)));
+                    .map_err(|error| format!("{address}: {}", error_text(&error, timeout)));
             }
-            Err(error) => failures.push(format!("{address}: {}", in_words(&error, timeout))),
+            Err(error) => failures.push(format!("{address}: {}", error_text(&error, timeout))),
         }
     }
     Err(failures.join("; "))
 }
 
-fn in_words(error: &io::Error, timeout: Duration) -> String {
+fn error_text(error: &io::Error, timeout: Duration) -> String {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer within {} ms", timeout.as_millis()),
         _ => error.to_string(),
@@ -189,15 +189,15 @@ fn answer(bytes: &[u8]) -> io::Result<Answer> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut fields);
     let Ok(httparse::Status::Complete(head_bytes)) = parsed.parse(bytes) else { return Err(not_ours()) };
-    let words = String::from_utf8_lossy(&bytes[head_bytes..]).trim_end().to_owned();
+    let message = String::from_utf8_lossy(&bytes[head_bytes..]).trim_end().to_owned();
     let is_ready = match parsed.code {
         Some(200) => true,
         Some(503) => false,
         _ => return Err(not_ours()),
     };
-    let is_known = words.starts_with(if is_ready { "ready" } else { "not ready" });
+    let is_known = message.starts_with(if is_ready { "ready" } else { "not ready" });
     if is_known {
-        Ok(Answer { is_ready, words: crate::admin::escape(words.as_bytes()) })
+        Ok(Answer { is_ready, message: crate::admin::escape(message.as_bytes()) })
     } else {
         Err(not_ours())
     }
@@ -228,19 +228,19 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn ready_and_not_ready_are_told_in_the_proxys_words() {
+    fn the_proxys_answer_is_printed() {
         let ready = answering("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nready\n", Duration::ZERO);
-        assert_eq!(ask_any(&[ready], LONG), Ok(Answer { is_ready: true, words: "ready".to_owned() }));
+        assert_eq!(ask_any(&[ready], LONG), Ok(Answer { is_ready: true, message: "ready".to_owned() }));
         let stopping =
             answering("HTTP/1.1 503 Service Unavailable\r\n\r\nnot ready: a stop\n", Duration::ZERO);
         assert_eq!(
             ask_any(&[stopping], LONG),
-            Ok(Answer { is_ready: false, words: "not ready: a stop".to_owned() })
+            Ok(Answer { is_ready: false, message: "not ready: a stop".to_owned() })
         );
     }
 
     #[test]
-    fn a_whole_answer_is_taken_though_the_connection_stays_open() {
+    fn a_complete_answer_is_accepted_while_the_connection_stays_open() {
         let whole = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nready\n";
         let kept = answering(whole, LONG);
         let asked = Instant::now();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_or_silent_or_another_one_is_not_ready() {
+    fn no_answer_and_a_foreign_answer_mean_not_ready() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert!(ask_any(&[free], LONG).unwrap_err().contains("refused"));
         let silent = answering("", LONG);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_address_is_asked_if_one_takes_no_connection() {
+    fn the_next_address_is_tried_if_one_refuses() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let ready = answering("HTTP/1.1 200 OK\r\n\r\nready: yes\n", Duration::ZERO);
         assert!(ask_any(&[free, ready], LONG).unwrap().is_ready);

@@ -93,7 +93,7 @@ struct Plan<'c> {
     names: u64,
     /// By the backends before and after: how many names.
     ways: BTreeMap<(&'c str, &'c str), u64>,
-    /// Every backend of both configs, in their order, those of the new one first; last, if need be, nobody.
+    /// Every backend of both configs, in their order, those of the new one first; last, if need be, "none".
     backends: Vec<&'c str>,
 }
 
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_config_and_the_same_placement_in_other_words_move_nothing() {
+    fn equivalent_configs_move_nothing() {
         let old = config(&[1, 2, 3], "");
         assert_eq!(plan(&old, &config(&[1, 2, 3], r#", "port": 999"#)).moved(), 0);
         let text = plan(&old, &old).to_text("made-up");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nobody_gets_are_told() {
+    fn names_without_a_backend_are_counted() {
         let (old, mut new) = (config(&[1, 2], ""), config(&[1, 2], ""));
         for node in &mut new.nodes {
             node.disabled = true;

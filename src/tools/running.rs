@@ -1,6 +1,6 @@
-//! A running proxy found by its config file: where its admin port really listens, whatever the file says by now.
+//! A running proxy found by its config file: where its admin port actually listens, even if the file has changed since.
 //!
-//! In: the path of a config, /proc. Out: listening TCP addresses. Next: `check_ready.rs` asks there.
+//! In: the path of a config, /proc. Out: listening TCP addresses. Next: `check_ready.rs` queries them.
 
 use super::config_file::DEFAULT_CONFIG;
 use procfs::net::{TcpNetEntry, TcpState, tcp, tcp6};
@@ -70,8 +70,8 @@ mod tests {
     #[test]
     fn the_config_is_read_off_the_command_line() {
         let file = |line: &str| {
-            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            file_argument(&words).map(|path| path.display().to_string())
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            file_argument(&arguments).map(|path| path.display().to_string())
         };
         assert_eq!(file("/statsring"), Some(DEFAULT_CONFIG.to_owned()));
         assert_eq!(file("statsring -d -f a.json"), Some("a.json".to_owned()));

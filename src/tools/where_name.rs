@@ -1,7 +1,7 @@
 //! `statsring where`: which backend gets a name, as the running proxy decides it.
 //!
 //! In: a config, backends taken as down, names from the arguments or from standard input. Out: `NAME<TAB>HOST:PORT`
-//! lines. Next: nobody; a script reads them.
+//! lines, for scripts.
 
 use super::config_file::{DEFAULT_CONFIG, load};
 use super::names::{NamesError, read_names};
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_backend_is_told_the_known_ones() {
+    fn an_unknown_backend_is_answered_with_the_known_ones() {
         let config = config(25, "");
         let Err(text) = assignment(&config, &["n0".to_owned()]) else { panic!("n0 has no port") };
         assert!(

@@ -130,7 +130,7 @@ impl Default for LineIndex {
 #[inline(always)]
 pub(super) fn each_line(
     datagram: &[u8],
-    marks: &mut LineIndex,
+    line_index: &mut LineIndex,
     masks: impl Fn(&[u8; WINDOW_BYTES]) -> Masks,
     mut work: impl LineVisitor,
 ) {
@@ -140,16 +140,16 @@ pub(super) fn each_line(
     let mut rest = datagram;
     while !rest.is_empty() {
         let segment = &rest[..rest.len().min(SEGMENT_BYTES)];
-        marks.fill(segment, &masks);
+        line_index.fill(segment, &masks);
         if segment.len() == rest.len() {
-            marks.end_at(rest.len());
-        } else if marks.lines == 0 {
-            marks.end_at(memchr::memchr(b'\n', rest).unwrap_or(rest.len()));
+            line_index.end_at(rest.len());
+        } else if line_index.lines == 0 {
+            line_index.end_at(memchr::memchr(b'\n', rest).unwrap_or(rest.len()));
         }
         let mut start = 0;
-        for end in marks.ends.iter().take(marks.lines).map(|end| *end as usize) {
+        for end in line_index.ends.iter().take(line_index.lines).map(|end| *end as usize) {
             if let Some(line) = rest.get(start..end) {
-                take(line, marks.window(start), &mut work);
+                take(line, line_index.window(start), &mut work);
             }
             start = end + 1;
         }
@@ -235,9 +235,9 @@ mod tests {
     fn found_by(scanner: Scanner, datagram: &[u8]) -> Found {
         let mut all = Vec::new();
         // Marks of an earlier datagram must not matter.
-        let mut marks = LineIndex::new();
-        scanner.each_line(&b":|\n".repeat(SEGMENT_BYTES), &mut marks, |_: &[u8], _: Option<&[u8]>| {});
-        scanner.each_line(datagram, &mut marks, |line: &[u8], key: Option<&[u8]>| {
+        let mut line_index = LineIndex::new();
+        scanner.each_line(&b":|\n".repeat(SEGMENT_BYTES), &mut line_index, |_: &[u8], _: Option<&[u8]>| {});
+        scanner.each_line(datagram, &mut line_index, |line: &[u8], key: Option<&[u8]>| {
             all.push((line.to_vec(), key.map(<[u8]>::to_vec)));
         });
         all

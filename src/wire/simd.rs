@@ -59,13 +59,13 @@ impl Scanner {
 
     /// Gives each line of a datagram, in order, to `work`.
     #[inline]
-    pub fn each_line(self, datagram: &[u8], marks: &mut LineIndex, work: impl LineVisitor) {
+    pub fn each_line(self, datagram: &[u8], line_index: &mut LineIndex, work: impl LineVisitor) {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => x86_64::each_line_avx2(datagram, marks, work),
+            Kind::Avx2 => x86_64::each_line_avx2(datagram, line_index, work),
             #[cfg(target_arch = "x86_64")]
-            Kind::Sse2 => x86_64::each_line_sse2(datagram, marks, work),
-            Kind::Portable => each_line(datagram, marks, masks_portable, work),
+            Kind::Sse2 => x86_64::each_line_sse2(datagram, line_index, work),
+            Kind::Portable => each_line(datagram, line_index, masks_portable, work),
         }
     }
 }
@@ -118,21 +118,21 @@ mod x86_64 {
             && is_x86_feature_detected!("popcnt")
     }
 
-    pub fn each_line_avx2(datagram: &[u8], marks: &mut LineIndex, work: impl LineVisitor) {
+    pub fn each_line_avx2(datagram: &[u8], line_index: &mut LineIndex, work: impl LineVisitor) {
         // SAFETY: a `Way` of this kind is made only where `has_avx2` said so.
-        unsafe { with_avx2(datagram, marks, work) }
+        unsafe { with_avx2(datagram, line_index, work) }
     }
 
-    pub fn each_line_sse2(datagram: &[u8], marks: &mut LineIndex, work: impl LineVisitor) {
+    pub fn each_line_sse2(datagram: &[u8], line_index: &mut LineIndex, work: impl LineVisitor) {
         // SAFETY: SSE2 is part of x86-64.
         let masks = |window: &[u8; WINDOW_BYTES]| unsafe { masks_sse2(window) };
-        each_line(datagram, marks, masks, work);
+        each_line(datagram, line_index, masks, work);
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    fn with_avx2(datagram: &[u8], marks: &mut LineIndex, work: impl LineVisitor) {
+    fn with_avx2(datagram: &[u8], line_index: &mut LineIndex, work: impl LineVisitor) {
         let masks = |window: &[u8; WINDOW_BYTES]| masks_avx2(window);
-        each_line(datagram, marks, masks, work);
+        each_line(datagram, line_index, masks, work);
     }
 
     #[inline]

@@ -1,7 +1,7 @@
 //! Validates the `Host` header: a foreign web page may have its own name resolve to this host (DNS rebinding), and
 //! could then read the replies. Pure.
 //!
-//! In: the value of `Host`. Out: whether the request is answered. Next: `converse.rs`.
+//! In: the value of `Host`. Out: whether the request is answered. Next: `connection.rs`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_and_senseless_ones_are_not() {
+    fn other_names_and_invalid_ones_are_not() {
         for host in [
             "",
             ":8126",

@@ -1,6 +1,6 @@
 //! The pages: path → page → answer. Pure.
 //!
-//! In: a path; a [`View`] or what little a page needs. Out: a [`Response`]. Next: `converse.rs` asks the proxy for what
+//! In: a path; a [`View`] or what little a page needs. Out: a [`Response`]. Next: `connection.rs` asks the proxy for what
 //! a page shows.
 
 use super::response::{Response, Status};
@@ -20,7 +20,7 @@ pub enum Page {
     Alive,
     /// Whether the proxy is ready for metrics.
     Ready,
-    /// Everything that the text commands know.
+    /// Everything that the text commands report.
     Stats,
 }
 
@@ -55,44 +55,44 @@ pub fn index() -> Response {
          Text commands, one per line, are answered on the same port: echo help | nc HOST PORT\n",
         HTTP_PATHS.map(line).concat()
     );
-    Response { body, ..Response::words(Status::Ok, "") }
+    Response { body, ..Response::text(Status::Ok, "") }
 }
 
 /// Liveness. A process whose worker or control thread fails exits; a stuck one is detected by polling it.
 pub fn alive(stuck: Option<String>) -> Response {
     match stuck {
-        None => Response::words(Status::Ok, "ok"),
-        Some(words) => Response::words(Status::Unavailable, format!("stuck: {words}")),
+        None => Response::text(Status::Ok, "ok"),
+        Some(message) => Response::text(Status::Unavailable, format!("stuck: {message}")),
     }
 }
 
 /// Readiness.
 pub fn ready(readiness: Readiness) -> Response {
     let status = if readiness.is_ready() { Status::Ok } else { Status::Unavailable };
-    Response::words(status, readiness.words())
+    Response::text(status, readiness.message())
 }
 
 /// Every figure.
 pub fn metrics(view: &View) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    Response { content_type, body: prometheus::render(view), ..Response::words(Status::Ok, "") }
+    Response { content_type, body: prometheus::render(view), ..Response::text(Status::Ok, "") }
 }
 
 /// Everything, with the effective configuration.
 pub fn stats(view: &View, config_json: &str) -> Response {
     let (content_type, body) = ("application/json", json::render(view, config_json));
-    Response { content_type, body, ..Response::words(Status::Ok, "") }
+    Response { content_type, body, ..Response::text(Status::Ok, "") }
 }
 
 /// Not found.
 pub fn unknown() -> Response {
-    Response::words(Status::NotFound, "no such page; see / for a list")
+    Response::text(Status::NotFound, "no such page; see / for a list")
 }
 
 /// The request names another host.
-pub fn stranger(host: &str) -> Response {
+pub fn foreign_host(host: &str) -> Response {
     let shown: String = host.chars().take(HOST_SHOWN_MAX).collect();
-    Response::words(
+    Response::text(
         Status::Forbidden,
         format!(
             "host \"{}\" refused: expected an address, localhost or a name of this host; add the name to managementNames in \

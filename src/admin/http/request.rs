@@ -1,7 +1,7 @@
 //! Bytes → one request's head. Pure.
 //!
 //! In: bytes that were sent and not yet answered. Out: a [`Request`] and where the next one starts, or the
-//! refusal that ends the connection. The grammar is httparse's; the rest is validated here. Next: `converse.rs`.
+//! refusal that ends the connection. The grammar is httparse's; the rest is validated here. Next: `connection.rs`.
 
 use super::response::{Response, Status};
 
@@ -19,7 +19,7 @@ pub struct Request {
     pub is_options: bool,
     /// The path, without what follows a `?`.
     pub path: String,
-    /// The `Host` header; optional in HTTP/1.0, which no browser speaks.
+    /// The `Host` header; optional in HTTP/1.0, which no browser uses.
     pub host: Option<String>,
     /// The connection is closed after the reply.
     pub is_last: bool,
@@ -51,7 +51,8 @@ pub fn read(bytes: &[u8]) -> Head {
     let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
     let result = parsed.parse(window);
     let is_head = parsed.method == Some("HEAD");
-    let refuse = |status, words: String| Head::Refused { response: Response::words(status, words), is_head };
+    let refuse =
+        |status, message: String| Head::Refused { response: Response::text(status, message), is_head };
     let length = match result {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if window.len() < HEAD_BYTES_MAX => return Head::Partial { is_head },
@@ -74,7 +75,7 @@ pub fn read(bytes: &[u8]) -> Head {
     };
     match request(&parsed) {
         Ok(request) => Head::Whole(request, length),
-        Err((status, words)) => refuse(status, words.to_owned()),
+        Err((status, message)) => refuse(status, message.to_owned()),
     }
 }
 
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_ends_where_http_says_so() {
+    fn the_connection_is_closed_as_http_specifies() {
         for (fields, is_last) in [
             ("", false),
             ("Connection: keep-alive\r\n", false),

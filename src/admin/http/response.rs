@@ -1,6 +1,6 @@
 //! An answer → its bytes. Pure.
 //!
-//! In: a status and a body. Out: head and body of an HTTP/1.1 response. Next: `converse.rs` writes them.
+//! In: a status and a body. Out: head and body of an HTTP/1.1 response. Next: `connection.rs` writes them.
 
 use std::time::SystemTime;
 
@@ -62,9 +62,9 @@ pub struct Response {
 
 impl Response {
     /// A line of text.
-    pub fn words(status: Status, words: impl Into<String>) -> Response {
+    pub fn text(status: Status, message: impl Into<String>) -> Response {
         let lists_methods = status == Status::MethodNotAllowed;
-        Response { status, content_type: TEXT, body: words.into() + "\n", lists_methods }
+        Response { status, content_type: TEXT, body: message.into() + "\n", lists_methods }
     }
 
     /// The answer to OPTIONS where this is the one to GET: its status, the methods, and no body.
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_well_formed() {
-        let response = Response::words(Status::Ok, "ok");
+        let response = Response::text(Status::Ok, "ok");
         let head = "HTTP/1.1 200 OK\r\nDate: Wed, 18 May 2033 03:33:20 GMT\r\nContent-Type: text/plain; charset=utf-8\r\n\
             Content-Length: 3\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\r\n";
         assert_eq!(text(&response, false, false), format!("{head}ok\n"));
@@ -117,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn a_405_says_what_is_allowed_and_a_last_answer_that_it_is_the_last() {
-        let text = text(&Response::words(Status::MethodNotAllowed, "no"), false, true);
+    fn a_405_lists_the_methods_and_a_last_response_closes_the_connection() {
+        let text = text(&Response::text(Status::MethodNotAllowed, "no"), false, true);
         assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{text}");
         assert!(
             text.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n")

@@ -155,7 +155,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn families_figures_and_labels_are_written_as_the_format_says() {
+    fn the_output_follows_the_exposition_format() {
         let mut out = Exposition::new();
         out.one(Kind::Gauge, "a", "One.", 1.5);
         let mut family = out.family(Kind::Counter, "b_total", "Two.");

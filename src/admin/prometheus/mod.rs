@@ -36,7 +36,7 @@ fn render_to(out: &mut Exposition, view: &View) {
     workers::render(out, view);
     latency::render(out, &view.latency, view.timestamps);
     backends::render(out, view);
-    proxy::surroundings(out, view);
+    proxy::host(out, view);
     proxy::process(out, view);
 }
 
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn every_family_has_its_head_once_and_its_figures_behind_it() {
+    fn every_family_has_one_header_followed_by_its_samples() {
         let text = render(&sample());
         let mut families = HashSet::new();
         let mut family = ("", "");

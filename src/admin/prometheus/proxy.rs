@@ -70,7 +70,7 @@ pub fn state(out: &mut Exposition, view: &View) {
 }
 
 /// Environment: the host, the admin port, memory.
-pub fn surroundings(out: &mut Exposition, view: &View) {
+pub fn host(out: &mut Exposition, view: &View) {
     let counter = Kind::Counter;
     out.known(
         counter,
@@ -181,12 +181,12 @@ mod tests {
         let mut out = Exposition::new();
         identity(&mut out, view);
         state(&mut out, view);
-        surroundings(&mut out, view);
+        host(&mut out, view);
         out.finish()
     }
 
     #[test]
-    fn it_says_what_it_is_and_how() {
+    fn identity_and_settings_are_exported() {
         let view = sample();
         let expected = [
             &*format!(
@@ -217,7 +217,7 @@ mod tests {
         view.readiness = Readiness::HealthDown;
         view.degraded.push("x".to_owned());
         view.workers[0].counters.add(Counter::MetricsSent, 5);
-        view.last_reload = Some(LastReload { ago_s: 1, words: "no".to_owned(), succeeded: false });
+        view.last_reload = Some(LastReload { ago_s: 1, message: "no".to_owned(), succeeded: false });
         let text = text(&view);
         for line in [
             "statsring_ready 0\n",

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 
 /// Most addresses of one name that are used; further ones are ignored.
 pub const ADDRESSES_MAX: usize = 8;
-/// After this long a refusal of metrics says nothing any more: servers are restarted.
+/// After this time a refusal of metrics has expired: servers are restarted.
 const REFUSAL_MS: u64 = 600_000;
 
 /// An address found by a lookup.
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn one_where_nobody_listens_comes_last() {
+    fn an_address_without_a_listener_comes_last() {
         let mut addresses = Addresses::new(AddressFamily::Any);
         let idle = Found { is_idle: true, ..Found::at(at(V4)) };
         addresses.set(vec![idle, Found::at(at(V6))]);
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_do_not_lead_to_where_nothing_would_tell_of_a_loss() {
+    fn refusals_do_not_move_metrics_to_where_a_loss_would_be_invisible() {
         use CheckResult::{Good, Silent};
         let mut addresses = addresses(&["10.0.0.1:9", "10.0.0.2:9"]);
         check(&mut addresses, &[("10.0.0.1:9", Silent), ("10.0.0.2:9", Good)]);
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_process_goes_on_where_the_old_one_was() {
+    fn a_new_process_continues_with_the_old_ones_address() {
         use CheckResult::{Failed, Good};
         let mut addresses = Addresses::new(AddressFamily::Any);
         addresses.resume(&[at(V4), at(V6)], Some(at(V6)));

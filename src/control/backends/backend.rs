@@ -45,7 +45,7 @@ pub struct Backend {
     source: Cell<Option<(SocketAddr, Option<IpAddr>)>>,
     state: Cell<BackendState>,
     since: Cell<Instant>,
-    wish: Cell<AdminState>,
+    admin_state: Cell<AdminState>,
     /// A worker reported that sends fail.
     sends_fail: Cell<bool>,
     /// The send errors already processed.
@@ -73,7 +73,7 @@ impl Backend {
             source: Cell::new(None),
             state: Cell::new(BackendState::Up),
             since: Cell::new(Instant::now()),
-            wish: Cell::new(AdminState::Up),
+            admin_state: Cell::new(AdminState::Up),
             sends_fail: Cell::new(false),
             seen_errors: Cell::default(),
             passed_over: Cell::default(),
@@ -142,7 +142,7 @@ impl Backend {
             gso: self.node.borrow().gso_mode(),
             disabled: self.node.borrow().disabled,
             up: self.health.borrow().is_up(),
-            wish: self.wish.get(),
+            admin_state: self.admin_state.get(),
         }
     }
 
@@ -153,12 +153,12 @@ impl Backend {
 
     /// Its administrative state.
     pub fn wish(&self) -> AdminState {
-        self.wish.get()
+        self.admin_state.get()
     }
 
     /// Sets its administrative state. True if that changed anything.
-    pub fn set_wish(&self, wish: AdminState) -> bool {
-        let is_changed = self.wish.replace(wish) != wish;
+    pub fn set_wish(&self, admin_state: AdminState) -> bool {
+        let is_changed = self.admin_state.replace(admin_state) != admin_state;
         self.note_state();
         is_changed
     }
@@ -335,7 +335,7 @@ impl Backend {
             address: self.address(),
             addresses: self.addresses.borrow().all().collect(),
             health: Some(self.health.borrow().carry(now_ms)),
-            wish: self.wish.get(),
+            admin_state: self.admin_state.get(),
             since_ms: u64::try_from(self.since.get().elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -354,7 +354,7 @@ impl Backend {
             *self.health.borrow_mut() = Health::resume(check, has_adminport, health, now_ms);
         }
         if !is_planted(Defect::WishForgottenAtHandover) {
-            self.wish.set(carried.wish);
+            self.admin_state.set(carried.admin_state);
         }
         self.note_state();
         let since = Instant::now().checked_sub(Duration::from_millis(carried.since_ms));
@@ -412,8 +412,8 @@ impl Backend {
     fn note_state(&self) {
         let state = match () {
             _ if self.node.borrow().disabled => BackendState::Disabled,
-            _ if self.wish.get() == AdminState::Down => BackendState::ForcedDown,
-            _ if self.wish.get() == AdminState::Drain => BackendState::Drain,
+            _ if self.admin_state.get() == AdminState::Down => BackendState::ForcedDown,
+            _ if self.admin_state.get() == AdminState::Drain => BackendState::Drain,
             _ if self.address().is_some() && self.health.borrow().is_up() => BackendState::Up,
             _ if self.address().is_some() => BackendState::Down,
             _ if self.addresses.borrow().own().next().is_some() => BackendState::OwnAddress,
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_wish_counts_before_health_and_stays_over_a_reload() {
+    fn the_admin_state_takes_precedence_over_health_and_survives_a_reload() {
         let backend = backend("127.0.0.1:9");
         let check = config(&["a:1"]).check;
         let mut node = backend.node().clone();
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_says_why_it_gets_nothing() {
+    fn the_state_shows_why_it_gets_no_metrics() {
         let backend = backend("127.0.0.1:9");
         let mut node = backend.node().clone();
         let check = config(&["a:1"]).check;
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn the_source_address_is_asked_for_once_also_where_there_is_no_route() {
+    fn the_source_address_is_looked_up_once_even_without_a_route() {
         // Without SO_BROADCAST no socket is connected to this one.
         for (name, has_route) in [("127.0.0.1:9", true), ("255.255.255.255:9", false)] {
             let backend = backend(name);

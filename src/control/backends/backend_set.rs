@@ -1,7 +1,7 @@
-//! The config that runs with its backends, and the route tables that follow from them: pure, no task, no clock, no socket.
+//! The config in effect, its backends, and the route tables built from them: pure, no task, no clock, no socket.
 //!
 //! In: a new config, what an old process knew, how the workers are to end. Out: the next route table, which backends a config
-//! adds and takes away, what a new process goes on from. Next: `state.rs` publishes and starts tasks; `table.rs` builds.
+//! adds and takes away, the state that a new process continues from. Next: `state.rs` publishes and starts tasks; `table.rs` builds.
 
 use crate::config::{Config, Node};
 use crate::control::backends::backend::Backend;
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What runs, as it is desired; it lives on the control thread.
+/// The desired state; owned by the control thread.
 pub struct BackendSet {
     config: RefCell<Config>,
     backends: RefCell<Vec<Rc<Backend>>>,
@@ -34,7 +34,7 @@ impl BackendSet {
         }
     }
 
-    /// The config that runs.
+    /// The config in effect.
     pub fn config(&self) -> Ref<'_, Config> {
         self.config.borrow()
     }
@@ -71,7 +71,7 @@ impl BackendSet {
         )
     }
 
-    /// From the next table on the workers end within `timeout_us`, and leave these sockets to others.
+    /// With the next table the workers end within `timeout_us`, and leave these sockets to others.
     pub fn end(&self, timeout_us: u64, left: Left) {
         let phase =
             if left.is_none() { Phase::Drain { timeout_us } } else { Phase::Leave { timeout_us, left } };
@@ -90,15 +90,15 @@ impl BackendSet {
         config.nodes.iter().map(|node| known(node).unwrap_or_else(|| made(node))).collect()
     }
 
-    /// Of these, the backends that do not run yet.
+    /// Of these, the backends that are new.
     pub fn added(&self, backends: &[Rc<Backend>]) -> Vec<Rc<Backend>> {
         let running = self.backends.borrow();
         let is_added = |backend: &&Rc<Backend>| !running.iter().any(|old| Rc::ptr_eq(old, backend));
         backends.iter().filter(is_added).cloned().collect()
     }
 
-    /// From the next table on `config` runs with its `backends`: those that stay follow it and keep their figures, their
-    /// health and what the operator wants of them; those that go are told.
+    /// With the next table `config` and its `backends` are in effect: those that stay adopt it and keep their counters, their
+    /// health and their admin state; removed ones are notified.
     pub fn replace(&self, config: Config, backends: Vec<Rc<Backend>>) {
         for node in &config.nodes {
             if let Some(backend) = self.backend(&node.name) {
@@ -113,12 +113,12 @@ impl BackendSet {
         *self.config.borrow_mut() = config;
     }
 
-    /// What a process that takes over goes on from.
+    /// The state that a process which takes over continues from.
     pub fn carry(&self, now_ms: u64) -> Vec<CarriedBackend> {
         self.backends.borrow().iter().map(|backend| backend.carry(now_ms)).collect()
     }
 
-    /// Goes on from what an old process knew, as far as its backends are this one's.
+    /// Continues from the state of an old process, for the backends that this one has as well.
     pub fn resume(&self, carried: &[CarriedBackend], now_ms: u64) {
         let check = self.config.borrow().check;
         let carried: HashMap<&str, _> =
@@ -138,35 +138,35 @@ mod tests {
     use crate::control::config_diff::tests::config;
 
     #[test]
-    fn a_config_keeps_the_backends_that_stay_and_tells_those_that_go() {
-        let roster = BackendSet::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
-        let [gone, kept] = [0, 1].map(|index| roster.backends()[index].clone());
+    fn a_config_keeps_remaining_backends_and_notifies_removed_ones() {
+        let backend_set = BackendSet::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
+        let [gone, kept] = [0, 1].map(|index| backend_set.backends()[index].clone());
         kept.set_wish(AdminState::Drain);
         let next = config(&["127.0.0.1:3", "127.0.0.1:2"]);
-        let backends = roster.for_config(&next);
-        let added = roster.added(&backends);
+        let backends = backend_set.for_config(&next);
+        let added = backend_set.added(&backends);
         assert_eq!(added.iter().map(|backend| &*backend.name).collect::<Vec<_>>(), ["127.0.0.1:3"]);
-        roster.replace(next, backends);
-        assert!(Rc::ptr_eq(&roster.backends()[1], &kept) && kept.wish() == AdminState::Drain);
-        assert!(gone.is_removed() && !kept.is_removed() && roster.backend("127.0.0.1:1").is_none());
+        backend_set.replace(next, backends);
+        assert!(Rc::ptr_eq(&backend_set.backends()[1], &kept) && kept.wish() == AdminState::Drain);
+        assert!(gone.is_removed() && !kept.is_removed() && backend_set.backend("127.0.0.1:1").is_none());
     }
 
     #[test]
     fn tables_are_numbered_and_say_how_the_workers_end() {
-        let roster = BackendSet::new(config(&["127.0.0.1:1"]));
-        let first = roster.next_table(None, None);
-        roster.end(7, Left::NONE);
-        let second = roster.next_table(Some(&first), None);
-        assert_eq!((first.generation, second.generation, roster.generation()), (1, 2, 2));
+        let backend_set = BackendSet::new(config(&["127.0.0.1:1"]));
+        let first = backend_set.next_table(None, None);
+        backend_set.end(7, Left::NONE);
+        let second = backend_set.next_table(Some(&first), None);
+        assert_eq!((first.generation, second.generation, backend_set.generation()), (1, 2, 2));
         assert_eq!((first.phase, second.phase), (Phase::Run, Phase::Drain { timeout_us: 7 }));
         assert!(Arc::ptr_eq(&first.nodes, &second.nodes));
-        roster.end(7, Left::ALL);
-        let third = roster.next_table(Some(&first), None);
+        backend_set.end(7, Left::ALL);
+        let third = backend_set.next_table(Some(&first), None);
         assert_eq!(third.phase, Phase::Leave { timeout_us: 7, left: Left::ALL });
     }
 
     #[test]
-    fn what_one_process_knew_the_next_one_goes_on_from() {
+    fn the_next_process_continues_from_the_carried_state() {
         let old = BackendSet::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
         old.backends()[1].set_wish(AdminState::Down);
         let new = BackendSet::new(config(&["127.0.0.1:2", "127.0.0.1:3"]));

@@ -113,7 +113,7 @@ async fn attempt(
     let _ = give.send((address, Some(verdict))).await;
 }
 
-/// What a result says about an address.
+/// Effect of a result on an address.
 pub fn result(verdict: &Result<(), ProbeError>) -> CheckResult {
     match verdict {
         Ok(()) => CheckResult::Good,
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_says_nothing_leaves_time_for_the_others() {
+    fn a_silent_address_leaves_time_for_the_others() {
         finds(&[Nothing, AT_ONCE], 9, &[Some(Silent), Some(Good)]);
         finds(&[Nothing, Nothing, AT_ONCE], 9, &[Some(Silent), None, Some(Good)]);
     }

@@ -15,9 +15,9 @@ use std::net::SocketAddr;
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Ask at these addresses whether it is up, in this order, until one says so.
+    /// Query these addresses in this order until one reports it up.
     Check(Vec<SocketAddr>),
-    /// Try at these addresses, in this order, whether its host can be reached again; there is nothing to ask.
+    /// Try at these addresses, in this order, whether its host can be reached again; it has no admin port to query.
     Reach(Vec<SocketAddr>),
     /// Look again then, on the clock of the checks, in ms, or when nudged; `None` = only then.
     Wait(Option<u64>),
@@ -162,7 +162,7 @@ impl CheckSchedule {
 
     /// When to look at the backend again; `None` if only a nudge can change anything.
     fn due_ms(&self, backend: &Backend) -> Option<u64> {
-        // Disabled, or without an address: nothing to check, and whoever changes that nudges.
+        // Disabled, or without an address: nothing to check; a change of that wakes the checker.
         let may_be_tried = backend.is_checked() || !backend.reach_order().is_empty();
         may_be_tried.then(|| backend.with_health(|health| health.next_check_ms(self.jitter)))?
     }
@@ -251,7 +251,7 @@ mod tests {
         let mut walk = Walk::new();
         assert_eq!(walk.refuse(5_000, ONE), (vec![Change::Route], TWO.to_owned()));
         assert!(!walk.backend.counters.take_hint(), "the next refusal is reported at once");
-        // What another worker says of the old address is too late.
+        // Another worker's report about the old address is too late.
         assert_eq!(walk.refuse(5_001, ONE), (vec![], TWO.to_owned()));
         assert!(!walk.backend.counters.take_hint());
         let (changes, next) = walk.look(5_002);
@@ -343,7 +343,7 @@ mod tests {
         assert!(backend.counters.failed(SendError::NotPermitted, None, 1));
         backend.note_send_errors(backend.address());
         assert_eq!(look(10), (vec!["[(NotPermitted, 1)]".to_owned()], Next::Wait(Some(10 + fast_ms))));
-        // Nobody is told of these.
+        // These are not reported.
         let mut answers = SendErrorCounts::default();
         answers.add(SendError::NoNeighbor);
         assert!(!backend.counters.answered(&answers, 2));
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_was_not_made_says_nothing_and_is_made_up_for_soon() {
+    fn a_check_that_could_not_be_made_is_no_evidence_and_is_repeated_soon() {
         let config = config(&["127.0.0.1:9"]);
         let mut node = config.nodes[0].clone();
         node.adminport = Some(7);

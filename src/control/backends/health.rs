@@ -16,9 +16,9 @@
 //! - The checks cannot see the data port, so they alone must not bring such a backend back, or it would flap. It is
 //!   held out for a check interval, then needs its `checkRise` good checks, then is on trial: one error takes it out
 //!   again, for twice as long (at most five minutes). A trial as long as the last hold without an error is passed.
-//! - Errors that another host answers with are as rare as its rate limit for ICMP makes them: a silence, and a trial, is no
+//! - Errors that another host answers with are as rare as its rate limit for ICMP makes them: a pause, and a trial, is not
 //!   shorter than such an answer may take, whatever `checkInterval` says.
-//! - A backend without admin port is up unless errors say otherwise. When its hold is over and its host could not be reached,
+//! - A backend without admin port is up unless sends fail. When its hold is over and its host could not be reached,
 //!   the host is tried first, without metrics ([`Health::reached`]): as long as it cannot be reached the hold goes on. Else
 //!   it is taken back, on trial.
 
@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 /// Longest time that a backend whose data port refuses is held out before it is tried again.
 const HOLD_MS_MAX: u64 = 300_000;
-/// How long the kernel asks for a neighbor before it reports that there is none.
+/// How long the kernel solicits a neighbor before it reports the host as unreachable.
 const NEIGHBOR_MS: u64 = 3_000;
 /// A host answers with ICMP errors once a second to each other host (`net.ipv4.icmp_ratelimit`), for all its ports together: in
 /// this time comes one for each, unless very many of them refuse.
@@ -54,7 +54,7 @@ pub enum Cause {
     Checks,
     /// Its sends failed so.
     Sends(SendError),
-    /// Its hold is over, and without an admin port only traffic can tell.
+    /// Its hold is over, and without an admin port only traffic shows its state.
     HoldOver,
     /// Its host, which was unreachable, answers again.
     Reached,
@@ -601,7 +601,7 @@ mod tests {
         Some(Transition { up: false, cause: Cause::Sends(SendError::NoNeighbor) });
 
     #[test]
-    fn a_host_that_does_not_answer_arp_is_out_at_the_first_report_or_after_as_long_as_check_fall_says() {
+    fn a_host_that_does_not_answer_arp_is_down_at_the_first_report_or_after_check_fall() {
         let mut health = Health::new(QUICK, false);
         assert_eq!(health.send_failed(3_000, SendError::NoNeighbor), NO_NEIGHBOR);
         let patient = Check { fall: 7, ..QUICK };
@@ -650,7 +650,7 @@ mod tests {
         let over = Some(Transition { up: true, cause: Cause::HoldOver });
         assert_eq!(health.reached(507_900, Reach::Unknown), over);
         assert_eq!((health.next_check_ms(1), health.is_reach_due(600_000)), (None, false));
-        // After a refusal only traffic can tell.
+        // After a refusal only traffic shows its state.
         let mut health = Health::new(QUICK, false);
         for now_ms in [1_000, 2_000, 3_000] {
             refused(&mut health, now_ms);
@@ -828,7 +828,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_goes_on_in_the_next_process() {
+    fn a_hold_continues_in_the_next_process() {
         let mut health = proven();
         for now in [1_000, 2_000, 3_000] {
             refused(&mut health, now);
@@ -850,7 +850,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         #[test]
-        fn it_does_what_the_oracle_says(
+        fn it_agrees_with_the_oracle(
             events in events(), fall in 1u32..5, rise in 1u32..4, has_adminport: bool, fast_ms in 100u64..1_500,
         ) {
             let check = Check { interval_ms: 1_000, timeout_ms: 100, fast_ms, fall, rise };

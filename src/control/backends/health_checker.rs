@@ -3,7 +3,7 @@
 //! In: time, refusals that workers report, the answers of checks and of the resolver. Out: a published table for each
 //! change. Next: `check_schedule.rs` and `health.rs` decide, `state.rs` publishes.
 
-use crate::admin::{AdminState, error_name, error_words};
+use crate::admin::{AdminState, error_message, error_name};
 use crate::control::backends::backend::{Backend, describe};
 use crate::control::backends::check::check as check_addresses;
 use crate::control::backends::check::result;
@@ -46,7 +46,7 @@ pub fn start(control: &Rc<Control>, backend: Rc<Backend>) {
     net::spawn(check(control.clone(), backend));
 }
 
-/// One backend's checks, and what the workers' refusals say about it.
+/// One backend's checks, combined with the workers' refusals.
 async fn check(control: Rc<Control>, backend: Rc<Backend>) {
     // Another one in every process, so that the proxies of a fleet do not check together.
     let mut rounds = CheckSchedule::new(RandomState::new().hash_one(&backend.name));
@@ -93,7 +93,7 @@ fn log_send_errors(control: &Rc<Control>, backend: &Backend, errors: &mut SendEr
             cause = error.name(),
             count,
             "backend {name}: sends fail: {}",
-            error_words(&view, backend.address())
+            error_message(&view, backend.address())
         );
     }
 }
@@ -122,7 +122,7 @@ async fn reach_once(control: &Rc<Control>, backend: &Backend, order: &[SocketAdd
         {
             control.shortages.note(Operation::Check, error);
         }
-        // This process's own shortage says nothing about the host: its hold goes on.
+        // This process's own shortage is not evidence about the host: its hold continues.
         let reach = reach.unwrap_or(Reach::Unreachable);
         tracing::debug!("backend {}: probe of {address}: {reach:?}", backend.name.escape_default());
         if backend.is_removed() || !backend.reach_order().contains(address) {
@@ -185,7 +185,7 @@ async fn check_once(control: &Rc<Control>, backend: &Backend, order: &[SocketAdd
     judge(backend, &results, control.config().check, control.now_ms(), settled);
 }
 
-/// A check during which this process was stalled for longer than this says nothing about the backend, which had less than
+/// A check during which this process was stalled for longer than this is not evidence about the backend, which had less than
 /// nine tenths of its time.
 fn stall_max(timeout_ms: u64) -> Duration {
     Duration::from_millis((timeout_ms / 10).max(STALL_MS_MIN))
@@ -206,18 +206,18 @@ fn settle(control: &Control, backend: &Backend, change: Change, failure: Option<
 }
 
 fn settle_state(control: &Control, backend: &Backend, transition: Transition, failure: Option<&str>) {
-    let mut words = describe(transition, failure);
+    let mut message = describe(transition, failure);
     if backend.wish() != AdminState::Up {
-        words.push_str(&format!("; set to {} by the operator, so no name moves", backend.wish().name()));
+        message.push_str(&format!("; set to {} by the operator, so no name moves", backend.wish().name()));
     }
     let (name, cause) = (backend.name.escape_default(), transition.cause.name());
     // The cause first, then what follows from it.
     if transition.up {
-        tracing::info!(backend = %name, state = "up", cause, "backend {name} {words}");
+        tracing::info!(backend = %name, state = "up", cause, "backend {name} {message}");
         control.publish();
         return;
     }
-    tracing::warn!(backend = %name, state = "down", cause, "backend {name} {words}");
+    tracing::warn!(backend = %name, state = "down", cause, "backend {name} {message}");
     control.publish();
     // It may have moved: its name is asked again.
     backend.look_up.notify_one();

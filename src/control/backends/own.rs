@@ -1,6 +1,6 @@
 //! Which addresses are this proxy's own: metrics sent there would loop.
 //!
-//! In: where it listens, what this host's kernel says. Out: whether metrics sent to an address would loop. Next: `state.rs`.
+//! In: the listening addresses, this host's routes. Out: whether metrics sent to an address would loop. Next: `state.rs`.
 //!
 //! A loop through another proxy, or through address translation, cannot be detected here.
 
@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn the_other_family_is_own_only_where_the_socket_takes_it() {
+    fn the_other_family_is_own_only_if_the_socket_accepts_it() {
         assert!(!has(&[("[::]:8125", false)], "127.0.0.1:8125"));
         assert!(has(&[("[::]:8125", true)], "127.0.0.1:8125"));
         assert!(!has(&[("0.0.0.0:8125", false)], "[::1]:8125"));
     }
 
     #[test]
-    fn what_a_socket_takes_is_asked_of_it() {
+    fn the_families_of_a_socket_are_read_from_it() {
         let dual = UdpSocket::bind("[::]:0").unwrap();
         let single = UdpSocket::bind("0.0.0.0:0").unwrap();
         let listen = [dual.local_addr().unwrap(), single.local_addr().unwrap()];

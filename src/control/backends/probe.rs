@@ -1,6 +1,6 @@
-//! One health check: connect to a backend's admin port, ask `health`, read the answer.
+//! One health check: connect to a backend's admin port, send `health`, read the answer.
 //!
-//! In: an address and a time limit for all of it. Out: good, or the cause in words. Next: `health_checker.rs` tells `health.rs`.
+//! In: an address and a time limit for all of it. Out: success, or the cause of the failure. Next: `health_checker.rs` passes it to `health.rs`.
 
 use crate::control::net::{Stream, deadline_in};
 use crate::control::shortage::is_shortage;
@@ -24,7 +24,7 @@ const ANSWER_SHOWN_MAX: usize = 60;
 /// Why a check failed, or why there was none.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// This process or its host lacks resources, which says nothing about the backend.
+    /// This process or its host lacks resources, which is not evidence about the backend.
     #[error("cannot check: {}", cause(.0))]
     NotMade(io::Error),
     /// No connection.

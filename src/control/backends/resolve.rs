@@ -73,7 +73,7 @@ impl Resolver {
     }
 
     /// The addresses of `host`, in order of trial for metrics; an address resolves to itself, immediately. An
-    /// error that [`is_shortage`] says nothing about the name.
+    /// error for which [`is_shortage`] holds is not evidence about the name.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         if let Some(ip) = literal(host) {
             return Ok(vec![SocketAddr::new(ip, port)]);

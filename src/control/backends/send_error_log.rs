@@ -79,7 +79,7 @@ impl SendErrorBudget {
     /// Asks for a line.
     pub fn admit(&mut self, error: SendError, now_ms: u64) -> Admission {
         let window = &mut self.kinds[error as usize];
-        // One whose suppressed lines have not been told yet goes on.
+        // One whose suppressed lines have not been reported yet continues.
         if window.suppressed == 0 && now_ms.saturating_sub(window.began_ms) >= AGAIN_MS {
             *window = Window { began_ms: now_ms, lines: 0, suppressed: 0 };
         }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn many_backends_share_a_few_lines_a_minute_and_the_number_of_the_others_is_told() {
+    fn many_backends_share_a_few_lines_per_minute_and_the_rest_is_counted() {
         let mut budget = SendErrorBudget::default();
         let mut admit = |now_ms| budget.admit(SendError::NoNeighbor, now_ms);
         let admitted: Vec<Admission> = (0..12).map(|_| admit(70_000)).collect();

@@ -30,21 +30,21 @@ pub struct Standing {
     pub gso: GsoMode,
     /// Whether the config keeps metrics from it.
     pub disabled: bool,
-    /// What its health says.
+    /// Whether its health checks find it up.
     pub up: bool,
     /// Its administrative state.
-    pub wish: AdminState,
+    pub admin_state: AdminState,
 }
 
 impl Standing {
     /// Whether it may get metrics now.
     pub fn is_live(&self) -> bool {
-        self.up && !self.disabled && self.address.is_some() && self.wish == AdminState::Up
+        self.up && !self.disabled && self.address.is_some() && self.admin_state == AdminState::Up
     }
 
-    /// Whether its names are served by others because that is wanted, not because it fails.
+    /// Whether its names are served by others by configuration or command, not because it fails.
     pub fn is_diverted(&self) -> bool {
-        self.disabled || self.wish == AdminState::Drain
+        self.disabled || self.admin_state == AdminState::Drain
     }
 
     fn is_node(&self, node: &RouteNode) -> bool {
@@ -62,11 +62,11 @@ impl Standing {
     }
 }
 
-/// The table for `config` and `standings`, which stand in the config's order.
+/// The table for `config` and `standings`, in the config's order.
 ///
 /// `previous` is the last table. Its nodes are kept if they are the same, so that a worker sees at a glance that only the
 /// living set has changed, and has nothing to hand over. Its placement is carried on unless the config's is another:
-/// those of proxy.js know in which order backends came back.
+/// those of proxy.js depend on the order in which backends came back.
 pub fn build(
     generation: u64,
     config: &Config,
@@ -97,7 +97,7 @@ pub fn fingerprint(table: &RouteTable) -> Fingerprint {
         _ if table.diverted.contains(index) && table.rules.on_node_down == OnNodeDown::Drop => Part::Diverted,
         _ => Part::Dead,
     };
-    let rules = [&*table.placement.words(), table.rules.on_node_down.name()];
+    let rules = [&*table.placement.description(), table.rules.on_node_down.name()];
     Fingerprint::new(rules, table.nodes.iter().enumerate().map(|(index, node)| (&*node.name, part(index))))
 }
 
@@ -141,7 +141,7 @@ mod tests {
             gso: GsoMode::Padded,
             disabled,
             up,
-            wish: AdminState::Up,
+            admin_state: AdminState::Up,
         }
     }
 
@@ -165,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_backend_does_not_live_and_a_fingerprint_tells_it() {
+    fn a_drained_backend_is_not_live_and_changes_the_fingerprint() {
         let mut config = config(&["a:1", "b:1"]);
-        let of = |config: &Config, disabled: bool, wish: AdminState, up: bool| {
-            let b = Standing { wish, ..standing("b:1", Some("127.0.0.1:2"), disabled, up) };
+        let of = |config: &Config, disabled: bool, admin_state: AdminState, up: bool| {
+            let b = Standing { admin_state, ..standing("b:1", Some("127.0.0.1:2"), disabled, up) };
             build(1, config, [standing("a:1", Some("127.0.0.1:1"), false, true), b], None, Phase::Run, None)
         };
         let (all, dead) =
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(fingerprint(&dead), fingerprint(&forced));
         config.on_node_down = OnNodeDown::Drop;
         let [dead, drained] = [(AdminState::Up, false), (AdminState::Drain, true)]
-            .map(|(wish, up)| of(&config, false, wish, up));
+            .map(|(admin_state, up)| of(&config, false, admin_state, up));
         assert_ne!(fingerprint(&dead).now, fingerprint(&drained).now);
     }
 
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_returns_stands_last_until_the_list_is_another() {
+    fn a_backend_that_returns_is_last_until_the_list_changes() {
         // Both have a point of the same value, and the hash of the name lies just before it.
         let names = ["127.0.0.32:28125", "127.0.3.15:28125", "127.0.0.1:28125"];
         let mut config = config(&names);

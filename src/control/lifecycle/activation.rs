@@ -32,7 +32,7 @@ pub fn take() -> Result<Option<Activated>, Failure> {
         return Ok(None);
     }
     let text = variable("LISTEN_FDS").unwrap_or_default();
-    let usage = |words: String| Failure { words, code: exit::USAGE };
+    let usage = |message: String| Failure { words: message, code: exit::USAGE };
     let count: usize =
         text.parse().ok().filter(|count| *count <= passed::DESCRIPTORS_MAX).ok_or_else(|| {
             usage(format!(
@@ -98,11 +98,11 @@ fn sort(descriptors: Vec<OwnedFd>, names: &[&str]) -> Result<Activated, String> 
 }
 
 fn admin(socket: Socket) -> Result<TcpListener, String> {
-    let words = |error: std::io::Error| format!("not a usable socket: {error}");
-    if socket.local_addr().map_err(words)?.as_socket().is_none() {
+    let unusable = |error: std::io::Error| format!("not a usable socket: {error}");
+    if socket.local_addr().map_err(unusable)?.as_socket().is_none() {
         return Err("expected TCP over IPv4 or IPv6, found another stream socket".to_owned());
     }
-    if !socket.is_listener().map_err(words)? {
+    if !socket.is_listener().map_err(unusable)? {
         return Err("TCP socket is not listening (Accept=yes is not supported)".to_owned());
     }
     Ok(socket.into())
@@ -154,9 +154,9 @@ mod tests {
             (unix.into(), "passed socket 3 (metrics): expected a UDP socket"),
             (unbound.into(), "passed socket 3 (metrics): not bound"),
         ];
-        for (descriptor, words) in cases {
+        for (descriptor, expected) in cases {
             let error = sort(vec![descriptor], &["metrics"]).unwrap_err();
-            assert!(error.starts_with(words), "{error}");
+            assert!(error.starts_with(expected), "{error}");
         }
     }
 

@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_named() {
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = held.local_addr().unwrap();
+        let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = occupied.local_addr().unwrap();
         let error = bind_admin(&[address], false, false).unwrap_err();
         assert_eq!(
             error.to_string(),

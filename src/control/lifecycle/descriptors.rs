@@ -76,7 +76,7 @@ impl Budget {
         (connections + self.checks + PER_LOOKUP * self.lookups + workers * self.backends) as u64
     }
 
-    /// The part `given` of `whole` of the way to `more`.
+    /// The interpolation towards `more` by the ratio of `given` to `whole`.
     fn towards(&self, more: Budget, given: u64, whole: u64) -> Budget {
         let (given, whole) = (given.min(whole) as usize, whole.max(1) as usize);
         let between = |from: usize, to: usize| from + (to - from) * given / whole;
@@ -165,7 +165,7 @@ fn raise_for(config: &Config, open: u64) -> Result<(Budget, Option<String>), Str
     let need = Need::of(config, open);
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)
         .map_err(|error| format!("cannot read the limit on open files: {error}"))?;
-    let words = format!(
+    let message = format!(
         "open files: {} may be needed for {} and {}, at least {} to start, and the limit is {hard}: raise it (`LimitNOFILE=` \
          of the service, `--ulimit nofile=` of the container, `ulimit -Hn`), or lower `workers`",
         need.enough,
@@ -176,14 +176,14 @@ fn raise_for(config: &Config, open: u64) -> Result<(Budget, Option<String>), Str
     let to = match judge(need, soft, hard) {
         Verdict::Enough(soft) => return Ok((need.budget(soft), None)),
         Verdict::Raise(to) | Verdict::RaiseAndTell(to) => to,
-        Verdict::Refuse => return Err(words),
+        Verdict::Refuse => return Err(message),
     };
     setrlimit(Resource::RLIMIT_NOFILE, to, hard)
-        .map_err(|error| format!("{words}; raising the soft limit of {soft} failed: {error}"))?;
+        .map_err(|error| format!("{message}; raising the soft limit of {soft} failed: {error}"))?;
     let budget = need.budget(to);
     let degraded = (to < need.enough).then(|| {
         format!(
-            "{words}; until then there are at most {} admin connections, {} health checks and {} name lookups at once, and a \
+            "{message}; until then there are at most {} admin connections, {} health checks and {} name lookups at once, and a \
              reload may list {} backends, old and new together",
             budget.connections, budget.checks, budget.lookups, budget.backends
         )
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_soft_limit_is_raised_no_further_than_of_use_and_no_further_than_allowed() {
+    fn the_soft_limit_is_raised_as_needed_and_as_allowed() {
         let need = Need { least: 2_100, enough: 5_000, most: 6_000, ..Need::of(&config_of(3, 1), OPEN) };
         assert_eq!(judge(need, 9_000, 9_000), Verdict::Enough(9_000));
         assert_eq!(judge(need, 1_024, 524_288), Verdict::Raise(6_000));

@@ -38,12 +38,12 @@ pub fn choose(config: &Config, listeners: usize) -> Result<EngineChoice, Failure
     let rings_bytes = rings_bytes(config, listeners);
     match (try_io_uring(config, rings_bytes), config.engine) {
         (Ok(()), _) => Ok(EngineChoice { engine: Engine::IoUring, rings_bytes, degraded: None }),
-        (Err(words), Some(_)) => Err(Failure {
-            words: format!("{words}. Or use the portable engine: \"engine\": \"auto\""),
+        (Err(message), Some(_)) => Err(Failure {
+            words: format!("{message}. Or use the portable engine: \"engine\": \"auto\""),
             code: exit::NO_ENGINE,
         }),
-        (Err(words), None) => Ok(EngineChoice::portable(Some(format!(
-            "engine: using the portable engine: {words}; then restart. To use the portable engine without this warning, set \"engine\": \
+        (Err(message), None) => Ok(EngineChoice::portable(Some(format!(
+            "engine: using the portable engine: {message}; then restart. To use the portable engine without this warning, set \"engine\": \
              \"portable\""
         )))),
     }
@@ -72,7 +72,7 @@ mod tests {
     use crate::control::config_diff::tests::config;
 
     #[test]
-    fn the_portable_engine_is_taken_at_its_word() {
+    fn the_portable_engine_is_used_if_configured() {
         let mut config = config(&["127.0.0.1:9"]);
         config.engine = Some(Engine::Portable);
         let chosen = choose(&config, 1).unwrap();
@@ -83,9 +83,9 @@ mod tests {
     fn where_io_uring_works_it_is_chosen() {
         let config = config(&["127.0.0.1:9"]);
         let chosen = choose(&config, 2).unwrap();
-        if let Some(words) = chosen.degraded {
+        if let Some(message) = chosen.degraded {
             assert_eq!(chosen.engine, Engine::Portable);
-            eprintln!("skipped: {words}");
+            eprintln!("skipped: {message}");
             return;
         }
         assert_eq!(chosen.engine, Engine::IoUring);

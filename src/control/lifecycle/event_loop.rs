@@ -22,7 +22,7 @@ impl Process {
         begin: impl FnOnce(&Process) -> Result<AdminListeners, Failure>,
     ) -> u8 {
         let mut begin = Some(begin);
-        self.give_time(READY);
+        self.set_time_limit(READY);
         while self.phase != Phase::Ended {
             let Some(event) = self.next_event().await else { continue };
             let before = self.phase;
@@ -36,8 +36,8 @@ impl Process {
                 }
             }
         }
-        if let Some(doors) = self.doors.take() {
-            doors.close().await;
+        if let Some(admin_listeners) = self.admin_listeners.take() {
+            admin_listeners.close().await;
         }
         self.exit_code
     }
@@ -61,14 +61,14 @@ impl Process {
     }
 
     fn are_all_armed(&self) -> bool {
-        self.control.seats.iter().all(|seat| seat.facts.borrow().is_some())
+        self.control.worker_handles.iter().all(|worker_handle| worker_handle.facts.borrow().is_some())
     }
 
     /// Goes on from what the old process knew, and begins.
     fn serve(&mut self, begin: Option<impl FnOnce(&Process) -> Result<AdminListeners, Failure>>) {
         self.inherit();
         match begin.map(|begin| begin(self)) {
-            Some(Ok(doors)) => self.doors = Some(doors),
+            Some(Ok(admin_listeners)) => self.admin_listeners = Some(admin_listeners),
             Some(Err(failure)) => self.pending.push_front(Event::Failed(failure)),
             None => {}
         }
@@ -82,7 +82,7 @@ impl Process {
                 self.offer();
             }
             Action::Take(event) => self.take(event),
-            Action::Give(event) => self.give_on(event),
+            Action::Give(event) => self.on_outgoing(event),
             // It is done where the way to begin is known.
             Action::Serve => {}
             Action::Reload => self.reload(),
@@ -98,7 +98,7 @@ impl Process {
             Action::Drain => self.drain(OVERTIME),
             Action::Leave(taken) => self.leave(&taken).await,
             Action::Abandon(cause) => self.abandon(cause),
-            Action::PassOn(signal) => self.pass_on(signal),
+            Action::PassOn(signal) => self.forward_signal(signal),
             Action::NoteEnd(worker) => self.note_end(worker),
             Action::ReportSuccessorLost(how) => {
                 tracing::error!("the process that has taken over {how}; nothing is serving");
@@ -111,7 +111,7 @@ impl Process {
     }
 
     /// Passes an event on to the old side of the hand-over.
-    fn give_on(&mut self, event: OutgoingEvent) {
+    fn on_outgoing(&mut self, event: OutgoingEvent) {
         if let Some(taken) = self.give(event) {
             self.pending.push_back(Event::TakenOver(taken));
         }

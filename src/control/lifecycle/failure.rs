@@ -18,14 +18,14 @@ pub struct Failure {
 
 impl Failure {
     /// An OS error.
-    pub fn system(words: impl Display) -> Failure {
-        Failure { words: words.to_string(), code: exit::SYSTEM }
+    pub fn system(message: impl Display) -> Failure {
+        Failure { words: message.to_string(), code: exit::SYSTEM }
     }
 
     /// The unexpected end of a worker.
     pub fn of_worker(index: usize, end: &Result<Ended, DriverError>) -> Failure {
         match end {
-            Err(DriverError::Refused(words)) => Failure { words: words.clone(), code: exit::NO_ENGINE },
+            Err(DriverError::Refused(message)) => Failure { words: message.clone(), code: exit::NO_ENGINE },
             Err(error) => Failure { words: format!("worker {index} failed: {error}"), code: exit::SYSTEM },
             Ok(end) => Failure {
                 words: format!("worker {index} ended unexpectedly ({end:?}): internal error (a bug)"),
@@ -35,7 +35,7 @@ impl Failure {
     }
 
     /// Logs it, each line as a separate event; the exit code.
-    pub fn tell(&self) -> u8 {
+    pub fn log(&self) -> u8 {
         for line in self.words.lines() {
             tracing::error!(exit_code = self.code, "{line}");
         }

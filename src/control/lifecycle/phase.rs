@@ -1,4 +1,4 @@
-//! The phases of the process's life, as one pure state machine: [`on`] says for every phase and every event what follows.
+//! The phases of the process's life, as one pure state machine: [`on`] maps every phase and every event to the next phase and its actions.
 //!
 //! Invariants: a reload is carried out, deferred, forwarded or refused, and one that was deferred is answered before its
 //! phase ends; a stop is honoured in every phase; a restart is begun, or refused with a reason. No pair of a phase and an
@@ -74,7 +74,7 @@ impl Phase {
         matches!(self, Phase::Arming { .. } | Phase::Offering { .. })
     }
 
-    /// Whether the workers were told to end.
+    /// Whether the workers were ordered to end.
     pub fn is_draining(self) -> bool {
         matches!(self, Phase::Draining | Phase::Leaving { .. } | Phase::Abandoning)
     }
@@ -99,13 +99,13 @@ pub enum Event {
     Successor(OutgoingEvent),
     /// The process that this one takes over from did something.
     Predecessor(IncomingEvent),
-    /// This process is the proxy from now on.
+    /// This process is now the proxy.
     Go,
-    /// The process that this one was to take over from goes on, for this reason.
+    /// The old process continues, for this reason.
     Retire(String),
     /// A step of the start failed.
     Failed(Failure),
-    /// Another process is the proxy from now on, and has these sockets.
+    /// Another process is now the proxy, with these sockets.
     TakenOver(Inherited),
     /// No restart is under way, or not any more.
     RestartOver,
@@ -122,16 +122,16 @@ pub enum Cause {
     Worker(usize),
     /// The workers took too long.
     TooLate,
-    /// The process that this one was to take over from goes on.
+    /// The old process continues.
     Retired(String),
     /// A step of the start failed.
     Failed(Failure),
 }
 
 impl Cause {
-    /// What is reported, with the exit code; `of_worker` says it of a worker that ended.
+    /// The message and the exit code; `of_worker` provides those of a worker that ended.
     pub fn failure(self, of_worker: impl FnOnce(usize) -> Failure) -> Failure {
-        let no_error = |words| Failure { words, code: exit::OK };
+        let no_error = |message| Failure { words: message, code: exit::OK };
         match self {
             Cause::Stopped => no_error("stopped before ready".to_owned()),
             Cause::Worker(worker) => of_worker(worker),
@@ -164,7 +164,7 @@ pub enum Action {
     ForwardReload,
     /// Say why a reload is not carried out.
     RefuseReload(&'static str),
-    /// Start a process that takes over, or say why not.
+    /// Start a process that takes over, or report why not.
     Restart,
     /// Say why no restart is begun.
     RefuseRestart(&'static str),
@@ -178,15 +178,15 @@ pub enum Action {
     Delay,
     /// Tell the workers to end.
     Drain,
-    /// Leave the sockets to the process that has taken over, and tell the workers to end.
+    /// Leave the sockets to the process that has taken over, and order the workers to end.
     Leave(Inherited),
-    /// Report why the start failed, to the operator and the old process, and tell the workers to end.
+    /// Report why the start failed, to the operator and the old process, and order the workers to end.
     Abandon(Cause),
     /// Pass a signal to stop on to the process that has taken over.
     PassOn(u8),
     /// Report how a worker ended, if that is an error.
     NoteEnd(usize),
-    /// Report that the process that has taken over has ended, in these words.
+    /// Report that the process that has taken over has ended, as described.
     ReportSuccessorLost(String),
     /// End a new process by force.
     KillSuccessor,
@@ -194,7 +194,7 @@ pub enum Action {
     CutOff(u8),
     /// Report the counters; the workers did not end in time.
     RunOut,
-    /// Report the counters; the exit code says how the workers ended.
+    /// Report the counters; the exit code depends on how the workers ended.
     Conclude,
 }
 
@@ -286,7 +286,7 @@ fn in_withdrawal(has_failed: bool, event: Event) -> (Phase, Vec<Action>) {
         Event::RestartOver => (Phase::Delaying, vec![Action::Delay]),
         // A stop is under way, so a request from within changes nothing, nor does the old process.
         Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
-        // The hand-over says no "go" after a stop, and the start is over.
+        // The hand-over sends no "go" after a stop, and the start is over.
         Event::TakenOver(_)
         | Event::Failed(_)
         | Event::Armed
@@ -328,7 +328,7 @@ fn in_drain(phase: Phase, why: &'static str, event: Event) -> (Phase, Vec<Action
         Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
         Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
         Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
-        // The process ends already, whatever is requested from within or the old process says.
+        // The process ends already, whatever is requested internally or by the old process.
         Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
         // No new process is left, and the start is over.
         Event::Successor(_)
@@ -347,13 +347,13 @@ fn in_leave(has_passed_on: bool, event: Event) -> (Phase, Vec<Action>) {
         Event::Reload => (phase, vec![Action::ForwardReload]),
         Event::Restart => (phase, vec![Action::RefuseRestart(TAKEN_OVER)]),
         Event::Stop(Some(signal)) if has_passed_on => (Phase::Ended, vec![Action::CutOff(signal)]),
-        // Who asks this process means the proxy.
+        // A request to this process is meant for the proxy.
         Event::Stop(Some(signal)) => (Phase::Leaving { has_passed_on: true }, vec![Action::PassOn(signal)]),
         Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
         Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
         Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
         Event::Successor(OutgoingEvent::Ended(how)) => (phase, vec![Action::ReportSuccessorLost(how)]),
-        // It serves: what it said before, and its time, are of no account.
+        // It serves: its earlier messages, and its time limit, are irrelevant.
         Event::Successor(
             OutgoingEvent::Asked(_)
             | OutgoingEvent::Ready { .. }
@@ -361,7 +361,7 @@ fn in_leave(has_passed_on: bool, event: Event) -> (Phase, Vec<Action>) {
             | OutgoingEvent::Late
             | OutgoingEvent::Stop,
         ) => (phase, Vec::new()),
-        // This process ends anyway, and a program that asks from within is never restarted.
+        // This process ends anyway, and a program that embeds the proxy is never restarted.
         Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
         Event::TakenOver(_)
         | Event::RestartOver
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn every_phase_takes_every_event_and_leads_on_or_stays() {
+    fn every_phase_handles_every_event() {
         for phase in phases() {
             for event in events() {
                 let (next, actions) = on(phase, event.clone());

@@ -49,7 +49,7 @@ pub struct Process {
     /// Sockets that are bound as soon as every receive is armed.
     pub(in crate::control) late: Vec<Unbound>,
     /// The admin port, from the ready to the end.
-    pub(in crate::control) doors: Option<AdminListeners>,
+    pub(in crate::control) admin_listeners: Option<AdminListeners>,
     /// The exit code of the failure that ends the process, if one does.
     pub(in crate::control) failure_code: u8,
     /// The exit code, at the end.
@@ -65,7 +65,7 @@ pub struct Process {
     /// How this process was started.
     pub(in crate::control) program: Option<Program>,
     /// The sockets, for the next process.
-    pub(in crate::control) held: ListenerSet,
+    pub(in crate::control) listener_set: ListenerSet,
     reports: mpsc::Receiver<Report>,
     signals: Signals,
     /// Asks for a stop from within the process.
@@ -76,7 +76,7 @@ pub struct Process {
 pub(in crate::control) struct StartContext {
     pub predecessor: Option<Predecessor>,
     pub program: Option<Program>,
-    pub held: ListenerSet,
+    pub listener_set: ListenerSet,
     pub chosen: EngineChoice,
     pub late: Vec<Unbound>,
 }
@@ -89,10 +89,10 @@ impl Process {
         (report, reports): (mpsc::Sender<Report>, mpsc::Receiver<Report>),
         before: StartContext,
     ) -> Result<Process, Failure> {
-        let StartContext { mut predecessor, program, held, chosen, late } = before;
-        let refuse = |predecessor: &Option<Predecessor>, words: String| {
-            predecessor.iter().for_each(|old| old.say_failed(&words));
-            Failure::system(words)
+        let StartContext { mut predecessor, program, listener_set, chosen, late } = before;
+        let refuse = |predecessor: &Option<Predecessor>, message: String| {
+            predecessor.iter().for_each(|old| old.send_failed(&message));
+            Failure::system(message)
         };
         if let Some(old) = &mut predecessor
             && let Err(error) = old.listen()
@@ -102,20 +102,20 @@ impl Process {
         // Before the workers: metrics they receive would be lost if they could not be stopped.
         let signals = Signals::listen()
             .map_err(|error| refuse(&predecessor, format!("cannot handle signals: {error}")))?;
-        let has_inherited = predecessor.is_some() || held.is_data_activated();
+        let has_inherited = predecessor.is_some() || listener_set.is_data_activated();
         let (mut threads, mut pending) = (Vec::with_capacity(listeners.len()), VecDeque::new());
         for (index, listeners) in listeners.into_iter().enumerate() {
             let setup = WorkerSetup {
                 index,
                 listeners,
                 routes: control.publisher.routes.clone(),
-                shared: control.seats[index].shared.clone(),
+                shared: control.worker_handles[index].shared.clone(),
                 waker: control.publisher.wakers[index].clone(),
                 reports: report.clone(),
                 limits: control.limits,
                 engine: chosen.engine,
                 rings_bytes: chosen.rings_bytes,
-                cpu: control.seats[index].cpu.get(),
+                cpu: control.worker_handles[index].cpu.get(),
                 has_inherited,
             };
             match worker::spawn(setup) {
@@ -137,7 +137,7 @@ impl Process {
             pending,
             deadline: None,
             late,
-            doors: None,
+            admin_listeners: None,
             failure_code: exit::OK,
             exit_code: exit::OK,
             outgoing: OutgoingHandover::new(),
@@ -145,7 +145,7 @@ impl Process {
             reloads_at_start: 0,
             predecessor,
             program,
-            held,
+            listener_set,
             reports,
             signals,
             stop: Arc::new(Notify::new()),
@@ -160,24 +160,28 @@ impl Process {
         }
     }
 
-    /// Tells the operator what there is now.
+    /// Logs that the proxy is ready, and its degradations.
     pub(in crate::control) fn announce(&self, memory: &str) {
         let control = &self.control;
         let config = control.config();
         let list = |addresses: &[SocketAddr]| {
             addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
         };
-        let facts = control.seats.first().and_then(|seat| seat.facts.borrow().clone()).unwrap_or_default();
+        let facts = control
+            .worker_handles
+            .first()
+            .and_then(|worker_handle| worker_handle.facts.borrow().clone())
+            .unwrap_or_default();
         let asked = config.receive_buffer_bytes;
         // The kernel grants twice the requested size, which includes its own overhead.
         if facts.receive_buffer_bytes < 2 * asked {
-            let words = format!(
+            let message = format!(
                 "receiveBuffer: expected {} bytes, granted {}; raise net.core.rmem_max to {asked} \
                  (`sysctl -w net.core.rmem_max={asked}`), or bursts may be lost",
                 2 * asked,
                 facts.receive_buffer_bytes,
             );
-            control.degraded.borrow_mut().push(words);
+            control.degraded.borrow_mut().push(message);
         }
         if let Restrictions::Refused(errno) = facts.restrictions {
             control.degraded.borrow_mut().push(format!(
@@ -189,31 +193,35 @@ impl Process {
             listen = list(&control.listen),
             admin = list(&control.management),
             backends = config.nodes.len(),
-            workers = control.seats.len(),
+            workers = control.worker_handles.len(),
             engine = facts.engine,
             receive_buffer_bytes = facts.receive_buffer_bytes,
             "ready: metrics at {}; admin port at {}; {}; {} ({}); receive buffer {} bytes per socket; {}",
             list(&control.listen),
             list(&control.management),
             count(config.nodes.len(), "backend"),
-            count(control.seats.len(), "worker"),
+            count(control.worker_handles.len(), "worker"),
             facts.engine,
             facts.receive_buffer_bytes,
             memory.lines().next().unwrap_or_default(),
         );
-        if let Some(words) = &control.origin {
-            tracing::info!("{words}");
+        if let Some(message) = &control.origin {
+            tracing::info!("{message}");
         }
-        for words in control.degraded.borrow().iter() {
-            tracing::warn!("{words}");
+        for message in control.degraded.borrow().iter() {
+            tracing::warn!("{message}");
         }
     }
 
-    /// For whoever runs a proxy within another program.
+    /// For a program that embeds the proxy.
     pub(in crate::control) fn handle(&self) -> ProxyHandle {
         let control = &self.control;
         ProxyHandle {
-            workers: control.seats.iter().map(|seat| seat.shared.clone()).collect(),
+            workers: control
+                .worker_handles
+                .iter()
+                .map(|worker_handle| worker_handle.shared.clone())
+                .collect(),
             publisher: control.publisher.clone(),
             listen: control.listen.as_slice().into(),
             management: control.management.as_slice().into(),
@@ -257,8 +265,8 @@ impl Process {
     fn note(&mut self, report: Report) -> Option<Event> {
         match report {
             Report::Ready { worker, facts } => {
-                if let Some(seat) = self.control.seats.get(worker) {
-                    *seat.facts.borrow_mut() = Some(facts);
+                if let Some(worker_handle) = self.control.worker_handles.get(worker) {
+                    *worker_handle.facts.borrow_mut() = Some(facts);
                 }
             }
             Report::SendsFail { node, address } => {
@@ -298,13 +306,13 @@ impl Process {
                  rest is lost and counted in datagrams_truncated and bytes_truncated; raise maxDatagramSize"
             ),
             Report::PinFailed { worker, cpu, error } => {
-                if let Some(seat) = self.control.seats.get(worker) {
-                    seat.cpu.set(None);
+                if let Some(worker_handle) = self.control.worker_handles.get(worker) {
+                    worker_handle.cpu.set(None);
                 }
                 // It comes before the worker is ready, so it is reported with the other degradations.
-                let words =
+                let message =
                     format!("pinWorkers: cannot pin worker {worker} to CPU {cpu}: {error}; it is not pinned");
-                self.control.degraded.borrow_mut().push(words);
+                self.control.degraded.borrow_mut().push(message);
             }
             Report::FenceFailed { error } => {
                 tracing::warn!(

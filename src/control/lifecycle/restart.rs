@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const OVERTIME: Duration = Duration::from_secs(1);
 
 impl Process {
-    /// SIGUSR2: starts a new process, or says why not.
+    /// SIGUSR2: starts a new process, or reports why not.
     pub(in crate::control) fn restart(&mut self) {
         let obstacle = self.obstacle();
         let taken = self.give(OutgoingEvent::Asked(obstacle));
@@ -49,13 +49,13 @@ impl Process {
             }
             OutgoingAction::Refuse(why) => note(&self.control, Outcome::Refused, why),
             OutgoingAction::Defer => {
-                let words = "deferred until the process of the last restart, which failed, has exited";
-                note(&self.control, Outcome::UnderWay, words);
+                let message = "deferred until the process of the last restart, which failed, has exited";
+                note(&self.control, Outcome::UnderWay, message);
             }
             OutgoingAction::Go(taken) => {
                 let state = self.control.carry();
-                let told = self.successor.as_ref().map(|successor| successor.say_go(state));
-                match told {
+                let sent = self.successor.as_ref().map(|successor| successor.send_go(state));
+                match sent {
                     Some(Ok(())) => return Some(taken),
                     Some(Err(error)) => {
                         return self
@@ -65,11 +65,11 @@ impl Process {
                 }
             }
             OutgoingAction::Fail(why) => {
-                self.give_grace();
-                self.note_failure(&why);
+                self.limit_exit();
+                self.report_failure(&why);
             }
             OutgoingAction::Abort(why) => {
-                self.note_failure(&why);
+                self.report_failure(&why);
                 self.abort_successor(why);
             }
             OutgoingAction::StartOver(why) => {
@@ -79,7 +79,7 @@ impl Process {
             OutgoingAction::Kill => self.kill_successor(),
             OutgoingAction::GoOn(why) => {
                 self.clear_successor();
-                self.note_failure(&why);
+                self.report_failure(&why);
             }
             OutgoingAction::Clear => self.clear_successor(),
         }
@@ -87,50 +87,51 @@ impl Process {
     }
 
     /// A new process that does not take over has this long to relay what it received; then it is killed.
-    fn give_grace(&mut self) {
+    fn limit_exit(&mut self) {
         let grace = grace(&self.control.config());
         if let Some(successor) = &mut self.successor {
-            successor.set_time(grace);
+            successor.set_time_limit(grace);
         }
     }
 
     fn abort_successor(&mut self, why: String) {
         if let Some(successor) = &mut self.successor {
-            successor.say_abort(why);
+            successor.send_abort(why);
         }
-        self.give_grace();
+        self.limit_exit();
     }
 
     /// The new process has exited: resets the shared sockets to this process's config.
     fn clear_successor(&mut self) {
         if self.successor.take().is_some() {
-            self.held.restore(&self.control.config(), self.control.spread);
+            self.listener_set.restore(&self.control.config(), self.control.spread);
         }
     }
 
     /// Reports that a restart failed and that this process continues.
-    fn note_failure(&self, why: &str) {
+    fn report_failure(&self, why: &str) {
         if self.control.stopping.get() {
             note(&self.control, Outcome::Refused, "canceled by a stop");
             return;
         }
         note(&self.control, Outcome::Failed, why);
         self.control.notifier.ready();
-        self.control.tell_status();
+        self.control.notify_status();
     }
 
     fn start_successor(&mut self) -> Option<Inherited> {
         let control = self.control.clone();
         control.notifier.reloading();
         let timeout = Duration::from_millis(control.config().handover_timeout_ms);
-        let offer = self.held.offer(timeout, control.carry());
+        let offer = self.listener_set.offer(timeout, control.carry());
         let program = self.program.as_ref()?;
         let path = program.path.display().to_string();
-        let started = self.held.duplicates().and_then(|sockets| Successor::start(program, offer, sockets));
+        let started =
+            self.listener_set.duplicates().and_then(|sockets| Successor::start(program, offer, sockets));
         match started {
             Ok(successor) => {
-                let words = format!("started process {}: {path}", successor.pid());
-                note(&control, Outcome::UnderWay, &words);
+                let message = format!("started process {}: {path}", successor.pid());
+                note(&control, Outcome::UnderWay, &message);
                 self.successor = Some(successor);
                 self.reloads_at_start = control.reloads.get();
                 None
@@ -164,16 +165,17 @@ impl Process {
         let pid = self.successor.as_ref().map_or(0, Successor::pid);
         control.notifier.main_process(pid);
         control.taken_over_by.set(i32::try_from(pid).ok().filter(|pid| *pid > 0));
-        let left = if self.held.is_data_activated() { Left::ALL } else { left_to(taken, &control.listen) };
+        let left =
+            if self.listener_set.is_data_activated() { Left::ALL } else { left_to(taken, &control.listen) };
         control.left.set(left);
         pid
     }
 
     /// Passes a signal to stop on to the process that has taken over.
-    pub(in crate::control) fn pass_on(&self, signal: u8) {
+    pub(in crate::control) fn forward_signal(&self, signal: u8) {
         if let Some(successor) = &self.successor {
             tracing::info!("forwarding signal {signal} to process {}, which has taken over", successor.pid());
-            successor.say_stop(signal);
+            successor.send_stop(signal);
         }
     }
 
@@ -181,7 +183,7 @@ impl Process {
     pub(in crate::control) fn forward_reload(&self) {
         if let Some(successor) = &self.successor {
             tracing::info!("reload: forwarded to process {}, which has taken over", successor.pid());
-            successor.ask_reload();
+            successor.request_reload();
         }
     }
 
@@ -190,7 +192,7 @@ impl Process {
         note(&self.control, Outcome::Refused, why);
     }
 
-    /// Every receive is armed: binds what is new, and has the old process told, if there is one.
+    /// Every receive is armed: binds new sockets, and notifies the old process, if there is one.
     pub(in crate::control) fn offer(&mut self) {
         for socket in std::mem::take(&mut self.late) {
             if let Err(error) = socket.bind() {
@@ -214,7 +216,7 @@ impl Process {
             IncomingAction::Nothing => {}
             IncomingAction::SayReady => {
                 tracing::info!("restart: ready to take over from process {pid}");
-                if let Err(error) = old.say_ready() {
+                if let Err(error) = old.send_ready() {
                     tracing::warn!("cannot notify process {pid} that this one is ready: {error}");
                 }
             }
@@ -232,7 +234,7 @@ impl Process {
         }
     }
 
-    /// As the new process: goes on from what the old one knew last, and stops if that was requested meanwhile.
+    /// As the new process: continues from the last state of the old one, and stops if that was requested meanwhile.
     pub(in crate::control) fn inherit(&mut self) {
         let Some(old) = &mut self.predecessor else { return };
         if old.is_to_stop() {
@@ -246,20 +248,20 @@ impl Process {
 
     /// As the new process: the old one has exited.
     fn complete(&self, pid: u32) {
-        let words = format!("complete: process {pid} has exited and this one has taken over");
-        note(&self.control, Outcome::Done, &words);
+        let message = format!("complete: process {pid} has exited and this one has taken over");
+        note(&self.control, Outcome::Done, &message);
         if self.control.spread == Spread::Datagram {
-            self.held.spread_again();
+            self.listener_set.spread_again();
         }
-        // What was said before the service manager knew this process may not have been heard.
+        // Notifications sent before the service manager knew this process may have been ignored.
         self.control.notifier.ready();
-        self.control.tell_status();
+        self.control.notify_status();
     }
 
     /// As the new process: tells the old one why this one ends, as long as it has not taken over.
-    pub(in crate::control) fn refuse_old(&self, words: &str) {
+    pub(in crate::control) fn report_to_old(&self, message: &str) {
         if let Some(old) = &self.predecessor {
-            old.say_failed(words);
+            old.send_failed(message);
         }
     }
 }
@@ -301,18 +303,18 @@ enum Outcome {
 }
 
 /// Reports it in the log and in `status`.
-fn note(control: &Control, outcome: Outcome, words: &str) {
-    let words = match outcome {
-        Outcome::UnderWay | Outcome::Done => words.to_owned(),
-        Outcome::Refused => format!("refused: {words}"),
-        Outcome::Failed => format!("failed, and process {} continues: {words}", std::process::id()),
+fn note(control: &Control, outcome: Outcome, message: &str) {
+    let message = match outcome {
+        Outcome::UnderWay | Outcome::Done => message.to_owned(),
+        Outcome::Refused => format!("refused: {message}"),
+        Outcome::Failed => format!("failed, and process {} continues: {message}", std::process::id()),
     };
     match outcome {
-        Outcome::UnderWay => tracing::info!(restart = "under way", "restart: {words}"),
-        Outcome::Done => tracing::info!(restart = "complete", "restart: {words}"),
-        Outcome::Refused => tracing::warn!(restart = "refused", "restart: {words}"),
+        Outcome::UnderWay => tracing::info!(restart = "under way", "restart: {message}"),
+        Outcome::Done => tracing::info!(restart = "complete", "restart: {message}"),
+        Outcome::Refused => tracing::warn!(restart = "refused", "restart: {message}"),
         Outcome::Failed => {
-            for line in words.lines() {
+            for line in message.lines() {
                 tracing::error!(restart = "failed", "restart: {}", line.trim_start());
             }
         }
@@ -321,7 +323,7 @@ fn note(control: &Control, outcome: Outcome, words: &str) {
     let mut last = control.last_restart.borrow_mut();
     // A refused second request does not hide the state of the first one.
     if outcome != Outcome::Refused || last.as_ref().is_none_or(|last| !last.is_under_way) {
-        *last = Some(LastRestart { at: Instant::now(), words, is_under_way });
+        *last = Some(LastRestart { at: Instant::now(), message, is_under_way });
     }
 }
 

@@ -1,4 +1,4 @@
-//! Signals: kept away from every thread but this one, and told as events.
+//! Signals: blocked in every thread but this one, and delivered as events.
 //!
 //! In: SIGHUP, SIGUSR2, SIGTERM, SIGINT. Out: [`Signal`]s. SIGPIPE is ignored by the Rust runtime before main, so a client that
 //! goes away is an error of the write and not the end of the process. Next: `process.rs`.
@@ -36,7 +36,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Handles them from now on, and lets through what waited. Inside a runtime; after the workers were started.
+    /// Starts to handle them, including pending ones. Inside a runtime; after the workers were started.
     pub fn listen() -> io::Result<Signals> {
         let signals = Signals {
             hangup: signal(SignalKind::hangup())?,

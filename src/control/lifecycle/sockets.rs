@@ -1,7 +1,7 @@
 //! Everything that listens, wherever it comes from: bound here, inherited from an old process, or passed by a service
 //! manager.
 //!
-//! In: the config, an [`Origin`]. Out: [`Sockets`], in which what arrives from now on waits. Next: `process.rs`.
+//! In: the config, an [`Origin`]. Out: [`Sockets`], in which arriving datagrams are queued. Next: `process.rs`.
 
 use crate::config::{Config, Configured};
 use crate::control::Origin;
@@ -53,7 +53,7 @@ pub struct Sockets {
     /// What is bound only when everything is armed.
     pub late: Vec<Unbound>,
     /// The same sockets once more, for the next process.
-    pub held: ListenerSet,
+    pub listener_set: ListenerSet,
     /// Where they come from, if they were not made here.
     pub origin: Option<String>,
 }
@@ -153,14 +153,14 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
     let spread = spread(config, &found.workers, &mut found.degraded);
     let management: io::Result<Vec<SocketAddr>> = found.admin.iter().map(TcpListener::local_addr).collect();
     let management = management.map_err(|error| Failure::system(format!("the admin port: {error}")))?;
-    let held = hold(config, &found, &management)
+    let listener_set = hold(config, &found, &management)
         .map_err(|error| Failure::system(format!("cannot duplicate a socket: {error}")))?;
     let own = OwnAddresses::new(&found.listen, found.workers.first().map_or(&[], Vec::as_slice));
     Ok(Sockets {
         budget,
         spread,
         own,
-        held,
+        listener_set,
         workers: found.workers,
         listen: found.listen,
         admin: found.admin,
@@ -250,9 +250,9 @@ fn activate(config: &Config, activated: Activated) -> Result<BoundListeners, Fai
     Ok(found)
 }
 
-/// Keys of the file that passed sockets override: what they say, and what counts.
+/// Keys of the file that passed sockets override, each with both values.
 fn overridden(config: &Config, configured: Configured, found: &BoundListeners) -> Vec<String> {
-    let mut words = Vec::new();
+    let mut notices = Vec::new();
     let keys = |keys: [&'static str; 2]| keys.map(|key| configured.format.key(key)).join(", ");
     let mut compare = |keys: String, configured: &[SocketAddr], sockets: Vec<SockRef<'_>>| {
         let passed = served(&sockets);
@@ -260,7 +260,7 @@ fn overridden(config: &Config, configured: Configured, found: &BoundListeners) -
             let list = |addresses: &[SocketAddr]| {
                 addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
             };
-            words.push(format!(
+            notices.push(format!(
                 "{keys}: the config has {}, but the sockets passed by the service manager are at {} and take precedence; change \
                  the socket unit, or remove the keys",
                 list(configured),
@@ -276,7 +276,7 @@ fn overridden(config: &Config, configured: Configured, found: &BoundListeners) -
         let sockets = found.admin.iter().map(SockRef::from).collect();
         compare(keys(["managementHost", "managementPort"]), &config.management, sockets);
     }
-    words
+    notices
 }
 
 /// Where sockets receive: `[::]` stands for `0.0.0.0` too unless it is restricted to IPv6 (IPV6_V6ONLY).
@@ -312,7 +312,7 @@ fn is_covered(configured: &[SocketAddr], passed: &[SocketAddr]) -> bool {
 }
 
 /// Goes on with an old process's sockets, and makes those that it does not have; what is new at the data port is bound when
-/// everything is armed, so that nothing that arrives waits for this process, or for nobody if it fails.
+/// everything is armed, so that nothing that arrives is queued for this process, and lost if it fails.
 fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<BoundListeners, Failure> {
     let mut descriptors: Vec<Option<OwnedFd>> = predecessor.take_sockets().into_iter().map(Some).collect();
     let offer = &predecessor.offer;
@@ -354,7 +354,7 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<BoundListen
         admin.extend(bind_admin(&new_admin, has_others, config.freebind).map_err(Failure::system)?);
     }
     let shared = if offer.data_activated { Left::ALL } else { plan.inherited() };
-    let origin = words(&plan, offer, late.len(), admin.len());
+    let origin = inherited_text(&plan, offer, late.len(), admin.len());
     let (data_activated, admin_activated) = (offer.data_activated, offer.admin_activated);
     predecessor.set_taken(plan.taken());
     Ok(BoundListeners {
@@ -370,7 +370,7 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<BoundListen
     })
 }
 
-/// Takes addresses out of the plan that this host does not have; what was left out, in words. Fails if somebody else has
+/// Takes addresses out of the plan that this host does not have; a message for each. Fails if another process uses
 /// one of the new ones.
 fn leave_out(plan: &mut Plan, offer: &Offer, config: &Config) -> Result<Vec<String>, Failure> {
     let (mut degraded, mut missing) = (Vec::new(), None);
@@ -419,13 +419,13 @@ fn adapt_receive_buffer(socket: &UdpSocket, config: &Config, offer: &Offer) -> i
 }
 
 /// What was inherited, for the log.
-fn words(plan: &Plan, offer: &Offer, bound: usize, admin: usize) -> String {
+fn inherited_text(plan: &Plan, offer: &Offer, bound: usize, admin: usize) -> String {
     let taken = plan.taken();
     let list = |addresses: &[SocketAddr]| {
         let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
     };
-    let mut words = format!(
+    let mut message = format!(
         "inherited from process {} (version {}): {} ({}), {} ({})",
         offer.pid,
         offer.version.escape_default(),
@@ -436,13 +436,13 @@ fn words(plan: &Plan, offer: &Offer, bound: usize, admin: usize) -> String {
     );
     if bound > 0 || admin > taken.admin.len() {
         let new_admin = count(admin - taken.admin.len(), "admin socket");
-        words.push_str(&format!("; newly created: {}, {new_admin}", count(bound, "data socket")));
+        message.push_str(&format!("; newly created: {}, {new_admin}", count(bound, "data socket")));
     }
     let given_up = offer.workers * offer.data.len() - taken.data.len() * taken.workers;
     if given_up > 0 {
-        words.push_str(&format!("; closed: {}", count(given_up, "data socket")));
+        message.push_str(&format!("; closed: {}", count(given_up, "data socket")));
     }
-    words
+    message
 }
 
 /// There are as many workers as sockets at an address.
@@ -461,7 +461,7 @@ fn set_workers(config: &mut Config, workers: usize, degraded: &mut Vec<String>) 
     config.worker_cpus.truncate(workers);
 }
 
-/// Spreads datagrams over the workers as the config says, if the kernel lets it; what is really done.
+/// Spreads datagrams over the workers as configured, if the kernel permits it; returns what is in effect.
 fn spread(config: &Config, workers: &[Vec<UdpSocket>], degraded: &mut Vec<String>) -> Spread {
     if config.spread == Spread::Datagram {
         match socket::spread_over(workers) {
@@ -497,7 +497,7 @@ fn hold(config: &Config, found: &BoundListeners, management: &[SocketAddr]) -> i
 }
 
 /// What the kernel grants one socket to a backend that asks for so much, in bytes; tried out on a socket that sends
-/// nothing. 0 if it cannot be told.
+/// nothing. 0 if unknown.
 fn send_buffer_granted(asked_bytes: usize) -> u64 {
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     let granted = socket::connect_backend(nobody, asked_bytes)
@@ -516,16 +516,21 @@ mod tests {
         let bound =
             socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 2, ListenOptions::here(100_000))
                 .unwrap();
-        let held = ListenerSet { data: bound.workers, admin: Vec::new(), offer: Offer::default() };
-        let granted = |index: usize| socket2::SockRef::from(&held.data[index][0]).recv_buffer_size().unwrap();
+        let listener_set = ListenerSet { data: bound.workers, admin: Vec::new(), offer: Offer::default() };
+        let granted =
+            |index: usize| socket2::SockRef::from(&listener_set.data[index][0]).recv_buffer_size().unwrap();
         let before = [granted(0), granted(1)];
-        held.data.iter().flatten().for_each(|socket| socket::ask_receive_buffer(socket, 5_000).unwrap());
-        held.data.iter().flatten().for_each(|socket| options::stamp_arrivals(socket, false).unwrap());
-        socket::spread_by_sender(&held.data);
+        listener_set
+            .data
+            .iter()
+            .flatten()
+            .for_each(|socket| socket::ask_receive_buffer(socket, 5_000).unwrap());
+        listener_set.data.iter().flatten().for_each(|socket| options::stamp_arrivals(socket, false).unwrap());
+        socket::spread_by_sender(&listener_set.data);
         assert_ne!([granted(0), granted(1)], before);
-        held.restore(&config, Spread::Datagram);
+        listener_set.restore(&config, Spread::Datagram);
         assert_eq!([granted(0), granted(1)], before);
-        for socket in held.data.iter().flatten() {
+        for socket in listener_set.data.iter().flatten() {
             assert!(
                 nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::ReceiveTimestampns).unwrap()
             );
@@ -533,7 +538,7 @@ mod tests {
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         (0..100).for_each(|_| assert_eq!(sender.send_to(b"x", bound.addresses[0]).unwrap(), 1));
         let received = |index: usize| {
-            let socket = &held.data[index][0];
+            let socket = &listener_set.data[index][0];
             socket.set_nonblocking(true).unwrap();
             std::iter::from_fn(|| socket.recv(&mut [0; 4]).ok()).count()
         };

@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 /// Room for reports of each worker, beside one for each of its backends.
 const REPORTS_PER_WORKER: usize = 64;
 
-/// Runs the proxy until it is stopped; the exit code. `origin` says where this process comes from.
+/// Runs the proxy until it is stopped; the exit code. `origin` describes how this process was started.
 ///
 /// When it returns the process is to end: what a client of the admin port keeps open may still be held, and after a
 /// second signal the workers are still at work.
@@ -53,22 +53,22 @@ fn begin(mut config: Config, options: Options, mut origin: Origin, started: impl
     let mut sockets = match sockets::open(&mut config, &mut origin) {
         Ok(sockets) => sockets,
         Err(failure) => {
-            origin.refuse(&failure.words);
-            return failure.tell();
+            origin.report_failure(&failure.words);
+            return failure.log();
         }
     };
     let chosen = match engine::choose(&config, sockets.listen.len()) {
         Ok(chosen) => chosen,
         Err(failure) => {
-            origin.refuse(&failure.words);
-            return failure.tell();
+            origin.report_failure(&failure.words);
+            return failure.log();
         }
     };
     sockets.degraded.extend(chosen.degraded.iter().cloned());
     let (engine, rings_bytes) = (chosen.engine, chosen.rings_bytes);
     match net::run_local(engine, live(config, options, sockets, origin, (chosen, started))) {
         Ok(code) => code,
-        Err(error) => refused(error, rings_bytes, engine).tell(),
+        Err(error) => refused(error, rings_bytes, engine).log(),
     }
 }
 
@@ -95,12 +95,12 @@ async fn live(
     let memory = MemoryBound::new(&config, chosen.engine).to_string();
     let (mut process, admin) = match prepare(config, options, sockets, origin, chosen).await {
         Ok(prepared) => prepared,
-        Err(failure) => return failure.tell(),
+        Err(failure) => return failure.log(),
     };
     let begin = |process: &Process| {
         let control = &process.control;
         // What others had when this process might have failed is its own now, or the service manager's.
-        control.left.set(if process.held.is_data_activated() { Left::ALL } else { Left::NONE });
+        control.left.set(if process.listener_set.is_data_activated() { Left::ALL } else { Left::NONE });
         control.ready.set(true);
         process.announce(&memory);
         for backend in control.backends().iter() {
@@ -108,17 +108,18 @@ async fn live(
         }
         control.guard();
         net::spawn(source::watch(control.clone()));
-        let doors = AdminListeners::open(control, admin, process.held.is_admin_activated())?;
+        let admin_listeners =
+            AdminListeners::open(control, admin, process.listener_set.is_admin_activated())?;
         control.notifier.ready();
-        control.tell_status();
+        control.notify_status();
         liveness::watch(control);
         started(process.handle());
-        Ok(doors)
+        Ok(admin_listeners)
     };
     process.run(begin).await
 }
 
-/// Everything up to the start of the workers. A failure has been told to the old process, if there is one.
+/// Everything up to the start of the workers. A failure has been reported to the old process, if there is one.
 async fn prepare(
     config: Config,
     options: Options,
@@ -126,14 +127,15 @@ async fn prepare(
     origin: Origin,
     chosen: EngineChoice,
 ) -> Result<(Process, Vec<TcpListener>), Failure> {
-    let (publisher, seats) = seats(&config).inspect_err(|failure| origin.refuse(&failure.words))?;
+    let (publisher, worker_handles) =
+        worker_handles(&config).inspect_err(|failure| origin.report_failure(&failure.words))?;
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
     let Origin { predecessor, program, notifier, notices, .. } = origin;
     let control = Control::new(ControlInit {
         config,
         options,
-        seats,
+        worker_handles,
         publisher,
         listen: sockets.listen,
         management: sockets.management,
@@ -141,7 +143,7 @@ async fn prepare(
         budget: sockets.budget,
         send_buffer_granted_bytes: sockets.send_buffer_granted_bytes,
         spread: sockets.spread,
-        has_given_sockets: sockets.held.is_data_activated(),
+        has_given_sockets: sockets.listener_set.is_data_activated(),
         notifier,
         origin: sockets.origin,
     });
@@ -157,7 +159,8 @@ async fn prepare(
     refuse_loops(&control, predecessor.as_ref())?;
     // The workers' first table is the real one: none of what waits in the sockets is dropped for want of a backend.
     control.publish();
-    let before = StartContext { predecessor, program, held: sockets.held, chosen, late: sockets.late };
+    let before =
+        StartContext { predecessor, program, listener_set: sockets.listener_set, chosen, late: sockets.late };
     let process = Process::start(control, sockets.workers, (report, reports), before)?;
     Ok((process, sockets.admin))
 }
@@ -166,26 +169,26 @@ async fn prepare(
 fn refuse_loops(control: &Control, predecessor: Option<&Predecessor>) -> Result<(), Failure> {
     let refused = control.refuse_loops(&control.config(), &control.backends());
     refused.map_err(|loops| {
-        predecessor.iter().for_each(|old| old.say_failed(&loops.message));
+        predecessor.iter().for_each(|old| old.send_failed(&loops.message));
         // What a name server says may be another thing at the next start.
         Failure { words: loops.message, code: if loops.is_literal { exit::USAGE } else { exit::SYSTEM } }
     })
 }
 
-/// What each worker shares with control, and the way to them all.
-fn seats(config: &Config) -> Result<(Publisher, Vec<WorkerHandle>), Failure> {
+/// What each worker shares with control, and the publisher to all of them.
+fn worker_handles(config: &Config) -> Result<(Publisher, Vec<WorkerHandle>), Failure> {
     let nothing = table::build(0, config, [], None, Phase::Run, None);
     let wakers: io::Result<Vec<_>> = (0..config.workers).map(|_| Waker::new().map(Arc::new)).collect();
     let wakers = wakers
         .map_err(|error| Failure::system(format!("cannot create an eventfd to wake a worker: {error}")))?;
-    let seat = |index| WorkerHandle {
+    let worker_handle = |index| WorkerHandle {
         shared: Arc::new(WorkerShared::default()),
         facts: RefCell::new(None),
         cpu: Cell::new(config.worker_cpus.get(index).copied()),
         stuck_since: Cell::default(),
     };
     let publisher = Publisher { routes: Arc::new(ArcSwap::from_pointee(nothing)), wakers };
-    Ok((publisher, (0..config.workers).map(seat).collect()))
+    Ok((publisher, (0..config.workers).map(worker_handle).collect()))
 }
 
 fn start_debug_log(control: &Rc<Control>) {
@@ -269,9 +272,9 @@ mod tests {
 
     #[test]
     fn a_taken_port_ends_the_start_with_its_exit_code() {
-        let held = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let occupied = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut config = config(&["127.0.0.1:9"]);
-        (config.listen, config.management) = (vec![held.local_addr().unwrap()], anywhere());
+        (config.listen, config.management) = (vec![occupied.local_addr().unwrap()], anywhere());
         let code = run_with(config, options(), |_| panic!("it is not ready"));
         assert_eq!(code, exit::SYSTEM);
     }

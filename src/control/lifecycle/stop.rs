@@ -1,6 +1,6 @@
 //! The end of the process: a stop that loses nothing, one that is cut short, one after a failure.
 //!
-//! In: actions that `phase.rs` asks a running [`Process`] for. Out: the final account in the log, and the exit code.
+//! In: actions that `phase.rs` asks a running [`Process`] for. Out: the final counters in the log, and the exit code.
 
 use crate::control::lifecycle::handover::message::Inherited;
 use crate::control::lifecycle::phase::{Cause, Event, Phase};
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long the workers may take beyond the time they were given, to cancel what the kernel holds and to say so.
+/// How long the workers may take beyond the time they were given, to cancel operations in the kernel and to report it.
 pub(in crate::control) const OVERTIME: Duration = Duration::from_secs(4);
 /// How long they may take after a start that failed.
 const ABANDON: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ impl Process {
 
     /// Says that a worker failed, and that the process ends. What the other workers hold is still relayed.
     pub(in crate::control) fn fail(&mut self, worker: usize) {
-        self.failure_code = self.end_of(worker).tell();
+        self.failure_code = self.end_of(worker).log();
         self.control.stopping.set(true);
         self.control.notifier.stopping();
     }
@@ -46,30 +46,30 @@ impl Process {
             return self.pending.push_back(Event::TimeOver);
         }
         tracing::info!("health reports down; metrics are forwarded for another {} ms", delay.as_millis());
-        self.give_time(delay);
+        self.set_time_limit(delay);
     }
 
     /// Fences, relays what is queued, flushes.
     pub(in crate::control) fn drain(&mut self, overtime: Duration) {
         let timeout = Duration::from_millis(self.control.config().shutdown_timeout_ms);
         self.control.drain(timeout);
-        self.give_time(timeout + overtime);
+        self.set_time_limit(timeout + overtime);
     }
 
     /// The phase is over after this time.
-    pub(in crate::control) fn give_time(&mut self, time: Duration) {
+    pub(in crate::control) fn set_time_limit(&mut self, time: Duration) {
         self.deadline = Some((Instant::now() + time, time));
     }
 
-    /// Ends because another process has taken over: what this one has received is relayed, and its account told.
+    /// Ends because another process has taken over: what this one has received is relayed, and its counters are logged.
     pub(in crate::control) async fn leave(&mut self, taken: &Inherited) {
-        if let Some(doors) = self.doors.take() {
-            doors.leave(&taken.admin).await;
+        if let Some(admin_listeners) = self.admin_listeners.take() {
+            admin_listeners.leave(&taken.admin).await;
         }
         let pid = self.leave_to(taken);
         tracing::info!("process {pid} has taken over; process {} exits", std::process::id());
         self.control.stopping.set(true);
-        // What the service manager is told from now on, the other process tells.
+        // From here on the other process notifies the service manager.
         self.control.ready.set(false);
         self.drain(OVERTIME);
     }
@@ -78,11 +78,11 @@ impl Process {
     /// relayed.
     pub(in crate::control) fn abandon(&mut self, cause: Cause) {
         let failure = cause.failure(|worker| self.end_of(worker));
-        self.refuse_old(&failure.words);
+        self.report_to_old(&failure.words);
         if failure.code == exit::OK {
             tracing::info!("{}", failure.words);
         } else {
-            self.failure_code = failure.tell();
+            self.failure_code = failure.log();
         }
         // What clients have sent to sockets that others had before is no less worth than at any other end; nor is it where
         // this one was asked to stop.
@@ -114,7 +114,7 @@ impl Process {
 
     /// Every worker has ended.
     pub(in crate::control) fn conclude(&mut self) {
-        // They have said their last words: this takes no time.
+        // They have sent their last report: this takes no time.
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -165,7 +165,7 @@ fn account(process: &Process) {
         datagrams_sent = counters.get(Counter::DatagramsSent),
         kernel_drops = counters.get(Counter::KernelDrops),
         "final counters: {}",
-        words(&counters)
+        final_counters(&counters)
     );
 }
 
@@ -175,13 +175,13 @@ fn name(signal: u8) -> Option<&'static str> {
 }
 
 /// The whole account on one line.
-fn words(counters: &Counters) -> String {
+fn final_counters(counters: &Counters) -> String {
     let reasons: Vec<String> = DropReason::ALL
         .iter()
         .map(|reason| (reason.name(), counters.dropped(*reason)))
         .filter(|(_, dropped)| *dropped > 0)
         .map(|(name, dropped)| {
-            // What lay beyond the cut of a long datagram was never seen.
+            // The rest of a truncated datagram was never read.
             let at_least = if name == DropReason::Truncated.name() { "at least " } else { "" };
             format!("{name} {at_least}{dropped}")
         })
@@ -220,18 +220,18 @@ mod tests {
         counters.add(Counter::DatagramsSent, 4);
         counters.add(Counter::KernelDrops, 9);
         let tail = "pending 0; datagrams received 5, sent 4, dropped by the kernel 9";
-        assert_eq!(words(&counters), format!("metrics received 10, sent 7, dropped 0, {tail}"));
+        assert_eq!(final_counters(&counters), format!("metrics received 10, sent 7, dropped 0, {tail}"));
         counters.leave(Exit::Dropped(DropReason::Malformed), 2, 1);
         counters.leave(Exit::Dropped(DropReason::Shutdown), 1, 1);
         assert_eq!(
-            words(&counters),
+            final_counters(&counters),
             format!("metrics received 10, sent 7, dropped 3 (malformed 2, shutdown 1), {tail}")
         );
         counters.leave(Exit::Dropped(DropReason::Truncated), 1, 1);
         counters.add(Counter::DatagramsTruncated, 2);
         counters.add(Counter::BytesTruncated, 300);
         assert_eq!(
-            words(&counters),
+            final_counters(&counters),
             format!(
                 "metrics received 10, sent 7, dropped 4 (malformed 2, truncated at least 1, shutdown 1), {tail}, truncated \
                  2 (300 bytes not read)"

@@ -1,7 +1,7 @@
-//! What a service manager is told of the state of this process: systemd's notification protocol, sd_notify(3).
+//! Notifies the service manager of the state of this process: systemd's notification protocol, sd_notify(3).
 //!
 //! In: ready, reloading, stopping, a line for `systemctl status`. Out: datagrams to the socket that NOTIFY_SOCKET names,
-//! nothing without it. Next: nobody; the service manager reads them.
+//! nothing without it. The service manager reads them.
 
 use nix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
@@ -17,12 +17,12 @@ pub struct Notifier {
     socket: Option<UnixDatagram>,
     /// Within which time the manager expects a sign of life, if it does.
     watchdog: Option<Duration>,
-    /// The line told last.
+    /// The last line sent.
     status: RefCell<String>,
 }
 
 impl Notifier {
-    /// For the socket that the environment names. What is wrong with it is an error for the log: nobody waits for an answer.
+    /// For the socket that the environment names. An error goes to the log: the notification has no reply.
     pub fn from_environment() -> Result<Notifier, String> {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(Notifier::default()) };
         let variable = |name| std::env::var(name).ok();
@@ -69,37 +69,37 @@ impl Notifier {
 
     /// The service is up, or up again after a reload.
     pub fn ready(&self) {
-        self.tell("READY=1");
+        self.send("READY=1");
     }
 
     /// The config is being read again, or a new process is being started; [`Notifier::ready`] ends it.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
         let now_us = now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1_000);
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now_us}"));
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={now_us}"));
     }
 
     /// The service ends.
     pub fn stopping(&self) {
-        self.tell("STOPPING=1");
+        self.send("STOPPING=1");
     }
 
     /// Another process is the service now, and it is up.
     pub fn main_process(&self, pid: u32) {
-        self.tell(&format!("MAINPID={pid}\nREADY=1"));
+        self.send(&format!("MAINPID={pid}\nREADY=1"));
     }
 
-    /// One line for people; the same one again is not told.
+    /// One line for people; it is not sent again if unchanged.
     pub fn status(&self, line: &str) {
         if self.socket.is_none() || *self.status.borrow() == line {
             return;
         }
         let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        self.tell(&format!("STATUS={line}"));
+        self.send(&format!("STATUS={line}"));
         *self.status.borrow_mut() = line;
     }
 
-    fn tell(&self, message: &str) {
+    fn send(&self, message: &str) {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(message.as_bytes())
         {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_of_this_process_counts_and_no_other() {
+    fn only_the_watchdog_of_this_process_counts() {
         let own = std::process::id().to_string();
         let period = Some(Duration::from_secs(3));
         assert_eq!(watchdog(Some("3000000"), Some(&own)), period);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn it_speaks_to_paths_and_to_abstract_names() {
+    fn it_sends_to_paths_and_abstract_names() {
         let folder = std::env::temp_dir().join(format!("statsring-notify-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("socket");
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_manager_nothing_happens_and_a_wrong_name_is_told() {
+    fn without_a_manager_nothing_is_sent_and_a_wrong_name_is_an_error() {
         Notifier::default().ready();
         for name in ["vsock:2:1", "", "/no/such/socket"] {
             assert!(Notifier::to(name.as_ref()).unwrap_err().contains("NOTIFY_SOCKET"), "{name}");

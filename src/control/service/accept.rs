@@ -1,6 +1,6 @@
 //! Accepts the admin port's connections up to the limit.
 //!
-//! In: listening sockets. Out: a served connection for each client, or a word that there are too many. Next: `admin_service.rs`
+//! In: listening sockets. Out: a served connection for each client, or an error that there are too many. Next: `admin_service.rs`
 //! answers.
 //!
 //! A connection is accepted only below the limit, so that connections never use descriptors that something else needs;

@@ -1,6 +1,6 @@
 //! The admin port's listeners: started when the process is ready, closed at its end, or handed over.
 //!
-//! In: listening sockets. Out: connections, to `admin_service.rs`. Next: nobody.
+//! In: listening sockets. Out: connections, to `admin_service.rs`.
 
 use crate::control::lifecycle::failure::Failure;
 use crate::control::net::{self, Listener};
@@ -20,7 +20,7 @@ pub struct AdminListeners {
 }
 
 impl AdminListeners {
-    /// Accepts at each of them from now on.
+    /// Starts to accept at each of them.
     pub fn open(
         control: &Rc<Control>,
         listeners: Vec<TcpListener>,
@@ -29,14 +29,19 @@ impl AdminListeners {
         let failure = |error| Failure::system(format!("the admin port: {error}"));
         let operator = AdminService::new(control.clone());
         let open = Open::new(listeners.len(), control.budget, control.shortages.clone());
-        let mut doors = AdminListeners { listeners: Vec::new(), accepting: Vec::new(), open, are_shared };
+        let mut admin_listeners =
+            AdminListeners { listeners: Vec::new(), accepting: Vec::new(), open, are_shared };
         for listener in listeners {
             let address = listener.local_addr().map_err(failure)?;
             let listener = Rc::new(Listener::from_std(listener).map_err(failure)?);
-            doors.accepting.push(net::spawn(accept(operator.clone(), listener.clone(), doors.open.clone())));
-            doors.listeners.push((address, listener));
+            admin_listeners.accepting.push(net::spawn(accept(
+                operator.clone(),
+                listener.clone(),
+                admin_listeners.open.clone(),
+            )));
+            admin_listeners.listeners.push((address, listener));
         }
-        Ok(doors)
+        Ok(admin_listeners)
     }
 
     /// Stops accepting; open connections last until the process exits.

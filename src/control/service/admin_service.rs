@@ -1,6 +1,6 @@
 //! The admin service: the admin port's connections, and the effects of its commands.
 //!
-//! In: connections at the admin listeners. Out: a [`View`] of the proxy, changes of it. Next: `admin/`, which speaks the
+//! In: connections at the admin listeners. Out: a [`View`] of the proxy, changes of it. Next: `admin/`, which implements the
 //! protocol.
 
 use crate::admin::{
@@ -80,13 +80,14 @@ impl AdminService {
         MemoryView {
             heap: alloc::figures(),
             packet_pool_bytes: control.packet_pool_bytes(),
-            send_buffer_bytes: (control.seats.len() * resolved) as u64 * control.send_buffer_granted_bytes,
+            send_buffer_bytes: (control.worker_handles.len() * resolved) as u64
+                * control.send_buffer_granted_bytes,
             resident_bytes: host::resident_bytes(),
         }
     }
 }
 
-/// The cache's size stands from the start on, whatever a reload says.
+/// The cache's size is fixed at start; a reload does not change it.
 fn tuning(config: &Config, limits: &Limits) -> TuningView {
     TuningView {
         scanner: Scanner::new().name(),
@@ -141,16 +142,16 @@ impl AdminActions for AdminService {
             health_up: control.is_healthy(),
             readiness: control.readiness(),
             workers: control
-                .seats
+                .worker_handles
                 .iter()
-                .map(|seat| WorkerView {
-                    counters: seat.shared.published.read(),
-                    facts: seat.facts.borrow().clone(),
-                    cpu_us: seat.shared.cpu_us(),
-                    socket_drops: seat.shared.drops.read(),
-                    socket_dropped_us: seat.shared.drops.last_us(),
-                    pinned_to: seat.cpu.get(),
-                    sleep: seat.shared.sleep.read(),
+                .map(|worker_handle| WorkerView {
+                    counters: worker_handle.shared.published.read(),
+                    facts: worker_handle.facts.borrow().clone(),
+                    cpu_us: worker_handle.shared.cpu_us(),
+                    socket_drops: worker_handle.shared.drops.read(),
+                    socket_dropped_us: worker_handle.shared.drops.last_us(),
+                    pinned_to: worker_handle.cpu.get(),
+                    sleep: worker_handle.shared.sleep.read(),
                 })
                 .collect(),
             latency: control.latency.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -175,10 +176,10 @@ impl AdminActions for AdminService {
                 .last_restart
                 .borrow()
                 .as_ref()
-                .map(|last| (last.at.elapsed().as_secs(), last.words.clone())),
+                .map(|last| (last.at.elapsed().as_secs(), last.message.clone())),
             last_reload: control.last_reload.borrow().as_ref().map(|last| LastReload {
                 ago_s: last.at.elapsed().as_secs(),
-                words: last.words.clone(),
+                message: last.message.clone(),
                 succeeded: last.succeeded,
             }),
             shortages: control.shortages.counts(),
@@ -219,12 +220,12 @@ impl AdminActions for AdminService {
         }
     }
 
-    async fn set_backend(&self, name: &[u8], wish: AdminState) -> Result<String, String> {
-        self.control.set_wish(name, wish).await
+    async fn set_backend(&self, name: &[u8], admin_state: AdminState) -> Result<String, String> {
+        self.control.set_admin_state(name, admin_state).await
     }
 
     async fn reload(&self) -> Result<String, Vec<String>> {
-        reload::reload(&self.control).await.map_err(|words| words.lines().map(str::to_owned).collect())
+        reload::reload(&self.control).await.map_err(|message| message.lines().map(str::to_owned).collect())
     }
 
     fn where_name(&self, name: &[u8]) -> String {
@@ -256,8 +257,8 @@ impl AdminActions for AdminService {
         format!("{:#}\n", self.control.config().to_json())
     }
 
-    fn words(&self) -> AdminDialect {
-        self.control.config().management_words
+    fn dialect(&self) -> AdminDialect {
+        self.control.config().management_dialect
     }
 
     fn listing(&self) -> String {

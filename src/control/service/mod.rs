@@ -1,4 +1,4 @@
-//! The admin port's listeners and connections, and what they may ask of the control thread.
+//! The admin port's listeners and connections, and what they may request from the control thread.
 //!
 //! In: connections. Out: answers, by `admin/`; changes to `state.rs`.
 //!

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn taps_do_not_take_from_each_other_and_a_gone_reader_stops_nobody() {
+    fn taps_are_independent() {
         let (one, mut taken) = Tap::new(Vec::new(), 5);
         let (two, gone) = Tap::new(Vec::new(), 5);
         drop(gone);

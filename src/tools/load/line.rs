@@ -1,6 +1,6 @@
 //! A sequenced metric: a plain StatsD line that carries its own number and the moment when it was sent.
 //!
-//! In: a name's index, a sequence number, the clock; or a line that arrived. Out: the line; or what it says.
+//! In: a name's index, a sequence number, the clock; or a line that arrived. Out: the line; or its contents.
 //!
 //! The form is `load.RUN.NAME:VALUE|TYPE`, where NAME is an index and VALUE is `sequence × 10⁸ + stamp`: the sequence
 //! number counts from 0 for each name, the stamp is the sender's clock in µs modulo 100 s. Only the name and an integer
@@ -20,7 +20,7 @@ pub const NAMES_MAX: usize = 10_000_000;
 pub const RUN_BYTES_MAX: usize = 16;
 
 const FIRST: &[u8] = b"load.";
-/// Base-36 digits that stand for the host in a run's identity.
+/// Base-36 digits that identify the host in a run's identity.
 const HOST_DIGITS: usize = 4;
 /// Base-36 digits of a run that the user did not name.
 const RANDOM_DIGITS: usize = 4;
@@ -78,7 +78,7 @@ impl Run {
         self.0.starts_with(&host_mark())
     }
 
-    /// Its text, as it stands in the names.
+    /// Its text, as part of the names.
     pub fn text(&self) -> &str {
         &self.0
     }
@@ -117,7 +117,7 @@ pub struct LineForm {
 }
 
 impl LineForm {
-    /// Names are padded with zeroes to `name_bytes`; each of `types` stands as often as its share asks; `tags` follow
+    /// Names are padded with zeroes to `name_bytes`; each of `types` occurs according to its weight; `tags` follow
     /// in DogStatsD's form.
     pub fn new(run: &Run, name_bytes: usize, types: &[&str], tags: Option<&str>) -> LineForm {
         let prefix = run.prefix();
@@ -156,14 +156,14 @@ impl LineForm {
     }
 }
 
-/// A line that says, when a load has ended, how many metrics it has sent: `load.RUN.endK:TOTAL|c`.
+/// The marker at the end of a load, with the number of metrics sent: `load.RUN.endK:TOTAL|c`.
 ///
 /// Several, with different K, so that each of a few backends is likely to get one.
 pub fn end_marker(run: &Run, k: usize, total: u64) -> Vec<u8> {
     [&run.prefix()[..], format!("end{k}:{total}|c").as_bytes()].concat()
 }
 
-/// What a line says to the sink of a run.
+/// What a line means to the sink of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
     /// A metric of the run.
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_told_from_another_and_knows_its_host() {
+    fn runs_are_distinguished_and_identify_their_host() {
         let run = run();
         assert!(run.is_of_this_host());
         assert_eq!(Run::of_line(format!("load.{}.12:1|c", run.text()).as_bytes()), Some(run));

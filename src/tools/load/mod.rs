@@ -26,7 +26,7 @@ use super::sink::receive::{Received, SinkLive, Sinks};
 use super::sink::replayed::Replayed;
 use super::sink::sequenced::Sequenced;
 use super::sink::verdict::Verdict;
-use super::sink::{LOOK_MS, as_json, finish, placed, tell};
+use super::sink::{LOOK_MS, as_json, finish, os_error, placed};
 use crate::console::usage_error;
 use crate::stats::host::{self, HostUdp};
 use admin::ProxyStats;
@@ -54,7 +54,7 @@ pub fn run(options: Options) -> u8 {
             let text = if options.json { as_json(&report) } else { report.text() };
             finish(&text, &report.verdict)
         }
-        Err(text) => tell(&text),
+        Err(text) => os_error(&text),
     }
 }
 

@@ -30,7 +30,7 @@ impl Names {
     /// is n^skew times as rare as its busiest.
     ///
     /// # Errors
-    /// A flow would have no name, or the skew is no number from 0 on.
+    /// A flow would have no name, or the skew is negative or not a number.
     pub fn new(names: u32, flows: u32, skew: f64) -> Result<Names, String> {
         if flows == 0 || flows > names {
             return Err(format!("--flows {flows}: each flow needs its own name; expected 1 to {names}"));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn with_skew_the_ranks_are_as_rare_as_the_law_says() {
+    fn with_skew_the_ranks_follow_zipfs_law() {
         let mut names = Names::new(1000, 1, 1.0).unwrap();
         let draws = 200_000;
         let mut counts = vec![0u32; 1000];

@@ -295,7 +295,7 @@ fn resolve(option: &str, text: &str) -> Result<SocketAddr, String> {
     addresses.first().copied().ok_or_else(|| format!("{option} {text:?} has no address"))
 }
 
-/// Each type as often as its weight says.
+/// Each type according to its weight.
 fn types(list: &str) -> Result<Vec<&'static str>, String> {
     let mut types = Vec::new();
     for part in list.split(',') {

@@ -41,7 +41,7 @@ impl Pace {
         Pace { rate, burst: burst.max(1), start_ns: now_ns, passed: 0, given_up: 0, behind_ns_max: 0 }
     }
 
-    /// What is due at `now_ns`. What it says to send counts as sent.
+    /// What is due at `now_ns`, which then counts as sent.
     pub fn due(&mut self, now_ns: u64) -> Due {
         let Some(rate) = self.rate else {
             self.passed = self.passed.saturating_add(BATCH);

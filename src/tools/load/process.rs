@@ -25,7 +25,7 @@ impl ProcessMeter {
     pub fn new(pid: u32) -> io::Result<ProcessMeter> {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         let mut meter = ProcessMeter { folder, threads: HashMap::new(), resident_bytes_max: 0 };
-        meter.look()?;
+        meter.sample()?;
         Ok(meter)
     }
 
@@ -33,7 +33,7 @@ impl ProcessMeter {
     ///
     /// # Errors
     /// The process has ended, or the kernel does not show its CPU time.
-    pub fn look(&mut self) -> io::Result<u64> {
+    pub fn sample(&mut self) -> io::Result<u64> {
         for task in fs::read_dir(self.folder.join("task"))? {
             let task = task?;
             // A thread may end between the two looks.
@@ -65,12 +65,12 @@ mod tests {
     #[test]
     fn a_busy_process_uses_cpu() {
         let mut meter = ProcessMeter::new(std::process::id()).unwrap();
-        let before = meter.look().unwrap();
+        let before = meter.sample().unwrap();
         let mut sum = 0u64;
         for round in 0..50_000_000u64 {
             sum = black_box(sum.wrapping_add(round));
         }
-        assert!(meter.look().unwrap() > before, "{sum}");
+        assert!(meter.sample().unwrap() > before, "{sum}");
         assert!(meter.resident_bytes_max() > 100 << 10);
     }
 

@@ -75,7 +75,7 @@ pub fn stages(sent: &Sent, before: &ProxyStats, after: &ProxyStats, arrived: Opt
     if let (Some(received), Some(proxied)) = (received, proxied) {
         let mut reasons: Vec<(&str, Option<u64>)> =
             after.names("metrics_dropped_").into_iter().map(|name| (name, growth(name))).collect();
-        // Pending is no sum: what waits now counts.
+        // Pending is a gauge, not a sum: its current value counts.
         reasons.push(("metrics_pending", after.get("metrics_pending")));
         stages.push(Stage::new(INSIDE, "metrics", received, proxied, explained(&reasons)));
     }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_tells_little_has_few_stages() {
+    fn a_proxy_with_few_counters_has_few_stages() {
         let before = ProxyStats::parse("packets_received: 0.000000\n");
         let after = ProxyStats::parse("packets_received: 1000.000000\n");
         let found = stages(&sent(), &before, &after, Some(&Arrived::default()));

@@ -1,4 +1,4 @@
-//! Captured lines, to be sent as they are: read from a file, told apart, counted.
+//! Captured lines, to be sent unchanged: read from a file, distinguished, counted.
 //!
 //! In: a file with a metric a line. Out: its lines in order, each with the number of its text and of its name, and the
 //! way back from a text to its number. What arrives is compared byte for byte. Next: `generate.rs` sends them,
@@ -20,7 +20,7 @@ pub const REPLAY_DATAGRAM_BYTES: usize = 8192;
 #[derive(Debug, Default)]
 pub struct Replay {
     bytes: Vec<u8>,
-    /// For each different text: where it stands in `bytes`, and the number of its name.
+    /// For each different text: its position in `bytes`, and the number of its name.
     texts: Vec<Text>,
     /// The text of each line, in the file's order.
     order: Vec<u32>,
@@ -150,7 +150,7 @@ mod tests {
         _e{5,4}:title|text";
 
     #[test]
-    fn a_files_metrics_are_told_apart() {
+    fn a_files_metrics_are_distinguished() {
         let replay = Replay::parse(FILE.to_vec());
         let order: Vec<u32> = (0..replay.line_count()).map(|position| replay.text_at(position)).collect();
         assert_eq!(order, [0, 1, 0, 2, 3]);

@@ -16,7 +16,7 @@ use std::fmt::Write;
 pub struct Report {
     /// Good or bad, and why.
     pub verdict: Verdict,
-    /// Whether anything was measured behind the proxy: without sinks the verdict is on the sending alone.
+    /// Whether arrivals were measured: without sinks the verdict is on the sending alone.
     pub measured: bool,
     /// What was sent.
     pub sent: SentFigures,
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_tells_every_stage() {
+    fn the_text_shows_every_stage() {
         let stage = |left, missing, explained| Stage {
             name: "in the proxy",
             unit: "metrics",

@@ -1,6 +1,6 @@
-//! The sending thread: one socket for each flow, datagrams as the pace says.
+//! The sending thread: one socket for each flow, datagrams at the given pace.
 //!
-//! In: a [`Source`], a [`Pace`]. Out: datagrams at the proxy, and the account of what the kernel took ([`Sent`]). One
+//! In: a [`Source`], a [`Pace`]. Out: datagrams at the proxy, and what the kernel accepted ([`Sent`]). One
 //! `send` a datagram: `sendmmsg` was measured to save 5 % and would give a batch one stamp.
 //! Next: `mod.rs` compares with what arrived.
 
@@ -79,7 +79,7 @@ impl Sent {
     }
 }
 
-/// What the sending thread tells while it works, and what it is told.
+/// Progress of the sending thread, and its stop flag.
 #[derive(Debug, Default)]
 pub struct SendLive {
     /// Datagrams so far.
@@ -93,12 +93,12 @@ pub struct SendLive {
 /// Sockets of the flows, connected to the proxy.
 ///
 /// # Errors
-/// What the kernel says; too many open files, for one.
+/// The kernel's error, such as too many open files.
 pub fn connect(to: SocketAddr, flows: usize) -> io::Result<Vec<UdpSocket>> {
     (0..flows).map(|_| connect_backend(to, SEND_BUFFER_BYTES)).collect()
 }
 
-/// Sends until the extent is reached or it is told to stop. `flows` has at least one socket.
+/// Sends until the extent is reached or a stop is requested. `flows` has at least one socket.
 pub fn send(
     flows: &[UdpSocket],
     source: &mut Source,
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_takes_is_counted() {
+    fn refused_datagrams_are_counted() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let nobody = socket.local_addr().unwrap();
         drop(socket);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn told_to_stop_it_stops() {
+    fn it_stops_on_request() {
         let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
         let flows = connect(sink.local_addr().unwrap(), 1).unwrap();
         let live = SendLive { stop: AtomicBool::new(true), ..SendLive::default() };

@@ -61,7 +61,7 @@ impl Watch {
             last_arrived: 0,
         };
         if warm_up_us == 0 {
-            watch.base = watch.look();
+            watch.base = watch.sample();
         }
         watch
     }
@@ -71,7 +71,7 @@ impl Watch {
         loop {
             let elapsed_us = host_now_us() - self.begin_us;
             if self.base.is_none() && elapsed_us >= self.warm_up_us {
-                self.base = self.look();
+                self.base = self.sample();
             }
             if sender.is_finished() {
                 return;
@@ -83,9 +83,9 @@ impl Watch {
             if now_us >= self.next_us {
                 self.next_us = now_us + PROGRESS_US;
                 // For the resident memory's maximum, and the times of threads that end.
-                let _ = self.look();
+                let _ = self.sample();
                 if !quiet {
-                    self.tell(now_us - self.begin_us);
+                    self.print_progress(now_us - self.begin_us);
                 }
             }
         }
@@ -114,7 +114,7 @@ impl Watch {
     /// What the process has cost since the warm-up; nothing if there is none, or it has ended.
     pub fn cost(&mut self, pid: Option<u32>) -> Option<ProcessFigures> {
         let (cpu_before, datagrams_before) = self.base?;
-        let (cpu, datagrams) = self.look()?;
+        let (cpu, datagrams) = self.sample()?;
         let (cpu_ns, datagrams) = (cpu.saturating_sub(cpu_before), datagrams - datagrams_before);
         Some(ProcessFigures {
             pid: pid?,
@@ -125,12 +125,12 @@ impl Watch {
         })
     }
 
-    fn look(&mut self) -> Option<(u64, u64)> {
-        let cpu_ns = self.meter.as_mut()?.look().ok()?;
+    fn sample(&mut self) -> Option<(u64, u64)> {
+        let cpu_ns = self.meter.as_mut()?.sample().ok()?;
         Some((cpu_ns, get(&self.load.datagrams)))
     }
 
-    fn tell(&mut self, elapsed_us: u64) {
+    fn print_progress(&mut self, elapsed_us: u64) {
         let sent = get(&self.load.metrics);
         let mut text = format!(
             "{:>4} s  sent {} metrics/s, {} total",

@@ -27,7 +27,7 @@ pub enum Expected {
     Texts(Vec<u64>),
 }
 
-/// Sums that are told while the load runs.
+/// Sums that are reported while the load runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Metrics that arrived for the first time; captured ones however often.
@@ -36,7 +36,7 @@ pub struct Progress {
     pub duplicated: u64,
     /// Metrics at another sink than the first one of their name.
     pub misplaced: u64,
-    /// How many were sent, once the load has said so.
+    /// How many were sent, once the load has reported it.
     pub total: Option<u64>,
 }
 

@@ -43,7 +43,7 @@ pub struct Arrived {
     pub names_misplaced: u64,
     /// Lines that are no metrics of this load.
     pub foreign: u64,
-    /// Metrics of names beyond those that the sink has room for.
+    /// Metrics of names beyond the number that the sink can track.
     pub names_beyond: u64,
     /// Datagrams that the kernel dropped at the sinks' own sockets: not the proxy's loss.
     pub dropped_at_sinks: u64,

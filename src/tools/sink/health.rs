@@ -1,7 +1,7 @@
-//! The admin port of a StatsD server, as far as a proxy asks for it: a proxy that checks its backends' health would
+//! The admin port of a StatsD server, as far as a proxy uses it: a proxy that checks its backends' health would
 //! consider sinks without one down.
 //!
-//! In: TCP connections. Out: `health: up` to every `health`, or `health: down` where the demo plays an outage. Next: nobody; the threads end with the process.
+//! In: TCP connections. Out: `health: up` to every `health`, or `health: down` where the demo simulates an outage. The threads end with the process.
 
 use super::receive::listen_error;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -47,7 +47,7 @@ pub fn spawn(listeners: Vec<TcpListener>) -> io::Result<Vec<Arc<AtomicBool>>> {
 fn accept(listener: &TcpListener, open: &Arc<AtomicUsize>, is_up: &Arc<AtomicBool>) {
     loop {
         let Ok((stream, _)) = listener.accept() else {
-            // Out of descriptors, say: it must not spin.
+            // For example out of descriptors: it must not spin.
             thread::sleep(Duration::from_millis(100));
             continue;
         };
@@ -57,7 +57,7 @@ fn accept(listener: &TcpListener, open: &Arc<AtomicUsize>, is_up: &Arc<AtomicBoo
         }
         let (counted, is_up) = (Arc::clone(open), Arc::clone(is_up));
         let answering = thread::Builder::new().name("health".into()).spawn(move || {
-            // A client that goes away is no matter here.
+            // A client that disconnects is not an error here.
             let _ = answer(&stream, &is_up);
             counted.fetch_sub(1, Ordering::Relaxed);
         });
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_address_is_told() {
+    fn an_address_in_use_is_reported() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let error = bind(&[taken.local_addr().unwrap()]).unwrap_err();
         assert!(error.contains("in use"), "{error}");

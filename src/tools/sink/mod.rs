@@ -2,7 +2,7 @@
 //! measures in one process.
 //!
 //! In: where to listen. Out: on stderr a line a second, on stdout the figures and the verdict. Next: `receive.rs`
-//! receives, `sequence.rs` tells loss, duplicates and changes of order apart, `verdict.rs` judges.
+//! receives, `sequence.rs` distinguishes loss, duplicates and reordering, `verdict.rs` judges.
 
 pub mod account;
 pub mod figures;
@@ -67,7 +67,7 @@ pub fn run(options: Options) -> u8 {
     };
     let arrived = match receive(proven, &options) {
         Ok(arrived) => arrived,
-        Err(text) => return tell(&text),
+        Err(text) => return os_error(&text),
     };
     let verdict = Verdict::on(&arrived, &tolerance);
     let good =
@@ -95,7 +95,7 @@ pub fn as_json(report: &impl Serialize) -> String {
 }
 
 /// Reports an OS error; the exit code.
-pub fn tell(text: &str) -> u8 {
+pub fn os_error(text: &str) -> u8 {
     print_error(text);
     exit::SYSTEM
 }
@@ -111,7 +111,7 @@ pub fn tolerance(loss_share: f64, in_order: bool) -> Result<Tolerance, String> {
     Ok(Tolerance { loss_share, in_order })
 }
 
-/// What `--placed-by` and `--down` ask for.
+/// The placements of `--placed-by` and `--down`.
 ///
 /// # Errors
 /// As [`Placed::new`]; or the one without the other.
@@ -170,7 +170,7 @@ fn receive(proven: Proven, options: &Options) -> Result<Arrived, String> {
     let sinks = Sinks::bind(&proven.listen, options.receive_buffer)?;
     health::spawn(health::bind(&proven.health)?).map_err(cannot)?;
     for address in sinks.addresses() {
-        // Also with --quiet: with port 0 there is no other way to know.
+        // Also with --quiet: with port 0 nothing else shows the port.
         print_error(&format!("listening on {address}"));
     }
     let live = Arc::new(SinkLive::default());

@@ -91,7 +91,7 @@ pub struct Options {
 /// The addresses of `--health`.
 ///
 /// # Errors
-/// A part is no address.
+/// A part is not an address.
 pub fn health_addresses(list: Option<&str>) -> Result<Vec<SocketAddr>, String> {
     let addresses = list.map(|list| parse_addresses(list).map_err(|error| format!("--health: {error}")));
     Ok(addresses.transpose()?.unwrap_or_default())

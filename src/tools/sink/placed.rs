@@ -9,7 +9,7 @@ use crate::lookup;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Sinks that can be told apart here: bits of a word.
+/// Sinks that can be distinguished here: bits of a word.
 const SINKS_MAX: usize = 64;
 
 /// See the module.
@@ -36,7 +36,7 @@ impl Placed {
     /// the sinks at these addresses.
     ///
     /// # Errors
-    /// A file is no config; a backend stands in none; there are more than 64 sinks.
+    /// A file is not a config; a backend is in none of them; there are more than 64 sinks.
     pub fn new(
         files: &[PathBuf],
         down: &[String],

@@ -82,7 +82,7 @@ fn usage(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// The backends to stand in for, or the exit code; the operator has been told why.
+/// The backends to stand in for, or the exit code; the error has been printed.
 fn backends(options: &Options) -> Result<Vec<Backend>, u8> {
     if let Some(list) = &options.listen {
         return listed(list, options.health.as_deref()).map_err(|text| usage_error(&text));

@@ -34,7 +34,7 @@ pub struct SinkLive {
     pub datagrams: AtomicU64,
     /// Metrics, of whatever load.
     pub metrics: AtomicU64,
-    /// The same by sink, for as many sinks as there is room for.
+    /// The same by sink, for as many sinks as fit.
     pub by_sink: Box<[AtomicU64]>,
     /// Metrics that arrived for the first time.
     pub unique: AtomicU64,
@@ -48,17 +48,17 @@ pub struct SinkLive {
     pub last_arrival_us: AtomicU64,
     /// Set: read what is queued, and end.
     pub stop: AtomicBool,
-    /// Plus one; 0 = the load has not said it.
+    /// Plus one; 0 = not reported yet.
     total: AtomicU64,
 }
 
 impl SinkLive {
-    /// With room for each of so many sinks.
+    /// For this number of sinks.
     pub fn by_sink(sinks: usize) -> SinkLive {
         SinkLive { by_sink: (0..sinks).map(|_| AtomicU64::new(0)).collect(), ..SinkLive::default() }
     }
 
-    /// How many metrics were sent, once the load has said so.
+    /// How many metrics were sent, once the load has reported it.
     pub fn total(&self) -> Option<u64> {
         self.total.load(Ordering::Relaxed).checked_sub(1)
     }
@@ -67,7 +67,7 @@ impl SinkLive {
 /// Reads a list as `8127,127.0.0.1:8129,[::1]:0`; a port alone is one of 127.0.0.1.
 ///
 /// # Errors
-/// A part is no address; there are none, or more than [`SINKS_MAX`].
+/// A part is not an address; there are none, or more than [`SINKS_MAX`].
 pub fn parse_addresses(list: &str) -> Result<Vec<SocketAddr>, String> {
     let address = |part: &str| {
         let part = part.trim();
@@ -128,7 +128,7 @@ impl Received {
 }
 
 impl Sinks {
-    /// Binds a socket to each address and asks for a receive buffer of so many bytes.
+    /// Binds a socket to each address and requests a receive buffer of this size.
     ///
     /// # Errors
     /// Worded for the operator: an address is taken, or not of this host.
@@ -214,7 +214,7 @@ impl Received {
 
     fn count_drops(&mut self, sockets: &[UdpSocket]) {
         for (figures, socket) in self.figures.iter_mut().zip(sockets) {
-            // A kernel that does not tell leaves 0: then a drop here looks like the proxy's loss.
+            // A kernel that does not report drops leaves 0: then a drop here looks like the proxy's loss.
             figures.dropped = options::drops(socket).map_or(figures.dropped, u64::from);
         }
     }
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_address_is_told() {
+    fn an_address_in_use_is_reported() {
         let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let error = Sinks::bind(&[address], 4096).unwrap_err();

@@ -1,7 +1,7 @@
 //! The account of a replayed load: how often each captured text arrived, and at which sink its name did.
 //!
 //! In: a datagram that arrived at a sink. Out: sums, compared with how often each text was sent. The same text twice
-//! cannot be told from itself: one that is lost here and duplicated there goes unnoticed. Next: `account.rs`.
+//! cannot be distinguished from its copies: one lost and one duplicated cancel out. Next: `account.rs`.
 
 use crate::tools::load::line::{Read, Run, read};
 use crate::tools::load::replay::Replay;
@@ -128,7 +128,7 @@ impl Replayed {
         self.foreign
     }
 
-    /// How many metrics were sent, if the load has said so.
+    /// How many metrics were sent, if the load has reported it.
     pub fn total(&self) -> Option<u64> {
         self.total
     }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_no_room_for_changes_nothing() {
+    fn names_beyond_the_limit_change_nothing() {
         let mut table = SequenceTable::new(2);
         assert_eq!(table.record(2, 0, 0), None);
         assert_eq!(table.record(usize::MAX, 0, 0), None);

@@ -131,7 +131,7 @@ impl Sequenced {
         self.table.tally()
     }
 
-    /// How many metrics were sent, if the load has said so.
+    /// How many metrics were sent, if the load has reported it.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagrams_lines_are_told_apart() {
+    fn a_datagrams_lines_are_distinguished() {
         let run = Run::new(Some("a")).unwrap();
         let other = Run::new(Some("b")).unwrap();
         let mut sink = Sequenced::new(10, Some(run.clone()), None);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_is_told_across_the_stamps_wrap_and_never_with_another_hosts_clock() {
+    fn latency_survives_the_stamps_wrap_and_ignores_other_hosts_clocks() {
         let run = Run::new(Some("a")).unwrap();
         let mut sink = Sequenced::new(10, Some(run.clone()), None);
         let now_us = 7 * STAMP_RANGE_US + 20;

@@ -1,4 +1,4 @@
-//! Good or bad, and why. Pure.
+//! Pass or fail, and why. Pure.
 //!
 //! In: what arrived, what is tolerated. Out: a [`Verdict`], and with it the exit code. Next: `text.rs` shows it.
 
@@ -12,18 +12,18 @@ use serde::Serialize;
 pub struct Tolerance {
     /// Share of the metrics sent that may be lost, 0 to 1.
     pub loss_share: f64,
-    /// Whether metrics that changed their order are bad.
+    /// Whether reordered metrics are a failure.
     pub in_order: bool,
 }
 
 /// The end of a measurement.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// Whether all is as it should be.
+    /// Whether it passed.
     pub good: bool,
-    /// What is not; empty if it is good.
+    /// Why it failed; empty if it passed.
     pub reasons: Vec<String>,
-    /// What else should be known about the measurement.
+    /// Notes about the measurement.
     pub notes: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl Verdict {
         verdict
     }
 
-    /// Adds a reason why it is bad.
+    /// Adds a reason for failure.
     pub fn blame(&mut self, reason: String) {
         self.reasons.push(reason);
         self.good = false;
@@ -130,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn all_there_is_good() {
+    fn a_complete_run_passes() {
         let verdict = Verdict::on(&arrived(), &Tolerance::default());
         assert_eq!((verdict.good, verdict.exit_code()), (true, 0));
         assert!(verdict.reasons.is_empty() && verdict.notes.is_empty(), "{verdict:?}");
     }
 
     #[test]
-    fn each_defect_is_bad_and_named() {
+    fn each_defect_fails_and_is_named() {
         for (change, reason) in [
             (Arrived { unique: 990, lost: 10, ..arrived() }, "10 metrics lost (1.0000 % of 1,000)"),
             (Arrived { duplicated: 1, ..arrived() }, "1 metrics duplicated"),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sinks_own_loss_is_told_apart() {
+    fn the_sinks_own_loss_is_reported_separately() {
         let arrived = Arrived { unique: 990, lost: 10, dropped_at_sinks: 2, ..arrived() };
         let verdict = Verdict::on(&arrived, &Tolerance::default());
         assert!(verdict.notes[0].contains("2 datagrams were dropped at the sinks' sockets"), "{verdict:?}");

@@ -95,7 +95,7 @@ pub enum OutgoingAction {
     Go(Inherited),
     /// Report that the restart failed, for this reason, and that this process continues; give the new process time to exit.
     Fail(String),
-    /// The same, and tell the new process to exit.
+    /// The same, and order the new process to exit.
     Abort(String),
     /// Tell the new process to exit: it read a config that a reload has replaced, so another one is started after it.
     StartOver(&'static str),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_new_process_says_of_its_failure_is_what_is_told() {
+    fn the_failure_reported_by_the_new_process_is_logged() {
         let mut outgoing = OutgoingHandover::new();
         outgoing.on(OutgoingEvent::Asked(None));
         let why = "no such key".to_owned();
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_told_to_go_is_reported_when_it_has_ended() {
+    fn a_process_that_cannot_be_sent_go_is_reported_when_it_has_exited() {
         let mut outgoing = OutgoingHandover::new();
         outgoing.on(OutgoingEvent::Asked(None));
         outgoing.on(ready(Inherited::default(), true));
@@ -643,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_to_a_process_that_has_failed_does_not_reach_the_next_one() {
+    fn a_message_to_a_failed_process_does_not_reach_the_next_one() {
         let mut world = World::new();
         world.old(OutgoingEvent::Asked(None));
         use Chance::*;
@@ -655,7 +655,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_that_overtakes_the_go_stops_the_proxy_and_not_a_process_that_steps_back() {
+    fn a_stop_that_overtakes_the_go_stops_the_proxy() {
         let (mut first, mut second) = (IncomingHandover::new(), IncomingHandover::new());
         for incoming in [&mut first, &mut second] {
             assert_eq!(incoming.on(IncomingEvent::Armed), IncomingAction::SayReady);
@@ -678,7 +678,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
 
         #[test]
-        fn somebody_receives_at_every_moment_and_exactly_one_in_the_end(
+        fn at_least_one_process_receives_at_every_moment_and_exactly_one_in_the_end(
             chances in prop::collection::vec(
                 prop_oneof![
                     6 => Just(Chance::DeliverToOld), 6 => Just(Chance::DeliverToNew), 4 => Just(Chance::Arm),

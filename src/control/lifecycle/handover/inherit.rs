@@ -22,7 +22,7 @@ pub struct Plan {
 
 impl Plan {
     /// For a config that listens at `listen` with `workers`, and at `management`. Sockets that a service manager gave are
-    /// taken whatever the config says: they are what it would be given at a start.
+    /// taken regardless of the config: they are what it would be given at a start.
     pub fn new(offer: &Offer, listen: &[SocketAddr], workers: usize, management: &[SocketAddr]) -> Plan {
         let (listen, workers) =
             if offer.data_activated { (&offer.data[..], offer.workers) } else { (listen, workers) };
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_that_differ_are_made_anew() {
+    fn only_sockets_of_changed_addresses_are_created() {
         let offer = offer(2);
         let listen = addresses(&["[::]:8125", "0.0.0.0:9125"]);
         let plan = Plan::new(&offer, &listen, 2, &addresses(&["127.0.0.1:9126"]));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_service_manager_gave_stays_whatever_the_config_says() {
+    fn passed_sockets_are_kept_regardless_of_the_config() {
         let offer = Offer { data_activated: true, ..offer(2) };
         let plan = Plan::new(&offer, &addresses(&["127.0.0.1:1"]), 7, &addresses(&["127.0.0.1:2"]));
         assert_eq!((plan.workers, plan.taken().data), (2, offer.data.clone()));

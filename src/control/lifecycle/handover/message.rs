@@ -83,7 +83,7 @@ pub struct CarriedBackend {
     /// Its health.
     pub health: Option<CarriedHealth>,
     /// Its administrative state.
-    pub wish: AdminState,
+    pub admin_state: AdminState,
     /// For how long it has been in its state, ms.
     pub since_ms: u64,
 }
@@ -112,7 +112,7 @@ pub struct Inherited {
 /// Messages from the old process after its offer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromOld {
-    /// The new process serves from now on; with the last state of the old one.
+    /// The new process now serves; with the last state of the old one.
     Go(State),
     /// The new process has to exit, with the reason.
     Abort(String),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_and_nonsense_are_told_apart() {
+    fn another_version_and_garbage_are_distinguished() {
         let (here, there) = links();
         let mut frame = MAGIC.to_vec();
         frame.extend_from_slice(&(PROTOCOL + 1).to_be_bytes());
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_neighbouring_version_adds_or_leaves_out_does_no_harm() {
+    fn fields_added_or_omitted_by_another_version_are_tolerated() {
         let offer: Offer = serde_json::from_str(
             r#"{"pid": 5, "news": [1], "state": {"backends": [{"name": "a:1", "mood": "good"}]}}"#,
         )

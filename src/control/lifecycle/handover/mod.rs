@@ -1,6 +1,6 @@
 //! A restart that loses nothing: a new process takes the sockets over from the one that started it.
 //!
-//! In: SIGUSR2. Out: a new process that serves, or this one, which goes on. Next: `control/lifecycle/restart.rs` does what is decided.
+//! In: SIGUSR2. Out: a new process that serves, or this one, which continues. Next: `control/lifecycle/restart.rs` does what is decided.
 //!
 //! ```text
 //! decide.rs       who serves, as two pure state machines

@@ -18,7 +18,7 @@ pub const VARIABLE: &str = "STATSRING_HANDOVER";
 /// How long each piece of the offer may take.
 const OFFER: Duration = Duration::from_secs(10);
 /// Capacity of the message queue.
-const HEARD_MAX: usize = 8;
+const CHANNEL_CAPACITY: usize = 8;
 
 /// An old process.
 pub struct Predecessor {
@@ -29,7 +29,7 @@ pub struct Predecessor {
     link: Link,
     incoming: IncomingHandover,
     /// `None` until [`Predecessor::listen`], and at the end of messages.
-    heard: Option<mpsc::Receiver<Received>>,
+    rx: Option<mpsc::Receiver<Received>>,
     last_state: Option<State>,
 }
 
@@ -63,14 +63,14 @@ impl Predecessor {
                 taken: Inherited::default(),
                 link,
                 incoming: IncomingHandover::new(),
-                heard: None,
+                rx: None,
                 last_state: None,
             })),
             Ok(None) => Err(unusable(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             Err(error) => {
-                let words = unusable(error);
-                let _ = link.send(&FromNew::Failed(words.clone()), NOTHING);
-                Err(words)
+                let message = unusable(error);
+                let _ = link.send(&FromNew::Failed(message.clone()), NOTHING);
+                Err(message)
             }
         }
     }
@@ -85,28 +85,28 @@ impl Predecessor {
         self.taken = taken;
     }
 
-    /// Listens to the old process from now on.
+    /// Starts to receive messages from the old process.
     pub fn listen(&mut self) -> io::Result<()> {
         self.link.set_patience(None)?;
-        let ear = self.link.another()?;
-        let (hear, heard) = mpsc::channel(HEARD_MAX);
+        let reader = self.link.another()?;
+        let (tx, rx) = mpsc::channel(CHANNEL_CAPACITY);
         std::thread::Builder::new().name("predecessor".to_owned()).spawn(move || {
             let _ = SigSet::all().thread_block();
-            while let Ok(Some((word, _))) = ear.receive::<FromOld>() {
-                if hear.blocking_send(Received::FromOld(word)).is_err() {
+            while let Ok(Some((message, _))) = reader.receive::<FromOld>() {
+                if tx.blocking_send(Received::FromOld(message)).is_err() {
                     return;
                 }
             }
-            let _ = hear.blocking_send(Received::Gone);
+            let _ = tx.blocking_send(Received::Gone);
         })?;
-        self.heard = Some(heard);
+        self.rx = Some(rx);
         Ok(())
     }
 
     /// The next event. Cancel-safe.
     pub async fn next(&mut self) -> IncomingEvent {
-        let Some(heard) = &mut self.heard else { return std::future::pending().await };
-        match heard.recv().await {
+        let Some(rx) = &mut self.rx else { return std::future::pending().await };
+        match rx.recv().await {
             Some(Received::FromOld(FromOld::Go(state))) => {
                 self.last_state = Some(state);
                 IncomingEvent::Go
@@ -117,7 +117,7 @@ impl Predecessor {
                 IncomingEvent::Stop
             }
             Some(Received::Gone) | None => {
-                self.heard = None;
+                self.rx = None;
                 IncomingEvent::Gone
             }
         }
@@ -144,13 +144,13 @@ impl Predecessor {
     }
 
     /// Reports that this process receives.
-    pub fn say_ready(&self) -> Result<(), LinkError> {
+    pub fn send_ready(&self) -> Result<(), LinkError> {
         self.link.send(&FromNew::Ready(self.taken.clone()), NOTHING)
     }
 
     /// Reports why this process exits. If that is lost, the exit itself is seen.
-    pub fn say_failed(&self, words: &str) {
-        let _ = self.link.send(&FromNew::Failed(words.to_owned()), NOTHING);
+    pub fn send_failed(&self, message: &str) {
+        let _ = self.link.send(&FromNew::Failed(message.to_owned()), NOTHING);
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Program {
 
 impl Program {
     /// This process's own. The path is the one by which it was started, so that a link that leads to a new version is
-    /// followed; where that cannot be told it is the file that runs.
+    /// followed; where that is unknown it is the running file.
     pub fn of_this_process() -> Option<Program> {
         let mut arguments = std::env::args_os();
         let name = arguments.next()?;

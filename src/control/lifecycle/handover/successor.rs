@@ -19,15 +19,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// Poll interval for the exit of the new process.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long its last messages may take to arrive after its exit.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// Capacity of the message queue.
-const HEARD_MAX: usize = 8;
+const CHANNEL_CAPACITY: usize = 8;
 
 /// A new process.
 pub struct Successor {
     child: Child,
     link: Link,
-    heard: mpsc::Receiver<OutgoingEvent>,
+    rx: mpsc::Receiver<OutgoingEvent>,
     /// No more messages.
     is_silent: bool,
     deadline: Instant,
@@ -42,8 +42,8 @@ impl Successor {
     pub fn start(program: &Program, offer: Offer, sockets: Vec<OwnedFd>) -> io::Result<Successor> {
         let deadline = Instant::now() + Duration::from_millis(offer.timeout_ms);
         let (link, there) = Link::pair()?;
-        let (hear, heard) = mpsc::channel(HEARD_MAX);
-        let ear = link.another()?;
+        let (tx, rx) = mpsc::channel(CHANNEL_CAPACITY);
+        let reader = link.another()?;
         let child = Command::new(&program.path)
             .args(&program.arguments)
             // The one descriptor that a program always inherits at a known place.
@@ -57,9 +57,9 @@ impl Successor {
             .spawn()?;
         std::thread::Builder::new().name("successor".to_owned()).spawn(move || {
             let _ = SigSet::all().thread_block();
-            converse(&ear, &offer, sockets, &hear);
+            exchange(&reader, &offer, sockets, &tx);
         })?;
-        Ok(Successor { child, link, heard, is_silent: false, deadline, ended: None, is_told: false })
+        Ok(Successor { child, link, rx, is_silent: false, deadline, ended: None, is_told: false })
     }
 
     /// Its process.
@@ -78,7 +78,7 @@ impl Successor {
                     self.is_told = true;
                     return OutgoingEvent::Ended(how.clone());
                 }
-                match timeout(LAST_WORDS, self.heard.recv()).await {
+                match timeout(DRAIN_TIME, self.rx.recv()).await {
                     Ok(Some(event)) => return event,
                     Ok(None) | Err(_) => self.is_silent = true,
                 }
@@ -86,7 +86,7 @@ impl Successor {
             }
             tokio::select! {
                 biased;
-                event = self.heard.recv(), if !self.is_silent => match event {
+                event = self.rx.recv(), if !self.is_silent => match event {
                     Some(event) => return event,
                     None => self.is_silent = true,
                 },
@@ -96,29 +96,29 @@ impl Successor {
                     return OutgoingEvent::Late;
                 }
                 () = sleep(LOOK) => if let Ok(Some(status)) = self.child.try_wait() {
-                    self.ended = Some(words(status));
+                    self.ended = Some(exit_text(status));
                 },
             }
         }
     }
 
     /// Gives it more time.
-    pub fn set_time(&mut self, time: Duration) {
+    pub fn set_time_limit(&mut self, time: Duration) {
         self.deadline = Instant::now() + time;
     }
 
     /// Tells it to serve.
-    pub fn say_go(&self, state: State) -> Result<(), LinkError> {
+    pub fn send_go(&self, state: State) -> Result<(), LinkError> {
         self.link.send(&FromOld::Go(state), NOTHING)
     }
 
     /// Tells it to exit. If that is lost, its time limit applies.
-    pub fn say_abort(&self, why: String) {
+    pub fn send_abort(&self, why: String) {
         let _ = self.link.send(&FromOld::Abort(why), NOTHING);
     }
 
     /// Makes it reload its config.
-    pub fn ask_reload(&self) {
+    pub fn request_reload(&self) {
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGHUP);
     }
 
@@ -129,7 +129,7 @@ impl Successor {
 
     /// Forwards a stop signal: as a message, which cannot overtake the "go", and as the signal itself to one
     /// that does not listen.
-    pub fn say_stop(&self, number: u8) {
+    pub fn send_stop(&self, number: u8) {
         if self.link.send(&FromOld::Stop(number), NOTHING).is_ok() {
             return;
         }
@@ -144,27 +144,27 @@ const NOTHING: &[OwnedFd] = &[];
 
 /// Sends the offer and forwards the answers, until the other end closes. A program that is not statsring, or another
 /// version, is detected here.
-fn converse(link: &Link, offer: &Offer, sockets: Vec<OwnedFd>, hear: &mpsc::Sender<OutgoingEvent>) {
+fn exchange(link: &Link, offer: &Offer, sockets: Vec<OwnedFd>, tx: &mpsc::Sender<OutgoingEvent>) {
     // The cause of a failed send shows in the exit of the new process.
     let _ = link.send(offer, &sockets);
     drop(sockets);
     loop {
         let event = match link.receive::<FromNew>() {
             Ok(Some((FromNew::Ready(taken), _))) => OutgoingEvent::Ready { taken, is_current: true },
-            Ok(Some((FromNew::Failed(words), _))) => OutgoingEvent::Failed(words),
+            Ok(Some((FromNew::Failed(message), _))) => OutgoingEvent::Failed(message),
             Ok(None) | Err(LinkError::Io(_)) => return,
             Err(error) => {
-                let _ = hear.blocking_send(OutgoingEvent::Failed(error.to_string()));
+                let _ = tx.blocking_send(OutgoingEvent::Failed(error.to_string()));
                 return;
             }
         };
-        if hear.blocking_send(event).is_err() {
+        if tx.blocking_send(event).is_err() {
             return;
         }
     }
 }
 
-fn words(status: ExitStatus) -> String {
+fn exit_text(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}; see its messages in the log"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn its_end_is_told_once() {
+    async fn its_exit_is_reported_once() {
         let program = Program { path: "/bin/true".into(), arguments: Vec::new() };
         let offer = Offer { pid: std::process::id(), timeout_ms: 60_000, ..Offer::default() };
         let mut successor = Successor::start(&program, offer, Vec::new()).unwrap();

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 impl<C: Connection> Client<'_, C> {
     /// Answers requests until the last one, or until none arrives in time. `bytes` is what the client has sent so far.
-    pub(in crate::admin) async fn converse_http(
+    pub(in crate::admin) async fn serve_http(
         &mut self,
         mut bytes: Vec<u8>,
         proxy: &impl AdminActions,
@@ -51,15 +51,15 @@ impl<C: Connection> Client<'_, C> {
             match timeout_at(deadline, self.reading.next()).await {
                 Ok(Ok(more)) if !more.is_empty() => {
                     bytes.extend_from_slice(&more);
-                    self.reading.give_back(more);
+                    self.reading.recycle(more);
                 }
                 // The client has closed, or this connection was evicted.
                 Ok(_) => return Err(End::Over),
                 Err(_) => {
                     self.counters.count(AdminCounter::IdleClosed);
                     if !bytes.is_empty() {
-                        let words = format!("request not completed within {} s", IDLE.as_secs());
-                        let response = Response::words(Status::RequestTimeout, words);
+                        let message = format!("request not completed within {} s", IDLE.as_secs());
+                        let response = Response::text(Status::RequestTimeout, message);
                         self.respond(&response, is_head, true).await?;
                     }
                     return Err(End::Closing);
@@ -73,7 +73,7 @@ impl<C: Connection> Client<'_, C> {
         self.counters.count(if is_as_asked { AdminCounter::HttpRequests } else { AdminCounter::HttpErrors });
         self.write_bytes(response.bytes(is_head, is_last, SystemTime::now())).await?;
         if is_as_asked {
-            self.guest.answered();
+            self.handle.answered();
         }
         if is_last { Err(End::Closing) } else { Ok(()) }
     }
@@ -83,7 +83,7 @@ async fn answer(request: &Request, proxy: &impl AdminActions) -> Response {
     if let Some(host) = request.host.as_deref()
         && !is_this_host(host, |name| proxy.is_own_name(name))
     {
-        return page::stranger(host);
+        return page::foreign_host(host);
     }
     if request.is_options && request.path == "*" {
         return page::index();
@@ -99,5 +99,5 @@ async fn answer(request: &Request, proxy: &impl AdminActions) -> Response {
 }
 
 #[cfg(test)]
-#[path = "converse_tests.rs"]
+#[path = "connection_tests.rs"]
 mod tests;

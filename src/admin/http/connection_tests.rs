@@ -84,7 +84,7 @@ async fn head_is_answered_as_get_without_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_head_has_no_body_either() {
+async fn a_refused_head_request_gets_no_body() {
     let proxy = Proxy::default();
     let long = "x".repeat(HEAD_BYTES_MAX);
     for (request, status) in [
@@ -122,7 +122,7 @@ async fn pipelined_requests_are_answered_in_order_until_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_for_another_host_is_refused_with_words() {
+async fn a_request_for_another_host_is_refused_with_a_message() {
     let proxy = Proxy::default();
     for host in ["evil.example", "evil.example:8126", "localhost.evil.example", ""] {
         let (answers, _) =
@@ -157,7 +157,7 @@ async fn options_has_the_status_of_get_and_no_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_the_method_and_wherever_a_command_stands_nothing_is_run() {
+async fn a_command_inside_an_http_request_is_never_run() {
     for request in [
         "POST / HTTP/1.1\r\nHost: localhost:8126\r\nContent-Length: 20\r\n\r\nhealth down\nreload\n",
         "HEALTH / HTTP/1.1\r\nHost: localhost\r\n\r\nhealth down\nreload\n",
@@ -196,7 +196,7 @@ async fn a_head_without_end_is_refused_and_read_no_further() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_and_silent_clients_are_let_go() {
+async fn slow_and_idle_clients_are_disconnected() {
     // One byte a second does not prolong it.
     let proxy = Proxy::default();
     let wire = Wire::new();
