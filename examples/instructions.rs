@@ -1,7 +1,7 @@
-//! A fixed piece of work for counting instructions: the relay end to end, lines found by the portable way.
+//! A fixed workload for counting instructions: the relay end to end, with the portable scanner.
 //!
-//! Usage: instructions SCENARIO ROUNDS. Prints the metrics of one round. `scripts/instructions.sh` counts the instructions
-//! of two numbers of rounds; their difference is free of what the start costs.
+//! Usage: instructions SCENARIO ROUNDS. Prints the number of metrics per round. `scripts/instructions.sh` counts the
+//! instructions for two numbers of rounds; the difference excludes the startup.
 
 use statsring::packet::{Arrival, Packet, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement, splitmix64};
@@ -13,14 +13,14 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Names in use, as many as the cache is made for by default.
+/// Distinct names: the default size of the cache.
 const NAMES: u64 = 10_000;
-/// Metrics of one round, of all scenarios.
+/// Metrics per round, in all scenarios.
 const METRICS: usize = 30_000;
-/// Datagrams that one wake-up takes.
+/// Datagrams per wake-up.
 const BATCH: usize = 64;
 
-/// What is done.
+/// A workload.
 #[derive(Clone, Copy)]
 struct Scenario {
     name: &'static str,
@@ -110,7 +110,7 @@ fn run(scenario: &Scenario, rounds: u64) {
     }
 }
 
-/// Datagrams of metrics of 40 bytes each, newline included; names in no order.
+/// Datagrams of metrics of 40 bytes each, newline included, with names in random order.
 fn datagrams(metrics_per_datagram: usize) -> Vec<Vec<u8>> {
     let mut random = 0;
     let mut line = |metric: usize| {

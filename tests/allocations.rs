@@ -1,6 +1,6 @@
-//! After its start, a worker allocates nothing: counted by the allocator itself, for the thread that works.
+//! A worker does not allocate after its start: counted by the allocator for the worker's thread.
 //!
-//! What is rare may allocate (a new route table, a report to control); it is done once while warming up.
+//! Rare events may allocate (a new route table, a report to control); they occur once during warm-up.
 
 #[path = "process/bare_ring.rs"]
 mod bare_ring;
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, channel};
 
-/// A table of these backends, and who of them lives.
+/// A table of these backends, and which are live.
 fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable {
     let nodes: Vec<RouteNode> = backends
         .iter()
@@ -56,7 +56,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
     }
 }
 
-/// A datagram of each sort, different for each `number`.
+/// A datagram of each kind, different for each `number`.
 fn datagrams(number: u64) -> [Vec<u8>; 9] {
     let several: String = (0..40).map(|i| format!("name.{}.{i}:{number}|ms\r\n", number % 97)).collect();
     [
@@ -72,7 +72,7 @@ fn datagrams(number: u64) -> [Vec<u8>; 9] {
     ]
 }
 
-/// A worker whose steps are taken in the test's own thread, and threads that send to it.
+/// A worker stepped in the test's thread, and threads that send to it.
 struct Rig<D: Driver> {
     worker: Worker<D>,
     routes: Arc<ArcSwap<RouteTable>>,
@@ -85,8 +85,8 @@ struct Rig<D: Driver> {
 
 const DATAGRAM_BYTES_MAX: usize = 4_096;
 
-/// Four backends: two take what comes, one is dead and its names are diverted, one refuses. `None` where the limit of locked
-/// memory is reached; the test is skipped.
+/// Four backends: two receive, one is dead with its names diverted, one refuses. `None` if the locked memory limit is reached;
+/// the test is skipped then.
 fn rig<D: Driver>(
     timestamps: bool,
     open: impl FnOnce(Vec<UdpSocket>, Arc<Waker>, &DriverLimits) -> Result<D, DriverError>,
@@ -143,8 +143,8 @@ impl<D: Driver> Rig<D> {
         self.worker.relay().counters().get(counter)
     }
 
-    /// Steps until everything that a thread sends in `rounds` is received, or known to be lost. Returns what this thread
-    /// allocated meanwhile.
+    /// Steps until everything sent by a thread in `rounds` is received or known to be lost. Returns the number of allocations
+    /// of this thread.
     fn relay_rounds(&mut self, rounds: u64) -> u64 {
         let first = self.datagrams_sent / 9;
         self.datagrams_sent += 9 * rounds;
@@ -166,7 +166,7 @@ impl<D: Driver> Rig<D> {
         })
     }
 
-    /// Orders the end, and steps to it. Returns what was allocated after the order was followed.
+    /// Requests the end and steps to it. Returns the number of allocations after the request was handled.
     fn end(&mut self) -> u64 {
         let now = self.routes.load();
         self.routes.store(Arc::new(RouteTable {
@@ -187,8 +187,8 @@ impl<D: Driver> Rig<D> {
     }
 }
 
-/// Sends datagrams of every sort, with pauses so that most find room; then wakes the worker until it has seen them all,
-/// since it might else sleep without knowing that the last ones were dropped.
+/// Sends datagrams of every kind, with pauses so that most fit; then wakes the worker until it has seen them all, since it
+/// might otherwise sleep without noticing that the last ones were dropped.
 fn send_rounds(sender: &UdpSocket, rounds: std::ops::Range<u64>, waker: &Waker, is_over: &AtomicBool) {
     for number in rounds {
         for datagram in datagrams(number) {
@@ -205,22 +205,22 @@ fn send_rounds(sender: &UdpSocket, rounds: std::ops::Range<u64>, waker: &Waker, 
 }
 
 #[test]
-fn a_worker_on_the_real_ring_allocates_nothing_after_its_start() {
+fn io_uring_worker_does_not_allocate_after_start() {
     if bare_ring::is_refused() {
         return;
     }
     let Some(rig) = rig(false, uring::open) else { return };
-    // Each datagram without a payload ends the receive, which is armed again.
+    // Each empty datagram ends the multishot receive, which is armed again.
     assert!(relay_all(rig) > 10);
 }
 
 #[test]
-fn a_worker_on_the_portable_engine_allocates_nothing_after_its_start() {
-    assert_eq!(relay_all(rig(false, portable::open).unwrap()), 1, "a receive for each socket");
+fn portable_worker_does_not_allocate_after_start() {
+    assert_eq!(relay_all(rig(false, portable::open).unwrap()), 1, "one receive per socket");
 }
 
 #[test]
-fn with_timestamps_neither_allocates() {
+fn workers_with_timestamps_do_not_allocate() {
     relay_all(rig(true, portable::open).unwrap());
     if bare_ring::is_refused() {
         return;
@@ -230,14 +230,14 @@ fn with_timestamps_neither_allocates() {
     }
 }
 
-/// Relays datagrams of all sorts, idles, and drains, without an allocation; how often receives were armed.
+/// Relays datagrams of all kinds, idles, and drains, without an allocation; returns how often receives were armed.
 fn relay_all<D: Driver>(mut rig: Rig<D>) -> u64 {
     rig.relay_rounds(200);
     while rig.reports.try_recv().is_ok() {}
 
     let sent_before = rig.count(Counter::MetricsSent);
     let allocated = rig.relay_rounds(4_000);
-    assert_eq!(allocated, 0, "allocations while 36,000 datagrams of all sorts went through");
+    assert_eq!(allocated, 0, "allocations while relaying 36,000 datagrams");
 
     let counters = rig.worker.relay().counters();
     assert_eq!(counters.imbalance(), 0);
@@ -265,13 +265,13 @@ fn relay_all<D: Driver>(mut rig: Rig<D>) -> u64 {
             thread_allocations() - before
         })
         .sum();
-    assert_eq!(allocated, 0, "allocations of an idle worker that is woken");
-    assert_eq!(rig.end(), 0, "allocations while it drains");
+    assert_eq!(allocated, 0, "allocations of an idle worker when woken");
+    assert_eq!(rig.end(), 0, "allocations while draining");
     armed
 }
 
 #[test]
-fn a_ring_that_cannot_be_made_fails_the_tests() {
-    bare_ring::assert_noticed_by("a_worker_on_the_real_ring_allocates_nothing_after_its_start");
-    bare_ring::assert_noticed_by("with_timestamps_neither_allocates");
+fn ring_setup_failure_fails_the_tests() {
+    bare_ring::assert_noticed_by("io_uring_worker_does_not_allocate_after_start");
+    bare_ring::assert_noticed_by("workers_with_timestamps_do_not_allocate");
 }

@@ -1,6 +1,6 @@
-//! Backends that fail in every way, and the operator who takes one out: the process from outside.
+//! Failing backends, and backends taken out by an operator: process tests.
 //!
-//! Everything waits for conditions, and everything stays on loopback, at ports that were free.
+//! All tests wait for conditions and use free loopback ports.
 
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/network.rs, which uses the rest of it")]
@@ -27,7 +27,7 @@ fn proxy_of(backends: &[Backend], extra: Value) -> Proxy {
     Proxy::start(config(&backends.iter().collect::<Vec<_>>(), extra))
 }
 
-/// Which backend each of 200 names goes to now; nothing of them may be lost.
+/// The current backend of each of 200 names; none of the metrics may be lost.
 #[track_caller]
 fn owners(proxy: &mut Proxy, backends: &[Backend]) -> HashMap<String, String> {
     backends.iter().for_each(Backend::forget);
@@ -40,7 +40,7 @@ fn owners(proxy: &mut Proxy, backends: &[Backend]) -> HashMap<String, String> {
     lines.collect()
 }
 
-/// Checks that `gone`'s names, and no others, are elsewhere than before.
+/// Checks that only the names of `gone` have moved.
 #[track_caller]
 fn assert_only_its_names_moved(before: &HashMap<String, String>, now: &HashMap<String, String>, gone: &str) {
     assert!(before.values().any(|owner| owner == gone));
@@ -50,7 +50,7 @@ fn assert_only_its_names_moved(before: &HashMap<String, String>, now: &HashMap<S
 }
 
 #[test]
-fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
+fn bad_check_replies_take_only_that_backend_down() {
     let backends = start(3);
     let quick = json!({"checkInterval": 500, "checkTimeout": 300, "checkFast": 100});
     let mut proxy = proxy_of(&backends, quick);
@@ -64,16 +64,16 @@ fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
     ] {
         backends[1].behave(manner);
         proxy.wait_for_state(&hostile, "down");
-        // The log comes through a pipe: its line may be read later than the state shows.
-        let is_told = |log: &str| {
-            let told = log.lines().rfind(|line| line.contains(&format!("backend {hostile} is down")));
-            told.is_some_and(|line| line.contains(cause))
+        // The log is read through a pipe, possibly later than the state changes.
+        let is_logged = |log: &str| {
+            let line = log.lines().rfind(|line| line.contains(&format!("backend {hostile} is down")));
+            line.is_some_and(|line| line.contains(cause))
         };
-        wait_until(&format!("the log tells why, {cause}, after {manner:?}"), || is_told(&proxy.log()));
+        wait_until(&format!("the cause is logged: {cause}, after {manner:?}"), || is_logged(&proxy.log()));
         assert_only_its_names_moved(&before, &owners(&mut proxy, &backends), &hostile);
         backends[1].behave(Manner::Up);
         proxy.wait_for_state(&hostile, "up");
-        assert_eq!(owners(&mut proxy, &backends), before, "after {manner:?} every name is back");
+        assert_eq!(owners(&mut proxy, &backends), before, "every name returns after {manner:?}");
     }
     for steady in [&backends[0], &backends[2]] {
         assert!(!proxy.logged(&format!("backend {} is down", steady.name())));
@@ -83,18 +83,18 @@ fn hostile_answers_to_a_check_take_that_backend_out_and_nobody_else() {
 }
 
 #[test]
-fn a_banner_line_before_the_answer_is_not_the_answer() {
+fn health_check_skips_a_banner_line() {
     let backends = start(2);
     backends[1].behave(Manner::Banner);
     let quick = json!({"checkInterval": 200, "checkTimeout": 200, "checkFast": 100, "checkFall": 1});
     let proxy = proxy_of(&backends, quick);
-    wait_until("it was checked 5 times", || backends[1].asked() >= 5);
+    wait_until("5 checks were made", || backends[1].asked() >= 5);
     assert_eq!(proxy.state(&backends[1].name()), "up");
     assert!(!proxy.logged("is down"), "{}", proxy.log());
 }
 
 #[test]
-fn a_check_that_was_under_way_while_the_proxy_was_stopped_is_not_a_failure() {
+fn check_interrupted_by_sigstop_is_not_a_failure() {
     let backends = start(2);
     let watched = &backends[1];
     watched.behave(Manner::Slow);
@@ -102,19 +102,19 @@ fn a_check_that_was_under_way_while_the_proxy_was_stopped_is_not_a_failure() {
     let proxy = proxy_of(&backends, quick);
     for round in 0..6 {
         let asked = watched.asked();
-        wait_until("a check is under way", || watched.asked() > asked);
+        wait_until("a check has started", || watched.asked() > asked);
         proxy.signal(Signal::SIGSTOP);
         std::thread::sleep(Duration::from_millis(1_200));
         proxy.signal(Signal::SIGCONT);
         let asked = watched.asked();
-        wait_until("it was checked twice more", || watched.asked() >= asked + 2);
+        wait_until("two more checks were made", || watched.asked() >= asked + 2);
         assert!(!proxy.logged("is down"), "round {round}: {}", proxy.log());
     }
     assert_eq!(proxy.state(&watched.name()), "up");
 }
 
 #[test]
-fn without_a_backend_it_is_degraded_and_ready_as_the_config_says() {
+fn without_backends_it_is_degraded_and_readiness_follows_the_config() {
     let mut backends = start(2);
     let quick = json!({"checkInterval": 200, "checkTimeout": 200, "checkFast": 50});
     let mut proxy = proxy_of(&backends, quick);
@@ -126,7 +126,7 @@ fn without_a_backend_it_is_degraded_and_ready_as_the_config_says() {
         proxy.wait_for_state(&backend.name(), "down");
     }
     assert!(proxy.ask("status").contains("degraded: no backend is up"), "{}", proxy.ask("status"));
-    assert_eq!(check(&proxy), Some(0), "a proxy that drops and counts is ready by default");
+    assert_eq!(check(&proxy), Some(0), "ready by default");
     proxy.config.json["readyWithoutBackends"] = json!(false);
     proxy.config.write();
     proxy.ask("reload");
@@ -134,22 +134,22 @@ fn without_a_backend_it_is_degraded_and_ready_as_the_config_says() {
     assert_eq!(proxy.ask("health"), "health: down\n");
     assert!(proxy.status("ready").contains("no backend is up"), "{}", proxy.ask("status"));
     backends.iter_mut().for_each(Backend::restore);
-    wait_until("it is ready again", || check(&proxy) == Some(0));
-    // The cause is logged before what follows from it.
+    wait_until("the proxy is ready again", || check(&proxy) == Some(0));
+    // The cause is logged before its effect.
     let log = proxy.log();
     let line = |words: &str| log.lines().position(|line| line.contains(words)).unwrap();
     assert!(line(" is down: ") < line("placement: 1 of 2"), "{log}");
 }
 
 #[test]
-fn a_backend_that_flaps_at_every_check_moves_no_name() {
+fn flapping_backend_moves_no_names() {
     let backends = start(3);
     let quick = json!({"checkInterval": 100, "checkTimeout": 100, "checkFast": 50});
     let mut proxy = proxy_of(&backends, quick);
     let flapping = &backends[1];
     let (before, asked) = (owners(&mut proxy, &backends), flapping.asked());
     flapping.behave(Manner::Flaps);
-    wait_until("it was checked 20 times", || flapping.asked() >= asked + 20);
+    wait_until("20 checks were made", || flapping.asked() >= asked + 20);
     assert_eq!(proxy.state(&flapping.name()), "up");
     assert!(!proxy.logged("is down"), "{}", proxy.log());
     assert_eq!(owners(&mut proxy, &backends), before);
@@ -157,7 +157,7 @@ fn a_backend_that_flaps_at_every_check_moves_no_name() {
 }
 
 #[test]
-fn every_metric_of_an_outage_is_counted_or_explained() {
+fn losses_during_an_outage_are_counted() {
     let mut backends = start(3);
     let quick = json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50});
     let mut proxy = proxy_of(&backends, quick);
@@ -165,7 +165,7 @@ fn every_metric_of_an_outage_is_counted_or_explained() {
     for _ in 0..3 {
         backends[1].kill();
         let mut number = 0;
-        wait_until("it is found dead under traffic", || {
+        wait_until("it is down under traffic", || {
             proxy.send((0..10).map(|_| {
                 number += 1;
                 format!("outage.{number}:1|c")
@@ -178,13 +178,13 @@ fn every_metric_of_an_outage_is_counted_or_explained() {
     owners_settle(&mut proxy, &backends, &flapping);
 }
 
-/// What was sent to the backends that lived arrived; what is missing of the other is no more than `sent` says of it.
+/// What was sent to live backends has arrived; the loss of the other one is at most its `sent`.
 #[track_caller]
 fn owners_settle(proxy: &mut Proxy, backends: &[Backend], flapping: &str) {
     let stats = proxy.settle();
     let sent = |backend: &Backend| proxy.column(&backend.name(), "sent").parse::<u64>().unwrap();
     for backend in backends.iter().filter(|backend| backend.name() != flapping) {
-        wait_until("what was sent to it has arrived", || backend.total() == sent(backend));
+        wait_until("everything sent to it has arrived", || backend.total() == sent(backend));
         assert_eq!(proxy.column(&backend.name(), "dropped"), "0");
     }
     assert_eq!(backends.iter().map(sent).sum::<u64>(), stats["metrics_sent"]);
@@ -194,7 +194,7 @@ fn owners_settle(proxy: &mut Proxy, backends: &[Backend], flapping: &str) {
 }
 
 #[test]
-fn a_drained_backend_gets_nothing_is_watched_and_comes_back() {
+fn drained_backend_receives_nothing_and_is_still_checked() {
     let mut backends = start(3);
     let mut proxy = proxy_of(&backends, json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
     let (before, drained) = (owners(&mut proxy, &backends), backends[1].name());
@@ -203,17 +203,17 @@ fn a_drained_backend_gets_nothing_is_watched_and_comes_back() {
     let shown = |proxy: &Proxy| (proxy.column(&drained, "state"), proxy.column(&drained, "health"));
     assert_eq!(shown(&proxy), ("drain".to_owned(), "up".to_owned()));
     assert!(proxy.status("backend").starts_with(&format!("{drained} drain, set by the operator ")));
-    // It stays over a reload, and its health is looked at.
+    // The setting survives a reload, and health checks continue.
     proxy.config.json["flushInterval"] = 7.into();
     proxy.config.write();
     assert!(proxy.ask("reload").contains("flushInterval: 5 -> 7"));
     backends[1].kill();
-    wait_until("it is seen dead", || shown(&proxy) == ("drain".to_owned(), "down".to_owned()));
+    wait_until("it is down", || shown(&proxy) == ("drain".to_owned(), "down".to_owned()));
     assert_eq!(proxy.ask(&format!("backend {drained} up")), format!("backend {drained}: down\n"));
     backends[1].restore();
     proxy.wait_for_state(&drained, "up");
-    assert_eq!(owners(&mut proxy, &backends), before, "every name is back");
-    // Taken out of the config and back in, it is a new one.
+    assert_eq!(owners(&mut proxy, &backends), before, "every name has returned");
+    // Removed from the config and added again, it is a new backend.
     proxy.ask(&format!("backend {drained} drain"));
     for list in [nodes(&[&backends[0], &backends[2]]), nodes(&backends.iter().collect::<Vec<_>>())] {
         proxy.config.json["nodes"] = list;
@@ -227,7 +227,7 @@ fn a_drained_backend_gets_nothing_is_watched_and_comes_back() {
 }
 
 #[test]
-fn a_forced_down_backend_is_dead_and_a_drained_one_is_not() {
+fn forced_down_drops_where_drain_diverts() {
     let backends = start(2);
     let mut proxy = proxy_of(&backends, json!({"onNodeDown": "drop"}));
     let (before, out) = (owners(&mut proxy, &backends), backends[0].name());
@@ -239,24 +239,27 @@ fn a_forced_down_backend_is_dead_and_a_drained_one_is_not() {
     proxy.send(before.keys());
     let stats = proxy.settle();
     assert_eq!(stats["metrics_dropped_node_down"], its_names);
-    wait_until("the others have arrived", || backends[1].total() == 200 - its_names);
-    assert!(proxy.status("dropped_node_down").contains(" s ago, at 20"), "when it last happened is told");
+    wait_until("the other metrics have arrived", || backends[1].total() == 200 - its_names);
+    assert!(
+        proxy.status("dropped_node_down").contains(" s ago, at 20"),
+        "the time of the last drop is shown"
+    );
     let answer = proxy.ask(&format!("backend {} down", backends[1].name()));
     assert!(answer.ends_with("forced_down; no backend is up: metrics are dropped and counted\n"), "{answer}");
     wait_until("it is logged", || proxy.logged("no backend is up"));
 }
 
 #[test]
-fn proxies_of_a_fleet_can_be_compared_by_their_fingerprints() {
+fn fingerprints_compare_placements_of_a_fleet() {
     let backends = start(3);
     let one = proxy_of(&backends, json!({}));
     let mut other = proxy_of(&backends, json!({"flushInterval": 9, "workers": 2}));
     let of = |proxy: &Proxy| (proxy.status("fingerprint"), proxy.status("fingerprint_config"));
-    wait_until("they agree", || of(&one) == of(&other));
+    wait_until("the fingerprints agree", || of(&one) == of(&other));
     let together = of(&one);
     let all = format!("3 of 3 backends serving, fingerprint {}", together.0);
     wait_until("it is logged", || one.logged(&all));
-    // What is drained on one of them alone is seen in the figure of what is placed now.
+    // Draining a backend on one proxy only changes the fingerprint of the current placement.
     one.ask(&format!("backend {} drain", backends[2].name()));
     assert_eq!(one.status("fingerprint_config"), together.1);
     assert_ne!(one.status("fingerprint"), together.0);
@@ -272,7 +275,7 @@ fn proxies_of_a_fleet_can_be_compared_by_their_fingerprints() {
     assert_ne!(other.status("fingerprint"), together.0);
 }
 
-/// The local ports of this host's sockets that are connected to `port`.
+/// The local ports of sockets connected to `port`.
 fn sockets_to(port: u16) -> Vec<String> {
     let remote = format!("0100007F:{port:04X}");
     let table = std::fs::read_to_string("/proc/net/udp").unwrap();
@@ -286,7 +289,7 @@ fn sockets_to(port: u16) -> Vec<String> {
 }
 
 #[test]
-fn a_reload_keeps_sockets_health_and_figures_of_the_backends_that_stay() {
+fn reload_keeps_sockets_health_and_counters_of_unchanged_backends() {
     let mut backends = start(4);
     let three =
         config(&backends[..3].iter().collect::<Vec<_>>(), json!({"checkInterval": 60_000, "workers": 2}));
@@ -294,13 +297,13 @@ fn a_reload_keeps_sockets_health_and_figures_of_the_backends_that_stay() {
     owners(&mut proxy, &backends);
     backends[1].kill();
     let mut number = 0;
-    wait_until("it is found dead", || {
+    wait_until("it is down", || {
         number += 1;
         proxy.send((0..10).map(|name| format!("dying.{name}.{number}:1|c")));
         proxy.state(&backends[1].name()) == "down"
     });
     proxy.settle();
-    // Nobody asks it again within this test, so that it can only be down because that is remembered.
+    // The check interval exceeds the test, so it is down only if the state is inherited.
     backends[1].restore();
     let asked = backends[1].asked();
     let kept = |proxy: &Proxy| -> Vec<_> {
@@ -310,7 +313,7 @@ fn a_reload_keeps_sockets_health_and_figures_of_the_backends_that_stay() {
         backends[..3].iter().map(|backend| (row(backend), sockets_to(backend.port))).collect()
     };
     let before = kept(&proxy);
-    assert!(before.iter().all(|(_, sockets)| sockets.len() == 2), "one for each worker: {before:?}");
+    assert!(before.iter().all(|(_, sockets)| sockets.len() == 2), "one socket per worker: {before:?}");
     for list in [&backends[..], &backends[..3]] {
         proxy.config.json["nodes"] = nodes(&list.iter().collect::<Vec<_>>());
         proxy.config.json["maxPacketSize"] = (1_000 + list.len()).into();
@@ -322,6 +325,6 @@ fn a_reload_keeps_sockets_health_and_figures_of_the_backends_that_stay() {
             assert_eq!(kept(&proxy), before);
         }
     }
-    wait_until("the removed one's sockets are closed", || sockets_to(backends[3].port).is_empty());
+    wait_until("the sockets of the removed backend are closed", || sockets_to(backends[3].port).is_empty());
     assert!(!sockets_to(backends[0].port).is_empty());
 }

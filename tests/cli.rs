@@ -1,4 +1,4 @@
-//! The program from outside: arguments in; output, messages and exit codes out.
+//! The command line: arguments in; output, messages and exit codes out.
 
 #[path = "process/skip.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
@@ -23,13 +23,13 @@ const NODES: &str = r#"[
     {"host": "127.0.0.1", "port": 8131, "adminport": 8132}
 ]"#;
 
-/// A config file that is removed at the end of its test.
+/// A temporary config file.
 struct File(PathBuf);
 
 impl File {
     fn new(name: &str, text: &str) -> File {
         let path = std::env::temp_dir().join(format!("statsring-{}-{name}.json", std::process::id()));
-        std::fs::write(&path, text).expect("the temporary folder is writable");
+        std::fs::write(&path, text).expect("write a temporary file");
         File(path)
     }
 
@@ -64,27 +64,27 @@ fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
     program().args(arguments).output().expect("the program starts")
 }
 
-/// Runs it with this standard input.
+/// Runs the program with this standard input.
 fn run_with_input(arguments: &[&OsStr], input: &[u8]) -> Output {
     let mut child = program().args(arguments).stdin(Stdio::piped()).spawn().expect("the program starts");
-    let mut stdin = child.stdin.take().expect("it is piped");
+    let mut stdin = child.stdin.take().expect("piped");
     std::thread::scope(|scope| {
-        // The program may end before it has read everything.
+        // The program may exit before it has read everything.
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output().expect("the program ends")
     })
 }
 
 fn code(output: &Output) -> i32 {
-    output.status.code().expect("it ended by itself")
+    output.status.code().expect("exited normally")
 }
 
 fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("output is text")
+    String::from_utf8(output.stdout.clone()).expect("output is UTF-8")
 }
 
 fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("messages are text")
+    String::from_utf8(output.stderr.clone()).expect("messages are UTF-8")
 }
 
 fn args<'a>(list: &'a [&'a str]) -> impl Iterator<Item = &'a OsStr> {
@@ -92,14 +92,14 @@ fn args<'a>(list: &'a [&'a str]) -> impl Iterator<Item = &'a OsStr> {
 }
 
 #[test]
-fn the_version_is_one_line_with_the_commit_and_what_is_compiled_in() {
+fn version_is_one_line_with_commit_and_features() {
     let output = run(["--version"]);
     assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
     let line = stdout(&output);
     let inside = line.strip_prefix(concat!("statsring ", env!("CARGO_PKG_VERSION"), " ("));
     let inside = inside.and_then(|rest| rest.strip_suffix(")\n")).unwrap_or_else(|| panic!("{line:?}"));
     let mut parts: Vec<&str> = inside.split(", ").collect();
-    // A build from an archive knows no commit; one from this checkout names its own.
+    // A build from an archive has no commit; one from this checkout prints its own.
     let commit = env!("STATSRING_COMMIT");
     if !commit.is_empty() {
         assert_eq!(parts.remove(0), commit);
@@ -110,7 +110,7 @@ fn the_version_is_one_line_with_the_commit_and_what_is_compiled_in() {
 }
 
 #[test]
-fn help_is_asked_for_and_wrong_usage_is_not() {
+fn help_goes_to_stdout_and_usage_errors_to_stderr() {
     for arguments in [
         &["--help"][..],
         &["-h"],
@@ -143,7 +143,7 @@ fn help_is_asked_for_and_wrong_usage_is_not() {
 }
 
 #[test]
-fn arguments_that_are_no_text_are_wrong_usage() {
+fn non_utf8_arguments_are_usage_errors() {
     use std::os::unix::ffi::OsStrExt;
     let output = run([OsStr::from_bytes(b"\xff\n")]);
     assert_eq!(code(&output), 64);
@@ -151,7 +151,7 @@ fn arguments_that_are_no_text_are_wrong_usage() {
 }
 
 #[test]
-fn without_a_readable_config_it_says_what_to_do() {
+fn unreadable_config_error_suggests_remedies() {
     for arguments in [
         &["-f", "/nowhere/x.json"][..],
         &["--check", "-f", "/nowhere/x.json"],
@@ -168,7 +168,7 @@ fn without_a_readable_config_it_says_what_to_do() {
 }
 
 #[test]
-fn the_usual_config_is_tried_first() {
+fn default_config_path_is_used() {
     if Path::new(statsring::tools::config_file::DEFAULT_CONFIG).exists() {
         return skip::skip(format_args!("this host has a {}", statsring::tools::config_file::DEFAULT_CONFIG));
     }
@@ -178,7 +178,7 @@ fn the_usual_config_is_tried_first() {
 }
 
 #[test]
-fn a_config_with_five_mistakes_lists_all_five() {
+fn all_five_config_errors_are_listed() {
     let file = File::new(
         "five",
         r#"{"hosst": "::", "port": 0, "nodes": [{"host": "a b", "port": 1}, {"port": "1"}]}"#,
@@ -219,7 +219,7 @@ fn check_prints_a_config_on_stdout_and_the_rest_on_stderr() {
 }
 
 #[test]
-fn check_tells_the_format_and_prints_the_equivalent_json() {
+fn check_prints_the_format_and_the_equivalent_json() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/exampleProxyConfig.js");
     let output = run([OsStr::new("--check"), OsStr::new("-f"), example.as_os_str()]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
@@ -234,7 +234,7 @@ fn check_tells_the_format_and_prints_the_equivalent_json() {
     assert_eq!((code(&again), stdout(&again)), (0, stdout(&output)));
     assert!(stderr(&again).contains("config format: statsring"), "{}", stderr(&again));
 
-    // The tools take either: nothing moves between the two, and something does on the way to jump.
+    // The tools accept both formats: the two are equivalent, while jump moves names.
     let plan = run([OsStr::new("plan"), example.as_os_str(), equivalent.as_ref()]);
     assert!(stdout(&plan).starts_with("0 of 100,000 made-up names move: 0.0 %\n"), "{}", stderr(&plan));
     let jump = File::nodes("from-proxy-js");
@@ -249,7 +249,7 @@ fn check_tells_the_format_and_prints_the_equivalent_json() {
 }
 
 #[test]
-fn mistakes_in_a_proxy_js_file_are_told_with_their_places() {
+fn proxy_js_errors_have_line_and_column() {
     let file =
         File::new("proxy-js", "{\n  nodes: [{host: 'a', port: 0}],\n  mgmt_prot: 1,\n  mgmt_port: 1,\n}\n");
     let output = run([OsStr::new("--check"), OsStr::new("-f"), file.as_ref()]);
@@ -263,7 +263,7 @@ fn mistakes_in_a_proxy_js_file_are_told_with_their_places() {
 }
 
 #[test]
-fn where_gives_the_golden_answers() {
+fn where_prints_the_golden_owners() {
     let file = File::nodes("golden");
     for (down, expected) in [
         (None, "foo\t127.0.0.1:8131\nglork\t127.0.0.1:8127\napi.requests\t127.0.0.1:8129\n"),
@@ -291,8 +291,8 @@ fn where_gives_the_golden_answers() {
 }
 
 #[test]
-fn where_answers_by_the_placements_of_other_proxies() {
-    // The owners of foo, foo.bar, gorets and uniques, by port; and foo's with 127.0.0.1:8127 down.
+fn where_supports_the_placements_of_other_proxies() {
+    // Owners of foo, foo.bar, gorets and uniques by port, and the owner of foo with 127.0.0.1:8127 down.
     for (hashing, ports, diverted) in [
         ("hashring-3", [8127, 8129, 8127, 8131], Some(8129)),
         ("hashring-1", [8127, 8127, 8131, 8127], Some(8129)),
@@ -313,7 +313,7 @@ fn where_answers_by_the_placements_of_other_proxies() {
 }
 
 #[test]
-fn plan_tells_what_a_config_moves() {
+fn plan_shows_moved_names() {
     let (old, new) = (File::nodes("plan-old"), File::hashed("hashring-3", "plan-new"));
     let base = [OsStr::new("plan"), old.as_ref(), new.as_ref()];
     let output = run(base);
@@ -342,7 +342,7 @@ fn plan_tells_what_a_config_moves() {
 }
 
 #[test]
-fn plan_tells_what_it_cannot_read() {
+fn plan_reports_unreadable_files() {
     let good = File::nodes("plan-good");
     let nowhere = OsStr::new("/nowhere/x");
     let output = run([OsStr::new("plan"), nowhere, good.as_ref()]);
@@ -360,18 +360,18 @@ fn plan_tells_what_it_cannot_read() {
 }
 
 #[test]
-fn where_takes_the_file_before_its_name_too() {
+fn where_accepts_the_config_option_before_the_command() {
     let file = File::nodes("before");
     let output = run([OsStr::new("-f"), file.as_ref(), OsStr::new("where"), OsStr::new("foo")]);
     assert_eq!((code(&output), stdout(&output).as_str()), (0, "foo\t127.0.0.1:8131\n"));
 }
 
 #[test]
-fn where_answers_with_a_dash_if_nobody_gets_the_name() {
+fn where_prints_a_dash_for_a_name_without_backend() {
     let nodes = NODES.replacen("8128}", r#"8128, "disabled": true}"#, 1);
     let file = File::new("disabled", &format!(r#"{{"nodes": {nodes}}}"#));
     let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
-    // The home of glork is the disabled one.
+    // The backend that owns glork is disabled.
     let output = run(base.into_iter().chain(args(&["glork"])));
     assert_eq!(stdout(&output), "glork\t127.0.0.1:8129\n");
     let all_down = ["--down", "127.0.0.1:8129", "--down", "127.0.0.1:8131", "glork", "foo:1|c"];
@@ -380,7 +380,7 @@ fn where_answers_with_a_dash_if_nobody_gets_the_name() {
 
     let file = File::new("drop", &format!(r#"{{"onNodeDown": "drop", "nodes": {nodes}}}"#));
     let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
-    // A dead one's names are dropped; a disabled one's are served by the others.
+    // Names of a dead backend are dropped, those of a disabled one are diverted.
     let output = run(base.into_iter().chain(args(&["glork", "foo"])));
     assert_eq!(stdout(&output), "glork\t127.0.0.1:8129\nfoo\t127.0.0.1:8131\n");
     let output = run(base.into_iter().chain(args(&["--down", "127.0.0.1:8131", "glork", "foo"])));
@@ -390,7 +390,7 @@ fn where_answers_with_a_dash_if_nobody_gets_the_name() {
 }
 
 #[test]
-fn where_refuses_what_cannot_be_meant() {
+fn where_refuses_unknown_backends_and_bad_names() {
     let file = File::nodes("refuses");
     let base = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
     let output = run(base.into_iter().chain(args(&["--down", "127.0.0.1:9", "foo"])));
@@ -401,7 +401,7 @@ fn where_refuses_what_cannot_be_meant() {
 }
 
 #[test]
-fn where_takes_names_of_any_bytes_and_shows_them_escaped() {
+fn where_accepts_any_bytes_and_escapes_them() {
     let file = File::nodes("bytes");
     let arguments = [OsStr::new("where"), OsStr::new("-f"), file.as_ref()];
     let output = run_with_input(&arguments, b"a\xff\x00\x1b[31m\nfoo\\\n");
@@ -416,15 +416,15 @@ fn where_takes_names_of_any_bytes_and_shows_them_escaped() {
 }
 
 #[test]
-fn where_answers_while_its_input_stays_open() {
+fn where_replies_before_end_of_input() {
     let file = File::nodes("open");
     let mut child = program()
         .args([OsStr::new("where"), OsStr::new("-f"), file.as_ref()])
         .stdin(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    let mut stdin = child.stdin.take().expect("it is piped");
-    let mut answers = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut stdin = child.stdin.take().expect("piped");
+    let mut answers = BufReader::new(child.stdout.take().expect("piped"));
     for _ in 0..3 {
         stdin.write_all(b"foo\n").expect("the program reads");
         let mut line = String::new();
@@ -436,7 +436,7 @@ fn where_answers_while_its_input_stays_open() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn closed_output_pipe_is_not_an_error() {
     let file = File::nodes("pipe");
     let closed = || {
         let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -457,42 +457,42 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         .output()
         .expect("the program starts");
     assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
-    // Nor does it matter that nobody reads the messages.
+    // A closed stderr does not matter either.
     let status = program().arg("--chek").stderr(closed()).status().expect("the program starts");
     assert_eq!(status.code(), Some(64));
-    let full = std::fs::File::options().write(true).open("/dev/full").expect("every Linux has it");
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("open /dev/full");
     let output = program().arg("--version").stdout(full).output().expect("the program starts");
     assert_eq!(code(&output), 71);
     assert!(stderr(&output).contains("cannot write to standard output"), "{}", stderr(&output));
 }
 
-/// Runs one test of this file again in a process of its own.
+/// Runs one test of this file in a child process.
 fn again(test: &str, role: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this test has a path"));
+    let mut command = Command::new(std::env::current_exe().expect("path of this test"));
     command.args(["--exact", test, "--nocapture"]).env(CHILD, role);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 #[test]
-fn a_panic_of_any_thread_ends_the_process() {
+fn panic_in_any_thread_ends_the_process() {
     if std::env::var_os(CHILD).is_some() {
         statsring::crash::exit_on_panic();
         let worker = std::thread::Builder::new().name("worker-1".to_owned());
-        let thread = worker.spawn(|| panic!("planted")).expect("a thread");
+        let thread = worker.spawn(|| panic!("injected")).expect("a thread");
         let _ = thread.join();
-        // The main thread is not there any more to say so.
+        // The main thread has exited already.
         std::process::exit(0);
     }
-    let output = again("a_panic_of_any_thread_ends_the_process", "panic").output().expect("it starts");
+    let output = again("panic_in_any_thread_ends_the_process", "panic").output().expect("it starts");
     let text = stderr(&output);
     assert_eq!(code(&output), 70, "{text}");
     assert!(text.contains("statsring: internal error (a bug): thread worker-1 "), "{text}");
-    assert!(text.contains("planted"), "{text}");
+    assert!(text.contains("injected"), "{text}");
 }
 
 #[test]
-fn logs_go_to_stderr_as_asked() {
+fn logs_go_to_stderr_in_the_configured_format() {
     if let Ok(role) = std::env::var(CHILD) {
         let format = if role.starts_with("json") { LogFormat::Json } else { LogFormat::Text };
         statsring::logging::init(format, role.ends_with("debug")).expect("a thread");
@@ -503,7 +503,8 @@ fn logs_go_to_stderr_as_asked() {
         statsring::logging::flush(Duration::from_secs(60));
         std::process::exit(0);
     }
-    let run = |role: &str| again("logs_go_to_stderr_as_asked", role).output().expect("it starts");
+    let run =
+        |role: &str| again("logs_go_to_stderr_in_the_configured_format", role).output().expect("it starts");
     let text = stderr(&run("text"));
     assert_eq!(text.lines().filter(|line| line.ends_with(" INFO hello\\nyou")).count(), 3, "{text}");
     assert!(!text.contains("details") && !text.contains('\u{1b}'), "{text}");
@@ -515,28 +516,31 @@ fn logs_go_to_stderr_as_asked() {
     assert_eq!(lines[0]["node"], "a\u{1b}b");
     assert_eq!((&lines[1]["level"], &lines[1]["message"]), (&"DEBUG".into(), &"details".into()));
 
-    // Logging goes on when nobody reads the log any more.
+    // Logging continues after the reader has closed the pipe.
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
-    let status = again("logs_go_to_stderr_as_asked", "text").stderr(writer).status().expect("it starts");
+    let status = again("logs_go_to_stderr_in_the_configured_format", "text")
+        .stderr(writer)
+        .status()
+        .expect("it starts");
     assert_eq!(status.code(), Some(0));
 }
 
 #[test]
-fn sink_print_prints_what_each_backend_receives_and_ends_with_a_signal() {
+fn sink_print_prints_received_metrics_until_a_signal() {
     let free = || UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let ports = [free(), free()];
     let nodes = ports.map(|port| format!(r#"{{"host": "127.0.0.1", "port": {port}}}"#)).join(",");
     let config = File::new("sink-print", &format!(r#"{{"nodes": [{nodes}]}}"#));
     let arguments = ["sink".as_ref(), "--print".as_ref(), "-f".as_ref(), config.as_ref()];
     let mut child = program().args(arguments).spawn().expect("the program starts");
-    let mut messages = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let mut messages = BufReader::new(child.stderr.take().expect("piped")).lines();
     for port in ports {
         assert_eq!(messages.next().unwrap().unwrap(), format!("statsring: listening on 127.0.0.1:{port}"));
     }
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.send_to(b"a:1|c\n\x1b[2J:2|g\n\n", ("127.0.0.1", ports[0])).unwrap();
-    let mut printed = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let mut printed = BufReader::new(child.stdout.take().expect("piped")).lines();
     assert_eq!(printed.next().unwrap().unwrap(), format!("127.0.0.1:{}\ta:1|c", ports[0]));
     assert_eq!(printed.next().unwrap().unwrap(), format!("127.0.0.1:{}\t\\x1b[2J:2|g", ports[0]));
     client.send_to(b"b:3|ms", ("127.0.0.1", ports[1])).unwrap();
@@ -546,7 +550,7 @@ fn sink_print_prints_what_each_backend_receives_and_ends_with_a_signal() {
 }
 
 #[test]
-fn sink_says_which_options_exclude_each_other() {
+fn sink_reports_conflicting_options() {
     for (arguments, message) in [
         (&["sink"][..], "missing --listen (to measure a load) or --print (to print what arrives)"),
         (&["sink", "--print", "--json"], "--json cannot be combined with --print"),

@@ -1,4 +1,4 @@
-//! The demonstration from outside: what it shows, that its account adds up, and every way in which it ends.
+//! The demo: its output, that its summary adds up, and how it ends.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +17,7 @@ fn demo(arguments: &[&str]) -> Command {
     command
 }
 
-/// A running demo, ended with the test.
+/// A running demo, killed with the test.
 struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -36,7 +36,7 @@ impl Running {
         loop {
             let start = text.len();
             let length = self.stdout.read_line(&mut text).unwrap();
-            assert!(length > 0, "it ended before {part:?}: {text}");
+            assert!(length > 0, "exited before {part:?}: {text}");
             if text[start..].contains(part) {
                 return text;
             }
@@ -47,7 +47,7 @@ impl Running {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
-    /// Waits for its end. Output that nobody has read yet is in the answer.
+    /// Waits for its exit; returns the remaining output.
     fn end(mut self) -> Output {
         let mut stdout = Vec::new();
         self.stdout.read_to_end(&mut stdout).unwrap();
@@ -60,14 +60,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended already unless the test failed.
+        // Still running only if the test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The port behind `words` in the opening.
-fn port_behind(opening: &str, words: &str) -> u16 {
+/// The port after `words` in the header.
+fn port_after(opening: &str, words: &str) -> u16 {
     let rest = opening.split_once(words).unwrap_or_else(|| panic!("{words}\n{opening}")).1;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap()
@@ -82,9 +82,10 @@ fn ask_admin(port: u16, question: &str) -> String {
     answer
 }
 
-/// The summary's rows: the words before a number, and the number; a second one, of datagrams, by a name of its own.
+/// The rows of the summary: label and number; a second number, of datagrams, gets its own label.
 fn summary(stdout: &str) -> HashMap<String, u64> {
-    let summary = stdout.split_once("Summary of ").unwrap_or_else(|| panic!("no summary\n{stdout}")).1;
+    let summary =
+        stdout.split_once("Summary of ").unwrap_or_else(|| panic!("the summary is missing\n{stdout}")).1;
     let mut rows = HashMap::new();
     for line in summary.lines().skip(1) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -101,23 +102,23 @@ fn summary(stdout: &str) -> HashMap<String, u64> {
     rows
 }
 
-/// Checks a summary with nothing but the built-in traffic in it.
+/// Checks a summary of only the built-in traffic.
 fn assert_balanced(output: &Output) -> HashMap<String, u64> {
     let stdout = String::from_utf8(output.stdout.clone()).unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
     let rows = summary(&stdout);
-    let get = |name: &str| *rows.get(name).unwrap_or_else(|| panic!("no row `{name}`\n{stdout}"));
+    let get = |name: &str| *rows.get(name).unwrap_or_else(|| panic!("row `{name}` is missing\n{stdout}"));
     assert!(get("sent to the proxy") > 1_000, "{stdout}");
     assert_eq!(get("sent by the proxy"), get("received by the proxy"), "{stdout}");
-    // A machine that stands still for long may make the kernel drop; then it says so.
+    // After a long stall of the machine the kernel may have dropped datagrams, which the summary reports.
     if !stdout.contains("dropped by the kernel") {
         assert_eq!(get("received by the proxy"), get("sent to the proxy"), "{stdout}");
         assert_eq!(get("received by the backends"), get("sent by the proxy"), "{stdout}");
         assert_eq!(get("lost"), 0, "{stdout}");
         assert!(stdout.contains("Every metric arrived, each at the backend that owns its name"), "{stdout}");
     }
-    // The proxy packs: that is what it is for.
+    // The proxy batches metrics.
     assert!(get("sent by the proxy: datagrams") < get("received by the proxy: datagrams"), "{stdout}");
     rows
 }
@@ -140,10 +141,10 @@ fn metrics_flow_to_three_backends_and_the_summary_adds_up() {
 }
 
 #[test]
-fn other_ports_are_found_where_the_usual_ones_are_taken() {
+fn other_ports_are_used_if_the_defaults_are_taken() {
     let (mut udp, mut tcp) = (HashMap::new(), HashMap::new());
     for port in [8125, 8127, 8129, 8131] {
-        // Where it fails somebody else has it, for as long as they like.
+        // If this fails, another process has the port.
         UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).map(|socket| udp.insert(port, socket)).ok();
     }
     for port in [8126, 8128, 8130, 8132] {
@@ -159,14 +160,14 @@ fn other_ports_are_found_where_the_usual_ones_are_taken() {
 }
 
 #[test]
-fn names_move_while_a_backend_is_down_and_a_visitor_is_served() {
+fn names_move_during_an_outage_and_other_clients_are_served() {
     let mut running = Running::start(&["--seconds", "12"]);
     let opening = running.lines_to("echo config");
-    let proxy = port_behind(&opening, "metrics at 127.0.0.1:");
-    let admin = port_behind(&opening, ", admin port ");
+    let proxy = port_after(&opening, "metrics at 127.0.0.1:");
+    let admin = port_after(&opening, ", admin port ");
     let visitor = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     visitor.send_to(b"foo:1|c\nfoo:2|c\njunk", (Ipv4Addr::LOCALHOST, proxy)).unwrap();
-    // Its latencies stay visible at the admin port, though the table shows them too.
+    // Latencies remain available at the admin port, although the table shows them too.
     running.lines_to("2 s   in ");
     let stats = ask_admin(admin, "stats");
     let p99 = stats.lines().find_map(|line| line.strip_prefix("latency_p99_us: ")).unwrap();
@@ -183,14 +184,14 @@ fn names_move_while_a_backend_is_down_and_a_visitor_is_served() {
     ] {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }
-    assert!(!stdout.contains("state="), "an event is its message, without fields for programs\n{stdout}");
+    assert!(!stdout.contains("state="), "events are shown without structured fields\n{stdout}");
     let rows = summary(&stdout);
     assert_eq!((rows["from other senders"], rows["dropped by the proxy"]), (2, 1), "{stdout}");
     assert!(rows["lost"] == 0 || stdout.contains("dropped by the kernel"), "{stdout}");
 }
 
 #[test]
-fn a_signal_ends_it_with_the_same_summary() {
+fn signal_ends_the_demo_with_its_summary() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let mut running = Running::start(&[]);
         running.lines_to("1 s   in ");
@@ -200,7 +201,7 @@ fn a_signal_ends_it_with_the_same_summary() {
 }
 
 #[test]
-fn it_ends_quietly_when_nobody_reads_any_more() {
+fn closed_output_ends_the_demo_quietly() {
     let mut child = demo(&[]).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -213,7 +214,7 @@ fn it_ends_quietly_when_nobody_reads_any_more() {
         }
         if Instant::now() > deadline {
             child.kill().unwrap();
-            panic!("it goes on though nobody reads; its first line was {line}");
+            panic!("still running with a closed output; first line: {line}");
         }
         std::thread::sleep(Duration::from_millis(20));
     };
@@ -224,7 +225,7 @@ fn it_ends_quietly_when_nobody_reads_any_more() {
 }
 
 #[test]
-fn a_wrong_number_of_seconds_is_refused() {
+fn invalid_duration_is_refused() {
     for seconds in ["0", "86401", "-1", "1.5", "soon"] {
         let output = demo(&["--seconds", seconds]).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -1,6 +1,6 @@
-//! The book and the man page beside the program: generated parts are current, links lead somewhere, what the text names exists.
+//! Checks the book and the man page: generated parts are current, links work, named things exist.
 //!
-//! `UPDATE_DOCS=1 cargo test --test docs` writes the generated parts anew.
+//! `UPDATE_DOCS=1 cargo test --test docs` rewrites the generated parts.
 
 #[allow(dead_code, reason = "shared by three tests, none of which uses all of it")]
 mod book;
@@ -20,21 +20,21 @@ use std::path::{Component, Path, PathBuf};
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- /generated -->";
 
-/// Compares a file with what it should be, or writes it.
-fn check_or_write(path: &str, wanted: &str) {
+/// Compares a file with its expected text, or writes it.
+fn check_or_write(path: &str, expected: &str) {
     let path = root().join(path);
     let current = std::fs::read_to_string(&path).unwrap();
-    if current == wanted {
+    if current == expected {
         return;
     }
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        // Whole at any moment: other tests read it.
+        // Atomic: other tests read the file.
         let new = path.with_extension("new");
-        std::fs::write(&new, wanted).unwrap();
+        std::fs::write(&new, expected).unwrap();
         std::fs::rename(new, &path).unwrap();
         return;
     }
-    let stale = wanted.lines().find(|line| !current.contains(line)).unwrap_or("(lines were removed)");
+    let stale = expected.lines().find(|line| !current.contains(line)).unwrap_or("(removed lines)");
     panic!("{}: stale, at: {stale}\nRun UPDATE_DOCS=1 cargo test --test docs", path.display());
 }
 
@@ -42,23 +42,23 @@ fn check_or_write(path: &str, wanted: &str) {
 fn generated_parts_are_current() {
     let mut unused: BTreeSet<&str> = generate::PARTS.iter().map(|(name, _)| *name).collect();
     for page in pages() {
-        let mut wanted = String::new();
+        let mut expected = String::new();
         let mut rest = &*page.text;
         while let Some((before, after)) = rest.split_once(BEGIN) {
             let (name, after) = after.split_once(" -->\n").unwrap();
             let (_, after) =
-                after.split_once(END).unwrap_or_else(|| panic!("{}: {name} has no end", page.path));
+                after.split_once(END).unwrap_or_else(|| panic!("{}: {name}: missing end marker", page.path));
             let (_, part) = generate::PARTS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| {
-                panic!("{}: nothing generates {name}", page.path);
+                panic!("{}: unknown generated part {name}", page.path);
             });
             unused.remove(name);
-            wanted += &format!("{before}{BEGIN}{name} -->\n{}{END}", part());
+            expected += &format!("{before}{BEGIN}{name} -->\n{}{END}", part());
             rest = after;
         }
-        wanted += rest;
-        check_or_write(&page.path, &wanted);
+        expected += rest;
+        check_or_write(&page.path, &expected);
     }
-    assert!(unused.is_empty(), "on no page: {unused:?}");
+    assert!(unused.is_empty(), "generated parts not used on any page: {unused:?}");
 }
 
 #[test]
@@ -66,12 +66,12 @@ fn the_generated_parts_of_the_man_page_are_current() {
     check_or_write(manual::PATH, &manual::generated());
 }
 
-/// Without the `.` and `..` in it.
+/// Resolves `.` and `..`.
 fn normalized(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
-            Component::ParentDir => assert!(normal.pop(), "{} leaves the repository", path.display()),
+            Component::ParentDir => assert!(normal.pop(), "{} is outside of the repository", path.display()),
             Component::CurDir => {}
             part => normal.push(part),
         }
@@ -80,7 +80,7 @@ fn normalized(path: &Path) -> PathBuf {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn links_are_not_broken() {
     let mut broken = Vec::new();
     for page in pages().into_iter().chain([page("CHANGELOG.md")]) {
         let is_in_book = page.path.starts_with("docs/src/");
@@ -95,7 +95,7 @@ fn every_link_leads_somewhere() {
             if !root().join(&path).is_file() {
                 broken.push(format!("{}: {link}: no such file", page.at(line)));
             } else if is_in_book && !path.starts_with("docs/src") {
-                broken.push(format!("{}: {link} leads out of the book", page.at(line)));
+                broken.push(format!("{}: {link} points outside of the book", page.at(line)));
             } else if !anchor.is_empty()
                 && !self::page(path.to_str().unwrap()).anchors().iter().any(|a| a == anchor)
             {
@@ -118,18 +118,18 @@ fn the_summary_lists_every_page_once() {
 }
 
 #[test]
-fn headings_are_unique_and_of_one_title() {
+fn each_page_has_one_title_and_unique_headings() {
     for page in pages().into_iter().filter(|page| !page.path.ends_with("SUMMARY.md")) {
         let anchors = page.anchors();
         let unique: BTreeSet<&String> = anchors.iter().collect();
-        assert_eq!(unique.len(), anchors.len(), "{}: a heading is there twice: {anchors:?}", page.path);
+        assert_eq!(unique.len(), anchors.len(), "{}: duplicate heading: {anchors:?}", page.path);
         let titles = page.headings().iter().filter(|(level, _)| *level as u8 == 1).count();
         assert_eq!(titles, 1, "{}", page.path);
     }
 }
 
 #[test]
-fn the_readme_is_short_and_names_both_commands() {
+fn readme_is_short_and_has_both_commands() {
     let readme = page("README.md");
     let lines: Vec<&str> = readme.text.lines().collect();
     assert!(lines.len() <= 200, "{} lines", lines.len());
@@ -139,13 +139,13 @@ fn the_readme_is_short_and_names_both_commands() {
 }
 
 #[test]
-fn the_help_lists_every_exit_code_with_its_meaning() {
+fn help_lists_all_exit_codes() {
     let help = generate::help_of(None);
     let (_, listed) = help.split_once("\nError codes:\n").unwrap();
     let codes = statsring::exit::CODES.iter().filter(|(code, _)| *code != statsring::exit::OK);
-    let wanted: String =
+    let expected: String =
         codes.map(|(code, meaning)| format!("  {code} {}\n", meaning.replace('`', ""))).collect();
-    assert_eq!(listed.trim_end(), wanted.trim_end());
+    assert_eq!(listed.trim_end(), expected.trim_end());
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn the_metrics_of_every_expression_exist() {
 }
 
 #[test]
-fn what_the_text_names_exists() {
+fn inline_code_names_existing_things() {
     let mut unknown = Vec::new();
     for page in pages() {
         for (code, line) in page.inline_code() {
@@ -181,5 +181,5 @@ fn what_the_text_names_exists() {
                 .extend(names::unknown(&page.path, &code).map(|name| format!("{}: `{name}`", page.at(line))));
         }
     }
-    assert!(unknown.is_empty(), "names of nothing in this version:\n{}", unknown.join("\n"));
+    assert!(unknown.is_empty(), "names that do not exist:\n{}", unknown.join("\n"));
 }

@@ -1,8 +1,8 @@
-//! What the README and the book show is followed: every config is accepted, every command line is one of the program's, what
-//! needs no running proxy prints what the page shows, and the guides to migrating put names where the old proxy put them.
+//! Follows the README and the book: every config is accepted, every command line is valid, offline commands print the
+//! documented output, and the migration guides place names like the old proxy.
 //!
-//! What needs a running proxy is followed by `tests/network.rs`. The owners below are those of `tests/placements.rs`, which
-//! names the program whose own code gave each.
+//! `tests/network.rs` covers commands for a running proxy. The owners below are those of `tests/placements.rs`, which states
+//! their sources.
 
 #[allow(dead_code, reason = "shared by three tests, none of which uses all of it")]
 mod book;
@@ -16,14 +16,14 @@ use std::process::{Command, Output};
 const NAMES: [&str; 8] =
     ["foo", "foo.bar", "api.requests", "statsd.test.counter", "gorets", "glork", "gaugor", "uniques"];
 const FRUIT: [&str; 4] = ["apple", "banana", "orange", "lemon"];
-/// Languages of blocks that are configs.
+/// Languages of config blocks.
 const CONFIGS: [&str; 2] = ["json", "js"];
 
 fn run(arguments: &[String], folder: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_statsring")).args(arguments).current_dir(folder).output().unwrap()
 }
 
-/// The arguments of a command line of ours, if it is one.
+/// The arguments of a statsring command line.
 fn our_arguments(command: &str) -> Option<Vec<String>> {
     let mut words = words(command);
     words.retain(|word| word != "sudo");
@@ -31,12 +31,12 @@ fn our_arguments(command: &str) -> Option<Vec<String>> {
     (name == "statsring" || name == "target/release/statsring").then(|| words.split_off(1))
 }
 
-/// The text of a page's only config.
+/// The text of the single config of a page.
 fn config_of(page: &Page) -> String {
     page.block("json").text
 }
 
-/// The config's list, as HOST:PORT and weight.
+/// The backends of the config, as HOST:PORT and weight.
 fn nodes_of(page: &Page) -> Vec<(String, u64)> {
     let config: Value = serde_json::from_str(&config_of(page)).unwrap();
     let nodes = config["nodes"].as_array().unwrap().iter();
@@ -45,22 +45,22 @@ fn nodes_of(page: &Page) -> Vec<(String, u64)> {
     named.map(|(name, weight)| (name, weight.as_u64().unwrap_or(1))).collect()
 }
 
-/// A config in a folder of the test's own.
+/// Writes a config to a temporary folder.
 fn file(name: &str, config: &str) -> PathBuf {
     let path = folder(&format!("guides.{name}")).join("statsring.json");
     std::fs::write(&path, config).unwrap();
     path
 }
 
-/// What `where` answers is what the old proxy did, and what the page shows.
+/// `where` prints the owners of the old proxy, as shown on the page.
 fn names_stay(page: &Page, names: &[&str], owners: &[usize], backends: &[&str]) {
     let shown = page.block("console").entered();
     assert_eq!(shown.len(), 1, "{}", page.path);
     assert_eq!(shown[0].command, format!("statsring where -f statsring.json {}", names.join(" ")));
-    let wanted: String =
+    let expected: String =
         names.iter().zip(owners).map(|(name, owner)| format!("{name}\t{}\n", backends[*owner])).collect();
-    // That the program prints what the page shows is tested with all other pages.
-    assert_eq!(shown[0].output, wanted, "{}", page.path);
+    // The actual output is checked by offline_commands_print_the_documented_output.
+    assert_eq!(shown[0].output, expected, "{}", page.path);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn every_config_is_accepted() {
 }
 
 #[test]
-fn every_command_line_of_ours_is_accepted() {
+fn statsring_commands_in_the_docs_are_accepted() {
     let mut parsed = 0;
     for page in pages() {
         for block in page.blocks() {
@@ -98,7 +98,7 @@ fn every_command_line_of_ours_is_accepted() {
     assert!(parsed > 20, "{parsed}");
 }
 
-/// The admin commands that a line sends, if it sends any.
+/// The admin commands sent by a line.
 fn admin_commands(line: &str) -> Vec<String> {
     let words = words(line);
     let is_sent = line.contains("| nc ") && line.contains(" 8126");
@@ -127,7 +127,7 @@ fn every_admin_command_is_known() {
 }
 
 #[test]
-fn every_path_that_is_requested_exists() {
+fn requested_http_paths_exist() {
     for page in pages() {
         for entered in page.blocks().iter().flat_map(book::Block::entered) {
             if let Some((_, path)) = entered.command.split_once("localhost:8126/") {
@@ -138,7 +138,7 @@ fn every_path_that_is_requested_exists() {
     }
 }
 
-/// Whether what was printed is what a page shows, in which `…` stands for anything up to the end.
+/// Whether the output matches that of the page, in which `…` stands for the rest.
 fn is_shown(printed: &str, shown: &str) -> bool {
     match shown.split_once('…') {
         Some((beginning, _)) => printed.starts_with(beginning),
@@ -147,7 +147,7 @@ fn is_shown(printed: &str, shown: &str) -> bool {
 }
 
 #[test]
-fn what_needs_no_proxy_prints_what_the_page_shows() {
+fn offline_commands_print_the_documented_output() {
     let mut compared = 0;
     for (number, page) in pages().iter().enumerate() {
         let folder = folder(&format!("console.{number}"));
@@ -174,16 +174,16 @@ fn what_needs_no_proxy_prints_what_the_page_shows() {
 }
 
 #[test]
-fn every_key_of_proxy_js_has_its_row() {
+fn every_proxy_js_key_is_documented() {
     let page = page("docs/src/migrating/proxy-js.md");
     for key in statsring::config::PROXY_JS_KEYS {
         assert!(page.inline_code().iter().any(|(code, _)| code == key), "{key}");
     }
 }
 
-/// Source: `exampleProxyConfig.js` of go-statsd-proxy has these keys and no others.
+/// Source: the keys of `exampleProxyConfig.js` of go-statsd-proxy.
 #[test]
-fn go_statsd_proxys_own_file_is_taken_without_a_word() {
+fn go_statsd_proxy_example_produces_no_notices() {
     let path = file("go", &config_of(&page("docs/src/migrating/go-statsd-proxy.md")));
     let output =
         Command::new(env!("CARGO_BIN_EXE_statsring")).args(["--check", "-f"]).arg(&path).output().unwrap();

@@ -1,7 +1,7 @@
-//! The rules that keep the house livable, read off the source: who may import whom, and where `unsafe` may be.
+//! Architecture rules, checked in the source: permitted imports, and where `unsafe` may be used.
 
-#[path = "house/circles.rs"]
-mod circles;
+#[path = "house/cycles.rs"]
+mod cycles;
 #[path = "house/reading.rs"]
 mod reading;
 #[path = "house/reading_tests.rs"]
@@ -13,10 +13,10 @@ use reading::{Module, Reference};
 use sources::sources;
 use std::path::Path;
 
-/// What any module of the control plane may import: what speaks to people, how a run ends, where hosts are.
+/// Modules that the control plane may import: output, exit, name lookup.
 const COMMON: &[&str] = &["console", "crash", "exit", "lookup", "logging", "planted", "text", "version"];
 
-/// Each top-level module and those that it may import, besides itself. The data path does without [`COMMON`].
+/// Each top-level module and its permitted imports. The data path may not import [`COMMON`].
 const ALLOWED: &[(&str, &[&str])] = &[
     ("packet", &["planted"]),
     ("driver", &["packet", "planted"]),
@@ -60,13 +60,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("main", &["cli", "stats"]),
 ];
 
-/// The modules that [`COMMON`] is not for.
+/// The modules that may not import [`COMMON`].
 const DATA_PATH: &[&str] = &["packet", "driver", "wire", "placement", "stats", "relay", "worker"];
 
-/// Which of these references a top-level module may not make.
+/// The forbidden references of a top-level module.
 fn violations<'r>(part: &str, references: &'r [Reference]) -> Vec<&'r Reference> {
     let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| *name == part) else {
-        panic!("the module {part} has no rule: enter what it may import");
+        panic!("no rule for the module {part}: add it to ALLOWED");
     };
     let common = if DATA_PATH.contains(&part) { &[] } else { COMMON };
     let is_allowed = |other: &String| {
@@ -78,7 +78,7 @@ fn violations<'r>(part: &str, references: &'r [Reference]) -> Vec<&'r Reference>
 #[test]
 fn modules_import_in_one_direction() {
     let sources = sources();
-    assert!(sources.len() > 100, "only {} files found", sources.len());
+    assert!(sources.len() > 100, "expected more than 100 files, found {}", sources.len());
     let mut broken = Vec::new();
     for source in sources.iter().filter(|source| !source.is_for_tests) {
         for reference in violations(source.part(), &source.reading.references) {
@@ -90,12 +90,9 @@ fn modules_import_in_one_direction() {
             ));
         }
     }
-    assert!(broken.is_empty(), "imports against the direction of the house:\n{}", broken.join("\n"));
+    assert!(broken.is_empty(), "forbidden imports:\n{}", broken.join("\n"));
     for (part, _) in ALLOWED {
-        assert!(
-            sources.iter().any(|source| source.part() == *part),
-            "a rule for {part}, which does not exist"
-        );
+        assert!(sources.iter().any(|source| source.part() == *part), "rule for nonexistent module {part}");
     }
 }
 
@@ -103,13 +100,13 @@ fn modules_import_in_one_direction() {
 fn no_modules_import_each_other() {
     let sources = sources();
     let files = sources.iter().filter(|source| !source.is_for_tests);
-    let circles = circles::circles(&files.map(|source| (source.module.clone(), &source.reading)).collect());
-    let circles: Vec<String> = circles.iter().map(|circle| circle.join("\n")).collect();
-    assert!(circles.is_empty(), "modules that import each other:\n{}", circles.join("\n\n"));
+    let cycles = cycles::cycles(&files.map(|source| (source.module.clone(), &source.reading)).collect());
+    let cycles: Vec<String> = cycles.iter().map(|cycle| cycle.join("\n")).collect();
+    assert!(cycles.is_empty(), "modules that import each other:\n{}", cycles.join("\n\n"));
 }
 
 /// Ways to import the control thread into a file of the data path.
-const PLANTED: &[&str] = &[
+const FORBIDDEN: &[&str] = &[
     "use crate::control::Operator;",
     "use crate::{control, packet::Packet};",
     "use crate::{packet::Packet, control::{handover::Giver, state}};",
@@ -138,9 +135,9 @@ const PLANTED: &[&str] = &[
 ];
 
 #[test]
-fn every_planted_import_is_found() {
+fn forbidden_imports_are_detected() {
     let module: Module = ["relay", "egress"].map(str::to_owned).to_vec();
-    for text in PLANTED {
+    for text in FORBIDDEN {
         let references = reading::read(text, &module).references;
         let found = violations("relay", &references);
         assert!(!found.is_empty(), "{text}: {references:?}");
@@ -152,17 +149,17 @@ fn every_planted_import_is_found() {
 }
 
 #[test]
-fn unsafe_is_at_the_edge_only_and_every_block_says_why_it_is_sound() {
+fn unsafe_is_confined_and_has_safety_comments() {
     for source in sources() {
         let at_the_edge = source.part() == "driver"
             || ["stats/alloc.rs", "wire/simd.rs"].iter().any(|edge| source.path == Path::new(edge));
         let lines: Vec<&str> = source.text.lines().collect();
         for line in &source.reading.unsafe_lines {
-            assert!(at_the_edge, "{}:{line}: unsafe outside the edge", source.path.display());
+            assert!(at_the_edge, "{}:{line}: unsafe is not permitted here", source.path.display());
             let before = &lines[line.saturating_sub(9)..*line];
             assert!(
                 before.iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety")),
-                "{}:{line}: unsafe without its SAFETY argument",
+                "{}:{line}: unsafe without SAFETY comment",
                 source.path.display()
             );
         }
@@ -170,8 +167,8 @@ fn unsafe_is_at_the_edge_only_and_every_block_says_why_it_is_sound() {
 }
 
 #[test]
-fn every_file_opens_with_what_it_is_for() {
+fn every_file_starts_with_its_purpose() {
     for source in sources().iter().filter(|source| !source.is_for_tests) {
-        assert!(source.text.starts_with("//! "), "{} does not open with its purpose", source.path.display());
+        assert!(source.text.starts_with("//! "), "{}: missing //! header", source.path.display());
     }
 }

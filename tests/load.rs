@@ -1,5 +1,5 @@
-//! `statsring load` and `statsring sink` from outside: straight through, through a forwarder that does harm, and through
-//! the proxy itself. What is sent fits into the smallest usual socket buffer, so that no stall of the machine can lose it.
+//! `statsring load` and `statsring sink`: directly, through a faulty forwarder, and through the proxy. All traffic fits into the
+//! smallest common socket buffer, so that a stall of the machine loses nothing.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -27,27 +27,27 @@ fn run(arguments: &[&str]) -> Output {
 }
 
 fn code(output: &Output) -> i32 {
-    output.status.code().expect("it ended by itself")
+    output.status.code().expect("exited normally")
 }
 
 fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("messages are text")
+    String::from_utf8(output.stderr.clone()).expect("messages are UTF-8")
 }
 
-/// The JSON of a run that ended with `code`.
+/// The JSON report of a run that exited with `expected`.
 fn json(output: &Output, expected: i32) -> Value {
-    let text = String::from_utf8(output.stdout.clone()).expect("output is text");
+    let text = String::from_utf8(output.stdout.clone()).expect("output is UTF-8");
     assert_eq!(code(output), expected, "{text}\n{}", stderr(output));
     serde_json::from_str(&text).expect("the result is JSON")
 }
 
-/// Ports that are free now; they were all held at once, so they differ.
+/// Free ports; all were bound at once, so they differ.
 fn free_ports<const N: usize>() -> [u16; N] {
     let held = [(); N].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
     held.map(|socket| socket.local_addr().unwrap().port())
 }
 
-/// Runs a load whose sinks are on free ports; others are tried if somebody takes one meanwhile.
+/// Runs a load with sinks on free ports; retries if another process takes one.
 fn load_with_sinks<const N: usize>(arguments: impl Fn([u16; N]) -> Vec<String>) -> Output {
     for _ in 0..5 {
         let ports = free_ports::<N>();
@@ -58,7 +58,7 @@ fn load_with_sinks<const N: usize>(arguments: impl Fn([u16; N]) -> Vec<String>) 
         if code(&output) != 71 {
             return output;
         }
-        eprintln!("another try: {}", stderr(&output));
+        eprintln!("retrying: {}", stderr(&output));
     }
     panic!("no free ports");
 }
@@ -72,7 +72,7 @@ fn direct(options: &str) -> Output {
 }
 
 #[test]
-fn straight_from_load_to_sink_everything_arrives() {
+fn load_to_sink_loses_nothing() {
     for options in [
         "",
         "--metrics 30 --names 100 --skew 1.0 --types c=3,g,ms,s,h --tags env:prod,x",
@@ -102,7 +102,7 @@ fn straight_from_load_to_sink_everything_arrives() {
 }
 
 #[test]
-fn people_get_a_line_a_second_and_the_verdict_last() {
+fn progress_is_printed_every_second_and_the_verdict_last() {
     let output = direct("--rate 200 --seconds 1.5");
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!(code(&output), 0, "{text}");
@@ -118,7 +118,7 @@ fn people_get_a_line_a_second_and_the_verdict_last() {
 fn the_rate_is_kept() {
     let result = json(&direct("--json --quiet --rate 400 --seconds 1"), 0);
     let (sent, given_up) = (result["sent"]["datagrams"].as_u64(), result["sent"]["given_up"].as_u64());
-    // What a busy machine did not let it send, it has counted; the last moments may be missing.
+    // Datagrams that a busy machine could not send are counted; the last moments may be missing.
     let total = sent.unwrap() + given_up.unwrap();
     assert!((100..=401).contains(&total), "{result}");
 }
@@ -127,15 +127,15 @@ type Alter = fn(&[u8]) -> Vec<u8>;
 
 #[derive(Default)]
 struct Harm {
-    /// Every so many lines one is not forwarded.
+    /// Drop every n-th line.
     drop_every: Option<u64>,
-    /// Every so many lines one is forwarded twice.
+    /// Duplicate every n-th line.
     duplicate_every: Option<u64>,
-    /// Every so many lines one goes to another backend.
+    /// Misplace every n-th line.
     misplace_every: Option<u64>,
-    /// Every so many lines one is held back until after the next.
+    /// Delay every n-th line until after the next one.
     swap_every: Option<u64>,
-    /// What is done to a line.
+    /// Applied to each line.
     alter: Option<Alter>,
 }
 
@@ -148,7 +148,7 @@ struct Done {
     swapped: u64,
 }
 
-/// A proxy that forwards each line by the sum of its name's bytes, and does the harm that it is told to.
+/// A proxy that forwards each line by the sum of its name's bytes, with the given faults.
 struct Forwarder {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -212,7 +212,7 @@ fn forward(
         *held = Some((altered, home));
         return;
     }
-    // A name's first metric goes home, so that a misplaced one is at a second sink.
+    // The first metric of a name is placed correctly, so that a misplaced one is at a second sink.
     let is_known = !seen.insert(name.to_vec());
     if is_due(harm.misplace_every) && is_known {
         done.misplaced.insert(name.to_vec());
@@ -229,7 +229,7 @@ fn forward(
     }
 }
 
-/// Sends a load through a forwarder to two sinks; the result and what the forwarder did.
+/// Sends a load through a forwarder to two sinks; returns the report and the injected faults.
 fn through(harm: impl Fn() -> Harm, options: &str, expected: i32) -> (Value, Done) {
     let last = std::cell::Cell::new(None);
     let output = load_with_sinks(|[first, second]| {
@@ -245,12 +245,12 @@ fn through(harm: impl Fn() -> Harm, options: &str, expected: i32) -> (Value, Don
         }
         words(&arguments)
     });
-    let done = last.take().expect("a load was run").end();
+    let done = last.take().expect("the load ran").end();
     (json(&output, expected), done)
 }
 
 #[test]
-fn a_forwarder_without_harm_is_good() {
+fn faultless_forwarder_gets_a_good_verdict() {
     let (result, done) = through(Harm::default, "--names 50 --in-order", 0);
     assert_eq!(done, Done { lines: 600, ..Done::default() });
     assert_eq!(result["arrived"]["unique"], 600);
@@ -258,7 +258,7 @@ fn a_forwarder_without_harm_is_good() {
 }
 
 #[test]
-fn each_harm_is_counted_and_bad() {
+fn each_fault_is_counted_and_gets_a_bad_verdict() {
     let harm = || Harm { drop_every: Some(100), ..Harm::default() };
     let (result, done) = through(harm, "--names 50", 1);
     assert_eq!((done.dropped, &result["arrived"]["lost"]), (6, &6.into()));
@@ -274,15 +274,15 @@ fn each_harm_is_counted_and_bad() {
     let harm = || Harm { misplace_every: Some(7), ..Harm::default() };
     let (result, done) = through(harm, "--names 50", 1);
     assert!(done.misplaced.len() > 20, "{done:?}");
-    // How many metrics depends on which of two sinks is read first after a stall; which names does not.
+    // After a stall the number of misplaced metrics depends on which sink is read first; the names do not.
     assert_eq!(result["arrived"]["names_misplaced"], done.misplaced.len());
     assert!(result["arrived"]["misplaced"].as_u64() >= Some(done.misplaced.len() as u64), "{result}");
     assert!(result["verdict"]["reasons"][0].as_str().unwrap().contains("misplaced"), "{result}");
 }
 
 #[test]
-fn order_is_told_and_judged_if_asked() {
-    // One name, so that two neighbours are of the same name.
+fn reordering_is_bad_only_with_in_order() {
+    // One name, so that neighbours share it.
     let harm = || Harm { swap_every: Some(7), ..Harm::default() };
     let (result, done) = through(harm, "--names 1", 0);
     assert_eq!((done.swapped, &result["arrived"]["reordered"]), (85, &85.into()));
@@ -291,7 +291,7 @@ fn order_is_told_and_judged_if_asked() {
     assert_eq!(result["verdict"]["reasons"][0], "85 metrics arrived out of order within their name");
 }
 
-/// A file that is removed at the end of its test.
+/// A temporary file.
 struct File(PathBuf);
 
 impl File {
@@ -316,7 +316,7 @@ const CAPTURE: &str = "api.hits:1|c\napi.time:320|ms|@0.1\nnot a metric\napi.use
     api.hits:1|c\n_e{5,4}:title|text\napi.temp:-3.5|g\r\n\napi.multi:1:2:3|h\n";
 
 #[test]
-fn captured_lines_are_compared_byte_for_byte() {
+fn replayed_lines_are_compared_byte_for_byte() {
     let file = File::new("capture", CAPTURE);
     let options = format!("--replay {}", file.path());
     let (result, done) = through(Harm::default, &options, 0);
@@ -333,13 +333,13 @@ fn captured_lines_are_compared_byte_for_byte() {
 
     let harm = || Harm { drop_every: Some(100), duplicate_every: Some(150), ..Harm::default() };
     let (result, done) = through(harm, &options, 1);
-    // A line that was lost and one of the same text that came twice look like one that came once.
+    // A lost line and a duplicate of equal text cancel out.
     let net = |what: &str| result["arrived"][what].as_u64().unwrap();
     assert_eq!(net("lost") as i64 - net("duplicated") as i64, done.dropped as i64 - done.duplicated as i64);
     assert!(net("lost") > 0, "{result}");
 }
 
-/// A sink in a process of its own, and where it listens.
+/// Starts a sink process; returns its addresses.
 fn start_sink(arguments: &[&str], count: usize) -> (Child, Vec<String>, JoinHandle<()>) {
     let mut child = program(&[&["sink", "--json"], arguments].concat()).spawn().unwrap();
     let mut messages = BufReader::new(child.stderr.take().unwrap());
@@ -363,7 +363,7 @@ fn end(child: Child, reader: JoinHandle<()>) -> Output {
 }
 
 #[test]
-fn a_sink_of_another_process_learns_how_much_was_sent() {
+fn separate_sink_process_learns_the_expected_count() {
     let (sink, addresses, reader) = start_sink(&["--listen", "0,0"], 2);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let forwarder = Forwarder::start(addresses, Harm::default(), socket);
@@ -373,12 +373,15 @@ fn a_sink_of_another_process_learns_how_much_was_sent() {
     assert_eq!((&result["measured"], &result["arrived"]), (&false.into(), &Value::Null));
     let result = json(&end(sink, reader), 0);
     assert_eq!((&result["arrived"]["expected"], &result["arrived"]["unique"]), (&200.into(), &200.into()));
-    assert!(result["arrived"]["latency_us"]["count"] == 200, "the same host has the same clock: {result}");
+    assert!(
+        result["arrived"]["latency_us"]["count"] == 200,
+        "latency is measured on the same host: {result}"
+    );
     forwarder.end();
 }
 
 #[test]
-fn a_sink_of_another_process_notices_a_loss_with_and_without_the_end() {
+fn separate_sink_process_detects_losses() {
     for options in
         [&["--listen", "0", "--idle", "2"][..], &["--listen", "0", "--expect", "201", "--idle", "1"]]
     {
@@ -397,7 +400,7 @@ fn a_sink_of_another_process_notices_a_loss_with_and_without_the_end() {
 }
 
 #[test]
-fn a_sink_ends_when_told_to() {
+fn sink_stops_on_signal() {
     let (sink, _, reader) = start_sink(&["--listen", "0", "--seconds", "0.2"], 1);
     let result = json(&end(sink, reader), 1);
     assert_eq!(result["verdict"]["reasons"][0], "nothing arrived");
@@ -407,7 +410,7 @@ fn a_sink_ends_when_told_to() {
 }
 
 #[test]
-fn the_sinks_of_a_load_answer_health_checks_before_it_begins() {
+fn sinks_answer_health_checks_during_the_delay() {
     let [port, health] = free_ports();
     let (to, sink, health_list) = (format!("127.0.0.1:{port}"), port.to_string(), health.to_string());
     let arguments = ["--health", &health_list, "--delay", "600", "--datagrams", "5", "--json"];
@@ -424,7 +427,7 @@ fn the_sinks_of_a_load_answer_health_checks_before_it_begins() {
         thread::sleep(Duration::from_millis(10));
     };
     assert_eq!(answer, "health: up\n");
-    // It still waits; a signal ends that, and nothing was sent.
+    // It still waits; a signal ends the wait, and nothing is sent.
     kill(Pid::from_raw(load.id() as i32), Signal::SIGINT).unwrap();
     let result = json(&load.wait_with_output().unwrap(), 1);
     assert_eq!(
@@ -434,7 +437,7 @@ fn the_sinks_of_a_load_answer_health_checks_before_it_begins() {
 }
 
 #[test]
-fn an_interrupted_load_ends_with_its_verdict() {
+fn interrupted_load_prints_its_verdict() {
     let [port] = free_ports::<1>();
     let (to, sink) = (format!("127.0.0.1:{port}"), port.to_string());
     let mut load =
@@ -455,7 +458,7 @@ fn an_interrupted_load_ends_with_its_verdict() {
 }
 
 #[test]
-fn wrong_usage_and_refusals_have_their_exit_codes() {
+fn usage_and_os_errors_have_their_exit_codes() {
     for (arguments, part) in [
         (&["load", "--metrics", "0"][..], "--metrics 0: expected 1 to 1000"),
         (&["load", "--rate", "fast"], "--rate"),
@@ -482,7 +485,7 @@ fn wrong_usage_and_refusals_have_their_exit_codes() {
 }
 
 #[test]
-fn a_proxy_that_is_not_there_is_a_bad_verdict() {
+fn missing_proxy_gets_a_bad_verdict() {
     let output = load_with_sinks(|[port]| {
         let [nobody] = free_ports::<1>();
         assert_ne!(port, nobody);
@@ -520,7 +523,7 @@ fn answers(admin: u16) -> bool {
         && answer.starts_with("pong")
 }
 
-/// The proxy in front of three free ports.
+/// Starts the proxy with three free ports as backends.
 fn start_proxy() -> Proxy {
     for attempt in 0..5 {
         let [port, admin, a, b, c] = free_ports();
@@ -536,13 +539,13 @@ fn start_proxy() -> Proxy {
         let begin = Instant::now();
         loop {
             if let Some(status) = child.try_wait().unwrap() {
-                assert_eq!(status.code(), Some(71), "only a taken port may end it");
+                assert_eq!(status.code(), Some(71), "may exit only if a port is in use");
                 break;
             }
             if answers(admin) {
                 return Proxy { child, port, admin, sinks: [a, b, c], _config: config };
             }
-            assert!(begin.elapsed() < PATIENCE, "the proxy does not answer");
+            assert!(begin.elapsed() < PATIENCE, "the proxy does not respond");
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -550,7 +553,7 @@ fn start_proxy() -> Proxy {
 }
 
 #[test]
-fn the_proxy_itself_is_good_and_every_step_is_told() {
+fn proxy_gets_a_good_verdict_with_every_stage() {
     let proxy = start_proxy();
     let to = format!("127.0.0.1:{}", proxy.port);
     let admin = format!("127.0.0.1:{}", proxy.admin);

@@ -1,4 +1,4 @@
-//! What the process takes of memory: with its defaults, with many backends, and under a flood, from outside.
+//! Memory usage of the process: with defaults, with many backends, and under a flood.
 
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
@@ -17,10 +17,10 @@ use socket2::{Domain, Socket, Type};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 const MIB: u64 = 1 << 20;
-/// Ports that nobody reads from: what is beyond their buffers is dropped there.
+/// Ports that are never read: datagrams beyond their buffers are dropped.
 const SINKS: usize = 8;
 
-/// Sockets that take what is sent to any loopback address, and nothing from elsewhere; their ports.
+/// Sockets bound to all loopback addresses, and their ports.
 fn sinks() -> Vec<(Socket, u16)> {
     let sink = |_| {
         let sink = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
@@ -32,7 +32,7 @@ fn sinks() -> Vec<(Socket, u16)> {
     (0..SINKS).map(sink).collect()
 }
 
-/// So many backends, each of another address and port, all of them sinks.
+/// Backends at different addresses and ports, all of them sinks.
 fn nodes(count: usize, sinks: &[(Socket, u16)]) -> Value {
     let node = |index: usize| {
         let host = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + (index / SINKS) as u32);
@@ -47,15 +47,15 @@ fn start(count: usize, sinks: &[(Socket, u16)], extra: Value) -> Proxy {
     Proxy::start(config)
 }
 
-/// A figure of `memstats`, in bytes.
+/// A value of `memstats`, in bytes.
 fn memstat(proxy: &Proxy, name: &str) -> u64 {
     let answer = proxy.ask("memstats");
     let line = answer.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
-    line.unwrap_or_else(|| panic!("no {name} in {answer}")).parse().unwrap()
+    line.unwrap_or_else(|| panic!("{name} is missing in {answer}")).parse().unwrap()
 }
 
-/// Sends datagrams of 1 to 300 metrics as fast as it can, from several sockets; the same ones each time. Returns when the
-/// proxy has received them, or its kernel has dropped them.
+/// Sends datagrams of 1 to 300 metrics at full speed from several sockets, the same ones each time. Returns when the proxy has
+/// received them or the kernel has dropped them.
 fn flood(proxy: &Proxy, datagrams: usize) {
     let senders: Vec<UdpSocket> =
         (0..16).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
@@ -64,24 +64,24 @@ fn flood(proxy: &Proxy, datagrams: usize) {
     for datagram in 0..datagrams {
         bytes.clear();
         for metric in 0..[1, 1, 1, 5, 30, 300][datagram % 6] {
-            // The constants of Knuth's MMIX.
+            // Constants of Knuth's MMIX generator.
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let line = format!("flood.{}:{metric}|c\n", (random >> 32) % 100_000);
             bytes.extend_from_slice(line.as_bytes());
         }
         senders[datagram % senders.len()].send_to(&bytes, proxy.address).unwrap();
     }
-    wait_until("the flood is over", || accounted(proxy) == before + datagrams as u64);
+    wait_until("the flood is accounted for", || accounted(proxy) == before + datagrams as u64);
 }
 
-/// Datagrams that have been received, or dropped by the kernel before.
+/// Datagrams received, or dropped by the kernel.
 fn accounted(proxy: &Proxy) -> u64 {
     let stats = proxy.stats();
     stats["datagrams_received"] + stats["kernel_drops"]
 }
 
 #[test]
-fn with_three_backends_a_flood_leaves_it_small_and_a_second_one_adds_nothing() {
+fn floods_do_not_grow_memory() {
     let sinks = sinks();
     let proxy = start(3, &sinks, json!({}));
     let at_start = memstat(&proxy, "bytes resident");
@@ -98,9 +98,9 @@ fn with_three_backends_a_flood_leaves_it_small_and_a_second_one_adds_nothing() {
     assert_balanced(&proxy.stats());
 }
 
-/// What a reload replaces is given back to the system, however often: packets of another size, queues, a fourth backend.
+/// Memory replaced by reloads is returned to the system: packets of another size, queues, a fourth backend.
 #[test]
-fn reloads_leave_no_memory_behind() {
+fn reloads_do_not_leak_memory() {
     let sinks = sinks();
     let mut proxy = start(3, &sinks, json!({}));
     for number in 0..24 {
@@ -115,13 +115,13 @@ fn reloads_leave_no_memory_behind() {
     let free = memstat(&proxy, "bytes in idle spans");
     let resident = memstat(&proxy, "bytes resident");
     eprintln!("after 24 reloads: {resident} bytes resident, {free} freed and kept");
-    assert!(free < 4 * MIB, "{free} bytes were freed and not given back; {resident} are resident");
+    assert!(free < 4 * MIB, "{free} freed bytes were not returned to the system; {resident} are resident");
     assert_balanced(&proxy.stats());
 }
 
 #[test]
-fn a_thousand_backends_fit_64_mib_and_the_usual_limit_on_open_files() {
-    // A login's usual soft limit; this process needs few.
+fn thousand_backends_fit_64_mib_and_the_default_file_limit() {
+    // The default soft limit of a login.
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(1_024), hard).unwrap();
     let sinks = sinks();
@@ -133,7 +133,7 @@ fn a_thousand_backends_fit_64_mib_and_the_usual_limit_on_open_files() {
     assert!(after < 64 * MIB, "{after} bytes");
     let stats = proxy.stats();
     assert_balanced(&stats);
-    assert_eq!(stats["metrics_dropped_send_failed"], 0, "every backend has its socket");
+    assert_eq!(stats["metrics_dropped_send_failed"], 0, "every backend has a socket");
     let backends = proxy.ask("backends");
     let up = backends.lines().filter(|row| row.split('\t').nth(1) == Some("up"));
     assert_eq!(up.count(), 1_000);

@@ -1,7 +1,7 @@
-//! Backends by name: with several addresses, with a name server that does not answer, with addresses of this host. The
-//! process from outside, with files in `/etc` of the test's own.
+//! Backends by name: several addresses, unresponsive name servers, addresses of this host. Process tests with private `/etc`
+//! files.
 //!
-//! Everything waits for conditions, and everything stays on loopback, at ports that were free.
+//! All tests wait for conditions and use free loopback ports.
 
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses more of it")]
@@ -23,17 +23,17 @@ use proxy::{ConfigFile, Proxy, config, free_ports};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
-/// Names that are asked of a name server that does not answer.
+/// Names that are resolved by an unresponsive name server.
 const SILENT_NAMES: usize = 24;
 
-/// A name server of the test's own, at an address of loopback.
+/// A name server on a loopback address.
 struct NameServer {
     socket: UdpSocket,
     address: String,
 }
 
 impl NameServer {
-    /// One that takes questions and never answers; `None`, and the test is skipped, where port 53 is not allowed.
+    /// A server that never answers. `None` where port 53 cannot be bound; the test is skipped then.
     fn silent() -> Option<NameServer> {
         let mut refused = None;
         for ip in (1..255).map(|last| Ipv4Addr::new(127, 53, 53, last)) {
@@ -42,11 +42,11 @@ impl NameServer {
                 Err(error) => refused = Some(error),
             }
         }
-        skip::skip_unprivileged(format_args!("no name server can be started here: {refused:?}"));
+        skip::skip_unprivileged(format_args!("cannot start a name server: {refused:?}"));
         None
     }
 
-    /// From now on it answers every question with this address.
+    /// Answers every query with this address from now on.
     fn answer(&self, ip: Ipv4Addr) {
         let socket = self.socket.try_clone().unwrap();
         std::thread::spawn(move || {
@@ -58,39 +58,39 @@ impl NameServer {
     }
 }
 
-/// The answer to a question: this address, or none of another family (RFC 1035, section 4).
+/// The response to a query: this address, or none for another family (RFC 1035, section 4).
 fn answered(question: &[u8], ip: Ipv4Addr) -> Vec<u8> {
-    // The header has 12 bytes; the name ends with an empty label; its type and class follow.
+    // The header has 12 bytes; the name ends with an empty label; type and class follow.
     let name_bytes = question[12..].iter().position(|byte| *byte == 0).unwrap_or(0) + 1;
     let end = 12 + name_bytes + 4;
     let is_ipv4 = question[end - 3] == 1;
     let mut answer = question[..end].to_vec();
-    // A response, with recursion; one question, so many answers, nothing more.
+    // A response with recursion: one question, the number of answers, nothing more.
     answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_ipv4), 0, 0, 0, 0]);
     if is_ipv4 {
-        // The name of byte 12, type A, class IN, a minute, four bytes.
+        // Name at offset 12, type A, class IN, TTL 60 s, four bytes.
         answer.extend_from_slice(&[0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
         answer.extend_from_slice(&ip.octets());
     }
     answer
 }
 
-/// `/etc/hosts` as most hosts have it.
+/// `/etc/hosts` of most hosts.
 const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
 
-/// A config file in this program's form or in that of `proxy.js`.
+/// A config file in statsring's or `proxy.js`'s format.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Json,
     ProxyJs,
 }
 
-/// Starts the proxy in front of one node, which is a JSON object; quick checks.
+/// Starts the proxy with one node, a JSON object, and short check intervals.
 fn start(etc: &Etc, form: Form, node: &Value) -> Proxy {
     let quick = json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50, "nodes": [node]});
     match form {
         Form::Json => Proxy::start_by(config(&[], quick), |path| etc.proxy(path)),
-        // The key `log` makes it a config of proxy.js.
+        // The key `log` makes it a proxy.js config.
         Form::ProxyJs => {
             let more = json!({"log": {}, "hashing": "hashring-3"});
             let mut wanted = config(&[], quick);
@@ -101,7 +101,7 @@ fn start(etc: &Etc, form: Form, node: &Value) -> Proxy {
     }
 }
 
-/// Sends 200 metrics whose names begin with `prefix`, of which none may be lost.
+/// Sends 200 metrics whose names begin with `prefix`; none may be lost.
 #[track_caller]
 fn every_metric_arrives(proxy: &mut Proxy, backend: &Backend, prefix: &str) {
     let arrived = || {
@@ -115,7 +115,7 @@ fn every_metric_arrives(proxy: &mut Proxy, backend: &Backend, prefix: &str) {
     proxy.settle();
 }
 
-/// The forms of a config and of a node for `backend` at `host`: with and without `adminport`.
+/// Combinations of config format and node for `backend` at `host`: with and without `adminport`.
 fn variants(host: &str, backend: &Backend) -> impl Iterator<Item = (Form, Value)> {
     let bare = json!({"host": host, "port": backend.port});
     let checked = json!({"host": host, "port": backend.port, "adminport": backend.adminport});
@@ -125,7 +125,7 @@ fn variants(host: &str, backend: &Backend) -> impl Iterator<Item = (Form, Value)
 }
 
 #[test]
-fn a_server_at_ipv4_only_is_found_by_the_name_localhost() {
+fn localhost_finds_an_ipv4_only_server() {
     let Some(etc) = Etc::new(LOCALHOST) else { return };
     let backend = Backend::start();
     for (form, node) in variants("localhost", &backend) {
@@ -137,7 +137,7 @@ fn a_server_at_ipv4_only_is_found_by_the_name_localhost() {
 }
 
 #[test]
-fn of_two_addresses_the_one_that_answers_is_used() {
+fn the_answering_address_of_two_is_used() {
     let dead = Ipv4Addr::new(127, 0, 0, 2);
     let alive = Ipv4Addr::new(127, 0, 0, 3);
     let Some(etc) = Etc::new(&format!("{dead} two.statsring.test\n{alive} two.statsring.test\n")) else {
@@ -153,7 +153,7 @@ fn of_two_addresses_the_one_that_answers_is_used() {
 }
 
 #[test]
-fn names_that_nobody_answers_for_hold_up_no_other_name() {
+fn unanswered_lookups_do_not_delay_other_names() {
     let Some(silent) = NameServer::silent() else { return };
     let mut here = Backend::start();
     let other = Ipv4Addr::new(127, 0, 0, 2);
@@ -170,15 +170,17 @@ fn names_that_nobody_answers_for_hold_up_no_other_name() {
     wanted["nodes"] = nodes.into();
     let mut proxy = Proxy::start_by(wanted, |path| etc.proxy(path));
     let name = format!("known.statsring.test:{}", here.port);
-    // A silent look-up takes longer than this waits: the name would not be known if it had to wait for one.
+    // An unanswered lookup takes longer than this wait: names must not wait for each other.
     proxy.wait_for_state(&name, "up");
     proxy.send((0..100).map(|number| format!("silent.{number}:1|c")));
     wait_until("every metric arrives", || here.total() == 100);
-    // And it is followed when its address moves.
+    // Address changes are followed as well.
     there.restore();
     etc.set_hosts(&hosts(&other.to_string()));
     here.kill();
-    wait_until("it is followed", || proxy.logged(&format!("backend {name} is at {other}:{}", here.port)));
+    wait_until("the address change is followed", || {
+        proxy.logged(&format!("backend {name} is at {other}:{}", here.port))
+    });
     proxy.wait_for_state(&name, "up");
     proxy.send((0..100).map(|number| format!("moved.{number}:1|c")));
     wait_until("every metric arrives at the new address", || there.total() == 100);
@@ -188,7 +190,7 @@ fn names_that_nobody_answers_for_hold_up_no_other_name() {
 }
 
 #[test]
-fn a_name_that_moves_is_followed_and_one_that_stops_resolving_keeps_its_address() {
+fn address_changes_are_followed_and_failed_lookups_keep_the_last() {
     let hosts = |ip: &str| format!("127.0.0.1 localhost\n{ip} moving.statsring.test\n");
     let Some(etc) = Etc::new(&hosts("127.0.0.1")) else { return };
     let mut here = Backend::start();
@@ -199,32 +201,36 @@ fn a_name_that_moves_is_followed_and_one_that_stops_resolving_keeps_its_address(
     let name = format!("moving.statsring.test:{}", here.port);
     proxy.wait_for_state(&name, "up");
     proxy.send(["first:1|c"]);
-    wait_until("it arrives here", || here.total() == 1);
+    wait_until("the metric arrives at the first address", || here.total() == 1);
 
     let mut there = Backend::start_at(Ipv4Addr::new(127, 0, 0, 2), here.port, here.adminport);
     etc.set_hosts(&hosts("127.0.0.2"));
     here.kill();
-    wait_until("it is followed", || proxy.logged(&format!("backend {name} is at 127.0.0.2:{}", there.port)));
+    wait_until("the address change is followed", || {
+        proxy.logged(&format!("backend {name} is at 127.0.0.2:{}", there.port))
+    });
     proxy.wait_for_state(&name, "up");
     proxy.send(["second:1|c"]);
-    wait_until("it arrives there", || there.total() == 1);
+    wait_until("the metric arrives at the second address", || there.total() == 1);
 
     etc.set_hosts("127.0.0.1 localhost\n");
     there.kill();
     proxy.wait_for_state(&name, "down");
-    wait_until("it is told", || proxy.logged("does not resolve") && proxy.logged("keeping its last address"));
+    wait_until("the failed lookup is logged", || {
+        proxy.logged("does not resolve") && proxy.logged("keeping its last address")
+    });
     there.restore();
     proxy.wait_for_state(&name, "up");
     proxy.send(["third:1|c"]);
-    wait_until("it arrives there", || there.total() == 2);
+    wait_until("the metric arrives at the second address", || there.total() == 2);
     proxy.settle();
 }
 
 #[test]
-fn a_name_that_is_answered_after_the_start_is_served_then() {
+fn name_resolved_after_start_is_served() {
     let Some(server) = NameServer::silent() else { return };
     let Some(etc) = Etc::new(LOCALHOST) else { return };
-    // The look-up asks again after a second.
+    // The lookup is repeated after a second.
     etc.set_resolver(&format!("nameserver {}\noptions timeout:1 attempts:5\n", server.address));
     let backend = Backend::start();
     let node = json!({"host": "late.statsring.test", "port": backend.port, "adminport": backend.adminport});
@@ -237,7 +243,7 @@ fn a_name_that_is_answered_after_the_start_is_served_then() {
 }
 
 #[test]
-fn an_address_that_dies_is_left_for_the_next_one_and_the_log_and_backends_tell() {
+fn failed_address_is_replaced_by_the_next_and_reported() {
     let (one, two) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
     let hosts = format!("{one} two.statsring.test\n{two} two.statsring.test\n");
     let Some(etc) = Etc::new(&hosts) else { return };
@@ -261,12 +267,12 @@ fn an_address_that_dies_is_left_for_the_next_one_and_the_log_and_backends_tell()
         wait_until("the second address is in use", || proxy.column(&name, "address") == to);
         wait_until("it is logged", || proxy.logged(&format!("backend {name}: switched to {to}: {from}")));
         let stats = proxy.settle();
-        assert_eq!(stats["metrics_sent"] - before, 200, "none is dropped: {stats:?}");
+        assert_eq!(stats["metrics_sent"] - before, 200, "metrics were dropped: {stats:?}");
         assert_eq!(proxy.state(&name), "up");
         assert!(!proxy.logged("is down"), "{}", proxy.log());
         let status = proxy.status("backend");
         assert!(status.starts_with(&format!("{name} metrics sent to {to}")), "{status}");
-        // It stays over a reload and a restart without loss.
+        // The address persists over a reload and a restart.
         proxy.config.json["flushInterval"] = 7.into();
         proxy.config.write();
         assert!(proxy.ask("reload").starts_with("reloaded: "));
@@ -274,7 +280,7 @@ fn an_address_that_dies_is_left_for_the_next_one_and_the_log_and_backends_tell()
         proxy.restart();
         assert_eq!(proxy.column(&name, "address"), to);
         every_metric_arrives(&mut proxy, &second, "restarted");
-        // When the server is back at the first address and gone from the second, metrics follow.
+        // When the server returns to the first address, metrics follow.
         first.restore();
         drop(second);
         proxy.send((0..200).map(|number| format!("back.{number}:1|c")));
@@ -284,7 +290,7 @@ fn an_address_that_dies_is_left_for_the_next_one_and_the_log_and_backends_tell()
 }
 
 #[test]
-fn metrics_and_checks_use_different_families_of_a_name_if_they_must() {
+fn metrics_and_checks_may_use_different_address_families() {
     let Some(etc) = Etc::new(LOCALHOST) else { return };
     let mut backend = Backend::start();
     backend.move_admin(Ipv6Addr::LOCALHOST);
@@ -294,8 +300,8 @@ fn metrics_and_checks_use_different_families_of_a_name_if_they_must() {
     for form in [Form::Json, Form::ProxyJs] {
         let mut proxy = start(&etc, form, &node);
         let asked = backend.asked();
-        wait_until("it is checked", || backend.asked() > asked + 2);
-        // The address that answers the checks may be tried for metrics once, and is left when it refuses.
+        wait_until("it is checked twice", || backend.asked() > asked + 2);
+        // The address that answers checks may be tried for metrics once, and is left when it refuses.
         wait_until("metrics go to IPv4", || {
             proxy.send(["probe:1|c"]);
             proxy.column(&name, "address") == four
@@ -309,7 +315,7 @@ fn metrics_and_checks_use_different_families_of_a_name_if_they_must() {
 }
 
 #[test]
-fn metrics_keep_to_the_family_that_the_config_says() {
+fn address_family_key_is_respected() {
     let hosts = "127.0.0.1 both.statsring.test\n::1 both.statsring.test six.statsring.test\n";
     let Some(etc) = Etc::new(hosts) else { return };
     let backend = Backend::start();
@@ -332,8 +338,8 @@ fn metrics_keep_to_the_family_that_the_config_says() {
         let mut proxy = starts(only_six, more);
         assert_eq!(proxy.state(&format!("{only_six}:{}", backend.port)), "unresolved");
         let why = "resolves only to ::1, but addressFamily is ipv4: it is considered down";
-        wait_until("the log says why", || proxy.logged(why));
-        // A reload lifts it.
+        wait_until("the cause is logged", || proxy.logged(why));
+        // A reload lifts the restriction.
         proxy.config.json["addressFamily"] = "any".into();
         proxy.config.write();
         assert!(proxy.ask("reload").contains(r#"addressFamily: "ipv4" -> "any""#));
@@ -341,12 +347,12 @@ fn metrics_keep_to_the_family_that_the_config_says() {
     }
 }
 
-/// A config whose proxy listens everywhere.
+/// A config that listens on all addresses.
 fn listening_everywhere(nodes: Value) -> Value {
     config(&[], json!({"host": "0.0.0.0", "nodes": nodes}))
 }
 
-/// Starts a proxy that is to refuse the start; its exit code and its message. `node` gets the proxy's port.
+/// Starts a proxy that must refuse to start; returns exit code and message. `node` is called with the proxy's port.
 fn refused_start(etc: &Etc, node: impl Fn(u16) -> Value) -> (i32, String) {
     let (port, admin_port) = free_ports();
     let mut wanted = listening_everywhere(json!([node(port)]));
@@ -358,7 +364,7 @@ fn refused_start(etc: &Etc, node: impl Fn(u16) -> Value) -> (i32, String) {
 }
 
 #[test]
-fn a_backend_at_the_proxys_own_address_ends_the_start() {
+fn backend_at_own_address_is_refused_at_start() {
     let hosts = "127.0.1.1 own.statsring.test alias.statsring.test\n127.0.0.1 localhost\n";
     let Some(etc) = Etc::new(hosts) else { return };
     let disabled = |host: &str, port: u16| json!({"host": host, "port": port, "disabled": true});
@@ -384,7 +390,7 @@ fn a_backend_at_the_proxys_own_address_ends_the_start() {
         );
         assert!(log.contains("metrics would loop"), "{log}");
     }
-    // One that gets nothing does no harm, nor does another port of this host.
+    // A disabled backend and another port of this host are accepted.
     let backend = Backend::start();
     let nodes = json!([disabled("127.0.0.9", backend.port), {"host": "own.statsring.test", "port": 9}]);
     let proxy = Proxy::start_by(listening_everywhere(nodes), |path| etc.proxy(path));
@@ -392,14 +398,14 @@ fn a_backend_at_the_proxys_own_address_ends_the_start() {
 }
 
 #[test]
-fn a_reload_or_a_name_that_leads_to_the_proxy_itself_makes_no_loop() {
+fn reloads_and_lookups_to_own_address_do_not_loop() {
     let hosts = |ips: &[&str]| {
         let lines: String = ips.iter().map(|ip| format!("{ip} moving.statsring.test\n")).collect();
         format!("127.0.0.1 localhost\n{lines}")
     };
     let Some(etc) = Etc::new(&hosts(&["127.0.0.2"])) else { return };
     let backend = Backend::start();
-    // It listens at one address only: at another one of this host with the same port is a server.
+    // It listens on one address only; another address of this host has a server at the same port.
     let (port, admin_port) = free_ports();
     let there = Backend::start_at(Ipv4Addr::new(127, 0, 0, 2), port, 0);
     let adminport = there.adminport;
@@ -416,7 +422,7 @@ fn a_reload_or_a_name_that_leads_to_the_proxy_itself_makes_no_loop() {
     assert_eq!(proxy.wait_until_ready(), None, "{}", proxy.log());
     let name = format!("moving.statsring.test:{port}");
     proxy.wait_for_state(&name, "up");
-    // A reload that adds the proxy's own address is refused as a whole.
+    // A reload that adds the proxy's own address is refused entirely.
     let good = proxy.config.json["nodes"].clone();
     proxy.config.json["nodes"].as_array_mut().unwrap().push(json!({"host": "localhost", "port": port}));
     proxy.config.json["flushInterval"] = 7.into();
@@ -426,17 +432,17 @@ fn a_reload_or_a_name_that_leads_to_the_proxy_itself_makes_no_loop() {
     proxy.config.json["nodes"] = good;
     proxy.config.write();
     assert!(proxy.ask("reload").contains("flushInterval: 5 -> 7"));
-    // The name leads to the proxy: it is not used, and the names of that backend go to the other one.
+    // The name now resolves to the proxy: it is not used, and its names go to the other backend.
     etc.set_hosts(&hosts(&["127.0.0.1"]));
     drop(there);
     proxy.wait_for_state(&name, "own_address");
-    let told = format!("backend {name}: 127.0.0.1:{port} is this proxy's own address");
-    wait_until("the log tells", || proxy.logged(&told));
+    let message = format!("backend {name}: 127.0.0.1:{port} is this proxy's own address");
+    wait_until("it is logged", || proxy.logged(&message));
     assert!(proxy.status("degraded").contains("this proxy's own address"));
     let before = proxy.stat("metrics_received");
     every_metric_arrives(&mut proxy, &backend, "diverted");
-    assert_eq!(proxy.stat("metrics_received") - before, 200, "none came back");
-    // Another address of the same name may still be used.
+    assert_eq!(proxy.stat("metrics_received") - before, 200, "metrics looped");
+    // Another address of the same name is used.
     let there = Backend::start_at(Ipv4Addr::new(127, 0, 0, 3), port, adminport);
     etc.set_hosts(&hosts(&["127.0.0.1", "127.0.0.3"]));
     proxy.wait_for_state(&name, "up");

@@ -1,7 +1,7 @@
-//! The process in networks of the test's own: addresses that change, routes that move, packets that a firewall rewrites.
+//! Process tests in network namespaces: changing addresses and routes, firewalls that rewrite packets.
 //!
-//! Each test makes network namespaces, joins them by veth pairs, and removes them, so nothing leaves this machine. That
-//! takes root: without it a test skips and says so, unless `CI` is `true`, where a skip would hide a failure.
+//! Each test creates namespaces joined by veth pairs and removes them, so no packet leaves this machine. That requires root:
+//! otherwise the tests are skipped with a message, or fail if `CI` is `true`.
 
 #[path = "network/addresses.rs"]
 mod addresses;

@@ -1,8 +1,8 @@
-//! The placements of other proxies: golden vectors, and what dead backends do to them.
+//! Placements of other proxies: golden vectors, and the effect of dead backends.
 //!
-//! Each vector says where it comes from. Vectors "of hashring" are answers of the npm packages hashring 3.2.0 and 1.0.1,
-//! made by their `get`, `remove` and `add` as StatsD's `proxy.js` calls them; scripts/placement-test.sh asks 3.2.0 about
-//! many more names. Those of the C and Go programs are answers of their own code, compiled.
+//! Each vector states its source. Vectors "of hashring" come from the npm packages hashring 3.2.0 and 1.0.1, through `get`,
+//! `remove` and `add` as called by StatsD's `proxy.js`; scripts/placement-test.sh compares many more names with 3.2.0. Those of
+//! the C and Go programs come from their compiled code.
 
 use statsring::placement::{Destination, Hashing, LiveSet, Placement, Spec, key_hash};
 use std::sync::Arc;
@@ -28,13 +28,13 @@ fn without(nodes: usize, dead: &[usize]) -> LiveSet {
     LiveSet::new((0..nodes).map(|node| !dead.contains(&node)))
 }
 
-/// The owner while these are dead.
+/// The owner while these backends are dead.
 fn owner(placement: &Placement, nodes: usize, dead: &[usize], name: &[u8]) -> usize {
     let live = without(nodes, dead);
-    placement.with_living(&live).owner(name, &live).expect("somebody lives")
+    placement.with_living(&live).owner(name, &live).expect("a backend is live")
 }
 
-/// Name, owner of three, owner with the first, second, third dead.
+/// Name; owner with three live backends, and with the first, second or third dead.
 type RingVector = (&'static [u8], [usize; 4]);
 
 fn check_ring(hashing: Hashing, vectors: &[RingVector]) {
@@ -91,10 +91,10 @@ fn hashring_1() {
     );
 }
 
-/// Source: the ring of hashring 3.2.0, with `replicas: 0` and 4, past its cache, which takes what every JavaScript object has
-/// under these names for an entry of its own: it gives their first owner even when that backend is down.
+/// Source: the ring of hashring 3.2.0 with `replicas: 0` and 4, without its cache, which mistakes these properties of every
+/// JavaScript object for its own entries: it returns their first owner even if that backend is down.
 #[test]
-fn names_that_every_javascript_object_has_follow_the_ring() {
+fn javascript_object_names_follow_the_ring() {
     check_ring(
         Hashing::Hashring3,
         &[
@@ -115,9 +115,9 @@ fn names_that_every_javascript_object_has_follow_the_ring() {
     );
 }
 
-/// Source: hashring, asked with what `Buffer.toString` of Node 20 makes of the bytes.
+/// Source: hashring, with the result of `Buffer.toString` in Node 20.
 #[test]
-fn bytes_that_are_not_utf_8_are_hashed_as_node_decodes_them() {
+fn invalid_utf8_is_hashed_as_decoded_by_node() {
     let names: [&[u8]; 4] = [b"\xfffoo", b"a\xe2\x82", b"\xed\xa0\x80b", b"\xf0\x9f\xa6.c\xc0\xaf"];
     let expected = [(Hashing::Hashring3, [0, 0, 1, 0]), (Hashing::Hashring1, [0, 2, 0, 1])];
     for (hashing, owners) in expected {
@@ -127,10 +127,10 @@ fn bytes_that_are_not_utf_8_are_hashed_as_node_decodes_them() {
     }
 }
 
-/// Source: hashring 3.2.0, `remove` of the sixth of eight. Seven nodes have 39 points each, so that names of living
-/// backends move too: 1.6 % of them.
+/// Source: hashring 3.2.0, `remove` of the sixth of eight. With seven nodes there are 39 points each, so that 1.6 % of the names
+/// of live backends move as well.
 #[test]
-fn from_eight_to_seven_names_of_the_living_move_as_they_do_in_proxy_js() {
+fn removing_one_of_eight_moves_names_like_proxy_js() {
     let names: Vec<String> = (0..8).map(|node| format!("10.0.0.{node}:8125")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let ring = placement(Hashing::Hashring3, &names);
@@ -153,10 +153,10 @@ fn from_eight_to_seven_names_of_the_living_move_as_they_do_in_proxy_js() {
     assert!((share - 0.016_291_646_43).abs() < 1e-9, "{share}");
 }
 
-/// Source: hashring 3.2.0. Both first nodes have the point 1785308117, and the name's hash lies just before it. A node that
-/// was removed and is added again stands behind the others, and behind them it stays.
+/// Source: hashring 3.2.0. Both first nodes have the point 1785308117, and the name's hash is just below it. A node that is
+/// removed and re-added moves to the end of the list.
 #[test]
-fn of_two_equal_points_the_one_counts_that_was_inserted_first() {
+fn of_two_equal_points_the_first_inserted_wins() {
     let nodes = ["127.0.2.51:8125", "127.0.12.181:8125", "127.0.0.1:8125"];
     for hashing in [Hashing::Hashring3, Hashing::Hashring1] {
         let mut ring = placement(hashing, &nodes);
@@ -168,7 +168,7 @@ fn of_two_equal_points_the_one_counts_that_was_inserted_first() {
         }
         assert_eq!(owners, [0, 1, 1, 0, 0], "{}", hashing.name());
     }
-    // hit9's ring is never built anew: the order of the list stays.
+    // hit9's ring is never rebuilt: the order of the list is kept.
     let ring = placement(Hashing::Ketama, &nodes);
     let back = ring.with_living(&without(3, &[0])).with_living(&without(3, &[]));
     assert_eq!(back.owner(b"tie.290", &without(3, &[])), Some(0));
@@ -205,7 +205,7 @@ fn murmur3() {
     assert_eq!(NAMES.map(|name| repeated.home(name.as_bytes(), 2).unwrap()), [0, 1, 1, 0, 0, 0, 1, 1]);
 }
 
-/// Sources: `jump.go` of jjneely/statsrelay, compiled, and its test `TestJumpCHR` (45 nodes, the same as carbon-c-relay's).
+/// Sources: `jump.go` of jjneely/statsrelay, compiled, and its test `TestJumpCHR` (45 nodes, same as carbon-c-relay's).
 #[test]
 fn jump_fnv1a() {
     let three = placement(Hashing::JumpFnv1a, &THREE);
@@ -220,17 +220,17 @@ fn jump_fnv1a() {
     ] {
         assert_eq!(many.home(name.as_bytes(), nodes.len()), Some(node - 10), "{name}");
     }
-    // Five entries of two backends, as `a:1:x b:1:x…`: jumps over five lead to the entries 1, 1, 3, 3, 4, 0, 2, 0.
+    // Five entries of two backends, such as `a:1:x b:1:x…`: the jump hash over five yields entries 1, 1, 3, 3, 4, 0, 2, 0.
     let mut repeated = spec(Hashing::JumpFnv1a, &[("a", 1), ("b", 1)]);
     repeated.shards = vec![0, 0, 1, 1, 0];
     let repeated = Placement::new(repeated);
     assert_eq!(NAMES.map(|name| repeated.home(name.as_bytes(), 2).unwrap()), [0, 0, 1, 1, 0, 0, 1, 0]);
 }
 
-/// The proxies of these placements leave a dead backend's names where they are. Where they are diverted all the same, only
-/// they move, evenly, and the order of failures makes no difference.
+/// The proxies of these placements do not divert names of dead backends. If diverted, only those names move, evenly, and
+/// independently of the order of failures.
 #[test]
-fn diverting_moves_the_names_of_the_dead_only() {
+fn diverting_moves_only_names_of_dead_backends() {
     let nodes: Vec<String> = (0..10).map(|node| format!("10.0.0.{node}:8125")).collect();
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
     for hashing in [Hashing::Ketama, Hashing::Murmur3, Hashing::JumpFnv1a] {
@@ -252,7 +252,7 @@ fn diverting_moves_the_names_of_the_dead_only() {
         }
         assert_eq!(taken[3] + taken[7], 0);
         let fair = taken.iter().sum::<u32>() / 8;
-        // A ring's arcs differ; a draw is even.
+        // Ring arcs are uneven; a draw is even.
         let least = if hashing == Hashing::Ketama { fair / 2 } else { fair * 8 / 10 };
         let living = taken.iter().enumerate().filter(|(node, _)| live.contains(*node));
         assert!(living.map(|(_, count)| *count).all(|count| count > least), "{}: {taken:?}", hashing.name());
@@ -263,7 +263,7 @@ fn diverting_moves_the_names_of_the_dead_only() {
 }
 
 #[test]
-fn nobody_serves_when_nobody_lives_and_all_return_exactly() {
+fn without_live_backends_there_is_no_owner_and_all_names_return() {
     for hashing in Hashing::ALL {
         let all = placement(hashing, &THREE);
         let none = without(3, &[0, 1, 2]);
@@ -276,9 +276,9 @@ fn nobody_serves_when_nobody_lives_and_all_return_exactly() {
     }
 }
 
-/// A table is asked with the living set that stands beside it; were it asked with another, no dead backend may come out.
+/// A table may be combined with a newer live set; even then it must not return a dead backend.
 #[test]
-fn a_ring_that_is_older_than_the_living_set_answers_no_dead_backend() {
+fn stale_ring_returns_no_dead_backend() {
     for hashing in Hashing::ALL {
         let all = placement(hashing, &THREE);
         let live = without(3, &[0, 2]);
@@ -287,9 +287,9 @@ fn a_ring_that_is_older_than_the_living_set_answers_no_dead_backend() {
     }
 }
 
-/// Proxies are compared by these words: all that decides but the backends, their order, and who lives.
+/// The description used to compare proxies: everything that affects placement except the backends, their order, and which are live.
 #[test]
-fn words_tell_weights_and_shards_where_they_are_not_plain() {
+fn description_includes_weights_and_shards() {
     for hashing in Hashing::ALL {
         assert_eq!(placement(hashing, &THREE).description(), hashing.name());
     }
@@ -302,9 +302,9 @@ fn words_tell_weights_and_shards_where_they_are_not_plain() {
     }
 }
 
-/// `ring.servers` of hashring: what `status` of `proxy.js` lists.
+/// `ring.servers` of hashring, listed by `status` of `proxy.js`.
 #[test]
-fn the_living_stand_in_the_order_of_the_original() {
+fn live_backends_are_listed_in_the_order_of_proxy_js() {
     let lists = |placement: &Placement, dead: &[usize]| placement.living(&without(3, dead));
     for hashing in [Hashing::Hashring3, Hashing::Hashring1] {
         let ring = placement(hashing, &THREE);
@@ -312,7 +312,7 @@ fn the_living_stand_in_the_order_of_the_original() {
         let one_down = ring.with_living(&without(3, &[0]));
         assert_eq!(lists(&one_down, &[0]), [1, 2]);
         let back = one_down.with_living(&without(3, &[]));
-        assert_eq!(lists(&back, &[]), [1, 2, 0], "who returns stands last");
+        assert_eq!(lists(&back, &[]), [1, 2, 0], "a returning node is last");
     }
     for hashing in [Hashing::Jump, Hashing::Ketama, Hashing::Murmur3, Hashing::JumpFnv1a] {
         let other = placement(hashing, &THREE).with_living(&without(3, &[1])).with_living(&without(3, &[2]));

@@ -1,7 +1,7 @@
-//! The process from outside: started, fed, reloaded, abused, stopped; between stand-ins for StatsD servers.
+//! The process as a black box: start, traffic, reload, misuse, stop; with simulated StatsD servers.
 //!
-//! Everything waits for conditions, and everything stays on loopback, at ports that were free. `process_portable.rs` is this
-//! file once more: under that name all of it runs on the portable engine.
+//! All tests wait for conditions and use free loopback ports. `process_portable.rs` is a link to this file: under that name the
+//! tests use the portable engine.
 
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/backends.rs, which uses the rest of it")]
@@ -64,7 +64,7 @@ fn name(number: usize) -> String {
     format!("service{}.requests.{number}", number % 7)
 }
 
-/// One datagram of three metrics for each number, so that each name occurs with each of three values.
+/// One datagram of three metrics for each number, so that each name occurs with three values.
 fn datagrams(numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|number| (0..3).map(|value| format!("{}:{value}|c\n", name(number))).collect()).collect()
 }
@@ -73,7 +73,7 @@ fn total(backends: &[Backend]) -> u64 {
     backends.iter().map(Backend::total).sum()
 }
 
-/// Which backend each name was sent to; panics if one was sent to two.
+/// The backend of each name; panics if a name was sent to two.
 fn owners(backends: &[Backend]) -> HashMap<String, String> {
     let mut owners = HashMap::new();
     for backend in backends {
@@ -86,8 +86,7 @@ fn owners(backends: &[Backend]) -> HashMap<String, String> {
     owners
 }
 
-/// Sends from a thread of its own until told to stop, a few datagrams every millisecond; how many are sent so far can
-/// be read.
+/// Sends a few datagrams every millisecond from a thread, and counts them.
 struct Traffic {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -105,7 +104,7 @@ impl Traffic {
                 while !stop.load(Ordering::Relaxed) {
                     for _ in 0..2 {
                         let number = sent.fetch_add(1, Ordering::Relaxed);
-                        // Not connected: when nobody listens any more, that is no error here.
+                        // Not connected: a closed port is not an error here.
                         let _ = socket.send_to(format!("{prefix}.{number}:1|c").as_bytes(), address);
                     }
                     std::thread::sleep(Duration::from_millis(1));
@@ -119,7 +118,7 @@ impl Traffic {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Stops it; how many datagrams were sent.
+    /// Stops; returns the number of datagrams sent.
     fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
@@ -128,7 +127,7 @@ impl Traffic {
 }
 
 #[test]
-fn every_metric_reaches_the_one_backend_that_where_names() {
+fn every_metric_reaches_the_backend_printed_by_where() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     assert_eq!(proxy.ask("ping"), "pong\n");
@@ -139,17 +138,17 @@ fn every_metric_reaches_the_one_backend_that_where_names() {
     assert_eq!((stats["metrics_received"], stats["metrics_sent"]), (1_500, 1_500));
     for backend in &backends {
         assert!(backend.lines().values().all(|times| *times == 1), "a metric arrived twice");
-        assert!(backend.total() > 300, "{} of 1500 metrics is not a third", backend.total());
+        assert!(backend.total() > 300, "expected about a third of 1500 metrics, found {}", backend.total());
     }
     let owners = owners(&backends);
     assert_eq!(owners.len(), 500);
     let names: Vec<String> = (0..500).map(name).collect();
     let mut arguments = vec!["where", "-f", proxy.config_path().to_str().unwrap()];
     arguments.extend(names.iter().map(String::as_str));
-    let told = String::from_utf8(run(&arguments).stdout).unwrap();
-    let told: HashMap<&str, &str> = told.lines().map(|line| line.split_once('\t').unwrap()).collect();
+    let printed = String::from_utf8(run(&arguments).stdout).unwrap();
+    let printed: HashMap<&str, &str> = printed.lines().map(|line| line.split_once('\t').unwrap()).collect();
     for name in &names {
-        assert_eq!(told[name.as_str()], owners[name], "{name}");
+        assert_eq!(printed[name.as_str()], owners[name], "{name}");
     }
     assert_eq!(proxy.ask("where gorets").trim_end(), format!("gorets\t{}", whole_where(&proxy, "gorets")));
     proxy.signal(Signal::SIGTERM);
@@ -167,7 +166,7 @@ fn stats_balance_under_load() {
     let backends = three();
     let proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     let traffic = [Traffic::start(&proxy, "one"), Traffic::start(&proxy, "two")];
-    wait_until("traffic flows", || proxy.stat("metrics_received") > 100);
+    wait_until("traffic has started", || proxy.stat("metrics_received") > 100);
     for _ in 0..50 {
         assert_balanced(&proxy.stats());
     }
@@ -175,51 +174,49 @@ fn stats_balance_under_load() {
     let accounted = |stats: HashMap<String, u64>| stats["datagrams_received"] + stats["kernel_drops"];
     wait_until("every datagram is accounted for", || accounted(proxy.stats()) == sent);
     let stats = proxy.settle();
-    wait_until("what was sent has arrived", || total(&backends) == stats["metrics_sent"]);
+    wait_until("everything sent has arrived", || total(&backends) == stats["metrics_sent"]);
 }
 
 #[test]
-fn a_reload_under_traffic_loses_nothing_and_moves_only_its_share() {
+fn reload_under_traffic_loses_nothing_and_moves_few_names() {
     let backends = [Backend::start(), Backend::start(), Backend::start(), Backend::start()];
     let mut proxy = Proxy::start(config(&refs(&backends[..3]), json!({})));
     proxy.send(datagrams(0..300));
     wait_until("every metric has arrived", || total(&backends) == 900);
     let before = owners(&backends);
     let traffic = Traffic::start(&proxy, "meanwhile");
-    wait_until("traffic flows", || traffic.sent() > 100);
+    wait_until("traffic has started", || traffic.sent() > 100);
     proxy.config.json["nodes"] = nodes(&refs(&backends));
     proxy.config.write();
     let answer = proxy.ask("reload");
     assert!(answer.starts_with("reloaded: 2"), "about a quarter of the names: {answer}");
     assert!(answer.contains(&format!("nodes: {} added", backends[3].name())), "{answer}");
     let sent_then = traffic.sent();
-    wait_until("traffic goes on", || traffic.sent() > sent_then + 100);
+    wait_until("traffic continues", || traffic.sent() > sent_then + 100);
     // And back, by signal.
     proxy.config.json["nodes"] = nodes(&refs(&backends[..3]));
     proxy.config.write();
     proxy.signal(Signal::SIGHUP);
-    wait_until("it says that the backend was removed", || {
-        proxy.logged(&format!("nodes: {} removed", backends[3].name()))
-    });
+    wait_until("the removal is logged", || proxy.logged(&format!("nodes: {} removed", backends[3].name())));
     let sent_then = traffic.sent();
-    wait_until("traffic goes on", || traffic.sent() > sent_then + 100);
+    wait_until("traffic continues", || traffic.sent() > sent_then + 100);
     let sent = traffic.end();
     let accounted = |stats: HashMap<String, u64>| stats["datagrams_received"] + stats["kernel_drops"];
     wait_until("every datagram is accounted for", || accounted(proxy.stats()) == 300 + sent);
     let stats = proxy.settle();
-    assert_eq!(stats["metrics_sent"], stats["metrics_received"], "no metric was dropped: {stats:?}");
-    wait_until("what was sent has arrived", || total(&backends) == stats["metrics_sent"]);
-    assert!(backends[3].total() > 0, "the added backend took part");
+    assert_eq!(stats["metrics_sent"], stats["metrics_received"], "metrics were dropped: {stats:?}");
+    wait_until("everything sent has arrived", || total(&backends) == stats["metrics_sent"]);
+    assert!(backends[3].total() > 0, "the added backend received metrics");
     for backend in &backends {
         backend.forget();
     }
     proxy.send(datagrams(0..300));
     wait_until("every metric has arrived", || total(&backends) == 900);
-    assert_eq!(owners(&backends), before, "after the way back every name is where it was");
+    assert_eq!(owners(&backends), before, "every name has returned");
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_every_mistake_is_told() {
+fn invalid_config_changes_nothing_and_all_errors_are_reported() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let config_before = proxy.ask("config");
@@ -228,7 +225,7 @@ fn a_bad_file_changes_nothing_and_every_mistake_is_told() {
     );
     let answer = proxy.ask("reload");
     for mistake in ["nodes[0].port: 99999", "checkFall: 0", "queu", "malformed"] {
-        assert!(answer.contains(mistake), "{mistake} is not in {answer}");
+        assert!(answer.contains(mistake), "{mistake} is missing in {answer}");
     }
     proxy.config.json["cacheSize"] = 77.into();
     proxy.config.write();
@@ -236,14 +233,14 @@ fn a_bad_file_changes_nothing_and_every_mistake_is_told() {
     assert!(answer.contains("a restart is needed to change cacheSize"), "{answer}");
     std::fs::remove_file(proxy.config_path()).unwrap();
     proxy.signal(Signal::SIGHUP);
-    wait_until("the missing file is told", || proxy.logged("cannot read"));
+    wait_until("the missing file is logged", || proxy.logged("cannot read"));
     assert_eq!(proxy.ask("config"), config_before);
     proxy.send(datagrams(0..50));
-    wait_until("it forwards as before", || total(&backends) == 150);
+    wait_until("it still forwards", || total(&backends) == 150);
 }
 
 #[test]
-fn a_dead_backends_names_move_and_come_back() {
+fn names_of_a_dead_backend_move_and_return() {
     let mut backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.send(datagrams(0..200));
@@ -252,15 +249,15 @@ fn a_dead_backends_names_move_and_come_back() {
     let dead = backends[1].name();
     backends[1].kill();
     proxy.wait_for_state(&dead, "down");
-    wait_until("the log has the cause", || proxy.logged(&format!("backend {dead} is down: check of")));
+    wait_until("the cause is logged", || proxy.logged(&format!("backend {dead} is down: check of")));
     backends.iter().for_each(Backend::forget);
     proxy.send(datagrams(0..200));
-    wait_until("every metric has arrived elsewhere", || total(&backends) == 600);
+    wait_until("every metric has arrived at another backend", || total(&backends) == 600);
     for (name, owner) in owners(&backends) {
         if before[&name] == dead {
             assert_ne!(owner, dead);
         } else {
-            assert_eq!(owner, before[&name], "{name} moved though its backend lives");
+            assert_eq!(owner, before[&name], "{name} moved although its backend is live");
         }
     }
     assert!(proxy.stat("metrics_diverted") > 0);
@@ -269,29 +266,29 @@ fn a_dead_backends_names_move_and_come_back() {
     backends.iter().for_each(Backend::forget);
     proxy.send(datagrams(0..200));
     wait_until("every metric has arrived", || total(&backends) == 600);
-    assert_eq!(owners(&backends), before, "every name is back");
+    assert_eq!(owners(&backends), before, "every name has returned");
     proxy.settle();
 }
 
 #[test]
-fn a_backend_whose_metrics_port_refuses_is_taken_out_though_it_says_it_is_up() {
+fn refusing_metrics_port_takes_a_healthy_backend_down() {
     let mut backends = three();
     let proxy = Proxy::start(config(&refs(&backends), json!({})));
     let refusing = backends[0].name();
     backends[0].kill_data();
     let traffic = Traffic::start(&proxy, "steady");
     proxy.wait_for_state(&refusing, "down");
-    wait_until("the log has the cause", || proxy.logged("its metrics port refuses packets"));
+    wait_until("the cause is logged", || proxy.logged("its metrics port refuses packets"));
     assert!(proxy.stat("backend_refused") > 0);
     backends[0].restore();
     proxy.wait_for_state(&refusing, "up");
-    wait_until("it gets metrics again", || backends[0].total() > 0);
+    wait_until("it receives metrics again", || backends[0].total() > 0);
     traffic.end();
     proxy.settle();
 }
 
 #[test]
-fn a_backend_without_adminport_is_taken_out_by_its_refusals_and_tried_again() {
+fn refusing_backend_without_adminport_is_down_and_retried() {
     let mut backends = three();
     let mut config = config(&refs(&backends), json!({}));
     config["nodes"][2].as_object_mut().unwrap().remove("adminport");
@@ -300,9 +297,9 @@ fn a_backend_without_adminport_is_taken_out_by_its_refusals_and_tried_again() {
     assert_eq!(proxy.state(&refusing), "up");
     backends[2].kill_data();
     let traffic = Traffic::start(&proxy, "steady");
-    wait_until("it is taken out", || proxy.logged(&format!("backend {refusing} is down")));
+    wait_until("it is down", || proxy.logged(&format!("backend {refusing} is down")));
     backends[2].restore();
-    wait_until("it gets metrics again", || backends[2].total() > 0);
+    wait_until("it receives metrics again", || backends[2].total() > 0);
     traffic.end();
     proxy.settle();
 }
@@ -314,38 +311,38 @@ fn without_any_backend_metrics_are_dropped_and_counted() {
     for backend in &mut backends {
         backend.kill();
     }
-    wait_until("it says that no backend is up", || proxy.logged("no backend is up"));
+    wait_until("it is logged that no backend is up", || proxy.logged("no backend is up"));
     proxy.send(datagrams(0..20));
-    wait_until("they are counted", || proxy.stat("metrics_dropped_no_backend") == 60);
+    wait_until("the drops are counted", || proxy.stat("metrics_dropped_no_backend") == 60);
     assert!(proxy.ask("where gorets").contains("no backend is up"));
     backends[2].restore();
     proxy.wait_for_state(&backends[2].name(), "up");
     proxy.send(datagrams(0..20));
-    wait_until("they arrive again", || backends[2].total() == 60);
+    wait_until("metrics arrive again", || backends[2].total() == 60);
     proxy.settle();
 }
 
 #[test]
-fn a_name_that_does_not_resolve_keeps_its_place_and_counts_as_down() {
+fn unresolvable_backend_keeps_its_position_and_is_down() {
     let backends = three();
     let mut config = config(&refs(&backends), json!({}));
     config["nodes"][1] = json!({"host": "statsring-test.invalid", "port": 8125, "adminport": 8126});
     let mut proxy = Proxy::start(config);
     assert_eq!(proxy.state("statsring-test.invalid:8125"), "unresolved");
     proxy.send(datagrams(0..100));
-    wait_until("the others take its names", || total(&backends) == 300);
+    wait_until("the other backends receive its names", || total(&backends) == 300);
     assert_eq!(backends[1].total(), 0);
     proxy.settle();
 }
 
 #[test]
-fn a_stop_under_traffic_loses_nothing_that_was_queued() {
+fn stop_under_traffic_loses_nothing_queued() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     let traffic = Traffic::start(&proxy, "meanwhile");
     proxy.send(datagrams(0..300));
-    wait_until("traffic flows", || traffic.sent() > 200);
-    // In the sockets before the signal is sent, so before the fence.
+    wait_until("traffic has started", || traffic.sent() > 200);
+    // In the sockets before the signal, so before the fence.
     let last_words: Vec<String> = (0..60).map(|number| format!("last.words.{number}:1|c")).collect();
     proxy.send_burst(&last_words);
     proxy.signal(Signal::SIGTERM);
@@ -364,37 +361,37 @@ fn a_stop_under_traffic_loses_nothing_that_was_queued() {
     };
     assert_eq!(number("metrics received "), number("sent "), "{account}");
     assert_eq!(number("pending "), 0, "{account}");
-    wait_until("all that was sent has arrived", || total(&backends) == number("sent "));
+    wait_until("everything sent has arrived", || total(&backends) == number("sent "));
 }
 
 #[test]
-fn a_delayed_stop_says_down_and_goes_on_forwarding() {
+fn shutdown_delay_reports_down_and_keeps_forwarding() {
     let backends = three();
     let delay_ms = PATIENCE.as_millis() as u64;
     let config = config(&refs(&backends), json!({"shutdownDelay": delay_ms}));
     let mut proxy = Proxy::start(config);
     proxy.signal(Signal::SIGTERM);
-    wait_until("health says down", || proxy.ask("health") == "health: down\n");
+    wait_until("health reports down", || proxy.ask("health") == "health: down\n");
     proxy.send(datagrams(0..20));
     wait_until("it forwards", || total(&backends) == 60);
-    // A second signal does not wait.
+    // A second signal skips the delay.
     proxy.signal(Signal::SIGINT);
     assert_eq!(proxy.exit_code(), 128 + Signal::SIGINT as i32);
 }
 
 #[test]
-fn the_second_of_two_equal_signals_ends_it_at_once() {
+fn second_signal_ends_it_at_once() {
     let backends = three();
     let config = config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64}));
     let mut proxy = Proxy::start(config);
     proxy.signal(Signal::SIGTERM);
-    wait_until("it is stopping", || proxy.logged("; draining"));
+    wait_until("it is draining", || proxy.logged("; draining"));
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 128 + Signal::SIGTERM as i32);
 }
 
 #[test]
-fn an_interrupt_stops_it_in_order() {
+fn sigint_drains_and_exits() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.signal(Signal::SIGINT);
@@ -402,10 +399,10 @@ fn an_interrupt_stops_it_in_order() {
 }
 
 #[test]
-fn it_can_be_started_again_at_once() {
+fn restart_after_exit_or_kill_works_at_once() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
-    // In order, and killed, when the kernel cleans up in its own time.
+    // After a clean exit, and after a kill, when the kernel closes the sockets.
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         proxy.send(datagrams(0..10));
         proxy.signal(signal);
@@ -418,7 +415,7 @@ fn it_can_be_started_again_at_once() {
 }
 
 #[test]
-fn a_second_instance_is_refused_and_told_who_is_there() {
+fn second_instance_is_refused_with_the_pid_of_the_first() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let second = run(&["-f", proxy.config_path().to_str().unwrap()]);
@@ -435,11 +432,11 @@ fn a_second_instance_is_refused_and_told_who_is_there() {
     assert_eq!(second.status.code(), Some(71), "{words}");
     assert!(words.contains(&proxy.admin.to_string()) && words.contains("managementPort"), "{words}");
     proxy.send(datagrams(0..50));
-    wait_until("the first one forwards all", || total(&backends) == 150);
+    wait_until("the first instance forwards everything", || total(&backends) == 150);
 }
 
 #[test]
-fn a_bad_config_and_a_missing_one_have_exit_codes_of_their_own() {
+fn invalid_and_missing_configs_have_their_exit_codes() {
     let bad = ConfigFile::new(json!({
         "nodes": [{"host": "127.0.0.1", "port": 0}], "port": 99999, "checkRise": -1, "hashing": "astrology", "workerz": 2,
     }));
@@ -447,7 +444,7 @@ fn a_bad_config_and_a_missing_one_have_exit_codes_of_their_own() {
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{words}");
     for mistake in ["nodes[0].port", "port: 99999", "checkRise", "hashing", "workerz"] {
-        assert!(words.contains(mistake), "{mistake} is not in {words}");
+        assert!(words.contains(mistake), "{mistake} is missing in {words}");
     }
     let missing = bad.path.with_file_name("missing.json");
     let output = run(&["-f", missing.to_str().unwrap()]);
@@ -455,7 +452,7 @@ fn a_bad_config_and_a_missing_one_have_exit_codes_of_their_own() {
 }
 
 #[test]
-fn bad_datagrams_are_counted_and_good_ones_go_on() {
+fn malformed_datagrams_are_counted_and_others_relayed() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let junk: Vec<u8> = (0..2_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -478,12 +475,12 @@ fn bad_datagrams_are_counted_and_good_ones_go_on() {
     proxy.send(datagrams(0..100));
     let forwarded =
         || backends.iter().flat_map(Backend::lines).filter(|(line, _)| line.starts_with("service")).count();
-    wait_until("it goes on forwarding", || forwarded() == 300);
+    wait_until("it still forwards", || forwarded() == 300);
     proxy.settle();
 }
 
 #[test]
-fn a_flood_of_a_million_lines_is_survived_and_accounted_for() {
+fn flood_of_a_million_lines_is_accounted_for() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let datagram: Vec<u8> = b"f:1|c\n".repeat(1_000);
@@ -504,8 +501,8 @@ fn a_flood_of_a_million_lines_is_survived_and_accounted_for() {
         assert!(words.starts_with(&format!("{} datagrams (", stats["kernel_drops"])), "{words}");
         assert!(words.contains(&format!("of worker 0 at {}), the last ", proxy.address)), "{words}");
     }
-    // What the backends' sockets had no room for is theirs; what comes now arrives.
-    wait_until("the last flood is taken", || {
+    // The backends' sockets may have dropped some; wait until the buffers are empty.
+    wait_until("the flood has been received", || {
         let before = total(&backends);
         std::thread::sleep(Duration::from_millis(100));
         total(&backends) == before
@@ -514,23 +511,23 @@ fn a_flood_of_a_million_lines_is_survived_and_accounted_for() {
     for datagram in datagrams(0..50) {
         sender.send_to(datagram.as_bytes(), proxy.address).unwrap();
     }
-    wait_until("it goes on forwarding", || total(&backends) == 150);
+    wait_until("it still forwards", || total(&backends) == 150);
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0);
 }
 
 #[test]
-fn hostile_admin_clients_are_counted_and_delay_nobody() {
+fn hostile_admin_clients_are_counted_and_delay_no_others() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
-    // One that says nothing, and stays.
+    // A silent client.
     let silent = TcpStream::connect(proxy.admin).unwrap();
-    // One that sends 10 MB without a newline: it is closed long before.
+    // A client that sends 10 MB without a newline is disconnected early.
     let mut endless = TcpStream::connect(proxy.admin).unwrap();
     endless.set_write_timeout(Some(PATIENCE)).unwrap();
     let _ = (0..160).try_for_each(|_| endless.write_all(&[b'x'; 65_536]));
     wait_until("the endless line is counted", || proxy.stat("admin_lines_too_long") == 1);
-    // One that speaks HTTP, with a command in its body.
+    // An HTTP client with a command in its body.
     let mut web = TcpStream::connect(proxy.admin).unwrap();
     web.set_read_timeout(Some(PATIENCE)).unwrap();
     web.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\n\r\nhealth down\n").unwrap();
@@ -541,13 +538,13 @@ fn hostile_admin_clients_are_counted_and_delay_nobody() {
     assert_eq!(proxy.stat("admin_http_errors"), 1);
     assert_eq!(proxy.ask("make coffee"), "unknown command; help lists the commands\n");
     proxy.send(datagrams(0..100));
-    wait_until("it goes on forwarding", || total(&backends) == 300);
+    wait_until("it still forwards", || total(&backends) == 300);
     drop(silent);
     proxy.settle();
 }
 
 #[test]
-fn more_admin_connections_than_may_be_are_told_so() {
+fn excess_admin_connections_get_an_error() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let answered =
@@ -557,7 +554,7 @@ fn more_admin_connections_than_may_be_are_told_so() {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         answered(client).unwrap();
     }
-    // Each has to be answered again and again, or it would yield its place.
+    // Each must repeat its command, or its connection is evicted.
     let stop = AtomicBool::new(false);
     let end = std::time::Instant::now() + PATIENCE;
     let mut answer = String::new();
@@ -565,7 +562,7 @@ fn more_admin_connections_than_may_be_are_told_so() {
         for clients in held.chunks_mut(8) {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) && std::time::Instant::now() < end {
-                    // One that had to yield after all, on a busy machine, comes back.
+                    // On a busy machine an evicted client reconnects.
                     for client in &mut *clients {
                         if answered(client).is_err()
                             && let Ok(again) = TcpStream::connect(proxy.admin)
@@ -578,8 +575,8 @@ fn more_admin_connections_than_may_be_are_told_so() {
                 }
             });
         }
-        wait_until("a further one is refused", || {
-            // Those that wait to be accepted are not open yet.
+        wait_until("another connection is refused", || {
+            // Connections in the accept backlog are not open yet.
             let mut one_more = TcpStream::connect(proxy.admin).unwrap();
             one_more.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             answer.clear();
@@ -590,7 +587,7 @@ fn more_admin_connections_than_may_be_are_told_so() {
     });
     assert_eq!(answer, "error: too many connections\n");
     drop(held);
-    wait_until("there is room again", || {
+    wait_until("a connection is available again", || {
         let mut stream = TcpStream::connect(proxy.admin).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let _ = stream.write_all(b"ping\nquit\n");
@@ -604,18 +601,18 @@ fn more_admin_connections_than_may_be_are_told_so() {
 }
 
 #[test]
-fn the_operator_can_take_the_proxy_out_and_back() {
+fn health_down_and_up_by_command() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     assert_eq!(proxy.ask("health down"), "health: down\n");
     assert_eq!(proxy.ask("health"), "health: down\n");
     proxy.send(datagrams(0..10));
-    wait_until("it forwards all the same", || total(&backends) == 30);
+    wait_until("it still forwards", || total(&backends) == 30);
     assert_eq!(proxy.ask("health up\nhealth"), "health: up\nhealth: up\n");
 }
 
 #[test]
-fn a_tap_shows_the_next_matching_metrics_with_their_backends() {
+fn tap_shows_matching_metrics_with_backends() {
     let backends = three();
     let proxy = Proxy::start(config(&refs(&backends), json!({})));
     let traffic = [Traffic::start(&proxy, "wanted"), Traffic::start(&proxy, "other")];
@@ -648,7 +645,7 @@ fn the_debug_log_shows_metrics_and_counts_those_beyond_a_thousand_a_second() {
 }
 
 #[test]
-fn a_disabled_backend_keeps_its_place_and_gets_nothing() {
+fn disabled_backend_keeps_its_position_and_receives_nothing() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.send(datagrams(0..200));
@@ -664,7 +661,7 @@ fn a_disabled_backend_keeps_its_place_and_gets_nothing() {
     for (name, owner) in owners(&backends) {
         assert_ne!(owner, backends[0].name());
         if before[&name] != backends[0].name() {
-            assert_eq!(owner, before[&name], "{name} moved though its backend is enabled");
+            assert_eq!(owner, before[&name], "{name} moved although its backend is enabled");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Configs of StatsD's `proxy.js` from outside: what they mean, what is said about them, and what a wrong one is told.
+//! Configs of StatsD's `proxy.js`: their meaning, notices, and error messages.
 
 use proptest::prelude::*;
 use statsring::config::{
@@ -8,7 +8,7 @@ use statsring::placement::Hashing;
 use statsring::relay::{Malformed, OnNodeDown};
 use std::path::Path;
 
-/// A config as people write them, with what `proxy.js` allows beyond JSON.
+/// A typical config, with syntax beyond JSON.
 const USUAL: &str = "
 /* our three servers */
 {
@@ -35,11 +35,11 @@ fn good(text: &str) -> Loaded {
 fn mistakes(text: &str) -> Vec<String> {
     match parse(text) {
         Err(ConfigError::Invalid { path: None, mistakes }) => mistakes,
-        other => panic!("{text}\nis not refused: {other:?}"),
+        other => panic!("{text}\nwas accepted: {other:?}"),
     }
 }
 
-/// A file with one node and `mgmt_address` on this host, so that nothing is said about either, and more keys.
+/// A file with one node and `mgmt_address` on this host, so that neither causes a notice, and more keys.
 fn with(keys: &str) -> String {
     format!("{{nodes: [{{host: '192.0.2.1', port: 1, adminport: 2}}], mgmt_address: 'localhost', {keys}}}")
 }
@@ -49,7 +49,7 @@ fn texts(addresses: &[std::net::SocketAddr]) -> Vec<String> {
 }
 
 #[test]
-fn a_usual_file_does_what_proxy_js_does() {
+fn typical_file_has_the_meaning_of_proxy_js() {
     let Loaded { config, format, summary, notices, .. } = good(USUAL);
     assert_eq!(format, Format::ProxyJs);
     assert_eq!(
@@ -73,12 +73,12 @@ fn a_usual_file_does_what_proxy_js_does() {
 }
 
 #[test]
-fn defaults_are_those_of_its_code() {
+fn defaults_match_proxy_js() {
     let config = good("{nodes: [{host: 'a.example', port: 1}], forkCount: 1}").config;
     assert_eq!(texts(&config.listen), ["0.0.0.0:8125"]);
     assert_eq!(texts(&config.management), ["0.0.0.0:8126", "[::]:8126"]);
     assert_eq!((config.check.interval_ms, config.check.timeout_ms), (10_000, 10_000));
-    // What `||` takes for nothing is absent.
+    // Values that are falsy in JavaScript count as absent.
     let nothing = "port: 0, address: '', mgmt_port: 0, mgmt_address: '', checkInterval: 0, cacheSize: 0, server: '', \
                    forkCount: false, log: null";
     let again = good(&format!("{{nodes: [{{host: 'a.example', port: 1}}], {nothing}}}")).config;
@@ -86,10 +86,10 @@ fn defaults_are_those_of_its_code() {
 }
 
 #[test]
-fn each_key_has_the_meaning_of_the_code() {
+fn keys_have_the_meaning_of_proxy_js() {
     let config = |keys: &str| good(&with(keys)).config;
     assert_eq!(texts(&config("address: '127.0.0.2', port: 9").listen), ["127.0.0.2:9"]);
-    // Node's :: takes both families.
+    // In Node, :: accepts both families.
     assert_eq!(texts(&config("address_ipv6: true").listen), ["0.0.0.0:8125", "[::]:8125"]);
     assert_eq!(texts(&config("address_ipv6: true, address: '::'").listen), ["0.0.0.0:8125", "[::]:8125"]);
     assert_eq!(texts(&config("address_ipv6: true, address: '::1'").listen), ["[::1]:8125"]);
@@ -98,7 +98,7 @@ fn each_key_has_the_meaning_of_the_code() {
     assert_eq!(config("forkCount: 4").workers, 4);
     assert!(config("forkCount: 'auto'").workers_auto);
     assert_eq!(config("cacheSize: 5000").cache_entries, 8_192);
-    // Node takes texts for ports and counts.
+    // Node accepts strings for ports and counts.
     let config = config("port: '9125', mgmt_port: '9126', forkCount: '2', checkInterval: '2500'");
     assert_eq!((config.listen[0].port(), config.management[0].port()), (9_125, 9_126));
     assert_eq!((config.workers, config.check.interval_ms), (2, 2_500));
@@ -123,14 +123,14 @@ fn keys_without_effect_get_one_notice() {
         "title (unknown, also to proxy.js)",
         "debug (unknown to proxy.js",
     ] {
-        assert!(notices[0].contains(part), "{part} is not in {}", notices[0]);
+        assert!(notices[0].contains(part), "{part} is missing in {}", notices[0]);
     }
-    // It is how statsring does it anyway.
+    // Statsring behaves like this anyway.
     assert_eq!(good(&with("automaticConfigReload: false")).notices, Vec::<String>::new());
 }
 
 #[test]
-fn the_format_is_told_by_the_keys_alone() {
+fn format_is_detected_from_the_keys() {
     let json =
         r#"{"nodes": [{"host": "192.0.2.1", "port": 1}], "port": 8125, "checkInterval": 500, "cacheSize": 9"#;
     let own = good(&format!("{json}}}"));
@@ -151,7 +151,7 @@ fn the_format_is_told_by_the_keys_alone() {
         let loaded = good(&format!("{json}, {key}}}"));
         assert_eq!((loaded.format, loaded.config.hashing), (Format::ProxyJs, Hashing::Hashring3), "{key}");
     }
-    // A comment is no key, and statsring's own configs are JSON.
+    // A comment is not a key, and statsring's own configs are JSON.
     assert!(
         mistakes(&format!("// mgmt_port: 8126\n{json}, \"workers\": 1}}"))[0]
             .starts_with("line 1, column 1: ")
@@ -159,18 +159,18 @@ fn the_format_is_told_by_the_keys_alone() {
 }
 
 #[test]
-fn a_file_that_could_be_either_is_refused_with_both_readings() {
+fn ambiguous_file_is_refused_with_both_interpretations() {
     let found = mistakes("{nodes: [{host: 'a', port: 1}], port: 8125}");
     assert_eq!(found.len(), 1);
     for part in ["line 1, column 2: ", "hashring-3", "jump", "mgmt_port: 8126", "make it valid JSON"] {
-        assert!(found[0].contains(part), "{part} is not in {}", found[0]);
+        assert!(found[0].contains(part), "{part} is missing in {}", found[0]);
     }
     let mixed = with("\n flushInterval: 1, mgmt_port: 1");
     let found = mistakes(&mixed);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("line 2, column 2: flushInterval: is a statsring key"), "{}", found[0]);
     for part in ["mgmt_address is a proxy.js key", "\"hashing\": \"hashring-3\"", "\"hashing\": \"jump\""] {
-        assert!(found[0].contains(part), "{part} is not in {}", found[0]);
+        assert!(found[0].contains(part), "{part} is missing in {}", found[0]);
     }
     let node = "{mgmt_port: 1, nodes: [{host: 'a', port: 1}, {host: 'b', port: 1, disabled: true}]}";
     assert!(
@@ -181,7 +181,7 @@ fn a_file_that_could_be_either_is_refused_with_both_readings() {
 }
 
 #[test]
-fn with_a_hashing_a_file_may_have_keys_of_both() {
+fn hashing_key_allows_keys_of_both_formats() {
     let mixed = "hashing: 'hashring-1', flushInterval: 1, managementAllowChanges: true, checkFall: 3, malformed: 'drop'";
     let Loaded { config, format, summary, notices, .. } = good(&with(mixed));
     assert_eq!(format, Format::ProxyJs);
@@ -201,7 +201,7 @@ fn with_a_hashing_a_file_may_have_keys_of_both() {
 }
 
 #[test]
-fn mistakes_are_told_with_line_column_and_key() {
+fn errors_have_line_column_and_key() {
     let found = mistakes(
         "{\n  nodes: [\n    {host: '127.0.0.1', port: 99999},\n    {host: 'a b', port: 1, adminprot: 2},\n    {port: '08125'},\n  ],\n  \
          mgmt_port: 'x',\n  mgmt_prot: 1,\n  checkInterval: 5,\n  address: '10.1',\n  server: './servers/tcp',\n  forkCount: 65\n}",
@@ -229,7 +229,7 @@ fn mistakes_are_told_with_line_column_and_key() {
 }
 
 #[test]
-fn code_is_refused_also_where_the_rest_is_json() {
+fn code_is_refused_even_in_json() {
     for (text, part) in [
         (
             r#"{"nodes": require('./nodes')}"#,
@@ -247,7 +247,7 @@ fn code_is_refused_also_where_the_rest_is_json() {
 }
 
 #[test]
-fn what_javascript_forgives_is_forgiven() {
+fn duplicates_are_tolerated_like_in_proxy_js() {
     let Loaded { config, notices, .. } = good(&with("port: 1, port: 9000"));
     assert_eq!(config.listen[0].port(), 9_000);
     assert_eq!(notices, ["port: given twice; the last value applies, as in proxy.js"]);
@@ -261,16 +261,16 @@ fn what_javascript_forgives_is_forgiven() {
 }
 
 #[test]
-fn ipv6_literals_are_backends() {
+fn ipv6_literals_are_valid_backends() {
     let config =
         good("{mgmt_port: 1, nodes: [{host: '::1', port: 7}, {host: '[2001:db8::1]', port: 8}]}").config;
     let names: Vec<&str> = config.nodes.iter().map(|node| &*node.name).collect();
     assert_eq!(names, ["[::1]:7", "[2001:db8::1]:8"]);
 }
 
-/// The owners that the real proxy.js gives, by port: those of PLACEMENT's golden vectors.
+/// The owners by the real proxy.js, by port: those of the golden vectors.
 #[test]
-fn names_go_where_proxy_js_sends_them() {
+fn names_are_placed_like_in_proxy_js() {
     let config = good(USUAL).config;
     let assignment = Assignment::new(&config, |_: &Node| false);
     for (name, port) in [
@@ -289,9 +289,9 @@ fn names_go_where_proxy_js_sends_them() {
 }
 
 #[test]
-fn the_example_is_right() {
+fn example_config_is_valid() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/exampleProxyConfig.js");
-    let Loaded { config, format, notices, .. } = load(&path).expect("the example is readable and right");
+    let Loaded { config, format, notices, .. } = load(&path).expect("the example is valid");
     assert_eq!((config.nodes.len(), format, notices), (3, Format::ProxyJs, vec![]));
 }
 
@@ -303,7 +303,7 @@ fn same_owners(one: &Config, other: &Config) -> bool {
     })
 }
 
-/// Keys of a right file, each with a value.
+/// Keys of a valid file, each with a value.
 fn any_keys() -> impl Strategy<Value = Vec<String>> {
     let host = || proptest::sample::select(vec!["127.0.0.1", "::1", "0.0.0.0", "::", "localhost", ""]);
     let keys: Vec<BoxedStrategy<String>> = vec![
@@ -325,7 +325,7 @@ fn any_keys() -> impl Strategy<Value = Vec<String>> {
 
 proptest! {
     #[test]
-    fn the_equivalent_json_means_the_same(
+    fn equivalent_json_has_the_same_meaning(
         keys in any_keys(),
         ports in proptest::collection::hash_set(1..=u16::MAX, 1..6),
     ) {
@@ -339,7 +339,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_it_panic(
+    fn any_text_is_parsed_without_panic(
         head in proptest::sample::select(vec!["{mgmt_port: 1, ", "({address: '", "{nodes: [{", "", "\u{feff}{ // é\n"]),
         text in "[\\[\\]{}()\"':,;0-9a-z \\n\\r\\\\./*+`éx-]{0,60}",
     ) {

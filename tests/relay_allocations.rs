@@ -1,4 +1,4 @@
-//! A relay allocates nothing from its first datagram on, whatever the kernel answers: counted by the allocator itself.
+//! The relay does not allocate, whatever the outcome of sends: counted by the allocator.
 
 use statsring::driver::sim::Random;
 use statsring::packet::{Arrival, Packet, SendError, SendOutcome, SocketSlot};
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A table of these backends, and who of them lives.
+/// A table of these backends, and which are live.
 fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable {
     let nodes: Vec<RouteNode> = backends
         .iter()
@@ -47,7 +47,7 @@ fn table(backends: &[SocketAddr], is_live: impl Fn(usize) -> bool) -> RouteTable
     }
 }
 
-/// A datagram of each sort, different for each `number`.
+/// A datagram of each kind, different for each `number`.
 fn datagrams(number: u64) -> [Vec<u8>; 9] {
     let several: String = (0..40).map(|i| format!("name.{}.{i}:{number}|ms\r\n", number % 97)).collect();
     [
@@ -63,7 +63,7 @@ fn datagrams(number: u64) -> [Vec<u8>; 9] {
     ]
 }
 
-/// A relay, and the driver's part played by the test: it keeps what was handed over, and answers as it likes.
+/// A relay, and a driver simulated by the test, which chooses the outcomes.
 struct Edge {
     relay: Relay,
     handed_over: VecDeque<Packet>,
@@ -74,7 +74,7 @@ struct Edge {
 const SENDS_MAX: usize = 512;
 
 impl Edge {
-    /// Hands over what is ready and answers everything, until nothing is left. Of 100 answers `odd` are not success.
+    /// Transmits what is ready and completes everything. Of 100 outcomes, `odd` are failures.
     fn transmit(&mut self, flush: Flush, odd: u64, answer: impl Fn(u64) -> SendOutcome) {
         loop {
             let handed_over = &mut self.handed_over;
@@ -96,7 +96,7 @@ impl Edge {
         }
     }
 
-    /// Has every backend busy until the queues are full, then lets all of it leave. Returns how many were busy.
+    /// Keeps every backend busy until the queues are full, then drains them. Returns the number of busy backends.
     fn fill_all_queues(&mut self, inputs: &[Vec<u8>]) -> usize {
         for input in inputs.iter().cycle().take(20_000) {
             if !self.relay.has_room() {
@@ -110,7 +110,7 @@ impl Edge {
         busy_backends
     }
 
-    /// Every datagram has a stamp; what it is for depends on the relay.
+    /// Every datagram has a timestamp, which the relay may use or not.
     fn ingest(&mut self, bytes: &[u8]) {
         let arrival = Arrival { bound_us: self.now_us, taken_us: self.now_us, after_idle: false };
         let stamped_us = Some(self.now_us as i64 - 7);
@@ -119,7 +119,7 @@ impl Edge {
     }
 }
 
-/// Every answer but success, by turns.
+/// Cycles through all unsuccessful outcomes.
 fn odd_answer(draw: u64) -> SendOutcome {
     match draw % 7 {
         0 => SendOutcome::Busy,
@@ -133,12 +133,12 @@ fn odd_answer(draw: u64) -> SendOutcome {
 }
 
 #[test]
-fn a_relay_with_a_thousand_backends_allocates_nothing_from_its_first_datagram_on() {
+fn relay_with_a_thousand_backends_does_not_allocate() {
     relay_all(false);
 }
 
 #[test]
-fn it_allocates_nothing_for_arrivals_either() {
+fn relay_with_timestamps_does_not_allocate() {
     relay_all(true);
 }
 
@@ -179,14 +179,14 @@ fn relay_all(timestamps: bool) {
 
     let counters = edge.relay.counters();
     assert_eq!((counters.imbalance(), counters.get(Counter::MetricsPending)), (0, 0), "{counters:?}");
-    assert!(busy_backends > 800, "{busy_backends} were busy");
+    assert!(busy_backends > 800, "expected more than 800 busy backends, found {busy_backends}");
     for reason in [DropReason::QueueFull, DropReason::SendRefused, DropReason::SendFailed] {
         assert!(counters.dropped(reason) > 0, "{}: {counters:?}", reason.name());
     }
 }
 
 #[test]
-fn finding_a_backend_allocates_nothing_with_any_placement() {
+fn placement_does_not_allocate() {
     let addresses: Vec<SocketAddr> =
         (0..1_000).map(|index| SocketAddr::from(([127, 0, 0, 1], 10_000 + index))).collect();
     let sockets: Vec<Option<SocketSlot>> = (0..1_000).map(|index| Some(SocketSlot(index))).collect();

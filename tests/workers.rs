@@ -1,4 +1,4 @@
-//! Several workers from outside: who gets what, on which CPU, in which order; how soon one sends, and how still it is.
+//! Several workers: distribution, CPU affinity, order, latency, and idle wake-ups.
 
 #[path = "process/backend.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
@@ -23,7 +23,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A config with one backend that is only a socket: its lines can be read in their order.
+/// A config with a plain socket as backend, whose lines can be read in order.
 fn config_of(sink: &UdpSocket, extra: Value) -> Value {
     let mut config = config(&[], extra);
     config["nodes"] = json!([{"host": "127.0.0.1", "port": sink.local_addr().unwrap().port()}]);
@@ -36,14 +36,14 @@ fn socket() -> UdpSocket {
     socket
 }
 
-/// The next packet's lines.
+/// The lines of the next packet.
 fn lines(sink: &UdpSocket) -> Vec<String> {
     let mut packet = [0; 2_048];
     let length = sink.recv(&mut packet).unwrap();
     String::from_utf8_lossy(&packet[..length]).lines().map(str::to_owned).collect()
 }
 
-/// Datagrams of one worker after the other.
+/// Datagrams received by each worker.
 fn datagrams_by_worker(stats: &HashMap<String, u64>) -> Vec<u64> {
     (0..stats["workers"]).map(|worker| stats[&format!("worker_{worker}_datagrams_received")]).collect()
 }
@@ -57,7 +57,7 @@ fn a_busy_sender_is_shared_if_wanted_and_every_metric_still_reaches_its_backend_
     proxy.send((0..600).map(|number| format!("shared.{number}:1|c")));
     let stats = proxy.settle();
     let by_worker = datagrams_by_worker(&stats);
-    assert!(by_worker.iter().all(|count| *count > 120), "each has a fifth at least: {by_worker:?}");
+    assert!(by_worker.iter().all(|count| *count > 120), "expected at least a fifth each: {by_worker:?}");
     assert_eq!(by_worker.iter().sum::<u64>(), 600);
     wait_until("every metric has arrived", || backends.iter().map(Backend::total).sum::<u64>() == 600);
     for backend in &backends {
@@ -74,9 +74,9 @@ fn a_busy_sender_is_shared_if_wanted_and_every_metric_still_reaches_its_backend_
     ] {
         assert!(status.contains(&format!("\n{lever}")), "{lever}: {status}");
     }
-    for figure in ["kernel_drops", "wakeups", "coalesced_waits", "cpu_us"] {
-        let sum: u64 = (0..2).map(|worker| stats[&format!("worker_{worker}_{figure}")]).sum();
-        assert!(stats.get(figure).is_none_or(|total| sum == *total), "{figure}: {stats:?}");
+    for counter in ["kernel_drops", "wakeups", "coalesced_waits", "cpu_us"] {
+        let sum: u64 = (0..2).map(|worker| stats[&format!("worker_{worker}_{counter}")]).sum();
+        assert!(stats.get(counter).is_none_or(|total| sum == *total), "{counter}: {stats:?}");
     }
 }
 
@@ -115,19 +115,19 @@ fn a_stop_of_workers_that_share_a_sender_loses_nothing() {
         if accepted == 2_000 {
             proxy.signal(Signal::SIGTERM);
         }
-        // As many as every receive buffer holds come in 10 ms.
+        // As many as fit into every receive buffer arrive in 10 ms.
         std::thread::sleep(Duration::from_micros(100));
-        assert!(start.elapsed() < PATIENCE, "it was not refused in the end");
+        assert!(start.elapsed() < PATIENCE, "the port was never closed");
     };
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     assert_eq!(proxy.exit_code(), 0);
-    // The refusal is that of the datagram before.
+    // The refusal reports the previous datagram.
     let account = format!("metrics received {}, sent {0}, dropped 0, pending 0", accepted - 1);
     assert!(proxy.logged(&account), "{account}: {}", proxy.log());
     assert!(proxy.logged("dropped by the kernel 0"), "{}", proxy.log());
 }
 
-/// The process's threads: their folder in /proc, and their names.
+/// The process's threads: directories in /proc, and names.
 fn threads(proxy: &Proxy) -> Vec<(PathBuf, String)> {
     let folders = fs::read_dir(format!("/proc/{}/task", proxy.pid())).unwrap();
     folders
@@ -140,7 +140,7 @@ fn threads(proxy: &Proxy) -> Vec<(PathBuf, String)> {
 fn status_of(thread: &Path, key: &str) -> String {
     let status = fs::read_to_string(thread.join("status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(&format!("{key}:")));
-    line.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()
+    line.unwrap_or_else(|| panic!("{key} is missing in {status}")).trim().to_owned()
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn each_worker_keeps_to_its_cpu_and_the_other_threads_to_none() {
     assert!(status.contains(&format!("\npinned: {}\n", words.join(", "))), "{status}");
     proxy.send(["pinned:1|c"]);
     assert_eq!(lines(&sink), ["pinned:1|c"]);
-    // Another CPU needs a restart, and the answer says so.
+    // Another CPU needs a restart, and the reply says so.
     proxy.config.json["pinWorkers"] = false.into();
     proxy.config.write();
     assert!(proxy.ask("reload").contains("a restart is needed to change pinWorkers"));
@@ -179,7 +179,7 @@ fn with_no_flush_interval_a_lone_metric_leaves_at_once() {
     let sink = socket();
     let proxy = Proxy::start(config_of(&sink, json!({"flushInterval": 0})));
     let sender = socket();
-    // The median of many, and several tries: a busy machine makes some late. With a hold none would be so early.
+    // The median of many, in several attempts, because a busy machine delays some. Coalescing would delay all.
     let median = || {
         let mut times: Vec<Duration> = (0..51)
             .map(|number| {
@@ -207,7 +207,7 @@ fn an_idle_process_sleeps() {
         let mut proxy = Proxy::start(config(&[&backends[0], &backends[1], &backends[2]], extra));
         proxy.send(["before.the.silence:1|c"]);
         proxy.settle();
-        // The checks of the start, and the end of the traffic.
+        // The checks at start, and the end of the traffic.
         std::thread::sleep(Duration::from_secs(1));
         let switches = || -> u64 {
             let threads = threads(&proxy).into_iter();

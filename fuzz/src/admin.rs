@@ -1,8 +1,7 @@
-//! Whole admin connections: what a client sends, and everything that is answered, with a proxy that remembers what it was told
-//! to do.
+//! Whole admin connections: input from a client and all replies, with a proxy that records what it is asked to change.
 //!
-//! The bytes: the first says how the client sends (bits 0 to 5: length of the pieces, bit 6: it is gone when it is
-//! answered, bit 7: it is not on this host), the rest is what it sends.
+//! Input: the first byte says how the client sends (bits 0 to 5: chunk length, bit 6: it disconnects when answered, bit 7: it
+//! is on another host), the rest is what it sends.
 
 use crate::expand::expand;
 use crate::session::{REPEAT, foreign, piece_bytes};
@@ -16,10 +15,10 @@ use std::io;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
-/// A client that has been answered so much goes away: the long answers take most of the time.
+/// The client disconnects after this many reply bytes: long replies dominate the run time.
 const ENOUGH_BYTES: usize = 1_000;
 
-/// What the proxy's host is called.
+/// The host name of the proxy.
 pub const OWN_NAME: &str = "own.example";
 
 thread_local! {
@@ -27,13 +26,13 @@ thread_local! {
     static VIEW: View = sample();
 }
 
-/// Any bytes are a client.
+/// Runs any input as a client.
 pub fn run(bytes: &[u8]) {
     let Some((way, text)) = bytes.split_first() else { return };
     let text = &expand(text, REPEAT);
     let is_local = way & 0x80 == 0;
     let is_gone = way & 0x40 != 0;
-    let (proxy, replies) = exchange(text, piece_bytes(*way, text), is_local, is_gone);
+    let (proxy, replies) = run_connection(text, piece_bytes(*way, text), is_local, is_gone);
     let expected = Expected::of(text);
     let commands = proxy.counters.get(AdminCounter::Commands);
     if is_gone || replies.len() > ENOUGH_BYTES {
@@ -41,10 +40,10 @@ pub fn run(bytes: &[u8]) {
         assert!(proxy.changes() <= expected.changes);
     } else {
         assert_eq!(commands, expected.commands);
-        assert!(replies.is_empty() || replies.ends_with(b"\n"), "half a line was answered");
+        assert!(replies.is_empty() || replies.ends_with(b"\n"), "a reply ends within a line");
         let is_clean =
             |byte: &u8| *byte == b'\n' || *byte == b'\r' || *byte == b'\t' || !byte.is_ascii_control();
-        assert!(replies.iter().all(is_clean), "a control character was answered");
+        assert!(replies.iter().all(is_clean), "a reply contains a control character");
         assert_eq!(proxy.changes(), if is_local { expected.changes } else { 0 });
         let refused = proxy.counters.get(AdminCounter::ChangesRefused);
         assert_eq!(refused, if is_local { 0 } else { expected.changes });
@@ -52,13 +51,13 @@ pub fn run(bytes: &[u8]) {
 }
 
 impl Proxy {
-    /// Times that it was told to change something.
+    /// Number of requested changes.
     pub fn changes(&self) -> u64 {
         self.health_sets.get() + self.reloads.get() + self.backend_sets.get()
     }
 }
 
-/// What one conversation is to lead to.
+/// The expected effects of a connection.
 #[derive(Default)]
 struct Expected {
     commands: u64,
@@ -85,8 +84,8 @@ impl Expected {
     }
 }
 
-/// Serves one connection to its end; what the proxy was told, and what the client was.
-pub fn exchange(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) -> (Proxy, Vec<u8>) {
+/// Serves one connection to its end; returns the recorded changes and the replies.
+pub fn run_connection(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) -> (Proxy, Vec<u8>) {
     let proxy = Proxy::default();
     let wire = Wire {
         unsent: RefCell::new(text.to_vec()),
@@ -103,7 +102,7 @@ pub fn exchange(text: &[u8], piece_bytes: usize, is_local: bool, is_gone: bool) 
     (proxy, wire.replies.take())
 }
 
-/// A client that always has the next piece ready, then ends.
+/// A client that always has the next chunk ready, then half-closes.
 struct Wire {
     unsent: RefCell<Vec<u8>>,
     sent: Cell<usize>,
@@ -127,7 +126,7 @@ impl Connection for &Wire {
     }
 
     async fn write_all(&self, bytes: Vec<u8>) -> io::Result<()> {
-        assert!(!self.is_write_ended.get(), "something is written after the end of writes");
+        assert!(!self.is_write_ended.get(), "write after the end of writes");
         if self.is_gone || self.is_shut_down.get() || self.replies.borrow().len() > ENOUGH_BYTES {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -144,16 +143,16 @@ impl Connection for &Wire {
     }
 }
 
-/// A proxy that remembers what it was told.
+/// A proxy that records requested changes.
 #[derive(Default)]
 pub struct Proxy {
-    /// Times that health was set.
+    /// Calls that set health.
     pub health_sets: Cell<u64>,
-    /// Times that a reload was asked for.
+    /// Reloads requested.
     pub reloads: Cell<u64>,
-    /// Times that something was wanted of a backend.
+    /// Backend changes requested.
     pub backend_sets: Cell<u64>,
-    /// What the admin port counted.
+    /// Counters of the admin port.
     pub counters: AdminCounters,
 }
 
@@ -195,9 +194,9 @@ impl AdminActions for Proxy {
         self.backend_sets.set(self.backend_sets.get() + 1);
         let name = statsring::admin::escape(name);
         if name.len().is_multiple_of(2) {
-            Ok(format!("{name} is as asked"))
+            Ok(format!("{name}: changed"))
         } else {
-            Err(format!("there is no {name}"))
+            Err(format!("no such backend: {name}"))
         }
     }
 
@@ -209,7 +208,7 @@ impl AdminActions for Proxy {
         let (sender, receiver) = mpsc::channel(4);
         for _ in 0..metrics.min(3) {
             let metric = Tapped { line: [prefix, b"\x00\x1b:1|c"].concat(), node: "node:8125".into() };
-            sender.try_send(metric).expect("there is room");
+            sender.try_send(metric).expect("the channel has room");
         }
         Some(receiver)
     }
@@ -235,7 +234,7 @@ impl AdminActions for Proxy {
     }
 }
 
-/// A proxy with something to show, of which some comes from outside and is hostile.
+/// A sample view, with hostile text from outside.
 fn sample() -> View {
     View {
         uptime_s: 51,

@@ -1,6 +1,6 @@
-//! The config, of either format: any text is a config or a list of mistakes, and a config's own text means the same config.
+//! Config files in both formats: any text is a valid config or a list of errors, and the effective config parses to itself.
 //!
-//! A file whose listening host is a name would be asked of the resolver: such files are left out, no fuzzer is to send queries.
+//! Files whose listening host is a name are skipped: a fuzzer must not send DNS queries.
 
 use jsonc_parser::tokens::Token;
 use jsonc_parser::{Scanner, ScannerOptions};
@@ -8,7 +8,7 @@ use statsring::config::{ConfigError, MemoryBound, parse};
 use statsring::driver::Engine;
 use std::net::IpAddr;
 
-/// Any bytes are a file.
+/// Parses any input as a file.
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if asks_the_resolver(text) {
@@ -17,8 +17,8 @@ pub fn run(bytes: &[u8]) {
     match parse(text) {
         Ok(loaded) => {
             let shown = loaded.config.to_json().to_string();
-            let again = parse(&shown).expect("the effective config is a config");
-            assert_eq!(again.config, loaded.config, "the effective config means another one: {shown}");
+            let again = parse(&shown).expect("the effective config is valid");
+            assert_eq!(again.config, loaded.config, "the effective config differs: {shown}");
             assert!(loaded.notices.iter().all(|notice| is_one_line(notice)), "{:?}", loaded.notices);
             assert!(is_one_line(&loaded.summary) && loaded.listing.starts_with('\n'));
             assert!(loaded.listing.lines().skip(1).all(|line| is_one_line(line) || line.is_empty()));
@@ -30,17 +30,17 @@ pub fn run(bytes: &[u8]) {
             assert!(!mistakes.is_empty());
             assert!(mistakes.iter().all(|mistake| is_one_line(mistake)), "{mistakes:?}");
         }
-        Err(error @ ConfigError::Unreadable { .. }) => panic!("nothing was read: {error}"),
+        Err(error @ ConfigError::Unreadable { .. }) => panic!("unexpected error, no file is read: {error}"),
     }
 }
 
-/// Whether a message can do nothing to a terminal or a log.
+/// Whether a message is safe for a terminal and a log.
 fn is_one_line(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control)
 }
 
-/// Whether a listening host of this file may be a name, in either format: a text behind a key with these letters, of the
-/// file itself. What the scanner does not know is passed over.
+/// Whether a listening host in this file may be a name, in either format: a string value of a key that contains these words.
+/// Unknown tokens are skipped.
 fn asks_the_resolver(text: &str) -> bool {
     let (mut depth, mut key, mut name) = (0i64, String::new(), String::new());
     let mut rest = text;

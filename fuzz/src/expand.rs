@@ -1,12 +1,12 @@
-//! Long inputs from short ones: a fuzzer that has to write every byte of a long line is slow and rarely gets there.
+//! Expands short inputs to long ones: writing every byte of a long line is slow for a fuzzer.
 
-/// The byte that stands for many of the one before it.
+/// Repeats the preceding byte.
 const REPEAT: u8 = 0xFD;
 
-/// How often it does; further ones stand for themselves.
+/// Repetitions per input; further `REPEAT`s are literal.
 const REPEATS_MAX: usize = 3;
 
-/// The text in which each of the first `REPEAT`s is `times` times the byte before it.
+/// Replaces each of the first `REPEAT`s by `times` copies of the preceding byte.
 pub fn expand(text: &[u8], times: usize) -> Vec<u8> {
     let mut long = Vec::with_capacity(text.len());
     let mut left = REPEATS_MAX;

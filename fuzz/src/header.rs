@@ -1,17 +1,17 @@
-//! What the kernel writes: the header before a datagram, the control messages behind it, and a completion's result and flags.
-//! All of it read by total functions.
+//! Data written by the kernel: the header before a datagram, the control messages after it, and a completion's result and
+//! flags. All parsers are total functions.
 //!
-//! The bytes: 4 of a result, 4 of flags, 1 of the areas' size, then the buffer.
+//! Input: 4 bytes of a result, 4 of flags, 1 of the area size, then the buffer.
 
 use statsring::driver::control_messages::{AREA_BYTES, stamp_ns, write_stamp};
 use statsring::driver::errno;
 use statsring::driver::uring::classify::{self, ReceiveResult};
 use statsring::driver::uring::header::{self, HEADER_BYTES};
 
-/// Bit of the header's flags that says that the datagram was cut.
+/// Bit of the header's flags for a truncated datagram.
 const MSG_TRUNC: u32 = 0x20;
 
-/// Any bytes are what the kernel wrote.
+/// Parses any input as kernel data.
 pub fn run(bytes: &[u8]) {
     let Some((start, received)) = bytes.split_at_checked(9) else { return };
     let word = |at: usize| u32::from_ne_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
@@ -22,8 +22,8 @@ pub fn run(bytes: &[u8]) {
 
 fn completion(res: i32, flags: u32) {
     let received = classify::classify(res, flags);
-    assert_eq!(received.armed, flags & classify::CQE_MORE != 0, "armed says F_MORE and nothing else");
-    assert_eq!(received.buffer.is_some(), flags & classify::CQE_BUFFER != 0, "no buffer is forgotten");
+    assert_eq!(received.armed, flags & classify::CQE_MORE != 0, "armed must equal F_MORE");
+    assert_eq!(received.buffer.is_some(), flags & classify::CQE_BUFFER != 0, "a buffer was not reported");
     match received.result {
         ReceiveResult::Datagram { bytes } => {
             assert!(received.buffer.is_some());
@@ -36,17 +36,17 @@ fn completion(res: i32, flags: u32) {
     errno::wait_result(errno::errno_of(res));
 }
 
-/// The control messages lie within their area, and a timestamp in them is found again when it is written as the kernel does.
+/// Control messages lie within their area, and a timestamp written as by the kernel is found again.
 fn control(received: &[u8], prefix_bytes: usize) {
     let control = header::control(received, prefix_bytes);
     assert!(control.len() <= prefix_bytes.saturating_sub(HEADER_BYTES));
     if !control.is_empty() {
         assert_eq!(Some(control), received.get(HEADER_BYTES..HEADER_BYTES + control.len()));
     }
-    // As the portable engine has them: all that was received.
+    // The portable engine passes everything received.
     for messages in [control, received] {
         let Some(stamp) = stamp_ns(messages) else { continue };
-        assert!(messages.len() >= AREA_BYTES, "a timestamp was found where there is no room for one");
+        assert!(messages.len() >= AREA_BYTES, "a timestamp was found outside of the area");
         let mut area = [0; AREA_BYTES];
         write_stamp(&mut area, stamp);
         assert_eq!(stamp_ns(&area), Some(stamp));
@@ -61,13 +61,13 @@ fn datagram(received: &[u8], prefix_bytes: usize) {
     };
     let is_readable = prefix_bytes >= HEADER_BYTES && received.len() >= prefix_bytes;
     let (Some(told), Some(flags), true) = (word(2), word(3), is_readable) else {
-        assert_eq!(parsed, None, "there is no header");
+        assert_eq!(parsed, None, "too short for a header");
         return;
     };
     let payload = &received[prefix_bytes..];
     let is_cut = flags & MSG_TRUNC != 0;
     match parsed {
-        None => assert!(!is_cut && told as usize != payload.len(), "a header that makes sense was refused"),
+        None => assert!(!is_cut && told as usize != payload.len(), "a valid header was rejected"),
         Some(datagram) => {
             assert_eq!(datagram.payload, payload);
             assert_eq!(datagram.datagram_bytes > payload.len(), is_cut);

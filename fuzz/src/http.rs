@@ -1,9 +1,9 @@
-//! HTTP on the admin port: requests, however they are written and cut, are answered in order as plain rules say, and nothing
-//! in them runs, not in their heads and not in their bodies.
+//! HTTP on the admin port: requests are answered in order by simple rules, however they are written and split, and nothing in
+//! their heads or bodies is executed.
 //!
-//! The bytes: the first chooses the method and the length of the pieces; the rest is what stands behind the method.
+//! Input: the first byte selects the method and the chunk length; the rest follows the method.
 
-use crate::admin::{OWN_NAME, exchange};
+use crate::admin::{OWN_NAME, run_connection};
 use crate::expand::expand;
 use crate::session::{REPEAT, piece_bytes};
 use statsring::admin::AdminCounter;
@@ -21,48 +21,48 @@ const METHODS: [&[u8]; 10] = [
     b"TRACE ",
     b"PRI ",
 ];
-/// The pages there are.
+/// The existing paths.
 const PATHS: [&str; 5] = ["/", "/metrics", "/healthz", "/readyz", "/stats.json"];
-/// A head may have so many bytes.
+/// Maximum length of a head.
 const HEAD_BYTES_MAX: usize = 8_192;
-/// A head may have so many fields.
+/// Maximum number of header fields.
 const FIELDS_MAX: usize = 64;
 
-/// Any bytes are a request.
+/// Sends any input as a request.
 pub fn run(bytes: &[u8]) {
     let Some((way, rest)) = bytes.split_first() else { return };
     let method = METHODS[usize::from(way % 10)];
     let text = [method, &expand(rest, REPEAT)].concat();
     let replies = replies(&text, piece_bytes(way / 10, &text));
-    assert_eq!(replies, self::replies(&text, text.len()), "it depends on how the bytes are cut");
+    assert_eq!(replies, self::replies(&text, text.len()), "the replies depend on the split");
     let mut replies = replies.as_str();
     let mut rest = &text[..];
     while !replies.is_empty() {
         let request = Request::first_of(rest);
         let answer = Answer::first_of(&mut replies, is_head(rest));
         let Some(request) = request else {
-            // Not even a head, so there are too many bytes in it or wrong ones.
+            // The head is too long or malformed.
             assert!(matches!(answer.status, 400 | 431 | 505), "{}", answer.status);
             assert!(answer.is_last && replies.is_empty());
             return;
         };
-        request.judge(&answer);
-        assert!(!answer.is_last || replies.is_empty(), "something is answered after the last answer");
+        request.check(&answer);
+        assert!(!answer.is_last || replies.is_empty(), "a reply follows the last reply");
         rest = &rest[request.bytes..];
     }
 }
 
-/// What a client is answered that sends `text` in pieces, without the times of day.
+/// The replies to a client that sends `text` in chunks, without dates.
 fn replies(text: &[u8], piece_bytes: usize) -> String {
-    let (proxy, replies) = exchange(text, piece_bytes, true, false);
-    assert_eq!(proxy.counters.get(AdminCounter::Commands), 0, "a part of an HTTP request was run");
+    let (proxy, replies) = run_connection(text, piece_bytes, true, false);
+    assert_eq!(proxy.counters.get(AdminCounter::Commands), 0, "a part of an HTTP request was executed");
     assert_eq!(proxy.changes(), 0);
-    let replies = String::from_utf8(replies).expect("the answer is text");
+    let replies = String::from_utf8(replies).expect("replies are UTF-8");
     replies.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
 }
 
-/// Whether the method of the request at the beginning of `text` is HEAD, if it can be read: it may stand behind empty
-/// lines, within what a head may have.
+/// Whether the request at the beginning of `text` is a HEAD request, if it can be parsed. Empty lines may precede it, within
+/// the limit of a head.
 fn is_head(text: &[u8]) -> bool {
     let mut text = &text[..text.len().min(HEAD_BYTES_MAX)];
     while let Some(rest) = text.strip_prefix(b"\n").or_else(|| text.strip_prefix(b"\r\n")) {
@@ -77,7 +77,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// Takes the first answer from `replies`. To HEAD there is no body, whatever the status.
+    /// Takes the first reply from `replies`. Replies to HEAD have no body, whatever the status.
     fn first_of(replies: &mut &str, is_head: bool) -> Answer {
         let (head, rest) = replies.split_once("\r\n\r\n").expect("a head");
         let status: u16 =
@@ -92,20 +92,20 @@ impl Answer {
     }
 }
 
-/// A request as plain rules see it.
+/// A request parsed by simple rules.
 struct Request {
     method: String,
     target: String,
     version: String,
     fields: Vec<(String, String)>,
-    /// Every part is as RFC 9112 has it, in its plainest form.
+    /// Whether every part conforms to RFC 9112 in its simplest form.
     is_plain: bool,
-    /// With the empty lines before it.
+    /// Including preceding empty lines.
     bytes: usize,
 }
 
 impl Request {
-    /// The first head in `text`, if it is whole.
+    /// The first head in `text`, if complete.
     fn first_of(text: &[u8]) -> Option<Request> {
         let mut lines = text.split_inclusive(|byte| *byte == b'\n');
         let mut bytes = 0;
@@ -151,24 +151,27 @@ impl Request {
         self.fields.iter().filter(|(known, _)| known == name).map(|(_, value)| value.as_str()).collect()
     }
 
-    fn judge(&self, answer: &Answer) {
+    fn check(&self, answer: &Answer) {
         let is_known = |target: &str| PATHS.contains(&target.split('?').next().unwrap_or_default());
         if answer.status == 200 {
             assert!(
                 matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS"),
-                "{} was answered",
+                "{} was accepted",
                 self.method
             );
             let authority = self.target.get(7..).filter(|_| self.target[..7].eq_ignore_ascii_case("http://"));
             let is_asterisk = self.method == "OPTIONS" && self.target.split('?').next() == Some("*");
             assert!(
                 authority.is_some() || is_known(&self.target) || is_asterisk,
-                "{} is no page",
+                "{} is not a page",
                 self.target
             );
             let hosts = self.of("host");
             let host = authority.map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
-            assert!(host.into_iter().chain(hosts).take(1).all(is_this_host), "another host was answered");
+            assert!(
+                host.into_iter().chain(hosts).take(1).all(is_this_host),
+                "a request for another host was accepted"
+            );
         }
         if !self.is_plain {
             return;

@@ -1,7 +1,7 @@
-//! What the fuzz targets do with their bytes: each module's `run` takes any bytes, and panics only if statsring is wrong.
+//! The fuzz targets: each module's `run` accepts any bytes and panics only on a bug in statsring.
 //!
-//! In: bytes, from the fuzzer, or from the seeds in `corpus/`. Out: nothing, or a panic that says what is wrong. The targets in
-//! `fuzz_targets/` are one line each, so that the same code runs under `cargo test` without a fuzzer. To run them:
+//! In: bytes from the fuzzer or from the seeds in `corpus/`. Out: nothing, or a panic that describes the bug. The targets in
+//! `fuzz_targets/` are one line each, so that `cargo test` runs the same code without a fuzzer. Run them with
 //! `scripts/fuzz.sh`.
 
 pub mod admin;

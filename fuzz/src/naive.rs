@@ -1,8 +1,8 @@
-//! The rules of the wire in their plainest form, written a second time from the documents and not from the code.
+//! A naive second implementation of the wire rules, written from the documentation.
 //!
-//! In: a datagram. Out: its lines and their keys. Next: `scan.rs` and `relay.rs` hold the real ones against them.
+//! In: a datagram. Out: its lines and their keys. Next: `scan.rs` and `relay.rs` compare the real ones with them.
 
-/// The lines of a datagram: what stands between newlines, without one `\r` at its end, the empty ones left out.
+/// The non-empty lines of a datagram, each without one trailing `\r`.
 pub fn lines(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     datagram
         .split(|byte| *byte == b'\n')
@@ -19,7 +19,7 @@ fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
     bytes.iter().position(|byte| *byte == wanted)
 }
 
-/// `name:value|type`: what stands before the first colon, if there is something, and a bar behind it.
+/// `name:value|type`: the non-empty part before the first colon, if a bar follows.
 fn metric_name(line: &[u8]) -> Option<&[u8]> {
     let colon = position(line, b':').filter(|colon| *colon > 0)?;
     line[colon..].contains(&b'|').then(|| &line[..colon])

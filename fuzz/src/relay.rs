@@ -1,13 +1,12 @@
-//! Datagrams through the whole relay, with any outcome of any send, and the account checked after every step.
+//! Datagrams through the whole relay, with any outcome of any send; the counters are checked after every step.
 //!
-//! The bytes are pieces, parted by FF FE. The first two bytes of the first piece are the rules (bit 6 of the second: whether
-//! packets note when metrics arrived); every other piece is one step,
-//! named by its first byte: `D` a datagram, `C` one that was longer, `T` and `F` transmit what is due and everything, `O`
-//! outcomes, `A` time goes by, `L` other backends live, or there are
-//! others. Any other piece is a datagram.
+//! Input: pieces separated by FF FE. The first two bytes of the first piece select the rules (bit 6 of the second: whether
+//! packets record arrival times). Every other piece is a step selected by its first byte: `D` a datagram, `C` a truncated one,
+//! `T` and `F` transmit what is due or everything, `O` outcomes, `A` time passes, `L` other backends are live or exist. Any
+//! other piece is a datagram.
 //!
-//! What is held: every line leaves once, unchanged, for the backend that owns its name, or is counted under one reason; no
-//! packet is empty, too long, or holds half a line; the account balances; order is kept while every send is good.
+//! Invariants: every line leaves once, unchanged, for the backend that owns its name, or is counted under one drop reason; no
+//! packet is empty, too long, or holds a partial line; the counters balance; order is kept while every send succeeds.
 
 use crate::naive;
 use statsring::packet::{Arrival, Packet, SendError, SendOutcome, SocketSlot};
@@ -22,13 +21,13 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// Room for a datagram.
+/// Receive buffer size.
 const DATAGRAM_BYTES_MAX: usize = 300;
-/// Backends: few, or more than a walk without the cache takes.
+/// Numbers of backends: few, or more than are searched without the cache.
 const NODES_FEW: usize = 4;
 const NODES_MANY: usize = 12;
 
-/// Any bytes are rules and steps.
+/// Interprets any input as rules and steps.
 pub fn run(bytes: &[u8]) {
     let mut pieces = pieces(bytes);
     let start = pieces.next().unwrap_or(&[]);
@@ -54,7 +53,7 @@ fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// What was expected of the lines received so far.
+/// Expectations for the lines received so far.
 #[derive(Default)]
 struct Expected {
     received: u64,
@@ -62,9 +61,9 @@ struct Expected {
     truncated: u64,
     no_backend: u64,
     node_down: u64,
-    /// Lines that have not left, with their backends, by hash.
+    /// Lines not yet sent, with their backends, by hash.
     waiting: HashMap<u64, u32>,
-    /// The same in order, for each backend; only right while every send is good.
+    /// The same in order, per backend; valid only while every send succeeds.
     in_order: [VecDeque<u64>; NODES_MANY],
 }
 
@@ -129,17 +128,17 @@ impl World {
         }
     }
 
-    /// A datagram that was `missing` bytes longer than what is there.
+    /// A datagram that was `missing` bytes longer.
     fn datagram(&mut self, bytes: &[u8], missing: usize) {
-        // As the worker does: no datagram is taken before there is room for its lines.
+        // Like the worker: receive only if there is room for its lines.
         while !self.relay.has_room() {
             self.transmit(Flush::Due, 8);
-            self.give_all_back();
+            self.recycle_all();
         }
         let received = &bytes[..bytes.len().min(DATAGRAM_BYTES_MAX)];
         let arrival = Arrival { bound_us: self.now_us, taken_us: self.now_us, after_idle: false };
         let is_cut = missing > 0 || received.len() < bytes.len();
-        // Some datagrams have no stamp; a relay without timestamps takes no notice.
+        // Some datagrams have no timestamp; a relay without timestamps ignores it.
         let stamped_us = (!bytes.len().is_multiple_of(3)).then_some(self.now_us as i64 - 5);
         self.relay.ingest_stamped(arrival, stamped_us, received, bytes.len() + missing);
         let mut whole = received;
@@ -195,7 +194,7 @@ impl World {
         assert!(transmitted == Transmitted::All || left == 0);
         if transmitted == Transmitted::All {
             let due_us = self.relay.next_deadline_us();
-            assert!(due_us.is_none_or(|due_us| due_us > self.now_us), "something due was left");
+            assert!(due_us.is_none_or(|due_us| due_us > self.now_us), "a due packet was not sent");
         }
         for packet in self.with_driver.iter().skip(before) {
             self.check_packet(packet);
@@ -206,13 +205,13 @@ impl World {
         let lines: Vec<&[u8]> = lines_of(packet).collect();
         assert_eq!(lines.len(), packet.metrics as usize, "metrics of a packet");
         assert!(!lines.is_empty() && !packet.bytes().starts_with(b"\n"));
-        assert!(packet.len() <= self.rules.packet_bytes_max || lines.len() == 1, "a packet is too long");
+        assert!(packet.len() <= self.rules.packet_bytes_max || lines.len() == 1, "packet too long");
         assert_eq!(packet.socket, SocketSlot(packet.backend as u32));
         let noted = packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()).map(|(_, metrics)| metrics);
-        assert!(noted.sum::<u32>() <= packet.metrics, "arrivals of metrics that are not there");
+        assert!(noted.sum::<u32>() <= packet.metrics, "more arrivals than metrics");
     }
 
-    /// The oldest packet that the driver has comes back.
+    /// Completes the oldest packet of the driver.
     fn outcome(&mut self, outcome: SendOutcome) {
         let Some(packet) = self.with_driver.pop_front() else { return };
         self.all_good &= outcome == SendOutcome::Sent;
@@ -220,30 +219,30 @@ impl World {
             for line in lines_of(&packet) {
                 let hash = hash(line, packet.backend);
                 let waiting = self.expected.waiting.get_mut(&hash).filter(|count| **count > 0);
-                *waiting.expect("a line left that was not waiting for this backend") -= 1;
+                *waiting.expect("a line was sent that was not queued for this backend") -= 1;
                 self.sent += 1;
                 if self.all_good {
                     let next = self.expected.in_order[packet.backend].pop_front();
-                    assert_eq!(next, Some(hash), "a line overtook another");
+                    assert_eq!(next, Some(hash), "lines were reordered");
                 }
             }
         }
         self.relay.sent(packet, outcome, self.now_us);
     }
 
-    fn give_all_back(&mut self) {
+    fn recycle_all(&mut self) {
         while !self.with_driver.is_empty() {
             self.outcome(SendOutcome::Sent);
         }
     }
 
-    /// As the worker does: what can leave leaves first, and the driver gives everything back.
+    /// Like the worker: flush first, and the driver returns all packets.
     fn reroute(&mut self, live: u8) {
         while {
             self.transmit(Flush::All, usize::MAX);
             !self.with_driver.is_empty()
         } {
-            self.give_all_back();
+            self.recycle_all();
         }
         self.generation += 1;
         self.live = live;
@@ -262,29 +261,29 @@ impl World {
         assert_eq!(counters.dropped(DropReason::NodeDown), expected.node_down, "node down");
     }
 
-    /// Everything leaves: what never left is exactly what was dropped.
+    /// Drains everything: what was not sent must equal what was dropped.
     fn end(mut self) {
-        // A packet that waits is tried again after a pause; a few rounds reach every one of them.
+        // Deferred packets are retried after a pause; a few rounds reach all of them.
         for _ in 0..50 {
             self.now_us += 100_000;
             self.transmit(Flush::All, usize::MAX);
-            self.give_all_back();
+            self.recycle_all();
             if self.relay.is_empty() {
                 break;
             }
         }
         self.check();
-        assert!(self.relay.is_empty() && self.relay.is_settled(), "something stays for ever");
+        assert!(self.relay.is_empty() && self.relay.is_settled(), "packets remain");
         let left: u32 = self.expected.waiting.values().sum();
         let known = self.expected.malformed
             + self.expected.truncated
             + self.expected.no_backend
             + self.expected.node_down;
-        assert_eq!(u64::from(left), self.relay.counters().dropped_total() - known, "lost without a count");
+        assert_eq!(u64::from(left), self.relay.counters().dropped_total() - known, "lost but not counted");
     }
 }
 
-/// Lines of a packet; a packet that others follow in a train is filled up with newlines.
+/// Lines of a packet; packets of a GSO batch are padded with newlines.
 fn lines_of(packet: &Packet) -> impl Iterator<Item = &[u8]> {
     packet.bytes().split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
@@ -311,19 +310,19 @@ fn outcome(kind: u8) -> SendOutcome {
 }
 
 fn live_set(live: u8) -> LiveSet {
-    LiveSet::new((0..nodes(live)).map(|index| lives(live, index)))
+    LiveSet::new((0..nodes(live)).map(|index| is_live(live, index)))
 }
 
-fn lives(live: u8, index: usize) -> bool {
+fn is_live(live: u8, index: usize) -> bool {
     live >> (index % NODES_FEW) & 1 == 1
 }
 
-/// Of those that do not live, every second one is drained if bit 5 says so.
+/// Every second dead backend is drained if bit 5 is set.
 fn is_diverted(live: u8, index: usize) -> bool {
-    live & 0x20 != 0 && !lives(live, index) && index.is_multiple_of(2)
+    live & 0x20 != 0 && !is_live(live, index) && index.is_multiple_of(2)
 }
 
-/// How many backends there are: bit 4 of who lives.
+/// The number of backends: bit 4 of `live`.
 fn nodes(live: u8) -> usize {
     if live & 0x10 == 0 { NODES_FEW } else { NODES_MANY }
 }

@@ -1,17 +1,17 @@
-//! Every way of finding lines and keys, against the plain rules.
+//! All scanners, compared with the naive rules.
 
 use crate::expand::expand;
 use crate::naive;
 use statsring::wire::{self, LineIndex, Scanner};
 
-/// Any bytes are a datagram; those of a long one are written short.
+/// Scans any input as a datagram, with a shorthand for long ones.
 pub fn run(bytes: &[u8]) {
     let mut marks = LineIndex::new();
     let long = expand(bytes, 800);
     if long.len() > bytes.len() {
         check(&long, &mut marks);
     }
-    // The marks of the long one must not matter.
+    // The index of the long datagram must not affect the next one.
     check(bytes, &mut marks);
 }
 
@@ -19,7 +19,7 @@ fn check(datagram: &[u8], marks: &mut LineIndex) {
     let expected: Vec<(&[u8], Option<&[u8]>)> =
         naive::lines(datagram).map(|line| (line, naive::key(line))).collect();
     let plain: Vec<_> = wire::lines(datagram).map(|line| (line, wire::routing_key(line))).collect();
-    assert_eq!(plain, expected, "the plain way of the wire");
+    assert_eq!(plain, expected, "the scalar parser");
     for scanner in Scanner::all() {
         let mut found = 0;
         scanner.each_line(datagram, marks, |line: &[u8], key: Option<&[u8]>| {

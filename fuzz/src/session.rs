@@ -1,20 +1,20 @@
-//! The admin protocol: the same commands come out however the bytes are cut, and as the plain rules say.
+//! The admin protocol: the parsed commands do not depend on how the input is split, and follow the naive rules.
 //!
-//! From a line of HTTP on nothing is a command; all that was fed from there on is left for HTTP.
+//! From an HTTP line on, nothing is a command; all further input is left for HTTP.
 //!
-//! The bytes: the first is the length of the pieces (1 to 64, for long texts 64 times that; the top bit: commands are
-//! taken only at the end), the rest is what the client sends.
+//! Input: the first byte is the chunk length (1 to 64, for long texts times 64; top bit: commands are taken only at the end),
+//! the rest is what the client sends.
 
 use crate::expand::expand;
 use statsring::admin::{Command, Foreign, Input, LINE_BYTES_MAX, Session, parse, proxy_js};
 use statsring::config::AdminDialect;
 
-/// Two of these are more than a line may have.
+/// Two of these exceed the maximum line length.
 pub const REPEAT: usize = 2_050;
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE", "PRI"];
 
-/// Any bytes are a way to cut and a conversation.
+/// Splits and parses any input.
 pub fn run(bytes: &[u8]) {
     let Some((way, text)) = bytes.split_first() else { return };
     let text = &expand(text, REPEAT);
@@ -26,7 +26,7 @@ pub fn run(bytes: &[u8]) {
         session.feed(piece);
         if is_prompt {
             inputs.extend(std::iter::from_fn(|| session.next_command()));
-            assert!(session.buffered() <= LINE_BYTES_MAX, "{} bytes are kept", session.buffered());
+            assert!(session.buffered() <= LINE_BYTES_MAX, "{} bytes are buffered", session.buffered());
         }
     }
     session.end_of_file();
@@ -34,16 +34,16 @@ pub fn run(bytes: &[u8]) {
     assert!(session.is_finished());
     assert_eq!(inputs, expected);
     with_silences(text, piece_bytes(*way, text));
-    in_the_words_of_proxy_js(text, piece_bytes(*way, text));
+    in_the_proxy_js_dialect(text, piece_bytes(*way, text));
 }
 
-/// How long the pieces of a text are.
+/// The chunk length of a text.
 pub fn piece_bytes(way: u8, text: &[u8]) -> usize {
     let bytes = usize::from(way & 63) + 1;
     if text.len() < REPEAT { bytes } else { 64 * bytes }
 }
 
-/// A silence after each piece: each one is a line of its own, whatever it is, and nothing is kept.
+/// With a pause after each chunk, each one is a line, and nothing is buffered.
 fn with_silences(text: &[u8], piece_bytes: usize) {
     let mut session = Session::new();
     let mut inputs = Vec::new();
@@ -52,7 +52,7 @@ fn with_silences(text: &[u8], piece_bytes: usize) {
         session.feed(piece);
         session.silence();
         let taken: Vec<Input> = std::iter::from_fn(|| session.next_command()).collect();
-        assert!(!is_closed || taken.is_empty(), "something came after the end");
+        assert!(!is_closed || taken.is_empty(), "input after the end");
         assert_eq!(session.buffered(), 0);
         if !is_closed {
             assert_eq!(taken, self::expected(piece));
@@ -64,9 +64,9 @@ fn with_silences(text: &[u8], piece_bytes: usize) {
     assert!(ends <= 1 && !inputs.contains(&Input::Command(Command::Nothing)));
 }
 
-/// The words of `proxy.js`: a read of white space alone is a command, and one of several lines is, unless it begins with one of
-/// statsring's own; else its lines are. Nothing is kept after a silence.
-fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
+/// The `proxy.js` dialect: a read of white space only is a command, and so is one of several lines, unless it begins with a
+/// statsring command; otherwise each line is one. Nothing is buffered after a pause.
+fn in_the_proxy_js_dialect(text: &[u8], piece_bytes: usize) {
     let mut session = Session::new();
     session.set_dialect(AdminDialect::ProxyJs);
     for piece in text.chunks(piece_bytes) {
@@ -91,7 +91,7 @@ fn in_the_words_of_proxy_js(text: &[u8], piece_bytes: usize) {
     }
 }
 
-/// What a read is as a whole, if it is one command: with its inner newlines as bytes of its words.
+/// The command of a whole read, if it is one; inner newlines are part of its arguments.
 fn as_one_command(read: &[u8]) -> Option<Command> {
     let read = &read[negotiation(read)..];
     let is_white = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
@@ -112,7 +112,7 @@ fn as_one_command(read: &[u8]) -> Option<Command> {
     Some(proxy_js::parse(&joined))
 }
 
-/// The plain way: all bytes at once.
+/// The naive way: all bytes at once.
 fn expected(text: &[u8]) -> Vec<Input> {
     let mut inputs = Vec::new();
     for line in text.split(|byte| *byte == b'\n') {
@@ -132,7 +132,7 @@ fn expected(text: &[u8]) -> Vec<Input> {
     inputs
 }
 
-/// The other protocol that a line belongs to. Of one that is too long only the beginning is looked at.
+/// The other protocol of a line. Of an overlong line only the beginning is examined.
 pub fn foreign(line: &[u8]) -> Option<Foreign> {
     let is_whole = line.len() <= LINE_BYTES_MAX;
     let line = &line[..line.len().min(LINE_BYTES_MAX + 1)];
@@ -150,7 +150,7 @@ pub fn foreign(line: &[u8]) -> Option<Foreign> {
     }
 }
 
-/// How many bytes of telnet's negotiation (RFC 854) stand at the beginning of a line, one that is cut included.
+/// The length of the telnet negotiation (RFC 854) at the beginning of a line, including a truncated one.
 fn negotiation(line: &[u8]) -> usize {
     let mut at = 0;
     while line.get(at) == Some(&255) {

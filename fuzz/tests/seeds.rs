@@ -1,4 +1,4 @@
-//! The targets without a fuzzer: every seed passes, so do many small changes of it, and a planted defect does not.
+//! The targets without a fuzzer: every seed and many mutations of it pass, and injected defects are detected.
 
 use statsring::planted::{Defect, plant};
 use statsring_fuzz as fuzz;
@@ -6,10 +6,10 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
 
-/// Changed copies of each seed.
+/// Mutations per seed.
 const COPIES: usize = 300;
 
-/// A target's name and what it does with its bytes.
+/// A target's name and function.
 type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: [Target; 7] = [
@@ -22,7 +22,7 @@ const TARGETS: [Target; 7] = [
     ("config", fuzz::config::run),
 ];
 
-/// The seeds of a target with their names, those that a fuzzer left behind not among them.
+/// The seeds of a target with their names, excluding those left by a fuzzer.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     let mut seeds: Vec<(String, Vec<u8>)> = fs::read_dir(folder)
@@ -32,11 +32,11 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         .filter(|(name, _)| name.len() != 40)
         .collect();
     seeds.sort();
-    assert!(seeds.len() >= 4, "{target} has only {} seeds", seeds.len());
+    assert!(seeds.len() >= 4, "{target}: expected at least 4 seeds, found {}", seeds.len());
     seeds
 }
 
-/// A copy with a few bytes changed, doubled or left out; the same at every run.
+/// A copy with a few bytes changed, duplicated or removed; deterministic.
 fn changed(seed: &[u8], copy: usize) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     let mut state = copy as u64;
@@ -58,7 +58,7 @@ fn changed(seed: &[u8], copy: usize) -> Vec<u8> {
 }
 
 #[test]
-fn every_seed_passes_and_so_do_its_neighbours() {
+fn seeds_and_their_mutations_pass() {
     for (target, run) in TARGETS {
         for (name, seed) in seeds(target) {
             run(&seed);
@@ -72,7 +72,7 @@ fn every_seed_passes_and_so_do_its_neighbours() {
 }
 
 #[test]
-fn every_target_of_the_fuzzer_is_among_them() {
+fn every_fuzz_target_is_tested() {
     let mut files: Vec<String> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets"))
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
@@ -84,13 +84,13 @@ fn every_target_of_the_fuzzer_is_among_them() {
 }
 
 #[test]
-fn planted_defects_of_the_relay_are_found() {
+fn injected_relay_defects_are_detected() {
     for defect in
         [Defect::DropUncounted, Defect::BusyPacketLost, Defect::RefusedPacketLost, Defect::DeadlineIgnored]
     {
         plant(Some(defect));
         let found = seeds("relay").iter().any(|(_, seed)| catch_unwind(|| fuzz::relay::run(seed)).is_err());
         plant(None);
-        assert!(found, "{defect:?} was not found");
+        assert!(found, "{defect:?} was not detected");
     }
 }

@@ -1,4 +1,4 @@
-//! The README and the pages of the book, taken apart: code blocks, links, anchors, inline code.
+//! Parses the README and the pages of the book: code blocks, links, anchors, inline code.
 //!
 //! In: Markdown files of the repository. Out: [`Page`]s. Next: `tests/docs.rs` (links, generated parts), `tests/guides.rs` and
 //! `tests/network` (commands and configs).
@@ -6,9 +6,9 @@
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use std::path::{Path, PathBuf};
 
-/// A page.
+/// A Markdown page.
 pub struct Page {
-    /// Its path in the repository.
+    /// Path in the repository.
     pub path: String,
     pub text: String,
 }
@@ -16,16 +16,16 @@ pub struct Page {
 /// A code block, fenced or indented.
 #[derive(Debug)]
 pub struct Block {
-    /// What follows the fence; empty for an indented block.
+    /// The info string of the fence; empty for an indented block.
     pub language: String,
     pub text: String,
-    /// The file that the paragraph before it names, if it is nothing but that name.
+    /// The file name, if the preceding paragraph consists of one.
     pub file: Option<String>,
-    /// Where it begins.
+    /// The first line.
     pub line: usize,
 }
 
-/// A line of the code that a reader would enter, and what the page shows as its output.
+/// A command line to be entered, and the output shown for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entered {
     pub command: String,
@@ -106,19 +106,19 @@ impl Page {
         blocks
     }
 
-    /// The blocks of a language.
+    /// Blocks of one language.
     pub fn blocks_of(&self, language: &str) -> Vec<Block> {
         self.blocks().into_iter().filter(|block| block.language == language).collect()
     }
 
-    /// The only block of a language.
+    /// The single block of a language.
     pub fn block(&self, language: &str) -> Block {
         let mut blocks = self.blocks_of(language);
         assert_eq!(blocks.len(), 1, "{}: blocks of {language}", self.path);
         blocks.remove(0)
     }
 
-    /// Targets of links and images, each with its line.
+    /// Targets of links and images with their lines.
     pub fn links(&self) -> Vec<(String, usize)> {
         let mut links = Vec::new();
         for (event, range) in self.events() {
@@ -138,7 +138,7 @@ impl Page {
         links
     }
 
-    /// Headings with their level, as plain text.
+    /// Headings as plain text, with their level.
     pub fn headings(&self) -> Vec<(HeadingLevel, String)> {
         let mut headings = Vec::new();
         let mut open: Option<(HeadingLevel, String)> = None;
@@ -153,7 +153,7 @@ impl Page {
         headings
     }
 
-    /// What may follow the `#` of a link to this page: the rule of GitHub and of mdBook.
+    /// Valid fragments of links to this page, by the rule of GitHub and mdBook.
     pub fn anchors(&self) -> Vec<String> {
         let anchor = |(_, heading): (HeadingLevel, String)| {
             let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
@@ -162,7 +162,7 @@ impl Page {
         self.headings().into_iter().map(anchor).collect()
     }
 
-    /// Inline code, each with its line.
+    /// Inline code with its lines.
     pub fn inline_code(&self) -> Vec<(String, usize)> {
         let code = |(event, range): (Event<'_>, std::ops::Range<usize>)| match event {
             Event::Code(code) => Some((code.to_string(), self.line(range.start))),
@@ -173,8 +173,8 @@ impl Page {
 }
 
 impl Block {
-    /// What a reader enters: in a `console` block the lines after `$ `, each with the output below it; in `sh` and indented
-    /// blocks every line. A line that ends with a backslash continues.
+    /// Commands to be entered: in `console` blocks the lines after `$ `, each with its output; in `sh` and indented blocks all
+    /// lines. A trailing backslash continues a line.
     pub fn entered(&self) -> Vec<Entered> {
         let text = self.text.replace("\\\n", " ");
         let mut entered: Vec<Entered> = Vec::new();
@@ -201,7 +201,7 @@ impl Block {
     }
 }
 
-/// The words of a command in front of a pipe, redirection, comment or `&`, without quotes.
+/// The arguments of a command up to a pipe, redirection, comment or `&`, without quotes.
 pub fn words(command: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let (mut word, mut quote, mut begun) = (String::new(), None, false);
@@ -227,7 +227,7 @@ pub fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// Writes the files that a page shows to a folder, each under the name that it gives them.
+/// Writes the files shown on a page to a folder, under their names.
 pub fn write_files(page: &Page, folder: &Path) {
     for block in page.blocks() {
         if let Some(name) = block.file.filter(|name| !name.contains('/')) {
@@ -236,7 +236,7 @@ pub fn write_files(page: &Page, folder: &Path) {
     }
 }
 
-/// A new folder of the test's own.
+/// A new temporary folder.
 pub fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);

@@ -1,9 +1,9 @@
-//! The pages are taken apart as a reader sees them.
+//! Tests of the Markdown parsing.
 
 use super::book::{Page, words};
 
 #[test]
-fn a_page_is_taken_apart() {
+fn pages_are_parsed_into_blocks_links_and_commands() {
     let text = "# A `b` c!\n\n`x.json`\n\n```json\n{}\n```\n\nText `y` and [l](m.md#n).\n\n```console\n$ a \\\n  b\nout\n$ c\n```\n\n    cargo test\n";
     let page = Page { path: "p.md".to_owned(), text: text.to_owned() };
     let blocks = page.blocks();
@@ -20,7 +20,7 @@ fn a_page_is_taken_apart() {
 }
 
 #[test]
-fn a_command_ends_at_a_pipe_and_quotes_keep_blanks() {
+fn commands_end_at_a_pipe_and_quotes_keep_spaces() {
     assert_eq!(words("echo \"a b|c\" | nc -w1 x"), ["echo", "a b|c"]);
     assert_eq!(words("a  -f 'x y' \"\" # b"), ["a", "-f", "x y", ""]);
     assert_eq!(words("a & "), ["a"]);

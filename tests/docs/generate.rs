@@ -1,4 +1,4 @@
-//! The generated parts of the book, each from the table in the code that the program itself uses.
+//! Generates parts of the book from the tables used by the program.
 //!
 //! In: tables of the crate, and `--help`. Out: Markdown. Next: `docs.rs` compares it with the pages.
 
@@ -7,10 +7,10 @@ use statsring::config::{KEYS, Key, NODE_KEYS};
 use statsring::stats::{Counter, DropReason};
 use std::process::Command;
 
-/// The name in a marker, and what stands after it.
+/// The name in a marker, and the text after it.
 type Part = (&'static str, fn() -> String);
 
-/// Every part.
+/// All parts.
 pub const PARTS: [Part; 12] = [
     ("keys", || keys(&KEYS)),
     ("node-keys", || keys(&NODE_KEYS)),
@@ -48,12 +48,12 @@ fn table(head: &str, rows: impl IntoIterator<Item = String>) -> String {
     format!("{head}\n|{}\n{rows}", "---|".repeat(columns))
 }
 
-/// Text within a cell of a table.
+/// Escapes text for a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// The names of all keys of statsring's own.
+/// The names of all statsring keys.
 pub fn key_names() -> impl Iterator<Item = String> {
     KEYS.iter().chain(&NODE_KEYS).map(|key| key.name.to_owned())
 }
@@ -86,10 +86,11 @@ fn admin_commands() -> String {
     table("| command | answer |", admin_help().map(row))
 }
 
-/// The admin port's commands, each with its meaning, from the answer to `help`.
+/// The admin commands with their meanings, from the reply to `help`.
 pub fn admin_help() -> impl Iterator<Item = (&'static str, &'static str)> {
     admin::HELP.lines().map(|line| {
-        let (usage, meaning) = line.split_once("  ").unwrap_or_else(|| panic!("one column only: {line}"));
+        let (usage, meaning) =
+            line.split_once("  ").unwrap_or_else(|| panic!("expected two columns, found {line}"));
         (usage, meaning.trim_start())
     })
 }

@@ -1,7 +1,7 @@
-//! The man page: written by hand but for the parts between markers, which come from the same tables as the book's.
+//! The man page: hand-written, except for the parts between markers, which come from the same tables as the book's.
 //!
-//! In: `docs/statsring.8`. Out: its text with the generated parts as they should be. A marker is a comment,
-//! `.\" generated: NAME` up to `.\" end`.
+//! In: `docs/statsring.8`. Out: its text with the generated parts updated. A marker is a comment, `.\" generated: NAME` up to
+//! `.\" end`.
 
 use super::book::root;
 use super::generate;
@@ -11,14 +11,15 @@ pub const PATH: &str = "docs/statsring.8";
 const BEGIN: &str = ".\\\" generated: ";
 const END: &str = ".\\\" end\n";
 
-/// The page as it should be.
+/// The expected page.
 pub fn generated() -> String {
     let text = std::fs::read_to_string(root().join(PATH)).unwrap();
-    let mut wanted = String::new();
+    let mut expected = String::new();
     let mut rest = &*text;
     while let Some((before, after)) = rest.split_once(BEGIN) {
         let (name, after) = after.split_once('\n').unwrap();
-        let (_, after) = after.split_once(END).unwrap_or_else(|| panic!("{PATH}: {name} has no end"));
+        let (_, after) =
+            after.split_once(END).unwrap_or_else(|| panic!("{PATH}: {name}: missing end marker"));
         let part = match name {
             "options" => options(&generate::help_of(None), false),
             "commands" => commands(),
@@ -26,19 +27,19 @@ pub fn generated() -> String {
             "node-keys" => keys(&NODE_KEYS),
             "admin-commands" => admin_commands(),
             "exit-codes" => exit_codes(),
-            _ => panic!("{PATH}: nothing generates {name}"),
+            _ => panic!("{PATH}: unknown generated part {name}"),
         };
-        wanted += &format!("{before}{BEGIN}{name}\n{part}{END}");
+        expected += &format!("{before}{BEGIN}{name}\n{part}{END}");
         rest = after;
     }
-    wanted + rest
+    expected + rest
 }
 
-/// Text that mdoc takes as it is: no Markdown, no leading dots, no escapes, each sentence on a line of its own.
+/// Text as mdoc input: no Markdown, no leading dots, no escapes, one sentence per line.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
-    // [text](link) is text.
+    // [text](link) becomes text.
     while let Some((before, after)) = rest.split_once('[') {
         match after.split_once("](").and_then(|(label, tail)| Some((label, tail.split_once(')')?.1))) {
             Some((label, tail)) if !label.contains(']') => {
@@ -62,7 +63,7 @@ fn plain(text: &str) -> String {
     guarded.collect()
 }
 
-/// Words for a macro's line, where quotes and blanks have a meaning.
+/// An argument of a macro, where quotes and blanks are special.
 fn argument(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\e").replace('"', "\\(dq"))
 }
@@ -79,7 +80,7 @@ fn list(items: impl IntoIterator<Item = (String, String)>) -> String {
     format!(".Bl -tag -width Ds\n{}.El\n", items.collect::<String>())
 }
 
-/// A block of a help text: entries and their explanations, which may go on in the next lines.
+/// A section of a help text: entries and their descriptions, which may span lines.
 fn block(help: &str, title: &str) -> Vec<(String, String)> {
     let Some((_, after)) = help.split_once(&format!("\n{title}:\n")) else { return Vec::new() };
     let mut entries: Vec<(String, String)> = Vec::new();
@@ -88,7 +89,7 @@ fn block(help: &str, title: &str) -> Vec<(String, String)> {
         match (line.starts_with(' '), entries.last_mut()) {
             (true, Some((_, text))) => *text += &format!(" {}", line.trim()),
             _ => {
-                // A long entry has its explanation on the next line.
+                // The description of a long entry is on the next line.
                 let (entry, text) = line.split_once("  ").unwrap_or((line, ""));
                 entries.push((entry.to_owned(), text.trim().to_owned()));
             }
@@ -97,7 +98,7 @@ fn block(help: &str, title: &str) -> Vec<(String, String)> {
     entries.into_iter().map(|(entry, text)| (entry, text.trim().to_owned())).collect()
 }
 
-/// The word that an option takes, from the usage line, as `FILE`.
+/// The argument of an option in the usage line, such as `FILE`.
 fn takes(help: &str, option: &str) -> Option<String> {
     let usage = help.lines().next()?;
     let short = &option[1..];
@@ -107,7 +108,7 @@ fn takes(help: &str, option: &str) -> Option<String> {
     Some(after.split(['>', '.']).next()?.to_owned())
 }
 
-/// The options of the program or of a command, for which `--help` is not repeated.
+/// The options of the program or of a command, without `--help` for commands.
 fn options(help: &str, is_command: bool) -> String {
     let item = |(entry, text): (String, String)| {
         let names: Vec<&str> = entry.split(", ").collect();

@@ -1,7 +1,6 @@
-//! What inline code in the text may be: keys, counters, columns, metrics, files, commands, but no name of something that was
-//! renamed or removed.
+//! Checks inline code: keys, counters, columns, metrics, files and commands must exist.
 //!
-//! In: inline code. Out: the words in it that look like one of our names and are none.
+//! In: inline code. Out: words in it that look like a name of ours but are unknown.
 
 use super::{book::root, generate};
 use statsring::admin::{self, AdminCounter};
@@ -16,7 +15,7 @@ const OTHERS: &str = "
     rmem_max rmem_default wmem_max nr_throttled rule_files alerts_test xNN kernel_facts
     exampleConfig proxyConfig toString hasOwnProperty bad_lines_seen statsd_exporter_lines_total
 ";
-/// Lines of `status`, states of backends, and lines of `stats` that are no counters.
+/// Lines of `status`, backend states, and lines of `stats` that are not counters.
 const LINES: &str = "
     fingerprint_config receive_buffer last_reload last_restart dropped_ forced_down own_address
     worker_skew worker_0_ worker_0_cpu_us worker_0_socket_1_kernel_drops packets_received metrics_dropped_
@@ -41,7 +40,7 @@ static KNOWN: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     known
 });
 
-/// The words of some inline code that look like names of ours and are not known.
+/// Words of inline code that look like a name of ours but are unknown.
 pub fn unknown(page: &str, code: &str) -> impl Iterator<Item = String> {
     let is_path = ["scripts/", "docs/", "docker/", "src/", "tests/", "target/", ".ci/"]
         .iter()
@@ -61,7 +60,7 @@ pub fn unknown(page: &str, code: &str) -> impl Iterator<Item = String> {
         let is_camel = word.starts_with(|c: char| c.is_ascii_lowercase())
             && word.contains(|c: char| c.is_ascii_uppercase())
             && !word.contains('_');
-        // Keys of other proxies are on their own pages; what is generated is right by itself.
+        // Keys of other proxies are on their own pages; generated parts need no check.
         let is_elsewhere = page.contains("/migrating/") && is_snake;
         if (is_snake && !is_elsewhere || is_camel) && !KNOWN.contains(word) {
             unknown.push(word.to_owned());

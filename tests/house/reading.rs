@@ -1,47 +1,46 @@
-//! What a source file refers to, read from its tokens: paths into the crate however they are written, the files of its
-//! modules, and where it is `unsafe`.
+//! Extracts references from the tokens of a source file: paths into the crate in any notation, files of submodules, and lines
+//! with `unsafe`.
 //!
-//! In: a file's text and its module. Out: a [`Reading`], without what is for tests only. Next: `sources.rs`, which follows the
-//! modules.
+//! In: a file's text and its module. Out: a [`Reading`], without test code. Next: `sources.rs` follows the modules.
 
 use proc_macro2::{Delimiter, Group, Ident, Punct, Spacing, TokenStream, TokenTree};
 use std::ops::Range;
 
-/// The crate's name in paths of its own program.
+/// The crate's name in paths of its own binary.
 const CRATE: &str = "statsring";
 
-/// A module's path from the crate's root, which is empty.
+/// A module path from the crate root, which is empty.
 pub type Module = Vec<String>;
 
-/// A path from the crate's root. A glob ends in `*`; the root itself, imported whole, is `*` too.
+/// A path from the crate root. A glob ends in `*`, and so does an import of the root itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     pub path: Vec<String>,
     pub line: usize,
 }
 
-/// A module that is in a file of its own.
+/// An out-of-line module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
     pub module: Module,
-    /// What `#[path]` says.
+    /// The value of `#[path]`.
     pub file: Option<String>,
     pub is_for_tests: bool,
 }
 
-/// A file, read. Only `children` has what is for tests.
+/// A parsed file. Only `children` includes test code.
 #[derive(Debug, Default)]
 pub struct Reading {
     pub references: Vec<Reference>,
-    /// Paths that begin with a name, as if it were a module of this one; most are not.
+    /// Paths that begin with a name, as if it were a submodule; most are not.
     pub relative: Vec<Vec<String>>,
-    /// What `pub use` re-exports.
+    /// Paths re-exported by `pub use`.
     pub exports: Vec<Vec<String>>,
     pub children: Vec<Child>,
     pub unsafe_lines: Vec<usize>,
 }
 
-/// Reads `text`, which is in `module`. Panics if it is not Rust.
+/// Parses `text` of `module`. Panics if it is not valid Rust.
 pub fn read(text: &str, module: &[String]) -> Reading {
     let tokens: TokenStream = text.parse().unwrap_or_else(|error| panic!("{}: {error}", module.join("::")));
     let mut reading = Reading::default();
@@ -50,7 +49,7 @@ pub fn read(text: &str, module: &[String]) -> Reading {
 }
 
 impl Reading {
-    /// One level of tokens; groups are walked in turn.
+    /// Walks one level of tokens, and its groups.
     fn walk(&mut self, tokens: TokenStream, module: &[String]) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut at = 0;
@@ -59,7 +58,7 @@ impl Reading {
         }
     }
 
-    /// Reads what begins at `at`; returns where the next thing begins.
+    /// Parses the item at `at`; returns the position after it.
     fn step(&mut self, tokens: &[TokenTree], at: usize, module: &[String]) -> usize {
         if let Some((attribute, end)) = inner_attribute(tokens, at) {
             self.walk(code_in(&attribute), module);
@@ -91,7 +90,7 @@ impl Reading {
         at + 1
     }
 
-    /// What has attributes and begins at `at`. An item for tests is passed over; the others' tokens are read next.
+    /// An item with attributes at `at`. Test items are skipped.
     fn item(&mut self, attributes: &[Group], tokens: &[TokenTree], at: usize, module: &[String]) -> usize {
         let is_for_tests = attributes.iter().any(is_cfg_test);
         let end = end_of_item(tokens, at);
@@ -122,7 +121,7 @@ impl Reading {
         at + 3
     }
 
-    /// A path from the crate's root, from here or from above, and what is in its braces.
+    /// A path from the crate root, `self` or `super`, including braces.
     fn path(&mut self, tokens: &[TokenTree], at: usize, module: &[String]) -> usize {
         let (paths, end) = expand(tokens, at, module);
         let line = tokens[at].span().start().line;
@@ -131,7 +130,7 @@ impl Reading {
     }
 }
 
-/// An attribute of what contains it, `#![...]`, and where it ends.
+/// An inner attribute, `#![...]`, and its end.
 fn inner_attribute(tokens: &[TokenTree], at: usize) -> Option<(Group, usize)> {
     let is_one = is_punct(tokens.get(at), '#') && is_punct(tokens.get(at + 1), '!');
     match tokens.get(at + 2) {
@@ -140,7 +139,7 @@ fn inner_attribute(tokens: &[TokenTree], at: usize) -> Option<(Group, usize)> {
     }
 }
 
-/// The attributes of the item after them, and where they end.
+/// The attributes of an item, and their end.
 fn attributes(tokens: &[TokenTree], mut at: usize) -> Option<(Vec<Group>, usize)> {
     let mut attributes = Vec::new();
     while let Some(TokenTree::Group(group)) = tokens.get(at + 1).filter(|_| is_punct(tokens.get(at), '#')) {
@@ -150,7 +149,7 @@ fn attributes(tokens: &[TokenTree], mut at: usize) -> Option<(Vec<Group>, usize)
     (!attributes.is_empty()).then_some((attributes, at))
 }
 
-/// `cfg(test)` or `cfg(all(test, ...))`; `any(test, ...)` is in other builds too.
+/// `cfg(test)` or `cfg(all(test, ...))`; `any(test, ...)` applies to other builds as well.
 fn is_cfg_test(attribute: &Group) -> bool {
     let tokens: Vec<TokenTree> = attribute.stream().into_iter().collect();
     let [TokenTree::Ident(cfg), TokenTree::Group(condition)] = &tokens[..] else { return false };
@@ -177,7 +176,7 @@ fn path_of(attribute: &Group) -> Option<String> {
     }
 }
 
-/// An attribute's tokens, and those in its texts, as in `with = "crate::config"`; nothing of a comment.
+/// The tokens of an attribute, and those in its strings, such as `with = "crate::config"`, but not in doc comments.
 fn code_in(attribute: &Group) -> TokenStream {
     let is_comment =
         matches!(attribute.stream().into_iter().next(), Some(TokenTree::Ident(doc)) if doc == "doc");
@@ -195,8 +194,8 @@ fn unquote(tokens: TokenStream) -> TokenStream {
     tokens.into_iter().flat_map(unquoted).collect()
 }
 
-/// Where the item that begins at `at` ends: after its braces or semicolon, or, of a field, its comma. If in doubt, early, so
-/// that rather too little is taken to be for tests.
+/// The end of the item at `at`: after its braces or semicolon, or, for a field, its comma. Errs on the early side, so that
+/// too little rather than too much counts as test code.
 fn end_of_item(tokens: &[TokenTree], at: usize) -> usize {
     let mut angles = 0;
     for (index, token) in tokens.iter().enumerate().skip(at) {
@@ -212,7 +211,7 @@ fn end_of_item(tokens: &[TokenTree], at: usize) -> usize {
     tokens.len()
 }
 
-/// Whether the `>` at `index` is of `->` or `=>`.
+/// Whether the `>` at `index` belongs to `->` or `=>`.
 fn ends_arrow(tokens: &[TokenTree], index: usize) -> bool {
     let before = index.checked_sub(1).map(|before| &tokens[before]);
     matches!(before, Some(TokenTree::Punct(mark)) if mark.spacing() == Spacing::Joint && "-=".contains(mark.as_char()))
@@ -233,7 +232,7 @@ fn is_after_pub(tokens: &[TokenTree], at: usize) -> bool {
     is_pub(at.checked_sub(if is_group { 2 } else { 1 }))
 }
 
-/// Whether a group is that of `pub(super)` or its like.
+/// Whether a group is a visibility restriction such as `pub(super)`.
 fn is_restriction(tokens: &[TokenTree], at: usize, group: &Group) -> bool {
     let is_pub = at > 0 && matches!(&tokens[at - 1], TokenTree::Ident(word) if *word == "pub");
     let mut inner = group.stream().into_iter();
@@ -262,8 +261,7 @@ fn follows_colons(tokens: &[TokenTree], at: usize) -> bool {
     at >= 2 && are_colons(tokens, at - 2)
 }
 
-/// The paths that begin at `at`, several if braces follow, and where they end. `base` is the module they are written in, or
-/// what precedes them in a group.
+/// The paths at `at`, several in case of braces, and their end. `base` is the enclosing module or the prefix of a group.
 fn expand(tokens: &[TokenTree], mut at: usize, base: &[String]) -> (Vec<Vec<String>>, usize) {
     let mut path = base.to_vec();
     loop {
@@ -281,7 +279,7 @@ fn expand(tokens: &[TokenTree], mut at: usize, base: &[String]) -> (Vec<Vec<Stri
                 path.push("*".to_string());
                 return (vec![path], at + 1);
             }
-            // A turbofish, `<`, which is walked on its own.
+            // A turbofish, `<`, is walked separately.
             _ => return (vec![path], at),
         }
         at += 1;

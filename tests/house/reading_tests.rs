@@ -1,4 +1,4 @@
-//! What is read from a file's tokens, and what is not.
+//! Tests of the token parsing.
 
 use super::reading::{Child, Reading, read};
 
@@ -7,7 +7,7 @@ fn read_in(module: &str, text: &str) -> Reading {
     read(text, &module)
 }
 
-/// The paths in `text`, which is in the module `driver::uring`.
+/// The paths in `text` of the module `driver::uring`.
 fn paths(text: &str) -> Vec<String> {
     let references = read_in("driver::uring", text).references;
     references.iter().map(|reference| reference.path.join("::")).collect()
@@ -36,7 +36,7 @@ fn super_and_self_are_resolved_also_in_inner_modules() {
 }
 
 #[test]
-fn the_root_imported_whole_is_seen_as_a_glob() {
+fn crate_root_imports_are_globs() {
     for text in
         ["use crate as root;", "use crate::{self as root};", "use crate::*;", "use super::super as root;"]
     {
@@ -55,13 +55,13 @@ fn paths_outside_of_imports_are_seen() {
 }
 
 #[test]
-fn texts_and_comments_are_no_code() {
+fn strings_and_comments_are_ignored() {
     assert!(paths("/// As [`crate::a`].\n// crate::b\n/* crate::c */ fn f() { \"crate::d\"; }").is_empty());
     assert!(paths("fn f() { other::crate_name::a(); std::self_test::b(); }").is_empty());
 }
 
 #[test]
-fn only_what_is_for_tests_is_left_out() {
+fn only_test_code_is_ignored() {
     assert_eq!(paths("#[cfg(test)] mod tests { use crate::a; } use crate::b;"), ["b"]);
     assert_eq!(paths("#[cfg(test)] #[allow(x)] pub(super) use crate::{a, c}; use crate::b;"), ["b"]);
     assert_eq!(paths("#[cfg(test)] fn f() -> Result<u8, ()> { crate::a() } fn g() { crate::b() }"), ["b"]);
@@ -76,7 +76,7 @@ fn only_what_is_for_tests_is_left_out() {
 }
 
 #[test]
-fn modules_with_files_of_their_own_are_listed() {
+fn out_of_line_modules_are_listed() {
     let text = "//! Purpose.\n#[path = \"x_tests.rs\"]\n#[cfg(test)]\npub(in crate::a) mod tests;\npub mod b;\nmod c { mod d; }";
     let child = |names: &[&str], file: Option<&str>, is_for_tests| Child {
         module: names.iter().map(|name| (*name).to_string()).collect(),
@@ -92,7 +92,7 @@ fn modules_with_files_of_their_own_are_listed() {
 }
 
 #[test]
-fn unsafe_is_found_by_its_line_however_it_is_written() {
+fn unsafe_lines_are_found_in_any_formatting() {
     let text = "#![allow(unsafe_code)]\nfn f() {\n    unsafe\n    {\n    }\n}\nunsafe extern \"C\" {}\n// unsafe {\nunsafe trait T {}";
     assert_eq!(read_in("a", text).unsafe_lines, [3, 7, 9]);
 }

@@ -1,6 +1,6 @@
-//! The source files of the crate, found by following the modules from its roots.
+//! The source files of the crate, found by following its modules.
 //!
-//! In: `src/`. Out: each file with its module and what it refers to. Next: `house.rs`, which holds the rules against it.
+//! In: `src/`. Out: each file with its module and references. Next: `house.rs` checks the rules.
 
 use crate::reading::{Child, Module, Reading, read};
 use std::fs;
@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 
 /// A source file.
 pub struct Source {
-    /// From the crate's root; `lib` and `main` for the roots.
+    /// The path from the crate root; `lib` and `main` for the roots.
     pub module: Module,
-    /// Below `src`.
+    /// Relative to `src`.
     pub path: PathBuf,
     pub text: String,
     pub reading: Reading,
-    /// Whether it is compiled for tests only.
+    /// Whether it is compiled only for tests.
     pub is_for_tests: bool,
 }
 
 impl Source {
-    /// The top-level module that the file belongs to.
+    /// The top-level module of the file.
     pub fn part(&self) -> &str {
         &self.module[0]
     }
@@ -43,7 +43,7 @@ pub fn sources() -> Vec<Source> {
     }
     let mut unreached = files(&root());
     unreached.retain(|file| !found.iter().any(|source| root().join(&source.path) == *file));
-    assert!(unreached.is_empty(), "files that no module has: {unreached:?}");
+    assert!(unreached.is_empty(), "files that belong to no module: {unreached:?}");
     found
 }
 
@@ -54,7 +54,7 @@ fn source(module: Module, path: PathBuf, is_for_tests: bool) -> Source {
     Source { module, path, text, reading, is_for_tests }
 }
 
-/// Adds the file of a module that `parent` declares, and those of its own modules.
+/// Adds the file of a module declared by `parent`, and those of its submodules.
 fn follow(child: Child, parent: &Path, is_parent_for_tests: bool, found: &mut Vec<Source>) {
     let path = match &child.file {
         Some(file) => parent.with_file_name(file),

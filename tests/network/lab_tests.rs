@@ -1,4 +1,4 @@
-//! What the other tests here rely on: metrics reach a backend in another namespace, and nothing is left behind.
+//! Tests of the lab: metrics reach a backend in another namespace, and nothing remains afterwards.
 
 use super::backend::Backend;
 use super::lab::{Lab, Namespace, in_lab, with_each_engine};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 
-/// A host at 10.77.0.9, joined to the proxy's, which is at 10.77.0.1.
+/// A host at 10.77.0.9, joined to the proxy at 10.77.0.1.
 fn host(lab: &Lab) -> Namespace {
     let host = lab.host("backend");
     lab.join((&lab.proxy(), "uplink", "10.77.0.1/24"), (&host, "uplink", "10.77.0.9/24"));
@@ -28,13 +28,13 @@ fn metrics_and_checks_reach_a_backend_in_another_namespace() {
         proxy.send((0..100).map(|number| format!("name.{number}:1|c\n")));
         wait_until("every metric has arrived", || backend.total() == 100);
         assert!(backend.sources().iter().all(|source| source.ip() == Ipv4Addr::new(10, 77, 0, 1)));
-        wait_until("its health was checked", || backend.asked() > 0);
+        wait_until("a health check was made", || backend.asked() > 0);
         assert_eq!(proxy.settle()["metrics_sent"], 100);
     });
 }
 
 #[test]
-fn the_proxy_can_be_given_an_etc_hosts_of_its_own() {
+fn proxy_can_have_its_own_etc_hosts() {
     in_lab(|lab| {
         let host = host(lab);
         let backend = host.within(|| Backend::start_at(BACKEND, 8125, 8126));
@@ -49,7 +49,7 @@ fn the_proxy_can_be_given_an_etc_hosts_of_its_own() {
 }
 
 #[test]
-fn a_lab_ends_with_its_test_also_when_that_panics() {
+fn lab_is_removed_even_if_the_test_panics() {
     let mut names = Vec::new();
     for is_failing in [false, true] {
         let mut seen = None;
@@ -63,12 +63,12 @@ fn a_lab_ends_with_its_test_also_when_that_panics() {
         names.extend(seen);
     }
     for name in names {
-        assert!(!Path::new("/run/netns").join(&name).exists(), "{name} is left");
+        assert!(!Path::new("/run/netns").join(&name).exists(), "{name} still exists");
     }
 }
 
 #[test]
-fn a_flow_to_a_service_address_stays_with_the_pod_that_it_began_with() {
+fn flow_to_a_service_address_keeps_its_pod() {
     in_lab(|lab| {
         let host = host(lab);
         host.ip("address add 10.77.0.10/24 dev uplink");

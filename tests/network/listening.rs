@@ -1,4 +1,4 @@
-//! Where the proxy listens: hosts that lack a family, and addresses that come after the start.
+//! Listening addresses: hosts without an address family, and addresses added after the start.
 
 use crate::lab::{Lab, with_each_engine};
 use crate::patience::{PATIENCE, wait_until};
@@ -9,7 +9,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-/// The proxy at its default ports, wherever those are bound.
+/// The proxy on its default ports.
 struct Daemon {
     child: Child,
     log: Arc<Mutex<String>>,
@@ -35,7 +35,7 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
-    /// Stops it; nothing that arrives meanwhile may be lost.
+    /// Stops it; nothing received meanwhile may be lost.
     #[track_caller]
     fn stop(&mut self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
@@ -47,7 +47,7 @@ impl Daemon {
 
     #[track_caller]
     fn wait_for(&self, words: &str) {
-        wait_until(&format!("the log has {words:?}"), || self.log().contains(words));
+        wait_until(&format!("the log contains {words:?}"), || self.log().contains(words));
     }
 }
 
@@ -81,7 +81,7 @@ fn ask(admin: SocketAddr, command: &str) -> String {
 }
 
 #[test]
-fn a_host_without_ipv4_is_served_at_localhost_and_everywhere() {
+fn host_without_ipv4_serves_localhost_and_wildcard() {
     with_each_engine(|lab: &Lab, engine| {
         lab.proxy().ip("addr del 127.0.0.1/8 dev lo");
         for host in [json!("localhost"), json!("*")] {
@@ -103,7 +103,7 @@ fn a_host_without_ipv4_is_served_at_localhost_and_everywhere() {
 }
 
 #[test]
-fn an_address_that_comes_later_needs_freebind_and_the_message_says_so() {
+fn missing_address_needs_freebind_and_the_error_says_so() {
     with_each_engine(|lab: &Lab, engine| {
         let later = json!({"host": "10.9.9.9", "managementHost": "10.9.9.9",
                            "nodes": [{"host": "127.0.0.1", "port": 9_125}]});
@@ -116,13 +116,13 @@ fn an_address_that_comes_later_needs_freebind_and_the_message_says_so() {
         proxy.wait_for("ready: ");
         let backend = UdpSocket::bind("127.0.0.1:9125").unwrap();
         backend.set_read_timeout(Some(PATIENCE)).unwrap();
-        // As keepalived does when this host becomes the one.
+        // Like keepalived on the new active host.
         lab.proxy().ip("addr add 10.9.9.9/32 dev lo");
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"gorets:1|c", "10.9.9.9:8125").unwrap();
         let mut line = [0; 64];
         assert_eq!(backend.recv(&mut line).unwrap(), 10);
         assert_eq!(ask("10.9.9.9:8126".parse().unwrap(), "ping"), "pong\n");
-        // And as it does when another host becomes the one.
+        // Like keepalived on the previous active host.
         lab.proxy().ip("addr del 10.9.9.9/32 dev lo");
         proxy.stop();
     });

@@ -1,7 +1,7 @@
-//! The README's quick start, and every command of the book that asks a running proxy, entered into a fresh shell in a network
-//! of its own, line by line as they are printed.
+//! Enters the README's quick start, and the book's commands for a running proxy, line by line into a fresh shell in a network
+//! namespace.
 //!
-//! `cargo build` is the only command that is not carried out: the program is built already.
+//! Only `cargo build` is replaced: the program is built already.
 
 use crate::book::{Block, Page, folder, page, pages, root};
 use crate::lab::{Lab, in_lab};
@@ -15,22 +15,22 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What most hosts have: the IPv6 address comes first when a name is looked up.
+/// Most hosts: IPv6 comes first when a name is resolved.
 const BOTH_FAMILIES: &str = "127.0.0.1 localhost\n::1 localhost\n";
 const IPV4_ONLY: &str = "127.0.0.1 localhost\n";
 
-/// A shell, and all that it and its children have printed.
+/// A shell, and the output of it and its children.
 struct Shell {
     child: Child,
     stdin: ChildStdin,
     printed: Arc<Mutex<Vec<u8>>>,
     folder: PathBuf,
-    /// Lines entered.
+    /// Number of entered lines.
     lines: usize,
 }
 
 impl Shell {
-    /// In a checkout whose program is built, on a host with these names.
+    /// In a checkout with a built program, on a host with these names.
     fn new(lab: &Lab, hosts: &str) -> Shell {
         let folder = checkout();
         let hosts = lab.file("hosts", hosts);
@@ -61,12 +61,11 @@ impl Shell {
         String::from_utf8_lossy(&self.printed.lock().unwrap()).into_owned()
     }
 
-    /// Enters a line and waits until it is carried out, or has started what goes on in the background; what was printed
-    /// meanwhile.
+    /// Enters a line and waits until it is finished, or has started its background process; returns the output.
     fn enter(&mut self, line: &str) -> String {
         let before = self.printed().len();
         self.lines += 1;
-        let marker = format!("(line {} of the test was carried out)\n", self.lines);
+        let marker = format!("(line {} of the test is complete)\n", self.lines);
         writeln!(self.stdin, "{line}\nprintf '%s' '{marker}'").unwrap();
         let goes_on = if line.contains("sink --print") {
             "health checks on 127.0.0.1:8132\n"
@@ -81,7 +80,7 @@ impl Shell {
         self.printed()[before..].replace(&marker, "")
     }
 
-    /// Waits until a page's output has been printed, blanks apart.
+    /// Waits for the output of a page, ignoring white space.
     fn expect(&self, shown: &str) {
         let one_blank = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         self.wait_for(shown, |printed| one_blank(printed).contains(&one_blank(shown)));
@@ -91,12 +90,12 @@ impl Shell {
     fn wait_for(&self, what: &str, is_printed: impl Fn(&str) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !is_printed(&self.printed()) {
-            assert!(Instant::now() < end, "waited in vain for: {what}\nprinted:\n{}", self.printed());
+            assert!(Instant::now() < end, "timed out: {what}\nprinted:\n{}", self.printed());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Enters the lines of a page's blocks in turn; what the page shows must be printed.
+    /// Enters the lines of a page's blocks in sequence; the shown output must be printed.
     fn follow(&mut self, blocks: &[Block]) {
         for block in blocks {
             if block.language == "text" {
@@ -106,8 +105,8 @@ impl Shell {
                 let printed = self.enter(&entered.command);
                 if block.language == "console" {
                     assert_eq!(
-                        numbers_aside(&without_log(&printed)),
-                        numbers_aside(&entered.output),
+                        mask_numbers(&without_log(&printed)),
+                        mask_numbers(&entered.output),
                         "{}",
                         entered.command
                     );
@@ -119,14 +118,14 @@ impl Shell {
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        // What it left in the background ends with it.
+        // Ends its background processes, too.
         let _ = self.stdin.write_all(b"kill $(jobs -p) 2>/dev/null; wait; exit\n");
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A folder that looks like a checkout after `cargo build --release`.
+/// A directory that looks like a checkout after `cargo build --release`.
 fn checkout() -> PathBuf {
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -142,14 +141,14 @@ fn checkout() -> PathBuf {
     folder
 }
 
-/// Without what the proxy logs to the same terminal.
+/// Removes the proxy's log lines.
 fn without_log(text: &str) -> String {
     let is_logged = |line: &&str| line.contains("Z  INFO ") || line.contains("Z  WARN ");
     text.lines().filter(|line| !is_logged(line)).map(|line| format!("{line}\n")).collect()
 }
 
-/// Every number replaced by N: times and counts differ from run to run.
-fn numbers_aside(text: &str) -> String {
+/// Replaces every number by N: times and counters vary.
+fn mask_numbers(text: &str) -> String {
     let mut aside = String::new();
     for character in text.chars() {
         match character {
@@ -163,7 +162,10 @@ fn numbers_aside(text: &str) -> String {
 
 /// A page up to a heading.
 fn up_to(page: Page, heading: &str) -> Page {
-    let (before, _) = page.text.split_once(heading).unwrap_or_else(|| panic!("{}: no {heading}", page.path));
+    let (before, _) = page
+        .text
+        .split_once(heading)
+        .unwrap_or_else(|| panic!("{}: heading {heading} is missing", page.path));
     Page { text: before.to_owned(), ..page }
 }
 
@@ -176,7 +178,7 @@ fn quick_start() -> Vec<Block> {
 }
 
 #[test]
-fn the_quick_start_shows_a_metric_arriving() {
+fn quick_start_shows_an_arriving_metric() {
     let blocks = quick_start();
     assert!(blocks.iter().any(|block| block.text.contains("| nc -u -w1 localhost 8125")), "{blocks:?}");
     for hosts in [IPV4_ONLY, BOTH_FAMILIES] {
@@ -191,12 +193,12 @@ fn the_quick_start_shows_a_metric_arriving() {
 }
 
 #[test]
-fn getting_started_is_followed_to_the_use_of_ones_own_backends() {
+fn getting_started_works_as_printed() {
     let page = up_to(page("docs/src/getting-started.md"), "\n## Use your own backends\n");
     in_lab(|lab| Shell::new(lab, BOTH_FAMILIES).follow(&page.blocks()));
 }
 
-/// Whether a program can be run here; in CI all of them can.
+/// Whether a program is installed; assumed with CI=true.
 fn is_installed(program: &str) -> bool {
     let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
     let folders = std::env::var("PATH").unwrap();
@@ -204,7 +206,7 @@ fn is_installed(program: &str) -> bool {
 }
 
 #[test]
-fn what_is_asked_of_a_running_proxy_is_answered_as_the_pages_show() {
+fn queries_to_a_running_proxy_match_the_pages() {
     let mut asked = 0;
     for page in pages().into_iter().filter(|page| page.path != "docs/src/getting-started.md") {
         let asks = |block: &Block| block.text.contains("| nc ") || block.text.contains("$ curl ");

@@ -1,5 +1,5 @@
-//! Local ports that run out, and addresses that there is no way to come from: the first is this host's shortage, the second
-//! is a backend that cannot be reached.
+//! Exhausted local ports and unavailable source addresses: the first is a shortage of this host, the second makes a backend
+//! unreachable.
 
 use crate::backend::Backend;
 use crate::lab::{in_lab, with_each_engine};
@@ -10,7 +10,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-/// Beyond the local ports that are left below.
+/// Outside of the local port range set below.
 const PORT: u16 = 9_125;
 const ADMIN_PORT: u16 = 9_126;
 
@@ -18,7 +18,7 @@ fn sysctl(name: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{name}"), value).unwrap();
 }
 
-/// Takes every local port from which the backend's admin port could be connected to.
+/// Uses up all local ports for connections to the backend's admin port.
 fn take_ports() -> Vec<TcpStream> {
     let mut taken = Vec::new();
     loop {
@@ -31,23 +31,23 @@ fn take_ports() -> Vec<TcpStream> {
 }
 
 #[test]
-fn without_a_free_local_port_no_backend_goes_down() {
+fn no_free_local_port_takes_no_backend_down() {
     with_each_engine(|_, mut extra| {
         let backend = Backend::start_at(Ipv4Addr::LOCALHOST, PORT, ADMIN_PORT);
         (extra["checkInterval"], extra["checkTimeout"]) = (json!(500), json!(500));
         let mut proxy = Proxy::start(config(&[&backend], extra));
-        wait_until("it is checked", || backend.asked() > 1);
+        wait_until("it is checked twice", || backend.asked() > 1);
         sysctl("ipv4/ip_local_port_range", "50000 50099");
         let ports = take_ports();
-        let told = "health checks: EADDRNOTAVAIL: Cannot assign requested address; ";
-        wait_until("the shortage is reported", || proxy.logged(told));
-        // More than it takes to be down.
-        wait_until("several checks were not made", || {
-            // Each question takes a port of the few that there are.
+        let message = "health checks: EADDRNOTAVAIL: Cannot assign requested address; ";
+        wait_until("the shortage is reported", || proxy.logged(message));
+        // More than needed to take it down.
+        wait_until("several checks failed for lack of a port", || {
+            // Each query uses one of the few ports.
             std::thread::sleep(Duration::from_millis(500));
             proxy.stat("shortages_check") > 5
         });
-        assert!(proxy.ask("status").contains(&format!("\ndegraded: {told}")));
+        assert!(proxy.ask("status").contains(&format!("\ndegraded: {message}")));
         assert_eq!(proxy.state(&backend.name()), "up");
         proxy.send((0..50).map(|number| format!("name.{number}:1|c\n")));
         wait_until("every metric has arrived", || backend.total() == 50);
@@ -59,7 +59,7 @@ fn without_a_free_local_port_no_backend_goes_down() {
 }
 
 #[test]
-fn a_backend_without_a_way_to_it_is_down() {
+fn unreachable_backend_is_down() {
     in_lab(|_| {
         sysctl("ipv6/conf/lo/disable_ipv6", "1");
         let mut config = config(&[], json!({}));

@@ -1,5 +1,5 @@
-//! Sends that fail: what the kernel and ICMP report is shown with its errno, and takes out backends that cannot be reached and have
-//! no admin port.
+//! Failed sends: errors from the kernel and ICMP are shown with their errno, and take down unreachable backends without an admin
+//! port.
 
 use super::backend::Backend;
 use super::lab::{Lab, Namespace, with_each_engine};
@@ -11,10 +11,10 @@ use std::net::{IpAddr, TcpStream};
 
 const HERE: &str = "10.77.0.9:8125";
 const ABSENT: &str = "10.77.0.50:8125";
-/// Names enough that each backend has some.
+/// Enough names for each backend to own some.
 const NAMES: u64 = 60;
 
-/// A host at 10.77.0.9 and fd77::9, joined to the proxy's, which is at .1.
+/// A host at 10.77.0.9 and fd77::9, joined to the proxy, which is at .1.
 fn host(lab: &Lab) -> Namespace {
     let host = lab.host("backend");
     lab.join((&lab.proxy(), "uplink", "10.77.0.1/24"), (&host, "uplink", "10.77.0.9/24"));
@@ -28,7 +28,7 @@ fn backend(host: &Namespace, ip: &str) -> Backend {
     host.within(|| Backend::start_at(ip, 8125, 8126))
 }
 
-/// A proxy in front of backends without admin port, with the rules of the example config.
+/// A proxy with backends without admin port, with the settings of the example config.
 fn start(nodes: &[&str], extra: Value) -> Proxy {
     let mut config = config(&[], extra);
     config["checkInterval"] = 1_000.into();
@@ -50,7 +50,7 @@ fn sent_to(proxy: &Proxy, name: &str) -> u64 {
     proxy.column(name, "sent").parse().unwrap()
 }
 
-/// A page of the admin port.
+/// An HTTP page of the admin port.
 fn page(proxy: &Proxy, path: &str) -> String {
     let mut stream = TcpStream::connect(proxy.admin).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
@@ -59,7 +59,7 @@ fn page(proxy: &Proxy, path: &str) -> String {
     answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-/// All names are served by `backend` now, none is lost, and the account balances.
+/// Checks that all names are diverted to `backend`, none is lost, and the counters balance.
 #[track_caller]
 fn is_diverted(proxy: &mut Proxy, backend: &Backend, prefix: &str) {
     let before = backend.total();
@@ -70,14 +70,14 @@ fn is_diverted(proxy: &mut Proxy, backend: &Backend, prefix: &str) {
 }
 
 #[test]
-fn an_absent_host_is_taken_out_at_the_first_report_and_gets_no_metrics_until_it_answers() {
+fn absent_host_is_down_until_it_answers() {
     with_each_engine(|lab, extra| {
         let host = host(lab);
         let here = backend(&host, "10.77.0.9");
         let mut proxy = start(&[HERE, ABSENT], extra);
-        assert_eq!(proxy.state(ABSENT), "up", "nothing is known of it");
+        assert_eq!(proxy.state(ABSENT), "up", "no error is known yet");
         proxy.send(metrics("first"));
-        // Nothing more is sent: the report comes all the same.
+        // The error arrives although nothing more is sent.
         proxy.wait_for_state(ABSENT, "down");
         assert!(
             proxy.logged("10.77.0.50:8125 is down: its host is unreachable (EHOSTUNREACH"),
@@ -85,10 +85,10 @@ fn an_absent_host_is_taken_out_at_the_first_report_and_gets_no_metrics_until_it_
             proxy.log()
         );
         is_diverted(&mut proxy, &here, "second");
-        // It is tried again and again, without metrics.
+        // It is probed repeatedly, without metrics.
         let sent = sent_to(&proxy, ABSENT);
         assert!(sent > 0 && sent < NAMES, "{sent}");
-        wait_until("it was tried several times", || {
+        wait_until("it was probed several times", || {
             proxy.column(ABSENT, "since").parse::<u64>().unwrap() >= 8
         });
         is_diverted(&mut proxy, &here, "third");
@@ -97,13 +97,13 @@ fn an_absent_host_is_taken_out_at_the_first_report_and_gets_no_metrics_until_it_
         let returned = backend(&host, "10.77.0.50");
         proxy.wait_for_state(ABSENT, "up");
         proxy.send(metrics("fourth"));
-        wait_until("it gets its metrics", || returned.total() > 0);
+        wait_until("it receives metrics", || returned.total() > 0);
         proxy.settle();
     });
 }
 
 #[test]
-fn an_absent_ipv6_host_is_taken_out_too() {
+fn absent_ipv6_host_is_down() {
     with_each_engine(|lab, extra| {
         let host = host(lab);
         let here = backend(&host, "fd77::9");
@@ -115,7 +115,7 @@ fn an_absent_ipv6_host_is_taken_out_too() {
 }
 
 #[test]
-fn a_backend_without_a_route_is_taken_out_and_comes_back_with_the_route() {
+fn backend_without_route_is_down_until_the_route_exists() {
     with_each_engine(|lab, extra| {
         let host = host(lab);
         let here = backend(&host, "10.77.0.9");
@@ -134,13 +134,13 @@ fn a_backend_without_a_route_is_taken_out_and_comes_back_with_the_route() {
         lab.proxy().ip("route add 10.99.0.9 via 10.77.0.9");
         proxy.wait_for_state(far, "up");
         proxy.send(metrics("second"));
-        wait_until("it gets its metrics", || returned.total() > 0);
+        wait_until("it receives metrics", || returned.total() > 0);
         proxy.settle();
     });
 }
 
 #[test]
-fn a_backend_whose_firewall_rejects_metrics_is_taken_out() {
+fn backend_whose_firewall_rejects_metrics_is_down() {
     with_each_engine(|lab, extra| {
         let host = host(lab);
         let here = backend(&host, "10.77.0.9");
@@ -151,16 +151,16 @@ fn a_backend_whose_firewall_rejects_metrics_is_taken_out() {
         host.shell("nft add rule ip filter input ip daddr 10.77.0.50 reject with icmp type host-prohibited");
         let mut proxy = start(&[HERE, ABSENT], extra);
         let mut round = 0;
-        wait_until("it is taken out", || {
+        wait_until("it is down", || {
             round += 1;
             proxy.send(metrics(&format!("round{round}")));
             proxy.state(ABSENT) == "down"
         });
-        wait_until("the log has the cause", || {
+        wait_until("the cause is logged", || {
             proxy.logged("a firewall on the path or at its host rejects packets")
         });
         host.shell("nft flush ruleset");
-        wait_until("it gets its metrics again", || {
+        wait_until("it receives metrics again", || {
             round += 1;
             proxy.send(metrics(&format!("round{round}")));
             behind.total() > 0
@@ -171,7 +171,7 @@ fn a_backend_whose_firewall_rejects_metrics_is_taken_out() {
 }
 
 #[test]
-fn what_a_firewall_of_this_host_rejects_is_shown_with_errno_effect_and_remedy_and_logged_once() {
+fn local_firewall_rejection_is_reported_with_remedy_and_logged_once() {
     with_each_engine(|lab, extra| {
         let host = host(lab);
         let here = backend(&host, "10.77.0.9");
@@ -202,7 +202,7 @@ fn what_a_firewall_of_this_host_rejects_is_shown_with_errno_effect_and_remedy_an
         assert_eq!(
             (proxy.state(HERE), here.total()),
             ("up".to_owned(), 0),
-            "this host's rule is no evidence"
+            "a local firewall rule takes no backend down"
         );
         assert!(!proxy.logged("refuses"), "{}", proxy.log());
         lab.proxy().shell("nft flush ruleset");
@@ -213,14 +213,14 @@ fn what_a_firewall_of_this_host_rejects_is_shown_with_errno_effect_and_remedy_an
 }
 
 #[test]
-fn only_a_closed_port_is_called_a_refusal_and_each_errno_has_its_cause_in_the_figures() {
+fn only_econnrefused_counts_as_refused() {
     with_each_engine(|lab, extra| {
         let host = host(lab);
         let mut here = backend(&host, "10.77.0.9");
         let mut proxy = start(&[HERE, ABSENT], extra);
         here.kill_data();
         let mut round = 0;
-        wait_until("both are taken out", || {
+        wait_until("both are down", || {
             round += 1;
             proxy.send(metrics(&format!("round{round}")));
             [HERE, ABSENT].into_iter().all(|name| proxy.state(name) == "down")
@@ -242,7 +242,7 @@ fn only_a_closed_port_is_called_a_refusal_and_each_errno_has_its_cause_in_the_fi
             [HERE, ABSENT].map(|name| proxy.column(name, "last_error")),
             ["ECONNREFUSED", "EHOSTUNREACH"]
         );
-        // What was answered had been counted as sent, which the account keeps.
+        // Metrics counted as sent remain so.
         proxy.settle();
         let json: Value = serde_json::from_str(&page(&proxy, "/stats.json")).unwrap();
         assert_eq!(json["backends"][1]["errors"][0]["cause"], "no_neighbor", "{json}");

@@ -1,4 +1,4 @@
-//! A stand-in for a StatsD server: takes metrics over UDP, answers `health` over TCP, and can be killed and restored.
+//! A simulated StatsD server: receives metrics over UDP, answers `health` over TCP, and can be killed and restored.
 
 use crate::patience::wait_until;
 use std::collections::{BTreeSet, HashMap};
@@ -9,45 +9,45 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What a backend has received.
+/// Everything a backend has received.
 #[derive(Default)]
 struct Received {
-    /// Each line with how often.
+    /// Lines with their number of occurrences.
     lines: HashMap<String, u64>,
-    /// Where the datagrams came from.
+    /// Source addresses of the datagrams.
     sources: BTreeSet<SocketAddr>,
 }
 
-/// How long a thread of a backend waits before it looks whether to stop.
+/// How often a backend's threads check whether to stop.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How the admin port answers `health`.
+/// Behaviour of the admin port on `health`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
     Up,
-    /// Never says a word.
+    /// No reply.
     Hangs,
-    /// A byte every few ms, without end.
+    /// A byte every few ms, endlessly.
     Trickles,
-    /// Ends the connection by a reset.
+    /// Resets the connection.
     Resets,
-    /// Megabytes of something else.
+    /// Megabytes of other data.
     Floods,
-    /// Up, and down the next time.
+    /// Alternates between up and down.
     Flaps,
-    /// Up, after a banner line that comes on its own.
+    /// Up, after a separate banner line.
     Banner,
-    /// Up, after a while.
+    /// Up, after a delay.
     Slow,
 }
 
-/// Between two parts of an answer: long enough that they are two reads.
+/// Pause between two parts of a reply: long enough for two reads.
 const BETWEEN_PARTS: Duration = Duration::from_millis(100);
 
-/// What the admin port's thread shares.
+/// State shared with the admin port's thread.
 struct Temper {
     manner: Mutex<Manner>,
-    /// Questions answered, in whatever manner.
+    /// Health checks received.
     asked: AtomicU64,
 }
 
@@ -61,7 +61,7 @@ pub struct Backend {
     admin: Option<Service>,
 }
 
-/// A thread that serves until it is told to stop.
+/// A thread that serves until it is stopped.
 struct Service {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
@@ -89,7 +89,7 @@ impl Backend {
         Backend::start_at(Ipv4Addr::LOCALHOST, 0, 0)
     }
 
-    /// At these ports of an address; 0 takes a free one.
+    /// Binds these ports; 0 selects a free one.
     pub fn start_at(ip: impl Into<IpAddr>, port: u16, adminport: u16) -> Backend {
         let ip = ip.into();
         let data = UdpSocket::bind((ip, port)).unwrap();
@@ -112,27 +112,27 @@ impl Backend {
         SocketAddr::from((self.ip, self.port)).to_string()
     }
 
-    /// Answers health checks so from now on.
+    /// Sets the behaviour on health checks.
     pub fn behave(&self, manner: Manner) {
         *self.temper.manner.lock().unwrap() = manner;
     }
 
-    /// Health checks so far.
+    /// Number of health checks so far.
     pub fn asked(&self) -> u64 {
         self.temper.asked.load(Ordering::Relaxed)
     }
 
-    /// Lines received, with repetitions.
+    /// Number of lines received.
     pub fn total(&self) -> u64 {
         self.received.lock().unwrap().lines.values().sum()
     }
 
-    /// Each line received, with how often.
+    /// Lines received, with their number of occurrences.
     pub fn lines(&self) -> HashMap<String, u64> {
         self.received.lock().unwrap().lines.clone()
     }
 
-    /// Where datagrams came from.
+    /// Source addresses of the datagrams.
     pub fn sources(&self) -> BTreeSet<SocketAddr> {
         self.received.lock().unwrap().sources.clone()
     }
@@ -141,27 +141,27 @@ impl Backend {
         *self.received.lock().unwrap() = Received::default();
     }
 
-    /// Both ports refuse from now on.
+    /// Closes both ports.
     pub fn kill(&mut self) {
         self.kill_data();
         self.kill_admin();
     }
 
-    /// Only the admin port refuses from now on.
+    /// Closes only the admin port.
     pub fn kill_admin(&mut self) {
         if let Some(admin) = self.admin.take() {
             admin.end();
         }
     }
 
-    /// Only the port for metrics refuses from now on.
+    /// Closes only the metrics port.
     pub fn kill_data(&mut self) {
         if let Some(data) = self.data.take() {
             data.end();
         }
     }
 
-    /// The admin port is at another address from now on, with the same number.
+    /// Moves the admin port to another address, with the same number.
     pub fn move_admin(&mut self, ip: impl Into<IpAddr>) {
         if let Some(admin) = self.admin.take() {
             admin.end();
@@ -182,7 +182,7 @@ impl Backend {
     }
 
     fn serve_data(&mut self, socket: UdpSocket) {
-        // As much as the system gives: this is not the socket under test.
+        // The maximum: this is not the socket under test.
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);
         socket.set_read_timeout(Some(PAUSE)).unwrap();
         let received = self.received.clone();
@@ -191,7 +191,7 @@ impl Backend {
             loop {
                 match socket.recv_from(&mut buffer) {
                     Ok((length, source)) => count(&received, &buffer[..length], source),
-                    // Only when nothing is left to read.
+                    // Only when the buffer is empty.
                     Err(_) if stop.load(Ordering::Relaxed) => return,
                     Err(_) => {}
                 }
@@ -201,8 +201,8 @@ impl Backend {
 
     fn serve_admin(&mut self, listener: TcpListener) {
         let temper = self.temper.clone();
-        // Accepting is what a read timeout limits too, so that the thread needs no connection to be ended by: it may be in
-        // another network than the one who ends it.
+        // The read timeout also limits accept, so no connection is needed to end the thread, which may be in another network
+        // namespace.
         socket2::SockRef::from(&listener).set_read_timeout(Some(PAUSE)).unwrap();
         self.admin = Some(Service::start(move |stop| {
             while !stop.load(Ordering::Relaxed) {
@@ -250,7 +250,7 @@ fn answer(mut stream: TcpStream, temper: &Temper) -> std::io::Result<()> {
             std::thread::sleep(BETWEEN_PARTS);
             stream.write_all(b"health: up\n")?;
         }
-        // Until the other side has had enough.
+        // Until the other side closes.
         Manner::Hangs => drop(stream.read(&mut question)),
         Manner::Trickles => {
             while stream.write_all(b"x").is_ok() {
@@ -263,7 +263,7 @@ fn answer(mut stream: TcpStream, temper: &Temper) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Somebody else's short-lived connection may hold the port for a moment.
+/// A short-lived connection of another process may hold the port for a moment.
 fn retry<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
     let mut bound = None;
     wait_until("the backend's port is free again", || {

@@ -1,7 +1,7 @@
-//! Whether io_uring is allowed here, found out with a bare ring: a fault in the driver's own ring fails the tests instead of
+//! Checks with a minimal ring whether io_uring is permitted, so that a bug in the driver's ring fails the tests instead of
 //! skipping them.
 //!
-//! In: the kernel's answers. Out: the refusal, or none. Next: `skip.rs`, which decides whether a test may be skipped.
+//! In: replies of the kernel. Out: the refusal, or none. Next: `skip.rs` decides whether a test may be skipped.
 
 use crate::seccomp;
 use crate::skip::{is_privileged, skip, skip_unprivileged};
@@ -14,18 +14,18 @@ use std::sync::OnceLock;
 /// IORING_REGISTER_PBUF_RING of io_uring_register(2).
 const REGISTER_BUFFER_RING: u32 = 22;
 
-/// Calls each of the three system calls as simply as possible, with the flags of Linux 6.1 that the driver needs.
+/// Calls each of the three system calls in the simplest way, with the Linux 6.1 flags that the driver needs.
 fn try_bare_ring() -> io::Result<()> {
     let mut ring: IoUring =
         IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_submit_all().build(8)?;
     ring.submitter().register_probe(&mut Probe::new())?;
-    // SAFETY: a no-op points to nothing.
+    // SAFETY: a no-op references no memory.
     unsafe { ring.submission().push(&opcode::Nop::new().build()) }.map_err(io::Error::other)?;
     ring.submit_and_wait(1)?;
     Ok(())
 }
 
-/// Why io_uring is refused here; `None` where it is allowed. Errors that are no refusal fail the test.
+/// Why io_uring is refused; `None` if it is permitted. Other errors fail the test.
 pub fn refusal() -> Option<&'static str> {
     static REFUSAL: OnceLock<Option<String>> = OnceLock::new();
     let refusal = REFUSAL.get_or_init(|| {
@@ -35,13 +35,13 @@ pub fn refusal() -> Option<&'static str> {
             errno,
             libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EINVAL | libc::ENOMEM | libc::EOPNOTSUPP
         );
-        assert!(is_refusal, "a bare ring fails, and not because io_uring is refused: {error}");
-        Some(format!("io_uring is refused here: {error}"))
+        assert!(is_refusal, "a minimal ring fails, but not because io_uring is refused: {error}");
+        Some(format!("io_uring is refused: {error}"))
     });
     refusal.as_deref()
 }
 
-/// Whether io_uring is refused here; then the test is skipped.
+/// Whether io_uring is refused; the test is skipped then.
 #[track_caller]
 pub fn is_refused() -> bool {
     let refusal = refusal();
@@ -51,19 +51,19 @@ pub fn is_refused() -> bool {
     refusal.is_some()
 }
 
-/// Judges that the driver has no ring though a bare one is allowed. Only the limit of locked memory, which counts all of a
-/// user's rings together, may skip the test; it does not apply to root.
+/// Handles a driver without a ring although a minimal one works. Only the locked memory limit, which counts all rings of a
+/// user, may skip the test; it does not apply to root.
 #[track_caller]
 pub fn skip_for_locked_memory(error: &impl Display) {
     let error = error.to_string();
     assert!(
         error.contains("locked memory") && !is_privileged(),
-        "a bare ring can be made, the driver's cannot: {error}"
+        "a minimal ring works, the driver's fails: {error}"
     );
     skip_unprivileged(error);
 }
 
-/// Runs one test of this test binary in a process of its own, under what `confine` does to it.
+/// Runs one test of this binary in a child process modified by `confine`.
 fn run_confined(test: &str, is_ci: bool, confine: impl FnOnce(&mut Command)) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test]).stdin(Stdio::null()).env_remove("CI");
@@ -77,14 +77,14 @@ fn run_confined(test: &str, is_ci: bool, confine: impl FnOnce(&mut Command)) -> 
     output
 }
 
-/// Asserts that `test`, which needs io_uring, fails where the driver's ring cannot be made though io_uring is allowed; and,
-/// where io_uring is refused, that it is skipped, but fails with `CI=true`.
+/// Asserts that `test`, which needs io_uring, fails if the driver cannot create its ring although io_uring is permitted; and
+/// that it is skipped where io_uring is refused, but fails with `CI=true`.
 pub fn assert_noticed_by(test: &str) {
     if refusal().is_none() {
         let broken = run_confined(test, false, |command| {
             seccomp::refuse_register(command, REGISTER_BUFFER_RING, libc::EINVAL);
         });
-        assert!(!broken.status.success(), "{test} passes where the driver's ring cannot be made");
+        assert!(!broken.status.success(), "{test} passes although the driver's ring fails");
     }
     let refuse_setup = |command: &mut Command| {
         seccomp::refuse(command, libc::SYS_io_uring_setup, libc::SYS_io_uring_setup, libc::EPERM);

@@ -1,10 +1,10 @@
-//! A running process that has no descriptor free.
+//! Takes all free descriptors from a running process.
 //!
-//! In: its number. Out: its limit on open files, lowered to what it has open, and put back.
+//! In: its PID. Out: its limit on open files, lowered to the number of open files, and restored.
 
 use std::time::Duration;
 
-/// Takes every free descriptor from a process: its limit becomes the smallest number that is not in use. The limit before.
+/// Lowers the limit of a process to the smallest unused descriptor. Returns the previous limit.
 pub fn take_all(pid: i32) -> u64 {
     let first_free = || {
         let all = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
@@ -12,7 +12,7 @@ pub fn take_all(pid: i32) -> u64 {
             all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
         (0..).find(|number| !in_use.contains(number)).unwrap()
     };
-    // Those that are in use for a moment only are not meant.
+    // Ignores descriptors that are open only briefly.
     let sample = |_| {
         std::thread::sleep(Duration::from_millis(2));
         first_free()
@@ -20,7 +20,7 @@ pub fn take_all(pid: i32) -> u64 {
     set(pid, (0..200).map(sample).min().unwrap())
 }
 
-/// Puts a process's limit back to what it was.
+/// Restores a process's limit.
 pub fn give_back(pid: i32, limit: u64) {
     set(pid, limit);
 }
@@ -28,7 +28,7 @@ pub fn give_back(pid: i32, limit: u64) {
 fn set(pid: i32, limit: u64) -> u64 {
     let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let call = |new: *const libc::rlimit, old: *mut libc::rlimit| {
-        // SAFETY: both pointers are null or lead to a limit that lives as long as the call.
+        // SAFETY: both pointers are null or point to a limit that outlives the call.
         unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, new, old) }
     };
     assert_eq!(call(std::ptr::null(), &mut before), 0);

@@ -1,10 +1,10 @@
-//! Where io_uring is refused, or not wanted: the portable engine, and restarts from either engine to the other.
+//! The portable engine, where io_uring is refused or disabled, and restarts between the engines.
 
 use super::proxy::{PROGRAM, is_portable};
 use super::*;
 use std::process::Command;
 
-/// Starts a proxy to which these system calls are refused with `errno`.
+/// Starts a proxy for which these system calls fail with `errno`.
 fn start_refused(
     config: serde_json::Value,
     (first, last): (libc::c_long, libc::c_long),
@@ -22,7 +22,7 @@ fn start_refused(
 const ALL: (libc::c_long, libc::c_long) = (libc::SYS_io_uring_setup, libc::SYS_io_uring_register);
 
 #[test]
-fn where_io_uring_is_refused_the_portable_engine_does_the_work_and_says_why() {
+fn refused_io_uring_falls_back_to_the_portable_engine() {
     if is_portable() {
         return;
     }
@@ -31,7 +31,7 @@ fn where_io_uring_is_refused_the_portable_engine_does_the_work_and_says_why() {
         (ALL, libc::EPERM, "docker/seccomp.json"),
         (ALL, libc::ENOSYS, "has no io_uring, or a seccomp profile hides it"),
         (only(libc::SYS_io_uring_setup), libc::EINVAL, "Use Linux 6.1 or later"),
-        // A ring can be made, and is of no use.
+        // A ring can be created, but is unusable.
         (only(libc::SYS_io_uring_enter), libc::EPERM, "docker/seccomp.json"),
         (only(libc::SYS_io_uring_register), libc::EPERM, "docker/seccomp.json"),
     ];
@@ -47,7 +47,7 @@ fn where_io_uring_is_refused_the_portable_engine_does_the_work_and_says_why() {
         proxy.send(datagrams(0..100));
         wait_until("every metric has arrived", || total(&backends) == 300);
         if errno == libc::EPERM && calls == ALL {
-            // The next process is under the same profile.
+            // The next process has the same profile.
             proxy.restart();
             assert_eq!(proxy.status("engine"), "portable");
             proxy.send(datagrams(0..100));
@@ -60,7 +60,7 @@ fn where_io_uring_is_refused_the_portable_engine_does_the_work_and_says_why() {
 }
 
 #[test]
-fn a_worker_that_cannot_receive_ends_the_process_with_its_account() {
+fn failed_worker_ends_the_process_with_final_counters() {
     let (port, admin_port) = proxy::free_ports();
     let backends = three();
     let mut config = config(&refs(&backends), json!({"engine": "portable"}));
@@ -77,7 +77,7 @@ fn a_worker_that_cannot_receive_ends_the_process_with_its_account() {
 }
 
 #[test]
-fn who_insists_on_io_uring_gets_the_reason_and_the_exit_code() {
+fn engine_io_uring_fails_with_reason_where_refused() {
     if is_portable() {
         return;
     }
@@ -96,7 +96,7 @@ fn who_insists_on_io_uring_gets_the_reason_and_the_exit_code() {
 }
 
 #[test]
-fn a_restart_leads_from_either_engine_to_the_other_and_loses_nothing() {
+fn restart_between_engines_loses_nothing() {
     if is_portable() || bare_ring::is_refused() {
         return;
     }
@@ -106,7 +106,7 @@ fn a_restart_leads_from_either_engine_to_the_other_and_loses_nothing() {
         return bare_ring::skip_for_locked_memory(&proxy.status("degraded"));
     }
     let traffic: Vec<Traffic> = (0..4).map(|_| Traffic::start(&proxy, "flow")).collect();
-    wait_until("traffic flows", || proxy.stat("metrics_received") > 500);
+    wait_until("traffic has started", || proxy.stat("metrics_received") > 500);
     for engine in ["portable", "io_uring", "portable", "portable"] {
         proxy.config.json["engine"] = engine.into();
         proxy.config.write();
@@ -115,17 +115,17 @@ fn a_restart_leads_from_either_engine_to_the_other_and_loses_nothing() {
         assert!(!is_new || answer.contains("a restart is needed to change engine"), "{answer}");
         proxy.restart();
         assert_eq!(proxy.status("engine"), engine);
-        wait_until("traffic goes on", || proxy.stat("metrics_received") > 500);
+        wait_until("traffic continues", || proxy.stat("metrics_received") > 500);
     }
     let sent: u64 = traffic.into_iter().map(Traffic::end).sum();
-    let told = || total(&backends) + handover::dropped(&proxy);
-    wait_until("every metric has arrived or is told", || told() >= sent);
+    let accounted = || total(&backends) + handover::dropped(&proxy);
+    wait_until("every metric has arrived or was counted as dropped", || accounted() >= sent);
     proxy.settle();
-    assert_eq!(told(), sent);
+    assert_eq!(accounted(), sent);
 }
 
 #[test]
-fn where_io_uring_is_allowed_it_is_chosen() {
+fn io_uring_is_chosen_where_allowed() {
     if is_portable() || bare_ring::is_refused() {
         return;
     }
@@ -136,8 +136,8 @@ fn where_io_uring_is_allowed_it_is_chosen() {
 }
 
 #[test]
-fn a_ring_that_cannot_be_made_fails_the_tests() {
+fn ring_setup_failure_fails_the_tests() {
     if !is_portable() {
-        bare_ring::assert_noticed_by("engine::where_io_uring_is_allowed_it_is_chosen");
+        bare_ring::assert_noticed_by("engine::io_uring_is_chosen_where_allowed");
     }
 }

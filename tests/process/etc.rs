@@ -1,5 +1,5 @@
-//! The program with an `/etc/hosts`, `/etc/resolv.conf` and `/etc/nsswitch.conf` of the test's own, in a mount namespace: the
-//! host's own files are never touched.
+//! Runs the program with private `/etc/hosts`, `/etc/resolv.conf` and `/etc/nsswitch.conf` in a mount namespace; the host's
+//! files are not touched.
 
 use crate::proxy::PROGRAM;
 use crate::skip::skip_unprivileged;
@@ -7,16 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The files, removed in the end.
+/// The files, removed at the end.
 pub struct Etc {
     folder: PathBuf,
-    /// What makes the namespace: `unshare` with its arguments.
+    /// The command that creates the namespace: `unshare` with arguments.
     namespace: Vec<String>,
 }
 
 impl Etc {
-    /// Files with this text in `/etc/hosts` and without a name server; `None`, and the test is skipped, where no
-    /// namespace can be made.
+    /// Files with this `/etc/hosts` and no name server. `None` where no namespace can be created; the test is skipped then.
     pub fn new(hosts: &str) -> Option<Etc> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -25,16 +24,16 @@ impl Etc {
         let mut etc = Etc { folder, namespace: Vec::new() };
         etc.set_hosts(hosts);
         std::fs::write(etc.path("nsswitch.conf"), "hosts: files dns\n").unwrap();
-        // Nobody is there: the kernel refuses at once.
+        // No name server: the kernel refuses at once.
         etc.set_name_server("127.255.255.254");
-        // As root, or as one in a user namespace.
+        // As root, or in a user namespace.
         for namespace in ["-m", "-rm"] {
             etc.namespace = vec![namespace.to_owned()];
             if etc.command("true").output().is_ok_and(|output| output.status.success()) {
                 return Some(etc);
             }
         }
-        skip_unprivileged("no mount namespace can be made here");
+        skip_unprivileged("cannot create a mount namespace");
         None
     }
 
@@ -42,17 +41,17 @@ impl Etc {
         self.folder.join(name)
     }
 
-    /// The text of `/etc/hosts` from now on. It is written in place: the mount shows this very file.
+    /// Sets the text of `/etc/hosts`. Written in place, because the file is mounted.
     pub fn set_hosts(&self, text: &str) {
         std::fs::write(self.path("hosts"), text).unwrap();
     }
 
-    /// The name server from now on; a look-up that it does not answer takes minutes.
+    /// Sets the name server; an unanswered lookup takes minutes.
     pub fn set_name_server(&self, address: &str) {
         self.set_resolver(&format!("nameserver {address}\noptions timeout:30 attempts:5\n"));
     }
 
-    /// The text of `/etc/resolv.conf` from now on.
+    /// Sets the text of `/etc/resolv.conf`.
     pub fn set_resolver(&self, text: &str) {
         std::fs::write(self.path("resolv.conf"), text).unwrap();
     }
@@ -60,7 +59,7 @@ impl Etc {
     /// A command that runs with these files.
     pub fn command(&self, program: &str) -> Command {
         let mount = |name: &str| {
-            // systemd-resolved's is a link that may lead to a file that is not there.
+            // systemd-resolved's is a link whose target may not exist.
             format!("mount --bind {} \"$(readlink -f /etc/{name})\"", self.path(name).display())
         };
         let mounts = ["hosts", "resolv.conf", "nsswitch.conf"].map(mount).join(" && ");

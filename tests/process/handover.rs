@@ -1,4 +1,4 @@
-//! Restarts without loss (SIGUSR2): those that go well, and those that come to nothing.
+//! Restarts without loss (SIGUSR2), successful and failed.
 
 use super::proxy::{self, PROGRAM};
 use super::*;
@@ -8,13 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Restarts in the short test under load; `scripts/restart-test.sh` is the long one.
+/// Restarts under load in this short test; `scripts/restart-test.sh` is the long one.
 const RESTARTS: usize = 5;
 
-/// What the accounts of all old processes in the log and the present one say was dropped, by the kernel or by the proxy.
+/// Drops of all old processes in the log and of the current one, by the kernel or by the proxy.
 pub fn dropped(proxy: &Proxy) -> u64 {
     let number = |text: &str, word: &str| -> u64 {
-        let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("no {word:?} in {text}"));
+        let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("{word:?} is missing in {text}"));
         rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
     };
     let log = proxy.log();
@@ -27,13 +27,13 @@ pub fn dropped(proxy: &Proxy) -> u64 {
 }
 
 #[test]
-fn restarts_under_load_lose_nothing_double_nothing_and_move_no_name() {
+fn restarts_under_load_lose_duplicate_and_move_nothing() {
     let ports: Vec<u16> = (0..3).map(|_| proxy::free_ports().0).collect();
     let nodes: serde_json::Value =
         ports.iter().map(|port| json!({"host": "127.0.0.1", "port": port})).collect();
     let config = config(&[], json!({"nodes": nodes, "workers": 2}));
     let mut proxy = Proxy::start(config);
-    // Where the receive buffer is small, a pause of this machine is longer than it lasts.
+    // A small receive buffer overflows during a stall of this machine.
     let granted = proxy.ask("status");
     let granted = granted.lines().find_map(|line| line.strip_prefix("receive_buffer: ")).unwrap().to_owned();
     let granted: u64 = granted.split(' ').next().unwrap().parse().unwrap();
@@ -46,27 +46,28 @@ fn restarts_under_load_lose_nothing_double_nothing_and_move_no_name() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_until("the load flows", || proxy.stat("metrics_received") > 500);
+    wait_until("the load has started", || proxy.stat("metrics_received") > 500);
     for _ in 0..RESTARTS {
         proxy.restart();
-        wait_until("the load goes on", || proxy.stat("metrics_received") > 500);
+        wait_until("the load continues", || proxy.stat("metrics_received") > 500);
     }
     let load_pid = nix::unistd::Pid::from_raw(load.id() as i32);
     nix::sys::signal::kill(load_pid, Signal::SIGINT).unwrap();
     let output = load.wait_with_output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let arrived = |key: &str| report["arrived"][key].as_u64().unwrap_or_else(|| panic!("no {key}: {report}"));
-    let told = proxy.stats();
+    let arrived =
+        |key: &str| report["arrived"][key].as_u64().unwrap_or_else(|| panic!("{key} is missing: {report}"));
+    let reported = proxy.stats();
     assert_eq!(
         (arrived("duplicated"), arrived("misplaced"), arrived("names_misplaced")),
         (0, 0, 0),
         "{report}"
     );
-    // A loss that is told was the machine's: a full buffer while nobody had the processor.
+    // A reported loss was caused by the machine: a full buffer while the process had no CPU.
     let excused = dropped(&proxy) + arrived("dropped_at_sinks");
     assert!(
         arrived("lost") <= excused,
-        "{} lost, {excused} of them told: {report}\n{told:?}",
+        "{} lost, {excused} of them reported: {report}\n{reported:?}",
         arrived("lost")
     );
     assert!(arrived("unique") > 500 * RESTARTS as u64, "{report}");
@@ -77,29 +78,31 @@ fn restarts_under_load_lose_nothing_double_nothing_and_move_no_name() {
 }
 
 #[test]
-fn the_number_of_workers_may_change_both_ways_under_traffic() {
+fn worker_count_may_change_at_restart_under_traffic() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 1})));
     let traffic: Vec<Traffic> = (0..8).map(|_| Traffic::start(&proxy, "flow")).collect();
-    wait_until("traffic flows", || proxy.stat("metrics_received") > 500);
+    wait_until("traffic has started", || proxy.stat("metrics_received") > 500);
     for (workers, spread) in [(3, "flow"), (2, "datagram"), (3, "datagram"), (1, "flow")] {
         proxy.config.json["workers"] = workers.into();
         proxy.config.json["spread"] = spread.into();
         proxy.config.write();
         proxy.restart();
         assert!(proxy.ask("status").contains(&format!("workers: {workers}\nspread: {spread}\n")));
-        wait_until("traffic goes on", || proxy.stat("metrics_received") > 500);
+        wait_until("traffic continues", || proxy.stat("metrics_received") > 500);
         if workers > 1 {
             let stats = proxy.stats();
             assert!(
                 spread == "flow" || stats["worker_skew"] < workers,
-                "one worker has everything: {}",
+                "one worker received everything: {}",
                 proxy.ask("stats")
             );
         }
     }
     let sent: u64 = traffic.into_iter().map(Traffic::end).sum();
-    wait_until("every metric has arrived or is told", || total(&backends) + dropped(&proxy) >= sent);
+    wait_until("every metric has arrived or was counted as dropped", || {
+        total(&backends) + dropped(&proxy) >= sent
+    });
     proxy.settle();
     assert_eq!(total(&backends) + dropped(&proxy), sent);
     wait_until("it is logged", || {
@@ -108,7 +111,7 @@ fn the_number_of_workers_may_change_both_ways_under_traffic() {
 }
 
 #[test]
-fn only_the_sockets_that_the_config_changes_are_made_anew() {
+fn restart_recreates_only_changed_sockets() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.send(datagrams(0..50));
@@ -126,25 +129,25 @@ fn only_the_sockets_that_the_config_changes_are_made_anew() {
     proxy.config.json["port"] = port.into();
     proxy.config.json["receiveBuffer"] = (1 << 20).into();
     proxy.config.write();
-    // In the old socket before the restart: the old process reads it to its end.
+    // In the old socket before the restart: the old process drains it.
     proxy.send_burst(&datagrams(100..150));
     proxy.restart();
     assert!(proxy.ask("status").contains(&format!("listen: 127.0.0.1:{port}\n")));
     let free = UdpSocket::bind(old_address);
-    assert!(free.is_ok(), "the old port is given up: {free:?}");
+    assert!(free.is_ok(), "the old port is closed: {free:?}");
     proxy.address.set_port(port);
     proxy.send(datagrams(150..200));
     wait_until("every metric has arrived", || total(&backends) == 600);
 }
 
 #[test]
-fn what_is_known_goes_along() {
+fn restart_inherits_backend_states() {
     let mut backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"checkInterval": 3_600_000})));
     let (refusing, dead) = (backends[0].name(), backends[1].name());
     proxy.send(datagrams(0..200));
     wait_until("every metric has arrived", || total(&backends) == 600);
-    // One is held out for an hour because its data port refuses, which no check of its admin port can find out.
+    // One is held down for an hour because its data port refuses, which a check of its admin port cannot detect.
     backends[0].kill_data();
     let traffic = Traffic::start(&proxy, "steady");
     proxy.wait_for_state(&refusing, "down");
@@ -158,29 +161,29 @@ fn what_is_known_goes_along() {
     proxy.ask("health down");
     backends.iter().for_each(Backend::forget);
     proxy.send(datagrams(0..200));
-    wait_until("the third takes every name", || backends[2].total() == 600);
+    wait_until("the third receives every name", || backends[2].total() == 600);
     let falls = proxy.log().matches("is down: ").count();
     proxy.restart();
     assert_eq!(proxy.state(&refusing), "down");
     assert_eq!(proxy.state(&dead), "down");
     assert_eq!(proxy.ask("health"), "health: down\n");
     proxy.send(datagrams(200..400));
-    wait_until("the third still takes every name", || backends[2].total() == 1_200);
+    wait_until("the third still receives every name", || backends[2].total() == 1_200);
     assert_eq!(
         proxy.log().matches("is down: ").count(),
         falls,
-        "it was not found out again: {}",
+        "its failure was not detected again: {}",
         proxy.log()
     );
     assert_eq!(proxy.stat("metrics_received"), 600, "the counters start at zero");
-    wait_until("the old account is told", || proxy.logged("final counters: metrics received"));
+    wait_until("the old counters are logged", || proxy.logged("final counters: metrics received"));
     proxy.ask("health up");
     backends[1].restore();
     proxy.wait_for_state(&dead, "up");
 }
 
 #[test]
-fn a_drained_backend_stays_drained() {
+fn drain_survives_a_restart() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let drained = backends[0].name();
@@ -189,20 +192,20 @@ fn a_drained_backend_stays_drained() {
     proxy.restart();
     assert_eq!(proxy.state(&drained), "drain");
     proxy.send(datagrams(0..200));
-    wait_until("the others take every name", || total(&backends[1..]) == 600);
+    wait_until("the other backends receive every name", || total(&backends[1..]) == 600);
     assert_eq!(backends[0].total(), 0);
     proxy.ask(&format!("backend {drained} up"));
     assert_eq!(proxy.state(&drained), "up");
 }
 
-/// A copy of the program that can be replaced, in the config's folder.
+/// A replaceable copy of the program, in the config's folder.
 fn copy(config: &Path) -> PathBuf {
     let path = config.with_file_name("program");
     proxy::copy_program(Path::new(PROGRAM), &path);
     path
 }
 
-/// Replaces the program, as an installation does: another file under the same name.
+/// Replaces the program like an installation: another file with the same name.
 fn replace(path: &Path, text: &str) {
     let (text_file, new) = (path.with_extension("text"), path.with_extension("new"));
     fs::write(&text_file, text).unwrap();
@@ -226,39 +229,39 @@ fn start_copy(config: serde_json::Value) -> (Proxy, PathBuf) {
 fn fail(proxy: &mut Proxy, backends: &[Backend], words: &str) {
     let pid = proxy.pid();
     proxy.signal(Signal::SIGUSR2);
-    wait_until(&format!("status says {words:?}"), || {
+    wait_until(&format!("status shows {words:?}"), || {
         let status = proxy.ask("status");
         status.lines().any(|line| line.starts_with("last_restart: ") && line.contains(words))
     });
-    assert!(proxy.ask("status").contains(&format!("pid: {pid}\n")), "the old one goes on");
+    assert!(proxy.ask("status").contains(&format!("pid: {pid}\n")), "the old process continues");
     wait_until("it is logged", || proxy.logged(words));
     backends.iter().for_each(Backend::forget);
     proxy.send(datagrams(0..20));
-    wait_until("it forwards as before", || total(backends) == 60);
+    wait_until("it still forwards", || total(backends) == 60);
 }
 
 #[test]
-fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
+fn failed_restart_keeps_the_old_process_and_reports_why() {
     let backends = three();
     let config = config(&refs(&backends), json!({"handoverTimeout": 20_000, "shutdownTimeout": 100}));
     let (mut proxy, program) = start_copy(config);
     replace(&program, "#!/bin/sh\nexit 3\n");
     fail(&mut proxy, &backends, "the new process exited with code 3");
-    replace(&program, "this is no program");
+    replace(&program, "not an executable");
     fail(&mut proxy, &backends, "cannot start ");
     fs::remove_file(&program).unwrap();
     fail(&mut proxy, &backends, "No such file");
-    // One that speaks another version of the protocol, as a newer program might.
+    // A program with another version of the protocol.
     replace(&program, "#!/bin/sh\nprintf 'STATSRNG\\0\\0\\0\\143\\0\\0\\0\\0' >&0\nsleep 1\nexit 71\n");
     fail(&mut proxy, &backends, "found version 99");
-    // One that is not ready in time, and does not end when it is told to.
+    // A program that is not ready in time and ignores SIGTERM.
     replace(&program, "#!/bin/sh\nexec sleep 600\n");
     proxy.config.json["handoverTimeout"] = 200.into();
     proxy.config.write();
     assert!(proxy.ask("reload").contains("handoverTimeout: 20000 -> 200"));
     fail(&mut proxy, &backends, "failed, and process");
     wait_until("it is logged", || proxy.logged("not ready in time (handoverTimeout)"));
-    // The same program once more, and a config with mistakes.
+    // The same program again, with an invalid config.
     fs::remove_file(&program).unwrap();
     copy(proxy.config_path());
     let good = proxy.config.json.clone();
@@ -267,7 +270,7 @@ fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
     proxy.ask("reload");
     proxy.config.write_text(r#"{"nodes": [], "queu": 5}"#);
     fail(&mut proxy, &backends, "queu: unknown key");
-    // A port that somebody else has.
+    // A port that is in use.
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     proxy.config.json["port"] = taken.local_addr().unwrap().port().into();
     proxy.config.write();
@@ -279,7 +282,7 @@ fn if_the_new_process_fails_the_old_one_goes_on_and_says_why() {
     proxy.send(datagrams(0..20));
 }
 
-/// The number of the last process that was started, as the log says.
+/// The PID of the last started process, from the log.
 fn started(proxy: &Proxy) -> Option<i32> {
     proxy.started().last().copied()
 }
@@ -289,15 +292,15 @@ fn is_sleeping(pid: i32) -> bool {
 }
 
 #[test]
-fn a_restart_that_is_late_is_reported_at_its_limit_and_the_next_one_waits_for_its_process_to_end() {
+fn late_restart_is_reported_at_the_timeout() {
     let backends = three();
-    // The new process may take ten minutes to end.
+    // The new process may take ten minutes to exit.
     let config = config(&refs(&backends), json!({"handoverTimeout": 300, "shutdownTimeout": 600_000}));
     let (mut proxy, program) = start_copy(config);
     replace(&program, "#!/bin/sh\nexec sleep 600\n");
     fail(&mut proxy, &backends, "not ready in time (handoverTimeout)");
     let late = started(&proxy).unwrap();
-    assert!(is_sleeping(late), "it was reported before the new process has ended");
+    assert!(is_sleeping(late), "reported before the new process has exited");
     fs::remove_file(&program).unwrap();
     copy(proxy.config_path());
     proxy.config.json["handoverTimeout"] = 20_000.into();
@@ -305,14 +308,16 @@ fn a_restart_that_is_late_is_reported_at_its_limit_and_the_next_one_waits_for_it
     proxy.ask("reload");
     let before = proxy.pid();
     proxy.signal(Signal::SIGUSR2);
-    wait_until("it is accepted", || proxy.logged("restart: starts after the process of the last one"));
+    wait_until("the restart is accepted", || {
+        proxy.logged("restart: starts after the process of the last one")
+    });
     assert!(is_sleeping(late));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(late), Signal::SIGKILL).unwrap();
     proxy.wait_for_successor(before);
 }
 
 #[test]
-fn a_test_that_fails_during_a_restart_leaves_no_process() {
+fn failing_test_leaves_no_process_during_a_restart() {
     let backends = three();
     let (proxy, program) = start_copy(config(&refs(&backends), json!({})));
     replace(&program, "#!/bin/sh\nexec sleep 600\n");
@@ -320,14 +325,14 @@ fn a_test_that_fails_during_a_restart_leaves_no_process() {
     wait_until("the new process is started", || started(&proxy).is_some_and(is_sleeping));
     let new = started(&proxy).unwrap();
     drop(proxy);
-    wait_until("it has ended with the proxy", || !is_sleeping(new));
+    wait_until("it has exited with the proxy", || !is_sleeping(new));
 }
 
 #[test]
-fn a_reload_that_is_accepted_while_a_restart_is_under_way_is_not_undone_by_it() {
+fn reload_during_a_restart_remains_in_effect() {
     let backends = three();
     let (mut proxy, program) = start_copy(config(&refs(&backends), json!({})));
-    // The new process has read the config when the old one reloads: the gate is behind a copy of the config as it is now.
+    // The new process has read the config when the old one reloads: the gate is in a copy of the config.
     let (gate, early) = (program.with_extension("gate"), program.with_extension("early"));
     let old_config = proxy.config_path().display().to_string();
     let script = format!(
@@ -350,7 +355,7 @@ fn a_reload_that_is_accepted_while_a_restart_is_under_way_is_not_undone_by_it() 
     assert!(proxy.logged("the config was reloaded while it was starting"), "{}", proxy.log());
 }
 
-/// Whether an old process has made its offer and waits for what the new one says.
+/// Whether an old process has sent its offer and waits for the reply.
 fn waits_for_answer(pid: i32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let read = |task: &Path, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
@@ -361,7 +366,7 @@ fn waits_for_answer(pid: i32) -> bool {
 }
 
 #[test]
-fn a_reload_that_comes_before_a_new_process_serves_follows() {
+fn reload_before_the_new_process_serves_is_deferred() {
     let backends = three();
     let (mut proxy, program) = start_copy(config(&refs(&backends), json!({})));
     let gate = program.with_extension("gate");
@@ -370,25 +375,25 @@ fn a_reload_that_comes_before_a_new_process_serves_follows() {
     proxy.signal(Signal::SIGUSR2);
     wait_until("the new process is started", || started(&proxy).is_some());
     let new = started(&proxy).unwrap();
-    // The old process does not answer while the new one waits for its word: it is stopped between its offer and the answer.
+    // The old process is stopped between its offer and its reply.
     wait_until("the offer is made", || waits_for_answer(proxy.pid()));
     proxy.signal(Signal::SIGSTOP);
     let stat = || fs::read_to_string(format!("/proc/{}/stat", proxy.pid())).unwrap();
-    wait_until("the old one is stopped", || stat().contains(") T "));
+    wait_until("the old process is stopped", || stat().contains(") T "));
     fs::write(&gate, "").unwrap();
-    wait_until("the new one asks", || proxy.logged("ready to take over from process "));
+    wait_until("the new process is ready", || proxy.logged("ready to take over from process "));
     proxy.config.json["flushInterval"] = 77.into();
     proxy.config.write();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(new), Signal::SIGHUP).unwrap();
-    wait_until("it is noted", || proxy.logged("reload: deferred until this process serves"));
+    wait_until("the reload is deferred", || proxy.logged("reload: deferred until this process serves"));
     let before = proxy.pid();
     proxy.signal(Signal::SIGCONT);
     proxy.wait_for_successor(before);
-    wait_until("it has followed", || proxy.ask("config").contains("\"flushInterval\": 77"));
+    wait_until("the reload is carried out", || proxy.ask("config").contains("\"flushInterval\": 77"));
 }
 
 #[test]
-fn a_config_path_that_blocks_holds_no_later_reload_or_restart_up() {
+fn blocked_config_read_does_not_delay_later_reloads_and_restarts() {
     let backends = three();
     let (mut proxy, _) = start_copy(config(&refs(&backends), json!({})));
     let path = proxy.config_path().to_owned();
@@ -402,8 +407,8 @@ fn a_config_path_that_blocks_holds_no_later_reload_or_restart_up() {
             .filter(|name| name.trim() == "reload")
             .count()
     };
-    wait_until("a read blocks", || reads() == 1);
-    // Another file under the same name, as an editor or a deployment makes it.
+    wait_until("a read is blocked", || reads() == 1);
+    // Another file with the same name, like an editor or a deployment creates it.
     let mut good = proxy.config.json.clone();
     good["flushInterval"] = 77.into();
     let new = path.with_extension("new");
@@ -412,17 +417,17 @@ fn a_config_path_that_blocks_holds_no_later_reload_or_restart_up() {
     fs::hard_link(&path, &blocked).unwrap();
     fs::rename(&new, &path).unwrap();
     assert!(proxy.ask("reload").contains("flushInterval: 5 -> 77"));
-    assert_eq!(reads(), 1, "the first read still blocks");
-    wait_until("the first one is refused", || proxy.logged("was not read within 10 s"));
-    // What the first read comes back with is out of date.
+    assert_eq!(reads(), 1, "the first read is still blocked");
+    wait_until("the first reload is refused", || proxy.logged("was not read within 10 s"));
+    // The result of the first read is outdated.
     fs::OpenOptions::new().write(true).open(&blocked).unwrap().write_all(b"{}").unwrap();
-    wait_until("it has ended", || reads() == 0);
+    wait_until("it has exited", || reads() == 0);
     proxy.restart();
     assert!(proxy.ask("config").contains("\"flushInterval\": 77"));
 }
 
 #[test]
-fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
+fn second_restart_is_refused_and_stop_cancels_the_first() {
     let backends = three();
     let config = config(&refs(&backends), json!({"shutdownTimeout": 100}));
     let (mut proxy, program) = start_copy(config);
@@ -430,8 +435,8 @@ fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
     proxy.signal(Signal::SIGUSR2);
     wait_until("the new process runs", || proxy.logged("new process "));
     proxy.signal(Signal::SIGUSR2);
-    wait_until("the second is refused", || proxy.logged("refused: a restart is already in progress"));
-    assert!(proxy.ask("status").contains("started process"), "status shows how the first one stands");
+    wait_until("the second restart is refused", || proxy.logged("refused: a restart is already in progress"));
+    assert!(proxy.ask("status").contains("started process"), "status shows the first restart");
     proxy.send(datagrams(0..20));
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0, "{}", proxy.log());
@@ -439,14 +444,14 @@ fn while_one_restart_goes_on_another_is_refused_and_a_stop_ends_it() {
     let log = proxy.log();
     let new: i32 = log.lines().find_map(|line| line.strip_prefix("new process ")).unwrap().parse().unwrap();
     let cmdline = fs::read(format!("/proc/{new}/cmdline")).unwrap_or_default();
-    assert!(!cmdline.starts_with(b"sleep"), "the new process was ended too");
+    assert!(!cmdline.starts_with(b"sleep"), "the new process was not killed");
 }
 
 #[test]
-fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_nothing() {
+fn stop_of_the_new_process_during_hand_over_loses_nothing() {
     let backends = three();
     let (mut proxy, program) = start_copy(config(&refs(&backends), json!({})));
-    // The new process begins when it is let, and the old one cannot answer then.
+    // The new process starts when the gate opens, and the old one cannot reply then.
     let gate = program.with_extension("gate");
     let waits = format!("while [ ! -e '{}' ]; do sleep 0.02; done", gate.display());
     replace(&program, &format!("#!/bin/sh\n{waits}\nexec '{PROGRAM}' \"$@\"\n"));
@@ -454,43 +459,45 @@ fn a_stop_that_reaches_the_new_process_before_the_word_of_the_old_one_loses_noth
     wait_until("the new process is started", || proxy.logged("restart: started process "));
     proxy.signal(Signal::SIGSTOP);
     fs::write(&gate, "").unwrap();
-    wait_until("the new one asks", || proxy.logged("ready to take over from process "));
+    wait_until("the new process is ready", || proxy.logged("ready to take over from process "));
     let log = proxy.log();
     let words = log.lines().find(|line| line.contains("restart: started process ")).unwrap();
     let new = words.split("process ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(new), Signal::SIGTERM).unwrap();
-    wait_until("it waits for the answer", || proxy.logged("stop requested; waiting for process "));
+    wait_until("it waits for the reply", || proxy.logged("stop requested; waiting for process "));
     let sender = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
     for datagram in datagrams(0..20) {
         sender.send_to(datagram.as_bytes(), proxy.address).unwrap();
     }
     proxy.signal(Signal::SIGCONT);
     assert_eq!(proxy.exit_code(), 0, "{}", proxy.log());
-    wait_until("both have told their account", || proxy.log().matches("final counters: ").count() == 2);
+    wait_until("both have logged their final counters", || {
+        proxy.log().matches("final counters: ").count() == 2
+    });
     assert_eq!(total(&backends), 60, "{}", proxy.log());
     assert!(!proxy.logged("the old one continues"), "{}", proxy.log());
 }
 
 #[test]
-fn a_restart_during_a_stop_is_refused() {
+fn restart_during_a_stop_is_refused() {
     let backends = three();
     let config = config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64}));
     let mut proxy = Proxy::start(config);
     proxy.signal(Signal::SIGTERM);
-    wait_until("it is stopping", || proxy.logged("; draining"));
+    wait_until("it is draining", || proxy.logged("; draining"));
     proxy.signal(Signal::SIGUSR2);
-    wait_until("it is refused", || proxy.logged("restart: refused: stopping"));
+    wait_until("the restart is refused", || proxy.logged("restart: refused: stopping"));
     proxy.signal(Signal::SIGTERM);
     proxy.wait_for_end();
 }
 
 #[test]
-fn the_first_process_of_a_container_says_that_it_cannot() {
+fn restart_as_pid_1_is_refused() {
     let backends = three();
     let can_unshare =
         Command::new("unshare").args(["--pid", "--fork", "true"]).stderr(Stdio::null()).status();
     if !can_unshare.is_ok_and(|status| status.success()) {
-        return skip_unprivileged("no process namespace can be made here");
+        return skip_unprivileged("cannot create a PID namespace");
     }
     let mut proxy = Proxy::start_by(config(&refs(&backends), json!({})), |path| {
         let mut command = Command::new("unshare");
@@ -501,14 +508,14 @@ fn the_first_process_of_a_container_says_that_it_cannot() {
     let children = fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).unwrap();
     let inside = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
     nix::sys::signal::kill(inside, Signal::SIGUSR2).unwrap();
-    wait_until("it says so", || proxy.logged("restart: refused: this is process 1"));
+    wait_until("it is logged", || proxy.logged("restart: refused: this is process 1"));
     assert!(proxy.ask("status").contains("last_restart: "));
     nix::sys::signal::kill(inside, Signal::SIGTERM).unwrap();
     assert_eq!(proxy.exit_code(), 0);
 }
 
 #[test]
-fn a_restart_that_is_given_up_before_it_was_offered_blames_nobody() {
+fn restart_aborted_before_the_offer_is_reported_as_aborted() {
     let config = ConfigFile::new(config(&[], json!({"nodes": [{"host": "127.0.0.1", "port": 9}]})));
     let (mut old, new) = std::os::unix::net::UnixStream::pair().unwrap();
     let word = br#"{"Abort":"stopping"}"#;
@@ -522,7 +529,7 @@ fn a_restart_that_is_given_up_before_it_was_offered_blames_nobody() {
     assert!(words.contains("the old process has aborted the restart"), "{words}");
 }
 
-/// In a network without IPv6: starts, restarts, ends. Its arguments are the program and the config; what it prints is the log.
+/// In a network without IPv6: starts, restarts, stops. Arguments: the program and the config; prints the log.
 const WITHOUT_IPV6: &str = r#"
     ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 || exit 77
     cd "$(dirname "$2")"
@@ -539,7 +546,7 @@ const WITHOUT_IPV6: &str = r#"
 "#;
 
 #[test]
-fn on_a_host_without_ipv6_a_restart_and_a_stop_go_as_anywhere() {
+fn restart_and_stop_work_without_ipv6() {
     let mut config =
         json!({"port": 8125, "managementPort": 8126, "nodes": [{"host": "127.0.0.1", "port": 9}]});
     if proxy::is_portable() {
@@ -552,7 +559,7 @@ fn on_a_host_without_ipv6_a_restart_and_a_stop_go_as_anywhere() {
     let log = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(77) || errors.contains("unshare failed") {
-        return skip_unprivileged(format_args!("no network namespace can be made here: {errors}"));
+        return skip_unprivileged(format_args!("cannot create a network namespace: {errors}"));
     }
     assert_eq!(output.status.code(), Some(0), "{log}");
     assert!(log.contains(" skipped: ") && log.contains("restart: complete"), "{log}");
@@ -560,7 +567,7 @@ fn on_a_host_without_ipv6_a_restart_and_a_stop_go_as_anywhere() {
 }
 
 #[test]
-fn a_stray_variable_in_the_environment_is_told() {
+fn stray_hand_over_variable_is_reported() {
     let config = ConfigFile::new(config(&[], json!({"nodes": [{"host": "127.0.0.1", "port": 9}]})));
     let output = Command::new(PROGRAM)
         .arg("-f")

@@ -1,4 +1,4 @@
-//! Defects, hostile clients, and as few rights as can be: what of them is seen from outside.
+//! Panics, hostile clients, and minimal privileges.
 
 use crate::backend::Backend;
 use crate::patience::{PATIENCE, wait_until};
@@ -16,16 +16,16 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The user that owns nothing.
+/// The user `nobody`.
 const NOBODY: u32 = 65_534;
-/// The first of some others: the kernel counts a ring's memory for a while after its end, and for its user.
+/// The first of several other UIDs: the kernel charges a closed ring's memory to its user for a while.
 const OTHERS: u32 = 64_900;
-/// What systemd and Debian give a user.
+/// The default of systemd and Debian.
 const MEMLOCK_USUAL: u64 = 8 << 20;
-/// What old containers give.
+/// The limit of old containers.
 const MEMLOCK_SMALL: u64 = 64 << 10;
 
-/// Starts a copy of the program, by a command that `prepare` changes.
+/// Starts a copy of the program by a command modified by `prepare`.
 fn start(program: &Path, config: Value, prepare: impl Fn(&mut Command)) -> Proxy {
     Proxy::start_by(config, |path| {
         let mut command = Command::new(program);
@@ -35,18 +35,18 @@ fn start(program: &Path, config: Value, prepare: impl Fn(&mut Command)) -> Proxy
     })
 }
 
-/// Starts a proxy that panics on a thread of this kind.
-fn planted(thread: &str, backends: &[Backend; 3]) -> Proxy {
+/// Starts a proxy with an injected panic in this kind of thread.
+fn start_with_panic(thread: &str, backends: &[Backend; 3]) -> Proxy {
     start(Path::new(PROGRAM), config(&refs(backends), json!({})), |command| {
         command.env("STATSRING_PLANTED_PANIC", thread);
     })
 }
 
 #[test]
-fn a_panic_of_any_thread_ends_the_process_with_a_message() {
+fn panic_in_any_thread_ends_the_process_with_a_message() {
     let backends = three();
     for (thread, name) in [("worker", "worker-0"), ("control", "main"), ("helper", "reload")] {
-        let mut proxy = planted(thread, &backends);
+        let mut proxy = start_with_panic(thread, &backends);
         assert_eq!(proxy.ask("ping"), "pong\n");
         match thread {
             "worker" => proxy.send_burst(&["a:1|c".to_owned()]),
@@ -54,7 +54,7 @@ fn a_panic_of_any_thread_ends_the_process_with_a_message() {
                 let command = if command == "control" { "health down\n" } else { "reload\n" };
                 let mut client = TcpStream::connect(proxy.admin).unwrap();
                 client.write_all(command.as_bytes()).unwrap();
-                // The end of the process ends the connection, with or without a reset.
+                // The connection ends with the process, with or without a reset.
                 let _ = client.read_to_end(&mut Vec::new());
             }
         }
@@ -65,31 +65,31 @@ fn a_panic_of_any_thread_ends_the_process_with_a_message() {
 }
 
 #[test]
-fn a_panic_ends_the_process_though_nobody_reads_its_log() {
+fn panic_ends_the_process_with_a_stalled_log() {
     let backends = three();
-    let mut proxy = planted("worker", &backends);
+    let mut proxy = start_with_panic("worker", &backends);
     proxy.stall_log();
-    // It is logged, so that the log is being written when the panic comes.
+    // Debug messages, so that the log is being written at the panic.
     assert!(proxy.ask("reload").starts_with("reloaded: "));
     proxy.send_burst(&["a:1|c".to_owned()]);
     let mut status = None;
-    wait_until("it has ended", || {
+    wait_until("it has exited", || {
         status = proxy.try_exit_status();
         status.is_some()
     });
     assert_eq!(status.unwrap().code(), Some(70));
 }
 
-/// A hostile client; what it sent before it fell silent, if anything.
+/// A hostile client; the connection, if it is still open.
 fn hostile(proxy: &Proxy, number: usize) -> Option<TcpStream> {
     let mut client = TcpStream::connect(proxy.admin).ok()?;
     let _ = client.set_write_timeout(Some(PATIENCE));
     let _ = match number % 5 {
-        // Holds the connection and says nothing.
+        // Holds the connection silently.
         0 => Ok(()),
-        // Says half a word now and then.
+        // Sends part of a command.
         1 => client.write_all(b"st"),
-        // Asks, and never reads.
+        // Never reads replies.
         2 => client.write_all(&b"stats\nmemstats\nlatency hgrm\n".repeat(100)),
         // Garbage.
         3 => client.write_all(&[number as u8; 3_000]),
@@ -105,8 +105,8 @@ fn resident_kib(proxy: &Proxy) -> u64 {
 }
 
 #[test]
-fn a_thousand_hostile_admin_clients_take_bounded_memory_and_no_metric() {
-    // Each client is a descriptor of this process.
+fn thousand_hostile_admin_clients_use_bounded_memory() {
+    // Each client needs a descriptor in this process.
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(4_096.min(hard)), hard).unwrap();
     let backends = three();
@@ -118,18 +118,18 @@ fn a_thousand_hostile_admin_clients_take_bounded_memory_and_no_metric() {
     for number in 0..1_000 {
         clients.extend(hostile(&proxy, number));
         if number % 20 == 0 {
-            // The admin port is taken, so the backends tell that they arrive.
+            // The admin port is full, so arrivals are checked at the backends.
             let before = total(&backends);
             proxy.send_burst(&datagrams(0..10));
-            wait_until("metrics go on", || total(&backends) == before + 30);
+            wait_until("metrics still arrive", || total(&backends) == before + 30);
         }
     }
-    assert!(clients.len() > 900, "only {} connections were made", clients.len());
+    assert!(clients.len() > 900, "expected more than 900 connections, found {}", clients.len());
     let grown_kib = resident_kib(&proxy).saturating_sub(before_kib);
-    // 64 are served: each with a read buffer, what it sent ahead, and a reply under way.
-    assert!(grown_kib < 8 << 10, "{grown_kib} KiB more for hostile clients");
+    // 64 connections are served, each with a read buffer, pipelined input, and a pending reply.
+    assert!(grown_kib < 8 << 10, "memory grew by {grown_kib} KiB");
     drop(clients);
-    wait_until("there is room again", || {
+    wait_until("a connection is available again", || {
         let Ok(mut client) = TcpStream::connect(proxy.admin) else { return false };
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let _ = client.write_all(b"ping\nquit\n");
@@ -137,7 +137,7 @@ fn a_thousand_hostile_admin_clients_take_bounded_memory_and_no_metric() {
         let _ = client.read_to_string(&mut answer);
         answer == "pong\n"
     });
-    assert_eq!(proxy.ask("health"), "health: up\n", "a web page's request changed something");
+    assert_eq!(proxy.ask("health"), "health: up\n", "an HTTP request changed the health");
     let stats = proxy.settle();
     assert_eq!((stats["metrics_sent"], stats["kernel_drops"]), (300 + 50 * 30, 0));
     assert!(stats["admin_connections_refused"] > 0);
@@ -145,7 +145,7 @@ fn a_thousand_hostile_admin_clients_take_bounded_memory_and_no_metric() {
     assert_eq!(proxy.exit_code(), 0);
 }
 
-/// A copy of the program where every user may run it; removed in the end.
+/// A temporary copy of the program that every user may execute.
 struct Copy(PathBuf);
 
 impl Copy {
@@ -162,18 +162,18 @@ impl Drop for Copy {
     }
 }
 
-/// As a user without any right, and with so much locked memory.
+/// Runs as this unprivileged user with this limit of locked memory.
 fn unprivileged(command: &mut Command, user: u32, memlock_bytes: u64) {
     if std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
         command.uid(user).gid(user);
     }
     let limit = move || Ok(setrlimit(Resource::RLIMIT_MEMLOCK, memlock_bytes, memlock_bytes)?);
-    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    // SAFETY: between fork and exec it makes one system call and does not allocate.
     unsafe { command.pre_exec(limit) };
 }
 
 #[test]
-fn it_runs_as_a_user_without_any_right_from_the_start() {
+fn it_runs_unprivileged() {
     let program = Copy::new("nobody");
     let backends = three();
     let mut proxy = start(&program.0, config(&refs(&backends), json!({})), |command| {
@@ -190,7 +190,7 @@ fn it_runs_as_a_user_without_any_right_from_the_start() {
         "n/a"
     };
     assert!(proxy.status("rings").starts_with(rings));
-    // Reload too: sockets are registered with a ring that is restricted.
+    // A reload registers sockets with the restricted ring.
     proxy.config.json["nodes"].as_array_mut().unwrap().pop();
     proxy.config.write();
     assert!(proxy.ask("reload").contains(" removed"));
@@ -200,21 +200,21 @@ fn it_runs_as_a_user_without_any_right_from_the_start() {
     assert_eq!(proxy.exit_code(), 0);
 }
 
-/// The figure that stands before these words.
-fn figure_before(text: &str, words: &str) -> u64 {
+/// The number before these words.
+fn number_before(text: &str, words: &str) -> u64 {
     let before = text.split(words).next().unwrap();
     before
         .rsplit(' ')
         .next()
         .unwrap()
         .parse()
-        .unwrap_or_else(|_| panic!("no figure before {words:?}: {text}"))
+        .unwrap_or_else(|_| panic!("expected a number before {words:?}: {text}"))
 }
 
 #[test]
-fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
+fn locked_memory_error_states_the_required_amount() {
     if is_portable() {
-        // It locks none: with none it runs.
+        // The portable engine locks no memory.
         let program = Copy::new("unlocked");
         let started = start(&program.0, config(&refs(&three()), json!({})), |command| {
             unprivileged(command, OTHERS, 0);
@@ -223,7 +223,7 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
         return;
     }
     if Path::new("/proc/self").metadata().is_ok_and(|me| me.uid() != 0) {
-        return skip_unprivileged("another user's limit counts what this user's other programs have locked");
+        return skip_unprivileged("the limit includes memory locked by other programs of this user");
     }
     let program = Copy::new("memlock");
     let backends = three();
@@ -239,16 +239,16 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(69), "{text}");
-        let enough = figure_before(&text, " bytes of locked memory");
-        // Left to the program, the portable engine takes over, and the figure is told too.
+        let enough = number_before(&text, " bytes of locked memory");
+        // With engine auto, the portable engine is used, and the amount is reported as well.
         let mut auto = config.clone();
         auto["engine"] = json!("auto");
         let mut fallen_back = start(&program.0, auto, |command| unprivileged(command, user, MEMLOCK_SMALL));
         assert_eq!(fallen_back.status("engine"), "portable");
-        assert_eq!(figure_before(&fallen_back.status("degraded"), " bytes of locked memory"), enough);
+        assert_eq!(number_before(&fallen_back.status("degraded"), " bytes of locked memory"), enough);
         fallen_back.signal(Signal::SIGTERM);
         assert_eq!(fallen_back.exit_code(), 0);
-        // So much is enough: with less the start would fail.
+        // This amount is sufficient: with less the start would fail.
         let mut proxy = start(&program.0, config, |command| {
             unprivileged(command, other, enough);
         });
@@ -260,14 +260,14 @@ fn too_little_locked_memory_is_told_with_the_figure_that_is_enough() {
     }
 }
 
-/// A kernel that does not know IORING_REGISTER_RESTRICTIONS.
+/// Simulates a kernel without IORING_REGISTER_RESTRICTIONS.
 fn refuse_restrictions(command: &mut Command) {
     const RESTRICTIONS: u32 = 11;
     seccomp::refuse_register(command, RESTRICTIONS, libc::EINVAL);
 }
 
 #[test]
-fn a_kernel_without_restrictions_is_told_once_and_served() {
+fn missing_ring_restrictions_are_reported_once() {
     if is_portable() {
         return;
     }

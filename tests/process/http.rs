@@ -1,5 +1,5 @@
-//! HTTP on the admin port and `check-ready`, as monitors, load balancers and containers use them; and clients that take
-//! the admin port's places away.
+//! HTTP on the admin port and `check-ready`, as used by monitoring, load balancers and containers; and clients that use up the
+//! admin connections.
 
 use crate::patience::{PATIENCE, wait_until};
 use crate::proxy::{PROGRAM, Proxy, config, run};
@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// The answer to a request: status, body.
+/// Sends a request; returns status and body.
 fn http(address: SocketAddr, request: &str) -> (u16, String) {
     let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -25,14 +25,14 @@ fn get(proxy: &Proxy, path: &str) -> (u16, String) {
     http(proxy.admin, &format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", proxy.admin))
 }
 
-/// A figure of `/metrics`: the sum of all series of this name whose labels have this text.
-fn figure(text: &str, name: &str, label: &str) -> f64 {
+/// The sum of the series of `/metrics` with this name whose labels contain this text.
+fn sample(text: &str, name: &str, label: &str) -> f64 {
     let of_name = |line: &&str| line.split(['{', ' ']).next() == Some(name) && line.contains(label);
     text.lines().filter(of_name).map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
 }
 
 #[test]
-fn what_was_relayed_is_in_the_metrics_and_in_the_json() {
+fn relayed_metrics_are_in_metrics_and_stats_json() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"workers": 2})));
     proxy.send(datagrams(0..100));
@@ -41,34 +41,34 @@ fn what_was_relayed_is_in_the_metrics_and_in_the_json() {
     proxy.settle();
     let (status, text) = get(&proxy, "/metrics");
     assert_eq!(status, 200);
-    assert_eq!(figure(&text, "statsring_metrics_received_total", ""), 301.0);
-    assert_eq!(figure(&text, "statsring_metrics_sent_total", ""), 300.0);
-    assert_eq!(figure(&text, "statsring_metrics_dropped_total", "reason=\"malformed\""), 1.0);
-    assert_eq!(figure(&text, "statsring_metrics_unaccounted", ""), 0.0);
+    assert_eq!(sample(&text, "statsring_metrics_received_total", ""), 301.0);
+    assert_eq!(sample(&text, "statsring_metrics_sent_total", ""), 300.0);
+    assert_eq!(sample(&text, "statsring_metrics_dropped_total", "reason=\"malformed\""), 1.0);
+    assert_eq!(sample(&text, "statsring_metrics_unaccounted", ""), 0.0);
     for backend in &backends {
         let label = format!("backend=\"{}\"", backend.name());
-        assert_eq!(figure(&text, "statsring_backend_metrics_sent_total", &label), backend.total() as f64);
-        assert_eq!(figure(&text, "statsring_backend_up", &label), 1.0);
+        assert_eq!(sample(&text, "statsring_backend_metrics_sent_total", &label), backend.total() as f64);
+        assert_eq!(sample(&text, "statsring_backend_up", &label), 1.0);
     }
     assert_eq!(
-        figure(&text, "statsring_residence_seconds_count", ""),
-        figure(&text, "statsring_latency_seconds_count", "")
+        sample(&text, "statsring_residence_seconds_count", ""),
+        sample(&text, "statsring_latency_seconds_count", "")
     );
     assert!(
-        figure(&text, "process_cpu_seconds_total", "") > 0.0 && figure(&text, "process_open_fds", "") > 5.0
+        sample(&text, "process_cpu_seconds_total", "") > 0.0 && sample(&text, "process_open_fds", "") > 5.0
     );
     let (status, text) = get(&proxy, "/stats.json");
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((status, &json["stats"]["metrics_sent"]), (200, &json!(300)));
     assert_eq!(json["backends"].as_array().unwrap().len(), 3);
     assert_eq!(json["config"]["workers"], json!(2));
-    // By the name that this host has given itself, if that can be one.
+    // By this host's name, if it is a valid Host.
     let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     if own.trim().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
         let request = format!("GET /healthz HTTP/1.1\r\nHost: {}:1\r\nConnection: close\r\n\r\n", own.trim());
         assert_eq!(http(proxy.admin, &request).0, 200);
     }
-    // A page of elsewhere, and one that wants to change something.
+    // A foreign page, and a request to change something.
     assert_eq!(
         http(proxy.admin, "GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").0,
         403
@@ -96,7 +96,7 @@ fn what_was_relayed_is_in_the_metrics_and_in_the_json() {
     assert_eq!(proxy.exit_code(), 0);
 }
 
-/// What `check-ready` says: exit code, words.
+/// Runs `check-ready`; returns exit code and output.
 fn check_ready(arguments: &[&str]) -> (i32, String) {
     let output = run(&[&["check-ready"], arguments].concat());
     let words = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
@@ -104,7 +104,7 @@ fn check_ready(arguments: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn check_ready_judges_the_running_proxy_and_not_what_became_of_its_file() {
+fn check_ready_checks_the_running_proxy_not_its_file() {
     let backends = three();
     let proxy = Proxy::start(config(&refs(&backends), json!({})));
     let file = proxy.config_path().to_str().unwrap().to_owned();
@@ -127,11 +127,11 @@ fn check_ready_judges_the_running_proxy_and_not_what_became_of_its_file() {
         .output();
     assert_eq!(relative.unwrap().status.code(), Some(0), "a relative path");
     drop(proxy);
-    assert_eq!(check().0, 66, "nobody runs, and there is no file");
+    assert_eq!(check().0, 66, "no process runs, and there is no file");
 }
 
 #[test]
-fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
+fn readyz_and_check_ready_follow_health_and_stop() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"shutdownDelay": 60_000})));
     let file = proxy.config_path().to_str().unwrap().to_owned();
@@ -148,7 +148,7 @@ fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
     assert!(code == 1 && words.starts_with("not ready: health was set to down"), "{words}");
     proxy.ask("health up");
     proxy.signal(Signal::SIGTERM);
-    wait_until("it says that it stops", || {
+    wait_until("it reports that it is stopping", || {
         get(&proxy, "/readyz") == (503, "not ready: stopping\n".to_owned())
     });
     assert_eq!(check_ready(&by_file).0, 1);
@@ -159,11 +159,11 @@ fn ready_is_what_the_operator_and_the_stop_say_and_check_ready_says_it_too() {
 }
 
 #[test]
-fn clients_that_hold_every_place_and_say_nothing_do_not_keep_an_operator_out() {
+fn idle_admin_clients_do_not_lock_out_an_operator() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let mut held: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(proxy.admin).unwrap()).collect();
-    // Half a command, and an endless one: neither is an answer.
+    // A partial command and an endless one: neither gets a reply.
     held[1].write_all(b"health do").unwrap();
     held[2].write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
     let ask = || {
@@ -176,9 +176,9 @@ fn clients_that_hold_every_place_and_say_nothing_do_not_keep_an_operator_out() {
     };
     wait_until("an operator is answered", || ask() == "pong\n");
     for _ in 0..10 {
-        wait_until("and is answered again", || ask() == "pong\n");
+        wait_until("the operator is answered again", || ask() == "pong\n");
     }
-    assert_eq!(proxy.stat("admin_idle_closed"), 0, "the places came free by themselves");
+    assert_eq!(proxy.stat("admin_idle_closed"), 0, "idle connections were closed by their timeout");
     assert!(proxy.stat("admin_connections_yielded") >= 1);
     assert_eq!(proxy.ask("health"), "health: up\n");
     drop(held);
@@ -186,17 +186,17 @@ fn clients_that_hold_every_place_and_say_nothing_do_not_keep_an_operator_out() {
     assert_eq!(proxy.exit_code(), 0);
 }
 
-/// Open files of the process.
+/// Number of open files of the process.
 fn open_files(proxy: &Proxy) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count()
 }
 
 #[test]
-fn a_tap_of_a_client_that_is_gone_holds_its_connection_no_longer() {
+fn tap_of_a_disconnected_client_is_closed() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     assert_eq!(proxy.ask("ping"), "pong\n");
-    wait_until("the connection before is closed", || {
+    wait_until("the previous connection is closed", || {
         let before = open_files(&proxy);
         std::thread::sleep(Duration::from_millis(100));
         open_files(&proxy) == before
@@ -207,33 +207,33 @@ fn a_tap_of_a_client_that_is_gone_holds_its_connection_no_longer() {
         let mut client = TcpStream::connect(proxy.admin).unwrap();
         client.write_all(b"tap nothing.like.this 1000\n").unwrap();
         match number % 3 {
-            // It ends as a program does that was killed.
+            // Closes like a killed program.
             0 => {}
-            // It has said all, and ends then.
+            // Half-closes, then closes.
             1 => client.shutdown(Shutdown::Write).unwrap(),
-            // It has sent so much ahead that it is not listened to any more.
+            // Has pipelined so much that the proxy does not read from it.
             _ => {
                 let _ = client.set_write_timeout(Some(Duration::from_secs(1)));
                 let _ = client.write_all(&[b'\n'; 200_000]);
             }
         }
-        // Each tap has begun before its client leaves.
+        // Each tap has started before its client disconnects.
         std::thread::sleep(Duration::from_millis(20));
     }
-    wait_until("nothing is left of them", || open_files(&proxy) <= before);
-    assert!(begin.elapsed() < Duration::from_secs(25), "they ended by their own time: {:?}", begin.elapsed());
+    wait_until("all taps are closed", || open_files(&proxy) <= before);
+    assert!(begin.elapsed() < Duration::from_secs(25), "they ended by their timeout: {:?}", begin.elapsed());
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0);
 }
 
 #[test]
-fn the_packet_pool_that_is_told_follows_a_reload() {
+fn memstats_packet_pool_follows_a_reload() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
-    let told = |proxy: &Proxy| figure(&get(proxy, "/metrics").1, "statsring_packet_pool_bytes", "");
-    let before = told(&proxy);
+    let pool_bytes = |proxy: &Proxy| sample(&get(proxy, "/metrics").1, "statsring_packet_pool_bytes", "");
+    let before = pool_bytes(&proxy);
     proxy.config.json["maxPacketSize"] = json!(8_000);
     proxy.config.write();
     assert!(proxy.ask("reload").contains("maxPacketSize: 1432 -> 8000"));
-    assert!(told(&proxy) > before, "{before}");
+    assert!(pool_bytes(&proxy) > before, "{before}");
 }

@@ -1,7 +1,7 @@
-//! The log of a process from outside: what reads it may read as it comes, pause, or stop reading.
+//! Captures the log of a process: the reader can follow it, pause, or stop.
 //!
-//! In: a process that is about to be started. Out: the lines of its stderr. The pipe is this file's own, so that a test can
-//! fill it: then every write to it waits for the reader.
+//! In: a process to be started. Out: the lines of its stderr. This file owns the pipe, so that a test can fill it: then every
+//! write blocks until it is read.
 
 use crate::patience::wait_until;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -19,7 +19,7 @@ pub struct Log {
     /// Keeps the pipe open, and fills it.
     writer: Option<PipeWriter>,
     reader: Option<JoinHandle<()>>,
-    /// As /proc names it.
+    /// Its name in /proc.
     pipe: PathBuf,
 }
 
@@ -31,7 +31,7 @@ struct Shared {
 }
 
 impl Log {
-    /// A log without a line, and the stderr of the process that is to write it.
+    /// An empty log, and the stderr for the process.
     pub fn new() -> (Log, Stdio) {
         let (reader, writer) = std::io::pipe().unwrap();
         let stderr = writer.try_clone().unwrap();
@@ -44,39 +44,39 @@ impl Log {
         (Log { shared, writer: Some(writer), reader: Some(reader), pipe }, stderr.into())
     }
 
-    /// The pipe that the process and its successors log to, as /proc names it.
+    /// The name in /proc of the pipe used by the process and its successors.
     pub fn pipe(&self) -> &Path {
         &self.pipe
     }
 
-    /// What was read so far.
+    /// The lines read so far.
     pub fn lines(&self) -> Vec<String> {
         self.shared.lines.lock().unwrap().clone()
     }
 
-    /// Reads nothing from now on, and fills the pipe.
+    /// Stops reading, and fills the pipe.
     pub fn stall(&mut self) {
-        let writer = self.writer.as_mut().expect("the process has not ended");
+        let writer = self.writer.as_mut().expect("the process has not exited");
         self.shared.is_to_pause.store(true, Ordering::Relaxed);
-        // The reader may wait for a line.
+        // The reader may be waiting for a line.
         writer.write_all(b"\n").unwrap();
-        wait_until("the log's reader has paused", || self.shared.has_paused.load(Ordering::Relaxed));
+        wait_until("the log reader has paused", || self.shared.has_paused.load(Ordering::Relaxed));
         let is_writable = || {
             let mut polled = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
             poll(&mut polled, 0u8).unwrap() > 0
         };
         while is_writable() {
-            // A pipe that is writable takes so much without blocking.
+            // A writable pipe accepts this much without blocking.
             (&*writer).write_all(&[b'\n'; 4_096]).unwrap();
         }
     }
 
-    /// Reads on.
+    /// Resumes reading.
     pub fn resume(&self) {
         self.shared.is_to_pause.store(false, Ordering::Relaxed);
     }
 
-    /// Waits until every process that writes it has ended, and all is read.
+    /// Waits until all writers have exited and everything is read.
     pub fn wait_for_end(&mut self) {
         self.writer = None;
         self.resume();

@@ -1,11 +1,11 @@
-//! The log: a reader that has stalled stops nothing, what it loses is counted, and each line is one event.
+//! The log: a stalled reader blocks nothing, dropped lines are counted, and each line is one event.
 
 use super::proxy::PROGRAM;
 use super::*;
 use serde_json::Value;
 use std::process::Command;
 
-/// Long lines for the debug log: each byte is shown as four.
+/// Long lines for the debug log: each byte is escaped to four.
 fn long_metric(number: usize) -> Vec<u8> {
     let mut line = format!("long.{number}:").into_bytes();
     line.resize(2_000, 0xfe);
@@ -13,7 +13,7 @@ fn long_metric(number: usize) -> Vec<u8> {
     line
 }
 
-/// Stalls the log of a proxy that runs with `-d` until lines of it are lost.
+/// Stalls the log of a proxy with `-d` until lines are dropped.
 fn lose_lines(proxy: &mut Proxy) {
     proxy.stall_log();
     let mut number = 0;
@@ -31,7 +31,7 @@ fn get(proxy: &Proxy, path: &str) -> String {
 }
 
 #[test]
-fn a_log_reader_that_has_stalled_stops_nothing() {
+fn stalled_log_reader_blocks_nothing() {
     let mut backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.send(datagrams(0..10));
@@ -45,7 +45,7 @@ fn a_log_reader_that_has_stalled_stops_nothing() {
     proxy.wait_for_state(&dead, "down");
     backends.iter().for_each(Backend::forget);
     proxy.send(datagrams(0..100));
-    wait_until("the others get every metric", || total(&backends[1..]) == 300);
+    wait_until("the other backends receive every metric", || total(&backends[1..]) == 300);
     wait_until("it is degraded", || proxy.ask("status").contains("\ndegraded: log: "));
     proxy.settle();
     proxy.signal(Signal::SIGTERM);
@@ -53,16 +53,16 @@ fn a_log_reader_that_has_stalled_stops_nothing() {
 }
 
 #[test]
-fn a_second_signal_ends_it_though_nobody_reads_its_log() {
+fn second_signal_ends_it_with_a_stalled_log() {
     let backends = three();
     let mut proxy =
         Proxy::start(config(&refs(&backends), json!({"shutdownDelay": PATIENCE.as_millis() as u64})));
     proxy.stall_log();
     proxy.signal(Signal::SIGTERM);
-    wait_until("health says down", || proxy.ask("health") == "health: down\n");
+    wait_until("health reports down", || proxy.ask("health") == "health: down\n");
     proxy.signal(Signal::SIGTERM);
     let mut status = None;
-    wait_until("it has ended", || {
+    wait_until("it has exited", || {
         status = proxy.try_exit_status();
         status.is_some()
     });
@@ -70,12 +70,12 @@ fn a_second_signal_ends_it_though_nobody_reads_its_log() {
 }
 
 #[test]
-fn what_a_stalled_reader_loses_is_counted_and_the_newest_lines_are_kept() {
+fn dropped_log_lines_are_counted_and_the_newest_kept() {
     let backends = three();
     let mut proxy = Proxy::start_with(config(&refs(&backends), json!({})), &["-d"]);
     lose_lines(&mut proxy);
-    let told = "\ndegraded: log: standard error has been blocked for ";
-    wait_until("it is degraded", || proxy.ask("status").contains(told));
+    let message = "\ndegraded: log: standard error has been blocked for ";
+    wait_until("it is degraded", || proxy.ask("status").contains(message));
     assert!(proxy.status("log").contains(" lines dropped, the last "));
     let metrics = get(&proxy, "/metrics");
     let dropped = metrics.lines().find_map(|line| line.strip_prefix("statsring_log_lines_dropped_total "));
@@ -85,10 +85,10 @@ fn what_a_stalled_reader_loses_is_counted_and_the_newest_lines_are_kept() {
     assert!(json["log"]["stalled_for_s"].is_u64(), "{}", json["log"]);
     let stats = proxy.settle();
     assert_eq!((stats["metrics_sent"], stats["kernel_drops"]), (stats["metrics_received"], 0));
-    // The reader is back: it is told of the gap where it is, and the last lines are the last events.
+    // When the reader resumes, the gap is reported in place, and the last lines are the last events.
     proxy.resume_log();
-    wait_until("the gap is told", || proxy.logged(" log lines were dropped here: "));
-    wait_until("the log is read", || !proxy.ask("status").contains("\ndegraded: log: "));
+    wait_until("the gap is reported", || proxy.logged(" log lines were dropped here: "));
+    wait_until("the log is drained", || !proxy.ask("status").contains("\ndegraded: log: "));
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.exit_code(), 0);
     let log = proxy.log();
@@ -97,7 +97,7 @@ fn what_a_stalled_reader_loses_is_counted_and_the_newest_lines_are_kept() {
 }
 
 #[test]
-fn a_restart_needs_no_reader_of_the_log() {
+fn restart_works_with_a_stalled_log() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     proxy.stall_log();
@@ -110,20 +110,20 @@ fn a_restart_needs_no_reader_of_the_log() {
 }
 
 #[test]
-fn a_start_that_fails_ends_though_nobody_reads_why() {
+fn failed_start_exits_with_a_stalled_log() {
     let bad = ConfigFile::new(json!({"nodes": [], "workerz": 2}));
     let mut command = Command::new(PROGRAM);
     command.arg("-f").arg(&bad.path);
     let mut proxy = Proxy::spawn_stalled(bad, command);
     let mut status = None;
-    wait_until("it has ended", || {
+    wait_until("it has exited", || {
         status = proxy.try_exit_status();
         status.is_some()
     });
     assert_eq!(status.unwrap().code(), Some(64));
 }
 
-/// Whether a line begins with the time, as `2026-01-31T`.
+/// Whether a line begins with a timestamp such as `2026-01-31T`.
 fn has_time(line: &str) -> bool {
     let form = "dddd-dd-ddTdd:dd:dd.";
     line.len() > form.len()
@@ -133,7 +133,7 @@ fn has_time(line: &str) -> bool {
             .all(|(form, c)| if form == 'd' { c.is_ascii_digit() } else { c == form })
 }
 
-/// A proxy that was reloaded well and badly, each with several lines to tell, and has ended.
+/// The log of a proxy after a successful and a failed reload with several lines each, and its exit.
 fn reloaded(log_format: &str) -> Proxy {
     let mut backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({"logFormat": log_format})));
@@ -158,19 +158,19 @@ fn reloaded(log_format: &str) -> Proxy {
 }
 
 #[test]
-fn every_line_of_the_text_log_has_its_time() {
+fn text_log_lines_have_timestamps() {
     let proxy = reloaded("text");
     let log = proxy.log();
     for line in log.lines() {
         assert!(has_time(line), "{line:?} in {log}");
     }
-    for told in ["flushInterval: 5 -> 9", "checkFall: 3 -> 7", "checkRise", "workerz"] {
-        assert!(log.contains(told), "{told} in {log}");
+    for text in ["flushInterval: 5 -> 9", "checkFall: 3 -> 7", "checkRise", "workerz"] {
+        assert!(log.contains(text), "{text} in {log}");
     }
 }
 
 #[test]
-fn json_logs_have_fields_for_what_changes() {
+fn json_logs_have_event_fields() {
     let proxy = reloaded("json");
     let log = proxy.log();
     let events: Vec<Value> = log

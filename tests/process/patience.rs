@@ -1,11 +1,11 @@
-//! Waiting for conditions: generous, so that a busy machine fails no test, and never longer than needed.
+//! Waits for conditions, with a deadline that is generous for busy machines.
 
 use std::time::{Duration, Instant};
 
-/// Nothing here takes nearly so long unless it is broken.
+/// Exceeded only if something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until `condition` holds; panics with `what` if it never does.
+/// Waits until `condition` holds; panics with `what` after the deadline.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;

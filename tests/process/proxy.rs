@@ -1,4 +1,4 @@
-//! The program under test, as its own process: its config, its log, its admin port, its exit code.
+//! The program under test as a child process: config, log, admin port, exit code.
 
 #[path = "log.rs"]
 mod log;
@@ -15,14 +15,14 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_statsring");
-/// Starts that may find a chosen port taken meanwhile.
+/// Attempts to start, in case a chosen port is taken meanwhile.
 const STARTS: usize = 5;
-/// Datagrams that may be on their way into the proxy at once: fewer than the smallest receive buffer holds.
+/// Datagrams in flight to the proxy: fewer than fit into the smallest receive buffer.
 const WINDOW: u64 = 64;
 
 pub struct Proxy {
     child: Child,
-    /// Processes that took over, the last one last.
+    /// Processes that took over, in order.
     successors: Vec<i32>,
     pub config: ConfigFile,
     pub address: SocketAddr,
@@ -33,7 +33,7 @@ pub struct Proxy {
     sent: u64,
 }
 
-/// A config file in a folder of its own, removed in the end.
+/// A config file in a temporary directory.
 pub struct ConfigFile {
     folder: PathBuf,
     pub path: PathBuf,
@@ -66,7 +66,7 @@ impl Drop for ConfigFile {
     }
 }
 
-/// Whether these tests are of the portable engine: the same files are compiled once more under another name, which says so.
+/// Whether this binary tests the portable engine: the same files are compiled under another name.
 pub fn is_portable() -> bool {
     env!("CARGO_CRATE_NAME").ends_with("_portable")
 }
@@ -79,7 +79,7 @@ pub fn nodes(backends: &[&Backend]) -> Value {
         .collect()
 }
 
-/// A config for these backends, with quick checks, and with `extra` keys.
+/// A config for these backends with short check intervals and `extra` keys.
 pub fn config(backends: &[&Backend], extra: Value) -> Value {
     let mut config = json!({
         "host": "127.0.0.1",
@@ -105,13 +105,13 @@ pub fn free_ports() -> (u16, u16) {
     (data.local_addr().unwrap().port(), admin.local_addr().unwrap().port())
 }
 
-/// Runs the program to its end.
+/// Runs the program to completion.
 pub fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Copies a program, by another process: were it open for writing here, a process that another test forks meanwhile would
-/// have it open too until it runs its own program, and the kernel runs no such file (ETXTBSY of execve(2)).
+/// Copies a program in a child process: if this process had it open for writing, a process forked by another test would have it
+/// open too until its exec, and the kernel would refuse to execute it (ETXTBSY of execve(2)).
 pub fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
@@ -130,7 +130,7 @@ impl Proxy {
         })
     }
 
-    /// Starts the proxy by a command of the caller's, which is told the config's path; waits until it is ready.
+    /// Starts the proxy by a command built from the config's path; waits until it is ready.
     pub fn start_by(config: Value, command: impl Fn(&Path) -> Command) -> Proxy {
         for _ in 0..STARTS {
             let (port, admin_port) = free_ports();
@@ -142,7 +142,7 @@ impl Proxy {
             let mut proxy = Proxy::spawn(config, port, admin_port, command);
             match proxy.wait_until_ready() {
                 None => return proxy,
-                // Somebody took a port between its choice and the start.
+                // Another process took the port before the start.
                 Some(71) if proxy.log().contains("is in use") => {}
                 Some(code) => panic!("the start failed with exit code {code}: {}", proxy.log()),
             }
@@ -150,22 +150,22 @@ impl Proxy {
         panic!("no free ports in {STARTS} starts");
     }
 
-    /// The exit code, if it ended instead.
+    /// Returns the exit code if the process exits instead.
     pub fn wait_until_ready(&mut self) -> Option<i32> {
         let mut ended = None;
-        wait_until("it is ready or has ended", || {
+        wait_until("it is ready or has exited", || {
             ended = self.child.try_wait().unwrap();
             ended.is_some() || self.logged("ready: ")
         });
         ended.and_then(|status| status.code())
     }
 
-    /// Starts a command with this config at these ports; it need not be ready.
+    /// Starts a command with this config at these ports; does not wait.
     pub fn spawn(config: ConfigFile, port: u16, admin_port: u16, command: Command) -> Proxy {
         Proxy::spawn_with(Log::new(), config, port, admin_port, command)
     }
 
-    /// Starts a command whose log nobody reads from the start on, at no port that matters.
+    /// Starts a command whose log is not read, at arbitrary ports.
     pub fn spawn_stalled(config: ConfigFile, command: Command) -> Proxy {
         let (mut log, stderr) = Log::new();
         log.stall();
@@ -184,7 +184,7 @@ impl Proxy {
             command.stdin(Stdio::null());
         }
         let child = command.spawn().unwrap();
-        // Its end of the pipe is closed here, so that the log ends with the process.
+        // Closes the write end here, so that the log ends with the process.
         drop(command);
         Proxy {
             child,
@@ -198,12 +198,12 @@ impl Proxy {
         }
     }
 
-    /// The process that serves, as far as it was looked at.
+    /// The PID of the serving process, as last determined.
     pub fn pid(&self) -> i32 {
         self.successors.last().copied().unwrap_or(self.child.id() as i32)
     }
 
-    /// Has it start itself again without loss, and waits until that is complete.
+    /// Restarts it without loss and waits for completion.
     #[track_caller]
     pub fn restart(&mut self) {
         let before = self.pid();
@@ -211,7 +211,7 @@ impl Proxy {
         self.wait_for_successor(before);
     }
 
-    /// Waits until another process than `before` has taken over, and `before` has ended.
+    /// Waits until another process than `before` serves, and `before` has exited.
     #[track_caller]
     pub fn wait_for_successor(&mut self, before: i32) {
         wait_until("another process has taken over", || {
@@ -225,11 +225,11 @@ impl Proxy {
             pid.is_some_and(|pid| pid != before)
                 && value("last_restart: ").is_some_and(|words| words.contains("complete"))
         });
-        // What it had received before is in the old process's account.
+        // Earlier datagrams are in the old process's counters.
         self.sent = 0;
     }
 
-    /// The processes that were started for restarts, in order.
+    /// PIDs of the processes started for restarts, in order.
     pub fn started(&self) -> Vec<i32> {
         let log = self.log();
         let lines = log.lines().filter(|line| line.contains("restart: started process "));
@@ -238,11 +238,11 @@ impl Proxy {
         lines.filter_map(pid).collect()
     }
 
-    /// Waits until the first process has ended, whoever serves now; its exit code.
+    /// Waits for the exit of the first process, whichever serves now; returns its exit code.
     #[track_caller]
     pub fn first_exit_code(&mut self) -> i32 {
         let mut status = None;
-        wait_until("the first process has ended", || {
+        wait_until("the first process has exited", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
@@ -257,22 +257,22 @@ impl Proxy {
         self.log.lines().iter().any(|line| line.contains(text))
     }
 
-    /// Stops reading the log, and lets every write to it wait.
+    /// Stops reading the log, so that writes to it block.
     pub fn stall_log(&mut self) {
         self.log.stall();
     }
 
-    /// Reads the log again.
+    /// Resumes reading the log.
     pub fn resume_log(&self) {
         self.log.resume();
     }
 
-    /// The answer to one admin command.
+    /// The reply to an admin command.
     pub fn ask(&self, command: &str) -> String {
         self.try_ask(command).unwrap()
     }
 
-    /// The answer to one admin command, if the process that took the question does not end meanwhile.
+    /// The reply to an admin command, unless the process exits meanwhile.
     pub fn try_ask(&self, command: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.admin)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -283,7 +283,7 @@ impl Proxy {
         Ok(answer)
     }
 
-    /// All figures of `stats`, of one moment.
+    /// A snapshot of `stats`.
     pub fn stats(&self) -> HashMap<String, u64> {
         let parse = |line: &str| {
             let (name, value) = line.split_once(": ")?;
@@ -301,20 +301,24 @@ impl Proxy {
         self.column(backend, "state")
     }
 
-    /// One column of a backend's line in `backends`.
+    /// A column of a backend in `backends`.
     pub fn column(&self, backend: &str, column: &str) -> String {
         let table = self.ask("backends");
         let mut rows = table.lines();
         let index = rows.next().unwrap().split('\t').position(|name| name == column).unwrap();
         let row = rows.find(|row| row.split('\t').next() == Some(backend));
-        row.unwrap_or_else(|| panic!("no {backend} in {table}")).split('\t').nth(index).unwrap().to_owned()
+        row.unwrap_or_else(|| panic!("{backend} is missing in {table}"))
+            .split('\t')
+            .nth(index)
+            .unwrap()
+            .to_owned()
     }
 
     /// A line of `status`.
     pub fn status(&self, name: &str) -> String {
         let text = self.ask("status");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+        line.unwrap_or_else(|| panic!("{name} is missing in {text}")).to_owned()
     }
 
     #[track_caller]
@@ -322,8 +326,8 @@ impl Proxy {
         wait_until(&format!("{backend} is {state}"), || self.state(backend) == state);
     }
 
-    /// Sends datagrams, never more at once than every receive buffer holds, so that the kernel has no reason to drop
-    /// one; returns when the proxy has received them all.
+    /// Sends datagrams, limiting those in flight so that no receive buffer overflows; returns when the proxy has received them
+    /// all.
     pub fn send(&mut self, datagrams: impl IntoIterator<Item = impl AsRef<[u8]>>) {
         for datagram in datagrams {
             self.sender.send_to(datagram.as_ref(), self.address).unwrap();
@@ -335,7 +339,7 @@ impl Proxy {
         self.wait_until_received();
     }
 
-    /// Sends datagrams and does not look whether they arrive; at most as many as every receive buffer holds.
+    /// Sends datagrams without waiting for them; at most as many as fit into every receive buffer.
     pub fn send_burst(&mut self, datagrams: &[String]) {
         assert!(datagrams.len() as u64 <= WINDOW);
         for datagram in datagrams {
@@ -350,7 +354,7 @@ impl Proxy {
         wait_until("every datagram is received", || self.stat("datagrams_received") >= sent);
     }
 
-    /// Waits until nothing is on its way, and checks the account then.
+    /// Waits until nothing is pending, and checks that the counters balance.
     #[track_caller]
     pub fn settle(&self) -> HashMap<String, u64> {
         wait_until("nothing is pending", || self.stat("metrics_pending") == 0);
@@ -363,16 +367,16 @@ impl Proxy {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    /// How it has ended, if it has; the log need not be read.
+    /// The exit status, if it has exited; the log need not be read.
     pub fn try_exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end, however it comes.
+    /// Waits for its exit.
     #[track_caller]
     pub fn wait_for_end(&mut self) -> ExitStatus {
         let mut status = None;
-        wait_until("it has ended", || {
+        wait_until("it has exited", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
@@ -380,14 +384,14 @@ impl Proxy {
         status.unwrap()
     }
 
-    /// Waits for its end; the exit code.
+    /// Waits for its exit; returns the exit code.
     #[track_caller]
     pub fn exit_code(&mut self) -> i32 {
         let status = self.wait_for_end();
         status.code().unwrap_or_else(|| panic!("ended by {status:?}"))
     }
 
-    /// Starts the program again with the same config, after it has ended; waits until it is ready.
+    /// Starts the program with the same config after its exit; waits until it is ready.
     #[track_caller]
     pub fn start_again(self) -> Proxy {
         let config = ConfigFile::new(self.config.json.clone());
@@ -395,11 +399,11 @@ impl Proxy {
         command.arg("-f").arg(&config.path);
         let mut again = Proxy::spawn(config, self.address.port(), self.admin.port(), command);
         let ended = again.wait_until_ready();
-        assert!(ended.is_none(), "the start after the end failed: {}", again.log());
+        assert!(ended.is_none(), "the second start failed: {}", again.log());
         again
     }
 
-    /// Its admin port will be another one.
+    /// Sets the admin port to be used after a restart.
     pub fn move_admin(&mut self, port: u16) {
         self.admin.set_port(port);
     }
@@ -414,7 +418,7 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
         for pid in self.successors.iter().copied().chain(self.started()) {
-            // Its number may be another program's by now; a process of this proxy logs to its pipe.
+            // The PID may have been reused; processes of this proxy log to its pipe.
             if std::fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|pipe| pipe == self.log.pipe()) {
                 let _ = nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(pid),

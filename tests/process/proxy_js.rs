@@ -1,10 +1,10 @@
-//! Started with a config of StatsD's `proxy.js`: its admin words, its placement, reload and restart; and chains of proxies.
+//! Configs of StatsD's `proxy.js`: admin commands, placement, reload and restart; and chains of proxies.
 
 use super::proxy::{self, PROGRAM};
 use super::*;
 use std::process::Command;
 
-/// Starts with a text that has `PORT` and `MGMT` in place of the ports; waits until it is ready.
+/// Starts with a config in which `PORT` and `MGMT` are replaced by ports; waits until it is ready.
 fn start(text: &str) -> Proxy {
     for _ in 0..5 {
         let (port, admin_port) = proxy::free_ports();
@@ -37,7 +37,7 @@ fn text(backends: &[&Backend], more: &str) -> String {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_as_the_file_names_it() {
+fn port_in_use_error_uses_the_key_of_the_file() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = ConfigFile::new(json!({}));
     let admin_port = taken.local_addr().unwrap().port();
@@ -52,7 +52,7 @@ fn a_port_that_is_taken_is_named_as_the_file_names_it() {
 }
 
 #[test]
-fn keys_that_need_a_restart_are_named_as_the_file_names_them() {
+fn restart_needed_message_uses_the_keys_of_the_file() {
     let backends = three();
     let proxy = start(&text(&refs(&backends), ""));
     let changed = |from: &str, to: &str| {
@@ -65,7 +65,7 @@ fn keys_that_need_a_restart_are_named_as_the_file_names_them() {
     assert!(answer.contains("a restart is needed to change address, forkCount"), "{answer}");
 }
 
-/// A client that keeps its connection.
+/// A client with a persistent connection.
 struct Client(TcpStream);
 
 impl Client {
@@ -75,16 +75,16 @@ impl Client {
         Client(stream)
     }
 
-    /// Sends bytes, and expects exactly these back.
+    /// Sends bytes, and expects exactly this reply.
     #[track_caller]
     fn expect(&mut self, sent: &str, answer: &str) {
         self.0.write_all(sent.as_bytes()).unwrap();
         let mut found = vec![0; answer.len()];
         self.0.read_exact(&mut found).unwrap();
-        assert_eq!(String::from_utf8_lossy(&found), answer, "the answer to {sent:?}");
+        assert_eq!(String::from_utf8_lossy(&found), answer, "the reply to {sent:?}");
     }
 
-    /// Sends bytes and no more, and reads until the connection ends.
+    /// Sends bytes, half-closes, and reads until the connection ends.
     fn rest(mut self, sent: &str) -> String {
         self.0.write_all(sent.as_bytes()).unwrap();
         self.0.shutdown(std::net::Shutdown::Write).unwrap();
@@ -95,7 +95,7 @@ impl Client {
 }
 
 #[test]
-fn the_admin_port_speaks_as_proxy_js_does() {
+fn admin_port_replies_like_proxy_js() {
     let backends = three();
     let proxy = start(&text(&refs(&backends), "\n  log: {backend: 'stdout', level: 'LOG_INFO'},"));
     assert!(
@@ -113,7 +113,7 @@ fn the_admin_port_speaks_as_proxy_js_does() {
     client.expect("health up now\n", "health: up\n");
     client.expect("HELP\n", "ERROR\n");
     client.expect("\r\n", "ERROR\n");
-    // Without a newline, as many monitors send it.
+    // Without a newline, like many monitors.
     client.expect("health", "health: up\n");
     let config = format!(
         "\nnodes > 0: [object Object]\nnodes > 1: [object Object]\nnodes > 2: [object Object]\naddress: 127.0.0.1\n\
@@ -126,7 +126,7 @@ fn the_admin_port_speaks_as_proxy_js_does() {
     client.expect("ping\n", "pong\n");
     client.expect("statsring help me\n", "ERROR\n");
     let names: Vec<String> = backends.iter().map(Backend::name).collect();
-    // Several lines in one read are one command there; statsring's own are not.
+    // In proxy.js, several lines in one read are one command; not so statsring's own commands.
     client.expect("help\nhealth\n", "ERROR\n");
     client.expect("health down\nstatus\n", "health: up\n");
     client.expect("ping\nhealth\n", "pong\nhealth: up\n");
@@ -134,7 +134,7 @@ fn the_admin_port_speaks_as_proxy_js_does() {
     let (uptime, nodes) = status.split_once('\n').unwrap();
     assert!(uptime.strip_prefix("uptime: ").is_some_and(|age| age.parse::<u32>().is_ok()), "{status}");
     assert_eq!(nodes, format!("nodes: {} \n", names.join(" ")));
-    // Statsring's own words stand beside them.
+    // Statsring's own commands are available as well.
     assert!(proxy.ask("statsring status").contains("\nplacement: hashring-3\n"));
     assert!(proxy.ask("statsring config").contains("\"managementDialect\": \"proxy.js\""));
     assert!(proxy.ask("statsring").contains("backends"));
@@ -142,25 +142,25 @@ fn the_admin_port_speaks_as_proxy_js_does() {
 }
 
 #[test]
-fn status_lists_the_ring_as_proxy_js_keeps_it() {
+fn status_lists_the_ring_like_proxy_js() {
     let mut backends = three();
     let mut proxy = start(&text(&refs(&backends), ""));
     let names: Vec<String> = backends.iter().map(Backend::name).collect();
     let nodes = |proxy: &Proxy| proxy.ask("status").lines().nth(1).unwrap().to_owned();
     backends[0].kill();
     let left = format!("nodes: {} {} ", names[1], names[2]);
-    wait_until("the dead one is out of the ring", || nodes(&proxy) == left);
+    wait_until("the dead backend is removed from the ring", || nodes(&proxy) == left);
     backends[0].restore();
     let back = format!("{left}{} ", names[0]);
-    wait_until("it is back, as the last one", || nodes(&proxy) == back);
-    // A line that proxy.js forwards and statsring's own config would not.
+    wait_until("it is back in the last place", || nodes(&proxy) == back);
+    // A line that proxy.js forwards, unlike statsring by default.
     backends.iter().for_each(Backend::forget);
     proxy.send(["neither a colon nor a bar", "a:1|c\nb:2|c"]);
-    wait_until("all of it has arrived", || total(&backends) == 3);
+    wait_until("everything has arrived", || total(&backends) == 3);
 }
 
 #[test]
-fn a_reload_takes_over_a_changed_file_and_a_wrong_one_changes_nothing() {
+fn reload_applies_valid_proxy_js_files_only() {
     let backends = three();
     let proxy = start(&text(&refs(&backends[..2]), ""));
     let ports = |text: String| {
@@ -180,7 +180,7 @@ fn a_reload_takes_over_a_changed_file_and_a_wrong_one_changes_nothing() {
     assert!(answer.contains(&format!("nodes: {} added", backends[2].name())), "{answer}");
     assert!(proxy.ask("config").contains("nodes > 2: "));
     assert!(proxy.ask("status").contains(&backends[2].name()));
-    // The equivalent JSON is no change, and keeps the words.
+    // The equivalent JSON is no change, and keeps the dialect.
     let json = proxy.ask("statsring config");
     proxy.config.write_text(&json);
     assert_eq!(proxy.ask("reload"), "reloaded: nothing changed\n");
@@ -188,13 +188,13 @@ fn a_reload_takes_over_a_changed_file_and_a_wrong_one_changes_nothing() {
     let other = json.replace("\"managementDialect\": \"proxy.js\"", "\"managementDialect\": \"statsring\"");
     proxy.config.write_text(&other);
     proxy.signal(Signal::SIGHUP);
-    wait_until("the words are statsring's", || {
+    wait_until("the dialect is statsring's", || {
         proxy.ask("nonsense") == "unknown command; help lists the commands\n"
     });
 }
 
 #[test]
-fn a_restart_without_loss_reads_such_a_file_again() {
+fn restart_rereads_the_proxy_js_file() {
     let backends = three();
     let mut proxy = start(&text(&refs(&backends), ""));
     let before = proxy.pid();
@@ -211,11 +211,11 @@ fn a_restart_without_loss_reads_such_a_file_again() {
     assert!(proxy.ask("config").contains("mgmt_port: "));
     let taken = pid(&proxy).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(taken), Signal::SIGTERM).unwrap();
-    wait_until("it has ended", || TcpStream::connect(proxy.admin).is_err());
+    wait_until("it has exited", || TcpStream::connect(proxy.admin).is_err());
 }
 
 #[test]
-fn a_statsring_can_be_a_backend_of_another_one() {
+fn statsring_can_be_a_backend_of_another() {
     let backends = three();
     let inner = start(&text(&refs(&backends), ""));
     let inner_node =
@@ -225,8 +225,8 @@ fn a_statsring_can_be_a_backend_of_another_one() {
     let name = format!("127.0.0.1:{}", inner.address.port());
     outer.wait_for_state(&name, "up");
     outer.send(datagrams(0..20));
-    wait_until("everything went through both", || total(&backends) == 60);
-    // Down by command is what the other one sees.
+    wait_until("everything passed through both", || total(&backends) == 60);
+    // The outer one sees a health set to down.
     assert_eq!(inner.ask("health down"), "health: down\n");
     outer.wait_for_state(&name, "down");
     assert_eq!(outer.ask("status").lines().nth(1), Some("nodes: "));

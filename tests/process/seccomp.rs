@@ -1,15 +1,15 @@
-//! System calls refused to a process that is about to start, as a container's profile refuses them.
+//! Makes system calls fail in a process to be started, like a container's seccomp profile.
 
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// One step of a filter.
+/// One instruction of a filter.
 fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// Puts the process under this filter, and all that it starts.
+/// Installs this filter in the process and its children.
 fn install<const N: usize>(command: &mut Command, mut program: [libc::sock_filter; N]) {
     let install = move || {
         let described = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
@@ -20,13 +20,13 @@ fn install<const N: usize>(command: &mut Command, mut program: [libc::sock_filte
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+    // SAFETY: between fork and exec it makes two system calls and does not allocate.
     unsafe { command.pre_exec(install) };
 }
 
-/// Has the system calls from `first` to `last` answer `errno`.
+/// Makes the system calls from `first` to `last` fail with `errno`.
 pub fn refuse(command: &mut Command, first: libc::c_long, last: libc::c_long, errno: i32) {
-    // The call's number stands at 0 of seccomp's data.
+    // The system call number is at offset 0 of seccomp_data.
     let program = [
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 2, first as u32),
@@ -37,11 +37,11 @@ pub fn refuse(command: &mut Command, first: libc::c_long, last: libc::c_long, er
     install(command, program);
 }
 
-/// Has io_uring_register(2) answer `errno` to one operation, and do the others.
+/// Makes one operation of io_uring_register(2) fail with `errno`.
 pub fn refuse_register(command: &mut Command, operation: u32, errno: i32) {
     let (load, equal) =
         (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
-    // The call's number is at 0 of seccomp's data, the lower half of its second argument at 24.
+    // The system call number is at offset 0 of seccomp_data, the lower half of its second argument at 24.
     let program = [
         step(load, 0, 0, 0),
         step(equal, 0, 3, libc::SYS_io_uring_register as u32),

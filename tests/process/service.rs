@@ -1,4 +1,4 @@
-//! Under a service manager: what it is told, and the sockets that it passes.
+//! Service manager integration: notifications, and passed sockets.
 
 use super::proxy::{self, PROGRAM};
 use super::*;
@@ -9,38 +9,38 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// A service manager's ear.
+/// The notification socket of a service manager.
 struct Manager {
     socket: UnixDatagram,
-    heard: Vec<String>,
+    received: Vec<String>,
 }
 
 impl Manager {
     fn start(name: &str) -> Manager {
         let socket = UnixDatagram::bind_addr(&UnixAddress::from_abstract_name(name).unwrap()).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        Manager { socket, heard: Vec::new() }
+        Manager { socket, received: Vec::new() }
     }
 
-    /// Waits for a message in which `is_it` holds; those before it are forgotten.
+    /// Waits for a message that satisfies `is_it`; earlier ones are discarded.
     #[track_caller]
     fn wait_for(&mut self, what: &str, is_it: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(at) = self.heard.iter().position(|message| is_it(message)) {
-                return self.heard.drain(..=at).next_back().unwrap();
+            if let Some(at) = self.received.iter().position(|message| is_it(message)) {
+                return self.received.drain(..=at).next_back().unwrap();
             }
-            assert!(Instant::now() < end, "waited in vain for {what}; heard {:?}", self.heard);
+            assert!(Instant::now() < end, "timed out: {what}; received {:?}", self.received);
             let mut bytes = [0; 1024];
             if let Ok(length) = self.socket.recv(&mut bytes) {
-                self.heard.push(String::from_utf8(bytes[..length].to_vec()).unwrap());
+                self.received.push(String::from_utf8(bytes[..length].to_vec()).unwrap());
             }
         }
     }
 }
 
 #[test]
-fn the_service_manager_is_told_of_every_stage() {
+fn service_manager_is_notified_of_every_stage() {
     let backends = three();
     let name = format!("statsring-test-{}", std::process::id());
     let mut manager = Manager::start(&name);
@@ -68,9 +68,9 @@ fn the_service_manager_is_told_of_every_stage() {
     proxy.wait_for_end();
 }
 
-/// A command that runs the proxy with one or two passed sockets, as a service manager does.
+/// A command that runs the proxy with one or two passed sockets, like a service manager.
 fn activated(config: &std::path::Path, sockets: Vec<OwnedFd>) -> Command {
-    // The numbers that a service manager uses, and the process id that it names.
+    // Descriptors 3 and 4, and the PID of the process.
     let script = r#"exec 3<&0 4<&1 </dev/null >/dev/null
         [ "$LISTEN_FDS" = 2 ] || exec 4<&-
         LISTEN_PID=$$; export LISTEN_PID; exec "$0" "$@""#;
@@ -93,7 +93,7 @@ fn udp_twins() -> (Vec<UdpSocket>, SocketAddr) {
     (listeners.workers.into_iter().flatten().collect(), listeners.addresses[0])
 }
 
-/// Sends before the start, while it runs, while it is stopped, and across a restart of its own: everything arrives.
+/// Sends before the start, while it runs, while it is stopped, and across a restart: everything arrives.
 fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<SocketAddr>, workers: usize) {
     let backends = three();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -106,7 +106,7 @@ fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<Soc
         send(wanted - 50..wanted);
         let (port, admin_port) = proxy::free_ports();
         let admin_port = admin.map_or(admin_port, |admin| admin.port());
-        // So many are not what the sockets are for, which say it themselves.
+        // The sockets, not the config, determine the number of workers.
         let config =
             config(&refs(&backends), json!({"port": port, "managementPort": admin_port, "workers": 4}));
         let config = ConfigFile::new(config);
@@ -114,7 +114,7 @@ fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<Soc
         let command = activated(&config.path, passed);
         let mut proxy = Proxy::spawn(config, address.port(), admin_port, command);
         assert_eq!(proxy.wait_until_ready(), None, "{}", proxy.log());
-        wait_until("what waited has arrived", || total(&backends) == 3 * wanted as u64);
+        wait_until("queued datagrams have arrived", || total(&backends) == 3 * wanted as u64);
         proxy
     };
     for round in 0..2 {
@@ -135,18 +135,18 @@ fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<Soc
         proxy.restart();
         assert!(proxy.ask("status").contains(&overridden), "{}", proxy.ask("status"));
         send(100 * round + 50..100 * round + 100);
-        wait_until("it goes on", || total(&backends) == 300 * (round + 1) as u64);
+        wait_until("it still forwards", || total(&backends) == 300 * (round + 1) as u64);
         proxy.signal(Signal::SIGTERM);
         proxy.wait_for_end();
     }
     if let Some(admin) = admin {
-        // It stays the service manager's: a client waits for the next process instead of being refused.
+        // The service manager keeps the socket: clients wait for the next process instead of being refused.
         drop(TcpStream::connect(admin).unwrap());
     }
 }
 
 #[test]
-fn with_one_passed_socket_even_a_stop_and_a_start_lose_nothing() {
+fn stop_and_start_with_a_passed_socket_lose_nothing() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     nothing_is_lost(vec![socket.into()], address, None, 1);
@@ -159,14 +159,14 @@ fn two_passed_sockets_are_two_workers() {
 }
 
 #[test]
-fn the_admin_ports_socket_may_be_passed_too() {
+fn admin_socket_may_be_passed() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, admin_address) = (socket.local_addr().unwrap(), admin.local_addr().unwrap());
     nothing_is_lost(vec![socket.into(), admin.into()], address, Some(admin_address), 1);
 }
 
-/// Holds one thread of another process until it is dropped, as a debugger does (ptrace(2)).
+/// Stops one thread of another process until dropped, like a debugger (ptrace(2)).
 struct Hold(i32);
 
 impl Hold {
@@ -179,13 +179,13 @@ impl Hold {
         Hold::ptrace(libc::PTRACE_SEIZE, thread);
         Hold::ptrace(libc::PTRACE_INTERRUPT, thread);
         let mut status = 0;
-        // SAFETY: the status is a place of this function's own.
+        // SAFETY: the status is a local variable.
         assert_eq!(unsafe { libc::waitpid(thread, &mut status, libc::__WALL) }, thread);
         Hold(thread)
     }
 
     fn ptrace(request: libc::c_uint, thread: i32) {
-        // SAFETY: none of the requests used here reads or writes memory of this process.
+        // SAFETY: none of the requests used here accesses memory of this process.
         let result = unsafe { libc::ptrace(request, thread, 0, 0) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
@@ -206,7 +206,7 @@ fn healthz(proxy: &Proxy) -> String {
     answer
 }
 
-/// What `status` reports of keys that a passed socket at every address of a family overrides.
+/// The keys that `status` reports as overridden by a passed wildcard socket of a family.
 fn overridden(socket: &UdpSocket, keys: serde_json::Value) -> Vec<String> {
     let backends = three();
     let (_, admin_port) = proxy::free_ports();
@@ -224,7 +224,7 @@ fn overridden(socket: &UdpSocket, keys: serde_json::Value) -> Vec<String> {
 }
 
 #[test]
-fn a_passed_socket_of_one_family_is_reported_where_the_config_names_the_other() {
+fn passed_socket_of_another_family_is_reported() {
     let at = |address: &str, only_v6: bool| {
         let address: SocketAddr = address.parse().unwrap();
         let socket =
@@ -243,7 +243,7 @@ fn a_passed_socket_of_one_family_is_reported_where_the_config_names_the_other() 
         (&ipv4, json!({"host": "0.0.0.0"}), false),
         (&ipv4, json!({"host": "::"}), true),
         (&ipv6, json!({"host": "0.0.0.0"}), true),
-        // A file without `host` does not say which families it means.
+        // Without `host` the file does not specify a family.
         (&ipv4, json!({}), false),
         (&ipv6, json!({}), false),
     ] {
@@ -253,21 +253,21 @@ fn a_passed_socket_of_one_family_is_reported_where_the_config_names_the_other() 
 }
 
 #[test]
-fn a_worker_is_not_reported_stuck_for_longer_than_it_has_been() {
+fn stuck_time_of_a_worker_is_not_overstated() {
     let backends = three();
     let proxy = Proxy::start(config(&refs(&backends), json!({"workers": 1})));
-    // Nobody asks meanwhile.
+    // No query in the meantime.
     std::thread::sleep(std::time::Duration::from_secs(3));
     let before = std::time::Instant::now();
     let _held = Hold::thread(proxy.pid(), "worker-0");
     let answer = healthz(&proxy);
-    let (_, told) = answer.split_once("worker 0 has made no progress for ").unwrap();
-    let told_s: u64 = told.split_once(" s").unwrap().0.parse().unwrap();
-    assert!(told_s <= before.elapsed().as_secs(), "{told_s} s after {:?}", before.elapsed());
+    let (_, stuck) = answer.split_once("worker 0 has made no progress for ").unwrap();
+    let stuck_s: u64 = stuck.split_once(" s").unwrap().0.parse().unwrap();
+    assert!(stuck_s <= before.elapsed().as_secs(), "{stuck_s} s after {:?}", before.elapsed());
 }
 
 #[test]
-fn a_worker_that_is_stuck_shows_in_healthz_and_the_watchdog_hears_nothing() {
+fn stuck_worker_fails_healthz_and_the_watchdog() {
     let backends = three();
     let name = format!("statsring-watchdog-{}", std::process::id());
     let mut manager = Manager::start(&name);
@@ -287,21 +287,21 @@ fn a_worker_that_is_stuck_shows_in_healthz_and_the_watchdog_hears_nothing() {
         "{answer}"
     );
     wait_until("it is logged", || proxy.logged("worker 1 has made no progress"));
-    manager.heard.clear();
+    manager.received.clear();
     while manager.socket.recv(&mut [0; 64]).is_ok() {}
     assert!(healthz(&proxy).starts_with("HTTP/1.1 503 "));
-    assert!(manager.socket.recv(&mut [0; 64]).is_err(), "the watchdog was told that it is alive");
+    assert!(manager.socket.recv(&mut [0; 64]).is_err(), "the watchdog was notified");
     drop(held);
-    manager.wait_for("WATCHDOG=1 when it moves again", is_alive);
+    manager.wait_for("WATCHDOG=1 when the worker continues", is_alive);
     assert!(healthz(&proxy).starts_with("HTTP/1.1 200 "));
-    // The watchdog is the service's, whichever process it is.
+    // The watchdog belongs to the service, whichever process serves.
     proxy.restart();
-    manager.heard.clear();
+    manager.received.clear();
     manager.wait_for("WATCHDOG=1 of the new process", is_alive);
 }
 
 #[test]
-fn passed_sockets_of_a_wrong_kind_end_the_start_with_the_reason() {
+fn passed_sockets_of_the_wrong_kind_are_refused() {
     let config = ConfigFile::new(config(&[], json!({"nodes": [{"host": "127.0.0.1", "port": 9}]})));
     let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let output = activated(&config.path, vec![stream.into()]).stderr(Stdio::piped()).output().unwrap();

@@ -1,5 +1,5 @@
-//! The proxy's own shortage of descriptors: it takes as many as it asks for, and what it cannot do for want of one says
-//! nothing about a backend.
+//! Shortage of descriptors: the requested limit suffices, and an operation that fails for lack of a descriptor does not affect
+//! a backend's state.
 
 use super::descriptors::{give_back, take_all};
 use super::proxy::PROGRAM;
@@ -8,30 +8,30 @@ use nix::sys::resource::{Resource, setrlimit};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Fewer open files than any config needs, and enough to bind the sockets.
+/// Fewer open files than any config needs, but enough to bind the sockets.
 const TOO_FEW: u64 = 24;
-/// Clients of the admin port that hold their connection.
+/// Clients that hold their admin connection.
 const IDLE_CLIENTS: usize = 40;
-/// More than there are places for.
+/// More than the maximum of connections.
 const TOO_MANY_CLIENTS: usize = 90;
 
-/// Limits the open files of a process that is to be started.
+/// Limits the open files of a process to be started.
 fn limit(command: &mut Command, files: u64) {
     let limit = move || Ok(setrlimit(Resource::RLIMIT_NOFILE, files, files)?);
-    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    // SAFETY: between fork and exec it makes one system call and does not allocate.
     unsafe { command.pre_exec(limit) };
 }
 
-/// The figures of the message about open files: how many may be needed, and how many are needed to start.
-fn figures(message: &str) -> (u64, u64) {
+/// The numbers in the message about open files: maximum, and minimum to start.
+fn limits(message: &str) -> (u64, u64) {
     let after = |words: &str| -> u64 {
-        let rest = message.split_once(words).unwrap_or_else(|| panic!("no {words:?} in {message}")).1;
+        let rest = message.split_once(words).unwrap_or_else(|| panic!("{words:?} is missing in {message}")).1;
         rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
     };
     (after("open files: "), after("at least "))
 }
 
-/// What the start asks for with this config.
+/// The number of open files requested with this config.
 fn asked(config: &serde_json::Value) -> (u64, u64) {
     let mut config = config.clone();
     let (port, admin_port) = proxy::free_ports();
@@ -43,17 +43,17 @@ fn asked(config: &serde_json::Value) -> (u64, u64) {
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(71), "{text}");
-    figures(&text)
+    limits(&text)
 }
 
-/// Descriptors of a process that count for its limit of `files`: what it inherited may have a larger number.
+/// Descriptors that count towards a limit of `files`: inherited ones may have larger numbers.
 fn open_files(pid: i32, files: u64) -> usize {
     let all = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
     let numbers = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
     numbers.filter(|number| *number < files).count()
 }
 
-/// The most files that a process has open until it is dropped.
+/// Records the maximum number of open files of a process until dropped.
 struct Watch {
     stop: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<usize>,
@@ -82,7 +82,7 @@ impl Watch {
     }
 }
 
-/// Clients that connect and hold their connections; every second one asked something.
+/// Clients that hold their connections; every second one has sent a command.
 fn idle_clients(proxy: &Proxy, count: usize) -> Vec<TcpStream> {
     let client = |number: usize| {
         let mut client = TcpStream::connect(proxy.admin).unwrap();
@@ -94,7 +94,7 @@ fn idle_clients(proxy: &Proxy, count: usize) -> Vec<TcpStream> {
     (0..count).map(client).collect()
 }
 
-/// Waits until each backend was checked so often more.
+/// Waits for this many further checks of each backend.
 fn wait_for_checks(backends: &[Backend], more: u64) {
     let before: Vec<u64> = backends.iter().map(Backend::asked).collect();
     wait_until("every backend is checked", || {
@@ -102,8 +102,8 @@ fn wait_for_checks(backends: &[Backend], more: u64) {
     });
 }
 
-/// Everything that needs descriptors at once: idle clients, checks, a reload that replaces every backend, a restart.
-fn works_with(files: u64, config: serde_json::Value, backends: &[Backend], others: &[Backend]) {
+/// Everything that needs descriptors at once: idle clients, checks, a reload that replaces all backends, a restart.
+fn check_with(files: u64, config: serde_json::Value, backends: &[Backend], others: &[Backend]) {
     backends.iter().chain(others).for_each(Backend::forget);
     let mut proxy = Proxy::start_by(config, |path| {
         let mut command = Command::new(PROGRAM);
@@ -131,7 +131,7 @@ fn works_with(files: u64, config: serde_json::Value, backends: &[Backend], other
     proxy.restart();
     assert_eq!(proxy.first_exit_code(), 0);
     let most = watch.most();
-    assert!(most as u64 <= files, "{most} files were open where {files} were asked for");
+    assert!(most as u64 <= files, "{most} files were open, but only {files} requested");
     drop(clients);
     proxy.send(datagrams(0..100));
     wait_until("every metric has arrived", || total(others) == 600);
@@ -145,22 +145,22 @@ fn quick_checks(backends: &[Backend]) -> serde_json::Value {
 }
 
 #[test]
-fn with_the_open_files_that_the_start_asks_for_nothing_is_short() {
+fn requested_open_files_are_sufficient() {
     let (backends, others) = (three(), three());
     let config = quick_checks(&backends);
     let (all, least) = asked(&config);
     assert!(least < all, "{least} {all}");
-    works_with(all, config.clone(), &backends, &others);
-    works_with(least, config, &backends, &others);
+    check_with(all, config.clone(), &backends, &others);
+    check_with(least, config, &backends, &others);
 }
 
 #[test]
-fn without_a_free_descriptor_no_backend_goes_down_and_a_dead_one_is_found() {
+fn no_free_descriptor_takes_no_live_backend_down() {
     let mut backends = three();
     let mut proxy = Proxy::start(quick_checks(&backends));
     wait_for_checks(&backends, 1);
     let before = take_all(proxy.pid());
-    // An operator gets in all the same, and is told what is wrong.
+    // An operator gets a connection all the same, and sees the shortage.
     wait_until("it is degraded", || {
         proxy.ask("status").contains("\ndegraded: health checks: EMFILE: Too many open files; ")
     });
@@ -170,7 +170,7 @@ fn without_a_free_descriptor_no_backend_goes_down_and_a_dead_one_is_found() {
     wait_until("every metric has arrived", || total(&backends) == 150);
     let stats = proxy.stats();
     assert!(stats["shortages_check"] > 0 && stats["shortages_accept"] > 0, "{stats:?}");
-    // Checks go on by descriptors that are kept back: a backend that dies is found out.
+    // Checks continue with reserved descriptors: a dead backend is detected.
     let dead = backends[0].name();
     backends[0].kill();
     proxy.wait_for_state(&dead, "down");
@@ -188,11 +188,11 @@ fn without_a_free_descriptor_no_backend_goes_down_and_a_dead_one_is_found() {
 }
 
 #[test]
-fn without_a_free_descriptor_idle_clients_yield_to_an_operator() {
+fn no_free_descriptor_evicts_idle_clients_for_an_operator() {
     let backends = three();
     let proxy = Proxy::start(quick_checks(&backends));
     let _clients = idle_clients(&proxy, IDLE_CLIENTS);
-    wait_until("they are served", || proxy.stat("admin_connections") > IDLE_CLIENTS as u64);
+    wait_until("they are connected", || proxy.stat("admin_connections") > IDLE_CLIENTS as u64);
     take_all(proxy.pid());
     for _ in 0..3 {
         assert_eq!(proxy.ask("ping"), "pong\n");
@@ -204,7 +204,7 @@ fn without_a_free_descriptor_idle_clients_yield_to_an_operator() {
 }
 
 #[test]
-fn a_name_that_cannot_be_looked_up_for_want_of_descriptors_is_not_said_not_to_exist() {
+fn lookup_without_descriptor_is_not_reported_as_unresolvable() {
     let mut backend = Backend::start();
     let mut config = config(&[&backend], json!({}));
     config["nodes"][0]["host"] = "localhost".into();
@@ -214,7 +214,7 @@ fn a_name_that_cannot_be_looked_up_for_want_of_descriptors_is_not_said_not_to_ex
     let before = take_all(proxy.pid());
     // It is looked up again when its backend goes down.
     backend.kill();
-    wait_until("the look-up was not made", || proxy.logged("name lookups: EMFILE: "));
+    wait_until("the lookup failed for lack of a descriptor", || proxy.logged("name lookups: EMFILE: "));
     give_back(proxy.pid(), before);
     backend.restore();
     proxy.wait_for_state(&name, "up");
@@ -225,7 +225,7 @@ fn a_name_that_cannot_be_looked_up_for_want_of_descriptors_is_not_said_not_to_ex
 }
 
 #[test]
-fn a_reload_and_a_restart_without_a_descriptor_say_what_is_short() {
+fn reload_and_restart_without_descriptor_report_the_shortage() {
     let backends = three();
     let mut proxy = Proxy::start(config(&refs(&backends), json!({})));
     let mut operator = TcpStream::connect(proxy.admin).unwrap();

@@ -1,7 +1,7 @@
-//! When a test may be skipped: only where the host lacks something that the test cannot do without.
+//! Skipping tests: permitted only if the host lacks a requirement.
 //!
-//! In: what is missing. Out: a line on stderr, past the test runner's capture, after which the test returns; or a failure
-//! where nothing may be missing. Next: `bare_ring.rs`, which finds out whether io_uring is missing.
+//! In: the missing requirement. Out: a line on stderr, bypassing the test runner's capture, after which the test returns; or a
+//! failure where no test may be skipped. Next: `bare_ring.rs` checks for io_uring.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -9,12 +9,12 @@ use std::io::Write;
 /// CAP_SYS_ADMIN of capabilities(7).
 const SYS_ADMIN_BIT: u32 = 21;
 
-/// Whether no test may be skipped: `CI=true`, as `.ci/run` sets it.
+/// Whether no test may be skipped: `CI=true`, as set by `.ci/run`.
 pub fn is_forbidden() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true")
 }
 
-/// Whether this process may make namespaces and raw sockets: it runs as root, not confined by a container.
+/// Whether this process may create namespaces and raw sockets: it is root, not confined by a container.
 pub fn is_privileged() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -22,7 +22,7 @@ pub fn is_privileged() -> bool {
     bits.is_some_and(|bits| bits & (1 << SYS_ADMIN_BIT) != 0)
 }
 
-/// Skips the current test because the host lacks something: `reason` says what. A failure with `CI=true`.
+/// Skips the current test because the host lacks something. A failure with `CI=true`.
 #[track_caller]
 pub fn skip(reason: impl Display) {
     assert!(!is_forbidden(), "with CI=true no test may be skipped: {reason}");
@@ -30,9 +30,9 @@ pub fn skip(reason: impl Display) {
     let _ = writeln!(std::io::stderr(), "skipped {test}: {reason}");
 }
 
-/// Skips the current test because this user lacks a right: `reason` says what. A failure with `CI=true`, and for root.
+/// Skips the current test because this user lacks a privilege. A failure with `CI=true`, and for root.
 #[track_caller]
 pub fn skip_unprivileged(reason: impl Display) {
-    assert!(!is_privileged(), "with root's rights this test may not be skipped: {reason}");
+    assert!(!is_privileged(), "as root this test may not be skipped: {reason}");
     skip(reason);
 }

@@ -1,32 +1,32 @@
-//! What becomes of the bytes on the wire: datagrams longer than `maxDatagramSize`, and ends of lines.
+//! Wire format: datagrams longer than `maxDatagramSize`, and line endings.
 
 use super::*;
 
-/// Metrics of 16 bytes with their newline, numbered from `first`, up to `bytes`.
+/// Metrics of 16 bytes including newline, up to `bytes`.
 fn lines_of_16_bytes(prefix: char, bytes: usize) -> String {
     (0..bytes / 16).map(|number| format!("{prefix}.{number:09}:1|c\n")).collect()
 }
 
-/// How many of the lines that begin with `prefix` the backend has.
+/// Number of received lines that begin with `prefix`.
 fn received(backend: &Backend, prefix: &str) -> usize {
     backend.lines().keys().filter(|line| line.starts_with(prefix)).count()
 }
 
 #[test]
-fn a_line_that_ends_exactly_at_the_cut_is_whole() {
+fn line_ending_at_the_truncation_is_relayed() {
     let backend = Backend::start();
     let mut proxy = Proxy::start(config(&[&backend], json!({"maxDatagramSize": 1023})));
     // The newline of the 64th line is the 1,024th byte.
     let long = lines_of_16_bytes('l', 2_048);
     assert_eq!(long.as_bytes()[1_023], b'\n');
     proxy.send([&long]);
-    // Nothing of this one is missing but its last newline.
+    // Only the last newline of this one is missing.
     proxy.send([lines_of_16_bytes('w', 1_024)]);
     wait_until("all whole lines are relayed", || received(&backend, "l.") + received(&backend, "w.") == 128);
     let stats = proxy.stats();
     assert_eq!(stats["datagrams_truncated"], 1);
     assert_eq!(stats["bytes_truncated"], 1_024);
-    assert_eq!(stats["metrics_dropped_truncated"], 0, "none of the 64 that were not read is known");
+    assert_eq!(stats["metrics_dropped_truncated"], 0, "none of the 64 truncated metrics is known");
     assert_eq!(stats["metrics_received"], 128);
     let line = proxy.status("truncated");
     let expected = "1 datagram longer than maxDatagramSize (1023), 1024 bytes not read, an unknown number of metrics lost";
@@ -34,10 +34,10 @@ fn a_line_that_ends_exactly_at_the_cut_is_whole() {
 }
 
 #[test]
-fn a_metric_of_which_the_cut_leaves_one_byte_is_counted() {
+fn metric_truncated_to_one_byte_is_counted() {
     let backend = Backend::start();
     let mut proxy = Proxy::start(config(&[&backend], json!({"maxDatagramSize": 1024})));
-    // The newline of the 64th line is the 1,024th byte; one byte more is known of what follows.
+    // The newline of the 64th line is the 1,024th byte; one byte of the next line is received.
     let long = lines_of_16_bytes('l', 2_048);
     proxy.send([&long]);
     wait_until("the whole lines are relayed", || received(&backend, "l.") == 64);
@@ -56,25 +56,25 @@ fn a_metric_of_which_the_cut_leaves_one_byte_is_counted() {
 }
 
 #[test]
-fn a_carriage_return_at_the_end_of_a_line_is_not_relayed_and_every_other_byte_is() {
+fn only_trailing_carriage_returns_are_removed() {
     let backend = Backend::start();
     let mut proxy = Proxy::start(config(&[&backend], json!({})));
     proxy.send(["a:1|c\r\nb:2|c|#tag:\rx\r\n", "c:3|c\r", "d:4|c\r\r\n", "e:\0|c\t\n"]);
     let expected = ["a:1|c", "b:2|c|#tag:\rx", "c:3|c", "d:4|c\r", "e:\0|c\t"];
-    wait_until("all lines are there", || backend.total() == 5);
+    wait_until("all lines have arrived", || backend.total() == 5);
     for line in expected {
-        assert!(backend.lines().contains_key(line), "{line:?} of {:?}", backend.lines());
+        assert!(backend.lines().contains_key(line), "{line:?} is missing in {:?}", backend.lines());
     }
 }
 
-/// Datagrams of metrics of many lengths, several packets' worth, all for one backend.
+/// Datagrams of metrics of many lengths, for several packets to one backend.
 fn datagrams_of_many_lengths() -> Vec<String> {
     let line = |number: usize| format!("n.{}{number}:{number}|c\n", "x".repeat(number * 7 % 40));
     (0..60).map(|first| (0..20).map(|number| line(20 * first + number)).collect()).collect()
 }
 
-/// Sends those through a proxy whose one backend is a bare socket; the packets that the backend got, and how many of them
-/// went with others in one send.
+/// Sends those through a proxy with a plain socket as backend; returns the received packets, and how many of them were sent
+/// in GSO batches.
 fn packets_with(mut node: serde_json::Value, extra: serde_json::Value) -> (Vec<Vec<u8>>, u64) {
     let backend = UdpSocket::bind("127.0.0.1:0").unwrap();
     backend.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -102,30 +102,30 @@ fn packets_with(mut node: serde_json::Value, extra: serde_json::Value) -> (Vec<V
     (packets, proxy.stat("datagrams_gso"))
 }
 
-/// Whether a packet has an empty line.
+/// Whether a packet contains an empty line.
 fn is_padded(packet: &[u8]) -> bool {
     packet.ends_with(b"\n") || packet.windows(2).any(|pair| pair == b"\n\n")
 }
 
 #[test]
-fn a_server_that_may_count_empty_lines_gets_none_and_packets_go_together_all_the_same() {
-    let (packets, together) = packets_with(json!({}), json!({}));
+fn backends_without_adminport_get_unpadded_gso_batches() {
+    let (packets, batched) = packets_with(json!({}), json!({}));
     assert!(
         !packets.iter().any(|packet| is_padded(packet)),
         "{:?}",
         packets.iter().find(|packet| is_padded(packet))
     );
-    assert!(together >= 10, "{together} of {} went with others", packets.len());
-    let (packets, together) = packets_with(json!({}), json!({"gso": "off"}));
-    assert!(!packets.iter().any(|packet| is_padded(packet)) && together == 0);
+    assert!(batched >= 10, "{batched} of {} were batched", packets.len());
+    let (packets, batched) = packets_with(json!({}), json!({"gso": "off"}));
+    assert!(!packets.iter().any(|packet| is_padded(packet)) && batched == 0);
 }
 
 #[test]
-fn a_server_with_the_admin_port_of_statsd_gets_longer_trains() {
+fn backends_with_adminport_get_padded_gso_batches() {
     let admin = Backend::start();
-    let (packets, together) = packets_with(json!({"adminport": admin.adminport}), json!({}));
+    let (packets, batched) = packets_with(json!({"adminport": admin.adminport}), json!({}));
     assert!(packets.iter().any(|packet| is_padded(packet)), "StatsD skips empty lines");
-    assert!(together * 2 > packets.len() as u64, "{together} of {}", packets.len());
+    assert!(batched * 2 > packets.len() as u64, "{batched} of {}", packets.len());
     let (packets, _) = packets_with(json!({"adminport": admin.adminport, "gso": "unpadded"}), json!({}));
     assert!(!packets.iter().any(|packet| is_padded(packet)));
     let (packets, _) = packets_with(json!({}), json!({"gso": "padded"}));

@@ -1,7 +1,7 @@
-//! Import circles: modules of which each imports the others, directly or by way of others.
+//! Import cycles: modules that import each other, directly or indirectly.
 //!
-//! In: files, read. Out: the circles, each with the imports that close it. A `pub use` is not an import: a module that uses
-//! the name imports the module that defines it.
+//! In: parsed files. Out: the cycles, each with its imports. A `pub use` is not an import: a module that uses the name imports
+//! the module that defines it.
 
 use crate::reading::{Module, Reading};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,30 +9,26 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Files by module.
 pub type Files<'r> = BTreeMap<Module, &'r Reading>;
 
-/// All circles; each is a list of `a -> b`.
-pub fn circles(files: &Files<'_>) -> Vec<Vec<String>> {
+/// All cycles, each a list of `a -> b`.
+pub fn cycles(files: &Files<'_>) -> Vec<Vec<String>> {
     let imports: BTreeMap<Module, BTreeSet<Module>> =
         files.iter().map(|(module, reading)| (module.clone(), imports(files, module, reading))).collect();
     let reached: BTreeMap<&Module, BTreeSet<&Module>> =
         imports.keys().map(|module| (module, reached(&imports, module))).collect();
-    let circle = |module| -> BTreeSet<&Module> {
+    let cycle = |module| -> BTreeSet<&Module> {
         reached[module].iter().copied().filter(|other| reached[other].contains(module)).collect()
     };
-    let circles: BTreeSet<BTreeSet<&Module>> = imports.keys().map(circle).collect();
-    circles
-        .into_iter()
-        .filter(|circle| !circle.is_empty())
-        .map(|circle| described(&imports, &circle))
-        .collect()
+    let cycles: BTreeSet<BTreeSet<&Module>> = imports.keys().map(cycle).collect();
+    cycles.into_iter().filter(|cycle| !cycle.is_empty()).map(|cycle| described(&imports, &cycle)).collect()
 }
 
-fn described(imports: &BTreeMap<Module, BTreeSet<Module>>, circle: &BTreeSet<&Module>) -> Vec<String> {
-    let edges = circle.iter().flat_map(|from| imports[*from].iter().map(move |to| (from, to)));
-    let inner = edges.filter(|(_, to)| circle.contains(to));
+fn described(imports: &BTreeMap<Module, BTreeSet<Module>>, cycle: &BTreeSet<&Module>) -> Vec<String> {
+    let edges = cycle.iter().flat_map(|from| imports[*from].iter().map(move |to| (from, to)));
+    let inner = edges.filter(|(_, to)| cycle.contains(to));
     inner.map(|(from, to)| format!("{} -> {}", from.join("::"), to.join("::"))).collect()
 }
 
-/// The modules that one imports.
+/// The modules imported by one.
 fn imports(files: &Files<'_>, module: &Module, reading: &Reading) -> BTreeSet<Module> {
     let named = reading.references.iter().map(|reference| &reference.path).chain(&reading.relative);
     let found = named.filter(|path| !reading.exports.contains(path));
@@ -41,7 +37,7 @@ fn imports(files: &Files<'_>, module: &Module, reading: &Reading) -> BTreeSet<Mo
     found
 }
 
-/// The module that has what a path names; `None` if it is none of ours.
+/// The module that defines what a path names; `None` for other crates.
 fn definer(files: &Files<'_>, path: &[String], depth: usize) -> Option<Module> {
     let mut module = Module::new();
     for (index, name) in path.iter().enumerate() {
@@ -60,7 +56,7 @@ fn definer(files: &Files<'_>, path: &[String], depth: usize) -> Option<Module> {
     files.contains_key(&module).then_some(module)
 }
 
-/// The modules that one imports, and those that these import, and so on.
+/// The modules that one imports, directly or indirectly.
 fn reached<'i>(imports: &'i BTreeMap<Module, BTreeSet<Module>>, from: &Module) -> BTreeSet<&'i Module> {
     let mut reached = BTreeSet::new();
     let mut next: Vec<&Module> = imports[from].iter().collect();
@@ -73,23 +69,23 @@ fn reached<'i>(imports: &'i BTreeMap<Module, BTreeSet<Module>>, from: &Module) -
 }
 
 #[test]
-fn circles_are_found_and_what_leads_one_way_is_not() {
+fn import_cycles_are_detected() {
     let read = |module: &str, text: &str| {
         let module: Module = module.split("::").map(str::to_owned).collect();
         let reading = crate::reading::read(text, &module);
         (module, reading)
     };
-    let circles_of = |files: &[(&str, &str)]| {
+    let cycles_of = |files: &[(&str, &str)]| {
         let files: Vec<(Module, Reading)> = files.iter().map(|(module, text)| read(module, text)).collect();
-        circles(&files.iter().map(|(module, reading)| (module.clone(), reading)).collect())
+        cycles(&files.iter().map(|(module, reading)| (module.clone(), reading)).collect())
     };
     let one_way = [("a", "mod b; pub use b::B;"), ("a::b", "use super::c::C;"), ("a::c", "use std::fs;")];
-    assert_eq!(circles_of(&one_way), Vec::<Vec<String>>::new());
+    assert_eq!(cycles_of(&one_way), Vec::<Vec<String>>::new());
     let pair = [("a", ""), ("a::b", "use super::c::C;"), ("a::c", "fn f() { crate::a::b::f() }")];
-    assert_eq!(circles_of(&pair), [["a::b -> a::c", "a::c -> a::b"]]);
+    assert_eq!(cycles_of(&pair), [["a::b -> a::c", "a::c -> a::b"]]);
     let with_parent = [("a", "mod b;\nfn f() { b::g() }"), ("a::b", "use super::f;")];
-    assert_eq!(circles_of(&with_parent), [["a -> a::b", "a::b -> a"]]);
+    assert_eq!(cycles_of(&with_parent), [["a -> a::b", "a::b -> a"]]);
     let by_export =
         [("a", "mod b; mod c; pub use b::B;"), ("a::b", "use super::c::C;"), ("a::c", "use super::{B};")];
-    assert_eq!(circles_of(&by_export), [["a::b -> a::c", "a::c -> a::b"]]);
+    assert_eq!(cycles_of(&by_export), [["a::b -> a::c", "a::c -> a::b"]]);
 }
