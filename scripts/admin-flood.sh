@@ -11,8 +11,8 @@
 # second. p99 is the time from arrival to sending, `latency_p99_us` of `stats`; kernel drops are those before the proxy. Each run
 # starts a new proxy.
 #
-# The verdict is good if no run has kernel drops, every metric is accounted for, and the median p99 ratio of the pairs is at most
-# 2. Exit 0 if it is good, 1 if it is bad, 71 on OS errors.
+# It passes if no run has kernel drops, every metric is accounted for, and the median p99 ratio of the pairs is at most
+# 2. Exit 0 on PASS, 1 on FAIL, 71 on OS errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec python3 scripts/flood/admin.py "$@"

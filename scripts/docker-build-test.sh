@@ -29,14 +29,14 @@ trap 'exit 130' INT
 argument() {
     local value
     value=$(sed -n "s/^ARG $1=//p" docker/Dockerfile)
-    [ -n "$value" ] || bad "docker/Dockerfile has no default for $1"
+    [ -n "$value" ] || fail "docker/Dockerfile has no default for $1"
     echo "$value"
 }
 release=$(argument DEBIAN_RELEASE)
 from="rust:$(argument RUST_VERSION)-slim-$release"
 # shellcheck disable=SC2016 # literal text of the Dockerfile
 grep -q '^FROM rust:${RUST_VERSION}-slim-${DEBIAN_RELEASE} AS built$' docker/Dockerfile ||
-    bad "docker/Dockerfile uses another base image than the one created here"
+    fail "docker/Dockerfile uses another base image than the one created here"
 
 # --- The base image.
 
@@ -71,7 +71,7 @@ while IFS= read -r setting; do
     changes+=(--change "ENV $setting")
 done < <(env | grep '^CARGO_PROFILE_RELEASE_[A-Z_]*=[a-z0-9]*$')
 tar --create --directory "$debian" . --directory "$rust" usr/local/rustup usr/local/cargo usr/local/vendor |
-    docker import "${changes[@]}" - "$from" >/dev/null || bad "docker import of $from"
+    docker import "${changes[@]}" - "$from" >/dev/null || fail "docker import of $from"
 rm -rf "$rust"
 docker run --rm --network none "$from" rustc --version
 
@@ -79,23 +79,23 @@ docker run --rm --network none "$from" rustc --version
 
 commit=$(git rev-parse HEAD 2>/dev/null || echo 0123456789abcdef)
 docker build --network none --progress plain --tag statsring --file docker/Dockerfile --build-arg COMMIT="$commit" . \
-    >"$work/build-log" 2>&1 || { tail -40 "$work/build-log" >&2; bad "docker build"; }
+    >"$work/build-log" 2>&1 || { tail -40 "$work/build-log" >&2; fail "docker build"; }
 version=$(docker run --rm --network none statsring --version)
-[[ $version == "statsring "*" (${commit:0:10}, "*static\) ]] || bad "--version in the container: $version"
+[[ $version == "statsring "*" (${commit:0:10}, "*static\) ]] || fail "--version in the container: $version"
 
 container=$(docker create statsring)
 files=$(docker export "$container" | tar --list | grep -vE '/$|^(dev|etc|proc|sys)/|^\.dockerenv$' | sort | tr '\n' ' ')
-[ "$files" = "LICENSE statsring " ] || bad "files in the image: $files"
+[ "$files" = "LICENSE statsring " ] || fail "files in the image: $files"
 user=$(docker image inspect --format '{{.Config.User}}' statsring)
-[ "$user" = 8125:8125 ] || bad "the image's user: $user"
+[ "$user" = 8125:8125 ] || fail "the image's user: $user"
 docker cp "$container:/statsring" "$work/statsring" >/dev/null
 docker rm "$container" >/dev/null
 container=
 
 # The example config is readable in the container by its user.
 docker run --rm --network none --read-only --cap-drop ALL --volume "$PWD/docker/statsring.json:/etc/statsdproxy.json:ro" \
-    statsring --check >"$work/check" 2>"$work/check-log" || { cat "$work/check-log" >&2; bad "--check in the container"; }
-grep -q '"managementHost": "0.0.0.0"' "$work/check" || bad "--check in the container did not read docker/statsring.json"
+    statsring --check >"$work/check" 2>"$work/check-log" || { cat "$work/check-log" >&2; fail "--check in the container"; }
+grep -q '"managementHost": "0.0.0.0"' "$work/check" || fail "--check in the container did not read docker/statsring.json"
 
 if [ -n "$output" ]; then
     mkdir -p "$(dirname "$output")"

@@ -23,7 +23,7 @@ STATSRING=${STATSRING:-$(scripts/build-static.sh)}
 find_program
 [[ $("$program" --version) == *static\) ]] || die "$program is not static; build it with scripts/build-static.sh"
 # glibc's resolver loads shared libraries, which the image does not contain.
-[ -z "$(nm "$program" | awk '$3 == "getaddrinfo"')" ] || bad "$program contains glibc's resolver"
+[ -z "$(nm "$program" | awk '$3 == "getaddrinfo"')" ] || fail "$program contains glibc's resolver"
 
 # shellcheck disable=SC2317,SC2329 # called by the trap
 finish_docker() {
@@ -40,10 +40,10 @@ mkdir "$work/context"
 cp "$program" LICENSE "$work/context/"
 [ "$(basename "$program")" = statsring ] || mv "$work/context/$(basename "$program")" "$work/context/statsring"
 docker build --quiet --tag statsring --file docker/Dockerfile --build-arg PROGRAM=prebuilt \
-    "$work/context" >"$work/build-log" 2>&1 || { cat "$work/build-log" >&2; bad "docker build"; }
+    "$work/context" >"$work/build-log" 2>&1 || { cat "$work/build-log" >&2; fail "docker build"; }
 bytes=$(docker image inspect --format '{{.Size}}' statsring)
 echo "image: $((bytes / 1000)) kB, Docker $(docker version --format '{{.Server.Version}}')"
-[ "$(docker run --rm --network none statsring --version)" = "$("$program" --version)" ] || bad "--version in the container"
+[ "$(docker run --rm --network none statsring --version)" = "$("$program" --version)" ] || fail "--version in the container"
 
 # The current default profile is docker/seccomp.json without the added rule.
 jq '.syscalls |= map(select(.names | contains(["io_uring_setup"]) | not))' docker/seccomp.json >"$work/default.json"
@@ -94,13 +94,13 @@ try_profile() {
         --add-host statsd-3.test:127.0.0.1 \
         --read-only --cap-drop ALL --security-opt no-new-privileges --security-opt "seccomp=$2" \
         --ulimit memlock=8388608 --health-interval 1s --volume "$work/config.json:/etc/statsdproxy.json:ro" \
-        statsring >/dev/null || bad "$1: docker run"
+        statsring >/dev/null || fail "$1: docker run"
     await "$1: the engine is $3" has "engine: $3"
     await "$1: HEALTHCHECK is healthy" is_healthy
     await "$1: the log contains: $4" logged "$4"
     pid=$(docker inspect --format '{{.State.Pid}}' statsring-test)
     for expected in "Uid:.8125.8125.8125.8125" "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
-        grep -q "^$expected$" "/proc/$pid/status" || bad "$1: expected $expected in $(cat "/proc/$pid/status")"
+        grep -q "^$expected$" "/proc/$pid/status" || fail "$1: expected $expected in $(cat "/proc/$pid/status")"
     done
 
     is_loaded() { ask stats >"$work/stats" 2>/dev/null && [ "$(counter metrics_received)" -gt 5000 ]; }
@@ -114,10 +114,10 @@ try_profile() {
     docker stop statsring-test >/dev/null
     wait "$load" || code=$?
     sed -n '1,3p' "$work/verdict"
-    [ "$code" = 0 ] || { cat "$work/verdict" >&2; docker logs statsring-test >&2; bad "$1: the verdict is bad"; }
+    [ "$code" = 0 ] || { cat "$work/verdict" >&2; docker logs statsring-test >&2; fail "$1: the load failed"; }
     code=$(docker inspect --format '{{.State.ExitCode}}' statsring-test)
-    [ "$code" = 0 ] || { docker logs statsring-test >&2; bad "$1: exit code $code after docker stop"; }
-    logged "dropped 0, pending 0" || { docker logs statsring-test >&2; bad "$1: the final counters show drops or pending metrics"; }
+    [ "$code" = 0 ] || { docker logs statsring-test >&2; fail "$1: exit code $code after docker stop"; }
+    logged "dropped 0, pending 0" || { docker logs statsring-test >&2; fail "$1: the final counters show drops or pending metrics"; }
     docker rm statsring-test >/dev/null
     echo "$1: $3, healthy, nothing lost, exit 0"
 }

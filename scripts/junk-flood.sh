@@ -7,7 +7,7 @@
 #        CONFIG='"workers": 2' scripts/junk-flood.sh       further config keys, as JSON
 #
 # The junk: random bytes, empty datagrams, newlines, colons and bars, unterminated lines, datagrams longer than maxDatagramSize,
-# names that never repeat, and some valid metrics. Exit 0 if the verdict is good, 1 if it is bad, 71 on OS errors.
+# names that never repeat, and some valid metrics. Exit 0 on PASS, 1 on FAIL, 71 on OS errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec python3 scripts/flood/junk.py "$@"

@@ -11,7 +11,7 @@
 #        STATSRING=path scripts/load-test.sh          tests that program
 #        CONFIG='"flushInterval": 2' ...              further config keys for the started proxy, as JSON
 #
-# Exit 0 if the verdict is good, 1 if it is bad, 64 on usage errors, 71 on OS errors.
+# Exit 0 on PASS, 1 on FAIL, 64 on usage errors, 71 on OS errors.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."

@@ -9,7 +9,7 @@
 # Usage: scripts/outage-test.sh [SECONDS] [RATE]    duration (default 120, at least 20), datagrams/s (default 20000)
 #        STATSRING=path scripts/outage-test.sh      tests that program
 #
-# Exit 0 if the verdict is good, 1 if it is bad, 64 on usage errors, 71 on OS errors.
+# Exit 0 on PASS, 1 on FAIL, 64 on usage errors, 71 on OS errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=outage-test
@@ -60,7 +60,7 @@ await_state() {
         [ "$(column "${ports[2]}" state)" = "$1" ] && return
         sleep 0.1
     done
-    bad "the backend is not $1 after 20 s"
+    fail "the backend is not $1 after 20 s"
 }
 
 # The sum of a value over all runs of the victim.
@@ -114,7 +114,7 @@ for index in 0 4; do
     to=$(column "${ports[$index]}" sent)
     total=$((total + arrived))
     echo "steady        127.0.0.1:${ports[$index]}: $to sent, $arrived arrived"
-    [ "$arrived" = "$to" ] || bad "127.0.0.1:${ports[$index]} was up throughout but did not receive $((to - arrived)) metrics"
+    [ "$arrived" = "$to" ] || fail "127.0.0.1:${ports[$index]} was up throughout but did not receive $((to - arrived)) metrics"
 done
 echo "killed        127.0.0.1:${ports[2]}: $to_victim sent, $victims arrived in $starts runs"
 echo "lost there    $lost metrics, $((lost / outages)) per outage: detected after about $((lost * 3000 / rate / outages)) ms"
@@ -125,12 +125,12 @@ misplaced=$(($(json_value "$work/load" misplaced) + $(victim_total misplaced)))
 duplicated=$(($(json_value "$work/load" duplicated) + $(victim_total duplicated)))
 echo "misplaced     $misplaced, duplicated $duplicated"
 
-[ "$code" = 0 ] || bad "the load failed: $(grep -A3 '"reasons"' "$work/load")"
-[ "$misplaced" = 0 ] || bad "$misplaced metrics misplaced: names of other backends moved"
-[ "$duplicated" = 0 ] || bad "$duplicated metrics duplicated"
-[ "$total" = "$sent" ] || bad "$((sent - total)) metrics are not accounted for"
+[ "$code" = 0 ] || fail "the load failed: $(grep -A3 '"reasons"' "$work/load")"
+[ "$misplaced" = 0 ] || fail "$misplaced metrics misplaced: names of other backends moved"
+[ "$duplicated" = 0 ] || fail "$duplicated metrics duplicated"
+[ "$total" = "$sent" ] || fail "$((sent - total)) metrics are not accounted for"
 # Only metrics of the killed backend may be dropped, and only on ECONNREFUSED.
 others=$((dropped - $(counter metrics_dropped_send_refused)))
-[ "$others" = 0 ] || bad "$others metrics were dropped for other reasons than ECONNREFUSED"
-[ "$(column "${ports[2]}" dropped)" = "$dropped" ] || bad "metrics of other backends were dropped"
+[ "$others" = 0 ] || fail "$others metrics were dropped for other reasons than ECONNREFUSED"
+[ "$(column "${ports[2]}" dropped)" = "$dropped" ] || fail "metrics of other backends were dropped"
 echo "PASS: $outages outages: only the killed backend's names moved, 0 metrics of other backends lost, all $sent accounted for"

@@ -9,7 +9,7 @@ die() {
     exit 71
 }
 
-bad() {
+fail() {
     echo "FAIL: $*"
     exit 1
 }
@@ -94,7 +94,7 @@ await() {
         sleep 0.2
     done
     show_log
-    bad "timed out after 60 s: $what"
+    fail "timed out after 60 s: $what"
 }
 
 # The integer part of a counter in $work/stats.

@@ -9,7 +9,7 @@
 #        STATSRING=path scripts/reload-test.sh      tests that program
 #        CONFIG='"engine": "portable"' ...          further config keys, as JSON
 #
-# Exit 0 if the verdict is good, 1 if it is bad, 64 on usage errors, 71 on OS errors.
+# Exit 0 on PASS, 1 on FAIL, 64 on usage errors, 71 on OS errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=reload-test
@@ -57,7 +57,7 @@ reload() {
     case "$(($1 % 4)) $answer" in
         "2 reloaded: 2"[0-9].*" added"* | "0 reloaded: 2"[0-9].*" removed"*) ;;
         [13]" reloaded: 0.0 %"*) ;;
-        *) bad "reload $1: unexpected reply: $answer" ;;
+        *) fail "reload $1: unexpected reply: $answer" ;;
     esac
     answers=$((answers + 1))
 }
@@ -94,15 +94,15 @@ cat "$work/load"
 settle
 kill -0 "$proxy_pid" 2>/dev/null || { cat "$work/log" >&2; die "the proxy exited during the load"; }
 
-[ "$code" = 0 ] || bad "$answers reloads at $rate datagrams/s: the load's verdict above is bad"
+[ "$code" = 0 ] || fail "$answers reloads at $rate datagrams/s: the load failed, see above"
 cmp -s "$work/sockets_before" "$work/sockets_after" ||
-    bad "the socket of an unchanged backend changed: $(paste -sd' ' "$work/sockets_before") before, $(paste -sd' ' "$work/sockets_after") after"
+    fail "the socket of an unchanged backend changed: $(paste -sd' ' "$work/sockets_before") before, $(paste -sd' ' "$work/sockets_after") after"
 # Unchanged backends keep their counters and state since the start.
 for node in 0 1 2; do
     arrived=$(awk -v sink="127.0.0.1:${ports[node]}" '$1 == sink { gsub(",", "", $2); print $2 }' "$work/load")
     sent=$(column "${ports[node]}" sent)
-    [ "$arrived" = "$sent" ] || bad "127.0.0.1:${ports[node]} received $arrived metrics, but backends shows $sent"
-    [ "$(column "${ports[node]}" since)" -ge $((count / 10)) ] || bad "127.0.0.1:${ports[node]} changed state"
+    [ "$arrived" = "$sent" ] || fail "127.0.0.1:${ports[node]} received $arrived metrics, but backends shows $sent"
+    [ "$(column "${ports[node]}" since)" -ge $((count / 10)) ] || fail "127.0.0.1:${ports[node]} changed state"
 done
-[ "$(counter metrics_received)" = "$(counter metrics_sent)" ] || bad "metrics were dropped: $(grep dropped "$work/stats")"
+[ "$(counter metrics_received)" = "$(counter metrics_sent)" ] || fail "metrics were dropped: $(grep dropped "$work/stats")"
 echo "PASS: $answers reloads at $rate datagrams/s: 0 lost, 0 misplaced; unchanged backends kept sockets, state and counters"

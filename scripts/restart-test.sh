@@ -7,7 +7,7 @@
 #        CONFIG='"workers": 2' ...                   further config keys, as JSON
 #        NAMES=10000 FLOWS=4 GAP=0.2 ...             names, sending sockets, seconds between two restarts
 #
-# Exit 0 if the verdict is good, 1 if it is bad, 64 on usage errors, 71 on OS errors.
+# Exit 0 on PASS, 1 on FAIL, 64 on usage errors, 71 on OS errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=restart-test

@@ -19,7 +19,7 @@
 # After each round, with no metric pending: resident memory and live heap, compared with those after the second round; open
 # files. The longest stall is the longest time of a metric from its send to the read at its backend.
 #
-# Exit 0 if the verdict is good, 1 if it is bad, 64 on usage errors, 71 on OS errors.
+# Exit 0 on PASS, 1 on FAIL, 64 on usage errors, 71 on OS errors.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
@@ -192,7 +192,7 @@ run_round() {
         events+="${events:+, }$((${sums[$each.churn]:-0} - was[$each])) $each"
     done
     printf 'round %-4d %6d s  %s  %s; total: lost %d, duplicated %d, misplaced %d, explained %d; resident %d KiB, heap %d KiB, %d open files; stall %d ms\n' \
-        "$rounds" "$SECONDS" "$([ "$reason_count" = "$before" ] && echo good || echo BAD)" "$events" \
+        "$rounds" "$SECONDS" "$([ "$reason_count" = "$before" ] && echo pass || echo FAIL)" "$events" \
         "$(all lost)" "$(all duplicated)" "$(all misplaced)" "$(all explained)" \
         "$sample_resident" $((sample_heap / 1024)) "$sample_descriptors" $((round_stall_us / 1000))
     round_lines+=("{\"round\": $rounds, \"seconds\": $SECONDS, \"pid\": $proxy_pid, \"resident_kib\": $sample_resident, \"heap_bytes\": $sample_heap, \"descriptors\": $sample_descriptors, \"stall_ms\": $((round_stall_us / 1000)), \"reasons\": $((reason_count - before))}")
@@ -316,6 +316,6 @@ print_table
 if [ "$reason_count" != 0 ]; then
     echo "end of the proxy's log:"
     tail -5 "$work/log"
-    bad "$reason_count failures in $rounds rounds, $SECONDS s; the first: ${reasons[0]}"
+    fail "$reason_count failures in $rounds rounds, $SECONDS s; the first: ${reasons[0]}"
 fi
 echo "PASS: $rounds rounds in $SECONDS s, $(all sent) metrics: 0 lost, 0 duplicated, 0 misplaced; $(all explained) explained by ${sums[outages.churn]} outages; longest stall $(longest_stall_ms) ms"

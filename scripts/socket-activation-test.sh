@@ -46,18 +46,18 @@ await "systemd-socket-activate binds its socket" is_bound
 load=$!
 children+=("$load")
 await "statsring serves on the passed socket" status_has '^sockets: 1 data socket and 0 admin sockets were passed'
-grep -q "^pid: $first\$" "$work/status" || bad "expected pid $first: $(cat "$work/status")"
+grep -q "^pid: $first\$" "$work/status" || fail "expected pid $first: $(cat "$work/status")"
 kill -USR2 "$first"
 await "the restart is complete" status_has '^last_restart: .*complete'
 second=$(sed -n 's/^pid: //p' "$work/status")
 children+=("$second")
-[ "$second" != "$first" ] || bad "the process is still the same: $(cat "$work/status")"
+[ "$second" != "$first" ] || fail "the process is still the same: $(cat "$work/status")"
 sleep 1
 kill -INT "$load"
 code=0
 wait "$load" || code=$?
 cat "$work/verdict"
-[ "$code" = 0 ] || bad "the verdict is bad: $(cat "$work/log")"
+[ "$code" = 0 ] || fail "the load failed: $(cat "$work/log")"
 kill -TERM "$second"
 await "statsring exits" has_ended "$second"
 

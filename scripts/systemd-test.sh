@@ -20,7 +20,7 @@ rate=${RATE:-5000}
 # shellcheck source=scripts/proxy.bash
 . scripts/proxy.bash
 
-bad() {
+fail() {
     echo "FAIL: $*" >&2
     in_root journalctl --no-pager --unit statsring --unit statsring.socket 2>/dev/null | tail -40 >&2 || true
     exit 1
@@ -143,7 +143,7 @@ echo "PID 1: $(in_root systemctl --version | head -1)"
 # --- The units.
 
 findings=$(in_root systemd-analyze verify --man=no statsring.service statsring.socket 2>&1 || true)
-[ -z "$findings" ] || bad "systemd-analyze verify: $findings"
+[ -z "$findings" ] || fail "systemd-analyze verify: $findings"
 score=$(in_root systemd-analyze security --no-pager --offline=true \
     /usr/local/lib/systemd/system/statsring.service | tail -1)
 echo "systemd-analyze security --offline=true: ${score#→ }"
@@ -158,7 +158,7 @@ start_load() {
     await "the load starts" is_load_up
 }
 is_load_up() {
-    kill -0 "$load" 2>/dev/null || { cat "$work/verdict" >&2; bad "the load ended early"; }
+    kill -0 "$load" 2>/dev/null || { cat "$work/verdict" >&2; fail "the load ended early"; }
     load_child=$(pgrep -P "$load" || true)
     [ -n "$load_child" ]
 }
@@ -167,7 +167,7 @@ end_load() {
     kill -INT "$load_child"
     wait "$load" || code=$?
     sed -n '1,3p' "$work/verdict"
-    [ "$code" = 0 ] || { cat "$work/verdict" >&2; bad "$1: the verdict is bad"; }
+    [ "$code" = 0 ] || { cat "$work/verdict" >&2; fail "$1: the load failed"; }
 }
 has_changed_from() {
     local pid
@@ -191,25 +191,25 @@ hand_over() {
     echo "restart without loss: main process $old, then $(property MainPID)"
 }
 
-in_root systemctl start statsring || bad "systemctl start statsring"
+in_root systemctl start statsring || fail "systemctl start statsring"
 main=$(property MainPID)
 await "statsring uses io_uring" logged "on io_uring"
 in_root cat "/proc/$main/status" >"$work/status"
-awk '$1 == "Uid:" { exit $2 == 0 }' "$work/status" || bad "it runs as root"
+awk '$1 == "Uid:" { exit $2 == 0 }' "$work/status" || fail "it runs as root"
 for expected in "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
-    grep -q "^$expected$" "$work/status" || bad "expected $expected in $(cat "$work/status")"
+    grep -q "^$expected$" "$work/status" || fail "expected $expected in $(cat "$work/status")"
 done
 in_root cat "/proc/$main/limits" >"$work/limits"
 # 64 MiB, or the limit of this environment if systemd may not raise it.
 locked=67108864
 [[ $(ulimit -Hl) == unlimited || $(ulimit -Hl) -ge 65536 ]] || locked=$(($(ulimit -Hl) * 1024))
-grep -q "^Max locked memory  *$locked " "$work/limits" || bad "LimitMEMLOCK is not in force: $(cat "$work/limits")"
+grep -q "^Max locked memory  *$locked " "$work/limits" || fail "LimitMEMLOCK is not in force: $(cat "$work/limits")"
 
 start_load
 sleep 1
 write_config 9000
-in_root systemctl reload statsring || bad "systemctl reload statsring"
-[ "$(property MainPID)" = "$main" ] || bad "a reload changed the main process"
+in_root systemctl reload statsring || fail "systemctl reload statsring"
+[ "$(property MainPID)" = "$main" ] || fail "a reload changed the main process"
 await "the log shows the reload" logged "checkInterval: 10000 -> 9000"
 hand_over
 sleep 1
@@ -219,30 +219,30 @@ end_load "reload and restart without loss"
 crashed=$(property MainPID)
 in_root bash -c "kill -KILL $crashed"
 await "systemd restarts it after a crash" has_changed_from "$crashed"
-[ "$(property NRestarts)" = 1 ] || bad "NRestarts=$(property NRestarts) after a crash"
-in_root systemctl stop statsring || bad "systemctl stop statsring"
-[ "$(property Result)" = success ] || bad "the stop's result is $(property Result)"
+[ "$(property NRestarts)" = 1 ] || fail "NRestarts=$(property NRestarts) after a crash"
+in_root systemctl stop statsring || fail "systemctl stop statsring"
+[ "$(property Result)" = success ] || fail "the stop's result is $(property Result)"
 
 # --- With socket activation: a plain restart loses nothing that fits into the kernel's buffer.
 
-in_root systemctl start statsring.socket || bad "systemctl start statsring.socket"
-[ "$(property ActiveState)" = inactive ] || bad "the socket unit started the service without traffic"
+in_root systemctl start statsring.socket || fail "systemctl start statsring.socket"
+[ "$(property ActiveState)" = inactive ] || fail "the socket unit started the service without traffic"
 start_load
 await "the first metric starts the service" logged "were passed by the service manager"
 sleep 1
 for number in 1 2 3; do
     before=$(property MainPID)
-    in_root systemctl restart statsring || bad "systemctl restart statsring, number $number"
-    [ "$(property MainPID)" != "$before" ] || bad "systemctl restart kept the main process"
+    in_root systemctl restart statsring || fail "systemctl restart statsring, number $number"
+    [ "$(property MainPID)" != "$before" ] || fail "systemctl restart kept the main process"
     sleep 0.5
 done
 hand_over
-in_root systemctl restart statsring || bad "systemctl restart statsring after a restart without loss"
+in_root systemctl restart statsring || fail "systemctl restart statsring after a restart without loss"
 sleep 1
 end_load "systemctl restart under socket activation"
 hand_over
-in_root systemctl stop statsring.socket statsring.service || bad "systemctl stop"
-[ "$(property Result)" = success ] || bad "the stop's result is $(property Result)"
+in_root systemctl stop statsring.socket statsring.service || fail "systemctl stop"
+[ "$(property Result)" = success ] || fail "the stop's result is $(property Result)"
 # systemd must wait for every stop, including those of processes it did not start.
-! logged "with signal SIGKILL" || bad "systemd killed a process instead of waiting for its exit"
+! logged "with signal SIGKILL" || fail "systemd killed a process instead of waiting for its exit"
 echo "systemd: started, reloaded, restarted without loss, restarted after a crash, restarted under socket activation, stopped"

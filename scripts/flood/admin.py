@@ -137,7 +137,7 @@ def main(arguments):
         is_whole = calm["good"] and flooded["good"]
         print(f"{pair + 1:>4} {calm['p99_us']:>15.0f} {flooded['p99_us']:>11.0f} {ratio:>6.2f} {calm['max_us']:>15.0f} "
               f"{flooded['max_us']:>7.0f} {drops:>13.0f} {flooded['connections']:>12.0f} {flooded['peak']:>8} "
-              f"{'good' if is_whole else 'BAD':>5}", flush=True)
+              f"{'pass' if is_whole else 'FAIL':>5}", flush=True)
         if not is_whole:
             say(json.dumps(flooded["report"] if calm["good"] else calm["report"]))
         is_good &= drops == 0 and is_whole and calm["imbalance"] == 0 and flooded["imbalance"] == 0
@@ -145,7 +145,7 @@ def main(arguments):
             raise Failure(f"only {flooded['peak']} connections were open at once")
     ratio = statistics.median(ratios)
     is_good &= ratio <= RATIO_MAX
-    print(f"median ratio {ratio:.2f} (limit {RATIO_MAX:.0f}): {'good' if is_good else 'BAD'}")
+    print(f"median ratio {ratio:.2f} (limit {RATIO_MAX:.0f}): {'PASS' if is_good else 'FAIL'}")
     return 0 if is_good else EXIT_BAD
 
 

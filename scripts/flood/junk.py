@@ -90,7 +90,7 @@ def main(arguments):
     print(f"resident {resident[0] / mib:.1f} MiB at start, {max(resident) / mib:.1f} MiB at most; "
           f"limit (bound plus {OWN_BYTES // mib} MiB for the program) {(bound + OWN_BYTES) / mib:.1f} MiB")
     is_good = accounted == sent and imbalance(stats) == 0 and max(resident) <= bound + OWN_BYTES
-    print(f"verdict: {'good' if is_good else 'BAD'}")
+    print("PASS" if is_good else "FAIL")
     return 0 if is_good else EXIT_BAD
 
 

@@ -234,7 +234,7 @@ def main(_arguments):
                 check_panels(watcher, proxy)
                 check_alerts(watcher, proxy, backends)
     except (AssertionError, ValueError) as wrong:
-        say(f"BAD   {wrong}")
+        say(f"FAIL  {wrong}")
         return EXIT_BAD
     print("PASS: Prometheus totals are exact, and every loss raises an alert")
     return 0
