@@ -133,17 +133,17 @@ function testWhere() {
     states += 1;
     if (answers.length !== names.length) throw new Error(`${answers.length} answers for ${names.length} names`);
     for (let i = 0; i < names.length; i += 1) {
-      let wanted;
+      let expected;
       if (i < NAMES_BY_GET) {
-        wanted = ring.get(texts[i]);
+        expected = ring.get(texts[i]);
       } else {
         const point = ring.ring[ring.find(hashes[i])];
-        wanted = point && point.server;
+        expected = point && point.server;
       }
       compared += 1;
-      if ((wanted || '-') !== answers[i]) {
+      if ((expected || '-') !== answers[i]) {
         differing += 1;
-        first = first || `${what}: ${JSON.stringify(texts[i])} is ${answers[i]}, wanted ${wanted}`;
+        first = first || `${what}: ${JSON.stringify(texts[i])} is ${answers[i]}, expected ${expected}`;
       }
     }
   };
@@ -285,9 +285,9 @@ async function testRound(round, what, ring, backends, ports) {
     if (ring.ring[at].value === EQUAL.value) ties.push(`tie.${i}`);
   }
   const answers = await adminAsk(ports.admin, ties.map((name) => `where ${name}\n`).join(''));
-  const wanted = ties.map((name) => `${name}\t${ring.get(name)}\n`).join('');
+  const expected = ties.map((name) => `${name}\t${ring.get(name)}\n`).join('');
   check(`${what}: where tells the owner of ${ties.length} names at the equal points, ${ring.get(ties[0])}`,
-    answers === wanted, `${JSON.stringify(answers)}, wanted ${JSON.stringify(wanted)}`);
+    answers === expected, `${JSON.stringify(answers)}, expected ${JSON.stringify(expected)}`);
 
   const lines = makeLines(round).concat(ties.map((name) => `${name}:1|c|round:${round}`));
   backends.forEach((backend) => { backend.lines = []; });

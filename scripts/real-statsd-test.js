@@ -47,8 +47,8 @@ function check(what, ok, detail) {
   }
 }
 
-function checkEqual(what, got, wanted) {
-  check(`${what}: ${got}`, got === wanted, `wanted ${wanted}`);
+function checkEqual(what, got, expected) {
+  check(`${what}: ${got}`, got === expected, `expected ${expected}`);
 }
 
 // --- helpers ----------------------------------------------------------------------------------------------
@@ -302,20 +302,20 @@ const asText = (value) => {
 const brief = (text) => (text.length > 160 ? `${text.slice(0, 160)}…` : text);
 
 // Describes the names whose value differs.
-function differences(got, wanted) {
+function differences(got, expected) {
   const list = [];
-  for (const name of new Set([...got.keys(), ...wanted.keys()])) {
-    const [is, should] = [got.get(name), wanted.get(name)];
-    if (is === undefined) list.push(`${name} is missing, wanted ${brief(asText(should))}`);
+  for (const name of new Set([...got.keys(), ...expected.keys()])) {
+    const [is, should] = [got.get(name), expected.get(name)];
+    if (is === undefined) list.push(`${name} is missing, expected ${brief(asText(should))}`);
     else if (should === undefined) list.push(`${name} should not be here, is ${brief(asText(is))}`);
-    else if (asText(is) !== asText(should)) list.push(`${name} is ${brief(asText(is))}, wanted ${brief(asText(should))}`);
+    else if (asText(is) !== asText(should)) list.push(`${name} is ${brief(asText(is))}, expected ${brief(asText(should))}`);
   }
   return list;
 }
 
-function checkSame(what, got, wanted) {
-  const list = differences(got, wanted);
-  check(`${what}: ${wanted.size} names equal`, list.length === 0, `${list.length} differ, first: ${list.slice(0, 3).join('; ')}`);
+function checkSame(what, got, expected) {
+  const list = differences(got, expected);
+  check(`${what}: ${expected.size} names equal`, list.length === 0, `${list.length} differ, first: ${list.slice(0, 3).join('; ')}`);
 }
 
 const sum = (numbers) => [...numbers].reduce((a, b) => a + b, 0);
@@ -515,12 +515,12 @@ async function phase(title, count, servers, down, lanes) {
 
 // Waits until the servers have counted the expected number, or stopped counting.
 async function settle(living) {
-  const wanted = sum(living.map((server) => server.model.metrics));
+  const expected = sum(living.map((server) => server.model.metrics));
   const limit = Date.now() + SETTLE_MS_MAX;
   let [last, lastAt] = [-1, Date.now()];
   while (Date.now() < limit && Date.now() - lastAt < 5000) {
     const got = sum(await Promise.all(living.map((server) => server.metricsReceived())));
-    if (got >= wanted) return;
+    if (got >= expected) return;
     if (got !== last) [last, lastAt] = [got, Date.now()];
     await sleep(50);
   }

@@ -24,7 +24,7 @@ fn located(text: &str) -> Vec<String> {
 }
 
 /// All errors without their position.
-fn mistakes(text: &str) -> Vec<String> {
+fn errors(text: &str) -> Vec<String> {
     let place = |error: &str| {
         error.starts_with("line ").then(|| error.split_once(": "))?.map(|(_, rest)| rest.to_owned())
     };
@@ -114,7 +114,7 @@ fn example_config_is_valid() {
 
 #[test]
 fn errors_are_listed_in_file_order() {
-    let found = mistakes(
+    let found = errors(
         r#"{
             "hots": "0.0.0.0",
             "checkFall": 0,
@@ -196,18 +196,18 @@ fn type_errors_state_expected_and_found() {
         ("maxPacketSize", "65508", "maxPacketSize: 65508 is not in range (64 to 65507 bytes, or \"auto\")"),
         ("checkInterval", "9", "checkInterval: 9 is not in range (10 to 86400000 ms)"),
     ] {
-        assert_eq!(mistakes(&with(key, value)), [expected]);
+        assert_eq!(errors(&with(key, value)), [expected]);
     }
     assert_eq!(
-        mistakes(r#"{"nodes": {"host": "a"}}"#),
+        errors(r#"{"nodes": {"host": "a"}}"#),
         ["nodes: expected a list of backends, [{\"host\": …, \"port\": …}, …], found the object {…}"]
     );
     assert_eq!(
-        mistakes(&with_nodes(r#""a:1""#)),
+        errors(&with_nodes(r#""a:1""#)),
         ["nodes[0]: expected an object, {\"host\": …, \"port\": …}, found the string \"a:1\""]
     );
     assert_eq!(
-        mistakes("[]"),
+        errors("[]"),
         ["expected an object, {\"nodes\": [{\"host\": …, \"port\": …}]}, found an array"]
     );
 }
@@ -220,12 +220,12 @@ fn unknown_keys_suggest_the_nearest_key() {
         ("managment_port", "managment_port: unknown key; did you mean managementPort?"),
         ("a\\nb\\u001b", "\"a\\nb\\u{1b}\": unknown key; statsring(8) lists all keys"),
     ] {
-        let found = mistakes(&with(key, "1"));
+        let found = errors(&with(key, "1"));
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with(expected), "{}", found[0]);
     }
     assert_eq!(
-        mistakes(&with_nodes(r#"{"host": "a", "port": 1, "adminprot": 2, "colour": 3}"#)),
+        errors(&with_nodes(r#"{"host": "a", "port": 1, "adminprot": 2, "colour": 3}"#)),
         [
             "nodes[0].adminprot: unknown key; did you mean adminport?",
             "nodes[0].colour: unknown key (known: host, port, adminport, weight, disabled, gso)",
@@ -257,11 +257,11 @@ fn other_letter_case_is_accepted_with_a_notice() {
 #[test]
 fn duplicate_keys_are_errors() {
     assert_eq!(
-        mistakes(&with_nodes(r#"{"host": "a", "port": 1, "port": 2, "Host": "b"}"#)),
+        errors(&with_nodes(r#"{"host": "a", "port": 1, "port": 2, "Host": "b"}"#)),
         ["nodes[0].port: given twice; remove one", "nodes[0].Host: given twice (first as host); remove one"]
     );
     assert_eq!(
-        mistakes(r#"{"Port": 1, "port": 1, "nodes": [{"host": "a", "port": 1}]}"#),
+        errors(r#"{"Port": 1, "port": 1, "nodes": [{"host": "a", "port": 1}]}"#),
         ["port: given twice (first as Port); remove one"]
     );
 }
@@ -272,11 +272,11 @@ fn null_is_absent() {
     let config = good(&format!(r#"{{"nodes": [{node}], "host": null, "workers": null}}"#)).config;
     assert_eq!(config, good(r#"{"nodes": [{"host": "192.0.2.1", "port": 1}]}"#).config);
     assert_eq!(
-        mistakes(r#"{"nodes": null}"#),
+        errors(r#"{"nodes": null}"#),
         ["nodes: missing; list at least one backend, [{\"host\": …, \"port\": …}]"]
     );
     assert_eq!(
-        mistakes(&with_nodes(r#"{"host": null}"#)),
+        errors(&with_nodes(r#"{"host": null}"#)),
         [
             "nodes[0].host: missing; expected a hostname or IP address",
             "nodes[0].port: missing; expected a port (1 to 65535)",
@@ -289,15 +289,15 @@ fn syntax_errors_have_a_position() {
     let found = located("{\n  \"port\": 8125,\n  // the port\n}");
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("line 3, column 3: "), "{}", found[0]);
-    assert!(mistakes("")[0].starts_with("the file is empty; statsring reads JSON"));
-    assert!(mistakes("nodes:\n  - host: a\n")[0].starts_with("this looks like YAML; "));
-    assert!(mistakes("{} {}")[0].contains("unexpected text after the object"));
+    assert!(errors("")[0].starts_with("the file is empty; statsring reads JSON"));
+    assert!(errors("nodes:\n  - host: a\n")[0].starts_with("this looks like YAML; "));
+    assert!(errors("{} {}")[0].contains("unexpected text after the object"));
 }
 
 #[test]
 fn duplicate_backends_are_detected_in_any_spelling() {
     assert_eq!(
-        mistakes(&with_nodes(
+        errors(&with_nodes(
             r#"{"host": "::1", "port": 1}, {"host": "[0:0::1]", "port": 1}, {"host": "::1", "port": 2},
                {"host": "StatsD.example", "port": 1}, {"host": "statsd.example.", "port": 1}"#
         )),
@@ -312,18 +312,18 @@ fn duplicate_backends_are_detected_in_any_spelling() {
 fn a_backend_that_is_the_proxy_itself_is_refused() {
     let node = r#"{"host": "localhost", "port": 8125}"#;
     assert_eq!(
-        mistakes(&with_nodes(node)),
+        errors(&with_nodes(node)),
         ["nodes[0]: localhost:8125 is this proxy's own address: metrics would loop"]
     );
     // With an invalid port the check is skipped.
-    assert_eq!(mistakes(&format!(r#"{{"port": 0, "nodes": [{node}]}}"#)).len(), 1);
+    assert_eq!(errors(&format!(r#"{{"port": 0, "nodes": [{node}]}}"#)).len(), 1);
 }
 
 #[test]
 fn interdependent_keys_are_checked() {
     let nodes = r#""nodes": [{"host": "192.0.2.1", "port": 1}]"#;
     assert_eq!(
-        mistakes(&format!(
+        errors(&format!(
             r#"{{{nodes}, "checkInterval": 500, "checkTimeout": 501, "checkFast": 600,
                 "maxPacketSize": 9000, "queue": 8999, "reopenInterval": 999}}"#
         )),
@@ -335,8 +335,8 @@ fn interdependent_keys_are_checked() {
         ]
     );
     // Dependencies on invalid values are not checked.
-    assert_eq!(mistakes(&format!(r#"{{{nodes}, "checkInterval": 0, "checkTimeout": 60000}}"#)).len(), 1);
-    assert_eq!(mistakes(&format!(r#"{{{nodes}, "maxPacketSize": 0, "queue": 64}}"#)).len(), 1);
+    assert_eq!(errors(&format!(r#"{{{nodes}, "checkInterval": 0, "checkTimeout": 60000}}"#)).len(), 1);
+    assert_eq!(errors(&format!(r#"{{{nodes}, "maxPacketSize": 0, "queue": 64}}"#)).len(), 1);
 }
 
 #[test]
@@ -358,17 +358,17 @@ fn unknown_hashings_suggest_the_nearest() {
         ("jump-fnv1", "jump-fnv1a"),
     ] {
         assert_eq!(
-            mistakes(&with("hashing", &format!("{given:?}"))),
+            errors(&with("hashing", &format!("{given:?}"))),
             [format!("hashing: unknown hashing {given:?}; did you mean {nearest:?}?")]
         );
     }
     assert_eq!(
-        mistakes(&with("hashing", r#""md5""#)),
+        errors(&with("hashing", r#""md5""#)),
         [
             "hashing: unknown hashing \"md5\" (known: jump, hashring-3, hashring-1, ketama, murmur3, jump-fnv1a)"
         ]
     );
-    assert_eq!(mistakes(&with("hashing", "3")).len(), 1);
+    assert_eq!(errors(&with("hashing", "3")).len(), 1);
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn weights_are_accepted_only_by_hashings_that_use_them() {
     assert_eq!(config.nodes.iter().map(|node| node.weight).collect::<Vec<_>>(), [1_000, 1]);
     assert_eq!(config.to_json()["nodes"][0]["weight"], 1_000);
     assert_eq!(
-        mistakes(&file("ketama", "0", r#", "weight": 1001"#)),
+        errors(&file("ketama", "0", r#", "weight": 1001"#)),
         [
             "nodes[0].weight: 0 is not a weight (1 to 1000)",
             "nodes[1].weight: 1001 is not a weight (1 to 1000)",
@@ -391,7 +391,7 @@ fn weights_are_accepted_only_by_hashings_that_use_them() {
     );
     for hashing in ["jump", "hashring-3", "hashring-1", "murmur3", "jump-fnv1a"] {
         assert_eq!(
-            mistakes(&file(hashing, "2", "")),
+            errors(&file(hashing, "2", "")),
             [format!(
                 "nodes[0].weight: the hashing {hashing} does not support weights, only ketama does; omit it"
             )]
@@ -402,11 +402,11 @@ fn weights_are_accepted_only_by_hashings_that_use_them() {
         );
     }
     // With an invalid hashing the check is skipped.
-    assert_eq!(mistakes(&file("astrology", "2", "")).len(), 1);
+    assert_eq!(errors(&file("astrology", "2", "")).len(), 1);
     let heavy: Vec<String> =
         (0..21).map(|i| format!(r#"{{"host": "n{i}.example", "port": 1, "weight": 1000}}"#)).collect();
     assert_eq!(
-        mistakes(&format!(r#"{{"hashing": "ketama", "nodes": [{}]}}"#, heavy.join(","))),
+        errors(&format!(r#"{{"hashing": "ketama", "nodes": [{}]}}"#, heavy.join(","))),
         ["nodes: the weights add up to 21000, which is more than 20000"]
     );
 }
@@ -428,13 +428,13 @@ fn a_shard_map_names_backends_several_times() {
     assert_eq!(good(&shown.to_string()).config, config);
     assert_eq!(good(&file("jump-fnv1a", "")).config.shards, config.shards);
     assert_eq!(
-        mistakes(&file("murmur3", r#", "adminport": 3"#)),
+        errors(&file("murmur3", r#", "adminport": 3"#)),
         [
             "nodes[3]: 192.0.2.1:1 differs from nodes[0], which is the same backend; give its host and port alone"
         ]
     );
     assert_eq!(
-        mistakes(&file("jump", "")),
+        errors(&file("jump", "")),
         [2, 3, 4].map(|index| {
             let first = index / 4;
             format!("nodes[{index}]: 192.0.2.{}:1 is listed twice (first as nodes[{first}])", first + 1)
@@ -446,8 +446,8 @@ fn a_shard_map_names_backends_several_times() {
     };
     assert_eq!(good(&list("murmur3", 65_536)).config.shards.len(), 65_536);
     let too_many = "expected 1 to 2000 backends, found";
-    assert_eq!(mistakes(&list("murmur3", 65_537)), [format!("nodes: {too_many} 65537")]);
-    assert_eq!(mistakes(&list("jump", 2_001)), [format!("nodes: {too_many} 2001")]);
+    assert_eq!(errors(&list("murmur3", 65_537)), [format!("nodes: {too_many} 65537")]);
+    assert_eq!(errors(&list("jump", 2_001)), [format!("nodes: {too_many} 2001")]);
 }
 
 #[test]
@@ -483,7 +483,7 @@ fn the_list_of_backends_is_bounded() {
         with_nodes(&nodes.join(","))
     };
     assert_eq!(good(&list(NODES_MAX)).config.nodes.len(), NODES_MAX);
-    assert_eq!(mistakes(&list(NODES_MAX + 1)), ["nodes: expected 1 to 2000 backends, found 2001"]);
+    assert_eq!(errors(&list(NODES_MAX + 1)), ["nodes: expected 1 to 2000 backends, found 2001"]);
 }
 
 #[test]
@@ -541,7 +541,7 @@ fn workers_are_pinned_to_allowed_cpus_only() {
     }
     // An invalid number of workers is reported once, at its own key.
     let both = json!({"nodes": [{"host": "192.0.2.1", "port": 1}], "workers": 0, "pinWorkers": [first]});
-    assert_eq!(mistakes(&both.to_string()), ["workers: 0 is not in range (1 to 64, or \"auto\")"]);
+    assert_eq!(errors(&both.to_string()), ["workers: 0 is not in range (1 to 64, or \"auto\")"]);
     let running = good(&with("pinWorkers", "false")).config;
     let spread = good(&with("spread", r#""datagram""#)).config;
     assert_eq!(running.changed_fixed_keys(&config), ["workers", "pinWorkers"]);

@@ -93,10 +93,10 @@ fn start(etc: &Etc, form: Form, node: &Value) -> Proxy {
         // The key `log` makes it a proxy.js config.
         Form::ProxyJs => {
             let more = json!({"log": {}, "hashing": "hashring-3"});
-            let mut wanted = config(&[], quick);
-            wanted.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            wanted["address"] = wanted["host"].clone();
-            Proxy::start_by(wanted, |path| etc.proxy(path))
+            let mut json = config(&[], quick);
+            json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json["address"] = json["host"].clone();
+            Proxy::start_by(json, |path| etc.proxy(path))
         }
     }
 }
@@ -162,13 +162,13 @@ fn unanswered_lookups_do_not_delay_other_names() {
     let hosts = |ip: &str| format!("127.0.0.1 localhost\n{ip} known.statsring.test\n");
     let Some(etc) = Etc::new(&hosts("127.0.0.1")) else { return };
     etc.set_name_server(&silent.address);
-    let mut wanted = config(&[&here], json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
+    let mut json = config(&[&here], json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
     let mut nodes: Vec<_> = (0..SILENT_NAMES)
         .map(|number| json!({"host": format!("silent{number}.statsring.test"), "port": 9}))
         .collect();
     nodes.push(json!({"host": "known.statsring.test", "port": here.port, "adminport": here.adminport}));
-    wanted["nodes"] = nodes.into();
-    let mut proxy = Proxy::start_by(wanted, |path| etc.proxy(path));
+    json["nodes"] = nodes.into();
+    let mut proxy = Proxy::start_by(json, |path| etc.proxy(path));
     let name = format!("known.statsring.test:{}", here.port);
     // An unanswered lookup takes longer than this wait: names must not wait for each other.
     proxy.wait_for_state(&name, "up");
@@ -195,9 +195,9 @@ fn address_changes_are_followed_and_failed_lookups_keep_the_last() {
     let Some(etc) = Etc::new(&hosts("127.0.0.1")) else { return };
     let mut here = Backend::start();
     let node = json!({"host": "moving.statsring.test", "port": here.port, "adminport": here.adminport});
-    let mut wanted = config(&[&here], json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
-    wanted["nodes"] = json!([node]);
-    let mut proxy = Proxy::start_by(wanted, |path| etc.proxy(path));
+    let mut json = config(&[&here], json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50}));
+    json["nodes"] = json!([node]);
+    let mut proxy = Proxy::start_by(json, |path| etc.proxy(path));
     let name = format!("moving.statsring.test:{}", here.port);
     proxy.wait_for_state(&name, "up");
     proxy.send(["first:1|c"]);
@@ -255,9 +255,9 @@ fn failed_address_is_replaced_by_the_next_and_reported() {
             node["adminport"] = first.adminport.into();
         }
         let quick = json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50});
-        let mut wanted = config(&[], quick);
-        (wanted["nodes"], wanted["engine"]) = (json!([node]), engine.into());
-        let mut proxy = Proxy::start_by(wanted, |path| etc.proxy(path));
+        let mut json = config(&[], quick);
+        (json["nodes"], json["engine"]) = (json!([node]), engine.into());
+        let mut proxy = Proxy::start_by(json, |path| etc.proxy(path));
         let name = format!("two.statsring.test:{}", first.port);
         let (from, to) = (format!("{one}:{}", first.port), format!("{two}:{}", first.port));
         every_metric_arrives(&mut proxy, &first, "before");
@@ -320,9 +320,9 @@ fn address_family_key_is_respected() {
     let Some(etc) = Etc::new(hosts) else { return };
     let backend = Backend::start();
     let starts = |host: &str, more: Value| {
-        let mut wanted = config(&[], json!({"nodes": [{"host": host, "port": backend.port}]}));
-        wanted.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        Proxy::start_by(wanted, |path| etc.proxy(path))
+        let mut json = config(&[], json!({"nodes": [{"host": host, "port": backend.port}]}));
+        json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Proxy::start_by(json, |path| etc.proxy(path))
     };
     let address = |proxy: &Proxy, host: &str| proxy.column(&format!("{host}:{}", backend.port), "address");
     let six = format!("[::1]:{}", backend.port);
@@ -355,9 +355,9 @@ fn listening_everywhere(nodes: Value) -> Value {
 /// Starts a proxy that must refuse to start; returns exit code and message. `node` is called with the proxy's port.
 fn refused_start(etc: &Etc, node: impl Fn(u16) -> Value) -> (i32, String) {
     let (port, admin_port) = free_ports();
-    let mut wanted = listening_everywhere(json!([node(port)]));
-    (wanted["port"], wanted["managementPort"]) = (port.into(), admin_port.into());
-    let config = ConfigFile::new(wanted);
+    let mut json = listening_everywhere(json!([node(port)]));
+    (json["port"], json["managementPort"]) = (port.into(), admin_port.into());
+    let config = ConfigFile::new(json);
     let command = etc.proxy(&config.path);
     let mut proxy = Proxy::spawn(config, port, admin_port, command);
     (proxy.exit_code(), proxy.log())
@@ -414,9 +414,9 @@ fn reloads_and_lookups_to_own_address_do_not_loop() {
         {"host": "moving.statsring.test", "port": port, "adminport": adminport},
     ]);
     let quick = json!({"checkInterval": 300, "checkTimeout": 300, "checkFast": 50, "nodes": nodes});
-    let mut wanted = config(&[], quick);
-    (wanted["port"], wanted["managementPort"]) = (port.into(), admin_port.into());
-    let config = ConfigFile::new(wanted);
+    let mut json = config(&[], quick);
+    (json["port"], json["managementPort"]) = (port.into(), admin_port.into());
+    let config = ConfigFile::new(json);
     let command = etc.proxy(&config.path);
     let mut proxy = Proxy::spawn(config, port, admin_port, command);
     assert_eq!(proxy.wait_until_ready(), None, "{}", proxy.log());

@@ -615,12 +615,12 @@ fn health_down_and_up_by_command() {
 fn tap_shows_matching_metrics_with_backends() {
     let backends = three();
     let proxy = Proxy::start(config(&refs(&backends), json!({})));
-    let traffic = [Traffic::start(&proxy, "wanted"), Traffic::start(&proxy, "other")];
-    let answer = proxy.ask("tap wanted 25");
+    let traffic = [Traffic::start(&proxy, "tapped"), Traffic::start(&proxy, "other")];
+    let answer = proxy.ask("tap tapped 25");
     assert_eq!(answer.lines().count(), 25, "{answer}");
     for line in answer.lines() {
         let (metric, backend) = line.split_once('\t').unwrap();
-        assert!(metric.starts_with("wanted."), "{line}");
+        assert!(metric.starts_with("tapped."), "{line}");
         let name = metric.split(':').next().unwrap();
         assert_eq!(proxy.ask(&format!("where {name}")).trim_end(), format!("{name}\t{backend}"));
     }

@@ -32,7 +32,7 @@ fn good(text: &str) -> Loaded {
     parse(text).unwrap_or_else(|error| panic!("{text}\n{error}"))
 }
 
-fn mistakes(text: &str) -> Vec<String> {
+fn errors(text: &str) -> Vec<String> {
     match parse(text) {
         Err(ConfigError::Invalid { path: None, mistakes }) => mistakes,
         other => panic!("{text}\nwas accepted: {other:?}"),
@@ -153,20 +153,19 @@ fn format_is_detected_from_the_keys() {
     }
     // A comment is not a key, and statsring's own configs are JSON.
     assert!(
-        mistakes(&format!("// mgmt_port: 8126\n{json}, \"workers\": 1}}"))[0]
-            .starts_with("line 1, column 1: ")
+        errors(&format!("// mgmt_port: 8126\n{json}, \"workers\": 1}}"))[0].starts_with("line 1, column 1: ")
     );
 }
 
 #[test]
 fn ambiguous_file_is_refused_with_both_interpretations() {
-    let found = mistakes("{nodes: [{host: 'a', port: 1}], port: 8125}");
+    let found = errors("{nodes: [{host: 'a', port: 1}], port: 8125}");
     assert_eq!(found.len(), 1);
     for part in ["line 1, column 2: ", "expected a key in double quotes", "mgmt_port: 8126"] {
         assert!(found[0].contains(part), "{part} is missing in {}", found[0]);
     }
     let mixed = with("\n flushInterval: 1, mgmt_port: 1");
-    let found = mistakes(&mixed);
+    let found = errors(&mixed);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("line 2, column 2: flushInterval: is a statsring key"), "{}", found[0]);
     for part in ["mgmt_address is a proxy.js key", "\"hashing\" to \"hashring-3\"", "or \"jump\""] {
@@ -174,9 +173,9 @@ fn ambiguous_file_is_refused_with_both_interpretations() {
     }
     let node = "{mgmt_port: 1, nodes: [{host: 'a', port: 1}, {host: 'b', port: 1, disabled: true}]}";
     assert!(
-        mistakes(node)[0].starts_with("line 1, column 67: nodes[1].disabled: is a statsring key"),
+        errors(node)[0].starts_with("line 1, column 67: nodes[1].disabled: is a statsring key"),
         "{}",
-        mistakes(node)[0]
+        errors(node)[0]
     );
 }
 
@@ -192,7 +191,7 @@ fn hashing_key_allows_keys_of_both_formats() {
     assert!(config.management_allow_changes);
     assert_eq!(notices, Vec::<String>::new());
     assert_eq!(
-        mistakes(&with("hashing: 'jump', workers: 2,\nforkCount: 2, managementPort: 1, mgmt_port: 1")),
+        errors(&with("hashing: 'jump', workers: 2,\nforkCount: 2, managementPort: 1, mgmt_port: 1")),
         [
             "line 2, column 1: forkCount: is equivalent to workers, which is given too; remove one",
             "line 2, column 34: mgmt_port: is equivalent to managementPort, which is given too; remove one",
@@ -202,7 +201,7 @@ fn hashing_key_allows_keys_of_both_formats() {
 
 #[test]
 fn errors_have_line_column_and_key() {
-    let found = mistakes(
+    let found = errors(
         "{\n  nodes: [\n    {host: '127.0.0.1', port: 99999},\n    {host: 'a b', port: 1, adminprot: 2},\n    {port: '08125'},\n  ],\n  \
          mgmt_port: 'x',\n  mgmt_prot: 1,\n  checkInterval: 5,\n  address: '10.1',\n  server: './servers/tcp',\n  forkCount: 65\n}",
     );
@@ -223,9 +222,9 @@ fn errors_have_line_column_and_key() {
             "line 12, column 3: forkCount: 65 is not in range (0 to 64, or \"auto\")",
         ]
     );
-    let own_server = mistakes(&with("server: './ours'"));
+    let own_server = errors(&with("server: './ours'"));
     assert!(own_server[0].contains("custom server (code), which is not supported"), "{}", own_server[0]);
-    assert!(mistakes("{mgmt_port: 1}")[0].starts_with("line 1, column 1: nodes: missing"));
+    assert!(errors("{mgmt_port: 1}")[0].starts_with("line 1, column 1: nodes: missing"));
 }
 
 #[test]
@@ -241,7 +240,7 @@ fn code_is_refused_even_in_json() {
         ),
         ("module.exports = {mgmt_port: 1}", "remove everything before the {"),
     ] {
-        let found = mistakes(text);
+        let found = errors(text);
         assert!(found.len() == 1 && found[0].contains(part), "{found:?}");
     }
 }
@@ -257,7 +256,7 @@ fn duplicates_are_tolerated_like_in_proxy_js() {
     assert_eq!(config.nodes.len(), 1);
     assert_eq!(notices, ["nodes[1]: a.example:1 is listed twice and used once, as in proxy.js"]);
     let other = twice.replacen("port: 1", "port: 1, adminport: 7", 1);
-    assert!(mistakes(&other)[0].contains("is listed twice (first as nodes[0])"));
+    assert!(errors(&other)[0].contains("is listed twice (first as nodes[0])"));
 }
 
 #[test]

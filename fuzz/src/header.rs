@@ -60,18 +60,18 @@ fn datagram(received: &[u8], prefix_bytes: usize) {
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))
     };
     let is_readable = prefix_bytes >= HEADER_BYTES && received.len() >= prefix_bytes;
-    let (Some(told), Some(flags), true) = (word(2), word(3), is_readable) else {
+    let (Some(length), Some(flags), true) = (word(2), word(3), is_readable) else {
         assert_eq!(parsed, None, "too short for a header");
         return;
     };
     let payload = &received[prefix_bytes..];
     let is_cut = flags & MSG_TRUNC != 0;
     match parsed {
-        None => assert!(!is_cut && told as usize != payload.len(), "a valid header was rejected"),
+        None => assert!(!is_cut && length as usize != payload.len(), "a valid header was rejected"),
         Some(datagram) => {
             assert_eq!(datagram.payload, payload);
             assert_eq!(datagram.datagram_bytes > payload.len(), is_cut);
-            assert!(!is_cut || datagram.datagram_bytes == (told as usize).max(payload.len() + 1));
+            assert!(!is_cut || datagram.datagram_bytes == (length as usize).max(payload.len() + 1));
         }
     }
 }

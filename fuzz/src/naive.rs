@@ -15,8 +15,8 @@ pub fn key(line: &[u8]) -> Option<&[u8]> {
     event_title(line).or_else(|| check_name(line)).or_else(|| metric_name(line))
 }
 
-fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == wanted)
+fn position(bytes: &[u8], byte: u8) -> Option<usize> {
+    bytes.iter().position(|other| *other == byte)
 }
 
 /// `name:value|type`: the non-empty part before the first colon, if a bar follows.

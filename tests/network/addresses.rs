@@ -80,9 +80,9 @@ fn address_that_stops_answering_is_replaced_after_check_fall() {
 /// A proxy that listens on all addresses, with a backend at `ip` and its own port.
 fn start_with_own_port(ip: IpAddr) -> Proxy {
     let (port, admin_port) = free_ports();
-    let mut wanted = config(&[], json!({"host": "*", "port": port, "managementPort": admin_port}));
-    wanted["nodes"] = json!([{"host": ip.to_string(), "port": port}]);
-    let config = ConfigFile::new(wanted);
+    let mut json = config(&[], json!({"host": "*", "port": port, "managementPort": admin_port}));
+    json["nodes"] = json!([{"host": ip.to_string(), "port": port}]);
+    let config = ConfigFile::new(json);
     let mut command = Command::new(PROGRAM);
     command.arg("-f").arg(&config.path);
     Proxy::spawn(config, port, admin_port, command)

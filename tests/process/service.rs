@@ -102,8 +102,8 @@ fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<Soc
             sender.send_to(datagram.as_bytes(), address).unwrap();
         }
     };
-    let started = |wanted: usize| {
-        send(wanted - 50..wanted);
+    let started = |count: usize| {
+        send(count - 50..count);
         let (port, admin_port) = proxy::free_ports();
         let admin_port = admin.map_or(admin_port, |admin| admin.port());
         // The sockets, not the config, determine the number of workers.
@@ -114,7 +114,7 @@ fn nothing_is_lost(sockets: Vec<OwnedFd>, address: SocketAddr, admin: Option<Soc
         let command = activated(&config.path, passed);
         let mut proxy = Proxy::spawn(config, address.port(), admin_port, command);
         assert_eq!(proxy.wait_until_ready(), None, "{}", proxy.log());
-        wait_until("queued datagrams have arrived", || total(&backends) == 3 * wanted as u64);
+        wait_until("queued datagrams have arrived", || total(&backends) == 3 * count as u64);
         proxy
     };
     for round in 0..2 {
