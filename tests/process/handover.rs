@@ -19,7 +19,7 @@ pub fn dropped(proxy: &Proxy) -> u64 {
     };
     let log = proxy.log();
     let accounts = log.lines().filter(|line| line.contains("final counters: "));
-    let before: u64 = accounts.map(|line| number(line, "dropped ") + number(line, "kernel before ")).sum();
+    let before: u64 = accounts.map(|line| number(line, "dropped ") + number(line, "by the kernel ")).sum();
     let stats = proxy.stats();
     let now =
         stats.iter().filter(|(name, _)| name.starts_with("metrics_dropped_") || *name == "kernel_drops");
@@ -309,7 +309,7 @@ fn late_restart_is_reported_at_the_timeout() {
     let before = proxy.pid();
     proxy.signal(Signal::SIGUSR2);
     wait_until("the restart is accepted", || {
-        proxy.logged("restart: starts after the process of the last one")
+        proxy.logged("restart: deferred until the process of the last restart")
     });
     assert!(is_sleeping(late));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(late), Signal::SIGKILL).unwrap();
