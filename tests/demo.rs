@@ -192,7 +192,7 @@ fn names_move_during_an_outage_and_other_clients_are_served() {
 
 #[test]
 fn signal_ends_the_demo_with_its_summary() {
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let mut running = Running::start(&[]);
         running.lines_to("1 s   in ");
         running.signal(signal);

@@ -22,7 +22,7 @@ pub struct Stuck {
 
 /// The workers that do not process a batch within the time limit; none while stopping, when they end one by one.
 pub async fn stuck(control: &Control) -> Vec<Stuck> {
-    if control.stopping.get() {
+    if control.is_stopping() {
         return Vec::new();
     }
     let time = Duration::from_micros(control.config().flush_us) + MARGIN;
@@ -52,7 +52,7 @@ pub async fn stuck(control: &Control) -> Vec<Stuck> {
     };
     let stuck: Vec<Stuck> =
         control.worker_handles.iter().zip(&asked).enumerate().filter_map(is_stuck).collect();
-    if control.stopping.get() { Vec::new() } else { stuck }
+    if control.is_stopping() { Vec::new() } else { stuck }
 }
 
 /// The message about them.

@@ -84,7 +84,7 @@ fn refuse_reload_at_end(control: &Control) -> Result<(), String> {
             "forwarded to process {pid}, which has taken over; see its status and log for the result"
         ));
     }
-    if control.stopping.get() {
+    if control.is_stopping() {
         return Err("refused: stopping".to_owned());
     }
     Ok(())

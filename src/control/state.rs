@@ -31,6 +31,7 @@ use crate::worker::Limits;
 use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Mutex, Notify};
@@ -100,7 +101,7 @@ pub struct Control {
     /// Whether every worker's receive is armed.
     pub ready: Cell<bool>,
     /// Whether a stop is under way.
-    pub stopping: Cell<bool>,
+    pub stopping: Arc<AtomicBool>,
     /// Which listening sockets are left to others when the workers end.
     pub left: Cell<Left>,
     /// Where the sockets come from, if this process did not make them.
@@ -227,7 +228,7 @@ impl Control {
             latency: Arc::default(),
             health_wanted: Cell::new(true),
             ready: Cell::new(false),
-            stopping: Cell::new(false),
+            stopping: Arc::default(),
             left: Cell::new(Left::NONE),
             origin,
             notifier,
@@ -274,6 +275,16 @@ impl Control {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Whether a stop is under way.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// A stop begins.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
     /// What `health` answers.
     pub fn is_healthy(&self) -> bool {
         self.readiness().is_ready()
@@ -282,7 +293,7 @@ impl Control {
     /// The same with the reason.
     pub fn readiness(&self) -> Readiness {
         let has_backends = self.config().ready_without_backends || self.any_lives();
-        Readiness::of(self.stopping.get(), self.ready.get(), self.health_wanted.get(), has_backends)
+        Readiness::of(self.is_stopping(), self.ready.get(), self.health_wanted.get(), has_backends)
     }
 
     /// What works less well than configured at this moment, one sentence each.
@@ -447,7 +458,7 @@ impl Control {
         let live = backends.iter().filter(|backend| backend.standing().is_live()).count();
         let all = backends.len();
         let workers = count(self.worker_handles.len(), "worker");
-        let stage = if self.stopping.get() { "stopping" } else { "serving" };
+        let stage = if self.is_stopping() { "stopping" } else { "serving" };
         self.notifier.status(&format!("{stage}: {live} of {all} backends up, {workers}"));
     }
 

@@ -6,6 +6,7 @@ use crate::control::backends::table::Publisher;
 use crate::relay::RouteTable;
 use crate::stats::{Counters, Latency, WorkerShared};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -21,6 +22,7 @@ pub struct ProxyHandle {
     pub(in crate::control) listen: Arc<[SocketAddr]>,
     pub(in crate::control) management: Arc<[SocketAddr]>,
     pub(in crate::control) latency: Arc<Mutex<Latency>>,
+    pub(in crate::control) stopping: Arc<AtomicBool>,
     pub(in crate::control) stop: Arc<Notify>,
 }
 
@@ -76,6 +78,12 @@ impl ProxyHandle {
     /// Everything measured since the start, as far as it was taken from the workers.
     pub fn latency(&self) -> Latency {
         self.latency.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it is about to end: by a signal, by [`ProxyHandle::stop`], or because a worker failed. For `shutdownDelay` it goes
+    /// on as before.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Stops it as SIGTERM does. Repeating it does nothing.

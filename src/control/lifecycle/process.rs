@@ -22,6 +22,7 @@ use crate::exit;
 use crate::logging;
 use crate::text::count;
 use crate::worker::{self, Ended, Report, WorkerSetup};
+use nix::sys::signal::Signal as Number;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -226,6 +227,7 @@ impl Process {
             listen: control.listen.as_slice().into(),
             management: control.management.as_slice().into(),
             latency: control.latency.clone(),
+            stopping: control.stopping.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -237,6 +239,10 @@ impl Process {
             // `None` after the last worker is gone: then only the other branches count.
             Some(report) = self.reports.recv() => self.note(report),
             signal = self.signals.next() => Some(match signal {
+                // Without a config file there is nothing to read again: SIGHUP ends it, as it does by default.
+                Signal::Reload if self.control.options.config_path.is_none() => {
+                    Event::Stop(Some(Number::SIGHUP as u8))
+                }
                 Signal::Reload => Event::Reload,
                 Signal::Restart => Event::Restart,
                 Signal::Stop(number) => Event::Stop(Some(number)),

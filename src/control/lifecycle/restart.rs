@@ -34,7 +34,7 @@ impl Process {
         obstacle(Circumstances {
             is_first_process: std::process::id() == 1,
             has_program: self.program.is_some(),
-            is_stopping: self.control.stopping.get(),
+            is_stopping: self.control.is_stopping(),
             is_taking_over: self.predecessor.as_ref().is_some_and(|old| !old.is_complete()),
         })
     }
@@ -110,7 +110,7 @@ impl Process {
 
     /// Reports that a restart failed and that this process continues.
     fn report_failure(&self, why: &str) {
-        if self.control.stopping.get() {
+        if self.control.is_stopping() {
             note(&self.control, Outcome::Refused, "canceled by a stop");
             return;
         }

@@ -15,7 +15,7 @@ use crate::control::lifecycle::handover::message::{Offer, State};
 use crate::control::lifecycle::handover::predecessor::Predecessor;
 use crate::control::lifecycle::signals;
 use crate::driver::options;
-use crate::driver::socket::{self, BindError, ListenOptions, Listeners, Spread, Unbound};
+use crate::driver::socket::{self, BindError, ListenOptions, Spread, Unbound};
 use crate::relay::Left;
 use crate::text::count;
 use crate::version::VERSION;
@@ -130,6 +130,23 @@ struct BoundListeners {
     origin: Option<String>,
 }
 
+impl BoundListeners {
+    /// Sockets for metrics alone, made here.
+    fn of(workers: Vec<Vec<UdpSocket>>, listen: Vec<SocketAddr>, shared: Left) -> BoundListeners {
+        BoundListeners {
+            workers,
+            listen,
+            admin: Vec::new(),
+            shared,
+            late: Vec::new(),
+            data_activated: false,
+            admin_activated: false,
+            degraded: Vec::new(),
+            origin: None,
+        }
+    }
+}
+
 /// Keeps signals away from every thread that starts from here on, and makes or takes over the sockets. The number of
 /// workers in `config` becomes that of the sockets.
 pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure> {
@@ -175,32 +192,24 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
 
 /// Binds everything.
 fn bind(config: &Config) -> Result<BoundListeners, Failure> {
-    let listeners = bind_data(config).map_err(Failure::system)?;
-    let admin = bind_admin(&config.management, false, config.freebind).map_err(Failure::system)?;
-    let skipped = |(address, error): &(SocketAddr, io::Error)| format!("{address} skipped: {error}");
-    Ok(BoundListeners {
-        degraded: listeners.skipped.iter().map(skipped).collect(),
-        workers: listeners.workers,
-        listen: listeners.addresses,
-        admin,
-        shared: Left::NONE,
-        late: Vec::new(),
-        data_activated: false,
-        admin_activated: false,
-        origin: None,
-    })
+    let mut found = bind_data(config)?;
+    found.admin = bind_admin(&config.management, false, config.freebind).map_err(Failure::system)?;
+    Ok(found)
 }
 
 /// Binds the sockets for metrics. A process that was killed keeps its port for some 40 ms, until the kernel has taken its
 /// ring down: whoever starts the next one at once need not know that.
-fn bind_data(config: &Config) -> Result<Listeners, BindError> {
+fn bind_data(config: &Config) -> Result<BoundListeners, Failure> {
     let deadline = Instant::now() + TAKEN;
-    loop {
+    let listeners = loop {
         match socket::bind_listeners(&config.listen, config.workers, listen_options(config)) {
             Err(BindError::Taken { .. }) if Instant::now() < deadline => std::thread::sleep(TAKEN / 10),
-            result => return result,
+            result => break result.map_err(Failure::system)?,
         }
-    }
+    };
+    let skipped = listeners.skipped.iter().map(|(address, error)| format!("{address} skipped: {error}"));
+    let degraded = skipped.collect();
+    Ok(BoundListeners { degraded, ..BoundListeners::of(listeners.workers, listeners.addresses, Left::NONE) })
 }
 
 /// Takes what a service manager passed, and binds what it did not.
@@ -215,38 +224,16 @@ fn activate(config: &Config, activated: Activated) -> Result<BoundListeners, Fai
         count(activated.admin.len(), "admin socket"),
     );
     let mut found = if has_data {
-        BoundListeners {
-            workers: activated.data,
-            listen: activated.data_addresses,
-            admin: Vec::new(),
-            shared: Left::ALL,
-            late: Vec::new(),
-            data_activated: true,
-            admin_activated: false,
-            degraded: Vec::new(),
-            origin: None,
-        }
+        BoundListeners::of(activated.data, activated.data_addresses, Left::ALL)
     } else {
-        let listeners = bind_data(config).map_err(Failure::system)?;
-        let skipped = listeners.skipped.iter().map(|(address, error)| format!("{address} skipped: {error}"));
-        BoundListeners {
-            degraded: skipped.collect(),
-            workers: listeners.workers,
-            listen: listeners.addresses,
-            admin: Vec::new(),
-            shared: Left::NONE,
-            late: Vec::new(),
-            data_activated: false,
-            admin_activated: false,
-            origin: None,
-        }
+        bind_data(config)?
     };
     found.admin = if has_admin {
         activated.admin
     } else {
         bind_admin(&config.management, false, config.freebind).map_err(Failure::system)?
     };
-    (found.admin_activated, found.origin) = (has_admin, Some(origin));
+    (found.data_activated, found.admin_activated, found.origin) = (has_data, has_admin, Some(origin));
     Ok(found)
 }
 
@@ -357,16 +344,15 @@ fn inherit(config: &Config, predecessor: &mut Predecessor) -> Result<BoundListen
     let origin = inherited_text(&plan, offer, late.len(), admin.len());
     let (data_activated, admin_activated) = (offer.data_activated, offer.admin_activated);
     predecessor.set_taken(plan.taken());
+    let origin = Some(origin);
     Ok(BoundListeners {
-        workers,
-        listen,
         admin,
-        shared,
         late,
         data_activated,
         admin_activated,
         degraded,
-        origin: Some(origin),
+        origin,
+        ..BoundListeners::of(workers, listen, shared)
     })
 }
 

@@ -28,14 +28,14 @@ impl Process {
             None => "stop requested".to_owned(),
         };
         tracing::info!(signal = signal.and_then(name), "{why}; draining");
-        self.control.stopping.set(true);
+        self.control.set_stopping();
         self.control.notifier.stopping();
     }
 
     /// Says that a worker failed, and that the process ends. What the other workers hold is still relayed.
     pub(in crate::control) fn fail(&mut self, worker: usize) {
         self.failure_code = self.end_of(worker).log();
-        self.control.stopping.set(true);
+        self.control.set_stopping();
         self.control.notifier.stopping();
     }
 
@@ -68,7 +68,7 @@ impl Process {
         }
         let pid = self.leave_to(taken);
         tracing::info!("process {pid} has taken over; process {} exits", std::process::id());
-        self.control.stopping.set(true);
+        self.control.set_stopping();
         // From here on the other process notifies the service manager.
         self.control.ready.set(false);
         self.drain(OVERTIME);

@@ -35,14 +35,13 @@ use figures::Quantiles;
 use outages::Outages;
 use ports::Ports;
 use serde_json::{Value, json};
-use show::{Context, Ending};
+use show::Context;
 use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 use table::Setting;
-use tokio::sync::oneshot;
 
 /// The longest demo, a day.
 const SECONDS_MAX: u32 = 86_400;
@@ -102,8 +101,6 @@ struct Demo {
     lines: Arc<Replay>,
     outages: Outages,
     end: Option<Duration>,
-    /// Left to the show when the proxy is ready. If it never is, the runtime inside must not end inside the proxy's.
-    ending: Option<Ending>,
     /// What is to be said about the backends' ports.
     notes: Vec<String>,
 }
@@ -114,11 +111,10 @@ type ShowThread = io::Result<JoinHandle<io::Result<(Account, io::Result<()>)>>>;
 impl Demo {
     fn prepare(seconds: Option<u32>) -> io::Result<Demo> {
         let events = Events::install();
-        let ending = Some(Ending::listen()?);
         let lines = Arc::new(traffic::lines());
         let (backends, notes) = Backends::start(lines.clone(), PLACEMENT)?;
         let end = seconds.map(|seconds| Duration::from_secs(seconds.into()));
-        Ok(Demo { events, backends, lines, outages: Outages::new(end), end, ending, notes })
+        Ok(Demo { events, backends, lines, outages: Outages::new(end), end, notes })
     }
 
     fn run(mut self) -> u8 {
@@ -154,12 +150,9 @@ impl Demo {
             end: self.end,
         };
         let mut show = None;
-        // Ends the show if the proxy ends first.
-        let (proxy_runs, proxy_ended) = oneshot::channel::<()>();
         self.events.hold();
         let options = control::Options { config_path: None, listing: String::new(), debug: false };
         let code = control::run_with(config, options, |proxy| {
-            let Some(ending) = self.ending.take() else { return };
             let context = Context {
                 proxy: proxy.clone(),
                 arrivals: self.backends.live.clone(),
@@ -168,8 +161,6 @@ impl Demo {
                 events: self.events.clone(),
                 setting,
                 outages: self.outages,
-                ending,
-                proxy_ended,
             };
             let thread = Builder::new().name("demo-show".to_owned()).spawn(move || context.run());
             if thread.is_err() {
@@ -177,7 +168,6 @@ impl Demo {
             }
             show = Some((proxy, thread));
         });
-        drop(proxy_runs);
         Ok((show, code))
     }
 

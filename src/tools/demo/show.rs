@@ -21,52 +21,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
 
 /// Interval between two readings of the figures.
 const TICK: Duration = Duration::from_millis(500);
+/// Interval between two looks at whether the proxy is about to end: far less than its `shutdownDelay` here.
+const LOOK: Duration = Duration::from_millis(10);
 /// Looks that rates and latencies go back over.
 const WINDOW_TICKS: usize = 2;
 /// How long the proxy may take to relay the last of the traffic before the demo goes on to its end.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Events kept for the summary.
 const EVENTS_KEPT: usize = 1_000;
-
-/// What ends the show from outside; listens from the moment it is made.
-pub struct Ending {
-    runtime: Runtime,
-    signals: [Signal; 3],
-}
-
-impl Ending {
-    /// Listens for signals beside the proxy, which stops by them too: the traffic has to end before the proxy does.
-    pub fn listen() -> io::Result<Ending> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let inside = runtime.enter();
-        // The last: the terminal is gone, and the table with it.
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [interrupt, terminate, hangup] = kinds.map(signal);
-        let signals = [interrupt?, terminate?, hangup?];
-        drop(inside);
-        Ok(Ending { runtime, signals })
-    }
-
-    /// Waits until `deadline`, or less: false if the show is to end.
-    fn wait(&mut self, deadline: Instant, proxy_ended: &mut oneshot::Receiver<()>) -> bool {
-        let [interrupt, terminate, hangup] = &mut self.signals;
-        self.runtime.block_on(async {
-            tokio::select! {
-                () = tokio::time::sleep_until(deadline.into()) => true,
-                _ = interrupt.recv() => false,
-                _ = terminate.recv() => false,
-                _ = hangup.recv() => false,
-                _ = proxy_ended => false,
-            }
-        })
-    }
-}
 
 /// Everything that a show needs.
 pub struct Context {
@@ -84,10 +49,6 @@ pub struct Context {
     pub setting: Setting,
     /// When backends go and return.
     pub outages: Outages,
-    /// What ends it.
-    pub ending: Ending,
-    /// Closed when the proxy has ended.
-    pub proxy_ended: oneshot::Receiver<()>,
 }
 
 impl Context {
@@ -153,7 +114,7 @@ impl Runner {
         let end = self.context.setting.end;
         for tick in 1u32.. {
             let at = (TICK * tick).min(end.unwrap_or(Duration::MAX));
-            let goes_on = self.context.ending.wait(self.start + at, &mut self.context.proxy_ended);
+            let goes_on = self.wait(self.start + at);
             self.play_outage();
             self.look();
             if let (Some(before), Some(now)) = (self.moments.front(), self.moments.back()) {
@@ -166,6 +127,14 @@ impl Runner {
                 return;
             }
         }
+    }
+
+    /// Waits until `deadline`, or less: false if the proxy is about to end, before which the traffic has to.
+    fn wait(&self, deadline: Instant) -> bool {
+        while Instant::now() < deadline && !self.context.proxy.is_stopping() {
+            std::thread::sleep(LOOK);
+        }
+        !self.context.proxy.is_stopping()
     }
 
     /// Changes what the backends answer to health checks, when it is time.

@@ -43,12 +43,6 @@ pub struct SentFigures {
     pub to: String,
     /// From the first to the last datagram.
     pub seconds: f64,
-    /// Datagrams that the kernel took.
-    pub datagrams: u64,
-    /// Their metrics.
-    pub metrics: u64,
-    /// Their payload.
-    pub bytes: u64,
     /// Datagrams a second.
     pub datagrams_per_second: u64,
     /// Datagrams a second that were asked for; nothing for as many as can be.
@@ -57,20 +51,11 @@ pub struct SentFigures {
     pub flows: usize,
     /// Names, or different captured ones.
     pub names: usize,
-    /// Datagrams that the kernel did not take.
-    pub failed_datagrams: u64,
-    /// Their metrics; they count as neither sent nor lost.
-    pub failed_metrics: u64,
-    /// The last reason for that.
-    pub last_error: Option<String>,
-    /// Sends that reported an earlier datagram as refused.
-    pub refused: u64,
-    /// Datagrams of the requested rate that this host was too slow to send.
-    pub given_up: u64,
-    /// How late a datagram was at most.
-    pub behind_us_max: u64,
     /// Lines of the captured file that are no metrics, and were left out.
     pub lines_skipped: u64,
+    /// The counts; those that failed count as neither sent nor lost.
+    #[serde(flatten)]
+    pub counts: Sent,
 }
 
 /// What a process cost.
@@ -165,7 +150,10 @@ impl Report {
                 )
             }
             None => {
-                format!("all {} metrics were sent; what arrived was not measured", grouped(self.sent.metrics))
+                format!(
+                    "all {} metrics were sent; what arrived was not measured",
+                    grouped(self.sent.counts.metrics)
+                )
             }
         }
     }
@@ -177,11 +165,11 @@ impl Report {
         let _ = writeln!(
             text,
             "sent        {} metrics in {} datagrams to {}, {:.3} s: {} metrics/s, {} datagrams/s; run {}",
-            grouped(sent.metrics),
-            grouped(sent.datagrams),
+            grouped(sent.counts.metrics),
+            grouped(sent.counts.datagrams),
             sent.to,
             sent.seconds,
-            grouped(rate(sent.metrics, sent.seconds)),
+            grouped(rate(sent.counts.metrics, sent.seconds)),
             grouped(sent.datagrams_per_second),
             sent.run,
         );
@@ -253,7 +241,7 @@ mod tests {
         let report = Report {
             verdict: Verdict { good: true, ..Verdict::default() },
             measured: false,
-            sent: SentFigures { metrics: 1000, ..SentFigures::default() },
+            sent: SentFigures { counts: Sent { metrics: 1000, ..Sent::default() }, ..SentFigures::default() },
             arrived: None,
             dropped_before_proxy: Some(3),
             host_rcvbuf_errors: None,

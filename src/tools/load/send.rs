@@ -8,6 +8,7 @@ use super::generate::Source;
 use super::line::{Run, end_marker, host_now_us};
 use super::pace::{Due, Pace};
 use crate::driver::socket::connect_backend;
+use serde::Serialize;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,7 +38,7 @@ pub struct Extent {
 }
 
 /// What was sent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Sent {
     /// Datagrams that the kernel took.
     pub datagrams: u64,
@@ -54,16 +55,20 @@ pub struct Sent {
     /// Sends that reported an earlier datagram as refused.
     pub refused: u64,
     /// From the first to the last datagram, µs.
+    #[serde(skip)]
     pub took_us: u64,
     /// Datagrams of the requested rate that were skipped because of a stall of this host.
     pub given_up: u64,
     /// How late a datagram was at most, µs.
     pub behind_us_max: u64,
     /// How often each captured text was sent.
+    #[serde(skip)]
     pub texts: Vec<u64>,
     /// End markers that the kernel took, one metric each.
+    #[serde(skip)]
     pub markers: u64,
     /// Their datagrams.
+    #[serde(skip)]
     pub marker_datagrams: u64,
 }
 

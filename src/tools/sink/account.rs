@@ -59,14 +59,14 @@ impl Account {
                     unique: tally.unique,
                     duplicated: tally.duplicated,
                     misplaced: account.misplaced().0,
-                    total: account.total(),
+                    total: account.total,
                 }
             }
             Account::Replayed(account) => Progress {
-                unique: account.metrics(),
+                unique: account.metrics,
                 duplicated: 0,
                 misplaced: account.misplaced().0,
-                total: account.total(),
+                total: account.total,
             },
         }
     }
@@ -93,12 +93,12 @@ fn sequenced(account: &Sequenced, expected: &Expected, base: Arrived) -> Arrived
     let tally = account.tally();
     let (misplaced, names_misplaced) = account.misplaced();
     let expected = match expected {
-        Expected::Unknown => account.total(),
+        Expected::Unknown => account.total,
         Expected::Total(total) => Some(*total),
         Expected::Texts(texts) => Some(texts.iter().sum()),
     };
     Arrived {
-        run: account.run().map(|run| run.text().to_owned()),
+        run: account.run.as_ref().map(|run| run.text().to_owned()),
         expected,
         unique: tally.unique,
         lost: expected.map_or(tally.gaps, |total| total.saturating_sub(tally.unique)),
@@ -109,8 +109,8 @@ fn sequenced(account: &Sequenced, expected: &Expected, base: Arrived) -> Arrived
         moved: account.moved(),
         names: tally.names,
         names_misplaced,
-        foreign: account.foreign(),
-        names_beyond: account.unroomed(),
+        foreign: account.foreign,
+        names_beyond: account.unroomed,
         latency_us: account.latency().map(LatencyFigures::of),
         ..base
     }
@@ -118,7 +118,7 @@ fn sequenced(account: &Sequenced, expected: &Expected, base: Arrived) -> Arrived
 
 fn replayed(account: &Replayed, expected: &Expected, base: Arrived) -> Arrived {
     let sent = match expected {
-        Expected::Unknown => account.total().map(|total| account.sent_of_total(total)),
+        Expected::Unknown => account.total.map(|total| account.sent_of_total(total)),
         Expected::Total(total) => Some(account.sent_of_total(*total)),
         Expected::Texts(texts) => Some(texts.clone()),
     };
@@ -126,13 +126,13 @@ fn replayed(account: &Replayed, expected: &Expected, base: Arrived) -> Arrived {
     let (misplaced, names_misplaced) = account.misplaced();
     Arrived {
         expected: sent.map(|sent| sent.iter().sum()),
-        unique: compared.map_or(account.metrics(), |compared| compared.unique),
+        unique: compared.map_or(account.metrics, |compared| compared.unique),
         lost: compared.map_or(0, |compared| compared.lost),
         duplicated: compared.map_or(0, |compared| compared.duplicated),
         misplaced,
         names: account.names(),
         names_misplaced,
-        foreign: account.foreign(),
+        foreign: account.foreign,
         ..base
     }
 }

@@ -16,11 +16,14 @@ pub struct Replayed {
     arrived: Vec<u64>,
     /// For each name its sink plus one, the first that it was seen at unless it was given, and whether it was seen at another.
     places: Vec<(u16, bool)>,
-    metrics: u64,
+    /// Captured metrics that arrived, however often.
+    pub(super) metrics: u64,
     misplaced: u64,
     names_misplaced: u64,
-    foreign: u64,
-    total: Option<u64>,
+    /// Lines that are none of the file's.
+    pub(super) foreign: u64,
+    /// How many metrics were sent, if the load has reported it.
+    pub(super) total: Option<u64>,
 }
 
 /// What came of the texts that were sent.
@@ -107,11 +110,6 @@ impl Replayed {
         self.replay.sent_of_total(total)
     }
 
-    /// Captured metrics that arrived, however often.
-    pub fn metrics(&self) -> u64 {
-        self.metrics
-    }
-
     /// Metrics at another sink than that of their name; and how many names that were.
     pub fn misplaced(&self) -> (u64, u64) {
         (self.misplaced, self.names_misplaced)
@@ -121,16 +119,6 @@ impl Replayed {
     pub fn names(&self) -> u64 {
         let seen = (0u32..).zip(&self.arrived).filter(|(_, arrived)| **arrived > 0);
         seen.map(|(text, _)| self.replay.name_of(text)).collect::<HashSet<_>>().len() as u64
-    }
-
-    /// Lines that are none of the file's.
-    pub fn foreign(&self) -> u64 {
-        self.foreign
-    }
-
-    /// How many metrics were sent, if the load has reported it.
-    pub fn total(&self) -> Option<u64> {
-        self.total
     }
 }
 
@@ -147,8 +135,8 @@ mod tests {
         assert_eq!(sink.take(b"a:2|c\na:1|c", 1), 2);
         let marker = end_marker(&Run::new(Some("r")).unwrap(), 0, 4);
         assert_eq!(sink.take(&marker, 1), 0);
-        assert_eq!(sink.total(), Some(4));
-        assert_eq!((sink.metrics(), sink.foreign(), sink.names()), (4, 1, 2));
+        assert_eq!(sink.total, Some(4));
+        assert_eq!((sink.metrics, sink.foreign, sink.names()), (4, 1, 2));
         assert_eq!(sink.misplaced(), (2, 1));
         // Of four lines sent in order the first text went twice: all is there.
         let sent = sink.sent_of_total(4);

@@ -15,16 +15,18 @@ const LATENCY_US_MAX: u64 = 90_000_000;
 #[derive(Debug)]
 pub struct Sequenced {
     /// The load that is measured; the first that is seen, if none was named.
-    run: Option<Run>,
+    pub(super) run: Option<Run>,
     prefix: Vec<u8>,
     same_clock: bool,
     table: SequenceTable,
     placed: Option<Placed>,
     latency: Histogram<u64>,
     /// How many metrics the load says that it has sent.
-    total: Option<u64>,
-    foreign: u64,
-    unroomed: u64,
+    pub(super) total: Option<u64>,
+    /// Lines that are no metrics of this load.
+    pub(super) foreign: u64,
+    /// Metrics of names beyond those that there is room for.
+    pub(super) unroomed: u64,
 }
 
 impl Sequenced {
@@ -121,29 +123,9 @@ impl Sequenced {
         Some(self.table.tally().misplaced.saturating_sub(placed.misplaced().0))
     }
 
-    /// The run, once known.
-    pub fn run(&self) -> Option<&Run> {
-        self.run.as_ref()
-    }
-
     /// The sums so far.
     pub fn tally(&self) -> SequenceTally {
         self.table.tally()
-    }
-
-    /// How many metrics were sent, if the load has reported it.
-    pub fn total(&self) -> Option<u64> {
-        self.total
-    }
-
-    /// Lines that are no metrics of this load.
-    pub fn foreign(&self) -> u64 {
-        self.foreign
-    }
-
-    /// Metrics of names beyond those that there is room for.
-    pub fn unroomed(&self) -> u64 {
-        self.unroomed
     }
 
     /// From the send to the sink's read, in µs; `None` if the load ran on another host, whose clock is another.
@@ -184,7 +166,7 @@ mod tests {
         assert_eq!(sink.take(&datagram.join(&b'\n'), 0, 1), 5);
         let tally = sink.tally();
         assert_eq!((tally.unique, tally.duplicated), (1, 1));
-        assert_eq!((sink.foreign(), sink.unroomed(), sink.total()), (2, 1, Some(99)));
+        assert_eq!((sink.foreign, sink.unroomed, sink.total), (2, 1, Some(99)));
     }
 
     #[test]
@@ -192,10 +174,10 @@ mod tests {
         let (run, other) = (Run::new(Some("a")).unwrap(), Run::new(Some("b")).unwrap());
         let mut sink = Sequenced::new(10, None, None);
         assert_eq!(sink.take(b"foo:1|c", 0, 1), 1);
-        assert_eq!(sink.run(), None);
+        assert_eq!(sink.run, None);
         sink.take(&line(&run, 1, 0, 0), 0, 1);
         sink.take(&line(&other, 1, 0, 0), 0, 1);
-        assert_eq!((sink.run(), sink.tally().unique, sink.foreign()), (Some(&run), 1, 2));
+        assert_eq!((sink.run.as_ref(), sink.tally().unique, sink.foreign), (Some(&run), 1, 2));
     }
 
     #[test]
