@@ -100,7 +100,7 @@ fn backend_at_an_address_of_this_host_is_refused_at_start() {
             let check =
                 Command::new(PROGRAM).arg("--check").arg("-f").arg(proxy.config_path()).output().unwrap();
             let notices = String::from_utf8_lossy(&check.stderr);
-            let notice = "does not start on this host: nodes[0]: ";
+            let notice = "would not start on this host: nodes[0]: ";
             assert!(check.status.success() && notices.contains(notice), "{notices}");
         }
         // On a device that is down, like kube-proxy's service addresses, which lead elsewhere.
