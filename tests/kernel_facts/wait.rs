@@ -187,6 +187,13 @@ impl Bed {
     }
 }
 
+/// Major and minor version of the running kernel.
+fn release() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse().ok());
+    (numbers.next().expect("a major version"), numbers.next().expect("a minor version"))
+}
+
 #[test]
 fn a_wait_for_many_sleeps_to_its_deadline_and_then_brings_thousands() {
     let many = DriverLimits { buffers: 4_096, buffer_bytes: 64, ..limits() };
@@ -197,7 +204,12 @@ fn a_wait_for_many_sleeps_to_its_deadline_and_then_brings_thousands() {
     // A busy machine may send too slowly; then the sleep is made longer.
     let slept = (0..6).find_map(|round| gather(&mut bed, datagrams, 150_000 << round));
     let slept = slept.expect("a sender that is done within ten seconds");
-    assert!(slept <= 20, "{slept} sleeps for {datagrams} datagrams: it woke for each");
+    if release() >= (6, 7) {
+        assert!(slept <= 20, "{slept} sleeps for {datagrams} datagrams: it woke for each");
+    } else {
+        // Before 6.7 every datagram wakes the sleeper, though the enter goes on to its deadline.
+        assert!(slept > 1, "{slept} sleeps for {datagrams} datagrams: lazy wake-ups before Linux 6.7");
+    }
 }
 
 #[test]
@@ -217,8 +229,9 @@ fn what_does_not_fit_the_receive_buffer_is_dropped_and_told_by_so_meminfo() {
 
 #[test]
 fn one_bad_submission_does_not_stop_the_rest_of_its_batch() {
-    // Its msghdr is at an address that nobody may read, so the kernel refuses it while it takes it.
-    let bad = || opcode::SendMsg::new(io_uring::types::Fd(-1), std::ptr::null()).build().user_data(2);
+    // No personality is registered, so every kernel refuses it while it takes it, which is what can stop a batch. A msghdr at
+    // a bad address does not do: Linux 6.1 reads it only when it carries the send out, and takes the rest whatever comes of it.
+    let bad = || opcode::Nop::new().build().personality(9).user_data(2);
     for (submits_all, taken) in [(true, 3), (false, 2)] {
         let Some(mut ring) = raw::ring(submits_all) else { return };
         for entry in [opcode::Nop::new().build().user_data(1), bad(), opcode::Nop::new().build().user_data(3)]
