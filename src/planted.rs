@@ -4,7 +4,7 @@
 //! feature `planted` (which only tests enable) the check is the constant `false`, and compiles to nothing.
 //! Checked once per packet, per datagram or less often, never per metric.
 
-/// One defect; each breaks one rule of the data path, of a hand-over, or of a reload.
+/// One defect; each breaks one rule of the data path, of a handover, or of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
     /// A receive that ended with a datagram (F_MORE missing) is not re-armed.
@@ -114,7 +114,7 @@ impl Defect {
     /// Those that only the portable engine can have.
     pub const PORTABLE: [Defect; 2] = [Defect::FullBatchTakenAsLast, Defect::FollowerOfBusyTakenAsSent];
 
-    /// Those of hand-over and reload.
+    /// Those of handover and reload.
     pub const CONTROL: [Defect; 18] = [
         Defect::ReceiveNotCancelledAtLeave,
         Defect::LeftSocketFenced,

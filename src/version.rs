@@ -1,7 +1,7 @@
 //! Which build this is.
 //!
 //! In: the package's version, the commit (`build.rs`), what is compiled in. Out: one line's worth of text. Next: `cli.rs`
-//! (`--version`), `admin/` (`version`, `status`), the hand-over's offer.
+//! (`--version`), `admin/` (`version`, `status`), the handover's offer.
 
 /// The package's version alone.
 pub const NUMBER: &str = env!("CARGO_PKG_VERSION");

@@ -10,6 +10,7 @@ use super::view::{AddressRole, BackendState, View};
 use crate::driver::Restrictions;
 use crate::logging::LogFigures;
 use crate::stats::{Counter, Counters, DropReason};
+use crate::text::plural;
 use crate::version::VERSION;
 use std::net::SocketAddr;
 
@@ -202,15 +203,15 @@ fn dropped(counters: &Counters, view: &View) -> impl Iterator<Item = String> {
 /// Datagrams that were too long, and the remedy. Metrics that were not read are not counted anywhere.
 fn truncated(counters: &Counters, view: &View) -> Option<String> {
     let datagrams = counters.get(Counter::DatagramsTruncated);
-    let plural = if datagrams == 1 { "" } else { "s" };
     let lost = match counters.dropped(DropReason::Truncated) {
         0 => "an unknown number of metrics".to_string(),
         count => format!("at least {}", metrics(count)),
     };
     (datagrams > 0).then(|| {
         format!(
-            "truncated: {datagrams} datagram{plural} longer than maxDatagramSize ({}), {} bytes not read, {lost} lost; \
+            "truncated: {datagrams} {} longer than maxDatagramSize ({}), {} bytes not read, {lost} lost; \
              raise maxDatagramSize",
+            plural(datagrams, "datagram"),
             view.datagram_bytes_max,
             counters.get(Counter::BytesTruncated),
         )
@@ -218,13 +219,14 @@ fn truncated(counters: &Counters, view: &View) -> Option<String> {
 }
 
 fn metrics(count: u64) -> String {
-    format!("{count} metric{}", if count == 1 { "" } else { "s" })
+    format!("{count} {}", plural(count, "metric"))
 }
 
 /// Lost log lines.
 fn log(log: &LogFigures) -> Option<String> {
     let ago = log.dropped_ago?;
-    Some(format!("log: {} lines dropped, the last {} s ago", log.lines_dropped, ago.as_secs()))
+    let lines = format!("{} {}", log.lines_dropped, plural(log.lines_dropped, "line"));
+    Some(format!("log: {} dropped, the last {} s ago", lines, ago.as_secs()))
 }
 
 /// Datagrams dropped by the kernel, and where.
@@ -238,7 +240,12 @@ fn kernel_drops(view: &View) -> Option<String> {
         }
     }
     let sum: u64 = view.workers.iter().flat_map(|worker| &worker.socket_drops).sum();
-    Some(format!("kernel_drops: {sum} datagrams ({}), the last {}", places.join(", "), view.moment(last_us)))
+    Some(format!(
+        "kernel_drops: {sum} {} ({}), the last {}",
+        plural(sum, "datagram"),
+        places.join(", "),
+        view.moment(last_us)
+    ))
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ impl Process {
         }
     }
 
-    /// Passes an event on to the old side of the hand-over.
+    /// Passes an event on to the old side of the handover.
     fn on_outgoing(&mut self, event: OutgoingEvent) {
         if let Some(taken) = self.give(event) {
             self.pending.push_back(Event::TakenOver(taken));

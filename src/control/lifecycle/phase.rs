@@ -25,7 +25,7 @@ use crate::exit;
 const STARTING: &str = "still starting";
 /// Why a reload or a restart is refused during a stop.
 const STOPPING: &str = "stopping";
-/// Why a restart is refused after a hand-over.
+/// Why a restart is refused after a handover.
 const TAKEN_OVER: &str = "another process has taken over";
 /// Why a reload or a restart is refused after a start that failed.
 const ABANDONED: &str = "this process exits before it serves";
@@ -150,9 +150,9 @@ pub enum Action {
     /// Bind what is bound late, and say "ready" to the process that this one takes over from. [`Event::Go`] follows at once
     /// if there is none.
     Offer,
-    /// Pass an event on to the new side of the hand-over ([`IncomingHandover`](crate::control::lifecycle::handover::decide::IncomingHandover)).
+    /// Pass an event on to the new side of the handover ([`IncomingHandover`](crate::control::lifecycle::handover::decide::IncomingHandover)).
     Take(IncomingEvent),
-    /// Pass an event on to the old side of the hand-over ([`OutgoingHandover`](crate::control::lifecycle::handover::decide::OutgoingHandover)).
+    /// Pass an event on to the old side of the handover ([`OutgoingHandover`](crate::control::lifecycle::handover::decide::OutgoingHandover)).
     Give(OutgoingEvent),
     /// Begin to serve.
     Serve,
@@ -286,7 +286,7 @@ fn in_withdrawal(has_failed: bool, event: Event) -> (Phase, Vec<Action>) {
         Event::RestartOver => (Phase::Delaying, vec![Action::Delay]),
         // A stop is under way, so a request from within changes nothing, nor does the old process.
         Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
-        // The hand-over sends no "go" after a stop, and the start is over.
+        // The handover sends no "go" after a stop, and the start is over.
         Event::TakenOver(_)
         | Event::Failed(_)
         | Event::Armed
@@ -496,7 +496,7 @@ mod tests {
             let (next, actions) = on(phase, Event::Stop(Some(15)));
             match phase {
                 Phase::Arming { .. } => assert_eq!(next, Phase::Abandoning),
-                // The hand-over remembers it.
+                // The handover remembers it.
                 Phase::Offering { .. } => assert_eq!(actions, [Action::Take(IncomingEvent::Stop)]),
                 Phase::Serving => assert_eq!(next, Phase::Withdrawing { has_failed: false }),
                 Phase::Leaving { has_passed_on: false } => assert_eq!(actions, [Action::PassOn(15)]),

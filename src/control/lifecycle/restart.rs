@@ -205,7 +205,7 @@ impl Process {
         }
     }
 
-    /// As the new process: does what an event of the hand-over asks for.
+    /// As the new process: does what an event of the handover asks for.
     pub(in crate::control) fn take(&mut self, event: IncomingEvent) {
         let Some(old) = &mut self.predecessor else { return };
         let pid = old.offer.pid;

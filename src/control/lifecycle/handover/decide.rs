@@ -1,4 +1,4 @@
-//! Which process serves during a hand-over: two pure state machines, one for each side.
+//! Which process serves during a handover: two pure state machines, one for each side.
 //!
 //! In: events of the old side ([`OutgoingHandover`]) and of the new one ([`IncomingHandover`]). Out: actions.
 //! Next: `successor.rs` and `predecessor.rs` execute them.
@@ -48,7 +48,7 @@ impl Ending {
 /// State of the old process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum OutgoingState {
-    /// No hand-over in progress.
+    /// No handover in progress.
     Idle,
     /// A new process was started and is not ready.
     Starting,
@@ -114,7 +114,7 @@ pub struct OutgoingHandover {
 }
 
 impl OutgoingHandover {
-    /// No hand-over in progress.
+    /// No handover in progress.
     pub fn new() -> OutgoingHandover {
         OutgoingHandover { state: OutgoingState::Idle }
     }
@@ -276,7 +276,7 @@ pub enum IncomingAction {
     Serve,
     /// Serve; the old process exited without "go".
     ServeUnasked,
-    /// The hand-over is complete.
+    /// The handover is complete.
     Complete,
     /// Stop, as the serving process.
     Stop,
@@ -298,7 +298,7 @@ impl IncomingHandover {
         IncomingHandover { state: IncomingState::Arming, is_old_gone: false, is_to_stop: false }
     }
 
-    /// Whether the hand-over is complete: this process serves, and the old one has exited.
+    /// Whether the handover is complete: this process serves, and the old one has exited.
     pub fn is_complete(&self) -> bool {
         self.state == IncomingState::Alone
     }

@@ -1,4 +1,4 @@
-//! The hand-over protocol between two processes: frames of JSON over a unix socket, with the
+//! The handover protocol between two processes: frames of JSON over a unix socket, with the
 //! sockets themselves attached to the first.
 //!
 //! In: [`Offer`] and [`FromOld`] from the old process, [`FromNew`] from the new one. Out: the same on the other side.
@@ -127,10 +127,10 @@ pub enum LinkError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The other process is of a version with another protocol.
-    #[error("hand-over protocol mismatch: expected version {PROTOCOL}, found version {0}")]
+    #[error("handover protocol mismatch: expected version {PROTOCOL}, found version {0}")]
     OtherProtocol(u32),
     /// Not a message of this protocol.
-    #[error("malformed hand-over message: {0}")]
+    #[error("malformed handover message: {0}")]
     Nonsense(String),
 }
 

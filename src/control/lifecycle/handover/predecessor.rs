@@ -48,7 +48,7 @@ impl Predecessor {
         }
         let unusable = |error: LinkError| {
             format!(
-                "the hand-over failed: {error} ({VARIABLE} is reserved for processes started by statsring itself)"
+                "the handover failed: {error} ({VARIABLE} is reserved for processes started by statsring itself)"
             )
         };
         let link = standard_input().map_err(|error| unusable(error.into()))?;
@@ -133,7 +133,7 @@ impl Predecessor {
         self.incoming.is_to_stop()
     }
 
-    /// Whether the hand-over is over.
+    /// Whether the handover is over.
     pub fn is_complete(&self) -> bool {
         self.incoming.is_complete()
     }
