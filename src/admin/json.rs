@@ -118,12 +118,12 @@ fn worker(worker: &WorkerView, view: &View) -> Value {
         "pinned_to": worker.pinned_to,
         "sockets": drops,
         "sleep": sleep,
-        "facts": worker.facts.as_ref().map(|facts| json!({
-            "engine": facts.engine,
-            "receive_buffer_bytes": facts.receive_buffer_bytes,
-            "buffer_bytes": facts.buffer_bytes,
-            "ring_bytes": facts.ring_bytes,
-            "restrictions": match facts.restrictions {
+        "driver": worker.driver_info.as_ref().map(|driver_info| json!({
+            "engine": driver_info.engine,
+            "receive_buffer_bytes": driver_info.receive_buffer_bytes,
+            "buffer_bytes": driver_info.buffer_bytes,
+            "ring_bytes": driver_info.ring_bytes,
+            "restrictions": match driver_info.restrictions {
                 Restrictions::None => "none",
                 Restrictions::InForce => "in force",
                 Restrictions::Refused(_) => "refused",
@@ -237,7 +237,7 @@ mod tests {
             ("/latency/latency_bound/p50_us", json!(100)),
             ("/workers/1/stats/datagrams_received", json!(4)),
             ("/workers/0/sockets/0", json!({"listen": "0.0.0.0:8125", "kernel_drops": 0})),
-            ("/workers/0/facts/receive_buffer_bytes", json!(425_984)),
+            ("/workers/0/driver/receive_buffer_bytes", json!(425_984)),
             ("/backends/1/state", json!("down")),
             ("/backends/2/health", json!(null)),
             ("/backends/0/address", json!("192.0.2.7:8125")),

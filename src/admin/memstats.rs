@@ -24,10 +24,11 @@ pub fn render(view: &View) -> String {
         ("bytes released to the OS", heap.mapped_bytes_peak.saturating_sub(heap.mapped_bytes)),
         ("total number of allocated objects", heap.allocations.saturating_sub(heap.frees)),
     ];
-    let receive_buffers: usize = view.facts().map(|facts| facts.buffer_bytes).sum();
-    let rings: usize = view.facts().map(|facts| facts.ring_bytes).sum();
+    let receive_buffers: usize = view.driver_info().map(|driver_info| driver_info.buffer_bytes).sum();
+    let rings: usize = view.driver_info().map(|driver_info| driver_info.ring_bytes).sum();
     // Each worker has its own socket at every listening address.
-    let sockets: usize = view.facts().map(|facts| facts.receive_buffer_bytes * view.listen.len()).sum();
+    let sockets: usize =
+        view.driver_info().map(|driver_info| driver_info.receive_buffer_bytes * view.listen.len()).sum();
     let own = [
         ("bytes in receive buffers", receive_buffers as u64),
         ("bytes in packet pool", view.memory.packet_pool_bytes),

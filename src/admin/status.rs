@@ -130,7 +130,7 @@ fn serving(view: &View) -> String {
 
 /// The engines of all workers, each named once.
 pub fn engine(view: &View) -> String {
-    let mut engines: Vec<&str> = view.facts().map(|facts| facts.engine).collect();
+    let mut engines: Vec<&str> = view.driver_info().map(|driver_info| driver_info.engine).collect();
     engines.sort_unstable();
     engines.dedup();
     if engines.is_empty() { "starting".to_string() } else { engines.join(" ") }
@@ -138,11 +138,11 @@ pub fn engine(view: &View) -> String {
 
 /// Whether the workers' rings are restricted.
 fn rings(view: &View) -> String {
-    let refused = view.facts().find_map(|facts| match facts.restrictions {
+    let refused = view.driver_info().find_map(|driver_info| match driver_info.restrictions {
         Restrictions::Refused(errno) => Some(errno),
         Restrictions::None | Restrictions::InForce => None,
     });
-    let in_force = view.facts().any(|facts| facts.restrictions == Restrictions::InForce);
+    let in_force = view.driver_info().any(|driver_info| driver_info.restrictions == Restrictions::InForce);
     match refused {
         Some(errno) => format!("not restricted: {}", std::io::Error::from_raw_os_error(errno)),
         None if in_force => "restricted to receive, send, read and cancel on registered files".to_string(),
@@ -167,7 +167,7 @@ fn addresses(addresses: &[SocketAddr]) -> String {
 /// The smallest buffer granted to a socket. The kernel doubles the requested size to cover its own overhead.
 fn receive_buffer(view: &View) -> String {
     let asked = view.receive_buffer_asked_bytes;
-    match view.facts().map(|facts| facts.receive_buffer_bytes).min() {
+    match view.driver_info().map(|driver_info| driver_info.receive_buffer_bytes).min() {
         None => format!("{asked} bytes requested, not yet granted"),
         Some(granted) if granted < asked.saturating_mul(2) => {
             format!("{granted} bytes granted of {} (2 × {asked} requested)", asked.saturating_mul(2))
@@ -295,8 +295,8 @@ mod tests {
         view.workers[0].counters.add(Counter::DatagramsTruncated, 1);
         view.workers[0].counters.add(Counter::BytesTruncated, 300);
         view.workers[1].pinned_to = Some(3);
-        if let Some(facts) = &mut view.workers[1].facts {
-            facts.restrictions = Restrictions::Refused(22);
+        if let Some(driver_info) = &mut view.workers[1].driver_info {
+            driver_info.restrictions = Restrictions::Refused(22);
         }
         view.workers[1].socket_drops = vec![0, 12];
         view.workers[1].socket_dropped_us = Some(57_000_000);

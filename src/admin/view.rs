@@ -101,7 +101,7 @@ pub struct WorkerView {
     /// Its counters, one consistent snapshot.
     pub counters: Counters,
     /// Resources granted to its driver; `None` until it has started.
-    pub facts: Option<DriverInfo>,
+    pub driver_info: Option<DriverInfo>,
     /// CPU time of its thread, in µs, if it can be read.
     pub cpu_us: Option<u64>,
     /// Datagrams dropped by the kernel at each of its listening sockets, in the order of the addresses; empty until it has
@@ -299,8 +299,8 @@ impl View {
     }
 
     /// Resources granted to the workers that have started.
-    pub fn facts(&self) -> impl Iterator<Item = &DriverInfo> {
-        self.workers.iter().filter_map(|worker| worker.facts.as_ref())
+    pub fn driver_info(&self) -> impl Iterator<Item = &DriverInfo> {
+        self.workers.iter().filter_map(|worker| worker.driver_info.as_ref())
     }
 }
 
@@ -392,7 +392,7 @@ pub(super) mod tests {
             counters.add(Counter::MetricsSent, received - 3);
             counters.add(Counter::MetricsPending, 1);
             counters.leave(Exit::Dropped(DropReason::Malformed), 2, received * 1_000_000);
-            let facts = DriverInfo {
+            let driver_info = DriverInfo {
                 engine: "io_uring",
                 receive_buffer_bytes: granted,
                 buffer_bytes: 1_000,
@@ -402,7 +402,7 @@ pub(super) mod tests {
             };
             view.workers.push(WorkerView {
                 counters,
-                facts: Some(facts),
+                driver_info: Some(driver_info),
                 cpu_us: Some(received * 3),
                 socket_drops: vec![0, 0],
                 socket_dropped_us: None,

@@ -50,7 +50,7 @@ pub struct WorkerHandle {
     /// Where it publishes.
     pub shared: Arc<WorkerShared>,
     /// What it was granted, once it is ready.
-    pub facts: RefCell<Option<DriverInfo>>,
+    pub driver_info: RefCell<Option<DriverInfo>>,
     /// The CPU that it keeps to, if it is pinned.
     pub cpu: Cell<Option<usize>>,
     /// Since when it has not responded to `/healthz` and the watchdog, if that is so.

@@ -108,7 +108,7 @@ pub fn host(out: &mut Exposition, view: &View) {
 
 fn memory(out: &mut Exposition, view: &View) {
     let gauge = Kind::Gauge;
-    let sum = |figure: fn(&crate::driver::DriverInfo) -> usize| view.facts().map(figure).sum::<usize>();
+    let sum = |figure: fn(&crate::driver::DriverInfo) -> usize| view.driver_info().map(figure).sum::<usize>();
     out.one(gauge, "statsring_heap_live_bytes", "Heap in use by the program.", view.memory.heap.live_bytes);
     out.one(
         gauge,
@@ -126,13 +126,13 @@ fn memory(out: &mut Exposition, view: &View) {
         gauge,
         "statsring_receive_ring_bytes",
         "Receive buffers of all workers.",
-        sum(|facts| facts.buffer_bytes),
+        sum(|driver_info| driver_info.buffer_bytes),
     );
     out.one(
         gauge,
         "statsring_ring_locked_bytes",
         "Locked memory of the rings of all workers.",
-        sum(|facts| facts.ring_bytes),
+        sum(|driver_info| driver_info.ring_bytes),
     );
     out.one(
         gauge,

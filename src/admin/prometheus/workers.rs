@@ -106,7 +106,9 @@ fn receive_buffer(out: &mut Exposition, view: &View) {
         "statsring_receive_buffer_granted_bytes",
         "Receive buffer of each of the worker's listening sockets, as granted by the kernel.",
     );
-    add(out, view, granted, |worker| worker.facts.as_ref().map(|facts| facts.receive_buffer_bytes));
+    add(out, view, granted, |worker| {
+        worker.driver_info.as_ref().map(|driver_info| driver_info.receive_buffer_bytes)
+    });
     out.one(
         Kind::Gauge,
         "statsring_receive_buffer_wanted_bytes",

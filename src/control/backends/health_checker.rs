@@ -16,6 +16,7 @@ use crate::control::shortage::{Operation, is_shortage};
 use crate::control::state::Control;
 use crate::driver::reach::Reach;
 use crate::packet::SendError;
+use crate::text;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -107,7 +108,8 @@ async fn log_suppressed(control: Rc<Control>, error: SendError) {
         errno = name,
         cause = error.name(),
         suppressed = count,
-        "sends to other backends fail too: {name}: {count} lines suppressed; the admin command backends lists them"
+        "sends to other backends fail too: {name}: {} suppressed; the admin command backends lists them",
+        text::count(count, "line")
     );
 }
 

@@ -61,7 +61,7 @@ impl Process {
     }
 
     fn are_all_armed(&self) -> bool {
-        self.control.worker_handles.iter().all(|worker_handle| worker_handle.facts.borrow().is_some())
+        self.control.worker_handles.iter().all(|worker_handle| worker_handle.driver_info.borrow().is_some())
     }
 
     /// Goes on from what the old process knew, and begins.

@@ -168,23 +168,23 @@ impl Process {
         let list = |addresses: &[SocketAddr]| {
             addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
         };
-        let facts = control
+        let driver_info = control
             .worker_handles
             .first()
-            .and_then(|worker_handle| worker_handle.facts.borrow().clone())
+            .and_then(|worker_handle| worker_handle.driver_info.borrow().clone())
             .unwrap_or_default();
         let asked = config.receive_buffer_bytes;
         // The kernel grants twice the requested size, which includes its own overhead.
-        if facts.receive_buffer_bytes < 2 * asked {
+        if driver_info.receive_buffer_bytes < 2 * asked {
             let message = format!(
                 "receiveBuffer: expected {} bytes, granted {}; raise net.core.rmem_max to {asked} \
                  (`sysctl -w net.core.rmem_max={asked}`), or bursts may be lost",
                 2 * asked,
-                facts.receive_buffer_bytes,
+                driver_info.receive_buffer_bytes,
             );
             control.degraded.borrow_mut().push(message);
         }
-        if let Restrictions::Refused(errno) = facts.restrictions {
+        if let Restrictions::Refused(errno) = driver_info.restrictions {
             control.degraded.borrow_mut().push(format!(
                 "the workers' rings are not restricted to the operations that they need: refused by the kernel ({})",
                 io::Error::from_raw_os_error(errno)
@@ -195,15 +195,15 @@ impl Process {
             admin = list(&control.management),
             backends = config.nodes.len(),
             workers = control.worker_handles.len(),
-            engine = facts.engine,
-            receive_buffer_bytes = facts.receive_buffer_bytes,
+            engine = driver_info.engine,
+            receive_buffer_bytes = driver_info.receive_buffer_bytes,
             "ready: metrics at {}; admin port at {}; {}; {} ({}); receive buffer {} bytes per socket; {}",
             list(&control.listen),
             list(&control.management),
             count(config.nodes.len(), "backend"),
             count(control.worker_handles.len(), "worker"),
-            facts.engine,
-            facts.receive_buffer_bytes,
+            driver_info.engine,
+            driver_info.receive_buffer_bytes,
             memory.lines().next().unwrap_or_default(),
         );
         if let Some(message) = &control.origin {
@@ -272,7 +272,7 @@ impl Process {
         match report {
             Report::Ready { worker, facts } => {
                 if let Some(worker_handle) = self.control.worker_handles.get(worker) {
-                    *worker_handle.facts.borrow_mut() = Some(facts);
+                    *worker_handle.driver_info.borrow_mut() = Some(facts);
                 }
             }
             Report::SendsFail { node, address } => {

@@ -183,7 +183,7 @@ fn worker_handles(config: &Config) -> Result<(Publisher, Vec<WorkerHandle>), Fai
         .map_err(|error| Failure::system(format!("cannot create an eventfd to wake a worker: {error}")))?;
     let worker_handle = |index| WorkerHandle {
         shared: Arc::new(WorkerShared::default()),
-        facts: RefCell::new(None),
+        driver_info: RefCell::new(None),
         cpu: Cell::new(config.worker_cpus.get(index).copied()),
         stuck_since: Cell::default(),
     };

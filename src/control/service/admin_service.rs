@@ -146,7 +146,7 @@ impl AdminActions for AdminService {
                 .iter()
                 .map(|worker_handle| WorkerView {
                     counters: worker_handle.shared.published.read(),
-                    facts: worker_handle.facts.borrow().clone(),
+                    driver_info: worker_handle.driver_info.borrow().clone(),
                     cpu_us: worker_handle.shared.cpu_us(),
                     socket_drops: worker_handle.shared.drops.read(),
                     socket_dropped_us: worker_handle.shared.drops.last_us(),
