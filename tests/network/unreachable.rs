@@ -79,11 +79,9 @@ fn absent_host_is_down_until_it_answers() {
         proxy.send(metrics("first"));
         // The error arrives although nothing more is sent.
         proxy.wait_for_state(ABSENT, "down");
-        assert!(
-            proxy.logged("10.77.0.50:8125 is down: its host is unreachable (EHOSTUNREACH"),
-            "{}",
-            proxy.log()
-        );
+        wait_until("it is logged", || {
+            proxy.logged("10.77.0.50:8125 is down: its host is unreachable (EHOSTUNREACH")
+        });
         is_diverted(&mut proxy, &here, "second");
         // It is probed repeatedly, without metrics.
         let sent = sent_to(&proxy, ABSENT);
