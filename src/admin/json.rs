@@ -4,7 +4,6 @@
 //! texts as there. An unknown figure is null. Next: `http/`.
 
 use super::counters::AdminCounter;
-use super::latency;
 use super::send_error::{error_meaning, error_name, error_remedy};
 use super::status::{engine, up_or_down};
 use super::view::{BackendView, View, WorkerView};
@@ -81,7 +80,7 @@ fn dropped(counters: &Counters, view: &View) -> Map<String, Value> {
 fn latencies(view: &View) -> Map<String, Value> {
     let kinds =
         LatencyKind::measured(view.timestamps).map(|kind| (kind.name(), histogram(view.latency.get(kind))));
-    let all = ("latency", histogram(&latency::arrival_to_sent(&view.latency)));
+    let all = ("latency", histogram(&view.latency.arrival_to_sent()));
     kinds.chain([all]).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 

@@ -10,17 +10,6 @@ use std::fmt::Write;
 /// Rows of the distribution for each halving of the distance to 100 %, as HdrHistogram's tools have it.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
-/// From arrival to sending, of every metric once: the upper bounds while traffic flows, and after idle sleeps.
-///
-/// The two are kept apart because they are measured from different moments; `stats` and `latency hgrm` want one figure
-/// that covers all metrics.
-pub fn arrival_to_sent(latency: &Latency) -> Histogram<u64> {
-    let mut sum = latency.get(LatencyKind::Bound).clone();
-    // Cannot fail: all have the same bounds.
-    let _ = sum.add(latency.get(LatencyKind::AfterIdle));
-    sum
-}
-
 /// One line for each histogram that is measured, with or without the kernel's timestamps, tab-separated, with a header; in µs.
 pub fn render_summary(latency: &Latency, timestamps: bool) -> String {
     let mut text = String::from("histogram\tcount\tmean\tp50\tp90\tp99\tp99.9\tmax\n");
@@ -44,7 +33,7 @@ pub fn render_summary(latency: &Latency, timestamps: bool) -> String {
     text
 }
 
-/// The percentile distribution of one histogram, or of [`arrival_to_sent`], in µs; an error for one that is not measured.
+/// The percentile distribution of one histogram, or of [`Latency::arrival_to_sent`], in µs; an error for one that is not measured.
 pub fn render_distribution(latency: &Latency, kind: Option<LatencyKind>, timestamps: bool) -> String {
     match kind {
         Some(LatencyKind::Exact) if !timestamps => {
@@ -52,7 +41,7 @@ pub fn render_distribution(latency: &Latency, kind: Option<LatencyKind>, timesta
                 .to_owned()
         }
         Some(kind) => distribution(latency.get(kind)),
-        None => distribution(&arrival_to_sent(latency)),
+        None => distribution(&latency.arrival_to_sent()),
     }
 }
 

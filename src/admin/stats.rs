@@ -3,7 +3,6 @@
 //! In: a [`View`]. Out: text. Numbers only: text is in `status`. Next: `reply.rs`.
 
 use super::counters::AdminCounter;
-use super::latency;
 use super::view::{View, WorkerView};
 use crate::stats::{Counter, DropReason, LatencyKind};
 use std::fmt::Write;
@@ -24,7 +23,7 @@ pub fn render(view: &View) -> String {
     for reason in DropReason::ALL {
         add(&format!("metrics_dropped_{}", reason.name()), counters.dropped(*reason));
     }
-    let arrival_to_sent = latency::arrival_to_sent(&view.latency);
+    let arrival_to_sent = view.latency.arrival_to_sent();
     add("latency_p50_us", arrival_to_sent.value_at_quantile(0.5));
     add("latency_p99_us", arrival_to_sent.value_at_quantile(0.99));
     add("latency_max_us", arrival_to_sent.max());

@@ -140,7 +140,7 @@ fn is_its_own_source(address: IpAddr) -> io::Result<bool> {
 }
 
 /// Reads `/proc/net/snmp` (a line of names, then one of values) and `/proc/net/snmp6` (a name and a value a line).
-pub fn parse_udp_errors(snmp: &str, snmp6: &str) -> Option<HostUdp> {
+fn parse_udp_errors(snmp: &str, snmp6: &str) -> Option<HostUdp> {
     let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp:"));
     let (names, values) = (lines.next()?, lines.next()?);
     let ipv4 = |wanted: &str| -> Option<u64> {
@@ -158,7 +158,7 @@ pub fn parse_udp_errors(snmp: &str, snmp6: &str) -> Option<HostUdp> {
 }
 
 /// Reads `/proc/net/udp` or `/proc/net/udp6`; rows in another form are skipped.
-pub fn parse_udp_sockets(table: &str) -> Vec<HostSocket> {
+fn parse_udp_sockets(table: &str) -> Vec<HostSocket> {
     table.lines().skip(1).filter_map(parse_udp_socket).collect()
 }
 

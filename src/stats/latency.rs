@@ -71,6 +71,17 @@ impl Latency {
         &self.histograms[kind as usize]
     }
 
+    /// From arrival to sending, of every metric once: the upper bounds while traffic flows, and after idle sleeps.
+    ///
+    /// The two are kept apart because they are measured from different moments; `stats`, `latency hgrm` and the demo want one
+    /// figure that covers all metrics.
+    pub fn arrival_to_sent(&self) -> Histogram<u64> {
+        let mut sum = self.get(LatencyKind::Bound).clone();
+        // Cannot fail: all have the same bounds.
+        let _ = sum.add(self.get(LatencyKind::AfterIdle));
+        sum
+    }
+
     /// Adds another set.
     pub fn merge(&mut self, other: &Latency) {
         for (mine, theirs) in self.histograms.iter_mut().zip(&other.histograms) {

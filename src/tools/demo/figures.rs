@@ -3,10 +3,9 @@
 //! In: the proxy's counters, what has arrived, the workers' CPU. Out: [`Moment`]s and [`Rates`]. Next: `table.rs`.
 
 use crate::control::ProxyHandle;
-use crate::stats::{Counter, Counters, Latency, LatencyKind};
+use crate::stats::{Counter, Counters, Latency};
 use crate::text::{micros, percent};
 use crate::tools::sink::receive::SinkLive;
-use hdrhistogram::Histogram;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -115,9 +114,7 @@ pub struct Quantiles {
 impl Quantiles {
     /// Of the metrics measured; `None` without any.
     pub fn of(latency: &Latency) -> Option<Quantiles> {
-        let mut all: Histogram<u64> = latency.get(LatencyKind::Bound).clone();
-        // Cannot fail: all have the same bounds.
-        let _ = all.add(latency.get(LatencyKind::AfterIdle));
+        let all = latency.arrival_to_sent();
         (!all.is_empty()).then(|| Quantiles {
             p50_us: all.value_at_quantile(0.5),
             p99_us: all.value_at_quantile(0.99),
@@ -136,6 +133,7 @@ impl fmt::Display for Quantiles {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::stats::LatencyKind;
 
     /// A moment `seconds` into a steady run.
     pub(in super::super) fn moment(seconds: u64) -> Moment {

@@ -5,8 +5,9 @@
 use super::reconcile::Stage;
 use super::send::Sent;
 use crate::stats::host::HostUdp;
+use crate::text::grouped;
 use crate::tools::sink::figures::Arrived;
-use crate::tools::sink::text::{self, grouped, rate};
+use crate::tools::sink::text::{self, rate};
 use crate::tools::sink::verdict::Verdict;
 use serde::Serialize;
 use std::fmt::Write;

@@ -25,6 +25,7 @@ use super::load::line::{NAMES_MAX, host_now_us};
 use super::load::replay::Replay;
 use crate::console::{print, print_error, usage_error};
 use crate::exit;
+use crate::text::grouped;
 use account::{Account, Expected};
 use figures::Arrived;
 use interrupt::Interrupt;
@@ -38,7 +39,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use text::grouped;
 use verdict::{Tolerance, Verdict};
 
 /// How often the main thread looks whether the end has come, ms.
