@@ -7,22 +7,10 @@
 /// One defect; each breaks one rule of the data path, of a handover, or of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// A receive that ended with a datagram (F_MORE missing) is not re-armed.
-    NoRearmAfterLostMore,
-    /// A receive that ended for lack of buffers is not re-armed.
-    NoRearmAfterNoBuffers,
-    /// The buffer of a datagram without a payload is kept.
-    BufferLeaked,
-    /// A buffer is recycled twice.
-    BufferGivenBackTwice,
     /// A send error is ignored.
     SendErrorOverlooked,
     /// A socket that returned as many datagrams as requested is assumed to be empty.
     FullBatchTakenAsLast,
-    /// A packet after one that met a full socket is assumed to be sent.
-    FollowerOfBusyTakenAsSent,
-    /// A send is assumed complete although completions overflowed.
-    OverflowOverlooked,
     /// A send that the kernel has not accepted is assumed complete.
     UnconsumedSendTakenAsSent,
     /// The driver forgets, while pausing, the datagram it was about to deliver.
@@ -89,13 +77,9 @@ pub enum Defect {
 
 impl Defect {
     /// Those of the data path.
-    pub const DATA_PATH: [Defect; 19] = [
-        Defect::NoRearmAfterLostMore,
-        Defect::NoRearmAfterNoBuffers,
-        Defect::BufferLeaked,
-        Defect::BufferGivenBackTwice,
+    pub const DATA_PATH: [Defect; 15] = [
         Defect::SendErrorOverlooked,
-        Defect::OverflowOverlooked,
+        Defect::FullBatchTakenAsLast,
         Defect::UnconsumedSendTakenAsSent,
         Defect::DatagramLostInPause,
         Defect::DrainedTooEarly,
@@ -110,9 +94,6 @@ impl Defect {
         Defect::ArrivalsLostAtAbsorb,
         Defect::AbsurdStampBelieved,
     ];
-
-    /// Those that only the portable engine can have.
-    pub const PORTABLE: [Defect; 2] = [Defect::FullBatchTakenAsLast, Defect::FollowerOfBusyTakenAsSent];
 
     /// Those of handover and reload.
     pub const CONTROL: [Defect; 18] = [

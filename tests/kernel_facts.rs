@@ -29,5 +29,5 @@ mod restrict;
 
 #[test]
 fn a_ring_that_cannot_be_made_fails_the_tests() {
-    bare_ring::assert_noticed_by("receive::a_buffer_is_a_header_of_16_bytes_and_the_payload");
+    bare_ring::assert_noticed_by("restrict::the_drivers_own_ring_is_restricted_and_works");
 }

@@ -3,10 +3,9 @@
 //!
 //! Input: 4 bytes of a result, 4 of flags, 1 of the area size, then the buffer.
 
-use statsring::driver::control_messages::{AREA_BYTES, stamp_ns, write_stamp};
+use statsring::driver::clock::{AREA_BYTES, stamp_ns, write_stamp};
 use statsring::driver::errno;
-use statsring::driver::uring::classify::{self, ReceiveResult};
-use statsring::driver::uring::header::{self, HEADER_BYTES};
+use statsring::driver::uring::cqe::{self, HEADER_BYTES, ReceiveResult};
 
 /// Bit of the header's flags for a truncated datagram.
 const MSG_TRUNC: u32 = 0x20;
@@ -21,15 +20,18 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn completion(res: i32, flags: u32) {
-    let received = classify::classify(res, flags);
-    assert_eq!(received.armed, flags & classify::CQE_MORE != 0, "armed must equal F_MORE");
-    assert_eq!(received.buffer.is_some(), flags & classify::CQE_BUFFER != 0, "a buffer was not reported");
+    let received = cqe::classify(res, flags);
+    assert_eq!(received.is_last, flags & cqe::CQE_MORE == 0, "only F_MORE says that more completions follow");
+    assert_eq!(received.buffer.is_some(), flags & cqe::CQE_BUFFER != 0, "a buffer was not reported");
     match received.result {
         ReceiveResult::Datagram { bytes } => {
             assert!(received.buffer.is_some());
             assert_eq!(i32::try_from(bytes), Ok(res));
         }
-        ReceiveResult::NoData => assert!(res >= 0),
+        ReceiveResult::NoBuffer { bytes } => {
+            assert!(received.buffer.is_none());
+            assert_eq!(i32::try_from(bytes), Ok(res));
+        }
         _ => assert!(res < 0),
     }
     errno::send_outcome(res);
@@ -38,7 +40,7 @@ fn completion(res: i32, flags: u32) {
 
 /// Control messages lie within their area, and a timestamp written as by the kernel is found again.
 fn control(received: &[u8], prefix_bytes: usize) {
-    let control = header::control(received, prefix_bytes);
+    let control = cqe::control(received, prefix_bytes);
     assert!(control.len() <= prefix_bytes.saturating_sub(HEADER_BYTES));
     if !control.is_empty() {
         assert_eq!(Some(control), received.get(HEADER_BYTES..HEADER_BYTES + control.len()));
@@ -54,7 +56,7 @@ fn control(received: &[u8], prefix_bytes: usize) {
 }
 
 fn datagram(received: &[u8], prefix_bytes: usize) {
-    let parsed = header::parse(received, prefix_bytes);
+    let parsed = cqe::parse(received, prefix_bytes);
     let word = |index: usize| {
         let bytes = received.get(4 * index..4 * index + 4)?;
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))

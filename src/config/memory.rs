@@ -3,7 +3,7 @@
 //! In: a `Config`. Out: parts with their names. Next: `cli.rs`, `control/`.
 
 use super::Config;
-use crate::driver::uring::KernelRing;
+use crate::driver::uring::IoUringKernel;
 use crate::driver::{Engine, portable};
 use crate::placement::{HashCache, Placement};
 use crate::stats::{LatencyKind, new_histogram};
@@ -58,7 +58,7 @@ impl MemoryBound {
         let (buffer_bytes, rings) = match engine {
             Engine::IoUring => (
                 limits.buffers * limits.buffer_bytes.next_multiple_of(64),
-                KernelRing::bytes(&driver, config.listen.len()),
+                IoUringKernel::bytes(&driver, config.listen.len()),
             ),
             Engine::Portable => (portable::buffer_bytes(&driver), 0),
         };
@@ -200,7 +200,7 @@ mod tests {
         let config = parse(r#"{"nodes": [{"host": "192.0.2.1", "port": 1}]}"#).expect("a good config").config;
         let [ring, portable] = [Engine::IoUring, Engine::Portable]
             .map(|engine| MemoryBound::new(&config, engine).worker_bytes());
-        assert!(portable + (4 << 20) < ring, "{portable} {ring}");
+        assert!(portable + (1 << 20) < ring, "{portable} {ring}");
     }
 
     #[test]

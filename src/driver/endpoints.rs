@@ -4,6 +4,7 @@
 //! from the first and send to the second.
 
 use super::icmp_errors::{QueuedError, QueuedErrors};
+use super::kernel::ReceiveMemory;
 use super::{DriverError, options, socket};
 use crate::packet::SocketSlot;
 use std::io;
@@ -76,7 +77,7 @@ impl Listening {
 
     /// Leaves one to others who receive from it.
     pub fn leave(&mut self, listener: usize) {
-        self.kernel_drops(listener);
+        self.receive_memory(listener);
         if let Some(is_left) = self.left.get_mut(listener) {
             *is_left = true;
         }
@@ -105,18 +106,20 @@ impl Listening {
         !options::is_any_readable(self.own().map(AsRawFd::as_raw_fd))
     }
 
-    /// Datagrams that the kernel dropped at one of them for want of room, since it was made; of one that was left, until
-    /// then: who receives from it now counts the others.
-    pub fn kernel_drops(&mut self, listener: usize) -> u64 {
+    /// What the receive buffer of one of them holds, and the datagrams that the kernel dropped there since the socket was made; of
+    /// one that was left, until then: who receives from it now counts the others.
+    pub fn receive_memory(&mut self, listener: usize) -> ReceiveMemory {
         let (Some(count), Some(socket)) = (self.drops.get_mut(listener), self.sockets.get(listener)) else {
-            return 0;
+            return ReceiveMemory::default();
         };
         let is_left = self.left.get(listener).is_some_and(|is_left| *is_left);
-        if !is_left && let Ok(now) = options::drops(socket) {
-            count.total += u64::from(now.wrapping_sub(count.last));
-            count.last = now;
+        let mut queued_bytes = 0;
+        if !is_left && let Ok((queued, drops)) = options::receive_memory(socket) {
+            count.total += u64::from(drops.wrapping_sub(count.last));
+            count.last = drops;
+            queued_bytes = u64::from(queued);
         }
-        count.total
+        ReceiveMemory { queued_bytes, drops: count.total }
     }
 }
 

@@ -1,36 +1,34 @@
-//! The interface to the kernel, as one trait; nothing here knows about metrics.
+//! The interface to the kernel; nothing here knows about metrics.
 //!
 //! In: datagrams from the listening sockets, packets from the worker. Out: datagrams to the worker, packets to the
 //! backends' sockets, and every packet back with its outcome. Next: `worker/`, the only place where driver and relay meet.
 //!
-//! One batch is: [`Driver::push`] packets, [`Driver::enter`] (submits them, sleeps), [`Driver::deliver`] (hands the
-//! worker what happened). [`uring`] does it on io_uring, [`portable`] by system calls that every Linux has; [`sim`] is a
-//! seeded fake kernel for tests.
+//! One batch is: [`Driver::push`] packets, [`Driver::enter`] (sends them, sleeps), [`Driver::deliver`] (hands the worker what
+//! happened). `engine.rs` keeps the rules, on any [`kernel::Kernel`]: [`uring`] is io_uring, [`portable`] the system calls that
+//! every Linux has, [`sim`] a seeded fake for tests.
 
-pub mod icmp_errors;
 mod backoff;
 pub mod clock;
-pub mod control_messages;
 mod endpoints;
+mod engine;
 pub mod errno;
+mod gso;
 mod holder;
-mod mapping;
+pub mod icmp_errors;
+pub mod kernel;
 pub(crate) mod options;
 pub mod passed;
 pub mod portable;
 pub mod reach;
-mod segment;
 pub mod sim;
 pub mod socket;
-mod stamps;
-mod gso_batch;
 pub mod uring;
 pub mod waker;
 
 use crate::packet::{Packet, SendErrorCounts, SendOutcome, SocketSlot};
-use std::net::{IpAddr, SocketAddr};
 
-pub use stamps::Stamp;
+pub use clock::Stamp;
+pub use engine::Driver;
 pub use waker::Waker;
 
 /// What carries datagrams between the kernel and a worker.
@@ -107,18 +105,14 @@ pub enum Delivered {
 /// Events of the receive side that are worth counting, since the driver was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReceiveEvents {
-    /// Times a receive was armed.
-    pub armed: u64,
-    /// Times a receive ended because no buffer was free (ENOBUFS).
-    pub no_buffers: u64,
     /// Datagrams without a payload.
     pub zero_length: u64,
     /// Receives that ended with an error that is not part of normal work; the last one's errno.
     pub errors: u64,
     /// errno of the last such error.
     pub last_errno: i32,
-    /// Received buffers with an invalid header; the datagram is lost and counted here.
-    pub bad_headers: u64,
+    /// Datagrams that were received and cannot be read: what the kernel wrote beside them makes no sense.
+    pub unreadable: u64,
     /// Errors of the wait itself that are not part of normal work (EBUSY and EAGAIN are: they are not counted).
     pub wait_errors: u64,
 }
@@ -174,15 +168,19 @@ pub struct DriverLimits {
 }
 
 impl DriverLimits {
-    /// Bytes of a buffer before a datagram's payload: the kernel's header, and the control messages if any are asked for.
+    /// Bytes of a buffer before a datagram's payload: see [`prefix_bytes`].
     pub const fn prefix_bytes(&self) -> usize {
         prefix_bytes(self.timestamps)
     }
 }
 
-/// Bytes of a receive buffer before a datagram's payload, with or without the kernel's timestamps.
+/// Bytes of the header that a multishot RECVMSG writes before a datagram (io_uring_prep_recvmsg_multishot(3)).
+const RECVMSG_HEADER_BYTES: usize = 16;
+
+/// Bytes of a receive buffer before a datagram's payload: with the kernel's timestamps a header and the control messages (RECVMSG),
+/// without them nothing (RECV).
 pub const fn prefix_bytes(timestamps: bool) -> usize {
-    uring::header::HEADER_BYTES + if timestamps { control_messages::AREA_BYTES } else { 0 }
+    if timestamps { RECVMSG_HEADER_BYTES + clock::AREA_BYTES } else { 0 }
 }
 
 /// A driver can no longer work; the process must end with this message.
@@ -199,73 +197,4 @@ pub enum DriverError {
     /// io_uring is refused here: the cause and the remedy, worded for the operator.
     #[error("{0}")]
     Refused(String),
-}
-
-/// The interface to the kernel. Implementations are owned by one worker and used from its thread only.
-pub trait Driver {
-    /// The driver's clock, in µs from an arbitrary start; monotonic.
-    fn now_us(&self) -> u64;
-
-    /// Connects socket `slot` to a backend, replacing what was there; no packet for it may be in flight. The address of this host that the
-    /// kernel chose for it, and that it keeps.
-    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr>;
-
-    /// Whether the kernel still holds packets that were sent to socket `slot`: they wait in a queueing discipline or device.
-    fn has_unsent(&self, slot: SocketSlot) -> bool;
-
-    /// The longest datagram that goes to socket `slot` in one piece, as its path's MTU says; `None` if that is unknown.
-    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize>;
-
-    /// Has GSO batches go to socket `slot` again, though one was refused there.
-    fn allow_gso(&mut self, slot: SocketSlot);
-
-    /// Looks for ICMP answers that no send has reported; the next [`Driver::deliver`] tells them. For a moment when sends are
-    /// rare or over: what a send finds needs no look.
-    fn look_for_answers(&mut self);
-
-    /// Closes socket `slot`; no packet for it may be in flight.
-    fn close_backend(&mut self, slot: SocketSlot);
-
-    /// Takes a packet to send with the next [`Driver::enter`]. Without room it comes straight back.
-    fn push(&mut self, packet: Packet) -> Result<(), Packet>;
-
-    /// Submits what was pushed, re-arms what is not armed, and sleeps as `wait` says.
-    fn enter(&mut self, wait: Wait) -> Result<(), DriverError>;
-
-    /// Delivers datagrams and outcomes of sends to `events`.
-    fn deliver(&mut self, events: &mut impl Events) -> Delivered;
-
-    /// Fences the listening sockets: nothing new arrives, while queued datagrams stay readable.
-    fn fence(&mut self) -> std::io::Result<()>;
-
-    /// Leaves a listening socket to other processes that receive from it: its receive is cancelled, what was received before is
-    /// still delivered, its queue is not read any more, and [`Driver::fence`] does not touch it. Without such a listener
-    /// it does nothing.
-    fn leave(&mut self, listener: usize);
-
-    /// Whether the listening sockets' queues are empty and every received datagram was delivered; of those that were
-    /// left, whether their receives have ended.
-    fn is_drained(&mut self) -> bool;
-
-    /// Cancels the receives. What was received before is still delivered; go on entering until [`Driver::is_quiet`].
-    fn cancel(&mut self);
-
-    /// Whether nothing is in flight: no receive armed, no packet on its way, no buffer out.
-    fn is_quiet(&self) -> bool;
-
-    /// Whether every listening socket has a receive armed in the kernel, and the last [`Driver::enter`] let it work: then
-    /// an `enter` that brought no datagram says that there was none.
-    fn is_armed(&self) -> bool;
-
-    /// Listening sockets.
-    fn listeners(&self) -> usize;
-
-    /// Datagrams that the kernel dropped at a listening socket because its buffer was full, since it was opened.
-    fn kernel_drops(&mut self, listener: usize) -> u64;
-
-    /// The receive side's events.
-    fn receive_events(&self) -> ReceiveEvents;
-
-    /// What the driver was granted.
-    fn facts(&self) -> &DriverInfo;
 }

@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, RawFd};
 /// Indices of SO_MEMINFO's numbers (linux/sock_diag.h): the memory of packets that were sent and that the kernel still has,
 /// and the drop count.
 const MEMINFO_WMEM_ALLOC: usize = 2;
+const MEMINFO_RMEM_ALLOC: usize = 0;
 const MEMINFO_DROPS: usize = 8;
 const MEMINFO_WORDS: usize = 9;
 /// From asm-generic/socket.h; the safe crates have them for Android only.
@@ -105,9 +106,11 @@ pub fn path_payload_bytes(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<us
     }
 }
 
-/// Datagrams that the kernel dropped at this socket, modulo 2^32.
-pub fn drops(socket: &impl AsRawFd) -> io::Result<u32> {
-    Ok(memory_info(socket)?[MEMINFO_DROPS])
+/// What is queued at this socket, in bytes of the receive buffer as the kernel charges them, and the datagrams that it dropped
+/// there, modulo 2^32 (SO_MEMINFO, `sk_get_meminfo` of the kernel).
+pub fn receive_memory(socket: &impl AsRawFd) -> io::Result<(u32, u32)> {
+    let words = memory_info(socket)?;
+    Ok((words[MEMINFO_RMEM_ALLOC], words[MEMINFO_DROPS]))
 }
 
 /// Memory of the packets that were sent by this socket and that no device has sent yet.

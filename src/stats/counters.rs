@@ -74,14 +74,10 @@ named! {
         MetricsDiverted = "metrics_diverted",
         /// Datagrams that the kernel dropped at a full receive buffer of a listening socket, before the proxy could read them.
         KernelDrops = "kernel_drops",
-        /// Receives armed.
-        ReceivesArmed = "receives_armed",
-        /// Receives that ended because no buffer was free; the socket's buffer holds what arrives meanwhile.
-        ReceivesNoBuffers = "receives_no_buffers",
         /// Receives that ended with an error.
         ReceiveErrors = "receive_errors",
-        /// Received buffers with an invalid header.
-        ReceiveBadHeaders = "receive_bad_headers",
+        /// Datagrams that were lost because what the kernel wrote beside them was invalid (io_uring with `timestamps`).
+        DatagramsUnreadable = "datagrams_unreadable",
         /// Waits that failed unexpectedly.
         WaitErrors = "wait_errors",
         /// Calls by which workers entered the kernel.

@@ -7,8 +7,14 @@
 //! last second's peak rate fills half of it; and after a silence, when no rate is known, sleeps start at the time in
 //! which a million datagrams a second would fill a quarter of it, and double.
 
-/// Kernel memory that a small datagram takes in a receive buffer: 212,992 bytes hold 256 of them.
+/// Kernel memory that a small datagram takes in a receive buffer over loopback: 212,992 bytes hold 256 of them. Network drivers
+/// charge more, 2,304 bytes for example: see [`Coalescing::measured`].
 const DATAGRAM_COST_BYTES: u64 = 832;
+/// Datagrams that a measurement of their cost needs at least.
+const MEASURED_DATAGRAMS_MIN: u64 = 8;
+/// What a measurement may say of the cost beside the estimate, in thousandths: less than half is not believed, and a receive
+/// buffer never holds fewer than a sixteenth.
+const COST_PERMILLE: std::ops::RangeInclusive<u64> = 500..=16_000;
 /// Datagrams per µs assumed of an unknown sender.
 const UNKNOWN_RATE_PER_US: u64 = 1;
 /// How long a peak is remembered, in two halves.
@@ -23,8 +29,10 @@ const PRESSURE_US: u64 = 1_000_000;
 pub struct Coalescing {
     room_bytes: u64,
     flush_us: u64,
-    /// Peak rates in bytes per ms, of the running and the last half second.
+    /// Peak rates in estimated bytes per ms, of the running and the last half second.
     peaks: [u64; 2],
+    /// The highest measured cost relative to the estimate, in thousandths, of the running and the last half second with one.
+    cost_permille: [u64; 2],
     half_started_us: u64,
     /// The longest sleep so soon after a silence.
     start_us: u64,
@@ -39,6 +47,7 @@ impl Coalescing {
             room_bytes,
             flush_us,
             peaks: [0; 2],
+            cost_permille: [0; 2],
             half_started_us: 0,
             start_us: first_sleep_us(room_bytes),
             pressed_until_us: 0,
@@ -55,13 +64,33 @@ impl Coalescing {
         if now_us.saturating_sub(self.half_started_us) >= PEAK_HALF_US {
             let skipped = now_us.saturating_sub(self.half_started_us) >= 2 * PEAK_HALF_US;
             self.peaks = [0, if skipped { 0 } else { self.peaks[0] }];
+            if self.cost_permille[0] > 0 {
+                self.cost_permille = [0, self.cost_permille[0]];
+            }
             self.half_started_us = now_us;
         }
-        // A small datagram takes a fixed piece; a large one up to twice its length.
-        let cost = datagrams * DATAGRAM_COST_BYTES + 2 * bytes.saturating_sub(datagrams * 128);
-        let rate = cost.saturating_mul(1_000) / elapsed_us.max(SLEEP_US_MIN);
+        let rate = estimate(datagrams, bytes).saturating_mul(1_000) / elapsed_us.max(SLEEP_US_MIN);
         self.peaks[0] = self.peaks[0].max(rate);
         self.start_us = self.start_us.saturating_mul(2).min(1 << 30);
+    }
+
+    /// The sockets held `queued_bytes` of kernel memory before `datagrams` with `bytes` of payload were taken, which left them
+    /// empty. Those that came meanwhile make it an underestimate, so the highest of the last second counts.
+    pub fn measured(&mut self, queued_bytes: u64, datagrams: u64, bytes: u64) {
+        if datagrams >= MEASURED_DATAGRAMS_MIN {
+            let permille = queued_bytes.saturating_mul(1_000) / estimate(datagrams, bytes).max(1);
+            let permille = permille.clamp(*COST_PERMILLE.start(), *COST_PERMILLE.end());
+            self.cost_permille[0] = self.cost_permille[0].max(permille);
+        }
+    }
+
+    /// The peak rate in bytes per ms, as the kernel charges them.
+    fn peak(&self) -> u64 {
+        let peak = self.peaks[0].max(self.peaks[1]);
+        match self.cost_permille[0].max(self.cost_permille[1]) {
+            0 => peak,
+            permille => peak.saturating_mul(permille) / 1_000,
+        }
     }
 
     /// A sleep received nothing: the rate is unknown again.
@@ -76,7 +105,7 @@ impl Coalescing {
 
     /// How long a sleep may last that starts at `now_us`; `None` = wake for the next datagram.
     pub fn sleep_us(&self, now_us: u64) -> Option<u64> {
-        let peak = self.peaks[0].max(self.peaks[1]);
+        let peak = self.peak();
         let half_full_us = (self.room_bytes / 2).saturating_mul(1_000).checked_div(peak).unwrap_or(u64::MAX);
         let mut sleep_us = self.flush_us.min(half_full_us).min(self.start_us);
         if now_us < self.pressed_until_us {
@@ -87,10 +116,15 @@ impl Coalescing {
 
     /// How much of the granted buffer the peak rate fills within `sleep_us`, in thousandths.
     pub fn filled_permille(&self, sleep_us: u64) -> u16 {
-        let peak = self.peaks[0].max(self.peaks[1]);
+        let peak = self.peak();
         let filled = peak.saturating_mul(sleep_us).checked_div(self.room_bytes).unwrap_or(0);
         u16::try_from(filled).unwrap_or(u16::MAX)
     }
+}
+
+/// Kernel memory of so many datagrams over loopback: a small one takes a fixed piece, a large one up to twice its length.
+fn estimate(datagrams: u64, bytes: u64) -> u64 {
+    datagrams * DATAGRAM_COST_BYTES + 2 * bytes.saturating_sub(datagrams * 128)
 }
 
 fn first_sleep_us(room_bytes: u64) -> u64 {
@@ -154,6 +188,31 @@ mod tests {
         assert_eq!(coalescing.sleep_us(600_000), Some(128));
         coalescing.took(1_200_000, 5_000, 1, 40);
         assert_eq!(coalescing.sleep_us(1_200_000), Some(5_000));
+    }
+
+    #[test]
+    fn where_the_kernel_charges_more_sleeps_are_shorter_and_the_highest_cost_of_a_second_counts() {
+        let mut coalescing = Coalescing::new(DEFAULT_GRANT, 5_000);
+        let mut now_us = 0;
+        let mut run = |coalescing: &mut Coalescing, charge: u64, times: u64| {
+            for _ in 0..times {
+                now_us += 1_000;
+                coalescing.took(now_us, 1_000, 100, 4_000);
+                coalescing.measured(100 * charge, 100, 4_000);
+            }
+            coalescing.sleep_us(now_us).unwrap()
+        };
+        let on_loopback = run(&mut coalescing, 832, 20);
+        assert!((1_200..=1_280).contains(&on_loopback), "{on_loopback}");
+        let on_a_device = run(&mut coalescing, 2_304, 1);
+        assert!((430..=463).contains(&on_a_device), "{on_a_device}");
+        assert_eq!(run(&mut coalescing, 832, 400), on_a_device, "a lower one does not count at once");
+        assert_eq!(run(&mut coalescing, 832, 1_200), on_loopback);
+        // Too few say nothing, and senseless ones are bounded.
+        coalescing.measured(u64::MAX, 7, 280);
+        assert_eq!(coalescing.sleep_us(2_000_000), Some(on_loopback));
+        coalescing.measured(u64::MAX, 8, 320);
+        assert_eq!(coalescing.sleep_us(2_000_000), None, "a sixteenth of the sleep is too short for a timer");
     }
 
     #[test]

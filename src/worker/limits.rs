@@ -16,11 +16,11 @@ pub const DATAGRAM_BYTES_LIMIT: usize = 65_507;
 /// Bytes received beyond `maxDatagramSize`: if the first of them is a newline, the line before it is whole; if it is not,
 /// one more metric is known to be lost.
 pub const BEYOND_BYTES: usize = 1;
-/// Target size of the receive buffers per worker, bytes.
-const RECEIVE_BYTES_TARGET: usize = 8 << 20;
+/// Target size of the receive buffers per worker, bytes: more would not stay in the processor's cache.
+const RECEIVE_BYTES_TARGET: usize = 2 << 20;
 /// Fewest and most receive buffers.
 const BUFFERS_MIN: usize = 64;
-const BUFFERS_MAX: usize = 4_096;
+const BUFFERS_MAX: usize = 256;
 /// Sends submitted at once.
 const SENDS_MAX: usize = 512;
 /// Bytes that may be queued for all backends together, per worker, regardless of `queue`.
@@ -63,7 +63,7 @@ impl Limits {
         let buffer_bytes = datagram_bytes_max + prefix_bytes(timestamps);
         Limits {
             datagram_bytes_max,
-            buffers: (RECEIVE_BYTES_TARGET / buffer_bytes).clamp(BUFFERS_MIN, BUFFERS_MAX),
+            buffers: RECEIVE_BYTES_TARGET.div_ceil(buffer_bytes).clamp(BUFFERS_MIN, BUFFERS_MAX),
             buffer_bytes,
             timestamps,
             sends_max: SENDS_MAX,

@@ -1,11 +1,12 @@
 //! Orders from control: a new route table, or the stop.
 //!
 //! In: the route table, read once per batch. Out: the relay rerouted between two batches; the drain, step by step:
-//! fence the sockets, read their now finite queues, flush, cancel, end. Next: `step.rs`.
+//! fence the sockets, read their now finite queues, flush, end. Next: `step.rs`.
 
 use super::step::{Stage, Step, Worker};
 use super::{Ended, Report};
-use crate::driver::{Driver, DriverError, Wait};
+use crate::driver::kernel::Kernel;
+use crate::driver::{DriverError, Wait};
 use crate::planted::{Defect, is_planted};
 use crate::relay::{Flush, Left, Phase};
 use crate::stats::DropReason;
@@ -15,10 +16,10 @@ use std::sync::Arc;
 const OVERTIME_US: u64 = 1_000_000;
 /// The longest sleep while ending; nothing depends on it but how soon the next look is.
 const ENDING_SLEEP_US: u64 = 10_000;
-/// How long a cancel may take before the worker ends without it; then its ring is destroyed with the receive armed.
-const CANCEL_US_MAX: u64 = 2_000_000;
+/// How long the last packets may take before the worker ends without them.
+const ENDING_US_MAX: u64 = 2_000_000;
 
-impl<D: Driver> Worker<D> {
+impl<K: Kernel> Worker<K> {
     /// Applies a new route table, if there is one.
     pub(super) fn follow_orders(&mut self) -> Result<(), DriverError> {
         let retry_at_us = self.sockets.retry_at_us();
@@ -96,7 +97,7 @@ impl<D: Driver> Worker<D> {
                 }
                 _ => Wait::Poll,
             }),
-            Stage::Cancelling { .. } => Some(Wait::EventUntil { deadline_us: now_us + ENDING_SLEEP_US }),
+            Stage::Ending { .. } => Some(Wait::EventUntil { deadline_us: now_us + ENDING_SLEEP_US }),
         }
     }
 
@@ -109,10 +110,10 @@ impl<D: Driver> Worker<D> {
                 self.drain(now_us, deadline_us, metrics_dropped);
                 Step::Running
             }
-            Stage::Cancelling { deadline_us, metrics_dropped } => {
+            Stage::Ending { deadline_us, metrics_dropped } => {
                 let overdue = now_us >= deadline_us;
                 let has_sent = self.relay.is_empty() || is_planted(Defect::LeaveWithoutFlush);
-                if !(overdue || (self.driver.is_quiet() && has_sent)) {
+                if !(overdue || (self.driver.is_idle() && has_sent)) {
                     return Step::Running;
                 }
                 let late = if self.relay.is_settled() { self.drop_rest(now_us) } else { 0 };
@@ -135,8 +136,8 @@ impl<D: Driver> Worker<D> {
             (self.relay.is_empty() && self.relay.is_settled()) || is_planted(Defect::LeaveWithoutFlush);
         let done = self.driver.is_drained() && has_sent;
         if done || now_us >= deadline_us.saturating_add(OVERTIME_US) {
-            self.driver.cancel();
-            self.stage = Stage::Cancelling { deadline_us: now_us + CANCEL_US_MAX, metrics_dropped };
+            self.driver.end();
+            self.stage = Stage::Ending { deadline_us: now_us + ENDING_US_MAX, metrics_dropped };
         } else {
             self.stage = Stage::Draining { deadline_us, metrics_dropped };
         }

@@ -1,7 +1,7 @@
 //! Workers on the fake kernel, by examples; randomized tests are in `tests/simulation`.
 
 use super::{Ended, Limits, ReopenReason, Report, Step, Worker, WorkerLinks};
-use crate::driver::sim::{Fault, SimDriver, SimHandle, SimSetup};
+use crate::driver::sim::{Fault, SimHandle, SimKernel, SimSetup};
 use crate::packet::{SendError, SocketSlot};
 use crate::placement::{LiveSet, Placement};
 use crate::relay::{GsoMode, Malformed, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
@@ -42,7 +42,7 @@ fn table(phase: Phase) -> RouteTable {
 
 /// A worker whose first table has this phase, on a kernel that gives it no socket for its backend as often as this, in ten
 /// thousand tries, until it is told to stop that.
-fn worker(phase: Phase, open_failed: u32) -> (Worker<SimDriver>, SimHandle, Receiver<Report>) {
+fn worker(phase: Phase, open_failed: u32) -> (Worker<SimKernel>, SimHandle, Receiver<Report>) {
     let routes = Arc::new(ArcSwap::from_pointee(table(phase)));
     worker_on(routes, open_failed)
 }
@@ -51,7 +51,7 @@ fn worker(phase: Phase, open_failed: u32) -> (Worker<SimDriver>, SimHandle, Rece
 fn worker_on(
     routes: Arc<ArcSwap<RouteTable>>,
     open_failed: u32,
-) -> (Worker<SimDriver>, SimHandle, Receiver<Report>) {
+) -> (Worker<SimKernel>, SimHandle, Receiver<Report>) {
     worker_with_room(routes, open_failed, 64)
 }
 
@@ -60,13 +60,13 @@ fn worker_with_room(
     routes: Arc<ArcSwap<RouteTable>>,
     open_failed: u32,
     room: usize,
-) -> (Worker<SimDriver>, SimHandle, Receiver<Report>) {
+) -> (Worker<SimKernel>, SimHandle, Receiver<Report>) {
     let mut setup = SimSetup::roomy(1);
     setup.faults.set(Fault::OpenFailed, open_failed);
     let limits = Limits {
         datagram_bytes_max: setup.payload_bytes_max,
         buffers: setup.buffers,
-        buffer_bytes: setup.payload_bytes_max + setup.prefix_bytes,
+        buffer_bytes: setup.payload_bytes_max,
         sends_max: setup.sends_max,
         sockets_max: 4,
         backlog_bytes_max: 20_000,
@@ -74,7 +74,7 @@ fn worker_with_room(
         cache_entries: 0,
         timestamps: false,
     };
-    let (driver, handle) = SimDriver::new(&setup);
+    let (driver, handle) = SimKernel::driver(&setup);
     let (sender, reports) = channel(room);
     let links =
         WorkerLinks { index: 0, routes, shared: Arc::new(WorkerShared::default()), reports: sender, limits };
@@ -82,7 +82,7 @@ fn worker_with_room(
 }
 
 /// Steps until the fake clock shows `until_us`, with a metric every 100 ms.
-fn run(worker: &mut Worker<SimDriver>, handle: &SimHandle, until_us: u64) {
+fn run(worker: &mut Worker<SimKernel>, handle: &SimHandle, until_us: u64) {
     let from_us = handle.now_us();
     for at_us in (from_us..until_us).step_by(100_000) {
         handle.datagram_at(at_us, 0, b"x:1|c".as_slice());
@@ -139,12 +139,12 @@ fn a_worker_that_is_born_when_the_end_was_ordered_relays_what_is_queued_and_ends
         Step::Running => None,
     });
     assert_eq!(ended, Some(Ended::Drained));
-    assert!(handle.is_quiet());
+    assert!(worker.driver().is_idle() && handle.is_queue_empty());
     assert_eq!(worker.relay().counters().get(Counter::MetricsPending), 0);
 }
 
 /// Lets it sleep until nothing is to come; then it has no timer.
-fn settle(worker: &mut Worker<SimDriver>, handle: &SimHandle) {
+fn settle(worker: &mut Worker<SimKernel>, handle: &SimHandle) {
     for _ in 0..100 {
         worker.step().unwrap();
         if handle.is_stuck() {
@@ -272,7 +272,7 @@ fn where_no_new_socket_can_be_made_the_old_one_stays_and_the_errno_is_told_once(
 }
 
 /// Steps until the fake clock shows `until_us`; nothing arrives.
-fn idle(worker: &mut Worker<SimDriver>, handle: &SimHandle, until_us: u64) {
+fn idle(worker: &mut Worker<SimKernel>, handle: &SimHandle, until_us: u64) {
     handle.set_horizon(until_us);
     while handle.now_us() < until_us {
         worker.step().unwrap();
@@ -309,7 +309,7 @@ fn an_error_whose_report_found_no_room_does_not_silence_the_later_ones() {
     let (mut worker, handle, mut reports) = worker_with_room(routes(0), 0, 1);
     // That it is ready takes all of the room.
     settle(&mut worker, &handle);
-    let mut fail = |worker: &mut Worker<SimDriver>| {
+    let mut fail = |worker: &mut Worker<SimKernel>| {
         handle.datagram_at(handle.now_us(), 0, b"x:1|c".as_slice());
         settle(worker, &handle);
         handle.answer(SocketSlot(0), libc::EHOSTUNREACH, true);

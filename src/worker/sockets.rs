@@ -8,6 +8,7 @@ use super::Report;
 use super::reopen::{ReopenReason, Reopening};
 use super::reporter::Reporter;
 use crate::driver::Driver;
+use crate::driver::kernel::Kernel;
 use crate::packet::{SendError, SocketSlot};
 use crate::placement::{LiveSet, splitmix64};
 use crate::planted::{Defect, is_planted};
@@ -101,7 +102,7 @@ impl Sockets {
     /// Finds the slots for a table: those it has are kept, missing ones are made. A backend that moved keeps its slot and
     /// gets a socket to its new address; if that fails it has none, rather than one to where it no longer is, until the next
     /// try. Sockets that are no longer needed stay until [`Sockets::release`].
-    pub fn follow(&mut self, table: &RouteTable, driver: &mut impl Driver, reporter: &mut Reporter) {
+    pub fn follow(&mut self, table: &RouteTable, driver: &mut Driver<impl Kernel>, reporter: &mut Reporter) {
         let told = std::mem::take(&mut self.missing);
         let mut slots = std::mem::take(&mut self.slots);
         slots.clear();
@@ -136,7 +137,11 @@ impl Sockets {
     }
 
     /// The slot of one backend; one whose address is not known has that of its old address, if any.
-    fn slot_of(&mut self, node: &RouteNode, driver: &mut impl Driver) -> std::io::Result<Option<SocketSlot>> {
+    fn slot_of(
+        &mut self,
+        node: &RouteNode,
+        driver: &mut Driver<impl Kernel>,
+    ) -> std::io::Result<Option<SocketSlot>> {
         let known = self.by_name.get(&node.name).copied();
         let Some(address) = node.address else { return Ok(known.map(slot)) };
         if let Some(index) = self.kept(node)
@@ -216,7 +221,7 @@ impl Sockets {
     pub fn reopen(
         &mut self,
         relay: &mut Relay,
-        driver: &mut impl Driver,
+        driver: &mut Driver<impl Kernel>,
         reporter: &mut Reporter,
         now_us: u64,
     ) {
@@ -263,7 +268,7 @@ impl Sockets {
         place: SocketSlot,
         node: &RouteNode,
         reason: ReopenReason,
-        driver: &mut impl Driver,
+        driver: &mut Driver<impl Kernel>,
         reporter: &mut Reporter,
         now_us: u64,
     ) -> bool {
@@ -298,7 +303,7 @@ impl Sockets {
     }
 
     /// Toggling `gso` re-enables batches that were refused.
-    fn follow_gso(&mut self, index: usize, node: &RouteNode, driver: &mut impl Driver) {
+    fn follow_gso(&mut self, index: usize, node: &RouteNode, driver: &mut Driver<impl Kernel>) {
         if let Some(open) = &mut self.open[index]
             && std::mem::replace(&mut open.gso, node.gso) == GsoMode::Off
             && node.gso != GsoMode::Off
@@ -308,7 +313,7 @@ impl Sockets {
     }
 
     /// Where the rules leave the size of packets to the paths: asks the paths.
-    pub fn limit_packets(&self, relay: &mut Relay, driver: &impl Driver) {
+    pub fn limit_packets(&self, relay: &mut Relay, driver: &Driver<impl Kernel>) {
         if relay.table().rules.packet_auto {
             let path = |slot: &Option<SocketSlot>| slot.and_then(|slot| driver.path_payload_bytes(slot));
             relay.limit_packets(self.slots.iter().map(path));
@@ -316,7 +321,7 @@ impl Sockets {
     }
 
     /// Closes the sockets of backends that the table does not list.
-    pub fn release(&mut self, table: &RouteTable, driver: &mut impl Driver) {
+    pub fn release(&mut self, table: &RouteTable, driver: &mut Driver<impl Kernel>) {
         let listed: HashSet<&str> = table.nodes.iter().map(|node| &*node.name).collect();
         for (index, place) in self.open.iter_mut().enumerate() {
             let is_gone = place.as_ref().is_some_and(|open| !listed.contains(&*open.name));

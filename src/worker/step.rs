@@ -8,6 +8,7 @@ use super::reopen::ReopenReason;
 use super::reporter::Reporter;
 use super::sockets::Sockets;
 use super::{Ended, Limits, Report};
+use crate::driver::kernel::Kernel;
 use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Stamp, Wait};
 use crate::packet::{Arrival, Packet, SendErrorCounts, SendOutcome, SocketSlot};
 use crate::planted::{Defect, is_planted};
@@ -29,8 +30,8 @@ pub enum Stage {
         /// Metrics dropped since the deadline.
         metrics_dropped: Option<u64>,
     },
-    /// The receives are cancelled; the last completions are awaited.
-    Cancelling {
+    /// Nothing is received any more; the last packets are awaited.
+    Ending {
         /// µs of the driver's clock.
         deadline_us: u64,
         /// Metrics dropped, if the time ran out.
@@ -69,8 +70,8 @@ pub enum Step {
 }
 
 /// One worker, on any driver.
-pub struct Worker<D: Driver> {
-    pub(super) driver: D,
+pub struct Worker<K: Kernel> {
+    pub(super) driver: Driver<K>,
     pub(super) relay: Relay,
     pub(super) sockets: Sockets,
     pub(super) routes: Cache<Arc<ArcSwap<RouteTable>>, Arc<RouteTable>>,
@@ -108,9 +109,9 @@ struct Batch {
     bytes: u64,
 }
 
-impl<D: Driver> Worker<D> {
+impl<K: Kernel> Worker<K> {
     /// A worker whose driver listens already; nothing is armed before the first step.
-    pub fn new(mut driver: D, links: WorkerLinks) -> Worker<D> {
+    pub fn new(mut driver: Driver<K>, links: WorkerLinks) -> Worker<K> {
         let mut routes = Cache::new(links.routes);
         let table = Arc::clone(routes.load());
         let mut sockets = Sockets::new(links.limits.sockets_max, links.index);
@@ -155,7 +156,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.drops_before =
-            (0..self.driver.listeners()).map(|listener| self.driver.kernel_drops(listener)).collect();
+            (0..self.driver.listeners()).map(|listener| self.driver.receive_memory(listener).drops).collect();
     }
 
     /// One batch.
@@ -165,19 +166,24 @@ impl<D: Driver> Worker<D> {
         self.follow_orders()?;
         let has_pushed = self.hand_over(self.flush())?;
         let (wait, is_idle) = self.next_wait(has_pushed);
-        let was_armed = self.driver.is_armed();
+        let was_reading = self.driver.is_reading();
         self.enter(wait)?;
         self.taken_us = self.woke_us;
         if self.answer_looks.take_due(self.woke_us) {
-            self.driver.look_for_answers();
+            self.driver.look_for_icmp_errors();
         }
         if is_idle && self.took_all {
             // The length of the sleep says nothing about the arrival of the datagram that ended it.
             (self.known_empty_us, self.after_idle) = (self.woke_us, true);
         }
+        let is_due = self.woke_us >= self.drops_read_us + DROPS_INTERVAL_US;
+        let queued_bytes = is_due.then(|| self.read_memory());
         let whole = self.take()?;
-        self.learn(wait, was_armed && whole, woke_before_us);
-        if !self.is_ready && self.driver.is_armed() {
+        if whole && let Some(queued_bytes) = queued_bytes {
+            self.coalescing.measured(queued_bytes, self.batch.datagrams, self.batch.bytes);
+        }
+        self.learn(wait, was_reading && whole, woke_before_us);
+        if !self.is_ready && self.driver.is_reading() {
             self.is_ready = true;
             let facts = self.driver.facts().clone();
             self.reporter.tell(Report::Ready { worker: self.index, facts });
@@ -185,7 +191,7 @@ impl<D: Driver> Worker<D> {
         let step = self.advance_stage();
         if let Step::Ended(_) = step {
             // Drops since the last read are not reported otherwise.
-            self.read_drops();
+            self.read_memory();
         }
         self.publish();
         Ok(step)
@@ -197,12 +203,12 @@ impl<D: Driver> Worker<D> {
     }
 
     /// The driver, for tests.
-    pub fn driver(&self) -> &D {
+    pub fn driver(&self) -> &Driver<K> {
         &self.driver
     }
 
     /// The driver, for tests.
-    pub fn driver_mut(&mut self) -> &mut D {
+    pub fn driver_mut(&mut self) -> &mut Driver<K> {
         &mut self.driver
     }
 
@@ -317,7 +323,7 @@ impl<D: Driver> Worker<D> {
             // The oldest datagram that this sleep can contain arrived when the socket was last known empty.
             let budget_us = self.known_empty_us + self.relay.table().rules.flush_us;
             // A receive that ended, for want of buffers as a rule, left datagrams in the socket: take them now.
-            let sleep_us = if self.driver.is_armed() { sleep_us } else { 0 };
+            let sleep_us = if self.driver.is_reading() { sleep_us } else { 0 };
             let deadline_us = (now_us + sleep_us).min(budget_us).min(due_us.unwrap_or(u64::MAX)).max(now_us);
             return (Wait::GatherUntil { deadline_us }, false);
         }
@@ -336,7 +342,7 @@ impl<D: Driver> Worker<D> {
     /// Derives the traffic rate, and the time when the socket was last empty, from a wakeup.
     fn learn(&mut self, wait: Wait, whole: bool, woke_before_us: u64) {
         let took = self.batch;
-        let armed = whole && self.driver.is_armed();
+        let armed = whole && self.driver.is_reading();
         if took.datagrams > 0 {
             let elapsed_us = self.woke_us.saturating_sub(woke_before_us);
             self.coalescing.took(self.woke_us, elapsed_us, took.datagrams, took.bytes);
@@ -356,38 +362,36 @@ impl<D: Driver> Worker<D> {
         }
         let was_flowing = self.flowing;
         self.flowing = took.datagrams > 0;
-        if (was_flowing && !self.flowing) || self.woke_us >= self.drops_read_us + DROPS_INTERVAL_US {
-            self.read_drops();
+        if was_flowing && !self.flowing {
+            self.read_memory();
         }
     }
 
-    /// Reads what the kernel dropped at the listening sockets; new drops shorten the sleeps.
-    fn read_drops(&mut self) {
+    /// Reads what the kernel dropped at the listening sockets; new drops shorten the sleeps. What is queued there, in bytes as the
+    /// kernel charges them.
+    fn read_memory(&mut self) -> u64 {
         self.drops_read_us = self.woke_us;
-        let mut drops = 0;
+        let (mut drops, mut queued_bytes) = (0, 0);
         for listener in 0..self.driver.listeners() {
             let before = self.drops_before.get(listener).copied().unwrap_or(0);
-            let at_socket = self.driver.kernel_drops(listener).saturating_sub(before);
+            let memory = self.driver.receive_memory(listener);
+            let at_socket = memory.drops.saturating_sub(before);
             self.shared.drops.set(listener, at_socket, self.woke_us);
             drops += at_socket;
+            queued_bytes += memory.queued_bytes;
         }
         if drops > self.relay.counters().get(Counter::KernelDrops) {
             self.coalescing.pressed(self.woke_us);
         }
         self.relay.counters_mut().set(Counter::KernelDrops, drops);
+        queued_bytes
     }
 
     fn publish(&mut self) {
         let events = self.driver.receive_events();
-        if events.no_buffers > self.relay.counters().get(Counter::ReceivesNoBuffers) {
-            // A sleep let more come than there are buffers for: what is left waits in the socket, whose room is limited.
-            self.coalescing.pressed(self.woke_us);
-        }
         let counters = self.relay.counters_mut();
-        counters.set(Counter::ReceivesArmed, events.armed);
-        counters.set(Counter::ReceivesNoBuffers, events.no_buffers);
         counters.set(Counter::ReceiveErrors, events.errors);
-        counters.set(Counter::ReceiveBadHeaders, events.bad_headers);
+        counters.set(Counter::DatagramsUnreadable, events.unreadable);
         counters.set(Counter::WaitErrors, events.wait_errors);
         self.relay.check_account();
         self.shared.published.publish(self.relay.counters());

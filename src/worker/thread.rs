@@ -5,6 +5,7 @@
 use super::limits::Limits;
 use super::step::{Step, Worker, WorkerLinks};
 use super::{Ended, Report};
+use crate::driver::kernel::Kernel;
 use crate::driver::{Driver, DriverError, DriverLimits, Engine, Waker, portable, uring};
 use crate::planted::panic_on;
 use crate::relay::RouteTable;
@@ -83,7 +84,7 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
 }
 
 /// A worker's life on its driver.
-fn work(driver: impl Driver, links: WorkerLinks, has_inherited: bool) -> Result<Ended, DriverError> {
+fn work(driver: Driver<impl Kernel>, links: WorkerLinks, has_inherited: bool) -> Result<Ended, DriverError> {
     let mut worker = Worker::new(driver, links);
     if has_inherited {
         worker.forget_drops();

@@ -1,11 +1,10 @@
-//! The test bed: one listening socket on loopback with its ring, a sender, and what the tests ask of them.
+//! The test bed: one listening socket on loopback with its io_uring kernel interface, a sender, and what the tests ask of them.
 
 use crate::bare_ring;
 use nix::sys::socket::{setsockopt, sockopt};
-use statsring::driver::uring::KernelRing;
-use statsring::driver::uring::engine::RingDriver;
-use statsring::driver::uring::ring::{Completion, Operation, Ring, Token};
-use statsring::driver::{Driver, DriverLimits, Events, Flow, Stamp, Wait, Waker, clock, socket};
+use statsring::driver::kernel::Kernel;
+use statsring::driver::uring::IoUringKernel;
+use statsring::driver::{Driver, DriverLimits, Events, Flow, Stamp, Wait, Waker, socket};
 use statsring::packet::{Packet, SendOutcome, SocketSlot};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -15,20 +14,11 @@ use std::time::{Duration, Instant};
 
 /// How long a test waits for what has to come; never for what must not.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a test looks for what must not come.
-pub const A_WHILE_US: u64 = 30_000;
-/// The receive on the one listener.
-pub const RECEIVE: Token = Token::new(Operation::Receive, 0, 1);
-/// A cancel.
-pub const CANCEL: Token = Token::new(Operation::Cancel, 0, 1);
-/// The read of the wake.
-pub const WAKE: Token = Token::new(Operation::Wake, 0, 1);
-
 /// Small bounds; buffers with room for 240 bytes.
 pub fn limits() -> DriverLimits {
     DriverLimits {
         buffers: 64,
-        buffer_bytes: 16 + 240,
+        buffer_bytes: 240,
         sends_max: 64,
         sockets_max: 8,
         send_buffer_bytes: 1 << 20,
@@ -61,11 +51,10 @@ pub fn run(command: &str) -> std::io::Result<Output> {
     child.wait_with_output()
 }
 
-/// A ring with its listener, and a sender to it.
+/// A kernel interface with its listener, and a sender to it.
 pub struct Bed {
-    pub ring: KernelRing,
+    pub kernel: IoUringKernel,
     pub waker: Arc<Waker>,
-    pub address: SocketAddr,
     pub sender: UdpSocket,
 }
 
@@ -76,15 +65,7 @@ pub fn bed(limits: &DriverLimits) -> Option<Bed> {
 
 /// A bed whose listener asked for `receive_buffer_bytes`.
 pub fn bed_with(limits: &DriverLimits, receive_buffer_bytes: usize) -> Option<Bed> {
-    bed_without_children(limits, receive_buffer_bytes, &no_children())
-}
-
-/// The same, for a caller that keeps children away for longer.
-pub fn bed_without_children(
-    limits: &DriverLimits,
-    receive_buffer_bytes: usize,
-    _children: &NoChildren,
-) -> Option<Bed> {
+    let _children = no_children();
     if bare_ring::is_refused() {
         return None;
     }
@@ -96,14 +77,14 @@ pub fn bed_without_children(
     .unwrap();
     let address = listeners.addresses[0];
     let waker = Arc::new(Waker::new().unwrap());
-    let ring = match KernelRing::new(listeners.workers.remove(0), Arc::clone(&waker), limits) {
-        Ok(ring) => ring,
+    let kernel = match IoUringKernel::new(listeners.workers.remove(0), Arc::clone(&waker), limits) {
+        Ok(kernel) => kernel,
         Err(error) => {
             bare_ring::skip_for_locked_memory(&error);
             return None;
         }
     };
-    Some(Bed { ring, waker, address, sender: sender_to(address) })
+    Some(Bed { kernel, waker, sender: sender_to(address) })
 }
 
 /// A socket that sends to `address` over loopback.
@@ -114,86 +95,24 @@ pub fn sender_to(address: SocketAddr) -> UdpSocket {
 }
 
 impl Bed {
-    /// Arms the receive; it stands in the kernel when this returns.
-    pub fn arm(&mut self) {
-        assert!(self.ring.receive(0, RECEIVE));
-        assert_eq!(self.ring.enter(Wait::Poll).consumed, 1);
-    }
-
     /// Sends a datagram to the listener and waits until its queue shows it.
     pub fn send_and_see(&mut self, bytes: &[u8]) {
         self.sender.send(bytes).unwrap();
-        wait_until("the datagram is queued", || !self.ring.is_queue_empty());
+        wait_until("the datagram is queued", || !self.kernel.is_queue_empty());
     }
 
-    /// The next `count` completions, in order.
-    pub fn complete(&mut self, count: usize) -> Vec<Completion> {
-        let start = Instant::now();
-        let mut completions = Vec::new();
-        while completions.len() < count {
-            completions.extend(std::iter::from_fn(|| self.ring.next_completion()));
-            if completions.len() >= count {
-                break;
-            }
-            assert!(start.elapsed() < PATIENCE, "waited in vain for {count} completions: {completions:?}");
-            let deadline_us = clock::now_us() + 100_000;
-            self.ring.enter(Wait::EventUntil { deadline_us });
-        }
-        assert_eq!(completions.len(), count, "more than expected: {completions:?}");
-        completions
+    /// Sends `bytes` by socket 0: 0, or the errno.
+    pub fn send(&mut self, bytes: &[u8]) -> i32 {
+        let mut results = Vec::new();
+        self.kernel.submit(&[packet(bytes, 0)], &[1], &mut results);
+        assert_eq!(results.len(), 1);
+        results[0]
     }
 
-    /// The next completion.
-    pub fn complete_one(&mut self) -> Completion {
-        self.complete(1)[0]
+    /// The driver on this kernel interface.
+    pub fn into_driver(self) -> (Driver<IoUringKernel>, UdpSocket) {
+        (Driver::new(self.kernel), self.sender)
     }
-
-    /// Everything that completes within a while.
-    pub fn linger(&mut self) -> Vec<Completion> {
-        let deadline_us = clock::now_us() + A_WHILE_US;
-        let mut completions = Vec::new();
-        while clock::now_us() < deadline_us {
-            self.ring.enter(Wait::EventUntil { deadline_us });
-            completions.extend(std::iter::from_fn(|| self.ring.next_completion()));
-        }
-        completions
-    }
-
-    /// What a completion brought, up to its result.
-    pub fn received(&self, completion: Completion) -> &[u8] {
-        &self.ring.buffer(buffer_id(completion))[..usize::try_from(completion.res).unwrap()]
-    }
-
-    /// Gives a completion's buffer back.
-    pub fn give_back(&mut self, completion: Completion) {
-        assert!(self.ring.give_back(buffer_id(completion)));
-        self.ring.publish_buffers();
-    }
-
-    /// Queues the send of `bytes` by socket 0 in `slot`.
-    pub fn send(&mut self, slot: usize, bytes: &[u8]) {
-        assert!(self.ring.send(slot, packet(bytes, 0), send_token(slot)).is_ok());
-    }
-
-    /// The engine on this ring.
-    pub fn into_driver(self) -> (RingDriver<KernelRing>, UdpSocket) {
-        (RingDriver::new(self.ring), self.sender)
-    }
-}
-
-/// The token of the send in `slot`.
-pub fn send_token(slot: usize) -> Token {
-    Token::new(Operation::Send, slot, 0)
-}
-
-/// The buffer that came with a completion.
-pub fn buffer_id(completion: Completion) -> u16 {
-    io_uring::cqueue::buffer_select(completion.flags).expect("a completion with a buffer")
-}
-
-/// Whether the multishot goes on.
-pub fn goes_on(completion: Completion) -> bool {
-    io_uring::cqueue::more(completion.flags)
 }
 
 /// The header's numbers: namelen, controllen, payloadlen, flags.
@@ -284,7 +203,7 @@ impl Events for Log {
 }
 
 /// Steps a driver until `met`; it wakes at least every 100 ms to look.
-pub fn drive(driver: &mut impl Driver, log: &mut Log, what: &str, met: impl Fn(&Log) -> bool) {
+pub fn drive(driver: &mut Driver<impl Kernel>, log: &mut Log, what: &str, met: impl Fn(&Log) -> bool) {
     let start = Instant::now();
     while !met(log) {
         assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");

@@ -31,7 +31,7 @@ pub fn ring(submits_all: bool) -> Option<IoUring> {
     if submits_all {
         builder.setup_submit_all();
     }
-    match builder.build(8) {
+    match builder.setup_cqsize(1_024).build(16) {
         Ok(ring) => Some(ring),
         Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
             skip_unprivileged("the limit of locked memory is reached");
@@ -59,7 +59,23 @@ impl Raw {
         Some(raw)
     }
 
-    /// Arms a multishot receive on `fd`.
+    /// Submits a multishot RECV on `fd`.
+    pub fn recv(&mut self, fd: RawFd, flags: i32, user_data: u64) {
+        let entry = opcode::RecvMulti::new(types::Fd(fd), GROUP).flags(flags).build().user_data(user_data);
+        self.submit(&entry);
+    }
+
+    /// Submits `times` of them in one enter.
+    pub fn recv_times(&mut self, fd: RawFd, flags: i32, times: usize) {
+        let entry = opcode::RecvMulti::new(types::Fd(fd), GROUP).flags(flags).build();
+        for _ in 0..times {
+            // SAFETY: it points to nothing but the provided buffers.
+            unsafe { self.ring.submission().push(&entry) }.unwrap();
+        }
+        assert_eq!(self.ring.submit_and_wait(0).unwrap(), times);
+    }
+
+    /// Submits a multishot RECVMSG on `fd`.
     pub fn receive(&mut self, fd: RawFd, flags: i32, user_data: u64) {
         let entry = opcode::RecvMsgMulti::new(types::Fd(fd), &raw const *self.message, GROUP)
             .flags(flags as u32)
@@ -78,6 +94,12 @@ impl Raw {
     /// The next `count` completions.
     pub fn complete(&mut self, count: usize) -> Vec<cqueue::Entry> {
         complete(&mut self.ring, count)
+    }
+
+    /// The whole buffer that a completion brought.
+    pub fn buffer(&self, completion: &cqueue::Entry) -> &[u8] {
+        let id = cqueue::buffer_select(completion.flags()).expect("a completion with a buffer");
+        &self.memory[usize::from(id) * self.buffer_bytes..][..self.buffer_bytes]
     }
 
     /// What a completion brought, up to its result.

@@ -1,12 +1,12 @@
 //! A ring that is restricted does what a worker needs, and nothing else.
 
-use super::bed::{bed, limits, packet, send_token};
+use super::bed::{bed, limits};
 use super::raw::complete;
 use crate::bare_ring;
 use io_uring::{IoUring, opcode, squeue, types};
 use statsring::driver::Restrictions;
+use statsring::driver::kernel::Kernel;
 use statsring::driver::uring::restrict::restrict;
-use statsring::driver::uring::ring::Ring;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -57,6 +57,7 @@ fn operations_that_no_worker_needs_are_refused() {
         opcode::Connect::new(fixed, std::ptr::null(), 0).build(),
         opcode::Write::new(fixed, byte.as_ptr(), 1).build(),
         opcode::Send::new(fixed, byte.as_ptr(), 1).build(),
+        opcode::Read::new(fixed, byte.as_ptr().cast_mut(), 1).build(),
         opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build(),
         opcode::Close::new(types::Fd(socket.as_raw_fd())).build(),
     ];
@@ -69,15 +70,13 @@ fn operations_that_no_worker_needs_are_refused() {
 fn descriptors_that_are_not_registered_are_refused() {
     let Some((mut ring, socket)) = restricted() else { return };
     ring.submitter().register_enable_rings().unwrap();
-    let mut byte = [0u8; 1];
-    let unregistered = opcode::Read::new(types::Fd(socket.as_raw_fd()), byte.as_mut_ptr(), 1).build();
+    let poll = |fixed| opcode::PollAdd::new(types::Fixed(fixed), libc::POLLOUT as u32).build();
+    let unregistered = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), libc::POLLOUT as u32).build();
     assert_eq!(answer(&mut ring, &unregistered), -libc::EACCES);
     // Allowed flags only: a linked submission is none of a worker's.
-    let linked =
-        opcode::Read::new(types::Fixed(0), byte.as_mut_ptr(), 1).build().flags(squeue::Flags::IO_LINK);
-    assert_eq!(answer(&mut ring, &linked), -libc::EACCES);
-    let none = opcode::Read::new(types::Fixed(7), byte.as_mut_ptr(), 1).build();
-    assert_eq!(answer(&mut ring, &none), -libc::EBADF);
+    assert_eq!(answer(&mut ring, &poll(0).flags(squeue::Flags::IO_LINK)), -libc::EACCES);
+    assert_eq!(answer(&mut ring, &poll(7)), -libc::EBADF);
+    assert_eq!(answer(&mut ring, &poll(0)), i32::from(libc::POLLOUT));
 }
 
 #[test]
@@ -91,6 +90,7 @@ fn of_the_register_operations_only_those_of_a_reload_and_of_the_end_are_left() {
     assert_eq!(errno(submitter.unregister_buf_ring(0)), Some(libc::EACCES));
     assert_eq!(errno(submitter.register_enable_rings()), Some(libc::EACCES));
     assert_eq!(submitter.register_files_update(0, &[-1]).unwrap(), 1);
+    submitter.register_sync_cancel(None, types::CancelBuilder::any()).unwrap();
     submitter.unregister_files().unwrap();
 }
 
@@ -119,18 +119,15 @@ fn probe_of_this_threads_rings() -> Vec<i32> {
 #[test]
 fn the_drivers_own_ring_is_restricted_and_works() {
     let Some(mut bed) = bed(&limits()) else { return };
-    assert_eq!(bed.ring.facts().restrictions, Restrictions::InForce);
+    assert_eq!(bed.kernel.facts().restrictions, Restrictions::InForce);
     assert!(probe_of_this_threads_rings().contains(&libc::EACCES), "this thread's ring takes any operation");
     // Receive, send, and another socket after the ring was enabled; the other tests of this folder do the rest.
-    bed.arm();
     let (backend, address) = super::bed::backend();
-    bed.ring.open_backend(statsring::packet::SocketSlot(0), address).unwrap();
+    bed.kernel.open_backend(statsring::packet::SocketSlot(0), address).unwrap();
     bed.send_and_see(b"in");
-    let received = bed.complete_one();
-    assert_eq!(&bed.received(received)[16..], b"in");
-    bed.give_back(received);
-    assert!(bed.ring.send(0, packet(b"out", 0), send_token(0)).is_ok());
-    bed.ring.enter(statsring::driver::Wait::Poll);
+    assert_eq!(bed.kernel.drain(0, 8).unwrap().datagrams, 1);
+    assert_eq!(bed.kernel.datagram(0).payload, b"in");
+    assert_eq!(bed.send(b"out"), 0);
     let mut buffer = [0; 8];
     assert_eq!(backend.recv(&mut buffer).unwrap(), 3);
 }

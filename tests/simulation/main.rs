@@ -118,17 +118,9 @@ fn each_planted_defect_of_the_data_path_is_found() {
 
 #[test]
 fn each_planted_defect_that_the_portable_engine_can_have_is_found() {
-    // Those of rings and their buffers; and nothing shows the last one, since the step that fences the queues reads them out.
-    let others = [
-        Defect::NoRearmAfterLostMore,
-        Defect::NoRearmAfterNoBuffers,
-        Defect::BufferLeaked,
-        Defect::BufferGivenBackTwice,
-        Defect::OverflowOverlooked,
-        Defect::DrainedTooEarly,
-    ];
-    let defects = Defect::DATA_PATH.into_iter().chain(Defect::PORTABLE);
-    let defects: Vec<Defect> = defects.filter(|defect| !others.contains(defect)).collect();
+    // Nothing shows this one here, since the step that fences the queues reads them out.
+    let defects = Defect::DATA_PATH.into_iter().filter(|defect| *defect != Defect::DrainedTooEarly);
+    let defects: Vec<Defect> = defects.collect();
     find(Family::Portable, PORTABLE_SEEDS, &defects);
 }
 

@@ -4,8 +4,7 @@ use crate::inspection::Inspection;
 use crate::oracle::{self, Case};
 use crate::scenario::{START_US, Scenario};
 use arc_swap::ArcSwap;
-use statsring::driver::Driver;
-use statsring::driver::sim::{SimDriver, SimHandle};
+use statsring::driver::sim::{SimHandle, SimKernel};
 use statsring::relay::RouteTable;
 use statsring::stats::{Counter, Counters, Latency, WorkerShared};
 use statsring::worker::{Ended, Report, Step, Worker, WorkerLinks};
@@ -82,7 +81,7 @@ impl Timeline {
 struct Run<'a> {
     scenario: &'a Scenario,
     handle: SimHandle,
-    worker: Worker<SimDriver>,
+    worker: Worker<SimKernel>,
     routes: Arc<ArcSwap<RouteTable>>,
     shared: Arc<WorkerShared>,
     reports: Receiver<Report>,
@@ -140,7 +139,7 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
 
 impl<'a> Run<'a> {
     fn start(scenario: &'a Scenario) -> Run<'a> {
-        let (driver, handle) = SimDriver::new(&scenario.setup);
+        let (driver, handle) = SimKernel::driver(&scenario.setup);
         let routes = Arc::new(ArcSwap::new(Arc::clone(&scenario.first)));
         let shared = Arc::new(WorkerShared::default());
         let (sender, reports) = channel(256);
@@ -170,7 +169,7 @@ impl<'a> Run<'a> {
             tables: scenario.tables.iter().cloned().collect(),
             wakes: wakes.into(),
             is_draining: false,
-            inspection: Inspection::new(scenario.setup.buffers),
+            inspection: Inspection::default(),
             ready_reports: 0,
         }
     }
@@ -194,14 +193,13 @@ impl<'a> Run<'a> {
     fn print(&self) {
         let counters = self.worker.relay().counters();
         println!(
-            "{}: table {}, received {}, sent {}, pending {}, dropped {}, {:?}",
+            "{}: table {}, received {}, sent {}, pending {}, dropped {}",
             self.handle.now_us(),
             self.worker.relay().table().generation,
             counters.get(Counter::DatagramsReceived),
             counters.get(Counter::MetricsSent),
             counters.get(Counter::MetricsPending),
             counters.dropped_total(),
-            self.handle.census(),
         );
     }
 
@@ -228,7 +226,7 @@ impl<'a> Run<'a> {
     }
 
     fn check_end(&mut self, verdict: &Verdict) -> Result<(), String> {
-        self.inspection.end(&self.worker, &self.handle)?;
+        self.inspection.end(&self.worker)?;
         if !self.tables.is_empty() && !self.is_draining {
             return Err("it ended before it was told to".into());
         }
@@ -245,7 +243,8 @@ impl<'a> Run<'a> {
         }
         let counted = verdict.counters.get(Counter::KernelDrops);
         let driver = self.worker.driver_mut();
-        let dropped: u64 = (0..driver.listeners()).map(|listener| driver.kernel_drops(listener)).sum();
+        let dropped: u64 =
+            (0..driver.listeners()).map(|listener| driver.receive_memory(listener).drops).sum();
         if counted != dropped {
             return Err(format!("{counted} kernel drops counted, there were {dropped}"));
         }

@@ -41,36 +41,26 @@ impl Scenario {
             engine,
             listeners: random.between(1, 2) as usize,
             buffers: if random.below(3) == 0 { random.between(1, 6) } else { random.between(7, 64) } as usize,
-            prefix_bytes: if timestamps { SimSetup::STAMPED_PREFIX_BYTES } else { 16 },
+            turn: random.between(1, 64) as usize,
             timestamps,
             payload_bytes_max,
             sends_max: random.between(1, 32) as usize,
-            submissions_max: random.between(1, 48) as usize,
-            completions_max: if random.below(2) == 0 { random.between(1, 24) } else { 256 } as usize,
+            messages_max: random.between(1, 32) as usize,
             queue_bytes_max: if random.below(4) == 0 { random.between(2_000, 9_000) } else { 1 << 20 }
                 as usize,
             faults,
         };
         let setup = if is_good_day {
-            let SimSetup { listeners, payload_bytes_max, prefix_bytes, timestamps, .. } = setup;
+            let SimSetup { listeners, payload_bytes_max, timestamps, .. } = setup;
             let buffers = setup.buffers.max(16);
-            SimSetup {
-                listeners,
-                buffers,
-                payload_bytes_max,
-                prefix_bytes,
-                timestamps,
-                completions_max: 1_024,
-                engine,
-                ..SimSetup::roomy(seed)
-            }
+            SimSetup { listeners, buffers, payload_bytes_max, timestamps, engine, ..SimSetup::roomy(seed) }
         } else {
             setup
         };
         let limits = Limits {
             datagram_bytes_max: payload_bytes_max,
             buffers: setup.buffers,
-            buffer_bytes: payload_bytes_max + setup.prefix_bytes,
+            buffer_bytes: payload_bytes_max,
             sends_max: setup.sends_max,
             sockets_max: 64,
             backlog_bytes_max: random.between(0, 20_000) as usize,

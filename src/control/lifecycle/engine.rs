@@ -5,7 +5,7 @@
 use crate::config::Config;
 use crate::control::lifecycle::failure::Failure;
 use crate::control::net;
-use crate::driver::uring::{self, KernelRing, refusal};
+use crate::driver::uring::{self, IoUringKernel, refusal};
 use crate::driver::{DriverError, DriverLimits, Engine};
 use crate::exit;
 use std::io;
@@ -51,7 +51,7 @@ pub fn choose(config: &Config, listeners: usize) -> Result<EngineChoice, Failure
 
 /// Locked memory that the rings of the control thread and of all workers need.
 fn rings_bytes(config: &Config, listeners: usize) -> usize {
-    net::RING_BYTES + config.workers * KernelRing::bytes(&config.limits().driver(), listeners)
+    net::RING_BYTES + config.workers * IoUringKernel::bytes(&config.limits().driver(), listeners)
 }
 
 /// Whether all required rings can be created; else why not.

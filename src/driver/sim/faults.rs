@@ -26,56 +26,30 @@ macro_rules! faults {
 }
 
 faults! {
-    /// The kernel takes only some of the submissions.
-    ShortSubmit = "short submit",
-    /// There is no room for another submission.
-    SubmissionQueueFull = "submission queue full",
-    /// `enter` answers EBUSY and does nothing.
-    EnterBusy = "enter: EBUSY",
-    /// `enter` answers EAGAIN and does nothing.
-    EnterAgain = "enter: EAGAIN",
-    /// `enter` answers an error that is not part of normal work.
-    EnterOdd = "enter: ENOMEM",
+    /// The sleep answers EBUSY.
+    EnterBusy = "sleep: EBUSY",
+    /// The sleep answers EAGAIN.
+    EnterAgain = "sleep: EAGAIN",
+    /// The sleep answers an error that is not part of normal work.
+    EnterOdd = "sleep: ENOMEM",
     /// A signal ends the sleep.
-    EnterInterrupted = "enter: EINTR",
+    EnterInterrupted = "sleep: EINTR",
     /// The sleep ends by its deadline.
-    EnterTimeout = "enter: ETIME",
+    EnterTimeout = "sleep: ETIME",
     /// The thread runs again long after its sleep's end.
     Overslept = "overslept",
-    /// The thread loses the processor as `enter` returns: datagrams arrive that it has not seen.
-    Preempted = "pre-empted after enter",
-    /// A datagram's completion comes without F_MORE: the receive is over.
-    LostMore = "lost F_MORE",
-    /// No buffer was free.
-    NoBuffers = "receive: ENOBUFS",
-    /// ENOBUFS though buffers are free (another receive gave its own back meanwhile).
-    NoBuffersSpurious = "receive: ENOBUFS, spurious",
-    /// A datagram without a payload ends the receive.
+    /// The thread loses the processor as the sleep returns: datagrams arrive that it has not seen.
+    Preempted = "preempted after a sleep",
+    /// A datagram without a payload.
     ZeroLength = "zero-length datagram",
     /// A datagram longer than its room.
     Truncated = "truncated datagram",
-    /// A full completion queue ends the receive.
-    CompletionQueueFull = "completion queue full",
-    /// A completion did not fit and waits in the kernel.
-    CompletionOverflowed = "completion overflowed",
+    /// A drain stops before the queue is empty, as when no buffer is free.
+    DrainStopped = "drain stopped early",
     /// The receive ends with ENOMEM.
     ReceiveError = "receive: ENOMEM",
-    /// The receive ends with an error, and a buffer comes with it.
-    ReceiveErrorWithBuffer = "receive: error with a buffer",
     /// The receive ends with EINTR.
     ReceiveInterrupted = "receive: EINTR",
-    /// One turn took its 32 datagrams and left the rest for the next.
-    TurnEnded = "turn of 32 ended",
-    /// The read of the wake ends with EINTR.
-    WakeError = "wake: EINTR",
-    /// A cancel's completion comes before its target's.
-    CancelFirst = "cancel before its target",
-    /// A cancel's completion comes after its target's.
-    CancelLast = "cancel after its target",
-    /// The cancel's target had ended (ENOENT).
-    CancelMissed = "cancel: ENOENT",
-    /// The cancel's target is at work (EALREADY) and ends later.
-    CancelAlready = "cancel: EALREADY",
     /// The socket's send buffer is full.
     SendBusy = "send: EAGAIN",
     /// An earlier datagram was refused.
@@ -98,20 +72,18 @@ faults! {
     SendInputOutput = "send: EIO",
     /// A GSO batch is refused (EIO).
     GsoRefused = "send: GSO batch refused",
-    /// A success is told though it was asked not to.
-    SendSuccessTold = "send: success told",
-    /// sendmmsg stops before a message that has nothing wrong.
-    SendStopped = "sendmmsg stopped early",
+    /// A submission stops before a message that has nothing wrong.
+    SendStopped = "submission stopped early",
     /// sendmmsg stops at a message that is not the first, whose error the call does not tell.
-    SendErrorUntold = "sendmmsg: error not told",
+    SendErrorUntold = "sendmmsg: error not reported",
     /// A sleep finds a socket readable, and a moment later it has nothing.
-    ReadyInVain = "readable in vain",
+    ReadyInVain = "spurious readiness",
     /// A backend's socket cannot be made.
     OpenFailed = "socket not made",
     /// A datagram comes without the timestamp that was asked for.
     TimestampMissing = "timestamp missing",
     /// A datagram's timestamp cannot be right.
-    TimestampAbsurd = "timestamp absurd",
+    TimestampAbsurd = "timestamp implausible",
     /// A datagram's control messages found no room.
     ControlTruncated = "control messages truncated",
     /// The listening socket's queue was full.
@@ -119,29 +91,11 @@ faults! {
 }
 
 impl Fault {
-    /// Whether it can happen to the driver of `engine`.
+    /// Whether it can happen on the kernel interface of `engine`.
     pub const fn concerns(self, engine: Engine) -> bool {
         match self {
-            Fault::ShortSubmit
-            | Fault::SubmissionQueueFull
-            | Fault::EnterBusy
-            | Fault::EnterAgain
-            | Fault::LostMore
-            | Fault::NoBuffers
-            | Fault::NoBuffersSpurious
-            | Fault::CompletionQueueFull
-            | Fault::CompletionOverflowed
-            | Fault::ReceiveErrorWithBuffer
-            | Fault::TurnEnded
-            | Fault::WakeError
-            | Fault::CancelFirst
-            | Fault::CancelLast
-            | Fault::CancelMissed
-            | Fault::CancelAlready
-            | Fault::SendSuccessTold => matches!(engine, Engine::IoUring),
-            Fault::SendStopped | Fault::SendErrorUntold | Fault::ReadyInVain => {
-                matches!(engine, Engine::Portable)
-            }
+            Fault::EnterBusy | Fault::EnterAgain | Fault::DrainStopped => matches!(engine, Engine::IoUring),
+            Fault::SendErrorUntold => matches!(engine, Engine::Portable),
             _ => true,
         }
     }
@@ -210,13 +164,13 @@ mod tests {
     fn a_fault_strikes_at_its_rate_and_is_counted() {
         let mut random = Random::new(3);
         let mut faults = Faults::none();
-        assert!(!faults.strikes(Fault::LostMore, &mut random));
-        faults.set(Fault::LostMore, 5_000);
-        let hits = (0..1_000).filter(|_| faults.strikes(Fault::LostMore, &mut random)).count();
+        assert!(!faults.strikes(Fault::DrainStopped, &mut random));
+        faults.set(Fault::DrainStopped, 5_000);
+        let hits = (0..1_000).filter(|_| faults.strikes(Fault::DrainStopped, &mut random)).count();
         assert!((400..600).contains(&hits));
-        assert_eq!(faults.counted(Fault::LostMore), hits as u64);
+        assert_eq!(faults.counted(Fault::DrainStopped), hits as u64);
         faults.stop();
-        assert!(!faults.strikes(Fault::LostMore, &mut random));
+        assert!(!faults.strikes(Fault::DrainStopped, &mut random));
         assert_eq!(faults.counted(Fault::SendBusy), 0);
     }
 }

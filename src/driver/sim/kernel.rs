@@ -1,553 +1,271 @@
-//! The fake kernel: a submission queue, a completion queue, multishot receives, sends, cancels, a clock.
+//! The fake kernel as the driver sees it: everything that a kernel may do on a bad day.
 //!
-//! In: submissions, and the datagrams that the network has for its sockets. Out: completions, as a kernel might give them on
-//! a bad day. Everything follows from one seed. Next: `mod.rs`, which is the ring in front of it.
+//! In: what the driver asks ([`Kernel`]). Out: datagrams, counts and errnos. Next: `engine.rs`, which is driven by it.
+//!
+//! It answers in the ways of both real kernel interfaces, as [`SimSetup::engine`] says: io_uring reports the result of every
+//! message, and a drain may stop before the queue is empty; sendmmsg stops at a message that fails, and may not report why.
 
-use super::backends::Backends;
-use super::buffers::Buffers;
-use super::faults::{Fault, Faults};
-use super::listener::Queued;
-use super::network::Network;
-use super::random::Random;
-use super::sends::{Tries, send_gso_batch};
-use super::setup::{ReceivedDatagram, SimSetup};
-use super::timestamps::Control;
-use crate::driver::Wait;
-use crate::driver::control_messages::AREA_BYTES;
-use crate::driver::uring::classify::{CQE_BUFFER, CQE_BUFFER_SHIFT, CQE_MORE};
-use crate::driver::uring::header::{self, HEADER_BYTES, Told};
-use crate::driver::uring::ring::{Completion, Entered, Token};
-use crate::packet::Packet;
+use super::faults::Fault;
+use super::handle::SimHandle;
+use super::network::SimNetwork;
+use super::setup::{START_US, SimSetup};
+use super::state::{OVERSLEEP_US_MAX, State};
+use super::timestamps::{Control, wall_ns};
+use crate::driver::icmp_errors::QueuedErrors;
+use crate::driver::kernel::{Datagram, Drained, Kernel, ReceiveMemory, Sizes};
+use crate::driver::{Driver, DriverInfo, Engine};
+use crate::packet::{Packet, SocketSlot};
+use crate::planted::{Defect, is_planted};
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-/// Datagrams that one turn of a receive takes before others run.
-const TURN_DATAGRAMS_MAX: usize = 32;
-/// Longest time that one call of the kernel takes beside its sleep, µs.
-pub(super) const CALL_US_MAX: u64 = 20;
-/// Longest oversleeping, µs.
-pub(super) const OVERSLEEP_US_MAX: u64 = 4_000;
-
-/// A queued submission.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Submission {
-    Receive { listener: usize, token: Token },
-    ReadWake { token: Token },
-    Cancel { target: Token, token: Token },
-    Send { head: usize, packets: usize, token: Token },
+/// The fake kernel, which a driver owns.
+pub struct SimKernel {
+    state: Rc<RefCell<State>>,
+    memory: Vec<u8>,
+    room_bytes: usize,
+    /// True lengths of the datagrams in `memory`.
+    lengths: Vec<usize>,
+    /// Their control messages; as long as timestamps are asked for.
+    controls: Vec<Option<Control>>,
+    /// What the last sleep found readable.
+    ready: Vec<bool>,
+    sizes: Sizes,
+    facts: DriverInfo,
 }
 
-/// A packet in its slot.
-#[derive(Debug)]
-pub(super) struct SlottedPacket {
-    pub packet: Packet,
-    pub is_consumed: bool,
-}
+/// A driver on a fake kernel.
+pub type SimDriver = Driver<SimKernel>;
 
-/// A listening socket as one ring has it.
-#[derive(Debug)]
-pub(super) struct Reception {
-    /// Its number in the network.
-    pub socket: usize,
-    /// The receive that stands on it.
-    pub receive: Option<Token>,
-    /// That receive ends as cancelled at the next turn.
-    pub is_ending: bool,
-    /// Others go on receiving from it.
-    pub is_left: bool,
-}
-
-/// The fake kernel's state.
-pub(super) struct Kernel {
-    pub random: Random,
-    pub faults: Faults,
-    pub clock_us: u64,
-    pub submissions: VecDeque<Submission>,
-    pub submissions_max: usize,
-    pub completions: VecDeque<Completion>,
-    completions_max: usize,
-    pub overflowed: VecDeque<Completion>,
-    pub buffers: Buffers,
-    pub buffer_bytes: usize,
-    prefix_bytes: usize,
-    pub timestamps: bool,
-    pub network: Rc<RefCell<Network>>,
-    pub receptions: Vec<Reception>,
-    wake: Option<Token>,
-    pub wakes: u64,
-    pub slots: Vec<Option<SlottedPacket>>,
-    pub backends: Backends,
-    /// When signals come.
-    pub interrupts: BinaryHeap<Reverse<u64>>,
-    /// A sleep ends here at the latest, as by a signal: others have to run.
-    pub horizon_us: Option<u64>,
-    /// Datagrams taken out of the sockets' queues, in order.
-    pub received: Vec<ReceivedDatagram>,
-    /// Rules that the driver broke.
-    pub violations: Vec<String>,
-    /// A signal came while the thread was not asleep.
-    pub was_interrupted: bool,
-    /// The next receives to be armed fail with this.
-    pub arm_errno: Option<i32>,
-    /// The last `enter` was to sleep for ever, and nothing was to come.
-    pub is_stuck: bool,
-}
-
-impl Kernel {
-    /// One whose clock shows `now_us`, with these sockets of the network.
-    pub fn new(setup: &SimSetup, network: Rc<RefCell<Network>>, sockets: &[usize], now_us: u64) -> Kernel {
-        let reception =
-            |socket: &usize| Reception { socket: *socket, receive: None, is_ending: false, is_left: false };
-        Kernel {
-            random: Random::new(setup.seed),
-            faults: setup.faults.clone(),
-            clock_us: now_us,
-            submissions: VecDeque::new(),
-            submissions_max: setup.submissions_max,
-            completions: VecDeque::new(),
-            completions_max: setup.completions_max,
-            overflowed: VecDeque::new(),
-            buffers: Buffers::new(setup.buffers),
-            buffer_bytes: setup.prefix_bytes + setup.payload_bytes_max,
-            prefix_bytes: setup.prefix_bytes,
-            timestamps: setup.timestamps,
-            network,
-            receptions: sockets.iter().map(reception).collect(),
-            wake: None,
-            wakes: 0,
-            slots: (0..setup.sends_max).map(|_| None).collect(),
-            backends: Backends::new(),
-            interrupts: BinaryHeap::new(),
-            horizon_us: None,
-            received: Vec::new(),
-            violations: Vec::new(),
-            was_interrupted: false,
-            arm_errno: None,
-            is_stuck: false,
-        }
+impl SimKernel {
+    /// A driver with listening sockets of its own, each at an address of its own, and the test's handle of its kernel.
+    pub fn driver(setup: &SimSetup) -> (SimDriver, SimHandle) {
+        let (network, sockets) = setup.network();
+        SimKernel::driver_on(setup, &network, &sockets, START_US)
     }
 
-    /// Queues a receive, for which a buffer should be free: with a datagram waiting it would fail at once, again and
-    /// again. Those of completions that overflowed cannot be seen.
-    pub fn submit_receive(&mut self, listener: usize, token: Token) -> bool {
-        if self.buffers.is_empty() && self.overflowed.is_empty() {
-            self.violations
-                .push(format!("a receive was queued on listener {listener} while no buffer was free"));
-        }
-        if self.receptions.get(listener).is_some_and(|reception| reception.is_left) {
-            self.violations.push(format!("a receive was queued on listener {listener}, which was left"));
-        }
-        self.submit(Submission::Receive { listener, token })
-    }
-
-    /// Queues a submission, or says that there is no room.
-    pub fn submit(&mut self, submission: Submission) -> bool {
-        let has_room = self.submissions.len() < self.submissions_max;
-        if has_room {
-            self.submissions.push_back(submission);
-        } else {
-            self.faults.count(Fault::SubmissionQueueFull);
-        }
-        has_room
-    }
-
-    /// Whether a receive on `listener` is queued, armed, or has an end that the driver has not taken yet.
-    pub fn is_receive_standing(&self, listener: usize) -> bool {
-        let is_queued = self.submissions.iter().any(
-            |submission| matches!(submission, Submission::Receive { listener: of, .. } if *of == listener),
-        );
-        let is_armed = self.receptions.get(listener).is_some_and(|reception| reception.receive.is_some());
-        let ends = |completion: &Completion| {
-            completion.flags & CQE_MORE == 0
-                && completion.token
-                    == Token::new(
-                        crate::driver::uring::ring::Operation::Receive,
-                        listener,
-                        completion.token.generation(),
-                    )
+    /// A driver on these sockets of a network, which others may have too; the clock shows `now_us`.
+    pub fn driver_on(
+        setup: &SimSetup,
+        network: &SimNetwork,
+        sockets: &[usize],
+        now_us: u64,
+    ) -> (SimDriver, SimHandle) {
+        let state = State::new(setup, Rc::clone(&network.network), sockets, now_us);
+        let state = Rc::new(RefCell::new(state));
+        let batch = match setup.engine {
+            Engine::IoUring => setup.buffers,
+            Engine::Portable => setup.buffers.min(8),
         };
-        is_queued || is_armed || self.completions.iter().chain(&self.overflowed).any(ends)
-    }
-
-    /// Whether the kernel has nothing of the driver's: no submission, no request, no completion.
-    pub fn is_quiet(&self) -> bool {
-        self.submissions.is_empty()
-            && self.completions.is_empty()
-            && self.overflowed.is_empty()
-            && self.wake.is_none()
-            && self.receptions.iter().all(|reception| reception.receive.is_none())
-            && self.slots.iter().all(Option::is_none)
-    }
-
-    /// One `io_uring_enter`, or a bad day's imitation of it.
-    pub fn enter(&mut self, wait: Wait, memory: &mut [u8]) -> Entered {
-        self.is_stuck = false;
-        self.clock_us += 1 + self.random.below(CALL_US_MAX);
-        let is_interrupted = self.arrive() | std::mem::take(&mut self.was_interrupted);
-        for (fault, errno) in [
-            (Fault::EnterBusy, libc::EBUSY),
-            (Fault::EnterAgain, libc::EAGAIN),
-            (Fault::EnterOdd, libc::ENOMEM),
-        ] {
-            if self.faults.strikes(fault, &mut self.random) {
-                return Entered { consumed: 0, errno };
-            }
-        }
-        let queued = self.submissions.len();
-        let is_short = queued > 0 && self.faults.strikes(Fault::ShortSubmit, &mut self.random);
-        let taken = if is_short { self.random.below(queued as u64) as usize } else { queued };
-        for _ in 0..taken {
-            if let Some(submission) = self.submissions.pop_front() {
-                self.execute(submission);
-            }
-        }
-        self.run(memory);
-        let errno = match (taken < queued, is_interrupted) {
-            (true, _) => 0,
-            (false, true) => libc::EINTR,
-            (false, false) => self.sleep(wait, memory),
+        let kernel = SimKernel {
+            state: Rc::clone(&state),
+            memory: vec![0; batch * setup.payload_bytes_max],
+            room_bytes: setup.payload_bytes_max,
+            lengths: vec![0; batch],
+            controls: std::iter::repeat_with(|| None).take(batch).collect(),
+            ready: vec![false; sockets.len()],
+            sizes: Sizes {
+                listeners: sockets.len(),
+                batch,
+                turn: setup.turn,
+                sends_max: setup.sends_max,
+                messages_max: setup.messages_max,
+                timestamps: setup.timestamps,
+            },
+            facts: setup.facts(),
         };
-        if self.faults.strikes(Fault::Preempted, &mut self.random) {
-            self.clock_us += self.random.below(OVERSLEEP_US_MAX);
-            self.was_interrupted |= self.arrive();
-        }
-        // The kernel tells the error only if it took nothing.
-        Entered { consumed: taken, errno: if taken > 0 { 0 } else { errno } }
+        (Driver::new(kernel), SimHandle::new(state, network.clone()))
+    }
+}
+
+impl Kernel for SimKernel {
+    fn now_us(&self) -> u64 {
+        self.state.borrow().clock_us
     }
 
-    /// Sleeps as `wait` says; the errno with which it ends.
-    fn sleep(&mut self, wait: Wait, memory: &mut [u8]) -> i32 {
-        if wait != Wait::Poll && self.faults.strikes(Fault::EnterInterrupted, &mut self.random) {
-            return libc::EINTR;
-        }
-        let errno = match wait {
-            Wait::Poll => return 0,
-            Wait::Event => self.sleep_until(None, memory),
-            Wait::EventUntil { deadline_us } => self.sleep_until(Some(deadline_us), memory),
-            Wait::GatherUntil { deadline_us } => self.gather_until(deadline_us, memory),
-        };
-        if self.faults.strikes(Fault::Overslept, &mut self.random) {
-            self.clock_us += self.random.below(OVERSLEEP_US_MAX);
-            self.arrive();
-            self.run(memory);
-        }
-        errno
+    fn wall_ns(&self) -> u64 {
+        wall_ns(self.state.borrow().clock_us)
     }
 
-    /// Sleeps until there is a completion.
-    fn sleep_until(&mut self, deadline_us: Option<u64>, memory: &mut [u8]) -> i32 {
-        while self.completions.is_empty() {
-            if self.is_at_horizon() {
-                return libc::EINTR;
-            }
-            match (self.next_us(), deadline_us) {
-                (None, None) => {
-                    self.is_stuck = true;
-                    return libc::EINTR;
-                }
-                (next, Some(deadline)) if next.is_none_or(|next| next > deadline) => {
-                    self.clock_us = self.clock_us.max(deadline);
-                    self.faults.count(Fault::EnterTimeout);
-                    return libc::ETIME;
-                }
-                (next, _) => self.clock_us = self.clock_us.max(next.unwrap_or(0)),
-            }
-            if self.arrive() {
-                self.run(memory);
-                return libc::EINTR;
-            }
-            self.run(memory);
-        }
-        0
+    fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
-    /// Sleeps until the deadline, while datagrams gather in the sockets' queues.
-    fn gather_until(&mut self, deadline_us: u64, memory: &mut [u8]) -> i32 {
-        while let Some(at_us) = self.next_us() {
-            if at_us > deadline_us {
+    fn facts(&self) -> &DriverInfo {
+        &self.facts
+    }
+
+    fn drain(&mut self, listener: usize, count_max: usize) -> Result<Drained, i32> {
+        let state = &mut *self.state.borrow_mut();
+        state.pass();
+        // What a careless reader would find.
+        self.memory.fill(b'?');
+        let Some(reception) = state.receptions.get(listener) else { return Err(libc::EBADF) };
+        let (socket, is_left) = (reception.socket, reception.is_left);
+        if is_left {
+            state.violations.push(format!("listener {listener} was read, which was left"));
+        }
+        if let Some(errno) = state.strike_receive() {
+            return Err(errno);
+        }
+        let mut count_max = count_max.min(self.sizes.batch);
+        let is_short =
+            state.engine == Engine::IoUring && state.faults.strikes(Fault::DrainStopped, &mut state.random);
+        if is_short {
+            // No buffer was free, for example.
+            count_max = 1 + state.random.below(count_max as u64) as usize;
+        }
+        let mut count = 0;
+        let places = self.memory.chunks_mut(self.room_bytes).zip(&mut self.lengths).zip(&mut self.controls);
+        for ((place, length), control) in places.take(count_max) {
+            let taken = state.network.borrow_mut().sockets[socket].take(state.clock_us);
+            let Some(datagram) = taken else { break };
+            *length = datagram.bytes.len();
+            let copied = (*length).min(place.len());
+            place[..copied].copy_from_slice(&datagram.bytes[..copied]);
+            let stamps = state.timestamps;
+            *control =
+                stamps.then(|| Control::new(datagram.arrived_us, &mut state.faults, &mut state.random));
+            state.record(listener, datagram, copied, control.as_ref());
+            count += 1;
+        }
+        let is_empty = count < count_max || is_planted(Defect::FullBatchTakenAsLast);
+        Ok(Drained { datagrams: count, unreadable: 0, is_empty })
+    }
+
+    fn datagram(&self, index: usize) -> Datagram<'_> {
+        let datagram_bytes = self.lengths.get(index).copied().unwrap_or(0);
+        let start = index * self.room_bytes;
+        let payload = self.memory.get(start..start + datagram_bytes.min(self.room_bytes)).unwrap_or(&[]);
+        if is_planted(Defect::CutLineForwarded) {
+            return Datagram { payload, datagram_bytes: payload.len() };
+        }
+        Datagram { payload, datagram_bytes }
+    }
+
+    fn control(&self, index: usize) -> &[u8] {
+        let control = self.controls.get(index).and_then(Option::as_ref);
+        control.and_then(|control| control.area.get(..control.bytes)).unwrap_or(&[])
+    }
+
+    fn submit(&mut self, packets: &[Packet], messages: &[usize], results: &mut Vec<i32>) {
+        let state = &mut *self.state.borrow_mut();
+        state.pass();
+        state.judge_messages(packets, messages, self.sizes.messages_max);
+        let first = results.len();
+        let mut rest = packets;
+        for count in messages {
+            if state.faults.strikes(Fault::SendStopped, &mut state.random) {
                 break;
             }
-            self.clock_us = self.clock_us.max(at_us);
-            if self.arrive() || self.is_at_horizon() {
-                self.run(memory);
-                return libc::EINTR;
-            }
-        }
-        self.clock_us = self.clock_us.max(deadline_us);
-        self.run_out(memory);
-        if self.completions.is_empty() {
-            self.faults.count(Fault::EnterTimeout);
-            return libc::ETIME;
-        }
-        0
-    }
-
-    /// When something happens next of itself.
-    pub fn next_us(&self) -> Option<u64> {
-        let signal_us = self.interrupts.peek().map(|Reverse(at_us)| *at_us);
-        let network = self.network.borrow();
-        let own = self.receptions.iter().filter_map(|of| network.sockets[of.socket].next_us(self.clock_us));
-        own.chain(signal_us).chain(network.next_us()).chain(self.horizon_us).min()
-    }
-
-    /// Whether others have to run.
-    pub fn is_at_horizon(&self) -> bool {
-        self.horizon_us.is_some_and(|horizon_us| self.clock_us >= horizon_us)
-    }
-
-    /// Lets happen what is due; whether a signal was part of it.
-    pub fn arrive(&mut self) -> bool {
-        let dropped = self.network.borrow_mut().advance(self.clock_us);
-        for _ in 0..dropped {
-            self.faults.count(Fault::KernelDrop);
-        }
-        let mut is_interrupted = false;
-        while self.interrupts.peek().is_some_and(|Reverse(at_us)| *at_us <= self.clock_us) {
-            self.interrupts.pop();
-            is_interrupted = true;
-        }
-        is_interrupted
-    }
-
-    /// Whether nothing has arrived that waits for a receive on `listener`.
-    pub fn is_queue_empty(&self, listener: usize) -> bool {
-        self.network.borrow().sockets[self.receptions[listener].socket].is_empty(self.clock_us)
-    }
-
-    /// Executes one submission.
-    fn execute(&mut self, submission: Submission) {
-        match submission {
-            Submission::Receive { listener, token } => self.arm(listener, token),
-            Submission::ReadWake { token } => {
-                if self.wake.replace(token).is_some() {
-                    self.violations.push("two reads of the wake at once".into());
+            let (message, others) = rest.split_at((*count).min(rest.len()));
+            rest = others;
+            let res = state.send(message);
+            if res < 0 && state.engine == Engine::Portable {
+                if results.len() > first && state.random.below(2) == 0 {
+                    state.faults.count(Fault::SendErrorUntold);
+                } else {
+                    results.push(planted_result(-res));
                 }
+                break;
             }
-            Submission::Cancel { target, token } => self.cancel(target, token),
-            Submission::Send { head, packets, token } => self.send(head, packets, token),
+            results.push(planted_result(-res.min(0)));
+        }
+        if is_planted(Defect::UnconsumedSendTakenAsSent) {
+            results.resize(first + messages.len(), 0);
         }
     }
 
-    fn arm(&mut self, index: usize, token: Token) {
-        if let Some(errno) = self.arm_errno {
-            self.post(token, -errno, 0);
-            return;
+    fn sleep(&mut self, watched: &[bool], until_us: Option<u64>) -> Result<(), i32> {
+        let state = &mut *self.state.borrow_mut();
+        state.is_stuck = false;
+        state.pass();
+        self.ready.fill(false);
+        let errnos = [
+            (Fault::EnterInterrupted, libc::EINTR),
+            (Fault::EnterOdd, libc::ENOMEM),
+            (Fault::EnterBusy, libc::EBUSY),
+            (Fault::EnterAgain, libc::EAGAIN),
+        ];
+        let concerned = if state.engine == Engine::IoUring { &errnos[..] } else { &errnos[..2] };
+        if std::mem::take(&mut state.was_interrupted) {
+            return Err(libc::EINTR);
         }
-        if self.buffers.is_empty() {
-            self.faults.count(Fault::NoBuffers);
-            self.post(token, -libc::ENOBUFS, 0);
-            return;
+        if let Some(errno) = state.strike(concerned) {
+            return Err(errno);
         }
-        if self.receptions[index].receive.replace(token).is_some() {
-            self.violations.push(format!("two receives at once on listener {index}"));
+        let watched = || (0..).zip(watched).filter(|(_, is_watched)| **is_watched).map(|(index, _)| index);
+        if state.faults.strikes(Fault::ReadyInVain, &mut state.random) {
+            watched().for_each(|index: usize| self.ready[index] = true);
+            return Ok(());
         }
-        self.receptions[index].is_ending = false;
+        state.sleep_until(until_us, |state| watched().any(|index| !state.is_queue_empty(index)))?;
+        if state.faults.strikes(Fault::Overslept, &mut state.random) {
+            state.clock_us += state.random.below(OVERSLEEP_US_MAX);
+            state.arrive();
+        }
+        watched().for_each(|index| self.ready[index] = !state.is_queue_empty(index));
+        if state.faults.strikes(Fault::Preempted, &mut state.random) {
+            state.clock_us += state.random.below(OVERSLEEP_US_MAX);
+            state.was_interrupted |= state.arrive();
+        }
+        Ok(())
     }
 
-    fn cancel(&mut self, target: Token, token: Token) {
-        let listener = self.receptions.iter().position(|reception| reception.receive == Some(target));
-        if listener.is_none() && self.wake != Some(target) {
-            self.faults.count(Fault::CancelMissed);
-            self.post(token, -libc::ENOENT, 0);
-            return;
-        }
-        if let Some(index) = listener
-            && self.faults.strikes(Fault::CancelAlready, &mut self.random)
-        {
-            self.receptions[index].is_ending = true;
-            self.post(token, -libc::EALREADY, 0);
-            return;
-        }
-        match listener {
-            Some(index) => self.receptions[index].receive = None,
-            None => self.wake = None,
-        }
-        if self.random.below(2) == 0 {
-            self.faults.count(Fault::CancelFirst);
-            self.post(token, 0, 0);
-            self.post(target, -libc::ECANCELED, 0);
-        } else {
-            self.faults.count(Fault::CancelLast);
-            self.post(target, -libc::ECANCELED, 0);
-            self.post(token, 0, 0);
-        }
+    fn is_ready(&self, listener: usize) -> bool {
+        self.ready.get(listener).copied().unwrap_or(false)
     }
 
-    /// Executes a send of one packet, or of a GSO batch, which goes or fails as a whole.
-    fn send(&mut self, head: usize, packets: usize, token: Token) {
-        for slot in head..head + packets {
-            match self.slots.get_mut(slot) {
-                Some(Some(slotted)) => slotted.is_consumed = true,
-                _ => {
-                    self.violations.push(format!("the send of slot {slot} lost its packet"));
-                    return;
-                }
-            }
-        }
-        let gso_batch: Vec<&Packet> =
-            self.slots[head..head + packets].iter().flatten().map(|slotted| &slotted.packet).collect();
-        let tries = Tries { faults: &mut self.faults, random: &mut self.random, now_us: self.clock_us };
-        let res = send_gso_batch(&gso_batch, &mut self.backends, tries, &mut self.violations);
-        if res < 0 || self.faults.strikes(Fault::SendSuccessTold, &mut self.random) {
-            self.post(token, res, 0);
-        }
+    fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr> {
+        self.state.borrow_mut().open_backend(slot, address)
     }
 
-    /// Runs what is ready, and leaves off after any turn.
-    fn run(&mut self, memory: &mut [u8]) {
-        self.run_turns(memory, false);
+    fn has_unsent(&self, slot: SocketSlot) -> bool {
+        let state = self.state.borrow();
+        state.backends.has_unsent(slot.0 as usize, state.clock_us)
     }
 
-    /// Runs until nothing is ready, as the kernel does while more completions are awaited than there are.
-    fn run_out(&mut self, memory: &mut [u8]) {
-        self.run_turns(memory, true);
+    /// Paths of several widths, and one that is not known.
+    fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
+        [None, Some(0), Some(600), Some(1_472)][slot.0 as usize % 4]
     }
 
-    /// Runs what is ready: overflowed completions, the wake, the receives.
-    fn run_turns(&mut self, memory: &mut [u8], takes_all: bool) {
-        while self.completions.len() < self.completions_max
-            && let Some(completion) = self.overflowed.pop_front()
-        {
-            self.completions.push_back(completion);
-        }
-        self.run_wake();
-        let first = self.random.below(self.receptions.len() as u64) as usize;
-        for step in 0..self.receptions.len() {
-            let index = (first + step) % self.receptions.len();
-            while self.run_turn(index, memory) {
-                self.faults.count(Fault::TurnEnded);
-                if !takes_all && self.random.below(4) == 0 {
-                    break;
-                }
-            }
-        }
+    fn close_backend(&mut self, slot: SocketSlot) {
+        self.state.borrow_mut().backends.close(slot.0 as usize);
     }
 
-    fn run_wake(&mut self) {
-        let Some(token) = self.wake else { return };
-        if self.faults.strikes(Fault::WakeError, &mut self.random) {
-            self.wake = None;
-            self.post(token, -libc::EINTR, 0);
-        } else if self.wakes > 0 {
-            self.wake = None;
-            self.wakes = 0;
-            self.post(token, 8, 0);
-        }
+    fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors> {
+        self.state.borrow_mut().backends.take_errors(slot.0 as usize)
     }
 
-    /// One turn of the receive on a listener; whether more is queued for it.
-    fn run_turn(&mut self, index: usize, memory: &mut [u8]) -> bool {
-        for _ in 0..TURN_DATAGRAMS_MAX {
-            let Some(token) = self.receptions[index].receive else { return false };
-            if self.receptions[index].is_ending {
-                self.end_receive(index, token, -libc::ECANCELED, 0);
-                return false;
-            }
-            if self.is_queue_empty(index) {
-                return false;
-            }
-            if let Some((res, flags)) = self.receive_fault() {
-                self.end_receive(index, token, res, flags);
-                return false;
-            }
-            self.receive_one(index, token, memory);
-        }
-        !self.is_queue_empty(index) && self.receptions[index].receive.is_some()
+    fn failing_backends(&mut self, slots: &mut Vec<SocketSlot>) {
+        self.state.borrow().backends.failing(slots);
     }
 
-    /// An end of the receive that takes no datagram, if one strikes.
-    fn receive_fault(&mut self) -> Option<(i32, u32)> {
-        if self.buffers.is_empty() {
-            self.faults.count(Fault::NoBuffers);
-            return Some((-libc::ENOBUFS, 0));
-        }
-        for (fault, errno) in [
-            (Fault::NoBuffersSpurious, libc::ENOBUFS),
-            (Fault::ReceiveError, libc::ENOMEM),
-            (Fault::ReceiveInterrupted, libc::EINTR),
-        ] {
-            if self.faults.strikes(fault, &mut self.random) {
-                return Some((-errno, 0));
-            }
-        }
-        if self.faults.strikes(Fault::ReceiveErrorWithBuffer, &mut self.random) {
-            let id = self.buffers.take()?;
-            return Some((-libc::ENOMEM, CQE_BUFFER | u32::from(id) << CQE_BUFFER_SHIFT));
-        }
-        None
+    fn leave(&mut self, listener: usize) {
+        self.state.borrow_mut().leave(listener);
     }
 
-    fn end_receive(&mut self, index: usize, token: Token, res: i32, flags: u32) {
-        self.receptions[index].receive = None;
-        self.receptions[index].is_ending = false;
-        self.post(token, res, flags);
+    fn fence(&mut self) -> std::io::Result<()> {
+        self.state.borrow_mut().fence();
+        Ok(())
     }
 
-    /// Moves one datagram into a buffer and posts its completion.
-    fn receive_one(&mut self, index: usize, token: Token, memory: &mut [u8]) {
-        let Some(id) = self.buffers.take() else { return };
-        let socket = self.receptions[index].socket;
-        let taken = self.network.borrow_mut().sockets[socket].take(self.clock_us);
-        let Some(Queued { arrived_us, bytes: datagram }) = taken else { return };
-        let room = self.buffer_bytes - self.prefix_bytes;
-        let copied = datagram.len().min(room);
-        let is_cut = copied < datagram.len();
-        let start = usize::from(id) * self.buffer_bytes;
-        let buffer = &mut memory[start..start + self.buffer_bytes];
-        // What a careless reader would find beyond the end.
-        buffer.fill(b'?');
-        let control = self.timestamps.then(|| Control::new(arrived_us, &mut self.faults, &mut self.random));
-        if let Some((place, areas)) = buffer.split_first_chunk_mut::<HEADER_BYTES>() {
-            header::write(place, told(control.as_ref(), datagram.len(), is_cut));
-            if let (Some(control), Some(area)) = (&control, areas.first_chunk_mut::<AREA_BYTES>()) {
-                *area = control.area;
-            }
-        }
-        buffer[self.prefix_bytes..self.prefix_bytes + copied].copy_from_slice(&datagram[..copied]);
-        if is_cut {
-            self.faults.count(Fault::Truncated);
-        }
-        let is_full = self.completions.len() >= self.completions_max;
-        let mut is_over = is_full || self.faults.strikes(Fault::LostMore, &mut self.random);
-        if is_full {
-            self.faults.count(Fault::CompletionQueueFull);
-        }
-        if datagram.is_empty() {
-            self.faults.count(Fault::ZeroLength);
-            is_over = true;
-        }
-        self.received.push(ReceivedDatagram {
-            listener: index,
-            arrived_us,
-            at_us: self.clock_us,
-            bytes_received: copied,
-            bytes: datagram,
-            stamped: control.map(|control| control.stamped),
-        });
-        let flags = CQE_BUFFER | u32::from(id) << CQE_BUFFER_SHIFT | if is_over { 0 } else { CQE_MORE };
-        if is_over {
-            self.receptions[index].receive = None;
-            self.receptions[index].is_ending = false;
-        }
-        self.post(token, (self.prefix_bytes + copied) as i32, flags);
+    fn is_queue_empty(&self) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        // A call too. Without its time, who polls until a receive that failed may be tried again would do so for ever.
+        state.clock_us += 1;
+        state.was_interrupted |= state.arrive();
+        state.are_queues_empty() || is_planted(Defect::DrainedTooEarly)
     }
 
-    fn post(&mut self, token: Token, res: i32, flags: u32) {
-        let completion = Completion { token, res, flags };
-        if self.completions.len() < self.completions_max && self.overflowed.is_empty() {
-            self.completions.push_back(completion);
-        } else {
-            self.faults.count(Fault::CompletionOverflowed);
-            self.overflowed.push_back(completion);
-        }
+    fn receive_memory(&mut self, listener: usize) -> ReceiveMemory {
+        self.state.borrow().receive_memory(listener)
     }
 }
 
-/// The header of a datagram with these control messages.
-fn told(control: Option<&Control>, payload_bytes: usize, is_cut: bool) -> Told {
-    let (control_bytes, is_control_cut) =
-        control.map_or((0, false), |control| (control.bytes, control.is_cut));
-    Told { control_bytes, is_control_cut, payload_bytes, is_cut }
+/// The errno of a message, or none where a defect hides it.
+fn planted_result(errno: i32) -> i32 {
+    if is_planted(Defect::SendErrorOverlooked) { 0 } else { errno }
 }

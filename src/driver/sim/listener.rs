@@ -86,6 +86,11 @@ impl Listener {
         self.queue.get(first).map(|datagram| datagram.arrived_us)
     }
 
+    /// Bytes that the queue is charged for.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
     /// Datagrams queued.
     pub fn len(&self) -> usize {
         self.queue.len()

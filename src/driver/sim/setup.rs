@@ -3,8 +3,6 @@
 use super::faults::Faults;
 use super::network::SimNetwork;
 use super::timestamps::Stamped;
-use crate::driver::control_messages::AREA_BYTES;
-use crate::driver::uring::header::HEADER_BYTES;
 use crate::driver::{DriverInfo, Engine, Restrictions};
 
 /// What the clock of a fake kernel shows at first, µs.
@@ -15,24 +13,22 @@ pub const START_US: u64 = 1_000_000;
 pub struct SimSetup {
     /// Everything that is left to chance follows from it.
     pub seed: u64,
-    /// Which driver is on top.
+    /// Which real kernel interface it resembles.
     pub engine: Engine,
     /// Listening sockets.
     pub listeners: usize,
     /// Receive buffers.
     pub buffers: usize,
-    /// Bytes before the payload in a buffer; at least 16.
-    pub prefix_bytes: usize,
-    /// Whether it stamps datagrams; then `prefix_bytes` is [`SimSetup::STAMPED_PREFIX_BYTES`] at least.
+    /// Datagrams before the worker has its turn.
+    pub turn: usize,
+    /// Whether it stamps datagrams.
     pub timestamps: bool,
     /// Room for a payload in a buffer.
     pub payload_bytes_max: usize,
     /// Packets in flight.
     pub sends_max: usize,
-    /// Entries of the submission queue.
-    pub submissions_max: usize,
-    /// Entries of the completion queue; too few make it overflow.
-    pub completions_max: usize,
+    /// Messages in one submission.
+    pub messages_max: usize,
     /// Bytes that a listening socket's queue holds.
     pub queue_bytes_max: usize,
     /// What goes wrong, and how often.
@@ -40,9 +36,6 @@ pub struct SimSetup {
 }
 
 impl SimSetup {
-    /// Bytes before the payload with room for a timestamp.
-    pub const STAMPED_PREFIX_BYTES: usize = HEADER_BYTES + AREA_BYTES;
-
     /// A kernel on a good day, with room for everything.
     pub fn roomy(seed: u64) -> SimSetup {
         SimSetup {
@@ -50,12 +43,11 @@ impl SimSetup {
             engine: Engine::IoUring,
             listeners: 1,
             buffers: 64,
-            prefix_bytes: HEADER_BYTES,
+            turn: 64,
             timestamps: false,
             payload_bytes_max: 512,
             sends_max: 32,
-            submissions_max: 64,
-            completions_max: 256,
+            messages_max: 32,
             queue_bytes_max: 1 << 20,
             faults: Faults::none(),
         }
@@ -81,7 +73,7 @@ impl SimSetup {
             engine: "sim",
             receive_buffer_bytes: self.queue_bytes_max,
             buffers: self.buffers,
-            buffer_bytes: self.buffers * (self.prefix_bytes + self.payload_bytes_max),
+            buffer_bytes: self.buffers * self.payload_bytes_max,
             sends_in_flight_max: self.sends_max,
             ring_bytes: 0,
         }

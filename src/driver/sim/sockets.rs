@@ -1,14 +1,15 @@
-//! What both drivers do with the fake kernel's sockets: connect, leave, fence, count drops.
+//! What the driver does with the fake kernel's sockets: connect, leave, fence, count drops.
 //!
-//! In: sockets by number, packets. Out: results and errnos. Next: `kernel.rs` and `calls.rs`, which have the rest.
+//! In: sockets by number, packets. Out: results and errnos. Next: `state.rs`, which has the rest.
 
 use super::faults::Fault;
-use super::kernel::Kernel;
+use super::state::State;
+use crate::driver::kernel::ReceiveMemory;
 use crate::packet::SocketSlot;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-impl Kernel {
+impl State {
     /// Whether nothing has arrived that waits at a socket that was not left.
     pub fn are_queues_empty(&self) -> bool {
         let mut receptions = self.receptions.iter().enumerate();
@@ -30,10 +31,13 @@ impl Kernel {
         }
     }
 
-    /// Datagrams dropped at a listening socket.
-    pub fn kernel_drops(&self, listener: usize) -> u64 {
-        self.receptions.get(listener).map_or(0, |reception| {
-            self.network.borrow().sockets.get(reception.socket).map_or(0, |socket| socket.drops)
+    /// What a listening socket's receive buffer holds and has dropped.
+    pub fn receive_memory(&self, listener: usize) -> ReceiveMemory {
+        let Some(reception) = self.receptions.get(listener) else { return ReceiveMemory::default() };
+        let network = self.network.borrow();
+        network.sockets.get(reception.socket).map_or(ReceiveMemory::default(), |socket| ReceiveMemory {
+            queued_bytes: socket.queued_bytes() as u64,
+            drops: socket.drops,
         })
     }
 
@@ -41,9 +45,6 @@ impl Kernel {
     /// be overtaken.
     pub fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<IpAddr> {
         let index = slot.0 as usize;
-        if self.slots.iter().flatten().any(|slotted| slotted.packet.socket == slot) {
-            self.violations.push(format!("socket {index} was replaced while a packet for it was in flight"));
-        }
         if self.backends.is_filled(index, address, self.clock_us) {
             self.violations.push(format!("socket {index} was replaced while its send buffer was full"));
         }

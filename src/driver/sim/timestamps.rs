@@ -1,11 +1,10 @@
 //! The fake kernel's timestamps: a control message beside a datagram, as a kernel might give it on a bad day.
 //!
-//! In: when a datagram arrived. Out: the control area, and how it was stamped. Next: `kernel.rs` and `calls.rs`, which hand it
-//! over.
+//! In: when a datagram arrived. Out: the control area, and how it was stamped. Next: `kernel.rs`, which hands it over.
 
 use super::faults::{Fault, Faults};
 use super::random::Random;
-use crate::driver::control_messages::{AREA_BYTES, write_stamp};
+use crate::driver::clock::{AREA_BYTES, write_stamp};
 
 /// How far an absurd timestamp is away, ns: two minutes at least.
 const ABSURD_NS: (u64, u64) = (120_000_000_000, 1 << 60);
@@ -34,16 +33,13 @@ pub(super) struct Control {
     pub area: [u8; AREA_BYTES],
     /// Bytes of it that are used.
     pub bytes: usize,
-    /// A message found no room.
-    pub is_cut: bool,
     pub stamped: Stamped,
 }
 
 impl Control {
     /// That of a datagram that arrived at `arrived_us`.
     pub fn new(arrived_us: u64, faults: &mut Faults, random: &mut Random) -> Control {
-        let mut control =
-            Control { area: [b'?'; AREA_BYTES], bytes: 0, is_cut: false, stamped: Stamped::Missing };
+        let mut control = Control { area: [b'?'; AREA_BYTES], bytes: 0, stamped: Stamped::Missing };
         if faults.strikes(Fault::TimestampMissing, random) {
             return control;
         }
@@ -59,7 +55,7 @@ impl Control {
         if faults.strikes(Fault::ControlTruncated, random) {
             control.bytes = random.below(AREA_BYTES as u64) as usize;
             control.area[control.bytes..].fill(b'?');
-            (control.is_cut, control.stamped) = (true, Stamped::Missing);
+            control.stamped = Stamped::Missing;
         }
         control
     }

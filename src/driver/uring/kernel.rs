@@ -1,30 +1,34 @@
-//! The real ring: an io_uring instance, its sockets, its buffers, and the packets that the kernel reads.
+//! The ring: an io_uring instance, its sockets, its buffers, and the messages that it sends.
 //!
-//! In: operations from `engine.rs`. Out: the kernel's completions. Next: the kernel.
+//! In: what the driver asks ([`Kernel`]). Out: the kernel's answers. Next: `engine.rs`.
+//!
+//! Nothing stays armed while traffic flows. A drain is one enter with several multishot receives that do not wait
+//! (MSG_DONTWAIT): each takes up to 32 datagrams, or ends with EAGAIN when the queue is empty. Only an idle worker has a poll
+//! armed, and the waker's is always.
 //!
 //! Invariants that the unsafe blocks rest on:
-//! (A) what a submission points to stays at its address until its completion: the receive's msghdr and the wake's
-//!     counter are boxed and never replaced; each send slot's msghdr, iovec and control message are boxed and written only
-//!     while the slot is free, or while its send is queued and the kernel has not seen it; a packet's bytes are on the heap, do not move with the packet, and the packet stays in its slot until an
-//!     `enter` has consumed the send (`take_packet` checks it), by which time a send with MSG_DONTWAIT is finished.
+//! (A) what a submission points to stays at its address until the kernel has consumed it and it has ended: the receive's msghdr
+//!     is boxed and never replaced; messages, iovecs and control messages of sends are boxed, and written only when no submission
+//!     is queued. Packets are borrowed for the whole of `submit`, which returns when every submission was consumed, by which
+//!     time a send with MSG_DONTWAIT has ended. If the kernel refuses to consume them, the ring is `broken`: it is never entered
+//!     again, so nobody reads what was queued.
 //! (B) the ring is dropped first (see the order of the fields), which ends all requests; only then what they point to.
-//! (C) the ring is used by one thread: `KernelRing` is made inside the worker's thread and is not `Send`.
+//! (C) the ring is used by one thread: `IoUringKernel` is made inside the worker's thread and is not `Send`.
 
 #![allow(unsafe_code)]
 
 use super::buffers::{Buffers, GROUP};
-use super::header::HEADER_BYTES;
-use super::refusal::{Host, refusal};
+use super::cqe::{self, HEADER_BYTES, Operation, ReceiveResult, Token};
+use super::refusal::{Host, refusal, retry_on_enomem};
 use super::restrict::restrict;
-use super::retry::retry_on_enomem;
-use super::ring::{Completion, Entered, Ring, RingSizes, Token};
 use crate::driver::endpoints::{Backends, Listening};
+use crate::driver::errno::errno_of;
+use crate::driver::gso::{SegmentBytes, empty_message};
 use crate::driver::icmp_errors::QueuedErrors;
-use crate::driver::segment::{self, SegmentBytes};
-use crate::driver::{DriverError, DriverInfo, DriverLimits, Engine, Wait, Waker, clock};
+use crate::driver::kernel::{Datagram, Drained, Kernel, ReceiveMemory, Sizes, TURN_DATAGRAMS};
+use crate::driver::{DriverError, DriverInfo, DriverLimits, Engine, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
 use io_uring::{IoUring, opcode, squeue, types};
-use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -33,45 +37,95 @@ use std::time::Duration;
 
 /// IORING_ENTER_GETEVENTS of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
+/// Datagrams that one multishot receive takes before it ends (MULTISHOT_MAX_RETRY of the kernel's io_uring/net.c).
+const RECEIVE_DATAGRAMS: usize = 32;
+/// Receives submitted together; an empty datagram ends one.
+const RECEIVES_MAX: usize = 64;
+/// Enters without progress before the ring counts as broken.
+const ENTERS_MAX: usize = 1_000;
+/// How long the end of armed polls is awaited when the ring is closed.
+const CANCEL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// An io_uring instance and everything its requests point to.
-pub struct KernelRing {
+pub struct IoUringKernel {
     // Dropped first: (B).
     ring: IoUring,
     buffers: Buffers,
-    sends: SendSlots,
+    messages: Messages,
     receive_message: Box<libc::msghdr>,
-    wake_count: Box<[u8; 8]>,
     listeners: Listening,
     backends: Backends,
     /// Its eventfd is registered; it has to stay open.
-    _waker: Arc<Waker>,
-    /// What was queued and not consumed yet, in order: a send's slot, or nothing.
-    queued: VecDeque<Option<usize>>,
-    sizes: RingSizes,
+    waker: Arc<Waker>,
+    polls: Polls,
+    drain: Drain,
+    /// How many receives the next drain of each listener needs, as the last one was.
+    receives: Vec<usize>,
+    /// Messages that were not sent, with their errnos.
+    send_errors: Vec<(usize, i32)>,
+    /// The errno with which the ring became unusable.
+    broken: Option<i32>,
+    /// Bytes before a datagram's payload in its buffer: 0 with RECV; with RECVMSG the header and the area for control messages.
+    prefix_bytes: usize,
+    sizes: Sizes,
     facts: DriverInfo,
     not_send: PhantomData<*const ()>,
 }
 
-/// The places that sends are made from.
-struct SendSlots {
-    packets: Vec<Option<Packet>>,
-    consumed: Vec<bool>,
-    messages: Box<[libc::msghdr]>,
+/// The polls of the listeners, and of the waker behind them.
+struct Polls {
+    is_armed: Vec<bool>,
+    is_ready: Vec<bool>,
+    /// A wake was taken that has not ended a sleep yet.
+    is_woken: bool,
+    errno: i32,
+}
+
+/// What the receives of one drain brought.
+#[derive(Default)]
+struct Drain {
+    held: Vec<Held>,
+    unreadable: usize,
+    /// Receives that have ended, and those of them that took something.
+    ended: usize,
+    used: usize,
+    /// Datagrams of the receive that is at work.
+    run: usize,
+    /// Whether the last receive found the queue empty.
+    is_empty: bool,
+    has_no_buffers: bool,
+    errno: i32,
+}
+
+/// A buffer with a datagram.
+#[derive(Clone, Copy)]
+struct Held {
+    /// `None`: an empty datagram, which has none.
+    id: Option<u16>,
+    /// As the receive counts them: see [`ReceiveResult::Datagram`].
+    bytes: usize,
+}
+
+/// What sends point to.
+struct Messages {
+    headers: Box<[libc::msghdr]>,
     iovecs: Box<[libc::iovec]>,
     segments: Box<[SegmentBytes]>,
 }
 
-impl KernelRing {
+impl IoUringKernel {
     /// Builds the ring in this thread; `listeners` are bound, `waker` wakes this worker.
+    ///
+    /// # Errors
+    /// io_uring is refused here: the cause and the remedy.
     pub fn new(
         listeners: Vec<UdpSocket>,
         waker: Arc<Waker>,
         limits: &DriverLimits,
-    ) -> Result<KernelRing, DriverError> {
+    ) -> Result<IoUringKernel, DriverError> {
         let listeners = Listening::new(listeners, limits.timestamps);
         let (sq_entries, cq_entries) = queue_entries(limits, listeners.count());
-        let ring_bytes = KernelRing::bytes(limits, listeners.count());
+        let ring_bytes = IoUringKernel::bytes(limits, listeners.count());
         let refused = |operation, error: io::Error| {
             refusal(operation, error, limits.rings_bytes.max(ring_bytes), &Host::read())
         };
@@ -95,13 +149,7 @@ impl KernelRing {
         // From here on the ring belongs to this thread (SINGLE_ISSUER), and is restricted.
         ring.submitter().register_enable_rings().map_err(|error| refused("enabling the ring", error))?;
 
-        let sizes = RingSizes {
-            listeners: listeners.count(),
-            buffers: limits.buffers,
-            prefix_bytes: limits.prefix_bytes(),
-            timestamps: limits.timestamps,
-            sends_max: limits.sends_max,
-        };
+        let count = listeners.count();
         let facts = DriverInfo {
             engine: Engine::IoUring.name(),
             receive_buffer_bytes: listeners.receive_buffer_bytes()?,
@@ -111,17 +159,33 @@ impl KernelRing {
             ring_bytes,
             restrictions,
         };
-        Ok(KernelRing {
+        Ok(IoUringKernel {
             ring,
             buffers,
-            sends: SendSlots::new(limits.sends_max),
-            receive_message: Box::new(receive_message(&sizes)),
-            wake_count: Box::new([0; 8]),
+            messages: Messages::new(limits.sends_max),
+            receive_message: Box::new(receive_message(limits)),
             backends: Backends::new(limits.sockets_max, limits.send_buffer_bytes),
-            _waker: waker,
-            queued: VecDeque::with_capacity(sq_entries as usize),
+            waker,
+            polls: Polls {
+                is_armed: vec![false; count + 1],
+                is_ready: vec![false; count + 1],
+                is_woken: false,
+                errno: 0,
+            },
+            drain: Drain { held: Vec::with_capacity(limits.buffers + RECEIVES_MAX), ..Drain::default() },
+            receives: vec![1; count],
+            send_errors: Vec::with_capacity(limits.sends_max),
+            broken: None,
+            prefix_bytes: limits.prefix_bytes(),
+            sizes: Sizes {
+                listeners: count,
+                batch: limits.buffers,
+                turn: TURN_DATAGRAMS,
+                sends_max: limits.sends_max,
+                messages_max: limits.sends_max,
+                timestamps: limits.timestamps,
+            },
             listeners,
-            sizes,
             facts,
             not_send: PhantomData,
         })
@@ -137,42 +201,181 @@ impl KernelRing {
             + (Buffers::entries(limits.buffers) * 16).next_multiple_of(PAGE)
     }
 
-    /// Index of a backend's socket among the registered files: the listeners and the waker stand before it.
+    /// Index of a backend's socket among the registered files: the listeners and the waker are before it.
     fn file_index(&self, slot: SocketSlot) -> u32 {
         self.sizes.listeners as u32 + 1 + slot.0
     }
 
-    /// Queues a submission; false if the queue is full.
-    fn queue(&mut self, entry: &squeue::Entry, send_slot: Option<usize>) -> bool {
+    /// Queues a submission. The queue has room for all that one call queues, and is emptied by each.
+    fn queue(&mut self, entry: &squeue::Entry) -> Result<(), i32> {
         // SAFETY: (A): the callers build entries that point to such memory only.
-        let is_queued = unsafe { self.ring.submission().push(entry) }.is_ok();
-        if is_queued {
-            self.queued.push_back(send_slot);
-        }
-        is_queued
+        unsafe { self.ring.submission().push(entry) }.map_err(|_| libc::EBUSY)
     }
 
-    fn submit(&mut self, wait: Wait) -> io::Result<usize> {
-        let queued = self.queued.len() as u32;
-        let submitter = self.ring.submitter();
-        let until = |deadline_us: u64, want: usize| {
-            let left_us = deadline_us.saturating_sub(self.now_us());
-            let timespec = types::Timespec::from(Duration::from_micros(left_us));
-            submitter.submit_with_args(want, &types::SubmitArgs::new().timespec(&timespec))
+    /// Has the kernel consume all that is queued, and takes the completions.
+    fn enter(&mut self) -> Result<(), i32> {
+        let mut errno = 0;
+        for tries in 0..ENTERS_MAX {
+            if let Some(errno) = self.broken {
+                return Err(errno);
+            }
+            let queued = self.ring.submission().len() as u32;
+            let flags = if tries == 0 { 0 } else { ENTER_GETEVENTS };
+            // SAFETY: no argument, and entries that keep (A). GETEVENTS runs deferred work without waiting.
+            let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) };
+            self.reap();
+            if self.ring.submission().is_empty() {
+                return Ok(());
+            }
+            errno = entered.err().and_then(|error| error.raw_os_error()).unwrap_or(libc::EAGAIN);
+            std::thread::yield_now();
+        }
+        // What is queued may point to packets of the caller: (A).
+        self.broken = Some(errno);
+        Err(errno)
+    }
+
+    /// Takes every completion there is.
+    fn reap(&mut self) {
+        let waker = self.sizes.listeners;
+        let is_recv = self.prefix_bytes == 0;
+        for entry in self.ring.completion() {
+            let token = Token::from_user_data(entry.user_data());
+            match token.operation() {
+                Some(Operation::Receive) => {
+                    self.drain.add(entry.result(), entry.flags(), is_recv, &mut self.buffers);
+                }
+                Some(Operation::Poll) => self.polls.fired(token.index(), entry.result()),
+                Some(Operation::Send) if entry.result() < 0 => {
+                    self.send_errors.push((token.index(), errno_of(entry.result())));
+                }
+                // A send that succeeded, though that was not to be reported.
+                Some(Operation::Send) | None => {}
+            }
+        }
+        if std::mem::take(&mut self.polls.is_ready[waker]) {
+            // It is readable, and this worker is the only one that reads it: this does not block.
+            let _ = self.waker.take();
+            self.polls.is_woken = true;
+        }
+    }
+
+    /// Submits receives for a listener and takes what they brought.
+    fn receive(&mut self, listener: usize, receives: usize) -> Result<(), i32> {
+        let file = types::Fixed(listener as u32);
+        let token = Token::new(Operation::Receive, listener).user_data();
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let entry = if self.prefix_bytes == 0 {
+            opcode::RecvMulti::new(file, GROUP).flags(flags).build().user_data(token)
+        } else {
+            opcode::RecvMsgMulti::new(file, &raw const *self.receive_message, GROUP)
+                .flags(flags as u32)
+                .build()
+                .user_data(token)
         };
-        match wait {
-            // SAFETY: no argument, and entries that keep (A). GETEVENTS runs the deferred work without waiting.
-            Wait::Poll => unsafe { submitter.enter::<libc::sigset_t>(queued, 0, ENTER_GETEVENTS, None) },
-            Wait::Event => submitter.submit_and_wait(1),
-            Wait::EventUntil { deadline_us } => until(deadline_us, 1),
-            // More than can ever come: only the clock ends the sleep, and until the socket is empty the kernel goes on
-            // taking datagrams.
-            Wait::GatherUntil { deadline_us } => until(deadline_us, self.ring.params().cq_entries() as usize),
+        self.buffers.offer(receives * RECEIVE_DATAGRAMS);
+        for _ in 0..receives {
+            self.queue(&entry)?;
+        }
+        self.enter()?;
+        for _ in 0..ENTERS_MAX {
+            if self.drain.ended >= receives {
+                return Ok(());
+            }
+            // SAFETY: no argument, nothing queued.
+            let _ = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) };
+            self.reap();
+        }
+        // This kernel waits although it was told not to: it cannot be used like this.
+        self.broken = Some(libc::EOPNOTSUPP);
+        Err(libc::EOPNOTSUPP)
+    }
+
+    /// Arms the poll of a listener, or of the waker.
+    fn arm(&mut self, index: usize) -> Result<(), i32> {
+        if std::mem::replace(&mut self.polls.is_armed[index], true) {
+            return Ok(());
+        }
+        let entry = opcode::PollAdd::new(types::Fixed(index as u32), libc::POLLIN as u32)
+            .build()
+            .user_data(Token::new(Operation::Poll, index).user_data());
+        self.queue(&entry)
+    }
+
+    /// The datagram in a held buffer; `None` if what the kernel wrote before it makes no sense.
+    fn read(&self, held: Held) -> Option<(&[u8], Datagram<'_>)> {
+        let Some(id) = held.id else { return Some((&[], Datagram { payload: &[], datagram_bytes: 0 })) };
+        let buffer = self.buffers.bytes(id);
+        if self.prefix_bytes == 0 {
+            let payload = &buffer[..held.bytes.min(buffer.len())];
+            return Some((&[], Datagram { payload, datagram_bytes: held.bytes }));
+        }
+        let received = buffer.get(..held.bytes)?;
+        let datagram = cqe::parse(received, self.prefix_bytes)?;
+        Some((cqe::control(received, self.prefix_bytes), datagram))
+    }
+}
+
+impl Polls {
+    /// The poll of a listener or of the waker has ended.
+    fn fired(&mut self, index: usize, res: i32) {
+        let (Some(is_armed), Some(is_ready)) = (self.is_armed.get_mut(index), self.is_ready.get_mut(index))
+        else {
+            return;
+        };
+        *is_armed = false;
+        match res {
+            events if events >= 0 => *is_ready = true,
+            res => self.errno = errno_of(res),
         }
     }
 }
 
-impl Ring for KernelRing {
+impl Drain {
+    /// Begins a new one.
+    fn clear(&mut self) {
+        let mut held = std::mem::take(&mut self.held);
+        held.clear();
+        *self = Drain { held, ..Drain::default() };
+    }
+
+    /// Adds one completion of a receive.
+    fn add(&mut self, res: i32, flags: u32, is_recv: bool, buffers: &mut Buffers) {
+        let received = cqe::classify(res, flags);
+        if let Some(id) = received.buffer {
+            buffers.take(id);
+        }
+        match (received.result, received.buffer) {
+            (ReceiveResult::Datagram { bytes }, id @ Some(_)) => self.hold(Held { id, bytes }),
+            (ReceiveResult::NoBuffer { bytes: 0 }, None) if is_recv => self.hold(Held { id: None, bytes: 0 }),
+            (result, buffer) => {
+                if let Some(id) = buffer {
+                    buffers.give_back(id);
+                }
+                match result {
+                    ReceiveResult::Datagram { .. } | ReceiveResult::NoBuffer { .. } => self.unreadable += 1,
+                    ReceiveResult::NoBuffers => self.has_no_buffers = true,
+                    ReceiveResult::Failed(errno) => self.errno = errno,
+                    ReceiveResult::Again | ReceiveResult::Interrupted => {}
+                }
+            }
+        }
+        if received.is_last {
+            let is_again = received.result == ReceiveResult::Again;
+            self.is_empty = is_again && self.run < RECEIVE_DATAGRAMS;
+            self.used += usize::from(self.run > 0);
+            self.ended += 1;
+            self.run = 0;
+        }
+    }
+
+    fn hold(&mut self, held: Held) {
+        self.held.push(held);
+        self.run += 1;
+    }
+}
+
+impl Kernel for IoUringKernel {
     fn now_us(&self) -> u64 {
         clock::now_us()
     }
@@ -181,7 +384,7 @@ impl Ring for KernelRing {
         clock::wall_ns()
     }
 
-    fn sizes(&self) -> RingSizes {
+    fn sizes(&self) -> Sizes {
         self.sizes
     }
 
@@ -189,109 +392,104 @@ impl Ring for KernelRing {
         &self.facts
     }
 
-    fn receive(&mut self, listener: usize, token: Token) -> bool {
-        if listener >= self.sizes.listeners {
-            return false;
+    fn drain(&mut self, listener: usize, count_max: usize) -> Result<Drained, i32> {
+        let Some(expected) = self.receives.get(listener).copied() else { return Err(libc::EBADF) };
+        for held in self.drain.held.drain(..) {
+            if let Some(id) = held.id {
+                self.buffers.give_back(id);
+            }
         }
-        let file = types::Fixed(listener as u32);
-        let entry = opcode::RecvMsgMulti::new(file, &raw const *self.receive_message, GROUP)
-            .flags(libc::MSG_TRUNC as u32)
-            .build()
-            .user_data(token.user_data());
-        self.queue(&entry, None)
-    }
-
-    fn read_wake(&mut self, token: Token) -> bool {
-        let file = types::Fixed(self.sizes.listeners as u32);
-        let entry = opcode::Read::new(file, self.wake_count.as_mut_ptr(), 8)
-            .offset(u64::MAX)
-            .build()
-            .user_data(token.user_data());
-        self.queue(&entry, None)
-    }
-
-    fn cancel(&mut self, target: Token, token: Token) -> bool {
-        // It has no file; the flag is what the restrictions ask of every submission.
-        let entry = opcode::AsyncCancel::new(target.user_data())
-            .build()
-            .flags(squeue::Flags::FIXED_FILE)
-            .user_data(token.user_data());
-        self.queue(&entry, None)
-    }
-
-    fn send(&mut self, slot: usize, packet: Packet, token: Token) -> Result<(), Packet> {
-        let file = types::Fixed(self.file_index(packet.socket));
-        let Some(message) = self.sends.fill(slot, &packet) else { return Err(packet) };
-        let entry = opcode::SendMsg::new(file, message)
-            .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
-            .build()
-            .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(token.user_data());
-        if !self.queue(&entry, Some(slot)) {
-            return Err(packet);
-        }
-        self.sends.packets[slot] = Some(packet);
-        self.sends.consumed[slot] = false;
-        Ok(())
-    }
-
-    fn join(&mut self, head: usize, slot: usize, packet: Packet) -> Result<(), Packet> {
-        if !self.sends.join(head, slot, &packet) {
-            return Err(packet);
-        }
-        self.sends.packets[slot] = Some(packet);
-        self.sends.consumed[slot] = false;
-        Ok(())
-    }
-
-    fn take_packet(&mut self, slot: usize) -> Option<Packet> {
-        if !self.sends.consumed.get(slot).copied().unwrap_or(false) {
-            return None;
-        }
-        self.sends.packets[slot].take()
-    }
-
-    fn enter(&mut self, wait: Wait) -> Entered {
-        let errno = match self.submit(wait) {
-            Ok(_) => 0,
-            Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        self.drain.clear();
+        let receives = expected.min(count_max.div_ceil(RECEIVE_DATAGRAMS)).max(1);
+        self.receive(listener, receives)?;
+        let drain = &mut self.drain;
+        // The most that the next one may need without another enter.
+        self.receives[listener] = match (drain.is_empty, drain.has_no_buffers) {
+            (true, _) => drain.used.max(1),
+            (false, true) => (self.sizes.batch / RECEIVE_DATAGRAMS).max(1),
+            (false, false) => (2 * receives).min(RECEIVES_MAX),
         };
-        let left = self.ring.submission().len();
-        let consumed = self.queued.len().saturating_sub(left);
-        for head in self.queued.drain(..consumed).flatten() {
-            let gso_batch = self.sends.messages[head].msg_iovlen;
-            self.sends.consumed[head..head + gso_batch].fill(true);
+        if drain.held.is_empty() && drain.unreadable == 0 && drain.errno != 0 {
+            return Err(drain.errno);
         }
-        Entered { consumed, errno }
+        Ok(Drained { datagrams: drain.held.len(), unreadable: drain.unreadable, is_empty: drain.is_empty })
     }
 
-    fn next_completion(&mut self) -> Option<Completion> {
-        let entry = self.ring.completion().next()?;
-        if let Some(id) = io_uring::cqueue::buffer_select(entry.flags()) {
-            self.buffers.take(id);
+    fn datagram(&self, index: usize) -> Datagram<'_> {
+        let held = self.drain.held.get(index).copied();
+        held.and_then(|held| self.read(held))
+            .map_or(Datagram { payload: &[], datagram_bytes: 0 }, |read| read.1)
+    }
+
+    fn control(&self, index: usize) -> &[u8] {
+        let held = self.drain.held.get(index).copied();
+        held.and_then(|held| self.read(held)).map_or(&[], |read| read.0)
+    }
+
+    fn submit(&mut self, packets: &[Packet], messages: &[usize], results: &mut Vec<i32>) {
+        self.send_errors.clear();
+        let first = results.len();
+        let mut at = 0;
+        let mut queued = 0;
+        for count in messages.iter().copied() {
+            let Some(parts) = packets.get(at..at + count) else { break };
+            let Some(slot) = parts.first().map(|packet| packet.socket) else { break };
+            let file = types::Fixed(self.file_index(slot));
+            let Some(message) = self.messages.fill(queued, at, parts) else { break };
+            let entry = opcode::SendMsg::new(file, message)
+                .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(Token::new(Operation::Send, queued).user_data());
+            if self.queue(&entry).is_err() {
+                break;
+            }
+            (at, queued) = (at + count, queued + 1);
         }
-        Some(Completion {
-            token: Token::from_user_data(entry.user_data()),
-            res: entry.result(),
-            flags: entry.flags(),
-        })
+        if self.enter().is_err() {
+            return;
+        }
+        results.resize(first + queued, 0);
+        for (message, errno) in self.send_errors.drain(..) {
+            if let Some(result) = results.get_mut(first + message) {
+                *result = errno;
+            }
+        }
     }
 
-    fn has_overflowed(&self) -> bool {
-        // SAFETY: (C): no other submission queue view exists while this one is read and dropped.
-        unsafe { self.ring.submission_shared() }.cq_overflow()
+    fn sleep(&mut self, watched: &[bool], until_us: Option<u64>) -> Result<(), i32> {
+        if let Some(errno) = self.broken {
+            return Err(errno);
+        }
+        self.polls.is_ready.fill(false);
+        self.polls.errno = 0;
+        if std::mem::take(&mut self.polls.is_woken) {
+            return Ok(());
+        }
+        self.arm(self.sizes.listeners)?;
+        for listener in (0..self.sizes.listeners).filter(|index| watched.get(*index) == Some(&true)) {
+            self.arm(listener)?;
+        }
+        let submitter = self.ring.submitter();
+        let slept = match until_us {
+            None => submitter.submit_and_wait(1),
+            Some(until_us) => {
+                let left_us = until_us.saturating_sub(clock::now_us());
+                let timespec = types::Timespec::from(Duration::from_micros(left_us));
+                submitter.submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec))
+            }
+        };
+        self.reap();
+        self.polls.is_woken = false;
+        match slept.err().and_then(|error| error.raw_os_error()) {
+            None | Some(libc::ETIME) if self.polls.errno == 0 => Ok(()),
+            None | Some(libc::ETIME) => Err(self.polls.errno),
+            Some(errno) => Err(errno),
+        }
     }
 
-    fn buffer(&self, id: u16) -> &[u8] {
-        self.buffers.bytes(id)
-    }
-
-    fn give_back(&mut self, id: u16) -> bool {
-        self.buffers.give_back(id)
-    }
-
-    fn publish_buffers(&mut self) {
-        self.buffers.publish();
+    fn is_ready(&self, listener: usize) -> bool {
+        listener < self.sizes.listeners && self.polls.is_ready[listener]
     }
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<IpAddr> {
@@ -323,10 +521,6 @@ impl Ring for KernelRing {
         self.backends.failing(slots);
     }
 
-    fn let_go(&mut self) {
-        let _ = self.ring.submitter().unregister_files();
-    }
-
     fn leave(&mut self, listener: usize) {
         self.listeners.leave(listener);
     }
@@ -335,72 +529,71 @@ impl Ring for KernelRing {
         self.listeners.fence()
     }
 
-    fn is_queue_empty(&mut self) -> bool {
+    fn is_queue_empty(&self) -> bool {
         self.listeners.is_queue_empty()
     }
 
-    fn kernel_drops(&mut self, listener: usize) -> u64 {
-        self.listeners.kernel_drops(listener)
+    fn receive_memory(&mut self, listener: usize) -> ReceiveMemory {
+        self.listeners.receive_memory(listener)
     }
 }
 
-impl SendSlots {
-    fn new(count: usize) -> SendSlots {
-        SendSlots {
-            packets: std::iter::repeat_with(|| None).take(count).collect(),
-            consumed: vec![false; count],
-            messages: vec![segment::empty_message(); count].into_boxed_slice(),
+impl Drop for IoUringKernel {
+    /// Ends the polls and releases all sockets. The kernel tears a ring down in its own time, and keeps registered sockets open
+    /// until then: the port would stay taken for some 40 ms, and a restart at once would be refused. Kernels up to 6.12 wait in
+    /// the release for every request that has one of the files, so those end first.
+    fn drop(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
+        let submitter = self.ring.submitter();
+        let timeout = types::Timespec::from(CANCEL_TIMEOUT);
+        let cancelled = submitter.register_sync_cancel(Some(timeout), types::CancelBuilder::any());
+        let has_none = cancelled.err().is_none_or(|error| error.raw_os_error() == Some(libc::ENOENT));
+        // SAFETY: no argument; what is queued, if anything, keeps (A). It runs the work that the cancels left.
+        let entered = unsafe { submitter.enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) };
+        if has_none && entered.is_ok() {
+            let _ = submitter.unregister_files();
+        }
+    }
+}
+
+impl Messages {
+    fn new(count: usize) -> Messages {
+        Messages {
+            headers: vec![empty_message(); count].into_boxed_slice(),
             iovecs: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; count]
                 .into_boxed_slice(),
             segments: vec![SegmentBytes::new(); count].into_boxed_slice(),
         }
     }
 
-    /// Lets the packet of `slot` join the send from `head`; false, and nothing changed, if that cannot be.
-    fn join(&mut self, head: usize, slot: usize, packet: &Packet) -> bool {
-        let is_queued = self.packets.get(head).is_some_and(Option::is_some) && !self.consumed[head];
-        if !is_queued || !self.packets.get(slot).is_some_and(Option::is_none) {
-            return false;
+    /// Writes message `index` over these packets, which are at `first` among those of this submission; `None` without room.
+    fn fill(&mut self, index: usize, first: usize, packets: &[Packet]) -> Option<*const libc::msghdr> {
+        let iovecs = self.iovecs.get_mut(first..first + packets.len())?;
+        for (iovec, packet) in iovecs.iter_mut().zip(packets) {
+            // The kernel only reads what a send points to.
+            let base = packet.bytes().as_ptr().cast_mut().cast();
+            *iovec = libc::iovec { iov_base: base, iov_len: packet.len() };
         }
-        let count = self.messages[head].msg_iovlen;
-        let segment_bytes = self.iovecs[head].iov_len;
-        let is_next = slot == head + count && self.iovecs[slot - 1].iov_len == segment_bytes;
-        let Ok(bytes) = u16::try_from(segment_bytes) else { return false };
-        if !is_next || packet.len() > segment_bytes {
-            return false;
+        let message = self.headers.get_mut(index)?;
+        message.msg_iov = iovecs.as_mut_ptr();
+        message.msg_iovlen = iovecs.len() as _;
+        (message.msg_control, message.msg_controllen) = (std::ptr::null_mut(), 0);
+        if packets.len() > 1 {
+            let segment = &mut self.segments[index];
+            segment.set(u16::try_from(packets[0].len()).unwrap_or(u16::MAX));
+            message.msg_control = (&raw mut *segment).cast();
+            message.msg_controllen = size_of::<SegmentBytes>() as _;
         }
-        self.iovecs[slot] =
-            libc::iovec { iov_base: packet.bytes().as_ptr().cast_mut().cast(), iov_len: packet.len() };
-        self.segments[head].set(bytes);
-        let message = &mut self.messages[head];
-        message.msg_iovlen = count + 1;
-        message.msg_control = (&raw mut self.segments[head]).cast();
-        message.msg_controllen = size_of::<SegmentBytes>() as _;
-        true
-    }
-
-    /// Writes the header of a send from a free slot; `None` if there is no such slot or it is taken.
-    fn fill(&mut self, slot: usize, packet: &Packet) -> Option<*const libc::msghdr> {
-        if self.packets.get(slot)?.is_some() {
-            return None;
-        }
-        let iovec = &mut self.iovecs[slot];
-        // The kernel only reads what a send points to.
-        iovec.iov_base = packet.bytes().as_ptr().cast_mut().cast();
-        iovec.iov_len = packet.len();
-        let message = &mut self.messages[slot];
-        message.msg_iov = iovec;
-        message.msg_iovlen = 1;
-        message.msg_control = std::ptr::null_mut();
-        message.msg_controllen = 0;
         Some(message)
     }
 }
 
-/// What each receive asks for beside the payload: no name; room for control messages, which is in the buffer.
-fn receive_message(sizes: &RingSizes) -> libc::msghdr {
-    let mut message = segment::empty_message();
-    message.msg_controllen = sizes.prefix_bytes.saturating_sub(HEADER_BYTES) as _;
+/// What a RECVMSG asks for beside the payload: no name; room for control messages, which is in the buffer.
+fn receive_message(limits: &DriverLimits) -> libc::msghdr {
+    let mut message = empty_message();
+    message.msg_controllen = limits.prefix_bytes().saturating_sub(HEADER_BYTES) as _;
     message
 }
 
@@ -417,10 +610,11 @@ fn register_files(
     submitter.register_files_update(0, &files).map(|_| ())
 }
 
-/// Entries of the submission and of the completion queue.
+/// Entries of the submission and of the completion queue: room for all that one call queues, and for a completion of everything
+/// that can be under way, so that neither can overflow.
 fn queue_entries(limits: &DriverLimits, listeners: usize) -> (u32, u32) {
-    let submissions = (limits.sends_max + listeners + 8).next_power_of_two();
-    // Room for a completion of everything that can be under way, so that the queue cannot overflow.
-    let completions = (limits.buffers + limits.sends_max + 4 * listeners + 8).next_power_of_two();
+    let polls = listeners + 1;
+    let submissions = (limits.sends_max.max(RECEIVES_MAX) + polls).next_power_of_two();
+    let completions = (limits.buffers + RECEIVES_MAX + limits.sends_max + polls).next_power_of_two();
     (submissions as u32, completions as u32)
 }

@@ -1,35 +1,32 @@
-//! io_uring: multishot receive into a registered buffer ring, sends in batches, one enter for both.
+//! io_uring: multishot receives without waiting into registered buffers, sends in batches, one enter for each.
 //!
-//! In: datagrams from the kernel, packets from the worker. Out: both to the other side. `engine.rs` keeps the rules, on
-//! any `ring.rs`; `kernel.rs` is the real one, with `buffers.rs` and `restrict.rs`; `classify.rs` and `header.rs` read
-//! what comes back; `refusal.rs` says why io_uring is not to be had, `probe.rs` finds that out before it counts. Next: `worker/`.
+//! In: what the driver asks. Out: the kernel's answers. `kernel.rs` is the ring, `buffers.rs` its receive buffers, `cqe.rs`
+//! reads what comes back, `restrict.rs` gives up what a worker does not need, `probe.rs` finds out whether io_uring works here
+//! before the engine is chosen, `refusal.rs` says why not. Next: `engine.rs`.
 
 mod buffers;
-pub mod classify;
-pub mod engine;
-pub mod header;
+pub mod cqe;
 mod kernel;
+mod probe;
 pub mod refusal;
 pub mod restrict;
-mod retry;
-pub mod ring;
-mod multishot;
-mod probe;
 
-pub use kernel::KernelRing;
+pub use kernel::IoUringKernel;
 pub use probe::probe;
-pub use retry::retry_on_enomem;
+pub use refusal::retry_on_enomem;
 
-use super::{DriverError, DriverLimits, Waker};
-use engine::RingDriver;
+use super::{Driver, DriverError, DriverLimits, Waker};
 use std::net::UdpSocket;
 use std::sync::Arc;
 
-/// A driver on the real ring, made in the thread that will use it.
+/// A driver on io_uring, made in the thread that will use it.
+///
+/// # Errors
+/// io_uring is refused here: the cause and the remedy.
 pub fn open(
     listeners: Vec<UdpSocket>,
     waker: Arc<Waker>,
     limits: &DriverLimits,
-) -> Result<RingDriver<KernelRing>, DriverError> {
-    Ok(RingDriver::new(KernelRing::new(listeners, waker, limits)?))
+) -> Result<Driver<IoUringKernel>, DriverError> {
+    Ok(Driver::new(IoUringKernel::new(listeners, waker, limits)?))
 }

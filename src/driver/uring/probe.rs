@@ -6,8 +6,7 @@
 //! It is not enough that a ring can be made: a kernel may lack one operation, a profile may allow one system call of the
 //! three, and the locked memory may do for one ring only.
 
-use super::KernelRing;
-use super::engine::RingDriver;
+use super::IoUringKernel;
 use super::refusal::{Host, refusal};
 use crate::driver::{Driver, DriverError, DriverLimits, Events, Flow, Stamp, Wait, Waker};
 use crate::packet::{Packet, SendOutcome};
@@ -21,7 +20,7 @@ use std::sync::Arc;
 const ROUNDS: u32 = 100;
 const ROUND_US: u64 = 10_000;
 
-/// Makes the rings of all workers at once, and lets one of them do what a worker's does: receive, be woken, cancel.
+/// Makes the rings of all workers at once, and lets one of them do what a worker's does: receive, sleep, be woken.
 ///
 /// # Errors
 /// io_uring is refused, or lacks something; in words.
@@ -31,11 +30,11 @@ pub fn probe(workers: usize, limits: &DriverLimits) -> Result<(), DriverError> {
     // A pair of unix sockets: it needs no network, and io_uring treats it like any other socket.
     let (listener, sender) = UnixDatagram::pair().map_err(unusable)?;
     let waker = Arc::new(Waker::new().map_err(unusable)?);
-    let others: Result<Vec<KernelRing>, DriverError> =
-        (1..workers).map(|_| KernelRing::new(Vec::new(), Arc::clone(&waker), limits)).collect();
+    let others: Result<Vec<IoUringKernel>, DriverError> =
+        (1..workers).map(|_| IoUringKernel::new(Vec::new(), Arc::clone(&waker), limits)).collect();
     let listener = UdpSocket::from(OwnedFd::from(listener));
-    let ring = KernelRing::new(vec![listener], Arc::clone(&waker), limits)?;
-    let worked = work(RingDriver::new(ring), &waker, &sender);
+    let ring = IoUringKernel::new(vec![listener], Arc::clone(&waker), limits)?;
+    let worked = work(Driver::new(ring), &waker, &sender);
     drop(others?);
     worked.map_err(|error| match error {
         DriverError::System { operation, source } => {
@@ -57,7 +56,7 @@ impl Events for Count {
     fn sent(&mut self, _packet: Packet, _outcome: SendOutcome) {}
 }
 
-fn work(mut driver: RingDriver<KernelRing>, waker: &Waker, sender: &UnixDatagram) -> Result<(), DriverError> {
+fn work(mut driver: Driver<IoUringKernel>, waker: &Waker, sender: &UnixDatagram) -> Result<(), DriverError> {
     let failed = |operation, source| DriverError::System { operation, source };
     let mut count = Count(0);
     for round in 0..ROUNDS {
@@ -68,10 +67,7 @@ fn work(mut driver: RingDriver<KernelRing>, waker: &Waker, sender: &UnixDatagram
             waker.wake();
             sender.send(b"x").map_err(|error| failed("sending a datagram to probe io_uring", error))?;
         }
-        if count.0 > 0 && driver.is_armed() {
-            driver.cancel();
-        }
-        if count.0 > 0 && driver.is_quiet() {
+        if count.0 > 0 {
             return Ok(());
         }
     }

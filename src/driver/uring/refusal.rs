@@ -1,10 +1,11 @@
-//! Why io_uring is refused here, with the remedy, for the operator.
+//! Why io_uring is refused here, with the remedy, for the operator; and retries while only locked memory is short.
 //!
 //! In: the error of the ring's making, and what the host says. Out: a message. Next: `kernel.rs`.
 
-use super::super::DriverError;
+use crate::driver::DriverError;
 use std::fs;
 use std::io;
+use std::time::{Duration, Instant};
 
 /// The host's properties that determine the cause of a refusal.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +72,23 @@ pub fn refusal(operation: &'static str, source: io::Error, rings_bytes: usize, h
     DriverError::Refused(format!("io_uring is refused ({operation}: {source}): {cause}"))
 }
 
+/// How long the kernel may take to give back the memory of rings that are gone.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Makes something of the kernel's, again for a while if locked memory is short: that of rings which have just been closed,
+/// here or in a process that has ended, comes back in the kernel's own time.
+pub fn retry_on_enomem<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match make() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && Instant::now() < deadline => {
+                std::thread::sleep(PATIENCE / 50);
+            }
+            result => return result,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +109,21 @@ mod tests {
         let memlock = message(libc::ENOMEM, Some(0));
         assert!(memlock.contains("123456") && memlock.contains("65536"), "{memlock}");
         assert!(message(libc::EMFILE, Some(0)).contains("unknown cause"));
+    }
+
+    #[test]
+    fn what_is_short_of_memory_is_tried_again_and_nothing_else() {
+        let mut tries = 0;
+        let made = retry_on_enomem(|| {
+            tries += 1;
+            if tries < 3 { Err(io::Error::from_raw_os_error(libc::ENOMEM)) } else { Ok(tries) }
+        });
+        assert_eq!(made.unwrap(), 3);
+        let mut tries = 0;
+        let refused: io::Result<()> = retry_on_enomem(|| {
+            tries += 1;
+            Err(io::Error::from_raw_os_error(libc::EPERM))
+        });
+        assert_eq!((refused.unwrap_err().raw_os_error(), tries), (Some(libc::EPERM), 1));
     }
 }

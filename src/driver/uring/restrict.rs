@@ -12,17 +12,18 @@ use io_uring::squeue::Flags;
 use io_uring::{Submitter, opcode};
 use std::io;
 
-/// Register operations of io_uring_register(2) that go on: a reload's sockets, and the end.
+/// Register operations of io_uring_register(2) that go on: the sockets of a reload, and the end.
 const IORING_UNREGISTER_FILES: u8 = 3;
 const IORING_REGISTER_FILES_UPDATE: u8 = 6;
+const IORING_REGISTER_SYNC_CANCEL: u8 = 24;
 
-/// The operations: receive (multishot too), send, the wake's read, cancel.
+/// The operations: receive (multishot too) with and without control messages, send, poll.
 const OPERATIONS: [u8; 4] =
-    [opcode::RecvMsgMulti::CODE, opcode::SendMsg::CODE, opcode::Read::CODE, opcode::AsyncCancel::CODE];
+    [opcode::RecvMulti::CODE, opcode::RecvMsgMulti::CODE, opcode::SendMsg::CODE, opcode::PollAdd::CODE];
 
 /// Restricts a ring that is still disabled; it is the kernel's word from the moment it is enabled.
 ///
-/// Every submission has to name a registered file (FIXED_FILE), the cancel too, which has none. A kernel that refuses
+/// Every submission has to name a registered file (FIXED_FILE). A kernel that refuses
 /// leaves the ring as it was.
 pub fn restrict(submitter: &Submitter<'_>) -> Restrictions {
     let allowed = Flags::FIXED_FILE | Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
@@ -31,6 +32,7 @@ pub fn restrict(submitter: &Submitter<'_>) -> Restrictions {
     restrictions.push(Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()));
     restrictions.push(Restriction::register_op(IORING_UNREGISTER_FILES));
     restrictions.push(Restriction::register_op(IORING_REGISTER_FILES_UPDATE));
+    restrictions.push(Restriction::register_op(IORING_REGISTER_SYNC_CANCEL));
     match submitter.register_restrictions(&mut restrictions) {
         Ok(()) => Restrictions::InForce,
         Err(error) => Restrictions::Refused(errno_of(&error)),

@@ -215,7 +215,8 @@ impl Received {
     fn count_drops(&mut self, sockets: &[UdpSocket]) {
         for (figures, socket) in self.figures.iter_mut().zip(sockets) {
             // A kernel that does not report drops leaves 0: then a drop here looks like the proxy's loss.
-            figures.dropped = options::drops(socket).map_or(figures.dropped, u64::from);
+            figures.dropped =
+                options::receive_memory(socket).map_or(figures.dropped, |(_, drops)| u64::from(drops));
         }
     }
 

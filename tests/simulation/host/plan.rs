@@ -61,21 +61,15 @@ impl Plan {
         let is_good_day = random.below(6) == 0;
         let payload_bytes_max = random.between(48, 400) as usize;
         let timestamps = seed.is_multiple_of(3);
-        let roomy = SimSetup {
-            payload_bytes_max,
-            prefix_bytes: if timestamps { SimSetup::STAMPED_PREFIX_BYTES } else { 16 },
-            timestamps,
-            completions_max: 1_024,
-            ..SimSetup::roomy(seed)
-        };
+        let roomy = SimSetup { payload_bytes_max, timestamps, ..SimSetup::roomy(seed) };
         let setup = if is_good_day {
             roomy
         } else {
             SimSetup {
                 buffers: random.between(2, 64) as usize,
                 sends_max: random.between(2, 32) as usize,
-                submissions_max: random.between(3, 48) as usize,
-                completions_max: if random.below(3) == 0 { random.between(2, 24) } else { 256 } as usize,
+                turn: random.between(2, 64) as usize,
+                messages_max: random.between(1, 32) as usize,
                 queue_bytes_max: if random.below(3) == 0 { random.between(2_000, 9_000) } else { 1 << 20 }
                     as usize,
                 faults: if random.below(3) == 0 { Faults::none() } else { Faults::mixed(&mut random) },
@@ -85,7 +79,7 @@ impl Plan {
         let limits = Limits {
             datagram_bytes_max: payload_bytes_max,
             buffers: setup.buffers,
-            buffer_bytes: payload_bytes_max + setup.prefix_bytes,
+            buffer_bytes: payload_bytes_max,
             sends_max: setup.sends_max,
             sockets_max: 16,
             backlog_bytes_max: random.between(0, 20_000) as usize,

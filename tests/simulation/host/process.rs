@@ -17,7 +17,7 @@ use statsring::control::lifecycle::handover::message::{Inherited, Offer, State};
 use statsring::control::lifecycle::phase::Phase;
 use statsring::driver::Engine;
 use statsring::driver::reach::Reach;
-use statsring::driver::sim::{Random, SimDriver, SimHandle, SimNetwork, SimSetup};
+use statsring::driver::sim::{Random, SimHandle, SimKernel, SimNetwork, SimSetup};
 use statsring::placement::{LiveSet, Placement, splitmix64};
 use statsring::relay::{self, Left, RouteTable};
 use statsring::stats::{Counter, Counters, WorkerShared};
@@ -93,7 +93,7 @@ impl Mood {
 /// One worker and what is known of it.
 pub struct WorkerHandle {
     pub handle: SimHandle,
-    worker: Option<Worker<SimDriver>>,
+    worker: Option<Worker<SimKernel>>,
     shared: Arc<WorkerShared>,
     reports: Receiver<Report>,
     timeline: Timeline,
@@ -242,7 +242,7 @@ impl Process {
         let seed = splitmix64(plan.seed ^ ((self.number as u64) << 32) ^ index as u64);
         let engine = if self.is_portable(plan) { Engine::Portable } else { Engine::IoUring };
         let setup = SimSetup { seed, engine, ..plan.setup.clone() };
-        let (driver, handle) = SimDriver::on(&setup, network, &sockets, now_us);
+        let (driver, handle) = SimKernel::driver_on(&setup, network, &sockets, now_us);
         let shared = Arc::new(WorkerShared::default());
         let (sender, reports) = channel(256);
         let links = WorkerLinks {
@@ -262,7 +262,7 @@ impl Process {
             shared,
             reports,
             timeline: Timeline::new(&self.routes.load()),
-            inspection: Inspection::new(setup.buffers),
+            inspection: Inspection::default(),
             drops_before: sockets.iter().map(|socket| network.drops(*socket)).sum(),
             sockets,
             opened: Vec::new(),
@@ -558,7 +558,7 @@ impl WorkerHandle {
     fn end(&mut self, ended: Ended, is_good_day: bool) -> Result<(), String> {
         let Some(worker) = self.worker.take() else { return Ok(()) };
         self.ended = Some(ended);
-        self.inspection.end(&worker, &self.handle)?;
+        self.inspection.end(&worker)?;
         let counters = worker.relay().counters().clone();
         let faults = self.handle.fault_counts();
         let verdict = Verdict { counters, ended, faults, steps: 0, virtual_us: 0, latency: None };

@@ -1,15 +1,17 @@
-//! GSO batches: several packets to one socket in one send, which the kernel splits into segments again (UDP_SEGMENT).
+//! GSO batches: several packets to one socket in one send, which the kernel splits into segments again (UDP_SEGMENT, udp(7)).
 //!
-//! In: packets in the order in which they were pushed. Out: which of them go together, and what an error of their send means
-//! for each. Pure. Next: the engines, which make the sends.
+//! In: packets in the order in which they were pushed. Out: which of them go together, what an error of their send means for
+//! each, and the control message that makes the kernel split them. Next: `engine/sends.rs`, and the kernels, which send.
+
+#![allow(unsafe_code)]
 
 use super::errno;
 use crate::packet::{Packet, SendOutcome, SocketSlot};
 
 /// Packets in one GSO batch: a GSO batch is also a burst into the backend's receive buffer.
-pub const TRAIN_PACKETS_MAX: usize = 16;
+pub const BATCH_PACKETS_MAX: usize = 16;
 /// Bytes of one GSO batch: those of the longest datagram.
-const TRAIN_BYTES_MAX: usize = 65_507;
+const BATCH_BYTES_MAX: usize = 65_507;
 
 /// Packets that follow each other in one send.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +30,9 @@ impl GsoBatch {
         let fits = packet.may_join
             && self.is_open
             && self.socket == packet.socket
-            && self.packets < TRAIN_PACKETS_MAX
+            && self.packets < BATCH_PACKETS_MAX
             && packet.len() <= self.segment_bytes
-            && (self.packets + 1) * self.segment_bytes <= TRAIN_BYTES_MAX;
+            && (self.packets + 1) * self.segment_bytes <= BATCH_BYTES_MAX;
         let is_open = packet.len() == self.segment_bytes;
         fits.then_some(GsoBatch { packets: self.packets + 1, is_open, ..self })
     }
@@ -82,6 +84,44 @@ impl GsoBatches {
     }
 }
 
+/// The control message that tells the kernel how long a GSO batch's segments are.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct SegmentBytes {
+    header: libc::cmsghdr,
+    bytes: u16,
+    padding: [u8; 6],
+}
+
+/// CMSG_LEN of a `u16`.
+const SEGMENT_BYTES_LEN: usize = size_of::<libc::cmsghdr>() + size_of::<u16>();
+
+impl SegmentBytes {
+    /// One whose length is to be set.
+    pub fn new() -> SegmentBytes {
+        SegmentBytes {
+            header: libc::cmsghdr {
+                cmsg_len: SEGMENT_BYTES_LEN as _,
+                cmsg_level: libc::SOL_UDP,
+                cmsg_type: libc::UDP_SEGMENT,
+            },
+            bytes: 0,
+            padding: [0; 6],
+        }
+    }
+
+    /// Sets the length of a segment.
+    pub fn set(&mut self, bytes: u16) {
+        self.bytes = bytes;
+    }
+}
+
+/// A message without name, areas and control messages.
+pub fn empty_message() -> libc::msghdr {
+    // SAFETY: zeroes are a valid msghdr.
+    unsafe { std::mem::zeroed() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_train_has_its_bounds() {
+    fn a_batch_has_its_bounds() {
         let longest = |bytes: usize| {
             let mut gso_batch = gso_batches().begin(&packet(bytes, 0));
             while let Some(next) = gso_batch.with(&packet(bytes, 0)) {
@@ -121,7 +161,7 @@ mod tests {
             }
             gso_batch.packets()
         };
-        assert_eq!((longest(1_432), longest(30_000), longest(65_507)), (TRAIN_PACKETS_MAX, 2, 1));
+        assert_eq!((longest(1_432), longest(30_000), longest(65_507)), (BATCH_PACKETS_MAX, 2, 1));
     }
 
     #[test]

@@ -1,6 +1,10 @@
-//! The system calls themselves: recvmmsg, sendmmsg, ppoll, with the memory that they read and write.
+//! Where io_uring is refused: recvmmsg, sendmmsg and ppoll, which every Linux has and no seccomp profile forbids.
 //!
-//! In: operations from `engine.rs`. Out: the kernel's answers. Next: the kernel.
+//! In: what the driver asks ([`Kernel`]). Out: the kernel's answers. Next: `engine.rs`.
+//!
+//! Why ppoll, and no epoll: a worker sleeps on two or three descriptors, which ppoll takes with each call, so that nothing
+//! is registered that a hand-over could leave behind, and on another set (the waker alone) while datagrams gather. Its timeout
+//! is in nanoseconds in every kernel; epoll's is in milliseconds before 5.11.
 //!
 //! Invariants that the unsafe blocks rest on:
 //! (L) each header's vector points to a place of `memory` that is as long as the vector says, or to a packet that the caller
@@ -11,40 +15,53 @@
 
 #![allow(unsafe_code)]
 
-use super::calls::{Calls, Datagram, Sent, Sizes};
-use crate::driver::control_messages::AREA_BYTES;
-use crate::driver::endpoints::{Backends, Listening};
-use crate::driver::icmp_errors::QueuedErrors;
-use crate::driver::mapping::Mapping;
-use crate::driver::segment::{self, SegmentBytes};
-use crate::driver::{DriverError, DriverInfo, DriverLimits, Engine, Restrictions, Waker, clock};
+use super::clock::AREA_BYTES;
+use super::endpoints::{Backends, Listening};
+use super::gso::{SegmentBytes, empty_message};
+use super::icmp_errors::QueuedErrors;
+use super::kernel::{Datagram, Drained, Kernel, ReceiveMemory, Sizes, TURN_DATAGRAMS};
+use super::{Driver, DriverError, DriverInfo, DriverLimits, Engine, Restrictions, Waker, clock};
 use crate::packet::{Packet, SocketSlot};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+/// A driver on system calls, made in the thread that will use it.
+///
+/// # Errors
+/// The kernel's, while the listening sockets are asked for their buffers.
+pub fn open(
+    listeners: Vec<UdpSocket>,
+    waker: Arc<Waker>,
+    limits: &DriverLimits,
+) -> Result<Driver<PortableKernel>, DriverError> {
+    Ok(Driver::new(PortableKernel::new(listeners, waker, limits)?))
+}
+
+/// Bytes of the receive buffers of a driver made with these bounds.
+pub fn buffer_bytes(limits: &DriverLimits) -> usize {
+    BATCH * stride_bytes(limits)
+}
+
 /// Datagrams of one recvmmsg: enough that the call's own cost is small, and few enough that they are still in the
 /// processor's cache when they are read.
-pub const BATCH: usize = 64;
-/// Messages of one sendmmsg.
-const MESSAGES_MAX: usize = 64;
-
+const BATCH: usize = 64;
 /// How late this thread's timers may be, ns: with the kernel's 50 µs the shortest sleeps would last half as long again.
 const TIMER_SLACK_NS: libc::c_ulong = 1_000;
 
 /// From one receive buffer's start to the next one's, so that each starts at a cache line.
-pub fn stride_bytes(limits: &DriverLimits) -> usize {
+fn stride_bytes(limits: &DriverLimits) -> usize {
     limits.buffer_bytes.next_multiple_of(64)
 }
 
 /// Sockets, and memory for system calls on them.
-pub struct SystemCalls {
+pub struct PortableKernel {
     listeners: Listening,
     backends: Backends,
     waker: Arc<Waker>,
     /// Where datagrams are received, one every `stride_bytes`.
-    memory: Mapping,
+    memory: Vec<u8>,
     stride_bytes: usize,
     /// Room for control messages at the beginning of each place; 0 if none are asked for.
     control_bytes: usize,
@@ -62,13 +79,13 @@ pub struct SystemCalls {
     facts: DriverInfo,
 }
 
-impl SystemCalls {
+impl PortableKernel {
     /// Takes listening sockets that are bound; `waker` wakes this worker.
     pub fn new(
         listeners: Vec<UdpSocket>,
         waker: Arc<Waker>,
         limits: &DriverLimits,
-    ) -> Result<SystemCalls, DriverError> {
+    ) -> Result<PortableKernel, DriverError> {
         let listeners = Listening::new(listeners, limits.timestamps);
         // SAFETY: it takes numbers. A kernel that refuses leaves sleeps a little less exact, and nothing else.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK_NS) };
@@ -76,10 +93,11 @@ impl SystemCalls {
         // Here no header stands before a datagram.
         let room_bytes = limits.buffer_bytes.saturating_sub(limits.prefix_bytes());
         let control_bytes = if limits.timestamps { AREA_BYTES } else { 0 };
-        let memory = Mapping::new(BATCH * stride_bytes)
-            .map_err(|source| DriverError::System { operation: "mmap of the receive buffers", source })?;
+        let mut memory = vec![0u8; BATCH * stride_bytes];
+        // Moving the vector does not move its memory.
+        let start: *mut u8 = memory.as_mut_ptr();
         // Within `memory`, as long as a buffer at least.
-        let place = |index: usize| memory.start().wrapping_add(index * stride_bytes);
+        let place = |index: usize| start.wrapping_add(index * stride_bytes);
         let vector = |index: usize| libc::iovec {
             iov_base: place(index).wrapping_add(control_bytes).cast(),
             iov_len: room_bytes,
@@ -100,12 +118,12 @@ impl SystemCalls {
             engine: Engine::Portable.name(),
             receive_buffer_bytes: listeners.receive_buffer_bytes()?,
             buffers: BATCH,
-            buffer_bytes: memory.bytes(),
+            buffer_bytes: memory.len(),
             sends_in_flight_max: packets_max,
             ring_bytes: 0,
             restrictions: Restrictions::None,
         };
-        Ok(SystemCalls {
+        Ok(PortableKernel {
             backends: Backends::new(limits.sockets_max, limits.send_buffer_bytes),
             waker,
             memory,
@@ -114,16 +132,16 @@ impl SystemCalls {
             room_bytes,
             receive_headers,
             _receive_vectors: receive_vectors,
-            send_headers: (0..MESSAGES_MAX).map(|_| header(std::ptr::null_mut(), 0)).collect(),
+            send_headers: (0..packets_max).map(|_| header(std::ptr::null_mut(), 0)).collect(),
             send_vectors: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; packets_max],
-            segments: vec![SegmentBytes::new(); MESSAGES_MAX],
+            segments: vec![SegmentBytes::new(); packets_max],
             polls,
             sizes: Sizes {
                 listeners: listeners.count(),
                 batch: BATCH,
-                turn: limits.buffers.max(BATCH),
+                turn: TURN_DATAGRAMS,
                 sends_max: packets_max,
-                messages_max: MESSAGES_MAX,
+                messages_max: packets_max,
                 timestamps: limits.timestamps,
             },
             listeners,
@@ -132,7 +150,7 @@ impl SystemCalls {
     }
 
     /// Writes the headers of these messages; how many there are.
-    fn fill(&mut self, packets: &[Packet], gso_batches: &[usize]) -> usize {
+    fn fill(&mut self, packets: &[Packet], messages: &[usize]) -> usize {
         for (place, packet) in self.send_vectors.iter_mut().zip(packets) {
             // The kernel only reads what a send points to.
             let base = packet.bytes().as_ptr().cast_mut().cast();
@@ -140,8 +158,8 @@ impl SystemCalls {
         }
         let mut rest = self.send_vectors.get_mut(..packets.len()).unwrap_or_default();
         let slots = self.send_headers.iter_mut().zip(&mut self.segments);
-        let mut messages = 0;
-        for ((slot, segment), count) in slots.zip(gso_batches) {
+        let mut filled = 0;
+        for ((slot, segment), count) in slots.zip(messages) {
             let Some((vectors, others)) = rest.split_at_mut_checked(*count) else { break };
             rest = others;
             let segment_bytes = vectors.first().map_or(0, |vector| vector.iov_len);
@@ -151,15 +169,31 @@ impl SystemCalls {
                 slot.msg_hdr.msg_control = (&raw mut *segment).cast();
                 slot.msg_hdr.msg_controllen = size_of::<SegmentBytes>() as _;
             }
-            messages += 1;
+            filled += 1;
         }
-        messages
+        filled
+    }
+
+    /// Sends messages to one socket; how many the kernel took, or the errno of the first.
+    fn send(&mut self, fd: RawFd, packets: &[Packet], messages: &[usize]) -> Result<usize, i32> {
+        let filled = self.fill(packets, messages);
+        // SAFETY: (L), (S): `fill` has written so many headers, over vectors of this struct and packets that the caller has
+        // borrowed.
+        let result = unsafe {
+            libc::sendmmsg(
+                fd,
+                self.send_headers.as_mut_ptr(),
+                filled as u32,
+                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+            )
+        };
+        usize::try_from(result).map_err(|_| errno())
     }
 }
 
 /// A header over `count` vectors from `first` on.
 fn header(first: *mut libc::iovec, count: usize) -> libc::mmsghdr {
-    let mut message = segment::empty_message();
+    let mut message = empty_message();
     message.msg_iov = first;
     message.msg_iovlen = count as _;
     libc::mmsghdr { msg_hdr: message, msg_len: 0 }
@@ -170,7 +204,19 @@ fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
-impl Calls for SystemCalls {
+/// How many messages at the front, with how many packets, are for `slot`.
+fn same_socket(slot: SocketSlot, packets: &[Packet], messages: &[usize]) -> (usize, usize) {
+    let (mut same, mut same_packets) = (0, 0);
+    for count in messages {
+        if packets.get(same_packets).is_none_or(|packet| packet.socket != slot) {
+            break;
+        }
+        (same, same_packets) = (same + 1, (same_packets + count).min(packets.len()));
+    }
+    (same, same_packets)
+}
+
+impl Kernel for PortableKernel {
     fn now_us(&self) -> u64 {
         clock::now_us()
     }
@@ -187,7 +233,7 @@ impl Calls for SystemCalls {
         &self.facts
     }
 
-    fn receive(&mut self, listener: usize, count_max: usize) -> Result<usize, i32> {
+    fn drain(&mut self, listener: usize, count_max: usize) -> Result<Drained, i32> {
         let Some(fd) = self.listeners.descriptor(listener) else { return Err(libc::EBADF) };
         let count = count_max.min(self.receive_headers.len());
         if self.control_bytes > 0 {
@@ -207,7 +253,13 @@ impl Calls for SystemCalls {
                 std::ptr::null_mut(),
             )
         };
-        usize::try_from(result).map_err(|_| errno())
+        match usize::try_from(result) {
+            Ok(datagrams) => Ok(Drained { datagrams, unreadable: 0, is_empty: datagrams < count }),
+            Err(_) => match errno() {
+                libc::EAGAIN => Ok(Drained { is_empty: true, ..Drained::default() }),
+                errno => Err(errno),
+            },
+        }
     }
 
     fn datagram(&self, index: usize) -> Datagram<'_> {
@@ -218,7 +270,7 @@ impl Calls for SystemCalls {
         // SAFETY: the place of this index lies within `memory` and has `room_bytes` behind its `control_bytes`; its bytes were zeroed
         // when it was mapped, and the kernel writes there only while `receive` runs, which needs `&mut self`.
         let payload = unsafe {
-            let start = self.memory.start().add(index * self.stride_bytes + self.control_bytes);
+            let start = self.memory.as_ptr().add(index * self.stride_bytes + self.control_bytes);
             std::slice::from_raw_parts(start, datagram_bytes.min(self.room_bytes))
         };
         Datagram { payload, datagram_bytes }
@@ -230,30 +282,29 @@ impl Calls for SystemCalls {
         let used_bytes = told_bytes.min(self.control_bytes);
         // SAFETY: as above: the place of this index begins with `control_bytes`, and of those no more are taken.
         unsafe {
-            let start = self.memory.start().add(index * self.stride_bytes);
+            let start = self.memory.as_ptr().add(index * self.stride_bytes);
             std::slice::from_raw_parts(start, used_bytes)
         }
     }
 
-    fn send(&mut self, packets: &[Packet], gso_batches: &[usize]) -> Sent {
-        let slot = packets.first().map(|packet| packet.socket);
-        let Some(fd) = slot.and_then(|slot| self.backends.descriptor(slot)) else {
-            return Sent { messages: 0, errno: libc::EBADF };
-        };
-        let messages = self.fill(packets, gso_batches);
-        // SAFETY: (L), (S): `fill` has written so many headers, over vectors of this struct and packets that the caller has
-        // borrowed.
-        let result = unsafe {
-            libc::sendmmsg(
-                fd,
-                self.send_headers.as_mut_ptr(),
-                messages as u32,
-                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-            )
-        };
-        match usize::try_from(result) {
-            Ok(messages) => Sent { messages, errno: 0 },
-            Err(_) => Sent { messages: 0, errno: errno() },
+    /// sendmmsg(2) reports the errno of its first message only. If it stops at a later one, that one's error is gone from the
+    /// socket: an ICMP error is then found in the socket's error queue, and anything else the kernel says once more when the
+    /// message is tried again as the first one. Either way an error means that the message was not sent.
+    fn submit(&mut self, packets: &[Packet], messages: &[usize], results: &mut Vec<i32>) {
+        let (mut packets, mut messages) = (packets, messages);
+        while let Some(slot) = packets.first().map(|packet| packet.socket) {
+            let (same, same_packets) = same_socket(slot, packets, messages);
+            let Some(fd) = self.backends.descriptor(slot) else { return results.push(libc::EBADF) };
+            match self.send(fd, &packets[..same_packets], &messages[..same]) {
+                Ok(taken) => {
+                    results.resize(results.len() + taken, 0);
+                    if taken < same {
+                        return;
+                    }
+                }
+                Err(errno) => return results.push(errno),
+            }
+            (packets, messages) = (&packets[same_packets..], &messages[same..]);
         }
     }
 
@@ -325,7 +376,7 @@ impl Calls for SystemCalls {
         self.listeners.is_queue_empty()
     }
 
-    fn kernel_drops(&mut self, listener: usize) -> u64 {
-        self.listeners.kernel_drops(listener)
+    fn receive_memory(&mut self, listener: usize) -> ReceiveMemory {
+        self.listeners.receive_memory(listener)
     }
 }

@@ -1,30 +1,39 @@
 use super::*;
-use crate::driver::sim::{Fault, Faults, Random, SimCalls, SimHandle, SimSetup};
+use crate::driver::Engine;
+use crate::driver::sim::{Fault, Faults, Random, SimDriver, SimHandle, SimKernel, SimSetup};
 use crate::packet::SendError;
 
 /// Remembers what it is told, and pauses when asked to.
 #[derive(Default)]
 struct Log {
     datagrams: Vec<(Vec<u8>, usize)>,
+    stamps: Vec<Stamp>,
+    /// Whether each packet went in a GSO batch.
+    batched: Vec<bool>,
     sent: Vec<(String, SendOutcome)>,
     pause_every: usize,
 }
 
 impl Events for Log {
-    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, _stamp: Stamp) -> Flow {
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow {
+        self.stamps.push(stamp);
         self.datagrams.push((bytes.to_vec(), datagram_bytes));
         let pauses = self.pause_every > 0 && self.datagrams.len().is_multiple_of(self.pause_every);
         if pauses { Flow::Pause } else { Flow::More }
     }
 
     fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
+        self.batched.push(packet.in_gso_batch);
         self.sent.push((String::from_utf8_lossy(packet.bytes()).into(), outcome));
     }
 }
 
-fn driver(setup: &SimSetup) -> (PortableDriver<SimCalls>, SimHandle) {
-    let (calls, handle) = SimCalls::new(setup);
-    (PortableDriver::new(calls), handle)
+/// The kernel interfaces that the fake kernel resembles.
+const ENGINES: [Engine; 2] = [Engine::IoUring, Engine::Portable];
+
+/// On a fake kernel that resembles sendmmsg and recvmmsg, where a test does not say otherwise.
+fn driver(setup: &SimSetup) -> (SimDriver, SimHandle) {
+    SimKernel::driver(&SimSetup { engine: Engine::Portable, ..setup.clone() })
 }
 
 fn packet(text: &str, slot: u32) -> Packet {
@@ -62,7 +71,7 @@ fn what_comes_while_it_gathers_wakes_nobody_and_is_taken_at_the_deadline() {
     assert!((5_000..5_100).contains(&(handle.now_us() - start_us)));
     assert_eq!(driver.deliver(&mut log), Delivered::All);
     assert_eq!(log.datagrams.len(), 3);
-    assert!(driver.is_armed());
+    assert!(driver.is_reading());
 }
 
 #[test]
@@ -105,7 +114,7 @@ fn an_empty_and_a_cut_datagram_are_told_as_what_they_are() {
 
 #[test]
 fn a_flood_does_not_keep_the_worker_from_its_turn() {
-    let (mut driver, handle) = driver(&SimSetup { buffers: 20, ..SimSetup::roomy(4) });
+    let (mut driver, handle) = driver(&SimSetup { turn: 20, ..SimSetup::roomy(4) });
     (0..50u8).for_each(|number| handle.datagram_at(0, 0, [number]));
     let mut log = Log::default();
     for taken in [20, 40] {
@@ -208,12 +217,12 @@ fn what_follows_a_packet_for_a_full_socket_does_not_overtake_it() {
 }
 
 #[test]
-fn a_refused_train_is_taken_apart_and_no_other_is_made() {
+fn a_refused_gso_batch_is_taken_apart_and_no_other_is_made() {
     let mut setup = SimSetup::roomy(7);
     setup.faults.set(Fault::GsoRefused, 10_000);
     let (mut driver, handle) = driver(&setup);
     driver.open_backend(SocketSlot(0), backend()).unwrap();
-    let push = |driver: &mut PortableDriver<SimCalls>| {
+    let push = |driver: &mut SimDriver| {
         for number in 10..30 {
             driver.push(joining(&number.to_string())).unwrap();
         }
@@ -255,7 +264,7 @@ fn a_receive_that_the_kernel_cannot_serve_is_fatal() {
     driver.enter(Wait::Poll).unwrap();
     driver.deliver(&mut Log::default());
     match driver.enter(Wait::Event) {
-        Err(DriverError::System { operation: "recvmmsg", source }) => {
+        Err(DriverError::System { operation: "receiving datagrams", source }) => {
             assert_eq!(source.raw_os_error(), Some(libc::EBADF));
         }
         other => panic!("{other:?}"),
@@ -272,7 +281,7 @@ fn a_receive_that_goes_on_failing_is_tried_ever_more_rarely_and_comes_back() {
     while handle.now_us() < start_us + 10_000_000 {
         driver.enter(Wait::Event).unwrap();
         driver.deliver(&mut log);
-        assert!(!driver.is_armed() && !handle.is_stuck());
+        assert!(!driver.is_reading() && !handle.is_stuck());
     }
     let tries = driver.receive_events().errors;
     assert!((10..40).contains(&tries), "{tries} tries in ten seconds");
@@ -281,7 +290,7 @@ fn a_receive_that_goes_on_failing_is_tried_ever_more_rarely_and_comes_back() {
         driver.enter(Wait::EventUntil { deadline_us: handle.now_us() + 2_000_000 }).unwrap();
         driver.deliver(&mut log);
     }
-    assert!(log.datagrams.len() == 1 && driver.is_armed());
+    assert!(log.datagrams.len() == 1 && driver.is_reading());
 }
 
 #[test]
@@ -293,7 +302,7 @@ fn lasting_odd_errors_of_the_sleep_are_fatal_and_rare_ones_are_counted() {
         driver.deliver(&mut Log::default());
         driver.enter(Wait::Event).err()
     });
-    assert!(matches!(failed, Some(DriverError::System { operation: "ppoll", .. })));
+    assert!(matches!(failed, Some(DriverError::System { operation: "waiting for events", .. })));
     assert_eq!(driver.receive_events().wait_errors, u64::from(SLEEP_ERRORS_IN_A_ROW_MAX) + 1);
 }
 
@@ -306,7 +315,7 @@ fn what_was_left_is_not_read_and_what_was_held_is_delivered() {
     assert_eq!(driver.deliver(&mut log), Delivered::Paused);
     driver.leave(0);
     driver.fence().unwrap();
-    assert!(!driver.is_armed() && !driver.is_drained());
+    assert!(!driver.is_reading() && !driver.is_drained());
     log.pause_every = 0;
     let mut rounds = 0;
     while !driver.is_drained() {
@@ -316,9 +325,9 @@ fn what_was_left_is_not_read_and_what_was_held_is_delivered() {
         assert!(rounds < 10);
     }
     assert_eq!(log.datagrams.len(), 6);
-    assert!(!driver.is_quiet());
-    driver.cancel();
-    assert!(driver.is_quiet());
+    assert!(!driver.is_idle());
+    driver.end();
+    assert!(driver.is_idle());
     handle.datagram_at(handle.now_us(), 0, *b"another's");
     driver.enter(Wait::EventUntil { deadline_us: handle.now_us() + 1_000 }).unwrap();
     assert_eq!(driver.deliver(&mut log), Delivered::All);
@@ -329,20 +338,25 @@ fn what_was_left_is_not_read_and_what_was_held_is_delivered() {
 /// Everything at once: datagrams and packets go through whatever the kernel does, each once and in order.
 #[test]
 fn nothing_is_lost_on_bad_days() {
-    (0..1_500).for_each(bad_day);
+    for engine in ENGINES {
+        (0..1_500).for_each(|seed| bad_day(engine, seed));
+    }
 }
 
-fn bad_day(seed: u64) {
+fn bad_day(engine: Engine, seed: u64) {
     let mut random = Random::new(seed ^ 0xBAD);
     let setup = SimSetup {
         listeners: random.between(1, 2) as usize,
         buffers: random.between(1, 24) as usize,
+        turn: random.between(1, 24) as usize,
+        messages_max: random.between(1, 12) as usize,
         sends_max: random.between(1, 12) as usize,
         payload_bytes_max: 16,
         faults: Faults::mixed(&mut random),
+        engine,
         ..SimSetup::roomy(seed)
     };
-    let (mut driver, handle) = driver(&setup);
+    let (mut driver, handle) = SimKernel::driver(&setup);
     while driver.open_backend(SocketSlot(0), backend()).is_err() {}
     let start_us = handle.now_us();
     for number in 0..60u8 {
@@ -379,4 +393,80 @@ fn bad_day(seed: u64) {
         all.iter().map(|one| String::from_utf8_lossy(&one.bytes).into()).collect::<Vec<String>>()
     });
     assert!(sent.map(|(text, _)| text).eq(accepted.iter()), "seed {seed}");
+}
+
+#[test]
+fn an_answer_to_an_earlier_packet_does_not_end_gso_batches() {
+    for engine in ENGINES {
+        let mut setup = SimSetup { engine, ..SimSetup::roomy(8) };
+        setup.faults.set(Fault::SendAnswered, 10_000);
+        let (mut driver, handle) = SimKernel::driver(&setup);
+        driver.open_backend(SocketSlot(0), "127.0.0.1:8125".parse().unwrap()).unwrap();
+        for _ in 0..2 {
+            for number in 10..30 {
+                let mut packet = Packet::with_capacity(64);
+                assert!(packet.append(number.to_string().as_bytes()));
+                (packet.socket, packet.may_join) = (SocketSlot(0), true);
+                driver.push(packet).unwrap();
+            }
+            let mut log = Log::default();
+            driver.enter(Wait::Poll).unwrap();
+            driver.deliver(&mut log);
+            assert_eq!(log.sent.len(), 20);
+            assert!(
+                log.sent.iter().all(|(_, outcome)| matches!(outcome, SendOutcome::Answered(_))),
+                "{:?}",
+                log.sent
+            );
+            // In the second batch as in the first: none was refused.
+            assert!(log.batched.contains(&true));
+        }
+        assert_eq!(handle.violations(), [""; 0]);
+    }
+}
+
+#[test]
+fn datagrams_are_told_with_the_moment_of_their_arrival_if_that_is_asked_for() {
+    for engine in ENGINES {
+        let setup = SimSetup { timestamps: true, engine, ..SimSetup::roomy(5) };
+        let (mut driver, handle) = SimKernel::driver(&setup);
+        let mut log = Log::default();
+        let now_us = handle.now_us();
+        for after_us in [100, 250, 251] {
+            handle.datagram_at(now_us + after_us, 0, b"x".as_slice());
+        }
+        while log.stamps.len() < 3 {
+            driver.enter(Wait::GatherUntil { deadline_us: driver.now_us() + 2_000 }).unwrap();
+            driver.deliver(&mut log);
+        }
+        assert_eq!(log.stamps, [100, 250, 251].map(|after_us| Stamp::At((now_us + after_us) as i64)));
+        assert!(log.datagrams.iter().all(|datagram| *datagram == (b"x".to_vec(), 1)));
+        assert_eq!(handle.violations(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_datagram_whose_stamp_is_missing_cut_or_absurd_is_told_all_the_same() {
+    for engine in ENGINES {
+        let cases = [
+            (Fault::TimestampMissing, Stamp::Missing),
+            (Fault::ControlTruncated, Stamp::Missing),
+            (Fault::TimestampAbsurd, Stamp::Absurd),
+        ];
+        for (fault, expected) in cases {
+            let mut setup = SimSetup { timestamps: true, engine, ..SimSetup::roomy(6) };
+            setup.faults.set(fault, 10_000);
+            let (mut driver, handle) = SimKernel::driver(&setup);
+            let mut log = Log::default();
+            for after_us in 1..50 {
+                handle.datagram_at(handle.now_us() + after_us, 0, b"x".as_slice());
+            }
+            while log.stamps.len() < 49 {
+                driver.enter(Wait::GatherUntil { deadline_us: driver.now_us() + 2_000 }).unwrap();
+                driver.deliver(&mut log);
+            }
+            assert_eq!(log.stamps, [expected; 49], "{}", fault.name());
+            assert_eq!(driver.receive_events().unreadable, 0);
+        }
+    }
 }

@@ -1,0 +1,209 @@
+//! The state of the fake kernel: a clock, listening sockets, backends' sockets, and what happens by itself.
+//!
+//! In: the datagrams that the network has for its sockets; signals, wakes. Out: how time passes. Everything follows from one
+//! seed. Next: `kernel.rs`, which is what the driver sees of it, and `handle.rs`, which is what a test does.
+
+use super::backends::Backends;
+use super::faults::{Fault, Faults};
+use super::listener::Queued;
+use super::network::Network;
+use super::random::Random;
+use super::sends::{Tries, send_gso_batch};
+use super::setup::{ReceivedDatagram, SimSetup};
+use super::timestamps::Control;
+use crate::driver::Engine;
+use crate::packet::Packet;
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+
+/// Longest time that one call of the kernel takes beside its sleep, µs.
+const CALL_US_MAX: u64 = 10;
+/// Longest oversleeping, µs.
+pub(super) const OVERSLEEP_US_MAX: u64 = 4_000;
+
+/// A listening socket as one driver has it.
+#[derive(Debug)]
+pub(super) struct Reception {
+    /// Its number in the network.
+    pub socket: usize,
+    /// Others go on receiving from it.
+    pub is_left: bool,
+}
+
+/// The fake kernel's state, which the driver's side and the test's side share.
+pub(super) struct State {
+    pub random: Random,
+    pub faults: Faults,
+    pub clock_us: u64,
+    pub engine: Engine,
+    pub timestamps: bool,
+    pub network: Rc<RefCell<Network>>,
+    pub receptions: Vec<Reception>,
+    pub wakes: u64,
+    pub backends: Backends,
+    /// When signals come.
+    pub interrupts: BinaryHeap<Reverse<u64>>,
+    /// A sleep ends here at the latest, as by a signal: others have to run.
+    pub horizon_us: Option<u64>,
+    /// Datagrams taken out of the sockets' queues, in order.
+    pub received: Vec<ReceivedDatagram>,
+    /// Rules that the driver broke.
+    pub violations: Vec<String>,
+    /// A signal came while the thread was not asleep.
+    pub was_interrupted: bool,
+    /// The next receives fail with this.
+    pub receive_errno: Option<i32>,
+    /// The last sleep was to last for ever, and nothing was to come.
+    pub is_stuck: bool,
+}
+
+impl State {
+    /// One whose clock shows `now_us`, with these sockets of the network.
+    pub fn new(setup: &SimSetup, network: Rc<RefCell<Network>>, sockets: &[usize], now_us: u64) -> State {
+        State {
+            random: Random::new(setup.seed),
+            faults: setup.faults.clone(),
+            clock_us: now_us,
+            engine: setup.engine,
+            timestamps: setup.timestamps,
+            network,
+            receptions: sockets.iter().map(|socket| Reception { socket: *socket, is_left: false }).collect(),
+            wakes: 0,
+            backends: Backends::new(),
+            interrupts: BinaryHeap::new(),
+            horizon_us: None,
+            received: Vec::new(),
+            violations: Vec::new(),
+            was_interrupted: false,
+            receive_errno: None,
+            is_stuck: false,
+        }
+    }
+
+    /// When something happens next of itself.
+    pub fn next_us(&self) -> Option<u64> {
+        let signal_us = self.interrupts.peek().map(|Reverse(at_us)| *at_us);
+        let network = self.network.borrow();
+        let own = self.receptions.iter().filter_map(|of| network.sockets[of.socket].next_us(self.clock_us));
+        own.chain(signal_us).chain(network.next_us()).chain(self.horizon_us).min()
+    }
+
+    /// Whether others have to run.
+    pub fn is_at_horizon(&self) -> bool {
+        self.horizon_us.is_some_and(|horizon_us| self.clock_us >= horizon_us)
+    }
+
+    /// Lets happen what is due; whether a signal was part of it.
+    pub fn arrive(&mut self) -> bool {
+        let dropped = self.network.borrow_mut().advance(self.clock_us);
+        for _ in 0..dropped {
+            self.faults.count(Fault::KernelDrop);
+        }
+        let mut is_interrupted = false;
+        while self.interrupts.peek().is_some_and(|Reverse(at_us)| *at_us <= self.clock_us) {
+            self.interrupts.pop();
+            is_interrupted = true;
+        }
+        is_interrupted
+    }
+
+    /// Whether nothing has arrived that waits for a receive on `listener`.
+    pub fn is_queue_empty(&self, listener: usize) -> bool {
+        self.network.borrow().sockets[self.receptions[listener].socket].is_empty(self.clock_us)
+    }
+
+    /// A call takes some time, in which something may arrive.
+    pub fn pass(&mut self) {
+        self.clock_us += 1 + self.random.below(CALL_US_MAX);
+        self.was_interrupted |= self.arrive();
+    }
+
+    /// An errno that a receive answers, if one strikes.
+    pub fn strike_receive(&mut self) -> Option<i32> {
+        if let Some(errno) = self.receive_errno {
+            return Some(errno);
+        }
+        let errnos = [(Fault::ReceiveError, libc::ENOMEM), (Fault::ReceiveInterrupted, libc::EINTR)];
+        self.strike(&errnos)
+    }
+
+    /// The errno of the first fault that strikes.
+    pub fn strike(&mut self, errnos: &[(Fault, i32)]) -> Option<i32> {
+        let struck = errnos.iter().find(|(fault, _)| self.faults.strikes(*fault, &mut self.random));
+        struck.map(|(_, errno)| *errno)
+    }
+
+    /// Sleeps; `is_ready` says whether something that is watched is readable.
+    pub fn sleep_until(
+        &mut self,
+        until_us: Option<u64>,
+        is_ready: impl Fn(&State) -> bool,
+    ) -> Result<(), i32> {
+        loop {
+            if self.wakes > 0 {
+                self.wakes = 0;
+                return Ok(());
+            }
+            if is_ready(self) {
+                return Ok(());
+            }
+            if self.is_at_horizon() {
+                return Err(libc::EINTR);
+            }
+            match (self.next_us(), until_us) {
+                (None, None) => {
+                    self.is_stuck = true;
+                    return Err(libc::EINTR);
+                }
+                (next, Some(until)) if next.is_none_or(|next| next > until) => {
+                    self.clock_us = self.clock_us.max(until);
+                    self.faults.count(Fault::EnterTimeout);
+                    return Ok(());
+                }
+                (next, _) => self.clock_us = self.clock_us.max(next.unwrap_or(0)),
+            }
+            if self.arrive() {
+                return Err(libc::EINTR);
+            }
+        }
+    }
+
+    /// A datagram was taken out of a queue, `copied` bytes of it.
+    pub fn record(&mut self, listener: usize, datagram: Queued, copied: usize, control: Option<&Control>) {
+        let Queued { arrived_us, bytes } = datagram;
+        for (fault, is_so) in
+            [(Fault::Truncated, copied < bytes.len()), (Fault::ZeroLength, bytes.is_empty())]
+        {
+            if is_so {
+                self.faults.count(fault);
+            }
+        }
+        self.received.push(ReceivedDatagram {
+            listener,
+            arrived_us,
+            at_us: self.clock_us,
+            bytes_received: copied,
+            bytes,
+            stamped: control.map(|control| control.stamped),
+        });
+    }
+
+    /// Whether these messages may be submitted.
+    pub fn judge_messages(&mut self, packets: &[Packet], messages: &[usize], messages_max: usize) {
+        if messages.is_empty()
+            || messages.len() > messages_max
+            || messages.iter().sum::<usize>() != packets.len()
+        {
+            self.violations.push(format!("messages of {messages:?} packets, {} packets", packets.len()));
+        }
+    }
+
+    /// Sends one message: the number of bytes, or a negated errno.
+    pub fn send(&mut self, message: &[Packet]) -> i32 {
+        let message: Vec<&Packet> = message.iter().collect();
+        let tries = Tries { faults: &mut self.faults, random: &mut self.random, now_us: self.clock_us };
+        send_gso_batch(&message, &mut self.backends, tries, &mut self.violations)
+    }
+}
