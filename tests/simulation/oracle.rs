@@ -327,7 +327,7 @@ impl Judge<'_> {
                 let refusals =
                     [Fault::SendRefused, Fault::SendUnreachable, Fault::SendAnswered, Fault::SourceChanged];
                 let is_refused = refusals.into_iter().any(struck);
-                struck(Fault::SendBusy) || (may_move && is_refused)
+                struck(Fault::SendBusy) || struck(Fault::SendStopped) || (may_move && is_refused)
             }
             DropReason::SendNoBuffers => struck(Fault::SendNoBuffers),
             DropReason::SendTooLong => struck(Fault::SendTooLong),
@@ -396,6 +396,7 @@ impl Judge<'_> {
     fn order(&self, accepted: &[Accepted], matched: &[Vec<usize>], verdict: &Verdict) -> Result<(), String> {
         let repeating = [
             Fault::SendBusy,
+            Fault::SendStopped,
             Fault::SendRefused,
             Fault::SendUnreachable,
             Fault::SendAnswered,
@@ -430,6 +431,7 @@ fn outlives_change(verdict: &Verdict) -> bool {
     let others = [
         Fault::OpenFailed,
         Fault::SendBusy,
+        Fault::SendStopped,
         Fault::SendRefused,
         Fault::SendInvalid,
         Fault::EnterBusy,
