@@ -29,7 +29,7 @@ pub mod crash;
 pub mod exit;
 pub mod lookup;
 pub mod logging;
-pub mod planted;
+pub mod failpoint;
 pub mod text;
 pub mod version;
 

@@ -2,6 +2,7 @@
 //!
 //! In: the relay fills packets with whole lines. Out: the driver owns a packet from the moment it is pushed until
 //! its outcome is known, then hands it back. Next: `relay/` fills them, `driver/` sends them; neither knows the other.
+//! Its failpoint is here because a fake kernel never sees the two packets of which [`Contents::absorb`] makes one.
 
 mod arrivals;
 mod send_error;
@@ -9,7 +10,7 @@ mod send_error;
 pub use arrivals::Arrivals;
 pub use send_error::{SendError, SendErrorCounts};
 
-use crate::planted::{Defect, is_planted};
+use crate::failpoint::{Mutation, is_active};
 use bytes::BytesMut;
 use std::ops::{Deref, DerefMut};
 
@@ -210,7 +211,7 @@ impl Contents {
         }
         self.metrics += other.metrics - 1;
         if let (Some(arrivals), Some(others)) = (&mut self.arrivals, &other.arrivals)
-            && !is_planted(Defect::ArrivalsLostAtAbsorb)
+            && !is_active(Mutation::ArrivalsLostOnAbsorb)
         {
             arrivals.append(others);
         }

@@ -14,17 +14,17 @@ use sources::sources;
 use std::path::Path;
 
 /// Modules that the control plane may import: output, exit, name lookup.
-const COMMON: &[&str] = &["console", "crash", "exit", "lookup", "logging", "planted", "text", "version"];
+const COMMON: &[&str] = &["console", "crash", "exit", "lookup", "logging", "failpoint", "text", "version"];
 
 /// Each top-level module and its permitted imports. The data path may not import [`COMMON`].
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("packet", &["planted"]),
-    ("driver", &["packet", "planted"]),
-    ("wire", &["planted"]),
-    ("placement", &["planted"]),
-    ("stats", &["packet", "planted"]),
-    ("relay", &["packet", "placement", "stats", "wire", "planted"]),
-    ("worker", &["driver", "packet", "placement", "relay", "stats", "planted"]),
+    ("packet", &["failpoint"]),
+    ("driver", &["packet", "failpoint"]),
+    ("wire", &[]),
+    ("placement", &[]),
+    ("stats", &["packet"]),
+    ("relay", &["packet", "placement", "stats", "wire", "failpoint"]),
+    ("worker", &["driver", "packet", "placement", "relay", "stats", "failpoint"]),
     ("config", &["driver", "packet", "placement", "relay", "stats", "wire", "worker"]),
     ("admin", &["config", "driver", "packet", "placement", "relay", "stats", "wire", "worker"]),
     ("control", &["admin", "config", "driver", "packet", "placement", "relay", "stats", "wire", "worker"]),
@@ -53,7 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("lookup", &[]),
     ("logging", &["config", "stats"]),
-    ("planted", &[]),
+    ("failpoint", &[]),
     ("text", &[]),
     ("version", &[]),
     ("lib", &["stats"]),
@@ -130,7 +130,7 @@ const FORBIDDEN: &[&str] = &[
     "impl crate::control::Rule for S {}",
     "#[cfg(test)]\nmod tests { }\nuse crate::control::Operator;",
     "#[cfg(test)]\nfn f() -> Result<u8, ()> { Ok(1) }\nuse crate::control::Operator;",
-    "#[cfg(any(test, feature = \"planted\"))]\nuse crate::control::Operator;",
+    "#[cfg(any(test, feature = \"failpoints\"))]\nuse crate::control::Operator;",
     "use crate::packet::Packet; /* not a comment's end: */ use crate::control::Operator;",
 ];
 

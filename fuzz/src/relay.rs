@@ -9,6 +9,7 @@
 //! packet is empty, too long, or holds a partial line; the counters balance; order is kept while every send succeeds.
 
 use crate::naive;
+use statsring::failpoint::{Mutation, is_active};
 use statsring::packet::{Arrival, Packet, SendError, SendOutcome, SocketSlot};
 use statsring::placement::{LiveSet, Placement};
 use statsring::relay::{
@@ -227,7 +228,8 @@ impl World {
                 }
             }
         }
-        self.relay.sent(packet, outcome, self.now_us);
+        let is_lost = outcome == SendOutcome::Refused && is_active(Mutation::RefusedPacketLost);
+        self.relay.sent(packet, if is_lost { SendOutcome::Sent } else { outcome }, self.now_us);
     }
 
     fn recycle_all(&mut self) {

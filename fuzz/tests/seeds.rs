@@ -1,12 +1,12 @@
-//! The targets without a fuzzer: every seed and many mutations of it pass, and injected defects are detected.
+//! The targets without a fuzzer: every seed and many altered copies of it pass, and each mutation of the relay is detected.
 
-use statsring::planted::{Defect, plant};
+use statsring::failpoint::{Mutation, activate};
 use statsring_fuzz as fuzz;
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
 
-/// Mutations per seed.
+/// Altered copies per seed.
 const COPIES: usize = 300;
 
 /// A target's name and function.
@@ -84,13 +84,16 @@ fn every_fuzz_target_is_tested() {
 }
 
 #[test]
-fn injected_relay_defects_are_detected() {
-    for defect in
-        [Defect::DropUncounted, Defect::BusyPacketLost, Defect::RefusedPacketLost, Defect::DeadlineIgnored]
-    {
-        plant(Some(defect));
+fn each_mutation_of_the_relay_is_detected() {
+    for mutation in [
+        Mutation::DropUncounted,
+        Mutation::BusyPacketLost,
+        Mutation::RefusedPacketLost,
+        Mutation::DeadlineIgnored,
+    ] {
+        activate(Some(mutation));
         let found = seeds("relay").iter().any(|(_, seed)| catch_unwind(|| fuzz::relay::run(seed)).is_err());
-        plant(None);
-        assert!(found, "{defect:?} was not detected");
+        activate(None);
+        assert!(found, "{mutation:?} was not detected");
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Not tokio's blocking pool: its threads live on for seconds, and a runtime's end waits for them.
 
-use crate::planted::panic_on;
+use crate::failpoint::panic_on;
 use nix::sys::signal::SigSet;
 use std::io;
 use tokio::sync::oneshot;

@@ -7,7 +7,6 @@
 //! The wall clock may be set while datagrams wait. Nothing tells when, so a batch before which the two clocks went apart has no
 //! valid timestamps. The kernel's bytes are read with checked arithmetic.
 
-use crate::planted::{Defect, is_planted};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
@@ -67,8 +66,7 @@ impl Stamps {
     pub fn stamp(&self, stamp_ns: Option<u64>) -> Stamp {
         let Some(stamp_ns) = stamp_ns else { return Stamp::Missing };
         let is_future = stamp_ns > self.wall_ns.saturating_add(TOLERANCE_NS);
-        let is_absurd = self.was_set || is_future || self.wall_ns.saturating_sub(stamp_ns) > AGE_NS_MAX;
-        if is_absurd && !is_planted(Defect::AbsurdStampBelieved) {
+        if self.was_set || is_future || self.wall_ns.saturating_sub(stamp_ns) > AGE_NS_MAX {
             return Stamp::Absurd;
         }
         // Both are small now: a minute and a millisecond at most.

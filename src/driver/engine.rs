@@ -8,6 +8,8 @@
 //! the sleep's deadline, which nothing but a wake or a signal ends sooner; there is no sleep on unread datagrams or unreported
 //! outcomes; a socket counts as read only when the kernel found it empty; one `enter` takes no more than `Sizes::turn`
 //! datagrams, so that orders are followed under any flood.
+//!
+//! Its failpoints concern what it keeps between two calls of the kernel, which no fake kernel can alter.
 
 mod sends;
 
@@ -18,8 +20,8 @@ use super::gso::GsoBatches;
 use super::icmp_errors::IcmpErrors;
 use super::kernel::{Kernel, ReceiveMemory, Sizes};
 use super::{Delivered, DriverError, DriverInfo, Events, Flow, ReceiveEvents, Wait};
+use crate::failpoint::{Mutation, is_active};
 use crate::packet::{Packet, SendOutcome, SocketSlot};
-use crate::planted::{Defect, is_planted};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
@@ -240,7 +242,7 @@ impl<K: Kernel> Driver<K> {
     /// before is still delivered, and [`Driver::fence`] does not touch it. Without such a listener it does nothing.
     pub fn leave(&mut self, index: usize) {
         if let Some(listener) = self.listeners.get_mut(index) {
-            listener.is_left = !is_planted(Defect::ReceiveNotCancelledAtLeave);
+            listener.is_left = !is_active(Mutation::LeftSocketRead);
             listener.may_have_more &= !listener.is_left;
             self.kernel.leave(index);
         }
@@ -423,7 +425,7 @@ impl<K: Kernel> Driver<K> {
         self.delivered += 1;
         self.receive_events.zero_length += u64::from(datagram.datagram_bytes == 0);
         let flow = events.datagram(datagram.payload, datagram.datagram_bytes, stamp);
-        if flow == Flow::Pause && is_planted(Defect::DatagramLostInPause) && self.delivered < self.held {
+        if flow == Flow::Pause && is_active(Mutation::DatagramLostOnPause) && self.delivered < self.held {
             self.delivered += 1;
         }
         flow

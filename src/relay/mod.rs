@@ -3,6 +3,7 @@
 //! In: `ingest(arrival, bytes)`, and each packet back with its outcome by `sent`. Out: packets by `transmit(now_us)`, and
 //! when to call it next by `next_deadline_us()`. Next: `ingest.rs` takes datagrams apart (`wire/` finds lines and keys,
 //! `placement/` their backends), `egress.rs` keeps each backend's packets (`backlog.rs` those for busy sockets), `pool.rs` all the others.
+//! The failpoint of each file concerns its own bookkeeping: the relay is pure, so there is no fake between it and its rules.
 
 mod egress;
 mod parsed_line;
@@ -17,9 +18,9 @@ pub use outcome::Hint;
 pub use pool::PoolSize;
 pub use route::{GsoMode, Left, Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
+use crate::failpoint::{Mutation, is_active};
 use crate::packet::{Packet, SocketSlot};
 use crate::placement::{HashCache, JumpTable};
-use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, Counters};
 use crate::wire::{LineIndex, Scanner};
 use backlog::Backlog;
@@ -233,7 +234,7 @@ impl Relay {
     }
 
     fn remember_deadline(&mut self, backend: usize) {
-        if is_planted(Defect::DeadlineIgnored) {
+        if is_active(Mutation::DeadlineIgnored) {
             return;
         }
         if self.opened.len() == self.opened.capacity() {

@@ -1,13 +1,13 @@
 //! Handles the kernel's result for a packet: counted, retried, queued, or dropped for a reason.
 //!
-//! In: each packet exactly once, from the driver through the worker. Out: the packet to the pool, or back to a queue.
+//! In: each packet exactly once, from the driver through the worker. Out: the packet to the pool, or back to a queue. Failpoints: see `mod.rs`.
 
 use super::{
     BUSY_RETRY_US_MAX, BUSY_RETRY_US_MIN, GsoMode, MOVE_WAIT_US, REFUSED_ATTEMPTS_MAX, Relay,
     SOCKET_ATTEMPTS_MAX, UNREACHABLE_ATTEMPTS_MAX,
 };
+use crate::failpoint::{Mutation, is_active};
 use crate::packet::{Packet, SendError, SendErrorCounts, SendOutcome, SocketSlot};
-use crate::planted::{Defect, is_planted};
 use crate::stats::{Counter, DropReason, Exit};
 
 /// The report to control after an outcome.
@@ -124,7 +124,7 @@ impl Relay {
             // All are retried when the first of them is due, or each new busy one would defer the others.
             self.busy_retry_us = until_us;
         }
-        if !is_planted(Defect::BusyPacketLost) {
+        if !is_active(Mutation::BusyPacketLost) {
             self.busy.push(backend);
         }
     }
@@ -148,9 +148,7 @@ impl Relay {
         now_us: u64,
     ) {
         packet.attempts += 1;
-        if is_planted(Defect::RefusedPacketLost) {
-            self.accepted(packet, now_us);
-        } else if packet.attempts > attempts_max {
+        if packet.attempts > attempts_max {
             self.discard_for(packet, reason, error, now_us);
         } else if self.egress[packet.backend].busy {
             self.wait_or_drop(packet, now_us);
@@ -184,7 +182,7 @@ impl Relay {
     fn leave(&mut self, packet: Packet, exit: Exit, now_us: u64) {
         let metrics = u64::from(packet.metrics);
         self.counters.settle(metrics);
-        if exit == Exit::Sent || !is_planted(Defect::DropUncounted) {
+        if exit == Exit::Sent || !is_active(Mutation::DropUncounted) {
             self.counters.leave(exit, metrics, now_us);
         }
         if let Some(node) = self.table.nodes.get(packet.backend) {

@@ -1,11 +1,12 @@
 //! Applies a new route table: packets that stay, move, or are dropped.
 //!
-//! In: the table that control published, between two batches. Out: every backend that stays keeps its packets.
+//! In: the table that control published, between two batches. Out: every backend that stays keeps its packets. Failpoints: see
+//! `mod.rs`.
 
 use super::egress::Egress;
 use super::{GsoMode, Opened, Relay, RouteNode, RouteTable};
+use crate::failpoint::{Mutation, is_active};
 use crate::packet::{Packet, SocketSlot};
-use crate::planted::{Defect, is_planted};
 use crate::stats::DropReason;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ impl Relay {
             || table.diverted != self.table.diverted
             || table.placement != self.table.placement
             || table.rules.on_node_down != self.table.rules.on_node_down;
-        if is_decided_anew && !is_planted(Defect::CacheKeptOverReload) {
+        if is_decided_anew && !is_active(Mutation::CacheKeptAcrossReload) {
             self.cache.clear();
         }
         let resized = table.rules.packet_bytes_max != self.table.rules.packet_bytes_max;
@@ -63,7 +64,7 @@ impl Relay {
                 Some((new, socket)) => {
                     egress.socket = Some(socket);
                     egress.change_each(&mut self.backlog, |packet| {
-                        if !is_planted(Defect::WaitingPacketsMisplaced) {
+                        if !is_active(Mutation::QueuedPacketsMisrouted) {
                             (packet.backend, packet.socket) = (new, socket);
                         }
                     });

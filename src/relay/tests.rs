@@ -636,7 +636,7 @@ fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
     expected = "metrics_received 2 = metrics_sent 0 + dropped 0 [] + metrics_pending 1 + 1 missing"
 )]
 fn a_debug_build_stops_at_the_first_metric_that_is_not_accounted_for() {
-    crate::planted::plant(Some(crate::planted::Defect::DropUncounted));
+    crate::failpoint::activate(Some(crate::failpoint::Mutation::DropUncounted));
     let mut relay = relay_of(&["a:1"], rules());
     feed(&mut relay, 0, "x:1|c");
     let packets = out(&mut relay, 0, Flush::All);

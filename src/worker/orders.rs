@@ -7,7 +7,6 @@ use super::step::{Stage, Step, Worker};
 use super::{Ended, Report};
 use crate::driver::kernel::Kernel;
 use crate::driver::{DriverError, Wait};
-use crate::planted::{Defect, is_planted};
 use crate::relay::{Flush, Left, Phase};
 use crate::stats::DropReason;
 use std::sync::Arc;
@@ -34,10 +33,6 @@ impl<K: Kernel> Worker<K> {
             return Ok(());
         }
         let table = Arc::clone(self.routes.load());
-        if is_planted(Defect::GenerationToldTooEarly) && self.shared.generation() < table.generation {
-            self.shared.set_generation(table.generation);
-            return Ok(());
-        }
         let same_nodes = Arc::ptr_eq(&table.nodes, &self.relay.table().nodes);
         // What could not be made is tried again when that is due, not at each change of another backend's state.
         let is_complete =
@@ -77,9 +72,7 @@ impl<K: Kernel> Worker<K> {
 
     fn start_drain(&mut self, deadline_us: u64, left: Left) {
         for listener in (0..u64::BITS as usize).filter(|listener| left.has(self.index, *listener)) {
-            if !is_planted(Defect::LeftSocketFenced) {
-                self.driver.leave(listener);
-            }
+            self.driver.leave(listener);
         }
         if let Err(error) = self.driver.fence() {
             self.reporter.tell(Report::FenceFailed { error });
@@ -112,8 +105,7 @@ impl<K: Kernel> Worker<K> {
             }
             Stage::Ending { deadline_us, metrics_dropped } => {
                 let overdue = now_us >= deadline_us;
-                let has_sent = self.relay.is_empty() || is_planted(Defect::LeaveWithoutFlush);
-                if !(overdue || (self.driver.is_idle() && has_sent)) {
+                if !(overdue || (self.driver.is_idle() && self.relay.is_empty())) {
                     return Step::Running;
                 }
                 let late = if self.relay.is_settled() { self.drop_rest(now_us) } else { 0 };
@@ -132,9 +124,7 @@ impl<K: Kernel> Worker<K> {
         {
             metrics_dropped = Some(metrics_dropped.unwrap_or(0) + self.drop_rest(now_us));
         }
-        let has_sent =
-            (self.relay.is_empty() && self.relay.is_settled()) || is_planted(Defect::LeaveWithoutFlush);
-        let done = self.driver.is_drained() && has_sent;
+        let done = self.driver.is_drained() && self.relay.is_empty() && self.relay.is_settled();
         if done || now_us >= deadline_us.saturating_add(OVERTIME_US) {
             self.driver.end();
             self.stage = Stage::Ending { deadline_us: now_us + ENDING_US_MAX, metrics_dropped };

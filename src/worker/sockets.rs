@@ -11,7 +11,6 @@ use crate::driver::Driver;
 use crate::driver::kernel::Kernel;
 use crate::packet::{SendError, SocketSlot};
 use crate::placement::{LiveSet, splitmix64};
-use crate::planted::{Defect, is_planted};
 use crate::relay::{GsoMode, Relay, RouteNode, RouteTable};
 use crate::stats::Counter;
 use std::collections::{HashMap, HashSet};
@@ -144,9 +143,7 @@ impl Sockets {
     ) -> std::io::Result<Option<SocketSlot>> {
         let known = self.by_name.get(&node.name).copied();
         let Some(address) = node.address else { return Ok(known.map(slot)) };
-        if let Some(index) = self.kept(node)
-            && !is_planted(Defect::SocketReplacedAtReload)
-        {
+        if let Some(index) = self.kept(node) {
             self.follow_gso(index, node, driver);
             return Ok(Some(slot(index)));
         }
@@ -234,13 +231,12 @@ impl Sockets {
                 continue;
             };
             // With nothing to send the old one is kept, since replies to its packets may arrive.
-            let is_put_off =
-                by_interval == INTERVAL_BATCH_MAX || relay.is_empty() || is_planted(Defect::ReopenForgotten);
+            let is_put_off = by_interval == INTERVAL_BATCH_MAX || relay.is_empty();
             if reason == ReopenReason::Interval && is_put_off {
                 continue;
             }
             let holds_packets = driver.has_unsent(place);
-            if holds_packets && !open.reopening.is_overdue(now_us) && !is_planted(Defect::ReopenedWhileBusy) {
+            if holds_packets && !open.reopening.is_overdue(now_us) {
                 is_held = true;
                 continue;
             }
@@ -325,10 +321,7 @@ impl Sockets {
         let listed: HashSet<&str> = table.nodes.iter().map(|node| &*node.name).collect();
         for (index, place) in self.open.iter_mut().enumerate() {
             let is_gone = place.as_ref().is_some_and(|open| !listed.contains(&*open.name));
-            if is_gone
-                && !is_planted(Defect::SocketLeakedAtReload)
-                && let Some(open) = place.take()
-            {
+            if is_gone && let Some(open) = place.take() {
                 self.by_name.remove(&open.name);
                 driver.close_backend(slot(index));
             }

@@ -11,7 +11,6 @@ use super::{Ended, Limits, Report};
 use crate::driver::kernel::Kernel;
 use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Stamp, Wait};
 use crate::packet::{Arrival, Packet, SendErrorCounts, SendOutcome, SocketSlot};
-use crate::planted::{Defect, is_planted};
 use crate::relay::{Flush, Hint, Relay, RouteTable, Transmitted};
 use crate::stats::{Counter, Latency, LatencyKind, Sleep, WorkerShared};
 use arc_swap::{ArcSwap, Cache};
@@ -152,9 +151,6 @@ impl<K: Kernel> Worker<K> {
 
     /// Starts the count of the kernel's drops at zero: so far the sockets were another process's, which counted them.
     pub fn forget_drops(&mut self) {
-        if is_planted(Defect::DropsCountedTwice) {
-            return;
-        }
         self.drops_before =
             (0..self.driver.listeners()).map(|listener| self.driver.receive_memory(listener).drops).collect();
     }
@@ -480,7 +476,7 @@ impl Events for Sink<'_> {
             self.latency.record(kind, self.submitted_us.saturating_sub(arrival.bound_us), metrics);
             self.record_exact(&packet);
         }
-        if outcome.blames_socket() && !is_planted(Defect::FailingSocketKept) {
+        if outcome.blames_socket() {
             self.sockets.want_new(packet.socket, ReopenReason::SendFailed, self.woke_us);
         }
         let hint = self.relay.sent(packet, outcome, self.woke_us);

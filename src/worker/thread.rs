@@ -7,7 +7,7 @@ use super::step::{Step, Worker, WorkerLinks};
 use super::{Ended, Report};
 use crate::driver::kernel::Kernel;
 use crate::driver::{Driver, DriverError, DriverLimits, Engine, Waker, portable, uring};
-use crate::planted::panic_on;
+use crate::failpoint::panic_on;
 use crate::relay::RouteTable;
 use crate::stats::{Counter, WorkerShared};
 use arc_swap::ArcSwap;

@@ -38,7 +38,7 @@ fn start(program: &Path, config: Value, prepare: impl Fn(&mut Command)) -> Proxy
 /// Starts a proxy with an injected panic in this kind of thread.
 fn start_with_panic(thread: &str, backends: &[Backend; 3]) -> Proxy {
     start(Path::new(PROGRAM), config(&refs(backends), json!({})), |command| {
-        command.env("STATSRING_PLANTED_PANIC", thread);
+        command.env("STATSRING_FAILPOINT_PANIC", thread);
     })
 }
 

@@ -1,14 +1,14 @@
-//! What holds for a worker on a fake kernel after every step, whatever happens around it.
+//! Invariants of a worker on a fake kernel, checked after every step.
 
 use crate::oracle;
 use statsring::driver::sim::{SimHandle, SimKernel};
 use statsring::stats::{Counter, WorkerShared};
 use statsring::worker::Worker;
 
-/// Looks at one worker, step by step.
+/// Checks one worker, step by step.
 #[derive(Default)]
 pub struct Inspection {
-    /// Lines in the first datagrams received, cut ones included, and how many datagrams those are.
+    /// Lines in the first datagrams received, truncated ones included, and the number of these datagrams.
     lines_read: (u64, u64),
 }
 
@@ -23,14 +23,22 @@ impl Inspection {
         if handle.has_violations() {
             return Err(handle.violations().join("; "));
         }
-        let (told, followed) = (shared.generation(), worker.relay().table().generation);
-        if told > followed {
-            return Err(format!("table {told} is told to be in force, table {followed} is"));
-        }
-        self.account(worker, handle, shared)
+        Inspection::generation(worker, shared)?;
+        self.counters(worker, handle, shared)
     }
 
-    fn account(
+    /// At any time: what the worker reports as in force, it applies.
+    pub fn generation(worker: &Worker<SimKernel>, shared: &WorkerShared) -> Result<(), String> {
+        let (reported, applied) = (shared.generation(), worker.relay().table().generation);
+        if reported > applied {
+            return Err(format!(
+                "table {reported} is reported as in force, the worker applies table {applied}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn counters(
         &mut self,
         worker: &Worker<SimKernel>,
         handle: &SimHandle,
@@ -38,14 +46,14 @@ impl Inspection {
     ) -> Result<(), String> {
         let counters = worker.relay().counters();
         if counters.imbalance() != 0 {
-            return Err(format!("the account is off by {}", counters.imbalance()));
+            return Err(format!("the counters are off by {}", counters.imbalance()));
         }
-        let (lain, counted) = (worker.relay().count_pending(), counters.get(Counter::MetricsPending));
-        if lain != counted {
-            return Err(format!("{lain} metrics lie pending, {counted} are counted"));
+        let (pending, counted) = (worker.relay().count_pending(), counters.get(Counter::MetricsPending));
+        if pending != counted {
+            return Err(format!("metrics_pending: {counted}, expected {pending}"));
         }
         if shared.published.read() != *counters {
-            return Err("the published snapshot is not the step's account".into());
+            return Err("the published snapshot differs from the worker's counters".into());
         }
         let delivered = counters.get(Counter::DatagramsReceived);
         let (lines, read) = &mut self.lines_read;
@@ -57,11 +65,11 @@ impl Inspection {
             }
         });
         let counted = counters.get(Counter::MetricsReceived);
-        if *lines == counted { Ok(()) } else { Err(format!("{lines} lines delivered, {counted} counted")) }
+        if *lines == counted { Ok(()) } else { Err(format!("metrics_received: {counted}, expected {lines}")) }
     }
 
     /// After the last step.
     pub fn end(&self, worker: &Worker<SimKernel>) -> Result<(), String> {
-        if worker.driver().is_idle() { Ok(()) } else { Err("something is still in flight at the end".into()) }
+        if worker.driver().is_idle() { Ok(()) } else { Err("the driver is not idle at the end".into()) }
     }
 }

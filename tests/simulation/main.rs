@@ -1,10 +1,9 @@
-//! A worker on a seeded fake kernel, with either engine, and whole proxies on a fake host, thousands of times; and planted
-//! defects, each of which the same runs must find.
+//! A worker on a seeded fake kernel, with either engine, and whole proxies on a fake host, thousands of times; and mutations,
+//! each of which the same runs must detect.
 //!
 //! A failing seed is printed. `STATSRING_SEED=N cargo test --test simulation` runs that one alone with a worker on
 //! io_uring, `STATSRING_PORTABLE_SEED=N` with one on the portable engine, `STATSRING_HOST_SEED=N` with a host;
-//! `STATSRING_SEEDS=N` runs another number of them. `scripts/simulate.sh` runs seeds that are not among the tests' for as
-//! long as it is told.
+//! `STATSRING_SEEDS=N` sets how many seeds are run. `scripts/simulate.sh` runs further seeds for a given time.
 
 mod host;
 mod inspection;
@@ -15,7 +14,7 @@ mod total;
 
 use statsring::driver::Engine;
 use statsring::driver::sim::Fault;
-use statsring::planted::{Defect, plant};
+use statsring::failpoint::{Mutation, activate};
 use std::time::Duration;
 use total::{Family, Total, Until, run_seeds};
 
@@ -25,7 +24,7 @@ const WORKER_SEEDS: u64 = 25_000;
 const PORTABLE_SEEDS: u64 = 10_000;
 /// … and of a host.
 const HOST_SEEDS: u64 = 10_000;
-/// Where the seeds of a run for a given time begin, if it is not told.
+/// First seed of a run for a given time, by default.
 const OTHER_SEEDS: u64 = 1_000_000;
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -34,7 +33,7 @@ fn from_environment(name: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-/// Runs the seed that is to be replayed; `false` if there is none.
+/// Replays the seed that the environment names; `false` if it names none.
 fn replay(family: Family, variable: &str) -> bool {
     let Some(seed) = from_environment(variable) else { return false };
     match family.run(seed, true) {
@@ -44,14 +43,14 @@ fn replay(family: Family, variable: &str) -> bool {
     true
 }
 
-/// Runs the fixed share of a family; whether all of it was run.
-fn run_share(family: Family, seeds: u64) -> Option<Total> {
-    let asked = from_environment("STATSRING_SEEDS").unwrap_or(seeds);
-    let total = run_seeds(0, Until::Seeds(asked), |_| family);
+/// Runs the seeds of a family; `None` if fewer than `seeds` were requested.
+fn run_family(family: Family, seeds: u64) -> Option<Total> {
+    let requested = from_environment("STATSRING_SEEDS").unwrap_or(seeds);
+    let total = run_seeds(0, Until::Seeds(requested), |_| family);
     total.print();
     total.demand_success();
-    assert_eq!(total.runs, asked);
-    (asked >= seeds).then_some(total)
+    assert_eq!(total.runs, requested);
+    (requested >= seeds).then_some(total)
 }
 
 /// How often each fault struck that can happen to the driver of `engine`.
@@ -60,9 +59,9 @@ fn faults_of(engine: Engine, total: &Total) -> impl Iterator<Item = (&'static st
     counts.filter(move |(fault, _)| fault.concerns(engine)).map(|(fault, count)| (fault.name(), count))
 }
 
-fn none_is_silent<'a>(counts: impl Iterator<Item = (&'a str, u64)>) {
-    let silent: Vec<&str> = counts.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
-    assert!(silent.is_empty(), "what never happened: {silent:?}");
+fn assert_all_occurred<'a>(counts: impl Iterator<Item = (&'a str, u64)>) {
+    let missing: Vec<&str> = counts.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
+    assert!(missing.is_empty(), "never occurred: {missing:?}");
 }
 
 #[test]
@@ -70,10 +69,13 @@ fn every_metric_is_accounted_for_whatever_the_kernel_does() {
     if replay(Family::Worker, "STATSRING_SEED") {
         return;
     }
-    let Some(total) = run_share(Family::Worker, WORKER_SEEDS) else { return };
-    none_is_silent(faults_of(Engine::IoUring, &total));
+    let Some(total) = run_family(Family::Worker, WORKER_SEEDS) else { return };
+    assert_all_occurred(faults_of(Engine::IoUring, &total));
     let drained = total.events["workers drained"];
-    assert!(drained > total.runs / 2 && drained < total.runs, "drains both whole and cut short");
+    assert!(
+        drained > total.runs / 2 && drained < total.runs,
+        "some drains must complete and some must be cut short"
+    );
 }
 
 #[test]
@@ -81,52 +83,55 @@ fn every_metric_is_accounted_for_on_the_portable_engine_too() {
     if replay(Family::Portable, "STATSRING_PORTABLE_SEED") {
         return;
     }
-    let Some(total) = run_share(Family::Portable, PORTABLE_SEEDS) else { return };
-    none_is_silent(faults_of(Engine::Portable, &total));
+    let Some(total) = run_family(Family::Portable, PORTABLE_SEEDS) else { return };
+    assert_all_occurred(faults_of(Engine::Portable, &total));
     let drained = total.events["workers drained"];
-    assert!(drained > total.runs / 2 && drained < total.runs, "drains both whole and cut short");
+    assert!(
+        drained > total.runs / 2 && drained < total.runs,
+        "some drains must complete and some must be cut short"
+    );
 }
 
 #[test]
-fn somebody_receives_and_nothing_is_lost_whatever_people_processes_and_backends_do() {
+fn no_datagram_is_lost_whatever_operators_processes_and_backends_do() {
     if replay(Family::Host, "STATSRING_HOST_SEED") {
         return;
     }
-    let Some(total) = run_share(Family::Host, HOST_SEEDS) else { return };
-    none_is_silent(Fault::ALL.iter().map(|fault| fault.name()).zip(total.faults.iter().copied()));
-    none_is_silent(total.events.iter().map(|(name, count)| (*name, *count)));
+    let Some(total) = run_family(Family::Host, HOST_SEEDS) else { return };
+    assert_all_occurred(Fault::ALL.iter().map(|fault| fault.name()).zip(total.faults.iter().copied()));
+    assert_all_occurred(total.events.iter().map(|(name, count)| (*name, *count)));
 }
 
-fn find(family: Family, seeds: u64, defects: &[Defect]) {
+fn detect(family: Family, seeds: u64, mutations: &[Mutation]) {
     let mut missed = Vec::new();
-    for defect in defects {
-        plant(Some(*defect));
+    for mutation in mutations {
+        activate(Some(*mutation));
         let found = (0..seeds).find_map(|seed| family.run(seed, false).err().map(|error| (seed, error)));
-        plant(None);
+        activate(None);
         match found {
-            Some((seed, error)) => println!("{defect:?}: seed {seed}: {error}"),
-            None => missed.push(defect),
+            Some((seed, error)) => println!("{mutation:?}: seed {seed}: {error}"),
+            None => missed.push(mutation),
         }
     }
-    assert!(missed.is_empty(), "planted defects that no seed found: {missed:?}");
+    assert!(missed.is_empty(), "mutations that no seed detected: {missed:?}");
 }
 
 #[test]
-fn each_planted_defect_of_the_data_path_is_found() {
-    find(Family::Worker, WORKER_SEEDS, &Defect::DATA_PATH);
+fn each_mutation_of_the_data_path_is_detected() {
+    detect(Family::Worker, WORKER_SEEDS, Mutation::DATA_PATH);
 }
 
 #[test]
-fn each_planted_defect_that_the_portable_engine_can_have_is_found() {
-    // Nothing shows this one here, since the step that fences the queues reads them out.
-    let defects = Defect::DATA_PATH.into_iter().filter(|defect| *defect != Defect::DrainedTooEarly);
-    let defects: Vec<Defect> = defects.collect();
-    find(Family::Portable, PORTABLE_SEEDS, &defects);
+fn each_mutation_of_the_data_path_is_detected_on_the_portable_engine() {
+    // Without effect here: the step that fences the sockets also drains their queues.
+    let is_visible = |mutation: &Mutation| *mutation != Mutation::DrainedReportedEarly;
+    let mutations: Vec<Mutation> = Mutation::DATA_PATH.iter().copied().filter(is_visible).collect();
+    detect(Family::Portable, PORTABLE_SEEDS, &mutations);
 }
 
 #[test]
-fn each_planted_defect_of_hand_over_and_reload_is_found() {
-    find(Family::Host, HOST_SEEDS, &Defect::CONTROL);
+fn each_mutation_of_handover_and_reload_is_detected() {
+    detect(Family::Host, HOST_SEEDS, Mutation::CONTROL);
 }
 
 #[test]
@@ -139,7 +144,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 #[test]
-#[ignore = "runs for as long as STATSRING_SECONDS says: scripts/simulate.sh"]
+#[ignore = "runs for STATSRING_SECONDS: scripts/simulate.sh"]
 fn seeds_for_a_given_time() {
     let seconds = from_environment("STATSRING_SECONDS").unwrap_or(10);
     let first = from_environment("STATSRING_FIRST_SEED").unwrap_or(OTHER_SEEDS);

@@ -105,7 +105,7 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
         if asks_latency {
             run.shared.latency.request();
         }
-        let step = run.worker.step().map_err(|error| format!("the worker gave up: {error}"))?;
+        let step = run.worker.step().map_err(|error| format!("the worker failed: {error}"))?;
         if asks_latency {
             run.shared.latency.collect(&mut latency);
         }

@@ -12,7 +12,6 @@ use crate::control::backends::table::Standing;
 use crate::control::lifecycle::handover::message::CarriedBackend;
 use crate::driver::socket::{source_of, with_port};
 use crate::packet::{SendError, SendErrorCounts};
-use crate::planted::{Defect, is_planted};
 use crate::stats::NodeCounters;
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
@@ -265,9 +264,7 @@ impl Backend {
         let known = results.iter().filter(|(address, _)| order.contains(address));
         let mut known: Vec<_> = known.map(|(address, result)| (with_port(*address, port), *result)).collect();
         let asked = known.len();
-        if !is_planted(Defect::ShortageTakenAsFailure) {
-            known.retain(|(_, result)| *result != CheckResult::NotMade);
-        }
+        known.retain(|(_, result)| *result != CheckResult::NotMade);
         let any_is_good = known.iter().any(|(_, result)| *result == CheckResult::Good);
         if known.is_empty() || (known.len() < asked && !any_is_good) {
             return None;
@@ -353,9 +350,7 @@ impl Backend {
             let has_adminport = self.node.borrow().adminport.is_some();
             *self.health.borrow_mut() = Health::resume(check, has_adminport, health, now_ms);
         }
-        if !is_planted(Defect::WishForgottenAtHandover) {
-            self.admin_state.set(carried.admin_state);
-        }
+        self.admin_state.set(carried.admin_state);
         self.note_state();
         let since = Instant::now().checked_sub(Duration::from_millis(carried.since_ms));
         self.since.set(since.unwrap_or_else(Instant::now));

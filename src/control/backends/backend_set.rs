@@ -7,7 +7,6 @@ use crate::config::{Config, Node};
 use crate::control::backends::backend::Backend;
 use crate::control::backends::table;
 use crate::control::lifecycle::handover::message::CarriedBackend;
-use crate::planted::{Defect, is_planted};
 use crate::relay::{Left, Observer, Phase, RouteTable};
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::HashMap;
@@ -82,10 +81,7 @@ impl BackendSet {
     pub fn for_config(&self, config: &Config) -> Vec<Rc<Backend>> {
         let old = self.backends.borrow();
         let old: HashMap<&str, &Rc<Backend>> = old.iter().map(|old| (&*old.name, old)).collect();
-        let known = |node: &Node| {
-            let known = old.get(&*node.name).map(|backend| (*backend).clone());
-            known.filter(|_| !is_planted(Defect::BackendForgottenAtReload))
-        };
+        let known = |node: &Node| old.get(&*node.name).map(|backend| (*backend).clone());
         let made = |node: &Node| Rc::new(Backend::new(node.clone(), config.check));
         config.nodes.iter().map(|node| known(node).unwrap_or_else(|| made(node))).collect()
     }

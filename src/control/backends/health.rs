@@ -25,7 +25,6 @@
 use crate::config::Check;
 use crate::driver::reach::Reach;
 use crate::packet::{SendError, SendErrorCounts};
-use crate::planted::{Defect, is_planted};
 use serde::{Deserialize, Serialize};
 
 /// Longest time that a backend whose data port refuses is held out before it is tried again.
@@ -187,7 +186,7 @@ impl Health {
     /// Restores the state handed over. It is checked at once; if its admin port was added or removed, it starts anew.
     pub fn resume(check: Check, has_adminport: bool, carried: &CarriedHealth, now_ms: u64) -> Health {
         let new = Health::new(check, has_adminport);
-        if carried.has_adminport != has_adminport || is_planted(Defect::HealthForgottenAtHandover) {
+        if carried.has_adminport != has_adminport {
             return new;
         }
         Health {

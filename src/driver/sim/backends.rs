@@ -5,6 +5,7 @@
 use super::faults::{Fault, Faults};
 use super::random::Random;
 use crate::driver::icmp_errors::{QueuedError, QueuedErrors};
+use crate::failpoint::{Mutation, is_active};
 use crate::packet::{Arrival, Packet, SocketSlot};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -76,7 +77,16 @@ impl Backends {
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
+        if let Some(source) = self.unreplaced(slot, address) {
+            return source;
+        }
         self.made += 1;
+        if is_active(Mutation::SocketReplacedAtReload) {
+            for other in self.sockets.iter_mut().flatten() {
+                other.serial = self.made;
+                self.made += 1;
+            }
+        }
         self.sockets[slot] = Some(Socket {
             address,
             source: self.source,
@@ -87,6 +97,15 @@ impl Backends {
             queued_errors: Vec::new(),
         });
         self.source
+    }
+
+    /// The source address of a socket that a mutation keeps, though a new one to the same address was requested: one that
+    /// still has the host's address, or one that has an old one.
+    fn unreplaced(&self, slot: usize, address: SocketAddr) -> Option<IpAddr> {
+        let old = self.sockets[slot].as_ref().filter(|old| old.address == address)?;
+        let is_failing = old.source != self.source;
+        let kept = if is_failing { Mutation::FailingSocketKept } else { Mutation::ScheduledReopenSkipped };
+        is_active(kept).then_some(old.source)
     }
 
     /// Whether a slot's socket leads to `address` and has packets in its send buffer.

@@ -14,8 +14,8 @@ use super::timestamps::{Control, wall_ns};
 use crate::driver::icmp_errors::QueuedErrors;
 use crate::driver::kernel::{Datagram, Drained, Kernel, ReceiveMemory, Sizes};
 use crate::driver::{Driver, DriverInfo, Engine};
+use crate::failpoint::{Mutation, is_active};
 use crate::packet::{Packet, SocketSlot};
-use crate::planted::{Defect, is_planted};
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -130,7 +130,7 @@ impl Kernel for SimKernel {
             state.record(listener, datagram, copied, control.as_ref());
             count += 1;
         }
-        let is_empty = count < count_max || is_planted(Defect::FullBatchTakenAsLast);
+        let is_empty = count < count_max || is_active(Mutation::FullBatchAssumedLast);
         Ok(Drained { datagrams: count, unreadable: 0, is_empty })
     }
 
@@ -138,7 +138,7 @@ impl Kernel for SimKernel {
         let datagram_bytes = self.lengths.get(index).copied().unwrap_or(0);
         let start = index * self.room_bytes;
         let payload = self.memory.get(start..start + datagram_bytes.min(self.room_bytes)).unwrap_or(&[]);
-        if is_planted(Defect::CutLineForwarded) {
+        if is_active(Mutation::TruncatedLineForwarded) {
             return Datagram { payload, datagram_bytes: payload.len() };
         }
         Datagram { payload, datagram_bytes }
@@ -166,13 +166,13 @@ impl Kernel for SimKernel {
                 if results.len() > first && state.random.below(2) == 0 {
                     state.faults.count(Fault::SendErrorUntold);
                 } else {
-                    results.push(planted_result(-res));
+                    results.push(reported_errno(-res));
                 }
                 break;
             }
-            results.push(planted_result(-res.min(0)));
+            results.push(reported_errno(-res.min(0)));
         }
-        if is_planted(Defect::UnconsumedSendTakenAsSent) {
+        if is_active(Mutation::UnsubmittedSendAssumedSent) {
             results.resize(first + messages.len(), 0);
         }
     }
@@ -223,7 +223,7 @@ impl Kernel for SimKernel {
 
     fn has_unsent(&self, slot: SocketSlot) -> bool {
         let state = self.state.borrow();
-        state.backends.has_unsent(slot.0 as usize, state.clock_us)
+        state.backends.has_unsent(slot.0 as usize, state.clock_us) && !is_active(Mutation::ReopenedWhileBusy)
     }
 
     /// Paths of several widths, and one that is not known.
@@ -232,7 +232,9 @@ impl Kernel for SimKernel {
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {
-        self.state.borrow_mut().backends.close(slot.0 as usize);
+        if !is_active(Mutation::SocketLeakedAtReload) {
+            self.state.borrow_mut().backends.close(slot.0 as usize);
+        }
     }
 
     fn take_errors(&mut self, slot: SocketSlot) -> Option<QueuedErrors> {
@@ -257,7 +259,7 @@ impl Kernel for SimKernel {
         // A call too. Without its time, who polls until a receive that failed may be tried again would do so for ever.
         state.clock_us += 1;
         state.was_interrupted |= state.arrive();
-        state.are_queues_empty() || is_planted(Defect::DrainedTooEarly)
+        state.are_queues_empty() || is_active(Mutation::DrainedReportedEarly)
     }
 
     fn receive_memory(&mut self, listener: usize) -> ReceiveMemory {
@@ -265,7 +267,9 @@ impl Kernel for SimKernel {
     }
 }
 
-/// The errno of a message, or none where a defect hides it.
-fn planted_result(errno: i32) -> i32 {
-    if is_planted(Defect::SendErrorOverlooked) { 0 } else { errno }
+/// The errno that is reported for a message.
+fn reported_errno(errno: i32) -> i32 {
+    let is_lost = is_active(Mutation::SendErrorIgnored)
+        || (errno == libc::ECONNREFUSED && is_active(Mutation::RefusedPacketLost));
+    if is_lost { 0 } else { errno }
 }

@@ -3,8 +3,9 @@
 //! In: sockets by number, packets. Out: results and errnos. Next: `state.rs`, which has the rest.
 
 use super::faults::Fault;
-use super::state::State;
+use super::state::{Reception, State};
 use crate::driver::kernel::ReceiveMemory;
+use crate::failpoint::{Mutation, is_active};
 use crate::packet::SocketSlot;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +26,8 @@ impl State {
 
     /// Nothing new arrives at the sockets that were not left.
     pub fn fence(&mut self) {
-        for reception in self.receptions.iter().filter(|reception| !reception.is_left) {
+        let is_fenced = |reception: &&Reception| !reception.is_left || is_active(Mutation::LeftSocketFenced);
+        for reception in self.receptions.iter().filter(is_fenced) {
             let dropped = self.network.borrow_mut().fence(reception.socket, self.clock_us);
             (0..dropped).for_each(|_| self.faults.count(Fault::KernelDrop));
         }

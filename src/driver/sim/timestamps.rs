@@ -5,6 +5,7 @@
 use super::faults::{Fault, Faults};
 use super::random::Random;
 use crate::driver::clock::{AREA_BYTES, write_stamp};
+use crate::failpoint::{Mutation, is_active};
 
 /// How far an absurd timestamp is away, ns: two minutes at least.
 const ABSURD_NS: (u64, u64) = (120_000_000_000, 1 << 60);
@@ -47,7 +48,12 @@ impl Control {
         control.stamped = Stamped::Right;
         if faults.strikes(Fault::TimestampAbsurd, random) {
             let away_ns = random.between(ABSURD_NS.0, ABSURD_NS.1);
-            stamp_ns = if random.below(2) == 0 { stamp_ns + away_ns } else { stamp_ns - away_ns };
+            stamp_ns = match random.below(2) {
+                // Accepted by the driver: the arrival itself.
+                _ if is_active(Mutation::InvalidTimestampAccepted) => stamp_ns,
+                0 => stamp_ns + away_ns,
+                _ => stamp_ns - away_ns,
+            };
             control.stamped = Stamped::Absurd;
         }
         write_stamp(&mut control.area, stamp_ns);

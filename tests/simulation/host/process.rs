@@ -5,6 +5,7 @@ use crate::inspection::Inspection;
 use crate::oracle::{self, Case};
 use crate::run::{Timeline, Verdict};
 use arc_swap::ArcSwap;
+use statsring::admin::AdminState;
 use statsring::config::Config;
 use statsring::control::backends::addresses::{CheckResult, Found};
 use statsring::control::backends::backend::Backend;
@@ -18,6 +19,7 @@ use statsring::control::lifecycle::phase::Phase;
 use statsring::driver::Engine;
 use statsring::driver::reach::Reach;
 use statsring::driver::sim::{Random, SimHandle, SimKernel, SimNetwork, SimSetup};
+use statsring::failpoint::{Mutation, is_active};
 use statsring::placement::{LiveSet, Placement, splitmix64};
 use statsring::relay::{self, Left, RouteTable};
 use statsring::stats::{Counter, Counters, WorkerShared};
@@ -253,7 +255,7 @@ impl Process {
             limits: plan.limits,
         };
         let mut worker = Worker::new(driver, links);
-        if has_inherited {
+        if has_inherited && !is_active(Mutation::DropsCountedTwice) {
             worker.forget_drops();
         }
         self.seats.push(WorkerHandle {
@@ -279,6 +281,9 @@ impl Process {
         let table = Arc::new(self.roster.next_table(Some(&previous), None));
         self.routes.store(Arc::clone(&table));
         for seat in self.seats.iter_mut().filter(|seat| seat.ended.is_none()) {
+            if is_active(Mutation::GenerationReportedEarly) {
+                seat.shared.set_generation(table.generation);
+            }
             seat.timeline.publish(&table, now_us.min(seat.handle.now_us()));
             seat.handle.wake();
         }
@@ -291,7 +296,8 @@ impl Process {
 
     /// The workers are to end, as by `Control::drain`.
     pub fn drain(&mut self, now_us: u64) {
-        let timeout_us = self.roster.config().shutdown_timeout_ms * 1_000;
+        let is_cut_short = !self.left.is_none() && is_active(Mutation::LeaveWithoutFlush);
+        let timeout_us = if is_cut_short { 0 } else { self.roster.config().shutdown_timeout_ms * 1_000 };
         self.roster.end(timeout_us, self.left);
         self.publish(now_us);
     }
@@ -311,7 +317,16 @@ impl Process {
 
     /// What goes over.
     pub fn carry(&self, now_us: u64) -> State {
-        State { health_wanted: true, backends: self.roster.carry(self.now_ms(now_us)) }
+        let mut backends = self.roster.carry(self.now_ms(now_us));
+        for backend in &mut backends {
+            if is_active(Mutation::HealthLostAtHandover) {
+                backend.health = None;
+            }
+            if is_active(Mutation::AdminStateLostAtHandover) {
+                backend.admin_state = AdminState::Up;
+            }
+        }
+        State { health_wanted: true, backends }
     }
 
     pub fn is_alive(&self) -> bool {
@@ -350,7 +365,13 @@ impl Process {
                     continue;
                 }
                 watched.due_us = Some(now_us);
-                let results: Vec<_> = order.into_iter().map(|address| (address, result)).collect();
+                let judged = match result {
+                    CheckResult::NotMade if is_active(Mutation::ShortageCountedAsFailure) => {
+                        CheckResult::Failed
+                    }
+                    result => result,
+                };
+                let results: Vec<_> = order.into_iter().map(|address| (address, judged)).collect();
                 judge(backend, &results, check, now_ms, |change| {
                     transitions += 1;
                     if result == CheckResult::NotMade && matches!(change, Change::State(state) if !state.up) {
@@ -431,7 +452,11 @@ impl Process {
             roster.backends().iter().map(of).collect()
         };
         let before = known(&self.roster);
-        let backends = self.roster.for_config(&new);
+        let backends = if is_active(Mutation::BackendLostAtReload) {
+            new.nodes.iter().map(|node| Rc::new(Backend::new(node.clone(), new.check))).collect()
+        } else {
+            self.roster.for_config(&new)
+        };
         look_up_all(&self.roster.added(&backends));
         self.roster.replace(new, backends);
         (self.reloads, self.reloaded_us) = (self.reloads + 1, Some(now_us));
@@ -454,7 +479,8 @@ impl Process {
     pub fn step(&mut self, index: usize, is_good_day: bool, network: &SimNetwork) -> Result<(), String> {
         let seat = &mut self.seats[index];
         let Some(worker) = &mut seat.worker else { return Ok(()) };
-        let step = worker.step().map_err(|error| format!("the worker gave up: {error}"))?;
+        Inspection::generation(worker, &seat.shared)?;
+        let step = worker.step().map_err(|error| format!("the worker failed: {error}"))?;
         seat.timeline.adopt(worker.relay().table().generation, seat.handle.now_us());
         seat.inspect(network)?;
         while let Ok(report) = seat.reports.try_recv() {

@@ -11,6 +11,7 @@ use statsring::control::lifecycle::handover::decide::{
 use statsring::control::lifecycle::handover::inherit::{Plan as SocketPlan, left_to};
 use statsring::control::lifecycle::handover::message::{Inherited, Offer, State};
 use statsring::control::lifecycle::phase::{Action, Cause, Event, Phase, on};
+use statsring::failpoint::{Mutation, is_active};
 use statsring::relay::Left;
 
 /// How long a new process that is to end may take beyond `shutdownTimeout`, µs.
@@ -152,7 +153,9 @@ impl World<'_> {
             let process = &mut self.processes[old];
             let event = match event {
                 OutgoingEvent::Ready { taken, .. } => {
-                    OutgoingEvent::Ready { taken, is_current: process.reloads == process.reloads_at_start }
+                    let is_current = process.reloads == process.reloads_at_start
+                        || is_active(Mutation::ReloadUndoneByRestart);
+                    OutgoingEvent::Ready { taken, is_current }
                 }
                 event => event,
             };
@@ -297,7 +300,18 @@ impl World<'_> {
         self.trace(|| format!("process {new}: {event:?}"));
         let Some(inheritance) = &mut self.processes[new].inheritance else { return Ok(()) };
         let is_old_gone = event == IncomingEvent::Gone;
-        let (old, action) = (inheritance.old, inheritance.incoming.on(event));
+        let event = match event {
+            IncomingEvent::Gone if is_active(Mutation::ExitsWithOldProcess) => {
+                IncomingEvent::Abort("the old process has exited".into())
+            }
+            event => event,
+        };
+        // A second stop is immediate.
+        let is_doubled = event == IncomingEvent::Stop && is_active(Mutation::StopAfterReadyExits);
+        let (old, mut action) = (inheritance.old, inheritance.incoming.on(event));
+        if is_doubled && action == IncomingAction::Nothing {
+            action = inheritance.incoming.on(IncomingEvent::Stop);
+        }
         match action {
             IncomingAction::Nothing => {}
             IncomingAction::SayReady => {
@@ -355,7 +369,9 @@ impl World<'_> {
         let now_us = self.now_us;
         let process = &mut self.processes[old];
         process.deadline_us = None;
-        process.left = left_to(taken, &process.roster.config().listen.clone());
+        let workers = if is_active(Mutation::SurplusSocketLeft) { usize::MAX } else { taken.workers };
+        let taken = Inherited { workers, ..taken.clone() };
+        process.left = left_to(&taken, &process.roster.config().listen.clone());
         process.drain(now_us);
         Ok(())
     }

@@ -8,8 +8,10 @@ use crate::scenario::START_US;
 use statsring::admin::AdminState;
 use statsring::config::Config;
 use statsring::control::lifecycle::handover::decide::{IncomingEvent, OutgoingEvent};
+use statsring::control::lifecycle::handover::message::Inherited;
 use statsring::control::lifecycle::phase::{Event, Phase};
 use statsring::driver::sim::{Fault, Random, SimNetwork};
+use statsring::failpoint::{Mutation, is_active};
 use statsring::stats::{Counter, Counters};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -320,7 +322,13 @@ impl<'a> World<'a> {
         }
         if process.deadline_us.is_some_and(|deadline_us| deadline_us <= now_us) {
             process.deadline_us = None;
-            self.happen(number, Event::Successor(OutgoingEvent::Late))?;
+            if is_active(Mutation::HandoverBeforeReady) {
+                let taken = Inherited::default();
+                let ready = OutgoingEvent::Ready { taken, is_current: true };
+                self.happen(number, Event::Successor(ready))?;
+            } else {
+                self.happen(number, Event::Successor(OutgoingEvent::Late))?;
+            }
         }
         let moods = self.moods_now();
         self.processes[number].attend(&moods, now_us);

@@ -18,7 +18,6 @@
 //! must reach it. If the old one exits without a message, the new one serves: there is no other.
 
 use super::message::Inherited;
-use crate::planted::{Defect, is_planted};
 
 /// Why a new process that is ready does not take over.
 const OUTDATED: &str = "the config was reloaded while it was starting";
@@ -160,11 +159,7 @@ fn on_starting(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
         OutgoingEvent::Asked(obstacle) => {
             (OutgoingState::Starting, OutgoingAction::Refuse(obstacle.unwrap_or(IN_PROGRESS)))
         }
-        OutgoingEvent::Ready { taken, is_current }
-            if is_current || is_planted(Defect::ReloadUndoneByRestart) =>
-        {
-            (OutgoingState::Gone, OutgoingAction::Go(taken))
-        }
+        OutgoingEvent::Ready { taken, is_current: true } => (OutgoingState::Gone, OutgoingAction::Go(taken)),
         OutgoingEvent::Ready { .. } => (
             OutgoingState::Ending(Ending { again: true, ..Ending::REPORTED }),
             OutgoingAction::StartOver(OUTDATED),
@@ -173,9 +168,6 @@ fn on_starting(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
         OutgoingEvent::Failed(why) => (OutgoingState::Ending(Ending::REPORTED), OutgoingAction::Fail(why)),
         OutgoingEvent::Ended(how) => {
             (OutgoingState::Idle, OutgoingAction::GoOn(format!("the new process {how}")))
-        }
-        OutgoingEvent::Late if is_planted(Defect::GoneBeforeReady) => {
-            (OutgoingState::Gone, OutgoingAction::Go(Inherited::default()))
         }
         OutgoingEvent::Late => {
             let why = "the new process was not ready in time (handoverTimeout)".to_owned();
@@ -341,17 +333,13 @@ impl IncomingHandover {
         match event {
             IncomingEvent::Go => (IncomingState::Serving, IncomingAction::Serve),
             IncomingEvent::Abort(why) => (IncomingState::Retired, IncomingAction::Retire(why)),
-            IncomingEvent::Stop if !self.is_to_stop && !is_planted(Defect::StopForgetsPromise) => {
+            IncomingEvent::Stop if !self.is_to_stop => {
                 self.is_to_stop = true;
                 (IncomingState::Offered, IncomingAction::Nothing)
             }
             // The second stop is immediate.
             IncomingEvent::Stop => {
                 (IncomingState::Retired, IncomingAction::Retire(STOP_REQUESTED.to_owned()))
-            }
-            IncomingEvent::Gone if is_planted(Defect::RetiresWithOldProcess) => {
-                let why = "the old process has exited".to_owned();
-                (IncomingState::Retired, IncomingAction::Retire(why))
             }
             IncomingEvent::Gone => (IncomingState::Alone, IncomingAction::ServeUnasked),
             IncomingEvent::Armed => (IncomingState::Offered, IncomingAction::Nothing),

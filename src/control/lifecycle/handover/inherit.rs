@@ -3,7 +3,6 @@
 //! In: an [`Offer`], the new process's config. Out: a [`Plan`]. Next: `control/lifecycle/sockets.rs` carries it out.
 
 use super::message::{Inherited, Offer};
-use crate::planted::{Defect, is_planted};
 use crate::relay::Left;
 use std::net::SocketAddr;
 
@@ -66,8 +65,7 @@ impl Plan {
 
 /// The sockets of a process at the data addresses `listen` that another one has taken.
 pub fn left_to(taken: &Inherited, listen: &[SocketAddr]) -> Left {
-    let workers = if is_planted(Defect::SurplusSocketLeft) { usize::MAX } else { taken.workers };
-    left(workers, listen.iter().map(|address| taken.data.contains(address)))
+    left(taken.workers, listen.iter().map(|address| taken.data.contains(address)))
 }
 
 fn left(workers: usize, are_left: impl Iterator<Item = bool>) -> Left {
