@@ -138,7 +138,7 @@ fn serve(path: PathBuf, debug: bool) -> u8 {
     let mut origin = match Origin::of_this_process() {
         Ok(origin) => origin,
         Err(failure) => {
-            print_error_within(&failure.words);
+            print_error_within(&failure.message);
             return failure.code;
         }
     };

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    statsring::stats::alloc::give_back_large_blocks();
+    statsring::stats::alloc::release_large_blocks();
     statsring::crash::exit_on_panic();
     ExitCode::from(statsring::cli::run(std::env::args_os()))
 }

@@ -424,7 +424,7 @@ impl Control {
                 "no such backend: {shown}; the admin command backends lists them as HOST:PORT"
             ));
         };
-        if backend.set_wish(admin_state) {
+        if backend.set_admin_state(admin_state) {
             tracing::info!(
                 backend = shown,
                 admin_state = admin_state.name(),

@@ -75,26 +75,26 @@ pub fn thread_allocations() -> u64 {
     THREAD_ALLOCATIONS.try_with(Cell::get).unwrap_or(0)
 }
 
-/// From this size on a block is mapped by itself, and goes back to the kernel when it is freed, bytes: packets, queues and
+/// Blocks of this size or larger are mapped separately, and returned to the kernel when freed, bytes: packets, queues and
 /// caches, but not the replies of the admin port.
 #[cfg(target_env = "gnu")]
 const LARGE_BYTES: libc::c_int = 1 << 20;
 
-/// Has large blocks given back to the kernel when they are freed; to be called once, at the start.
+/// Makes the allocator return large blocks to the kernel when they are freed; call once, at the start.
 ///
-/// glibc raises the size from which it maps blocks by themselves with each such block that is freed, up to 32 MiB: what
-/// reloads replaced would stay resident. Setting the size ends that.
+/// glibc raises its mmap threshold with each mapped block that is freed, up to 32 MiB: what reloads replaced would stay
+/// resident. A fixed threshold prevents that.
 #[cfg(target_env = "gnu")]
-pub fn give_back_large_blocks() {
+pub fn release_large_blocks() {
     // SAFETY: mallopt takes two numbers, locks what it changes, and touches no block. A refusal leaves things as they were.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
 }
 
-/// Other libraries give large blocks back, or have no such setting.
+/// Other libraries return large blocks, or have no such setting.
 #[cfg(not(target_env = "gnu"))]
-pub fn give_back_large_blocks() {}
+pub fn release_large_blocks() {}
 
-/// Bytes mapped, in use and free, as the system's allocator tells them.
+/// Bytes mapped, in use and free, as reported by the allocator of the system.
 #[cfg(target_env = "gnu")]
 fn system_figures(_live_bytes: u64) -> (u64, u64, u64) {
     // SAFETY: mallinfo2 takes no arguments, locks what it reads, and returns plain numbers.

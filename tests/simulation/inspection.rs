@@ -60,7 +60,7 @@ impl Inspection {
         handle.with_received(|received| {
             for datagram in received.iter().take(delivered as usize).skip(*read as usize) {
                 let reading = oracle::read(datagram);
-                *lines += reading.lines.len() as u64 + u64::from(reading.has_cut_line);
+                *lines += reading.lines.len() as u64 + u64::from(reading.has_truncated_line);
                 *read += 1;
             }
         });

@@ -48,7 +48,7 @@ fn run_family(family: Family, seeds: u64) -> Option<Total> {
     let requested = from_environment("STATSRING_SEEDS").unwrap_or(seeds);
     let total = run_seeds(0, Until::Seeds(requested), |_| family);
     total.print();
-    total.demand_success();
+    total.assert_success();
     assert_eq!(total.runs, requested);
     (requested >= seeds).then_some(total)
 }
@@ -155,5 +155,5 @@ fn seeds_for_a_given_time() {
     };
     let total = run_seeds(first, Until::Time(Duration::from_secs(seconds)), family);
     total.print();
-    total.demand_success();
+    total.assert_success();
 }

@@ -1,4 +1,4 @@
-//! What should have become of every line, found out the plain way, and compared with what the fake kernel saw.
+//! The oracle: what should have happened to each line, computed naively and compared with what the fake kernel recorded.
 
 use crate::run::{Timeline, Verdict};
 use statsring::driver::sim::{Accepted, Fault, ReceivedDatagram, Stamped};
@@ -8,7 +8,7 @@ use statsring::worker::Ended;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// How late a line may leave on a good day beyond its budget, µs: the time of a few calls.
+/// How late a line may leave beyond its budget in a run without faults, µs: the time of a few calls.
 const SLACK_US: u64 = 1_000;
 
 /// A line as it was received.
@@ -18,17 +18,17 @@ struct Line<'a> {
     at_us: u64,
     stamped: Option<Stamped>,
     key: Option<&'a [u8]>,
-    /// No other line has this text, so that what is sent can be told to be this one.
+    /// No other line has the same text, so a sent line can be identified as this one.
     is_unique: bool,
 }
 
-/// What one datagram holds, the plain way.
-pub struct Reading<'a> {
+/// The contents of one datagram, parsed naively.
+pub struct ParsedDatagram<'a> {
     pub lines: Vec<&'a [u8]>,
-    pub has_cut_line: bool,
+    pub has_truncated_line: bool,
 }
 
-pub fn read(datagram: &ReceivedDatagram) -> Reading<'_> {
+pub fn read(datagram: &ReceivedDatagram) -> ParsedDatagram<'_> {
     let received = &datagram.bytes[..datagram.bytes_received];
     let is_cut = datagram.bytes_received < datagram.bytes.len();
     let mut pieces: Vec<&[u8]> = received.split(|byte| *byte == b'\n').collect();
@@ -38,10 +38,10 @@ pub fn read(datagram: &ReceivedDatagram) -> Reading<'_> {
         .map(|line| if line.ends_with(b"\r") { &line[..line.len() - 1] } else { line })
         .filter(|line| !line.is_empty())
         .collect();
-    Reading { lines, has_cut_line: last.is_some_and(|line| !line.is_empty()) }
+    ParsedDatagram { lines, has_truncated_line: last.is_some_and(|line| !line.is_empty()) }
 }
 
-/// The routing key, the plain way.
+/// The routing key, parsed naively.
 fn key(line: &[u8]) -> Option<&[u8]> {
     let find = |from: usize, byte: u8| line.iter().skip(from).position(|b| *b == byte).map(|at| at + from);
     if line.starts_with(b"_sc|") {
@@ -58,23 +58,24 @@ fn plain_key(line: &[u8]) -> Option<&[u8]> {
     (colon > 0 && line[colon..].contains(&b'|')).then(|| &line[..colon])
 }
 
-/// What is known of a worker's run beside its account.
+/// What is known of a worker's run besides its counters.
 #[derive(Clone, Copy)]
 pub struct Case<'a> {
-    pub is_good_day: bool,
+    pub is_fault_free: bool,
     pub timeline: &'a Timeline,
 }
 
-/// Compares a finished run with what should have been.
+/// Compares a finished run with the expected results.
 pub fn judge(
     case: &Case,
     received: &[ReceivedDatagram],
     accepted: &[Accepted],
     verdict: &Verdict,
 ) -> Result<(), String> {
-    let readings: Vec<(Reading, &ReceivedDatagram)> = received.iter().map(|one| (read(one), one)).collect();
-    let cut = readings.iter().filter(|(reading, _)| reading.has_cut_line).count() as u64;
-    let lines = lines(&readings);
+    let parsed: Vec<(ParsedDatagram, &ReceivedDatagram)> =
+        received.iter().map(|one| (read(one), one)).collect();
+    let cut = parsed.iter().filter(|(reading, _)| reading.has_truncated_line).count() as u64;
+    let lines = lines(&parsed);
     let judge = Judge { case: *case, lines: &lines, counters: &verdict.counters };
     judge.counts(received, accepted, cut)?;
     let matched = judge.match_packets(accepted)?;
@@ -85,24 +86,25 @@ pub fn judge(
     judge.order(accepted, &matched, verdict)
 }
 
-/// Looks at what a worker sent until it was killed: what it had received, once, to the backend that owned it.
+/// Checks what a worker sent until it was killed: each line was received, is sent once, and goes to the backend that owns it.
 pub fn judge_killed(
     case: &Case,
     received: &[ReceivedDatagram],
     accepted: &[Accepted],
     counters: &Counters,
 ) -> Result<(), String> {
-    let readings: Vec<(Reading, &ReceivedDatagram)> = received.iter().map(|one| (read(one), one)).collect();
-    let lines = lines(&readings);
+    let parsed: Vec<(ParsedDatagram, &ReceivedDatagram)> =
+        received.iter().map(|one| (read(one), one)).collect();
+    let lines = lines(&parsed);
     Judge { case: *case, lines: &lines, counters }.match_packets(accepted).map(drop)
 }
 
-fn lines<'a>(readings: &'a [(Reading<'a>, &ReceivedDatagram)]) -> Vec<Line<'a>> {
+fn lines<'a>(parsed: &'a [(ParsedDatagram<'a>, &ReceivedDatagram)]) -> Vec<Line<'a>> {
     let mut times: HashMap<&[u8], u64> = HashMap::new();
-    for text in readings.iter().flat_map(|(reading, _)| &reading.lines) {
+    for text in parsed.iter().flat_map(|(reading, _)| &reading.lines) {
         *times.entry(text).or_default() += 1;
     }
-    readings
+    parsed
         .iter()
         .flat_map(|(reading, one)| {
             reading.lines.iter().map(|text| Line {
@@ -149,7 +151,7 @@ impl Judge<'_> {
         expect("metrics dropped", self.counters.dropped_total(), self.lines.len() as u64 + cut - sent)
     }
 
-    /// A packet is padded only for a backend that ever was to be sent such packets.
+    /// A packet is padded only for a backend that was configured for padding under some table.
     fn padding(&self, packet: &Accepted) -> Result<(), String> {
         let nodes = self.case.timeline.tables().flat_map(|table| table.nodes.iter());
         let mut modes = nodes.filter(|node| node.address == Some(packet.address)).map(|node| node.gso);
@@ -164,8 +166,8 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// Finds the received line of every line sent; none may be sent twice, altered, invented, or to a backend that never
-    /// was its own. Returns the index of each sent line.
+    /// Finds the received line of every line sent; none may be sent twice, altered, invented, or sent to a backend that never
+    /// owned it. Returns the index of each sent line.
     fn match_packets(&self, accepted: &[Accepted]) -> Result<Vec<Vec<usize>>, String> {
         let mut unsent: HashMap<&[u8], Vec<usize>> = HashMap::new();
         for (index, line) in self.lines.iter().enumerate().rev() {
@@ -184,7 +186,7 @@ impl Judge<'_> {
         self.padding(packet)?;
         for text in lines_of(&packet.bytes) {
             let index = unsent.get_mut(text).and_then(Vec::pop).ok_or_else(|| {
-                format!("sent, but not received (so often): {:?}", String::from_utf8_lossy(text))
+                format!("sent more often than received: {:?}", String::from_utf8_lossy(text))
             })?;
             if self.lines[index].is_unique {
                 self.backend(packet, &self.lines[index])?;
@@ -194,30 +196,30 @@ impl Judge<'_> {
         let limit = self.case.timeline.tables().map(|table| table.rules.packet_bytes_max).max().unwrap_or(0);
         if packet.bytes.len() > limit && indices.len() > 1 {
             return Err(format!(
-                "a packet of {} bytes, the limit is {limit}: {:?}",
+                "packet_bytes {} exceeds the limit {limit}: {:?}",
                 packet.bytes.len(),
                 shown()
             ));
         }
         let arrivals = indices.iter().map(|index| &self.lines[*index]).filter(|line| line.is_unique);
         let first_us = arrivals.map(|line| line.arrived_us).min().unwrap_or(u64::MAX);
-        // A gather that was interrupted and then pre-empted until its deadline cannot be told from a whole one.
+        // A coalescing sleep that was interrupted and then pre-empted until its deadline looks like a complete one.
         let tolerance_us = self.case.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
         if !packet.arrival.after_idle && packet.arrival.bound_us > first_us.saturating_add(tolerance_us) {
             let bound_us = packet.arrival.bound_us;
             return Err(format!(
-                "said not to have arrived before {bound_us}, did at {first_us}: {:?}",
+                "lower bound of the arrival is {bound_us}, but it arrived at {first_us}: {:?}",
                 shown()
             ));
         }
         self.arrivals(packet, &indices, tolerance_us)?;
-        if self.case.is_good_day {
+        if self.case.is_fault_free {
             let budget_us = self.case.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
             for line in indices.iter().map(|index| &self.lines[*index]).filter(|line| line.is_unique) {
                 let late_us = packet.at_us.saturating_sub(line.arrived_us);
                 if late_us > budget_us + SLACK_US {
                     return Err(format!(
-                        "arrived at {}, taken at {}, sent at {}, the budget is {budget_us} µs: {:?}",
+                        "arrived at {}, taken at {}, sent at {}, budget {budget_us} µs: {:?}",
                         line.arrived_us,
                         line.at_us,
                         packet.at_us,
@@ -229,8 +231,8 @@ impl Judge<'_> {
         Ok(indices)
     }
 
-    /// Whether the packet tells of each line with a good stamp when it arrived, or when an older neighbour did; and of no
-    /// other line. None lies before the bound.
+    /// Whether the packet records the arrival of each line with a valid timestamp, or of an older neighbour; and of no other
+    /// line. None is earlier than the bound.
     fn arrivals(&self, packet: &Accepted, indices: &[usize], tolerance_us: u64) -> Result<(), String> {
         let bound_us = if packet.arrival.after_idle { 0 } else { packet.arrival.bound_us };
         if let Some((at_us, _)) = packet
@@ -239,7 +241,7 @@ impl Judge<'_> {
             .find(|(at_us, _)| at_us.saturating_add_unsigned(tolerance_us) < bound_us as i64)
         {
             return Err(format!(
-                "said not to have arrived before {bound_us}, and to have arrived at {at_us}"
+                "lower bound of the arrival is {bound_us}, but the recorded arrival is {at_us}"
             ));
         }
         let lines: Vec<&Line> = indices.iter().map(|index| &self.lines[*index]).collect();
@@ -252,17 +254,17 @@ impl Judge<'_> {
             let oldest_us = arrived.by_ref().take(*metrics as usize).min();
             if oldest_us != Some(*at_us) {
                 return Err(format!(
-                    "{metrics} metrics are said to have arrived at {at_us}, did at {oldest_us:?}"
+                    "recorded arrival of {metrics} metrics: {at_us}, expected {oldest_us:?}"
                 ));
             }
         }
         match arrived.next() {
             None => Ok(()),
-            Some(at_us) => Err(format!("a metric that arrived at {at_us} is not told of")),
+            Some(at_us) => Err(format!("no recorded arrival for a metric that arrived at {at_us}")),
         }
     }
 
-    /// Every datagram whose stamp is of no use is counted, under its reason.
+    /// Every datagram without a usable timestamp is counted by reason.
     fn timestamps(&self, received: &[ReceivedDatagram]) -> Result<(), String> {
         let stamped = |how| received.iter().filter(|one| one.stamped == Some(how)).count() as u64;
         let get = |counter| self.counters.get(counter);
@@ -270,7 +272,7 @@ impl Judge<'_> {
         expect("timestamps_invalid", get(Counter::TimestampsInvalid), stamped(Stamped::Absurd))
     }
 
-    /// Whether the packet's backend owned the line, and had that address, under some table that may have been in force.
+    /// Whether the packet's backend owned the line, and had that address, under a table that may have been in force.
     fn backend(&self, packet: &Accepted, line: &Line) -> Result<(), String> {
         let tables: Vec<&RouteTable> = self.case.timeline.in_force(line.at_us, packet.at_us).collect();
         let is_named = |name: &str, table: &RouteTable| {
@@ -284,7 +286,7 @@ impl Judge<'_> {
             Ok(())
         } else {
             Err(format!(
-                "{:?}, taken at {}, went to {} at {}",
+                "{:?}, received at {}, was sent to {} at {}",
                 text(),
                 line.at_us,
                 packet.address,
@@ -293,7 +295,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Every reason that was counted has a cause in the scenario, and those that can be known are exact.
+    /// Every drop reason that was counted has a cause in the scenario; those that are known exactly must match.
     fn reasons(&self, verdict: &Verdict, cut: u64) -> Result<(), String> {
         let keyless = self.lines.iter().filter(|line| line.key.is_none()).count() as u64;
         let drops_malformed = self.case.timeline.first().rules.malformed == Malformed::Drop;
@@ -302,7 +304,7 @@ impl Judge<'_> {
         expect("malformed", self.counters.dropped(DropReason::Malformed), malformed)?;
         for reason in DropReason::ALL {
             if self.counters.dropped(*reason) > 0 && !self.may_happen(*reason, verdict) {
-                return Err(format!("{} without a cause", reason.name()));
+                return Err(format!("{} counted without a cause", reason.name()));
             }
         }
         if let Ended::CutShort { metrics_dropped } = verdict.ended {
@@ -321,9 +323,9 @@ impl Judge<'_> {
                 any_table(&|table| table.rules.on_node_down == OnNodeDown::Drop && !table.live.is_full())
             }
             DropReason::QueueFull => {
-                // What was refused waits for the backend to move to another address.
+                // Refused packets wait for the backend to move to another address.
                 let may_move = any_table(&|table| table.nodes.iter().any(|node| node.may_move));
-                // An answer may be that of a firewall, which is like a refusal.
+                // An ICMP error may come from a firewall, which is treated like a refusal.
                 let refusals =
                     [Fault::SendRefused, Fault::SendUnreachable, Fault::SendAnswered, Fault::SourceChanged];
                 let is_refused = refusals.into_iter().any(struck);
@@ -348,25 +350,25 @@ impl Judge<'_> {
         }
     }
 
-    /// With an interval after which sockets are replaced, nothing goes by an older one on a good day.
+    /// With a reopen interval, no packet is sent by an older socket in a run without faults.
     fn ages(&self, accepted: &[Accepted]) -> Result<(), String> {
         let intervals = || self.case.timeline.tables().map(|table| table.rules.reopen_us);
-        if !self.case.is_good_day || intervals().any(|interval_us| interval_us == 0) {
+        if !self.case.is_fault_free || intervals().any(|interval_us| interval_us == 0) {
             return Ok(());
         }
-        // A tenth more, by chance.
+        // Jitter adds up to a tenth.
         let age_us_max = intervals().max().unwrap_or(0) * 11 / 10 + SLACK_US;
         match accepted.iter().find(|packet| packet.at_us - packet.opened_us > age_us_max) {
             None => Ok(()),
             Some(packet) => Err(format!(
-                "sent to {} at {} by a socket made at {}, more than {age_us_max} µs before",
+                "sent to {} at {} by a socket made at {}: older than {age_us_max} µs",
                 packet.address, packet.at_us, packet.opened_us
             )),
         }
     }
 
-    /// The histograms hold every metric sent, the exact one those whose arrival is known, and on a good day nothing beyond the
-    /// budget.
+    /// The histograms hold every metric sent, the exact one those with a known arrival; in a run without faults, nothing exceeds
+    /// the budget.
     fn latency(&self, accepted: &[Accepted], verdict: &Verdict) -> Result<(), String> {
         let Some(latency) = &verdict.latency else { return Ok(()) };
         let sent = self.counters.get(Counter::MetricsSent);
@@ -376,7 +378,7 @@ impl Judge<'_> {
         let arrivals = accepted.iter().flat_map(|packet| &packet.arrivals);
         let known: u64 = arrivals.map(|(_, metrics)| u64::from(*metrics)).sum();
         expect("exact latencies recorded", exact.len(), known)?;
-        if !self.case.is_good_day {
+        if !self.case.is_fault_free {
             return Ok(());
         }
         let budget_us = self.case.timeline.tables().map(|table| table.rules.flush_us).max().unwrap_or(0);
@@ -386,13 +388,13 @@ impl Judge<'_> {
             let longest_us = histogram.max();
             // Two significant digits: up to 1 % more than was recorded.
             if longest_us > (budget_us + SLACK_US) * 101 / 100 {
-                return Err(format!("latency: {what} {longest_us} µs, the budget is {budget_us}"));
+                return Err(format!("latency: {what} {longest_us} µs exceeds the budget {budget_us}"));
             }
         }
         Ok(())
     }
 
-    /// Where no packet had to be repeated, each backend gets its lines in the order of their arrival.
+    /// If no packet had to be resent, each backend gets its lines in order of arrival.
     fn order(&self, accepted: &[Accepted], matched: &[Vec<usize>], verdict: &Verdict) -> Result<(), String> {
         let repeating = [
             Fault::SendBusy,
@@ -400,7 +402,7 @@ impl Judge<'_> {
             Fault::SendRefused,
             Fault::SendUnreachable,
             Fault::SendAnswered,
-            // A GSO batch that meets one of these is taken apart and repeated.
+            // A GSO batch with one of these errors is split and resent.
             Fault::GsoRefused,
             Fault::SendInvalid,
             Fault::SendInputOutput,
@@ -416,7 +418,7 @@ impl Judge<'_> {
                     && before > *index
                 {
                     let text = String::from_utf8_lossy(self.lines[*index].text);
-                    return Err(format!("{text:?} overtaken on the way to {}", packet.address));
+                    return Err(format!("{text:?} reordered on the way to {}", packet.address));
                 }
             }
         }
@@ -424,9 +426,9 @@ impl Judge<'_> {
     }
 }
 
-/// Whether no metric is lost to the host's new address: each socket is replaced as soon as a send by it has failed, and the
-/// packet goes once more. So it is unless the address changes again within a second, a new socket cannot be made, or the old
-/// one has packets that are not sent or not told of yet, or that have been repeated before.
+/// Whether no metric is lost when the host's address changes: each socket is replaced as soon as a send on it fails, and the
+/// packet is resent. Not so if the address changes again within a second, a new socket cannot be made, or the old socket has
+/// packets that are unsent or without a result, or that were resent before.
 fn outlives_change(verdict: &Verdict) -> bool {
     let others = [
         Fault::OpenFailed,
@@ -442,7 +444,7 @@ fn outlives_change(verdict: &Verdict) -> bool {
         && others.iter().all(|fault| verdict.faults[*fault as usize] == 0)
 }
 
-/// The name of the backend that a line belongs to under a table; `None` if it is dropped.
+/// The name of the backend that owns a line under a table; `None` if the line is dropped.
 fn owner<'a>(table: &'a RouteTable, line: &Line) -> Option<&'a str> {
     let key = match (line.key, table.rules.malformed) {
         (Some(key), _) => key,
@@ -456,7 +458,7 @@ fn owner<'a>(table: &'a RouteTable, line: &Line) -> Option<&'a str> {
     is_served.then(|| &*table.nodes[index].name)
 }
 
-/// The lines of a packet; the newlines that fill it up for a GSO batch are none.
+/// The lines of a packet, without the newlines that pad it for a GSO batch.
 fn lines_of(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }

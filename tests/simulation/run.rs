@@ -1,4 +1,4 @@
-//! One run of a worker on the fake kernel, with its invariants looked at after every step.
+//! One run of a worker on the fake kernel, with its invariants checked after every step.
 
 use crate::inspection::Inspection;
 use crate::oracle::{self, Case};
@@ -12,12 +12,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, channel};
 
-/// More steps than any run needs.
+/// An upper limit of the steps of a run.
 const STEPS_MAX: u64 = 60_000;
-/// Drains with this much time must never be cut short.
+/// A drain with this time limit must never be cut short.
 const AMPLE_TIMEOUT_US: u64 = 1_000_000;
 
-/// How a run ended.
+/// The result of a run.
 pub struct Verdict {
     pub counters: Counters,
     pub ended: Ended,
@@ -25,11 +25,11 @@ pub struct Verdict {
     pub faults: Vec<u64>,
     pub steps: u64,
     pub virtual_us: u64,
-    /// What was measured while it drained: all of it.
+    /// All that was measured during the drain.
     pub latency: Option<Latency>,
 }
 
-/// Which table may have been in force when.
+/// Which tables may have been in force at a given time.
 pub struct Timeline {
     entries: Vec<Entry>,
 }
@@ -37,7 +37,7 @@ pub struct Timeline {
 struct Entry {
     table: Arc<RouteTable>,
     published_us: u64,
-    /// When the worker was first seen to follow it, or a later one.
+    /// When the worker was first seen to apply it, or a later one.
     adopted_us: Option<u64>,
 }
 
@@ -67,7 +67,7 @@ impl Timeline {
         self.entries.iter().map(|entry| &*entry.table)
     }
 
-    /// Tables that may have been in force between two moments.
+    /// Tables that may have been in force in an interval.
     pub fn in_force(&self, from_us: u64, to_us: u64) -> impl Iterator<Item = &RouteTable> {
         self.entries.iter().enumerate().filter_map(move |(index, entry)| {
             let next = self.entries.get(index + 1);
@@ -77,7 +77,7 @@ impl Timeline {
     }
 }
 
-/// A run under way.
+/// A run in progress.
 struct Run<'a> {
     scenario: &'a Scenario,
     handle: SimHandle,
@@ -93,7 +93,7 @@ struct Run<'a> {
     ready_reports: u64,
 }
 
-/// Runs a scenario to its end; an error says which invariant broke. A traced run prints each step.
+/// Runs a scenario to its end; an error names the broken invariant. A traced run prints each step.
 pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
     let mut run = Run::start(scenario);
     let mut steps = 0;
@@ -130,7 +130,7 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
         latency: Some(latency),
     };
     run.check_end(&verdict)?;
-    let case = Case { is_good_day: scenario.is_good_day, timeline: &run.timeline };
+    let case = Case { is_fault_free: scenario.is_fault_free, timeline: &run.timeline };
     let judged = run.handle.with_received(|received| {
         run.handle.with_accepted(|accepted| oracle::judge(&case, received, accepted, &verdict))
     });
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Does what control does now.
+    /// Does what control does at this time.
     fn act(&mut self) {
         let now_us = self.handle.now_us();
         while self.tables.front().is_some_and(|(at_us, _)| *at_us <= now_us) {
@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
         );
     }
 
-    /// What holds after every step.
+    /// Checked after every step.
     fn check(&mut self) -> Result<(), String> {
         self.timeline.adopt(self.worker.relay().table().generation, self.handle.now_us());
         self.inspection.step(&self.worker, &self.handle, &self.shared)?;
@@ -213,32 +213,32 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// A sleep without an end is right only if nothing waits for anything.
+    /// A sleep without a deadline is valid only if nothing is pending.
     fn check_sleep(&mut self) -> Result<(), String> {
-        // Control acts between steps only: what became due within this one, wakes the next.
+        // Control acts between steps only: what became due within this one wakes the next.
         let is_control_due = self.tables.front().is_some_and(|(at_us, _)| *at_us <= self.handle.now_us());
         if !self.handle.is_stuck() || is_control_due {
             return Ok(());
         }
         let pending = self.worker.relay().counters().get(Counter::MetricsPending);
         let queued = if self.handle.is_queue_empty() { "empty" } else { "not empty" };
-        Err(format!("asleep for ever; {pending} metrics pending, socket queues {queued}"))
+        Err(format!("asleep without a deadline; {pending} metrics pending, socket queues {queued}"))
     }
 
     fn check_end(&mut self, verdict: &Verdict) -> Result<(), String> {
         self.inspection.end(&self.worker)?;
         if !self.tables.is_empty() && !self.is_draining {
-            return Err("it ended before it was told to".into());
+            return Err("it ended before it was ordered to".into());
         }
         if !self.handle.is_queue_empty() {
-            return Err("datagrams from before the fence are left in the sockets' queues".into());
+            return Err("datagrams that arrived before the fence are left in the socket queues".into());
         }
         let is_cut_short = verdict.ended != Ended::Drained;
         if is_cut_short && self.scenario.drain_timeout_us >= AMPLE_TIMEOUT_US {
-            return Err(format!("a drain with ample time ended as {:?}", verdict.ended));
+            return Err(format!("drain with ample time: expected Drained, found {:?}", verdict.ended));
         }
-        // On a bad day the end may come before every receive has once been armed.
-        if self.ready_reports > 1 || (self.ready_reports == 0 && self.scenario.is_good_day) {
+        // With faults, the end may come before every receive has been armed once.
+        if self.ready_reports > 1 || (self.ready_reports == 0 && self.scenario.is_fault_free) {
             return Err(format!("ready was reported {} times", self.ready_reports));
         }
         let counted = verdict.counters.get(Counter::KernelDrops);
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
         let dropped: u64 =
             (0..driver.listeners()).map(|listener| driver.receive_memory(listener).drops).sum();
         if counted != dropped {
-            return Err(format!("{counted} kernel drops counted, there were {dropped}"));
+            return Err(format!("kernel_drops: {counted}, expected {dropped}"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A seed → everything that will happen in one run: the fake kernel's nature, the traffic, what control does and when.
+//! Maps a seed to a complete run: the properties of the fake kernel, the traffic, and what control does when.
 
 use statsring::driver::Engine;
 use statsring::driver::sim::{Faults, Random, SimSetup};
@@ -8,22 +8,22 @@ use statsring::worker::Limits;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// The fake clock's first moment, about.
+/// Approximate start of the fake clock.
 pub const START_US: u64 = 1_000_000;
 
-/// One run, fully decided.
+/// One run, fully determined.
 pub struct Scenario {
     pub setup: SimSetup,
     pub limits: Limits,
     pub first: Arc<RouteTable>,
     /// New tables with their times, ascending; the last ones drain.
     pub tables: Vec<(u64, Arc<RouteTable>)>,
-    /// Wakes without a reason.
+    /// Spurious wakes.
     pub wakes: Vec<u64>,
     /// Arrival, listener, payload.
     pub datagrams: Vec<(u64, usize, Vec<u8>)>,
-    /// Nothing goes wrong by chance.
-    pub is_good_day: bool,
+    /// No faults are injected.
+    pub is_fault_free: bool,
     pub drain_timeout_us: u64,
 }
 
@@ -31,10 +31,10 @@ impl Scenario {
     /// The run of a seed, with the driver of `engine`.
     pub fn new(seed: u64, engine: Engine) -> Scenario {
         let mut random = Random::new(seed ^ 0x5CE4_A210);
-        let is_good_day = random.below(8) == 0;
-        let faults = if is_good_day { Faults::none() } else { Faults::mixed(&mut random) };
+        let is_fault_free = random.below(8) == 0;
+        let faults = if is_fault_free { Faults::none() } else { Faults::mixed(&mut random) };
         let payload_bytes_max = random.between(48, 600) as usize;
-        // By the seed, so that what chance does is the same with and without.
+        // Depends on the seed only, so that the random choices are the same with and without.
         let timestamps = seed % 5 < 2;
         let setup = SimSetup {
             seed,
@@ -50,7 +50,7 @@ impl Scenario {
                 as usize,
             faults,
         };
-        let setup = if is_good_day {
+        let setup = if is_fault_free {
             let SimSetup { listeners, payload_bytes_max, timestamps, .. } = setup;
             let buffers = setup.buffers.max(16);
             SimSetup { listeners, buffers, payload_bytes_max, timestamps, engine, ..SimSetup::roomy(seed) }
@@ -88,12 +88,12 @@ impl Scenario {
         let tables = any_tables(&mut random, &first, span_us, drain_timeout_us);
         let wakes = (0..random.below(4)).map(|_| START_US + random.below(span_us)).collect();
         let datagrams = any_traffic(&mut random, &setup, span_us);
-        Scenario { setup, limits, first, tables, wakes, datagrams, is_good_day, drain_timeout_us }
+        Scenario { setup, limits, first, tables, wakes, datagrams, is_fault_free, drain_timeout_us }
     }
 }
 
 impl Scenario {
-    /// For whoever looks into a failure.
+    /// For debugging a failure.
     pub fn print(&self) {
         println!("{:?}\n{:?}", self.setup, self.limits);
         let first = (0, Arc::clone(&self.first));
@@ -138,7 +138,7 @@ fn any_malformed(random: &mut Random) -> Malformed {
     if random.below(4) == 0 { Malformed::Forward } else { Malformed::Drop }
 }
 
-/// Mostly all live; what has no address does not.
+/// Mostly all live, except those without an address.
 fn any_live(random: &mut Random, nodes: &[RouteNode]) -> LiveSet {
     let dying = [0, 0, 0, 0, 0, 2_000, 4_000, 9_900][random.below(8) as usize];
     LiveSet::new(nodes.iter().map(|node| node.address.is_some() && !random.strikes(dying)))
@@ -166,7 +166,7 @@ fn any_tables(
     last = Arc::new(drain);
     tables.push((drain_us, Arc::clone(&last)));
     if random.below(3) == 0 {
-        // Health goes on while the workers drain.
+        // Health checks continue while the workers drain.
         let mut late = copy(&last);
         late.live = any_live(random, &late.nodes);
         late.diverted = diverted(late.generation, &late.live);
@@ -175,7 +175,7 @@ fn any_tables(
     tables
 }
 
-/// The same table, one generation on.
+/// The same table as the next generation.
 fn copy(table: &RouteTable) -> RouteTable {
     RouteTable {
         generation: table.generation + 1,
@@ -189,7 +189,7 @@ fn copy(table: &RouteTable) -> RouteTable {
     }
 }
 
-/// One change, as a reload or a health check makes it.
+/// One change, as made by a reload or a health check.
 fn changed(random: &mut Random, table: &RouteTable) -> RouteTable {
     let mut next = copy(table);
     match random.below(4) {
@@ -208,7 +208,7 @@ fn changed(random: &mut Random, table: &RouteTable) -> RouteTable {
     next
 }
 
-/// Half of the dead backends, another half in each generation.
+/// Half of the backends that are down, a different half in each generation.
 fn diverted(generation: u64, live: &LiveSet) -> LiveSet {
     LiveSet::new(
         (0..live.len()).map(|index| !live.contains(index) && (generation + index as u64).is_multiple_of(2)),
@@ -226,7 +226,7 @@ fn change_nodes(random: &mut Random, nodes: &mut Vec<RouteNode>) {
             nodes.swap(place, other);
         }
         2 => {
-            // It moves to another address, or its name does not resolve for now.
+            // It moves to another address, or its name does not resolve at present.
             let number = nodes[place].name.bytes().nth(4).map_or(0, |digit| u64::from(digit - b'0'));
             nodes[place].address =
                 if random.below(4) == 0 { None } else { node(number, random.below(3)).address };
@@ -288,7 +288,7 @@ pub fn any_datagram(random: &mut Random, room: usize, id: &mut u64) -> Vec<u8> {
     datagram
 }
 
-/// A line that carries its id, so that no two are the same.
+/// A line that contains its id, so that no two are equal.
 fn push_line(random: &mut Random, datagram: &mut Vec<u8>, id: u64) {
     let name = random.below(12);
     let line = match random.below(24) {

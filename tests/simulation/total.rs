@@ -1,4 +1,4 @@
-//! Seeds on all cores, and what they came to.
+//! Runs seeds on all cores and adds up the results.
 
 use crate::host;
 use crate::run::{self, Verdict};
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// One worker on a fake ring.
+    /// One worker on io_uring.
     Worker,
-    /// One worker on fake system calls: the portable engine.
+    /// One worker on the portable engine.
     Portable,
-    /// Whole proxies on a fake host, of either engine.
+    /// Whole proxies on a fake host, on either engine.
     Host,
 }
 
 impl Family {
-    /// The variable that replays one seed of it, and the test that looks at it.
+    /// The command that replays one seed.
     pub fn replay(self, seed: u64) -> String {
         let variable = match self {
             Family::Worker => "STATSRING_SEED",
@@ -33,7 +33,7 @@ impl Family {
         format!("{variable}={seed} cargo test --test simulation -- --nocapture")
     }
 
-    /// Runs one seed; a panic is a failure like any other.
+    /// Runs one seed; a panic is a failure.
     pub fn run(self, seed: u64, is_traced: bool) -> Result<Total, String> {
         let act = || match self {
             Family::Worker | Family::Portable => {
@@ -61,7 +61,7 @@ impl Family {
     }
 }
 
-/// What many runs came to.
+/// The sum of many runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Total {
     pub runs: u64,
@@ -70,7 +70,7 @@ pub struct Total {
     pub datagrams: u64,
     pub metrics_sent: u64,
     pub faults: Vec<u64>,
-    /// By name: drops by reason, what happened to processes.
+    /// By name: drops by reason, events of processes.
     pub events: std::collections::BTreeMap<&'static str, u64>,
     pub failures: Vec<(Family, u64, String)>,
 }
@@ -96,31 +96,31 @@ impl Total {
         total
     }
 
-    fn of_host(happened: host::Happened) -> Total {
+    fn of_host(outcome: host::Outcome) -> Total {
         let events = [
-            ("restarts begun", happened.restarts),
-            ("restarts complete", happened.restarts_complete),
-            ("restarts refused", happened.restarts_refused),
-            ("restarts aborted", happened.restarts_aborted),
-            ("restarts begun anew after a reload", happened.restarts_started_over),
-            ("restarts that came to nothing", happened.restarts_failed),
-            ("sockets taken over from a process that was gone", happened.inherited_unasked),
-            ("stops between two processes", happened.stops_between),
-            ("reloads", happened.reloads),
-            ("reloads refused", happened.reloads_refused),
-            ("reloads deferred", happened.reloads_deferred),
-            ("processes killed", happened.kills),
-            ("processes paused", happened.pauses),
-            ("processes short of descriptors", happened.shortages),
-            ("backends up or down", happened.transitions),
+            ("restarts started", outcome.restarts),
+            ("restarts complete", outcome.restarts_complete),
+            ("restarts refused", outcome.restarts_refused),
+            ("restarts aborted", outcome.restarts_aborted),
+            ("restarts started over after a reload", outcome.restarts_started_over),
+            ("restarts failed", outcome.restarts_failed),
+            ("takeovers after the old process had exited", outcome.serving_without_go),
+            ("stops during a handover", outcome.stops_during_handover),
+            ("reloads", outcome.reloads),
+            ("reloads refused", outcome.reloads_refused),
+            ("reloads deferred", outcome.reloads_deferred),
+            ("processes killed", outcome.kills),
+            ("processes paused", outcome.pauses),
+            ("processes short of descriptors", outcome.shortages),
+            ("health transitions", outcome.transitions),
         ];
         Total {
             runs: 1,
-            steps: happened.steps,
-            virtual_us: happened.virtual_us,
-            datagrams: happened.datagrams,
-            metrics_sent: happened.metrics_sent,
-            faults: happened.faults,
+            steps: outcome.steps,
+            virtual_us: outcome.virtual_us,
+            datagrams: outcome.datagrams,
+            metrics_sent: outcome.metrics_sent,
+            faults: outcome.faults,
             events: events.into_iter().collect(),
             failures: Vec::new(),
         }
@@ -160,24 +160,24 @@ impl Total {
         }
     }
 
-    /// Fails if any run did.
-    pub fn demand_success(&self) {
+    /// Fails if any run failed.
+    pub fn assert_success(&self) {
         if let Some((family, seed, error)) = self.failures.first() {
             panic!("{family:?} seed {seed}: {error}\nreplay it: {}", family.replay(*seed));
         }
     }
 }
 
-/// Until when seeds are run.
+/// When to stop starting seeds.
 #[derive(Clone, Copy, Debug)]
 pub enum Until {
-    /// So many of them.
+    /// After this number of seeds.
     Seeds(u64),
-    /// The clock has come so far.
+    /// After this time.
     Time(Duration),
 }
 
-/// Runs seeds from `first` on all cores; `family` says what each of them simulates.
+/// Runs seeds from `first` on all cores; `family` gives the family of each.
 pub fn run_seeds(first: u64, until: Until, family: impl Fn(u64) -> Family + Sync) -> Total {
     let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

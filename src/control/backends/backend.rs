@@ -151,12 +151,12 @@ impl Backend {
     }
 
     /// Its administrative state.
-    pub fn wish(&self) -> AdminState {
+    pub fn admin_state(&self) -> AdminState {
         self.admin_state.get()
     }
 
     /// Sets its administrative state. True if that changed anything.
-    pub fn set_wish(&self, admin_state: AdminState) -> bool {
+    pub fn set_admin_state(&self, admin_state: AdminState) -> bool {
         let is_changed = self.admin_state.replace(admin_state) != admin_state;
         self.note_state();
         is_changed
@@ -513,24 +513,24 @@ mod tests {
         let mut node = backend.node().clone();
         node.adminport = Some(7);
         backend.update(node.clone(), check);
-        assert!(backend.set_wish(AdminState::Drain));
-        assert!(!backend.set_wish(AdminState::Drain));
+        assert!(backend.set_admin_state(AdminState::Drain));
+        assert!(!backend.set_admin_state(AdminState::Drain));
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(true)));
         assert!(backend.is_checked(), "it is watched all the same");
         backend.with_health(|health| health.observe(0, Outcome::Failed));
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Drain, Some(false)));
         node.gso = crate::config::Gso::Off;
         backend.update(node.clone(), check);
-        assert_eq!((backend.state().0, backend.wish()), (BackendState::Drain, AdminState::Drain));
-        backend.set_wish(AdminState::Down);
+        assert_eq!((backend.state().0, backend.admin_state()), (BackendState::Drain, AdminState::Drain));
+        backend.set_admin_state(AdminState::Down);
         assert_eq!(backend.state().0, BackendState::ForcedDown);
         node.disabled = true;
         backend.update(node, check);
         assert_eq!((backend.state().0, backend.is_healthy()), (BackendState::Disabled, None));
         let backend = self::backend("127.0.0.1:9");
         assert_eq!(backend.is_healthy(), None, "without adminport nobody looks");
-        backend.set_wish(AdminState::Down);
-        backend.set_wish(AdminState::Up);
+        backend.set_admin_state(AdminState::Down);
+        backend.set_admin_state(AdminState::Up);
         assert_eq!(backend.state().0, BackendState::Up);
     }
 

@@ -137,13 +137,13 @@ mod tests {
     fn a_config_keeps_remaining_backends_and_notifies_removed_ones() {
         let backend_set = BackendSet::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
         let [gone, kept] = [0, 1].map(|index| backend_set.backends()[index].clone());
-        kept.set_wish(AdminState::Drain);
+        kept.set_admin_state(AdminState::Drain);
         let next = config(&["127.0.0.1:3", "127.0.0.1:2"]);
         let backends = backend_set.for_config(&next);
         let added = backend_set.added(&backends);
         assert_eq!(added.iter().map(|backend| &*backend.name).collect::<Vec<_>>(), ["127.0.0.1:3"]);
         backend_set.replace(next, backends);
-        assert!(Rc::ptr_eq(&backend_set.backends()[1], &kept) && kept.wish() == AdminState::Drain);
+        assert!(Rc::ptr_eq(&backend_set.backends()[1], &kept) && kept.admin_state() == AdminState::Drain);
         assert!(gone.is_removed() && !kept.is_removed() && backend_set.backend("127.0.0.1:1").is_none());
     }
 
@@ -164,9 +164,12 @@ mod tests {
     #[test]
     fn the_next_process_continues_from_the_carried_state() {
         let old = BackendSet::new(config(&["127.0.0.1:1", "127.0.0.1:2"]));
-        old.backends()[1].set_wish(AdminState::Down);
+        old.backends()[1].set_admin_state(AdminState::Down);
         let new = BackendSet::new(config(&["127.0.0.1:2", "127.0.0.1:3"]));
         new.resume(&old.carry(5), 0);
-        assert_eq!([0, 1].map(|index| new.backends()[index].wish()), [AdminState::Down, AdminState::Up]);
+        assert_eq!(
+            [0, 1].map(|index| new.backends()[index].admin_state()),
+            [AdminState::Down, AdminState::Up]
+        );
     }
 }

@@ -1,8 +1,7 @@
-//! When to look at one backend, and what for: what its watching task would do next, without the task, the clock and the
-//! connection.
+//! When one backend is checked, and how: the decisions of its health checker, without the task, the clock and the connection.
 //!
-//! In: the time, the backend with the errors of sends that the workers reported, what a check found. Out: a check to be made or
-//! a moment to wait for; errors to be logged, changes of its state. Next: `health_checker.rs` does it.
+//! In: the time, the backend with the errors of sends that the workers reported, results of checks. Out: a check to make or
+//! a time to wait for; errors to log, changes of its state. Next: `health_checker.rs` carries them out.
 
 use crate::config::Check;
 use crate::control::backends::addresses::{CheckResult, MoveCause, Refusal, Verdict};
@@ -12,21 +11,21 @@ use crate::packet::SendErrorCounts;
 use crate::placement::splitmix64;
 use std::net::SocketAddr;
 
-/// What is to be done next.
+/// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Query these addresses in this order until one reports it up.
     Check(Vec<SocketAddr>),
     /// Try at these addresses, in this order, whether its host can be reached again; it has no admin port to query.
     Reach(Vec<SocketAddr>),
-    /// Look again then, on the clock of the checks, in ms, or when nudged; `None` = only then.
+    /// Poll again at this time, on the clock of the checks, in ms, or when nudged; `None` = only when nudged.
     Wait(Option<u64>),
 }
 
 /// News of a backend, for the workers and the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Sends to it failed so since the last look.
+    /// Send errors since the last poll.
     SendErrors(SendErrorCounts),
     /// It went up or down.
     State(Transition),
@@ -36,34 +35,34 @@ pub enum Change {
     Settled(Move),
 }
 
-/// The rounds of one backend.
+/// The schedule of one backend.
 #[derive(Debug)]
 pub struct CheckSchedule {
     /// Any number; it changes with each check.
     jitter: u64,
-    /// When the next error of a send may be reported: one hint at a time, no more often than the fast checks.
+    /// When the next send error may be reported: one hint at a time, no more often than the fast checks.
     hint_due_ms: Option<u64>,
-    /// The kinds of errors that the last report brought.
+    /// The kinds of errors in the last report.
     reported: SendErrorCounts,
-    /// When an address that metrics were moved to because of refusals has not refused for long enough to be logged.
+    /// When an address that metrics were moved to because of refusals has worked for long enough to be logged.
     proven_ms: Option<u64>,
 }
 
 impl CheckSchedule {
-    /// Not looked yet. With another `jitter` in every process, the proxies of a fleet do not check together.
+    /// Not polled yet. With a different `jitter` in each process, the proxies of a fleet do not check at the same time.
     pub fn new(jitter: u64) -> CheckSchedule {
         CheckSchedule { jitter, hint_due_ms: None, reported: SendErrorCounts::default(), proven_ms: None }
     }
 
-    /// Looks at the backend; each change goes to `settle`, after its cause.
-    pub fn look(
+    /// The next step for the backend; each change is passed to `settle`, after its cause.
+    pub fn poll(
         &mut self,
         backend: &Backend,
         check: Check,
         now_ms: u64,
         mut settle: impl FnMut(Change),
     ) -> Next {
-        self.look_at_sends(backend, check, now_ms, &mut settle);
+        self.read_send_errors(backend, check, now_ms, &mut settle);
         backend.with_health(|health| health.tick(now_ms)).map(Change::State).map(&mut settle);
         if backend.settle_addresses(now_ms) {
             settle(Change::Route);
@@ -91,8 +90,8 @@ impl CheckSchedule {
         Next::Wait(due_ms.into_iter().chain(others.into_iter().flatten()).min())
     }
 
-    /// What the workers reported of sends.
-    fn look_at_sends(
+    /// Evaluates the send errors that the workers reported.
+    fn read_send_errors(
         &mut self,
         backend: &Backend,
         check: Check,
@@ -129,7 +128,7 @@ impl CheckSchedule {
         }
     }
 
-    /// Metrics are not taken at the address in use, or do not reach it: they go to the next one, or it is so at all of them.
+    /// The address in use refuses metrics or cannot be reached: they go to the next one, unless all addresses do so.
     fn refused(
         &mut self,
         backend: &Backend,
@@ -147,7 +146,7 @@ impl CheckSchedule {
         self.proven_ms = Some(now_ms + check.fast_ms);
         match refusal {
             Refusal::Moved => {
-                // A refusal of the next address is to be heard at once, so that all are tried within milliseconds.
+                // A refusal at the next address must be reported at once, so that all are tried within milliseconds.
                 self.hint_due_ms = None;
                 backend.counters.take_hint();
                 backend.with_health(Health::hurry);
@@ -160,7 +159,7 @@ impl CheckSchedule {
         }
     }
 
-    /// When to look at the backend again; `None` if only a nudge can change anything.
+    /// When the backend is due for a check; `None` if only a nudge can change anything.
     fn due_ms(&self, backend: &Backend) -> Option<u64> {
         // Disabled, or without an address: nothing to check; a change of that wakes the checker.
         let may_be_tried = backend.is_checked() || !backend.reach_order().is_empty();
@@ -168,8 +167,8 @@ impl CheckSchedule {
     }
 }
 
-/// What a check found at the addresses that it tried. The backend may have gone or moved meanwhile: the answer of an address
-/// that is no longer its own says nothing about it. Each change goes to `settle`.
+/// Applies the results of a check. The backend may have been removed or moved meanwhile: the answer of an address that is no
+/// longer its own does not count. Each change goes to `settle`.
 pub fn judge(
     backend: &Backend,
     results: &[(SocketAddr, CheckResult)],
@@ -208,7 +207,7 @@ mod tests {
     struct Walk {
         backend: Backend,
         check: Check,
-        rounds: CheckSchedule,
+        schedule: CheckSchedule,
         changes: Vec<Change>,
     }
 
@@ -220,7 +219,7 @@ mod tests {
             let config = config(&["metrics.example:9"]);
             let backend = Backend::new(config.nodes[0].clone(), config.check);
             backend.set_addresses([ONE, TWO].map(|address| Found::at(address.parse().unwrap())).to_vec());
-            Walk { backend, check: config.check, rounds: CheckSchedule::new(1), changes: Vec::new() }
+            Walk { backend, check: config.check, schedule: CheckSchedule::new(1), changes: Vec::new() }
         }
 
         /// A worker reports a refusal at `address`; the changes that follow at once, and where metrics go then.
@@ -232,12 +231,12 @@ mod tests {
         fn fail(&mut self, now_ms: u64, address: &str, error: SendError) -> (Vec<Change>, String) {
             self.backend.counters.failed(error, None, now_ms);
             self.backend.note_send_errors(address.parse().ok());
-            (self.look(now_ms).0, self.backend.address().unwrap().to_string())
+            (self.poll(now_ms).0, self.backend.address().unwrap().to_string())
         }
 
-        fn look(&mut self, now_ms: u64) -> (Vec<Change>, Next) {
+        fn poll(&mut self, now_ms: u64) -> (Vec<Change>, Next) {
             let changes = &mut self.changes;
-            let next = self.rounds.look(&self.backend, self.check, now_ms, |change| {
+            let next = self.schedule.poll(&self.backend, self.check, now_ms, |change| {
                 if !matches!(change, Change::SendErrors(_)) {
                     changes.push(change);
                 }
@@ -254,11 +253,11 @@ mod tests {
         // Another worker's report about the old address is too late.
         assert_eq!(walk.refuse(5_001, ONE), (vec![], TWO.to_owned()));
         assert!(!walk.backend.counters.take_hint());
-        let (changes, next) = walk.look(5_002);
+        let (changes, next) = walk.poll(5_002);
         assert_eq!((changes, next), (vec![], Next::Wait(Some(5_000 + walk.check.fast_ms))));
         let (from, to) = (ONE.parse().unwrap(), TWO.parse().unwrap());
         let logged = Change::Settled(Move { from, to, cause: MoveCause::Refused });
-        assert_eq!(walk.look(5_000 + walk.check.fast_ms).0, [logged]);
+        assert_eq!(walk.poll(5_000 + walk.check.fast_ms).0, [logged]);
         walk.backend.with_health(|health| assert!(health.is_up()));
     }
 
@@ -279,11 +278,11 @@ mod tests {
         }
         let is_logged =
             |changes: Vec<Change>| changes.into_iter().any(|change| matches!(change, Change::Settled(_)));
-        assert!(!is_logged(walk.look(now_ms).0), "there is no address to log");
+        assert!(!is_logged(walk.poll(now_ms).0), "there is no address to log");
         // After a while without a refusal they are tried anew.
         let later_ms = now_ms + 2 * walk.check.interval_ms;
         assert!(!walk.backend.standing().may_move);
-        walk.look(later_ms);
+        walk.poll(later_ms);
         assert!(walk.backend.standing().may_move);
     }
 
@@ -295,12 +294,12 @@ mod tests {
         walk.backend.update(node, walk.check);
         // Each takes three seconds to be reported.
         assert_eq!(walk.fail(3_000, ONE, SendError::NoNeighbor), (vec![Change::Route], TWO.to_owned()));
-        walk.look(5_000);
+        walk.poll(5_000);
         let (changes, address) = walk.fail(6_000, TWO, SendError::NoNeighbor);
         assert!(matches!(changes.last(), Some(Change::State(change)) if !change.up), "{changes:?}");
         assert_eq!(address, ONE, "a round is over when each has been tried");
         let order = [ONE, TWO].map(|address| address.parse().unwrap()).to_vec();
-        assert_eq!(walk.look(7_000).1, Next::Reach(order));
+        assert_eq!(walk.poll(7_000).1, Next::Reach(order));
         let two = TWO.parse().unwrap();
         assert!(walk.backend.reached_at(two) && !walk.backend.reached_at(two));
         assert_eq!(walk.backend.address(), Some(two), "metrics go to the one that answered");
@@ -317,7 +316,7 @@ mod tests {
         while walk.backend.with_health(|health| health.is_up()) && now_ms < 60_000 {
             now_ms += 2_100;
             let address = walk.backend.address().unwrap().to_string();
-            walk.look(now_ms);
+            walk.poll(now_ms);
             walk.refuse(now_ms, &address);
         }
         assert!(now_ms <= 4 * 2_100, "{now_ms} ms");
@@ -327,10 +326,10 @@ mod tests {
     fn errors_that_come_while_none_can_be_reported_are_found_and_a_cause_comes_before_its_change() {
         let config = config(&["127.0.0.1:9"]);
         let backend = Backend::new(config.nodes[0].clone(), config.check);
-        let mut rounds = CheckSchedule::new(1);
-        let mut look = |now_ms| {
+        let mut schedule = CheckSchedule::new(1);
+        let mut poll = |now_ms| {
             let mut found = Vec::new();
-            let next = rounds.look(&backend, config.check, now_ms, |change| {
+            let next = schedule.poll(&backend, config.check, now_ms, |change| {
                 found.push(match change {
                     Change::SendErrors(errors) => format!("{:?}", errors.iter().collect::<Vec<_>>()),
                     Change::State(change) => format!("up: {}", change.up),
@@ -342,17 +341,17 @@ mod tests {
         let fast_ms = config.check.fast_ms;
         assert!(backend.counters.failed(SendError::NotPermitted, None, 1));
         backend.note_send_errors(backend.address());
-        assert_eq!(look(10), (vec!["[(NotPermitted, 1)]".to_owned()], Next::Wait(Some(10 + fast_ms))));
+        assert_eq!(poll(10), (vec!["[(NotPermitted, 1)]".to_owned()], Next::Wait(Some(10 + fast_ms))));
         // These are not reported.
         let mut answers = SendErrorCounts::default();
         answers.add(SendError::NoNeighbor);
         assert!(!backend.counters.answered(&answers, 2));
-        assert_eq!(look(11).0, Vec::<String>::new());
-        let found = look(10 + fast_ms).0;
+        assert_eq!(poll(11).0, Vec::<String>::new());
+        let found = poll(10 + fast_ms).0;
         let expected = ["[(NoNeighbor, 1)]", "up: false"].map(str::to_owned).to_vec();
         assert_eq!(found, expected);
         let address = "127.0.0.1:9".parse().unwrap();
-        assert_eq!(look(10 + fast_ms + config.check.interval_ms).1, Next::Reach(vec![address]));
+        assert_eq!(poll(10 + fast_ms + config.check.interval_ms).1, Next::Reach(vec![address]));
     }
 
     #[test]
@@ -363,21 +362,21 @@ mod tests {
         node.adminport = Some(7);
         backend.update(node, config.check);
         let address = "127.0.0.1:7".parse().unwrap();
-        let mut rounds = CheckSchedule::new(1);
-        let mut look = |now_ms| {
-            rounds.look(&backend, config.check, now_ms, |change| {
+        let mut schedule = CheckSchedule::new(1);
+        let mut poll = |now_ms| {
+            schedule.poll(&backend, config.check, now_ms, |change| {
                 assert!(matches!(change, Change::SendErrors(_)), "{change:?}");
             })
         };
         let never = |change| panic!("{change:?}");
-        assert_eq!(look(0), Next::Check(vec![address]));
+        assert_eq!(poll(0), Next::Check(vec![address]));
         backend.with_health(|health| health.started(0));
         judge(&backend, &[(address, CheckResult::Good)], config.check, 1, never);
-        let Next::Wait(Some(due_ms)) = look(1) else { panic!("a check at once") };
+        let Next::Wait(Some(due_ms)) = poll(1) else { panic!("a check at once") };
         assert!(due_ms >= config.check.interval_ms * 9 / 10, "{due_ms}");
         assert!(backend.counters.failed(SendError::Refused, None, 1));
         backend.note_send_errors(backend.address());
-        assert_eq!(look(config.check.fast_ms * 2), Next::Check(vec![address]));
+        assert_eq!(poll(config.check.fast_ms * 2), Next::Check(vec![address]));
         let elsewhere = "127.0.0.1:8".parse().unwrap();
         judge(&backend, &[(elsewhere, CheckResult::Failed)], config.check, 3, never);
         backend.with_health(|health| assert!(health.is_up()));
@@ -392,13 +391,13 @@ mod tests {
         node.adminport = Some(7);
         let backend = Backend::new(node, config.check);
         let (address, other) = ("127.0.0.1:7".parse().unwrap(), "127.0.0.2:7".parse().unwrap());
-        let mut rounds = CheckSchedule::new(1);
+        let mut schedule = CheckSchedule::new(1);
         let never = |change| panic!("{change:?}");
         let not_made = (address, CheckResult::NotMade);
         // It is unproven: one failure would take it down.
         for round in 0..u64::from(config.check.fall) + 2 {
             let now_ms = round * 2 * config.check.fast_ms;
-            assert_eq!(rounds.look(&backend, config.check, now_ms, never), Next::Check(vec![address]));
+            assert_eq!(schedule.poll(&backend, config.check, now_ms, never), Next::Check(vec![address]));
             backend.with_health(|health| health.started(now_ms));
             judge(&backend, &[not_made, (other, CheckResult::Failed)], config.check, now_ms, never);
         }

@@ -50,12 +50,12 @@ pub fn start(control: &Rc<Control>, backend: Rc<Backend>) {
 /// One backend's checks, combined with the workers' refusals.
 async fn check(control: Rc<Control>, backend: Rc<Backend>) {
     // Another one in every process, so that the proxies of a fleet do not check together.
-    let mut rounds = CheckSchedule::new(RandomState::new().hash_one(&backend.name));
+    let mut schedule = CheckSchedule::new(RandomState::new().hash_one(&backend.name));
     let mut errors = SendErrorLog::default();
     while !backend.is_removed() {
         let rules = control.config().check;
         let now_ms = control.now_ms();
-        let next = rounds.look(&backend, rules, now_ms, |change| match change {
+        let next = schedule.poll(&backend, rules, now_ms, |change| match change {
             Change::SendErrors(more) => {
                 errors.add(&more);
                 log_send_errors(&control, &backend, &mut errors);
@@ -209,8 +209,11 @@ fn settle(control: &Control, backend: &Backend, change: Change, failure: Option<
 
 fn settle_state(control: &Control, backend: &Backend, transition: Transition, failure: Option<&str>) {
     let mut message = describe(transition, failure);
-    if backend.wish() != AdminState::Up {
-        message.push_str(&format!("; set to {} by the operator, so no name moves", backend.wish().name()));
+    if backend.admin_state() != AdminState::Up {
+        message.push_str(&format!(
+            "; set to {} by the operator, so no name moves",
+            backend.admin_state().name()
+        ));
     }
     let (name, cause) = (backend.name.escape_default(), transition.cause.name());
     // The cause first, then what follows from it.

@@ -39,7 +39,7 @@ pub fn choose(config: &Config, listeners: usize) -> Result<EngineChoice, Failure
     match (try_io_uring(config, rings_bytes), config.engine) {
         (Ok(()), _) => Ok(EngineChoice { engine: Engine::IoUring, rings_bytes, degraded: None }),
         (Err(message), Some(_)) => Err(Failure {
-            words: format!("{message}. Or use the portable engine: \"engine\": \"auto\""),
+            message: format!("{message}. Or use the portable engine: \"engine\": \"auto\""),
             code: exit::NO_ENGINE,
         }),
         (Err(message), None) => Ok(EngineChoice::portable(Some(format!(

@@ -81,8 +81,8 @@ impl Process {
                 self.deadline = None;
                 self.offer();
             }
-            Action::Take(event) => self.take(event),
-            Action::Give(event) => self.on_outgoing(event),
+            Action::Incoming(event) => self.advance_incoming(event),
+            Action::Outgoing(event) => self.on_outgoing(event),
             // It is done where the way to begin is known.
             Action::Serve => {}
             Action::Reload => self.reload(),
@@ -98,21 +98,21 @@ impl Process {
             Action::Drain => self.drain(OVERTIME),
             Action::Leave(taken) => self.leave(&taken).await,
             Action::Abandon(cause) => self.abandon(cause),
-            Action::PassOn(signal) => self.forward_signal(signal),
-            Action::NoteEnd(worker) => self.note_end(worker),
+            Action::ForwardStop(signal) => self.forward_signal(signal),
+            Action::LogWorkerEnd(worker) => self.log_worker_end(worker),
             Action::ReportSuccessorLost(how) => {
                 tracing::error!("the process that has taken over {how}; nothing is serving");
             }
             Action::KillSuccessor => self.kill_successor(),
-            Action::CutOff(signal) => self.cut_off(before, signal),
-            Action::RunOut => self.run_out(),
-            Action::Conclude => self.conclude(),
+            Action::ExitNow(signal) => self.exit_now(before, signal),
+            Action::ExitTimedOut => self.exit_timed_out(),
+            Action::Exit => self.exit(),
         }
     }
 
     /// Passes an event on to the old side of the handover.
     fn on_outgoing(&mut self, event: OutgoingEvent) {
-        if let Some(taken) = self.give(event) {
+        if let Some(taken) = self.advance_outgoing(event) {
             self.pending.push_back(Event::TakenOver(taken));
         }
     }

@@ -11,7 +11,7 @@ use std::fmt::Display;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// The message to the operator.
-    pub words: String,
+    pub message: String,
     /// The process's exit code.
     pub code: u8,
 }
@@ -19,16 +19,16 @@ pub struct Failure {
 impl Failure {
     /// An OS error.
     pub fn system(message: impl Display) -> Failure {
-        Failure { words: message.to_string(), code: exit::SYSTEM }
+        Failure { message: message.to_string(), code: exit::SYSTEM }
     }
 
     /// The unexpected end of a worker.
     pub fn of_worker(index: usize, end: &Result<Ended, DriverError>) -> Failure {
         match end {
-            Err(DriverError::Refused(message)) => Failure { words: message.clone(), code: exit::NO_ENGINE },
-            Err(error) => Failure { words: format!("worker {index} failed: {error}"), code: exit::SYSTEM },
+            Err(DriverError::Refused(message)) => Failure { message: message.clone(), code: exit::NO_ENGINE },
+            Err(error) => Failure { message: format!("worker {index} failed: {error}"), code: exit::SYSTEM },
             Ok(end) => Failure {
-                words: format!("worker {index} ended unexpectedly ({end:?}): internal error (a bug)"),
+                message: format!("worker {index} ended unexpectedly ({end:?}): internal error (a bug)"),
                 code: exit::INTERNAL,
             },
         }
@@ -36,7 +36,7 @@ impl Failure {
 
     /// Logs it, each line as a separate event; the exit code.
     pub fn log(&self) -> u8 {
-        for line in self.words.lines() {
+        for line in self.message.lines() {
             tracing::error!(exit_code = self.code, "{line}");
         }
         self.code

@@ -12,7 +12,7 @@
 //! Withdrawing   refused  refused  Ended                 fails        Delaying, Draining (no new process is left)
 //! Delaying      refused  refused  Ended                 Draining     Draining (shutdownDelay is over)
 //! Draining      refused  refused  Ended                 noted        Ended (all workers ended, or time over)
-//! Leaving       forward  refused  passed on, then Ended noted        Ended (all workers ended, or time over)
+//! Leaving       forward  refused  forward, then Ended   noted        Ended (all workers ended, or time over)
 //! Abandoning    refused  refused  Ended                 noted        Ended (all workers ended, or time over)
 //! ```
 
@@ -43,7 +43,7 @@ pub enum Phase {
         /// A reload was requested, and follows when this process serves.
         is_reload_due: bool,
     },
-    /// It is the proxy.
+    /// It serves.
     Serving,
     /// It is to end, and a restart that was under way ends first.
     Withdrawing {
@@ -56,12 +56,12 @@ pub enum Phase {
     Draining,
     /// Another process has taken over; the workers relay what they hold, and end.
     Leaving {
-        /// A signal to stop was passed on to the other process.
-        has_passed_on: bool,
+        /// A signal to stop was forwarded to the other process.
+        is_stop_forwarded: bool,
     },
     /// The start failed; the workers relay what they hold, and end.
     Abandoning,
-    /// It is over.
+    /// The process exits.
     Ended,
 }
 
@@ -80,7 +80,7 @@ impl Phase {
     }
 }
 
-/// What happens to the process.
+/// Events of the process.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Every worker's receive is armed.
@@ -95,9 +95,9 @@ pub enum Event {
     WorkerEnded(usize),
     /// Every worker has ended.
     AllEnded,
-    /// The process that is to take over from this one did something.
+    /// The process that is to take over from this one reported an event.
     Successor(OutgoingEvent),
-    /// The process that this one takes over from did something.
+    /// An event of the process that this one takes over from.
     Predecessor(IncomingEvent),
     /// This process is now the proxy.
     Go,
@@ -113,7 +113,7 @@ pub enum Event {
     TimeOver,
 }
 
-/// Why a start is given up.
+/// Why a start is abandoned.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cause {
     /// A stop was requested.
@@ -131,7 +131,7 @@ pub enum Cause {
 impl Cause {
     /// The message and the exit code; `of_worker` provides those of a worker that ended.
     pub fn failure(self, of_worker: impl FnOnce(usize) -> Failure) -> Failure {
-        let no_error = |message| Failure { words: message, code: exit::OK };
+        let no_error = |message| Failure { message: message, code: exit::OK };
         match self {
             Cause::Stopped => no_error("stopped before ready".to_owned()),
             Cause::Worker(worker) => of_worker(worker),
@@ -144,61 +144,61 @@ impl Cause {
     }
 }
 
-/// What is to be done.
+/// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Bind what is bound late, and say "ready" to the process that this one takes over from. [`Event::Go`] follows at once
+    /// Bind what is bound late, and send "ready" to the process that this one takes over from. [`Event::Go`] follows at once
     /// if there is none.
     Offer,
-    /// Pass an event on to the new side of the handover ([`IncomingHandover`](crate::control::lifecycle::handover::decide::IncomingHandover)).
-    Take(IncomingEvent),
-    /// Pass an event on to the old side of the handover ([`OutgoingHandover`](crate::control::lifecycle::handover::decide::OutgoingHandover)).
-    Give(OutgoingEvent),
+    /// Pass an event to the new side of the handover ([`IncomingHandover`](crate::control::lifecycle::handover::decide::IncomingHandover)).
+    Incoming(IncomingEvent),
+    /// Pass an event to the old side of the handover ([`OutgoingHandover`](crate::control::lifecycle::handover::decide::OutgoingHandover)).
+    Outgoing(OutgoingEvent),
     /// Begin to serve.
     Serve,
     /// Read the config again.
     Reload,
-    /// Say that a reload follows when this process serves.
+    /// Report that a reload follows when this process serves.
     DeferReload,
     /// Have the process that has taken over read its config again.
     ForwardReload,
-    /// Say why a reload is not carried out.
+    /// Report why a reload is refused.
     RefuseReload(&'static str),
     /// Start a process that takes over, or report why not.
     Restart,
-    /// Say why no restart is begun.
+    /// Report why a restart is refused.
     RefuseRestart(&'static str),
-    /// Say that a stop begins, by this signal.
+    /// Report that a stop begins, and the signal.
     BeginStop(Option<u8>),
-    /// Say that this worker failed, and that the process ends.
+    /// Report that this worker failed, and that the process exits.
     Fail(usize),
     /// End a restart that is under way; [`Event::RestartOver`] follows.
     EndRestart,
-    /// Go on for `shutdownDelay`; then comes [`Event::TimeOver`].
+    /// Continue for `shutdownDelay`; then comes [`Event::TimeOver`].
     Delay,
-    /// Tell the workers to end.
+    /// Order the workers to end.
     Drain,
     /// Leave the sockets to the process that has taken over, and order the workers to end.
     Leave(Inherited),
     /// Report why the start failed, to the operator and the old process, and order the workers to end.
     Abandon(Cause),
-    /// Pass a signal to stop on to the process that has taken over.
-    PassOn(u8),
+    /// Forward a signal to stop to the process that has taken over.
+    ForwardStop(u8),
     /// Report how a worker ended, if that is an error.
-    NoteEnd(usize),
+    LogWorkerEnd(usize),
     /// Report that the process that has taken over has ended, as described.
     ReportSuccessorLost(String),
-    /// End a new process by force.
+    /// Kill a new process.
     KillSuccessor,
     /// Report the counters; the exit code is that of the signal.
-    CutOff(u8),
+    ExitNow(u8),
     /// Report the counters; the workers did not end in time.
-    RunOut,
+    ExitTimedOut,
     /// Report the counters; the exit code depends on how the workers ended.
-    Conclude,
+    Exit,
 }
 
-/// What follows from `event` in `phase`.
+/// The next phase, and the actions, for `event` in `phase`.
 pub fn on(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
     match phase {
         Phase::Arming { is_reload_due } | Phase::Offering { is_reload_due } => {
@@ -208,7 +208,7 @@ pub fn on(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         Phase::Withdrawing { has_failed } => in_withdrawal(has_failed, event),
         Phase::Delaying => in_delay(event),
         Phase::Draining => in_drain(phase, STOPPING, event),
-        Phase::Leaving { has_passed_on } => in_leave(has_passed_on, event),
+        Phase::Leaving { is_stop_forwarded } => in_leave(is_stop_forwarded, event),
         Phase::Abandoning => in_drain(phase, ABANDONED, event),
         // No event is read any more.
         Phase::Ended => (Phase::Ended, Vec::new()),
@@ -229,10 +229,10 @@ fn in_start(phase: Phase, is_reload_due: bool, event: Event) -> (Phase, Vec<Acti
         Event::Reload => (Phase::Arming { is_reload_due: true }, vec![Action::DeferReload]),
         Event::Restart => (phase, vec![Action::RefuseRestart(STARTING)]),
         // "Go" may be on its way: then this one stops as the proxy.
-        Event::Stop(_) if is_armed => (phase, vec![Action::Take(IncomingEvent::Stop)]),
+        Event::Stop(_) if is_armed => (phase, vec![Action::Incoming(IncomingEvent::Stop)]),
         Event::Stop(_) => abandon(Cause::Stopped),
         Event::WorkerEnded(worker) => abandon(Cause::Worker(worker)),
-        Event::Predecessor(event) => (phase, vec![Action::Take(event)]),
+        Event::Predecessor(event) => (phase, vec![Action::Incoming(event)]),
         Event::Go => {
             let reload = is_reload_due.then_some(Action::Reload);
             (Phase::Serving, [Action::Serve].into_iter().chain(reload).collect())
@@ -259,9 +259,9 @@ fn in_service(event: Event) -> (Phase, Vec<Action>) {
         Event::WorkerEnded(worker) => {
             (Phase::Withdrawing { has_failed: true }, vec![Action::Fail(worker), Action::EndRestart])
         }
-        Event::Successor(event) => (phase, vec![Action::Give(event)]),
-        Event::Predecessor(event) => (phase, vec![Action::Take(event)]),
-        Event::TakenOver(taken) => (Phase::Leaving { has_passed_on: false }, vec![Action::Leave(taken)]),
+        Event::Successor(event) => (phase, vec![Action::Outgoing(event)]),
+        Event::Predecessor(event) => (phase, vec![Action::Incoming(event)]),
+        Event::TakenOver(taken) => (Phase::Leaving { is_stop_forwarded: false }, vec![Action::Leave(taken)]),
         Event::Failed(failure) => (Phase::Abandoning, vec![Action::Abandon(Cause::Failed(failure))]),
         // The start is over, and no time is set.
         Event::Armed
@@ -278,10 +278,10 @@ fn in_withdrawal(has_failed: bool, event: Event) -> (Phase, Vec<Action>) {
     match event {
         Event::Reload => (phase, vec![Action::RefuseReload(STOPPING)]),
         Event::Restart => (phase, vec![Action::RefuseRestart(STOPPING)]),
-        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::KillSuccessor, Action::CutOff(signal)]),
-        Event::WorkerEnded(worker) if has_failed => (phase, vec![Action::NoteEnd(worker)]),
+        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::KillSuccessor, Action::ExitNow(signal)]),
+        Event::WorkerEnded(worker) if has_failed => (phase, vec![Action::LogWorkerEnd(worker)]),
         Event::WorkerEnded(worker) => (Phase::Withdrawing { has_failed: true }, vec![Action::Fail(worker)]),
-        Event::Successor(event) => (phase, vec![Action::Give(event)]),
+        Event::Successor(event) => (phase, vec![Action::Outgoing(event)]),
         Event::RestartOver if has_failed => (Phase::Draining, vec![Action::Drain]),
         Event::RestartOver => (Phase::Delaying, vec![Action::Delay]),
         // A stop is under way, so a request from within changes nothing, nor does the old process.
@@ -302,7 +302,7 @@ fn in_delay(event: Event) -> (Phase, Vec<Action>) {
     match event {
         Event::Reload => (phase, vec![Action::RefuseReload(STOPPING)]),
         Event::Restart => (phase, vec![Action::RefuseRestart(STOPPING)]),
-        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::CutOff(signal)]),
+        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::ExitNow(signal)]),
         Event::WorkerEnded(worker) => (Phase::Draining, vec![Action::Fail(worker), Action::Drain]),
         Event::TimeOver => (Phase::Draining, vec![Action::Drain]),
         // A stop is under way, so a request from within changes nothing, nor does the old process.
@@ -324,10 +324,10 @@ fn in_drain(phase: Phase, why: &'static str, event: Event) -> (Phase, Vec<Action
     match event {
         Event::Reload => (phase, vec![Action::RefuseReload(why)]),
         Event::Restart => (phase, vec![Action::RefuseRestart(why)]),
-        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::CutOff(signal)]),
-        Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
-        Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
-        Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
+        Event::Stop(Some(signal)) => (Phase::Ended, vec![Action::ExitNow(signal)]),
+        Event::WorkerEnded(worker) => (phase, vec![Action::LogWorkerEnd(worker)]),
+        Event::AllEnded => (Phase::Ended, vec![Action::Exit]),
+        Event::TimeOver => (Phase::Ended, vec![Action::ExitTimedOut]),
         // The process ends already, whatever is requested internally or by the old process.
         Event::Stop(None) | Event::Predecessor(_) => (phase, Vec::new()),
         // No new process is left, and the start is over.
@@ -341,24 +341,26 @@ fn in_drain(phase: Phase, why: &'static str, event: Event) -> (Phase, Vec<Action
     }
 }
 
-fn in_leave(has_passed_on: bool, event: Event) -> (Phase, Vec<Action>) {
-    let phase = Phase::Leaving { has_passed_on };
+fn in_leave(is_stop_forwarded: bool, event: Event) -> (Phase, Vec<Action>) {
+    let phase = Phase::Leaving { is_stop_forwarded };
     match event {
         Event::Reload => (phase, vec![Action::ForwardReload]),
         Event::Restart => (phase, vec![Action::RefuseRestart(TAKEN_OVER)]),
-        Event::Stop(Some(signal)) if has_passed_on => (Phase::Ended, vec![Action::CutOff(signal)]),
+        Event::Stop(Some(signal)) if is_stop_forwarded => (Phase::Ended, vec![Action::ExitNow(signal)]),
         // A request to this process is meant for the proxy.
-        Event::Stop(Some(signal)) => (Phase::Leaving { has_passed_on: true }, vec![Action::PassOn(signal)]),
-        Event::WorkerEnded(worker) => (phase, vec![Action::NoteEnd(worker)]),
-        Event::AllEnded => (Phase::Ended, vec![Action::Conclude]),
-        Event::TimeOver => (Phase::Ended, vec![Action::RunOut]),
-        Event::Successor(OutgoingEvent::Ended(how)) => (phase, vec![Action::ReportSuccessorLost(how)]),
+        Event::Stop(Some(signal)) => {
+            (Phase::Leaving { is_stop_forwarded: true }, vec![Action::ForwardStop(signal)])
+        }
+        Event::WorkerEnded(worker) => (phase, vec![Action::LogWorkerEnd(worker)]),
+        Event::AllEnded => (Phase::Ended, vec![Action::Exit]),
+        Event::TimeOver => (Phase::Ended, vec![Action::ExitTimedOut]),
+        Event::Successor(OutgoingEvent::Exited(how)) => (phase, vec![Action::ReportSuccessorLost(how)]),
         // It serves: its earlier messages, and its time limit, are irrelevant.
         Event::Successor(
-            OutgoingEvent::Asked(_)
+            OutgoingEvent::Requested(_)
             | OutgoingEvent::Ready { .. }
             | OutgoingEvent::Failed(_)
-            | OutgoingEvent::Late
+            | OutgoingEvent::TimedOut
             | OutgoingEvent::Stop,
         ) => (phase, Vec::new()),
         // This process ends anyway, and a program that embeds the proxy is never restarted.
@@ -384,25 +386,25 @@ mod tests {
             phases.push(Phase::Arming { is_reload_due: flag });
             phases.push(Phase::Offering { is_reload_due: flag });
             phases.push(Phase::Withdrawing { has_failed: flag });
-            phases.push(Phase::Leaving { has_passed_on: flag });
+            phases.push(Phase::Leaving { is_stop_forwarded: flag });
         }
         phases
     }
 
     fn events() -> Vec<Event> {
         let successor = [
-            OutgoingEvent::Asked(None),
+            OutgoingEvent::Requested(None),
             OutgoingEvent::Ready { taken: Inherited::default(), is_current: true },
             OutgoingEvent::Failed("failed".to_owned()),
-            OutgoingEvent::Ended("ended".to_owned()),
-            OutgoingEvent::Late,
+            OutgoingEvent::Exited("ended".to_owned()),
+            OutgoingEvent::TimedOut,
             OutgoingEvent::Stop,
         ];
         let predecessor = [
             IncomingEvent::Armed,
             IncomingEvent::Go,
             IncomingEvent::Abort("abort".to_owned()),
-            IncomingEvent::Gone,
+            IncomingEvent::OldExited,
             IncomingEvent::Stop,
         ];
         let others = [
@@ -432,14 +434,16 @@ mod tests {
             | (Offering { is_reload_due: true }, Offering { is_reload_due }) => is_reload_due,
             (Arming { .. }, Arming { .. } | Offering { .. } | Serving | Abandoning) => true,
             (Offering { .. }, Offering { .. } | Serving | Abandoning) => true,
-            (Serving, Serving | Withdrawing { .. } | Leaving { has_passed_on: false } | Abandoning) => true,
+            (Serving, Serving | Withdrawing { .. } | Leaving { is_stop_forwarded: false } | Abandoning) => {
+                true
+            }
             (Withdrawing { has_failed: true }, next) => {
                 matches!(next, Withdrawing { has_failed: true } | Draining | Ended)
             }
             (Withdrawing { .. }, Withdrawing { .. } | Delaying | Ended) => true,
             (Delaying, Delaying | Draining | Ended) => true,
             (Draining, Draining | Ended) | (Abandoning, Abandoning | Ended) | (Ended, Ended) => true,
-            (Leaving { has_passed_on: true }, Leaving { has_passed_on }) => has_passed_on,
+            (Leaving { is_stop_forwarded: true }, Leaving { is_stop_forwarded }) => is_stop_forwarded,
             (Leaving { .. }, Leaving { .. } | Ended) => true,
             _ => false,
         }
@@ -497,13 +501,13 @@ mod tests {
             match phase {
                 Phase::Arming { .. } => assert_eq!(next, Phase::Abandoning),
                 // The handover remembers it.
-                Phase::Offering { .. } => assert_eq!(actions, [Action::Take(IncomingEvent::Stop)]),
+                Phase::Offering { .. } => assert_eq!(actions, [Action::Incoming(IncomingEvent::Stop)]),
                 Phase::Serving => assert_eq!(next, Phase::Withdrawing { has_failed: false }),
-                Phase::Leaving { has_passed_on: false } => assert_eq!(actions, [Action::PassOn(15)]),
+                Phase::Leaving { is_stop_forwarded: false } => assert_eq!(actions, [Action::ForwardStop(15)]),
                 _ => {
                     assert_eq!(
                         (next, actions.last()),
-                        (Phase::Ended, Some(&Action::CutOff(15))),
+                        (Phase::Ended, Some(&Action::ExitNow(15))),
                         "{phase:?}"
                     );
                     continue;
@@ -511,7 +515,7 @@ mod tests {
             }
             if !next.is_starting() {
                 let (end, actions) = on(next, Event::Stop(Some(2)));
-                assert_eq!((end, actions.last()), (Phase::Ended, Some(&Action::CutOff(2))), "{phase:?}");
+                assert_eq!((end, actions.last()), (Phase::Ended, Some(&Action::ExitNow(2))), "{phase:?}");
             }
         }
     }
@@ -540,8 +544,9 @@ mod tests {
                 let (next, actions) = on(phase, event.clone());
                 let begins = next.is_draining() && !phase.is_draining();
                 assert_eq!(drains(&actions), usize::from(begins), "{phase:?} {event:?}");
-                let reports =
-                    |action: &Action| matches!(action, Action::Conclude | Action::RunOut | Action::CutOff(_));
+                let reports = |action: &Action| {
+                    matches!(action, Action::Exit | Action::ExitTimedOut | Action::ExitNow(_))
+                };
                 let ends = next == Phase::Ended && phase != Phase::Ended;
                 assert_eq!(actions.iter().filter(|action| reports(action)).count(), usize::from(ends));
             }

@@ -26,7 +26,7 @@ impl Process {
     /// SIGUSR2: starts a new process, or reports why not.
     pub(in crate::control) fn restart(&mut self) {
         let obstacle = self.obstacle();
-        let taken = self.give(OutgoingEvent::Asked(obstacle));
+        let taken = self.advance_outgoing(OutgoingEvent::Requested(obstacle));
         debug_assert!(taken.is_none(), "nobody takes over before it was started");
     }
 
@@ -40,7 +40,7 @@ impl Process {
     }
 
     /// Does what an event of a restart asks for. What the new process takes, if it has just taken over.
-    pub(in crate::control) fn give(&mut self, event: OutgoingEvent) -> Option<Inherited> {
+    pub(in crate::control) fn advance_outgoing(&mut self, event: OutgoingEvent) -> Option<Inherited> {
         match self.outgoing.on(event) {
             OutgoingAction::Nothing => {}
             OutgoingAction::Start => {
@@ -52,16 +52,17 @@ impl Process {
                 let message = "deferred until the process of the last restart, which failed, has exited";
                 note(&self.control, Outcome::UnderWay, message);
             }
-            OutgoingAction::Go(taken) => {
+            OutgoingAction::SendGo(taken) => {
                 let state = self.control.carry();
                 let sent = self.successor.as_ref().map(|successor| successor.send_go(state));
                 match sent {
                     Some(Ok(())) => return Some(taken),
                     Some(Err(error)) => {
-                        return self
-                            .give(OutgoingEvent::Failed(format!("cannot order it to take over: {error}")));
+                        return self.advance_outgoing(OutgoingEvent::Failed(format!(
+                            "cannot order it to take over: {error}"
+                        )));
                     }
-                    None => return self.give(OutgoingEvent::Failed("it has exited".to_owned())),
+                    None => return self.advance_outgoing(OutgoingEvent::Failed("it has exited".to_owned())),
                 }
             }
             OutgoingAction::Fail(why) => {
@@ -77,7 +78,7 @@ impl Process {
                 self.abort_successor(why.to_owned());
             }
             OutgoingAction::Kill => self.kill_successor(),
-            OutgoingAction::GoOn(why) => {
+            OutgoingAction::Continue(why) => {
                 self.clear_successor();
                 self.report_failure(&why);
             }
@@ -137,10 +138,12 @@ impl Process {
                 None
             }
             Err(error) => {
-                let taken =
-                    self.give(OutgoingEvent::Failed(format!("cannot start {path}: {}", with_remedy(&error))));
+                let taken = self.advance_outgoing(OutgoingEvent::Failed(format!(
+                    "cannot start {path}: {}",
+                    with_remedy(&error)
+                )));
                 debug_assert!(taken.is_none());
-                self.give(OutgoingEvent::Ended("was not started".to_owned()))
+                self.advance_outgoing(OutgoingEvent::Exited("was not started".to_owned()))
             }
         }
     }
@@ -148,7 +151,7 @@ impl Process {
     /// Ends a restart that is under way, because this process is to stop.
     pub(in crate::control) fn end_restart(&mut self) {
         if self.outgoing.is_busy() {
-            self.give(OutgoingEvent::Stop);
+            self.advance_outgoing(OutgoingEvent::Stop);
         }
     }
 
@@ -200,13 +203,13 @@ impl Process {
             }
         }
         match self.predecessor {
-            Some(_) => self.take(IncomingEvent::Armed),
+            Some(_) => self.advance_incoming(IncomingEvent::Armed),
             None => self.pending.push_back(Event::Go),
         }
     }
 
     /// As the new process: does what an event of the handover asks for.
-    pub(in crate::control) fn take(&mut self, event: IncomingEvent) {
+    pub(in crate::control) fn advance_incoming(&mut self, event: IncomingEvent) {
         let Some(old) = &mut self.predecessor else { return };
         let pid = old.offer.pid;
         if event == IncomingEvent::Stop && matches!(self.phase, Phase::Offering { .. }) {
@@ -214,7 +217,7 @@ impl Process {
         }
         match old.on(event) {
             IncomingAction::Nothing => {}
-            IncomingAction::SayReady => {
+            IncomingAction::SendReady => {
                 tracing::info!("restart: ready to take over from process {pid}");
                 if let Err(error) = old.send_ready() {
                     tracing::warn!("cannot notify process {pid} that this one is ready: {error}");
@@ -224,7 +227,7 @@ impl Process {
                 note(&self.control, Outcome::UnderWay, &format!("taking over from process {pid}"));
                 self.pending.push_back(Event::Go);
             }
-            IncomingAction::ServeUnasked => {
+            IncomingAction::ServeWithoutGo => {
                 note(&self.control, Outcome::Done, &format!("process {pid} has exited; this one continues"));
                 self.pending.push_back(Event::Go);
             }
@@ -237,7 +240,7 @@ impl Process {
     /// As the new process: continues from the last state of the old one, and stops if that was requested meanwhile.
     pub(in crate::control) fn inherit(&mut self) {
         let Some(old) = &mut self.predecessor else { return };
-        if old.is_to_stop() {
+        if old.is_stop_pending() {
             self.pending.push_back(Event::Stop(None));
         }
         if let Some(state) = old.take_last_state() {

@@ -159,7 +159,10 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
         (None, Some(activated)) => activate(config, activated),
         (None, None) => bind(config),
     }
-    .map_err(|failure| Failure { words: origin.configured.format.name_keys(&failure.words), ..failure })?;
+    .map_err(|failure| Failure {
+        message: origin.configured.format.name_keys(&failure.message),
+        ..failure
+    })?;
     let overridden = overridden(config, origin.configured, &found);
     found.degraded.extend(overridden);
     set_workers(config, found.workers.len(), &mut found.degraded);

@@ -53,14 +53,14 @@ fn begin(mut config: Config, options: Options, mut origin: Origin, started: impl
     let mut sockets = match sockets::open(&mut config, &mut origin) {
         Ok(sockets) => sockets,
         Err(failure) => {
-            origin.report_failure(&failure.words);
+            origin.report_failure(&failure.message);
             return failure.log();
         }
     };
     let chosen = match engine::choose(&config, sockets.listen.len()) {
         Ok(chosen) => chosen,
         Err(failure) => {
-            origin.report_failure(&failure.words);
+            origin.report_failure(&failure.message);
             return failure.log();
         }
     };
@@ -81,7 +81,7 @@ fn refused(error: io::Error, rings_bytes: usize, engine: Engine) -> Failure {
     if engine == Engine::Portable || !is_refusal {
         return Failure::system(format!("cannot start the control thread: {error}"));
     }
-    Failure { words: engine::refused(error, rings_bytes).to_string(), code: exit::NO_ENGINE }
+    Failure { message: engine::refused(error, rings_bytes).to_string(), code: exit::NO_ENGINE }
 }
 
 /// The proxy's life on the control thread's runtime.
@@ -128,7 +128,7 @@ async fn prepare(
     chosen: EngineChoice,
 ) -> Result<(Process, Vec<TcpListener>), Failure> {
     let (publisher, worker_handles) =
-        worker_handles(&config).inspect_err(|failure| origin.report_failure(&failure.words))?;
+        worker_handles(&config).inspect_err(|failure| origin.report_failure(&failure.message))?;
     let room = config.workers * (config.nodes.len() + REPORTS_PER_WORKER);
     let (report, reports) = mpsc::channel(room);
     let Origin { predecessor, program, notifier, notices, .. } = origin;
@@ -171,7 +171,7 @@ fn refuse_loops(control: &Control, predecessor: Option<&Predecessor>) -> Result<
     refused.map_err(|loops| {
         predecessor.iter().for_each(|old| old.send_failed(&loops.message));
         // What a name server says may be another thing at the next start.
-        Failure { words: loops.message, code: if loops.is_literal { exit::USAGE } else { exit::SYSTEM } }
+        Failure { message: loops.message, code: if loops.is_literal { exit::USAGE } else { exit::SYSTEM } }
     })
 }
 

@@ -78,9 +78,9 @@ impl Process {
     /// relayed.
     pub(in crate::control) fn abandon(&mut self, cause: Cause) {
         let failure = cause.failure(|worker| self.end_of(worker));
-        self.report_to_old(&failure.words);
+        self.report_to_old(&failure.message);
         if failure.code == exit::OK {
-            tracing::info!("{}", failure.words);
+            tracing::info!("{}", failure.message);
         } else {
             self.failure_code = failure.log();
         }
@@ -90,14 +90,14 @@ impl Process {
     }
 
     /// Reports how a worker ended, if that is an error.
-    pub(in crate::control) fn note_end(&self, worker: usize) {
+    pub(in crate::control) fn log_worker_end(&self, worker: usize) {
         if let Some(Some(Err(error))) = self.ended.get(worker) {
             tracing::error!(worker, "worker {worker}: {error}");
         }
     }
 
     /// A signal to stop while the process ends already: at once, whatever is left.
-    pub(in crate::control) fn cut_off(&mut self, phase: Phase, signal: u8) {
+    pub(in crate::control) fn exit_now(&mut self, phase: Phase, signal: u8) {
         tracing::warn!(signal = name(signal), "received signal {signal} while ending; exiting immediately");
         account(self);
         let code = SIGNALLED + signal;
@@ -105,7 +105,7 @@ impl Process {
     }
 
     /// The time is over, and workers are left.
-    pub(in crate::control) fn run_out(&mut self) {
+    pub(in crate::control) fn exit_timed_out(&mut self) {
         let time = self.deadline.map_or(Duration::ZERO, |(_, time)| time);
         tracing::error!("the workers did not end within {} ms", time.as_millis());
         account(self);
@@ -113,12 +113,12 @@ impl Process {
     }
 
     /// Every worker has ended.
-    pub(in crate::control) fn conclude(&mut self) {
+    pub(in crate::control) fn exit(&mut self) {
         // They have sent their last report: this takes no time.
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        self.exit_code = self.or_failure(conclude(self));
+        self.exit_code = self.or_failure(exit_code(self));
     }
 
     /// The exit code of the failure that ended the process, or else this one.
@@ -128,7 +128,7 @@ impl Process {
 }
 
 /// The exit code of how the workers ended: the gravest counts.
-fn conclude(process: &Process) -> u8 {
+fn exit_code(process: &Process) -> u8 {
     account(process);
     let (mut cut_short, mut failed, mut panicked) = (false, false, false);
     for (worker, end) in process.ended.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! A seed → what will happen to the proxies of one host, and when.
+//! Maps a seed to the events on one host: orders to its proxies, and their times.
 
 use crate::scenario::{START_US, any_datagram};
 use statsring::config::{AddressFamily, Check, Config, Gso, Node, parse};
@@ -8,16 +8,16 @@ use statsring::worker::Limits;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 
-/// The port of the first listening address; the others follow.
+/// The port of the first listening address; those of the others follow.
 const FIRST_PORT: u16 = 8125;
-/// The port of the backends for metrics.
+/// The backends' port for metrics.
 const NODE_PORT: u16 = 9125;
-/// The port of the backends for checks.
+/// The backends' port for health checks.
 const ADMIN_PORT: u16 = 9126;
-/// Different backends there may be.
+/// Number of different backends.
 pub const NODES: usize = 7;
 
-/// What people, machines and chance do.
+/// Events caused by operators, machines and chance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The config file is edited.
@@ -26,26 +26,26 @@ pub enum Order {
     Reload,
     /// SIGUSR2.
     Restart,
-    /// A name server gives the addresses of a backend in another order.
+    /// A name server returns the addresses of a backend in another order.
     Lookup,
-    /// The operator drains a backend, takes it down, or gives it back.
+    /// The operator sets a backend to drain, down or up.
     AdminState,
-    /// A backend begins to answer its checks in another way.
-    Mood,
-    /// A process has no descriptor free for checks, for a while.
+    /// A backend changes how it answers its checks.
+    Behavior,
+    /// A process has no free descriptor for checks for a while.
     Shortage,
     /// A process is killed.
     Kill,
-    /// A process does not run for a while: the machine was suspended, or its CPU taken away.
+    /// A process does not run for a while: the machine was suspended, or the CPU was busy.
     Pause,
     /// SIGTERM.
     Stop,
 }
 
-/// One run, decided up to what chance does on the way.
+/// One run, determined except for random choices on the way.
 pub struct Plan {
     pub seed: u64,
-    pub is_good_day: bool,
+    pub is_fault_free: bool,
     pub setup: SimSetup,
     pub limits: Limits,
     pub config: Config,
@@ -58,11 +58,11 @@ pub struct Plan {
 impl Plan {
     pub fn new(seed: u64) -> Plan {
         let mut random = Random::new(seed ^ 0x0B57_AC1E);
-        let is_good_day = random.below(6) == 0;
+        let is_fault_free = random.below(6) == 0;
         let payload_bytes_max = random.between(48, 400) as usize;
         let timestamps = seed.is_multiple_of(3);
         let roomy = SimSetup { payload_bytes_max, timestamps, ..SimSetup::roomy(seed) };
-        let setup = if is_good_day {
+        let setup = if is_fault_free {
             roomy
         } else {
             SimSetup {
@@ -87,14 +87,14 @@ impl Plan {
             cache_entries: if random.below(4) == 0 { 0 } else { 4_096 },
             timestamps: setup.timestamps,
         };
-        let config = any_config(&mut random, is_good_day);
+        let config = any_config(&mut random, is_fault_free);
         let span_us = random.between(20_000, 160_000);
         let datagrams = any_traffic(&mut random, &config, payload_bytes_max, span_us);
-        let orders = any_orders(&mut random, is_good_day, span_us);
-        Plan { seed, is_good_day, setup, limits, config, datagrams, orders }
+        let orders = any_orders(&mut random, is_fault_free, span_us);
+        Plan { seed, is_fault_free, setup, limits, config, datagrams, orders }
     }
 
-    /// For whoever looks into a failure.
+    /// For debugging a failure.
     pub fn print(&self) {
         println!("{:?}\n{:?}\n{}", self.setup, self.limits, self.config.to_json());
         for (at_us, order) in &self.orders {
@@ -103,25 +103,25 @@ impl Plan {
     }
 }
 
-/// The place of a listening address among all there may be.
+/// The index of a listening address among all possible ones.
 pub fn address_number(address: &SocketAddr) -> usize {
     usize::from(address.port() - FIRST_PORT)
 }
 
-/// Which of [`NODES`] a backend is.
+/// The index of a backend, below [`NODES`].
 pub fn node_number(name: &str) -> usize {
-    // A name, `backend3`, is as long before its digit as an address, `10.0.0.2`.
+    // The prefix of a name, `backend3`, has the length of that of an address, `10.0.0.2`.
     name.as_bytes().get("10.0.0.".len()).map_or(0, |digit| usize::from(digit - b'0'))
 }
 
-/// Where a backend that has a name is.
+/// The addresses of a backend that has a name.
 pub fn addresses_of(node: &Node) -> Vec<SocketAddr> {
     let number = node_number(&node.name) as u8;
     (0..1 + number % 3).map(|place| SocketAddr::from(([10, 0, place, number], node.port))).collect()
 }
 
 fn node(random: &mut Random, number: usize) -> Node {
-    // The same backend goes by the same name in every config.
+    // The same backend has the same name in every config.
     let host = if number.is_multiple_of(2) { format!("10.0.0.{number}") } else { format!("backend{number}") };
     Node {
         name: format!("{host}:{NODE_PORT}").into(),
@@ -139,7 +139,7 @@ fn any_gso(random: &mut Random) -> Gso {
     [Gso::Auto, Gso::Padded, Gso::Unpadded, Gso::Off][random.below(4) as usize]
 }
 
-fn any_config(random: &mut Random, is_good_day: bool) -> Config {
+fn any_config(random: &mut Random, is_fault_free: bool) -> Config {
     static TEMPLATE: OnceLock<Config> = OnceLock::new();
     let template = TEMPLATE.get_or_init(|| {
         let text = r#"{"host": "127.0.0.1", "managementHost": "127.0.0.1", "workers": 1,
@@ -159,7 +159,7 @@ fn any_config(random: &mut Random, is_good_day: bool) -> Config {
         rise: random.between(1, 2) as u32,
     };
     config.handover_timeout_ms = random.between(5, 60);
-    config.shutdown_timeout_ms = if is_good_day || random.below(4) > 0 { 5_000 } else { random.below(20) };
+    config.shutdown_timeout_ms = if is_fault_free || random.below(4) > 0 { 5_000 } else { random.below(20) };
     any_rules(random, &mut config);
     config.malformed = if random.below(4) == 0 { Malformed::Forward } else { Malformed::Drop };
     config
@@ -178,14 +178,14 @@ fn any_rules(random: &mut Random, config: &mut Config) {
     config.on_node_down = if random.below(3) == 0 { OnNodeDown::Drop } else { OnNodeDown::Divert };
 }
 
-/// The file after somebody's edit.
+/// The file after an edit.
 pub fn edited(random: &mut Random, config: &Config) -> Config {
     let mut new = config.clone();
     for _ in 0..random.between(1, 3) {
         match random.below(12) {
             0 => any_rules(random, &mut new),
             1 => new.check.interval_ms = random.between(10, 40),
-            // What only a restart can follow.
+            // Changes that only a restart applies.
             2 => new.workers = random.between(1, 3) as usize,
             3 => {
                 new.listen = (0..random.between(1, 2) as u16).map(listen_address).collect();
@@ -239,15 +239,15 @@ fn any_traffic(
     datagrams
 }
 
-fn any_orders(random: &mut Random, is_good_day: bool, span_us: u64) -> Vec<(u64, Order)> {
-    use Order::{AdminState, Edit, Kill, Lookup, Mood, Pause, Reload, Restart, Shortage, Stop};
+fn any_orders(random: &mut Random, is_fault_free: bool, span_us: u64) -> Vec<(u64, Order)> {
+    use Order::{AdminState, Behavior, Edit, Kill, Lookup, Pause, Reload, Restart, Shortage, Stop};
     let usual = [
-        Restart, Restart, Restart, Reload, Reload, AdminState, AdminState, Mood, Mood, Mood, Edit, Lookup,
-        Shortage, Shortage,
+        Restart, Restart, Restart, Reload, Reload, AdminState, AdminState, Behavior, Behavior, Behavior,
+        Edit, Lookup, Shortage, Shortage,
     ];
     let mut orders: Vec<(u64, Order)> = (0..random.between(1, 9))
         .map(|_| {
-            let is_rare = !is_good_day && random.below(9) == 0;
+            let is_rare = !is_fault_free && random.below(9) == 0;
             let rare = if random.below(2) == 0 { Kill } else { Pause };
             let order = if is_rare { rare } else { *random.pick(&usual).unwrap_or(&Restart) };
             (START_US + random.below(span_us), order)

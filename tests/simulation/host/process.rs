@@ -1,4 +1,4 @@
-//! One process of the fake host: its workers on fake kernels, and its control thread's knowledge, which is the real one.
+//! One process of the fake host: its workers on fake kernels, and the real state of its control thread.
 
 use super::plan::{Plan, addresses_of, node_number};
 use crate::inspection::Inspection;
@@ -33,40 +33,42 @@ use tokio::sync::mpsc::{Receiver, channel};
 
 /// How a backend answers its checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
+pub enum Behavior {
     Up,
     Down,
-    /// It takes the connection and says nothing.
+    /// It accepts the connection and sends nothing.
     Hangs,
-    /// It says a byte now and then, and never what counts.
+    /// It sends single bytes, and never a complete answer.
     Trickles,
-    /// It says what no StatsD server says.
+    /// It sends an answer that no StatsD server sends.
     Garbage,
-    /// It says that it is up, in pieces.
+    /// It answers that it is up, in pieces.
     Slow,
     Refuses,
 }
 
-impl Mood {
-    pub fn any(random: &mut Random) -> Mood {
-        use Mood::{Down, Garbage, Hangs, Refuses, Slow, Trickles, Up};
+impl Behavior {
+    pub fn any(random: &mut Random) -> Behavior {
+        use Behavior::{Down, Garbage, Hangs, Refuses, Slow, Trickles, Up};
         *random.pick(&[Up, Up, Up, Down, Hangs, Trickles, Garbage, Slow, Refuses]).unwrap_or(&Up)
     }
 
-    /// What it says when, in ms, and whether it then closes the connection.
+    /// What it sends when, in ms, and whether it then closes the connection.
     fn answer(self) -> (&'static [(u64, &'static [u8])], bool) {
         match self {
-            Mood::Up => (&[(0, b"health: up\n")], true),
-            Mood::Down => (&[(0, b"health: down\n")], true),
-            Mood::Hangs => (&[], false),
-            Mood::Trickles => (&[(0, b"h"), (1, b"e"), (2, b"a"), (3, b"l"), (5, b"t"), (8, b"h")], false),
-            Mood::Garbage => (&[(0, b"\x00\xff\x1b[2J"), (1, b"\r\n")], false),
-            Mood::Slow => (&[(0, b"health"), (1, b": u"), (1, b"p")], false),
-            Mood::Refuses => (&[], true),
+            Behavior::Up => (&[(0, b"health: up\n")], true),
+            Behavior::Down => (&[(0, b"health: down\n")], true),
+            Behavior::Hangs => (&[], false),
+            Behavior::Trickles => {
+                (&[(0, b"h"), (1, b"e"), (2, b"a"), (3, b"l"), (5, b"t"), (8, b"h")], false)
+            }
+            Behavior::Garbage => (&[(0, b"\x00\xff\x1b[2J"), (1, b"\r\n")], false),
+            Behavior::Slow => (&[(0, b"health"), (1, b": u"), (1, b"p")], false),
+            Behavior::Refuses => (&[], true),
         }
     }
 
-    /// How long a check takes, in ms, and what it finds.
+    /// How long a check takes, in ms, and its result.
     fn check(self, timeout_ms: u64) -> (u64, CheckResult) {
         let (pieces, closes) = self.answer();
         let mut answer = Vec::new();
@@ -86,13 +88,13 @@ impl Mood {
         }
     }
 
-    /// Whether a check finds it up.
+    /// Whether a check reports it up.
     pub fn is_up(self, timeout_ms: u64) -> bool {
         self.check(timeout_ms).1 == CheckResult::Good
     }
 }
 
-/// One worker and what is known of it.
+/// One worker and its records.
 pub struct WorkerHandle {
     pub handle: SimHandle,
     worker: Option<Worker<SimKernel>>,
@@ -102,38 +104,38 @@ pub struct WorkerHandle {
     inspection: Inspection,
     /// Its sockets' numbers in the network.
     pub sockets: Vec<usize>,
-    /// What they had dropped before it had them.
+    /// Their drops before it had them.
     drops_before: u64,
-    /// Its backends' sockets as they were after the last step, and the table they were for.
+    /// Its sockets to backends after the last step, and the table that they belong to.
     opened: Vec<(SocketAddr, u64)>,
-    /// Sockets replaced until then, as counted.
+    /// Sockets replaced until then, by its counter.
     reopened: u64,
-    followed: Option<Arc<RouteTable>>,
+    applied: Option<Arc<RouteTable>>,
     pub is_ready: bool,
     pub ended: Option<Ended>,
 }
 
-/// A task that watches a backend.
+/// A backend's health checker.
 struct Watched {
     backend: Rc<Backend>,
-    rounds: CheckSchedule,
+    schedule: CheckSchedule,
     due_us: Option<u64>,
-    /// A check under way: of which addresses, when it ends, what it finds at each.
+    /// A check in progress: its addresses, its end, its result.
     check: Option<(Vec<SocketAddr>, u64, CheckResult)>,
 }
 
-/// What a process that takes over has beside.
+/// Additional state of a process that takes over.
 pub struct Inheritance {
     pub old: usize,
     pub incoming: IncomingHandover,
     pub taken: Inherited,
     pub last_state: Option<State>,
-    /// Sockets that are not bound before everything is armed.
+    /// Sockets that are bound only when everything is armed.
     pub late: Vec<usize>,
 }
 
 impl Inheritance {
-    /// Of a process that has just been started.
+    /// For a process that has just been started.
     pub fn new(old: usize) -> Inheritance {
         Inheritance {
             old,
@@ -149,25 +151,25 @@ impl Inheritance {
 pub struct Process {
     pub number: usize,
     pub phase: Phase,
-    pub roster: BackendSet,
-    pub seats: Vec<WorkerHandle>,
+    pub backend_set: BackendSet,
+    pub workers: Vec<WorkerHandle>,
     pub left: Left,
     pub outgoing: OutgoingHandover,
     pub successor: Option<usize>,
-    /// Reloads that were applied; how many there had been when the successor was started; when the last one was.
+    /// Reloads applied, their number when the successor was started, and the time of the last one.
     pub reloads: u64,
     pub reloads_at_start: u64,
     pub reloaded_us: Option<u64>,
-    /// When the successor's time is over.
+    /// When the successor's time limit passes.
     pub deadline_us: Option<u64>,
     pub inheritance: Option<Inheritance>,
-    /// It does not run before.
-    pub frozen_until_us: u64,
-    /// It has no descriptor free for a check before.
-    pub short_until_us: u64,
+    /// It does not run until then.
+    pub paused_until_us: u64,
+    /// It has no free descriptor for checks until then.
+    pub shortage_until_us: u64,
     /// A backend that went down because of checks that were not made.
-    pub wrongly_down: Option<String>,
-    /// Since when its backends are watched.
+    pub down_by_shortage: Option<String>,
+    /// Since when its backends are checked.
     pub watching_us: Option<u64>,
     born_us: u64,
     routes: Arc<ArcSwap<RouteTable>>,
@@ -177,7 +179,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// One whose workers are not started.
+    /// A process whose workers are not started.
     pub fn new(number: usize, config: Config, born_us: u64) -> Process {
         let nothing = RouteTable {
             generation: 0,
@@ -189,13 +191,13 @@ impl Process {
             phase: relay::Phase::Run,
             observer: None,
         };
-        let roster = BackendSet::new(config);
-        look_up_all(&roster.backends());
+        let backend_set = BackendSet::new(config);
+        resolve_all(&backend_set.backends());
         Process {
             number,
             phase: Phase::START,
-            roster,
-            seats: Vec::new(),
+            backend_set,
+            workers: Vec::new(),
             left: Left::NONE,
             outgoing: OutgoingHandover::new(),
             successor: None,
@@ -204,9 +206,9 @@ impl Process {
             reloaded_us: None,
             deadline_us: None,
             inheritance: None,
-            frozen_until_us: 0,
-            short_until_us: 0,
-            wrongly_down: None,
+            paused_until_us: 0,
+            shortage_until_us: 0,
+            down_by_shortage: None,
             watching_us: None,
             born_us,
             routes: Arc::new(ArcSwap::from_pointee(nothing)),
@@ -216,22 +218,22 @@ impl Process {
         }
     }
 
-    /// When it was started, and read the config.
+    /// When it was started and read the config.
     pub fn born_us(&self) -> u64 {
         self.born_us
     }
 
-    /// Its clock of the checks.
+    /// The clock of its checks.
     pub fn now_ms(&self, now_us: u64) -> u64 {
         now_us.saturating_sub(self.born_us) / 1_000
     }
 
-    /// Whether its engine is the portable one: half of all processes', so that restarts lead from either to either.
+    /// Whether it uses the portable engine: half of all processes do, so that restarts change the engine in both directions.
     fn is_portable(&self, plan: &Plan) -> bool {
         splitmix64(plan.seed ^ self.number as u64).is_multiple_of(2)
     }
 
-    /// Starts a worker on these sockets. The first table is published.
+    /// Starts a worker on these sockets. The first table has been published.
     pub fn start_worker(
         &mut self,
         plan: &Plan,
@@ -240,7 +242,7 @@ impl Process {
         now_us: u64,
         has_inherited: bool,
     ) {
-        let index = self.seats.len();
+        let index = self.workers.len();
         let seed = splitmix64(plan.seed ^ ((self.number as u64) << 32) ^ index as u64);
         let engine = if self.is_portable(plan) { Engine::Portable } else { Engine::IoUring };
         let setup = SimSetup { seed, engine, ..plan.setup.clone() };
@@ -258,7 +260,7 @@ impl Process {
         if has_inherited && !is_active(Mutation::DropsCountedTwice) {
             worker.forget_drops();
         }
-        self.seats.push(WorkerHandle {
+        self.workers.push(WorkerHandle {
             handle,
             worker: Some(worker),
             shared,
@@ -269,55 +271,55 @@ impl Process {
             sockets,
             opened: Vec::new(),
             reopened: 0,
-            followed: None,
+            applied: None,
             is_ready: false,
             ended: None,
         });
     }
 
-    /// Hands the present state to the workers, as `Control::publish` does.
+    /// Publishes the current state to the workers, like `Control::publish`.
     pub fn publish(&mut self, now_us: u64) {
         let previous = self.routes.load_full();
-        let table = Arc::new(self.roster.next_table(Some(&previous), None));
+        let table = Arc::new(self.backend_set.next_table(Some(&previous), None));
         self.routes.store(Arc::clone(&table));
-        for seat in self.seats.iter_mut().filter(|seat| seat.ended.is_none()) {
+        for entry in self.workers.iter_mut().filter(|entry| entry.ended.is_none()) {
             if is_active(Mutation::GenerationReportedEarly) {
-                seat.shared.set_generation(table.generation);
+                entry.shared.set_generation(table.generation);
             }
-            seat.timeline.publish(&table, now_us.min(seat.handle.now_us()));
-            seat.handle.wake();
+            entry.timeline.publish(&table, now_us.min(entry.handle.now_us()));
+            entry.handle.wake();
         }
     }
 
-    /// The table in force, or about to be.
+    /// The latest published table.
     pub fn table(&self) -> Arc<RouteTable> {
         self.routes.load_full()
     }
 
-    /// The workers are to end, as by `Control::drain`.
+    /// Orders the workers to end, like `Control::drain`.
     pub fn drain(&mut self, now_us: u64) {
         let is_cut_short = !self.left.is_none() && is_active(Mutation::LeaveWithoutFlush);
-        let timeout_us = if is_cut_short { 0 } else { self.roster.config().shutdown_timeout_ms * 1_000 };
-        self.roster.end(timeout_us, self.left);
+        let timeout_us = if is_cut_short { 0 } else { self.backend_set.config().shutdown_timeout_ms * 1_000 };
+        self.backend_set.end(timeout_us, self.left);
         self.publish(now_us);
     }
 
-    /// What it offers to a process that is to take over.
+    /// Its offer to a process that is to take over.
     pub fn offer(&self, now_us: u64) -> Offer {
-        let config = self.roster.config();
+        let config = self.backend_set.config();
         Offer {
             pid: self.number as u32,
             timeout_ms: config.handover_timeout_ms,
             data: config.listen.clone(),
-            workers: self.seats.len(),
+            workers: self.workers.len(),
             state: self.carry(now_us),
             ..Offer::default()
         }
     }
 
-    /// What goes over.
+    /// The state that is handed over.
     pub fn carry(&self, now_us: u64) -> State {
-        let mut backends = self.roster.carry(self.now_ms(now_us));
+        let mut backends = self.backend_set.carry(self.now_ms(now_us));
         for backend in &mut backends {
             if is_active(Mutation::HealthLostAtHandover) {
                 backend.health = None;
@@ -334,26 +336,26 @@ impl Process {
     }
 
     pub fn are_all_ready(&self) -> bool {
-        !self.seats.is_empty() && self.seats.iter().all(|seat| seat.is_ready)
+        !self.workers.is_empty() && self.workers.iter().all(|entry| entry.is_ready)
     }
 
     pub fn have_all_ended(&self) -> bool {
-        self.seats.iter().all(|seat| seat.ended.is_some())
+        self.workers.iter().all(|entry| entry.ended.is_some())
     }
 
-    /// Begins to watch its backends, as after a start.
+    /// Starts checking its backends, as after a start.
     pub fn watch(&mut self, now_us: u64) {
         self.watching_us = Some(now_us);
         self.attend(&[], now_us);
     }
 
-    /// Lets the tasks that watch backends run as far as they can now.
-    pub fn attend(&mut self, moods: &[Mood], now_us: u64) {
+    /// Runs the health checkers as far as possible at this time.
+    pub fn attend(&mut self, behaviors: &[Behavior], now_us: u64) {
         if self.watching_us.is_none() {
             return;
         }
         self.start_watching(now_us);
-        let check = self.roster.config().check;
+        let check = self.backend_set.config().check;
         let now_ms = self.now_ms(now_us);
         let born_us = self.born_us;
         let mut transitions = 0;
@@ -375,18 +377,18 @@ impl Process {
                 judge(backend, &results, check, now_ms, |change| {
                     transitions += 1;
                     if result == CheckResult::NotMade && matches!(change, Change::State(state) if !state.up) {
-                        self.wrongly_down = Some(backend.name.to_string());
+                        self.down_by_shortage = Some(backend.name.to_string());
                     }
                 });
             }
             if !is_nudged(backend) && watched.due_us.is_none_or(|due_us| now_us < due_us) {
                 continue;
             }
-            let next = watched.rounds.look(backend, check, now_ms, |change| {
+            let next = watched.schedule.poll(backend, check, now_ms, |change| {
                 transitions += u64::from(!matches!(change, Change::SendErrors(_)));
             });
             match next {
-                // Its host is there all the time.
+                // Its host is always reachable.
                 Next::Reach(_) => {
                     let reached = backend.with_health(|health| health.reached(now_ms, Reach::Answered));
                     transitions += u64::from(reached.is_some());
@@ -394,18 +396,18 @@ impl Process {
                 }
                 Next::Check(mut order) => {
                     backend.with_health(|health| health.started(now_ms));
-                    let mood = moods.get(node_number(&backend.name)).copied().unwrap_or(Mood::Up);
-                    // A server answers at all its addresses in the same way, and no further one is tried once one is good.
-                    let (takes_ms, result) = match now_us < self.short_until_us {
+                    let behavior = behaviors.get(node_number(&backend.name)).copied().unwrap_or(Behavior::Up);
+                    // A server answers the same at all its addresses, and no further one is queried after a good answer.
+                    let (takes_ms, result) = match now_us < self.shortage_until_us {
                         true => (0, CheckResult::NotMade),
-                        false => mood.check(check.timeout_ms),
+                        false => behavior.check(check.timeout_ms),
                     };
                     if result == CheckResult::Good {
                         order.truncate(1);
                     }
                     watched.check = Some((order, now_us + 1_000 * takes_ms + 100, result));
                 }
-                // As the real task: not before the next millisecond.
+                // Like the real task: not before the next millisecond.
                 Next::Wait(wake_ms) => {
                     watched.due_us = wake_ms.map(|ms| (born_us + 1_000 * ms).max(now_us + 1_000));
                 }
@@ -418,53 +420,53 @@ impl Process {
     }
 
     fn start_watching(&mut self, now_us: u64) {
-        let backends = self.roster.backends().clone();
+        let backends = self.backend_set.backends().clone();
         self.watched.retain(|watched| !watched.backend.is_removed());
         for backend in backends {
             if !self.watched.iter().any(|watched| Rc::ptr_eq(&watched.backend, &backend)) {
                 self.jitter = splitmix64(self.jitter);
-                let (rounds, due_us) = (CheckSchedule::new(self.jitter), Some(now_us));
-                self.watched.push(Watched { backend, rounds, due_us, check: None });
+                let (schedule, due_us) = (CheckSchedule::new(self.jitter), Some(now_us));
+                self.watched.push(Watched { backend, schedule, due_us, check: None });
             }
         }
     }
 
-    /// When one of those tasks has something to do.
+    /// When the next health checker is due.
     pub fn next_check_us(&self) -> Option<u64> {
         let due =
             |watched: &Watched| watched.check.as_ref().map(|(_, ends_us, _)| *ends_us).or(watched.due_us);
         self.watched.iter().filter_map(due).min()
     }
 
-    /// Reloads `new`, as `Control::reload` does; whether it was applied. What stays has to stay as it was.
+    /// Reloads `new`, like `Control::reload`; whether it was applied. Backends that stay must be unchanged.
     pub fn reload(&mut self, new: Config, plan: &Plan, now_us: u64) -> Result<bool, String> {
-        if compare(&self.roster.config(), &new, plan.limits.sockets_max).is_err() {
+        if compare(&self.backend_set.config(), &new, plan.limits.sockets_max).is_err() {
             return Ok(false);
         }
-        let known = |roster: &BackendSet| -> HashMap<Arc<str>, _> {
+        let known = |backend_set: &BackendSet| -> HashMap<Arc<str>, _> {
             let of = |backend: &Rc<Backend>| {
                 let is_up = backend.with_health(|health| health.is_up());
                 (
                     backend.name.clone(),
-                    (Arc::clone(&backend.counters), backend.wish(), is_up, backend.node().clone()),
+                    (Arc::clone(&backend.counters), backend.admin_state(), is_up, backend.node().clone()),
                 )
             };
-            roster.backends().iter().map(of).collect()
+            backend_set.backends().iter().map(of).collect()
         };
-        let before = known(&self.roster);
+        let before = known(&self.backend_set);
         let backends = if is_active(Mutation::BackendLostAtReload) {
             new.nodes.iter().map(|node| Rc::new(Backend::new(node.clone(), new.check))).collect()
         } else {
-            self.roster.for_config(&new)
+            self.backend_set.for_config(&new)
         };
-        look_up_all(&self.roster.added(&backends));
-        self.roster.replace(new, backends);
+        resolve_all(&self.backend_set.added(&backends));
+        self.backend_set.replace(new, backends);
         (self.reloads, self.reloaded_us) = (self.reloads + 1, Some(now_us));
-        for (name, (counters, wish, is_up, node)) in known(&self.roster) {
-            let Some((old_counters, old_wish, was_up, old_node)) = before.get(&name) else { continue };
+        for (name, (counters, admin_state, is_up, node)) in known(&self.backend_set) {
+            let Some((old_counters, old_admin_state, was_up, old_node)) = before.get(&name) else { continue };
             let has_same_port = node.adminport == old_node.adminport && node.disabled == old_node.disabled;
-            if !Arc::ptr_eq(&counters, old_counters) || wish != *old_wish {
-                return Err(format!("a reload began {name} anew"));
+            if !Arc::ptr_eq(&counters, old_counters) || admin_state != *old_admin_state {
+                return Err(format!("a reload reset {name}"));
             }
             if has_same_port && is_up != *was_up {
                 return Err(format!("a reload changed the health of {name}"));
@@ -475,19 +477,19 @@ impl Process {
         Ok(true)
     }
 
-    /// One step of a worker; an error says which invariant broke.
-    pub fn step(&mut self, index: usize, is_good_day: bool, network: &SimNetwork) -> Result<(), String> {
-        let seat = &mut self.seats[index];
-        let Some(worker) = &mut seat.worker else { return Ok(()) };
-        Inspection::generation(worker, &seat.shared)?;
+    /// One step of a worker; an error names the broken invariant.
+    pub fn step(&mut self, index: usize, is_fault_free: bool, network: &SimNetwork) -> Result<(), String> {
+        let entry = &mut self.workers[index];
+        let Some(worker) = &mut entry.worker else { return Ok(()) };
+        Inspection::generation(worker, &entry.shared)?;
         let step = worker.step().map_err(|error| format!("the worker failed: {error}"))?;
-        seat.timeline.adopt(worker.relay().table().generation, seat.handle.now_us());
-        seat.inspect(network)?;
-        while let Ok(report) = seat.reports.try_recv() {
+        entry.timeline.adopt(worker.relay().table().generation, entry.handle.now_us());
+        entry.inspect(network)?;
+        while let Ok(report) = entry.reports.try_recv() {
             match report {
-                Report::Ready { .. } => seat.is_ready = true,
+                Report::Ready { .. } => entry.is_ready = true,
                 Report::SendsFail { node, address } => {
-                    if let Some(backend) = self.roster.backend(&node) {
+                    if let Some(backend) = self.backend_set.backend(&node) {
                         backend.note_send_errors(address);
                     }
                 }
@@ -495,48 +497,49 @@ impl Process {
             }
         }
         let Step::Ended(ended) = step else { return Ok(()) };
-        let may_be_short = self.roster.config().shutdown_timeout_ms < 1_000;
+        let may_be_short = self.backend_set.config().shutdown_timeout_ms < 1_000;
         if ended != Ended::Drained && !may_be_short {
-            return Err(format!("an end with ample time ended as {ended:?}"));
+            return Err(format!("drain with ample time: expected Drained, found {ended:?}"));
         }
-        seat.end(ended, is_good_day)
+        entry.end(ended, is_fault_free)
     }
 
-    /// Whether a worker that is not about to leave it has a socket.
+    /// Whether a worker reads this socket: it has not left it.
     pub fn reads(&self, socket: usize) -> bool {
-        self.seats.iter().filter(|seat| seat.worker.is_some()).any(|seat| {
-            seat.sockets.iter().position(|of| *of == socket).is_some_and(|at| !seat.handle.has_left(at))
+        self.workers.iter().filter(|entry| entry.worker.is_some()).any(|entry| {
+            entry.sockets.iter().position(|of| *of == socket).is_some_and(|at| !entry.handle.has_left(at))
         })
     }
 
-    /// It is killed: what its workers had sent until then has to be right.
-    pub fn kill(&mut self, is_good_day: bool) -> Result<(), String> {
+    /// Kills it: what its workers had sent until then must be right.
+    pub fn kill(&mut self, is_fault_free: bool) -> Result<(), String> {
         self.phase = Phase::Ended;
-        for seat in &mut self.seats {
-            let Some(worker) = seat.worker.take() else { continue };
-            seat.ended = Some(Ended::Panicked);
-            let case = Case { is_good_day, timeline: &seat.timeline };
+        for entry in &mut self.workers {
+            let Some(worker) = entry.worker.take() else { continue };
+            entry.ended = Some(Ended::Panicked);
+            let case = Case { is_fault_free, timeline: &entry.timeline };
             let counters = worker.relay().counters();
-            seat.handle.with_received(|received| {
-                seat.handle
+            entry.handle.with_received(|received| {
+                entry
+                    .handle
                     .with_accepted(|accepted| oracle::judge_killed(&case, received, accepted, counters))
             })?;
         }
         Ok(())
     }
 
-    /// The account of its workers.
+    /// The sum of its workers' counters.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::new();
-        for seat in &self.seats {
-            sum.merge(&seat.shared.published.read());
+        for entry in &self.workers {
+            sum.merge(&entry.shared.published.read());
         }
         sum
     }
 }
 
 impl WorkerHandle {
-    /// Whether it runs.
+    /// Whether it is running.
     pub fn is_running(&self) -> bool {
         self.worker.is_some()
     }
@@ -548,19 +551,17 @@ impl WorkerHandle {
         let counted = worker.relay().counters().get(Counter::KernelDrops);
         if counted > dropped - self.drops_before {
             let here = dropped - self.drops_before;
-            return Err(format!(
-                "{counted} kernel drops counted, there were {here} since it has the sockets"
-            ));
+            return Err(format!("kernel_drops: {counted}, expected at most {here} since it has the sockets"));
         }
         let table = worker.relay().table();
-        if self.followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, table)) {
+        if self.applied.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, table)) {
             return Ok(());
         }
         let opened = self.handle.backend_sockets();
         if opened.len() > table.nodes.len() {
             return Err(format!("{} sockets for {} backends", opened.len(), table.nodes.len()));
         }
-        let before = self.followed.iter().flat_map(|table| table.nodes.iter());
+        let before = self.applied.iter().flat_map(|table| table.nodes.iter());
         let mut replaced = Vec::new();
         for address in before.filter_map(|node| node.address) {
             let serial = |sockets: &[(SocketAddr, u64)]| {
@@ -575,28 +576,28 @@ impl WorkerHandle {
         }
         let reopened = worker.relay().counters().get(Counter::SocketsReopened);
         if replaced.len() as u64 > reopened - self.reopened {
-            return Err(format!("sockets to {replaced:?} were replaced and not counted"));
+            return Err(format!("sockets to {replaced:?} were replaced without being counted"));
         }
-        (self.opened, self.reopened, self.followed) = (opened, reopened, Some(Arc::clone(table)));
+        (self.opened, self.reopened, self.applied) = (opened, reopened, Some(Arc::clone(table)));
         Ok(())
     }
 
-    fn end(&mut self, ended: Ended, is_good_day: bool) -> Result<(), String> {
+    fn end(&mut self, ended: Ended, is_fault_free: bool) -> Result<(), String> {
         let Some(worker) = self.worker.take() else { return Ok(()) };
         self.ended = Some(ended);
         self.inspection.end(&worker)?;
         let counters = worker.relay().counters().clone();
         let faults = self.handle.fault_counts();
         let verdict = Verdict { counters, ended, faults, steps: 0, virtual_us: 0, latency: None };
-        let case = Case { is_good_day, timeline: &self.timeline };
+        let case = Case { is_fault_free, timeline: &self.timeline };
         self.handle.with_received(|received| {
             self.handle.with_accepted(|accepted| oracle::judge(&case, received, accepted, &verdict))
         })
     }
 }
 
-/// The name server's answer for a backend that has a name, rotated by so many; true if that changed anything for the workers.
-pub fn look_up(backend: &Backend, rotated: usize) -> bool {
+/// Applies a name server's answer for a backend that has a name, rotated; true if that changed anything for the workers.
+pub fn resolve(backend: &Backend, rotated: usize) -> bool {
     if !backend.is_named() {
         return false;
     }
@@ -606,13 +607,13 @@ pub fn look_up(backend: &Backend, rotated: usize) -> bool {
     backend.set_addresses(found)
 }
 
-fn look_up_all(backends: &[Rc<Backend>]) {
+fn resolve_all(backends: &[Rc<Backend>]) {
     for backend in backends {
-        look_up(backend, 0);
+        resolve(backend, 0);
     }
 }
 
-/// Whether its task was nudged since it was last asked.
+/// Whether its task was nudged since the last call.
 fn is_nudged(backend: &Backend) -> bool {
     let nudged = std::pin::pin!(backend.nudge.notified());
     nudged.poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())

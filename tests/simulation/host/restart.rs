@@ -1,5 +1,5 @@
-//! Restarts without loss: what both processes do about what the real state machines decide, as
-//! `control/lifecycle/event_loop.rs`, `restart.rs`, `stop.rs` and `sockets.rs` do it, with what they say on its way for a while.
+//! Restarts without loss: executes the actions of the real state machines in both processes, like
+//! `control/lifecycle/event_loop.rs`, `restart.rs`, `stop.rs` and `sockets.rs`, with delayed messages between them.
 
 use super::plan::address_number;
 use super::process::{Inheritance, Process};
@@ -14,38 +14,38 @@ use statsring::control::lifecycle::phase::{Action, Cause, Event, Phase, on};
 use statsring::failpoint::{Mutation, is_active};
 use statsring::relay::Left;
 
-/// How long a new process that is to end may take beyond `shutdownTimeout`, µs.
+/// How long a new process that has to exit may take beyond `shutdownTimeout`, µs.
 const OVERTIME_US: u64 = 1_000_000;
 
-/// What is on its way to a process.
+/// A message on its way to a process.
 #[derive(Clone, Debug)]
 pub enum Mail {
-    /// A new process begins, with this offer and these sockets.
-    Birth { old: usize, offer: Box<Offer>, fate: Disposition, sockets: Vec<usize> },
+    /// A new process starts, with this offer and these sockets.
+    Started { old: usize, offer: Box<Offer>, disposition: Disposition, sockets: Vec<usize> },
     /// To the old process, from the new one.
     OutgoingHandover(OutgoingEvent),
     /// To the new process, from the old one.
     IncomingHandover(IncomingEvent),
-    /// To the new process: it serves from this on.
+    /// To the new process: "go", with the last state.
     Go(State),
 }
 
-/// What becomes of a program that was started.
+/// What a new process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// It comes up.
-    Fine,
+    /// It starts.
+    Starts,
     /// Its config is bad.
     Fails,
-    /// It never receives, and ends when told to.
-    Dawdles,
-    /// It never receives, and hears nothing.
+    /// It is never ready, and exits when ordered to.
+    NeverReady,
+    /// It is never ready, and does not react.
     Hangs,
 }
 
 impl World<'_> {
-    /// Does what an event asks a process for.
-    pub fn happen(&mut self, number: usize, event: Event) -> Result<(), String> {
+    /// Passes an event to a process and executes its actions.
+    pub fn dispatch(&mut self, number: usize, event: Event) -> Result<(), String> {
         self.trace(|| format!("process {number}: {event:?}"));
         let (phase, actions) = on(self.processes[number].phase, event);
         self.processes[number].phase = phase;
@@ -58,29 +58,29 @@ impl World<'_> {
     fn execute(&mut self, number: usize, action: Action) -> Result<(), String> {
         match action {
             Action::Offer => self.offer(number),
-            Action::Take(event) => self.take(number, event),
-            Action::Give(event) => self.give(number, event),
+            Action::Incoming(event) => self.advance_incoming(number, event),
+            Action::Outgoing(event) => self.advance_outgoing(number, event),
             Action::Serve => self.serve(number),
             Action::Reload => self.reload(number),
             Action::Restart => {
-                let heir = self.processes[number].inheritance.as_ref();
-                let is_taking_over = heir.is_some_and(|heir| !heir.incoming.is_complete());
+                let successor = self.processes[number].inheritance.as_ref();
+                let is_taking_over = successor.is_some_and(|successor| !successor.incoming.is_complete());
                 let obstacle = is_taking_over.then_some("the last restart is not complete");
-                self.give(number, OutgoingEvent::Asked(obstacle))
+                self.advance_outgoing(number, OutgoingEvent::Requested(obstacle))
             }
             Action::EndRestart if self.processes[number].outgoing.is_busy() => {
-                self.give(number, OutgoingEvent::Stop)
+                self.advance_outgoing(number, OutgoingEvent::Stop)
             }
-            Action::EndRestart => self.happen(number, Event::RestartOver),
+            Action::EndRestart => self.dispatch(number, Event::RestartOver),
             // No process here has a `shutdownDelay`.
-            Action::Delay => self.happen(number, Event::TimeOver),
+            Action::Delay => self.dispatch(number, Event::TimeOver),
             Action::Drain => {
                 self.stopped_us = self.stopped_us.or(Some(self.now_us));
                 self.drain(number)
             }
             Action::Leave(taken) => self.leave(number, &taken),
             Action::Abandon(cause) => self.abandon(number, cause),
-            Action::PassOn(_) => {
+            Action::ForwardStop(_) => {
                 if let Some(new) = self.processes[number].successor {
                     self.post(number, new, Mail::IncomingHandover(IncomingEvent::Stop));
                 }
@@ -89,35 +89,35 @@ impl World<'_> {
             Action::ForwardReload => {
                 let new = self.processes[number].successor;
                 match new.filter(|new| self.processes[*new].is_alive()) {
-                    // A signal overtakes what was said.
-                    Some(new) => self.happen(new, Event::Reload),
+                    // A signal overtakes messages.
+                    Some(new) => self.dispatch(new, Event::Reload),
                     None => Ok(()),
                 }
             }
             Action::DeferReload => {
-                self.happened.reloads_deferred += 1;
+                self.outcome.reloads_deferred += 1;
                 Ok(())
             }
             Action::RefuseReload(_) => {
-                self.happened.reloads_refused += 1;
+                self.outcome.reloads_refused += 1;
                 Ok(())
             }
             Action::RefuseRestart(_) => {
-                self.happened.restarts_refused += 1;
+                self.outcome.restarts_refused += 1;
                 Ok(())
             }
-            Action::Conclude => {
+            Action::Exit => {
                 self.end_process(number);
                 Ok(())
             }
-            // Only told to people.
+            // Logged only.
             Action::BeginStop(_) | Action::ReportSuccessorLost(_) => Ok(()),
-            // A worker never fails here, a second signal never comes, and every worker ends in time.
+            // Here no worker fails, no second signal is sent, and every worker ends in time.
             Action::Fail(_)
-            | Action::NoteEnd(_)
+            | Action::LogWorkerEnd(_)
             | Action::KillSuccessor
-            | Action::CutOff(_)
-            | Action::RunOut => Err(format!("process {number}: unexpected {action:?}")),
+            | Action::ExitNow(_)
+            | Action::ExitTimedOut => Err(format!("process {number}: unexpected {action:?}")),
         }
     }
 
@@ -127,27 +127,27 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The start of a process failed: the old one is told.
+    /// The start of a process failed: reports it to the old one.
     fn abandon(&mut self, new: usize, cause: Cause) -> Result<(), String> {
         let old = self.processes[new].inheritance.as_ref().map(|inheritance| inheritance.old);
         if let Some(old) = old {
-            let why = cause.failure(|worker| Failure::system(format!("worker {worker} ended"))).words;
+            let why = cause.failure(|worker| Failure::system(format!("worker {worker} ended"))).message;
             self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Failed(why)));
         }
         self.drain(new)
     }
 
-    /// The config file is edited, and read again.
+    /// Reads the config file again.
     fn reload(&mut self, number: usize) -> Result<(), String> {
         let now_us = self.now_us;
         let is_applied = self.processes[number].reload(self.file.clone(), self.plan, now_us)?;
-        self.happened.reloads += u64::from(is_applied);
-        self.happened.reloads_refused += u64::from(!is_applied);
+        self.outcome.reloads += u64::from(is_applied);
+        self.outcome.reloads_refused += u64::from(!is_applied);
         Ok(())
     }
 
-    /// Does what an event of a restart asks the old process for.
-    fn give(&mut self, old: usize, event: OutgoingEvent) -> Result<(), String> {
+    /// Passes an event to the old side of the handover and executes its action.
+    fn advance_outgoing(&mut self, old: usize, event: OutgoingEvent) -> Result<(), String> {
         self.trace(|| format!("process {old}: {event:?}"));
         let action = {
             let process = &mut self.processes[old];
@@ -164,27 +164,28 @@ impl World<'_> {
         match action {
             OutgoingAction::Nothing | OutgoingAction::Defer => {}
             OutgoingAction::Start => self.start_successor(old)?,
-            OutgoingAction::Refuse(_) => self.happened.restarts_refused += 1,
-            OutgoingAction::Go(taken) => {
+            OutgoingAction::Refuse(_) => self.outcome.restarts_refused += 1,
+            OutgoingAction::SendGo(taken) => {
                 let new = self.processes[old].successor.filter(|new| self.processes[*new].is_alive());
                 match new {
                     Some(new) if self.random.below(40) > 0 => {
                         let state = self.processes[old].carry(self.now_us);
-                        self.expect_same_names(old, new);
+                        self.record_statuses(old, new);
                         self.check_config(old, new)?;
                         self.post(old, new, Mail::Go(state));
-                        self.happen(old, Event::TakenOver(taken))?;
+                        self.dispatch(old, Event::TakenOver(taken))?;
                     }
-                    _ => self.give(old, OutgoingEvent::Failed("it could not be told to go".into()))?,
+                    _ => self
+                        .advance_outgoing(old, OutgoingEvent::Failed("it could not be told to go".into()))?,
                 }
             }
             OutgoingAction::Fail(_) => self.set_time(old),
             OutgoingAction::Abort(why) => {
-                self.happened.restarts_aborted += 1;
+                self.outcome.restarts_aborted += 1;
                 self.abort_successor(old, why);
             }
             OutgoingAction::StartOver(why) => {
-                self.happened.restarts_started_over += 1;
+                self.outcome.restarts_started_over += 1;
                 self.abort_successor(old, why.to_owned());
             }
             OutgoingAction::Kill => {
@@ -192,8 +193,8 @@ impl World<'_> {
                     self.kill(new)?;
                 }
             }
-            OutgoingAction::GoOn(_) | OutgoingAction::Clear => {
-                self.happened.restarts_failed += 1;
+            OutgoingAction::Continue(_) | OutgoingAction::Clear => {
+                self.outcome.restarts_failed += 1;
                 let process = &mut self.processes[old];
                 (process.successor, process.deadline_us) = (None, None);
             }
@@ -211,21 +212,22 @@ impl World<'_> {
     fn set_time(&mut self, old: usize) {
         let now_us = self.now_us;
         let process = &mut self.processes[old];
-        let grace_us = process.roster.config().shutdown_timeout_ms * 1_000 + OVERTIME_US;
+        let grace_us = process.backend_set.config().shutdown_timeout_ms * 1_000 + OVERTIME_US;
         process.deadline_us = Some(now_us + grace_us);
     }
 
     fn start_successor(&mut self, old: usize) -> Result<(), String> {
         if self.random.below(25) == 0 {
-            self.give(old, OutgoingEvent::Failed("it cannot be started".into()))?;
-            return self.give(old, OutgoingEvent::Ended("was not started".into()));
+            self.advance_outgoing(old, OutgoingEvent::Failed("it cannot be started".into()))?;
+            return self.advance_outgoing(old, OutgoingEvent::Exited("was not started".into()));
         }
-        let fates = [(Disposition::Fails, 12), (Disposition::Dawdles, 16), (Disposition::Hangs, 16)];
-        let struck = fates.iter().find(|(_, in_so_many)| self.random.below(*in_so_many) == 0);
-        let fate = struck.map_or(Disposition::Fine, |(fate, _)| *fate);
+        let dispositions =
+            [(Disposition::Fails, 12), (Disposition::NeverReady, 16), (Disposition::Hangs, 16)];
+        let struck = dispositions.iter().find(|(_, in_so_many)| self.random.below(*in_so_many) == 0);
+        let disposition = struck.map_or(Disposition::Starts, |(disposition, _)| *disposition);
         let offer = Box::new(self.processes[old].offer(self.now_us));
         let sockets: Vec<usize> =
-            self.processes[old].seats.iter().flat_map(|seat| seat.sockets.iter().copied()).collect();
+            self.processes[old].workers.iter().flat_map(|entry| entry.sockets.iter().copied()).collect();
         for socket in &sockets {
             self.network.hold(*socket);
         }
@@ -238,27 +240,27 @@ impl World<'_> {
         let process = &mut self.processes[old];
         (process.successor, process.deadline_us) = (Some(new), Some(self.now_us + timeout_us));
         process.reloads_at_start = process.reloads;
-        self.happened.restarts += 1;
-        self.post(old, new, Mail::Birth { old, offer, fate, sockets });
+        self.outcome.restarts += 1;
+        self.post(old, new, Mail::Started { old, offer, disposition, sockets });
         Ok(())
     }
 
-    /// The new process begins: what `control/lifecycle/sockets.rs` does with the offer, then the workers.
+    /// The new process starts: handles the offer like `control/lifecycle/sockets.rs`, then starts the workers.
     pub fn begin(
         &mut self,
         new: usize,
         old: usize,
         offer: &Offer,
-        fate: Disposition,
+        disposition: Disposition,
         offered: &[usize],
     ) -> Result<(), String> {
-        let config = self.processes[new].roster.config().clone();
-        if fate != Disposition::Fine {
-            if fate == Disposition::Fails {
+        let config = self.processes[new].backend_set.config().clone();
+        if disposition != Disposition::Starts {
+            if disposition == Disposition::Fails {
                 self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Failed("a bad config".into())));
                 self.end_process(new);
             }
-            self.deaf.extend((fate == Disposition::Hangs).then_some(new));
+            self.unresponsive.extend((disposition == Disposition::Hangs).then_some(new));
             return Ok(());
         }
         self.held.remove(&new);
@@ -287,7 +289,7 @@ impl World<'_> {
         process.inheritance = Some(Inheritance { taken: plan.taken(), late, ..Inheritance::new(old) });
         process.left = plan.inherited();
         let now_ms = process.now_ms(now_us);
-        process.roster.resume(&offer.state.backends, now_ms);
+        process.backend_set.resume(&offer.state.backends, now_ms);
         process.publish(now_us);
         for sockets in workers {
             process.start_worker(plan_of_run, &self.network, sockets, now_us, true);
@@ -295,18 +297,18 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Does what an event of a restart asks the new process for.
-    fn take(&mut self, new: usize, event: IncomingEvent) -> Result<(), String> {
+    /// Passes an event to the new side of the handover and executes its action.
+    fn advance_incoming(&mut self, new: usize, event: IncomingEvent) -> Result<(), String> {
         self.trace(|| format!("process {new}: {event:?}"));
         let Some(inheritance) = &mut self.processes[new].inheritance else { return Ok(()) };
-        let is_old_gone = event == IncomingEvent::Gone;
+        let has_old_exited = event == IncomingEvent::OldExited;
         let event = match event {
-            IncomingEvent::Gone if is_active(Mutation::ExitsWithOldProcess) => {
+            IncomingEvent::OldExited if is_active(Mutation::ExitsWithOldProcess) => {
                 IncomingEvent::Abort("the old process has exited".into())
             }
             event => event,
         };
-        // A second stop is immediate.
+        // A second stop takes effect immediately.
         let is_doubled = event == IncomingEvent::Stop && is_active(Mutation::StopAfterReadyExits);
         let (old, mut action) = (inheritance.old, inheritance.incoming.on(event));
         if is_doubled && action == IncomingAction::Nothing {
@@ -314,52 +316,55 @@ impl World<'_> {
         }
         match action {
             IncomingAction::Nothing => {}
-            IncomingAction::SayReady => {
+            IncomingAction::SendReady => {
                 let taken = inheritance.taken.clone();
                 self.post(new, old, Mail::OutgoingHandover(OutgoingEvent::Ready { taken, is_current: true }));
             }
-            IncomingAction::Serve => self.happen(new, Event::Go)?,
-            IncomingAction::ServeUnasked => {
-                self.happened.inherited_unasked += 1;
-                self.happen(new, Event::Go)?;
+            IncomingAction::Serve => self.dispatch(new, Event::Go)?,
+            IncomingAction::ServeWithoutGo => {
+                self.outcome.serving_without_go += 1;
+                self.dispatch(new, Event::Go)?;
             }
-            IncomingAction::Complete => self.happened.restarts_complete += 1,
-            IncomingAction::Stop => self.happen(new, Event::Stop(None))?,
-            IncomingAction::Retire(_) if is_old_gone => {
-                return Err(format!("process {new} ends because the old one is gone: nobody is left"));
+            IncomingAction::Complete => self.outcome.restarts_complete += 1,
+            IncomingAction::Stop => self.dispatch(new, Event::Stop(None))?,
+            IncomingAction::Retire(_) if has_old_exited => {
+                return Err(format!(
+                    "process {new} exits because the old one has exited: no process is left"
+                ));
             }
-            IncomingAction::Retire(why) => self.happen(new, Event::Retire(why))?,
+            IncomingAction::Retire(why) => self.dispatch(new, Event::Retire(why))?,
         }
         Ok(())
     }
 
-    /// Every receive is armed: what is new at the port is bound, and the old process is told.
+    /// Every receive is armed: binds the new sockets and notifies the old process.
     fn offer(&mut self, new: usize) -> Result<(), String> {
         let Some(inheritance) = &self.processes[new].inheritance else {
-            return self.happen(new, Event::Go);
+            return self.dispatch(new, Event::Go);
         };
         for socket in inheritance.late.clone() {
             self.network.bind(socket);
         }
-        self.take(new, IncomingEvent::Armed)
+        self.advance_incoming(new, IncomingEvent::Armed)
     }
 
     fn serve(&mut self, number: usize) -> Result<(), String> {
         let now_us = self.now_us;
         let process = &mut self.processes[number];
-        let is_to_stop = process.inheritance.as_ref().is_some_and(|heir| heir.incoming.is_to_stop());
+        let is_stop_pending =
+            process.inheritance.as_ref().is_some_and(|successor| successor.incoming.is_stop_pending());
         let last_state = process.inheritance.as_mut().and_then(|inheritance| inheritance.last_state.take());
         if let Some(state) = &last_state {
             let now_ms = process.now_ms(now_us);
-            process.roster.resume(&state.backends, now_ms);
+            process.backend_set.resume(&state.backends, now_ms);
             process.publish(now_us);
         }
         process.left = Left::NONE;
         if last_state.is_some() {
-            self.check_same_names(number)?;
+            self.check_statuses(number)?;
         }
         self.processes[number].watch(now_us);
-        if is_to_stop {
+        if is_stop_pending {
             self.stopping.push(number);
         }
         Ok(())
@@ -371,18 +376,18 @@ impl World<'_> {
         process.deadline_us = None;
         let workers = if is_active(Mutation::SurplusSocketLeft) { usize::MAX } else { taken.workers };
         let taken = Inherited { workers, ..taken.clone() };
-        process.left = left_to(&taken, &process.roster.config().listen.clone());
+        process.left = left_to(&taken, &process.backend_set.config().listen.clone());
         process.drain(now_us);
         Ok(())
     }
 
-    /// A process is gone: its sockets are closed, and who is connected to it learns that.
+    /// A process exits: its sockets are closed, and its peers are notified.
     pub fn end_process(&mut self, number: usize) {
-        self.trace(|| format!("process {number} ends"));
+        self.trace(|| format!("process {number} exits"));
         let process = &mut self.processes[number];
         process.phase = Phase::Ended;
         let mut sockets: Vec<usize> =
-            process.seats.iter().flat_map(|seat| seat.sockets.iter().copied()).collect();
+            process.workers.iter().flat_map(|entry| entry.sockets.iter().copied()).collect();
         sockets.extend(self.held.remove(&number).unwrap_or_default());
         for socket in sockets {
             self.network.release(socket);
@@ -391,21 +396,21 @@ impl World<'_> {
         let (successor, old) =
             (process.successor, process.inheritance.as_ref().map(|inheritance| inheritance.old));
         if let Some(new) = successor {
-            self.post(number, new, Mail::IncomingHandover(IncomingEvent::Gone));
+            self.post(number, new, Mail::IncomingHandover(IncomingEvent::OldExited));
         }
         if let Some(old) = old {
-            self.post(number, old, Mail::OutgoingHandover(OutgoingEvent::Ended("ended".into())));
+            self.post(number, old, Mail::OutgoingHandover(OutgoingEvent::Exited("ended".into())));
         }
     }
 
-    /// A process is killed.
+    /// Kills a process.
     pub fn kill(&mut self, number: usize) -> Result<(), String> {
         if !self.processes[number].is_alive() {
             return Ok(());
         }
-        self.happened.kills += 1;
-        let is_good_day = self.plan.is_good_day;
-        self.processes[number].kill(is_good_day)?;
+        self.outcome.kills += 1;
+        let is_fault_free = self.plan.is_fault_free;
+        self.processes[number].kill(is_fault_free)?;
         self.end_process(number);
         Ok(())
     }

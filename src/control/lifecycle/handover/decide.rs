@@ -4,14 +4,14 @@
 //! Next: `successor.rs` and `predecessor.rs` execute them.
 //!
 //! ```text
-//! old   Idle ─asked─▶ Starting ─ready─▶ Gone                       (cancels, flushes, ends)
+//! old   Idle ─asked─▶ Starting ─ready─▶ HandedOver                 (cancels, flushes, ends)
 //!                        └─late, stop, outdated─▶ Ending ─ended─▶ Idle, or Starting if asked again meanwhile
 //! new              Arming ─armed─▶ Offered ─go─▶ Serving ─the old one ended─▶ Alone
 //!                      └────abort────▶ Retired                     (cancels, flushes, ends)
 //! ```
 //!
 //! A stop that reaches the new process while it waits for the answer waits too: the "go" may be on its way, and then this
-//! one has to stop as the proxy, and relay what is queued, instead of leaving that to a process that is gone.
+//! one has to stop as the proxy, and relay what is queued, instead of leaving that to a process that has exited.
 //!
 //! The old process decides: it keeps receiving until it has sent "go", and from then on the new one serves. While
 //! both receive, each relays what it receives. So the new process sets no time limit of its own: a "go" in transit
@@ -54,14 +54,14 @@ enum OutgoingState {
     /// The new process has to exit.
     Ending(Ending),
     /// The new process serves.
-    Gone,
+    HandedOver,
 }
 
 /// Events of the old side.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OutgoingEvent {
     /// Requested by the operator; with an obstacle, if any.
-    Asked(Option<&'static str>),
+    Requested(Option<&'static str>),
     /// The new process receives.
     Ready {
         /// The sockets it uses.
@@ -72,9 +72,9 @@ pub enum OutgoingEvent {
     /// It failed, or the "go" could not be sent.
     Failed(String),
     /// It has exited, described by this text.
-    Ended(String),
+    Exited(String),
     /// Its time limit has passed.
-    Late,
+    TimedOut,
     /// This process has to stop.
     Stop,
 }
@@ -91,7 +91,7 @@ pub enum OutgoingAction {
     /// Report that it starts after the last new process, which failed, has exited.
     Defer,
     /// Send "go", and hand over these sockets. If it cannot be sent, that is [`OutgoingEvent::Failed`].
-    Go(Inherited),
+    SendGo(Inherited),
     /// Report that the restart failed, for this reason, and that this process continues; give the new process time to exit.
     Fail(String),
     /// The same, and order the new process to exit.
@@ -101,7 +101,7 @@ pub enum OutgoingAction {
     /// Kill the new process: it no longer responds.
     Kill,
     /// Report that the restart failed, for this reason; this process continues as before.
-    GoOn(String),
+    Continue(String),
     /// The new process has exited, which was already reported: clean up.
     Clear,
 }
@@ -124,8 +124,8 @@ impl OutgoingHandover {
     }
 
     /// Whether another process has taken over.
-    pub fn is_gone(&self) -> bool {
-        self.state == OutgoingState::Gone
+    pub fn has_handed_over(&self) -> bool {
+        self.state == OutgoingState::HandedOver
     }
 
     /// The action for an event.
@@ -134,7 +134,7 @@ impl OutgoingHandover {
             OutgoingState::Idle => on_idle(event),
             OutgoingState::Starting => on_starting(event),
             OutgoingState::Ending(ending) => on_ending(ending, event),
-            OutgoingState::Gone => on_gone(event),
+            OutgoingState::HandedOver => on_handed_over(event),
         };
         self.state = state;
         action
@@ -143,33 +143,35 @@ impl OutgoingHandover {
 
 fn on_idle(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
     match event {
-        OutgoingEvent::Asked(None) => (OutgoingState::Starting, OutgoingAction::Start),
-        OutgoingEvent::Asked(Some(obstacle)) => (OutgoingState::Idle, OutgoingAction::Refuse(obstacle)),
+        OutgoingEvent::Requested(None) => (OutgoingState::Starting, OutgoingAction::Start),
+        OutgoingEvent::Requested(Some(obstacle)) => (OutgoingState::Idle, OutgoingAction::Refuse(obstacle)),
         // Leftovers of a process that has exited; a stop has nothing to end here.
         OutgoingEvent::Ready { .. }
         | OutgoingEvent::Failed(_)
-        | OutgoingEvent::Ended(_)
-        | OutgoingEvent::Late
+        | OutgoingEvent::Exited(_)
+        | OutgoingEvent::TimedOut
         | OutgoingEvent::Stop => (OutgoingState::Idle, OutgoingAction::Nothing),
     }
 }
 
 fn on_starting(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
     match event {
-        OutgoingEvent::Asked(obstacle) => {
+        OutgoingEvent::Requested(obstacle) => {
             (OutgoingState::Starting, OutgoingAction::Refuse(obstacle.unwrap_or(IN_PROGRESS)))
         }
-        OutgoingEvent::Ready { taken, is_current: true } => (OutgoingState::Gone, OutgoingAction::Go(taken)),
+        OutgoingEvent::Ready { taken, is_current: true } => {
+            (OutgoingState::HandedOver, OutgoingAction::SendGo(taken))
+        }
         OutgoingEvent::Ready { .. } => (
             OutgoingState::Ending(Ending { again: true, ..Ending::REPORTED }),
             OutgoingAction::StartOver(OUTDATED),
         ),
         // It reports the reason before it exits; the exit is still to come.
         OutgoingEvent::Failed(why) => (OutgoingState::Ending(Ending::REPORTED), OutgoingAction::Fail(why)),
-        OutgoingEvent::Ended(how) => {
-            (OutgoingState::Idle, OutgoingAction::GoOn(format!("the new process {how}")))
+        OutgoingEvent::Exited(how) => {
+            (OutgoingState::Idle, OutgoingAction::Continue(format!("the new process {how}")))
         }
-        OutgoingEvent::Late => {
+        OutgoingEvent::TimedOut => {
             let why = "the new process was not ready in time (handoverTimeout)".to_owned();
             (OutgoingState::Ending(Ending::REPORTED), OutgoingAction::Abort(why))
         }
@@ -182,17 +184,17 @@ fn on_starting(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
 
 fn on_ending(ending: Ending, event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
     match event {
-        OutgoingEvent::Asked(None) if !ending.stopping => {
+        OutgoingEvent::Requested(None) if !ending.stopping => {
             (OutgoingState::Ending(Ending { again: true, ..ending }), OutgoingAction::Defer)
         }
-        OutgoingEvent::Asked(obstacle) => {
+        OutgoingEvent::Requested(obstacle) => {
             (OutgoingState::Ending(ending), OutgoingAction::Refuse(obstacle.unwrap_or(IN_PROGRESS)))
         }
-        OutgoingEvent::Ended(_) if ending.again => (OutgoingState::Starting, OutgoingAction::Start),
-        OutgoingEvent::Ended(_) => {
-            (OutgoingState::Idle, ending.unreported.map_or(OutgoingAction::Clear, OutgoingAction::GoOn))
+        OutgoingEvent::Exited(_) if ending.again => (OutgoingState::Starting, OutgoingAction::Start),
+        OutgoingEvent::Exited(_) => {
+            (OutgoingState::Idle, ending.unreported.map_or(OutgoingAction::Clear, OutgoingAction::Continue))
         }
-        OutgoingEvent::Late => (OutgoingState::Ending(ending), OutgoingAction::Kill),
+        OutgoingEvent::TimedOut => (OutgoingState::Ending(ending), OutgoingAction::Kill),
         OutgoingEvent::Stop => (
             OutgoingState::Ending(Ending { again: false, stopping: true, ..ending }),
             OutgoingAction::Nothing,
@@ -204,10 +206,10 @@ fn on_ending(ending: Ending, event: OutgoingEvent) -> (OutgoingState, OutgoingAc
     }
 }
 
-fn on_gone(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
+fn on_handed_over(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
     match event {
-        OutgoingEvent::Asked(_) => {
-            (OutgoingState::Gone, OutgoingAction::Refuse("another process has taken over"))
+        OutgoingEvent::Requested(_) => {
+            (OutgoingState::HandedOver, OutgoingAction::Refuse("another process has taken over"))
         }
         // The "go" could not be delivered.
         OutgoingEvent::Failed(why) => {
@@ -215,9 +217,10 @@ fn on_gone(event: OutgoingEvent) -> (OutgoingState, OutgoingAction) {
             (OutgoingState::Ending(ending), OutgoingAction::Kill)
         }
         // What the process that serves does now is reported by its own log; a stop is forwarded to it by `phase.rs`.
-        OutgoingEvent::Ready { .. } | OutgoingEvent::Ended(_) | OutgoingEvent::Late | OutgoingEvent::Stop => {
-            (OutgoingState::Gone, OutgoingAction::Nothing)
-        }
+        OutgoingEvent::Ready { .. }
+        | OutgoingEvent::Exited(_)
+        | OutgoingEvent::TimedOut
+        | OutgoingEvent::Stop => (OutgoingState::HandedOver, OutgoingAction::Nothing),
     }
 }
 
@@ -252,7 +255,7 @@ pub enum IncomingEvent {
     /// The old process requests that this one exits.
     Abort(String),
     /// The old process has exited.
-    Gone,
+    OldExited,
     /// This process has to stop: a signal, or one forwarded by the old process.
     Stop,
 }
@@ -263,11 +266,11 @@ pub enum IncomingAction {
     /// Nothing.
     Nothing,
     /// Send "ready", and wait for the answer.
-    SayReady,
+    SendReady,
     /// Serve.
     Serve,
     /// Serve; the old process exited without "go".
-    ServeUnasked,
+    ServeWithoutGo,
     /// The handover is complete.
     Complete,
     /// Stop, as the serving process.
@@ -280,14 +283,14 @@ pub enum IncomingAction {
 #[derive(Debug)]
 pub struct IncomingHandover {
     state: IncomingState,
-    is_old_gone: bool,
-    is_to_stop: bool,
+    has_old_exited: bool,
+    is_stop_pending: bool,
 }
 
 impl IncomingHandover {
     /// It begins to prepare.
     pub fn new() -> IncomingHandover {
-        IncomingHandover { state: IncomingState::Arming, is_old_gone: false, is_to_stop: false }
+        IncomingHandover { state: IncomingState::Arming, has_old_exited: false, is_stop_pending: false }
     }
 
     /// Whether the handover is complete: this process serves, and the old one has exited.
@@ -296,8 +299,8 @@ impl IncomingHandover {
     }
 
     /// Whether a stop waits until this process serves.
-    pub fn is_to_stop(&self) -> bool {
-        self.is_to_stop
+    pub fn is_stop_pending(&self) -> bool {
+        self.is_stop_pending
     }
 
     /// The action for an event.
@@ -314,10 +317,12 @@ impl IncomingHandover {
 
     fn on_arming(&mut self, event: IncomingEvent) -> (IncomingState, IncomingAction) {
         match event {
-            IncomingEvent::Armed if self.is_old_gone => (IncomingState::Alone, IncomingAction::ServeUnasked),
-            IncomingEvent::Armed => (IncomingState::Offered, IncomingAction::SayReady),
-            IncomingEvent::Gone => {
-                self.is_old_gone = true;
+            IncomingEvent::Armed if self.has_old_exited => {
+                (IncomingState::Alone, IncomingAction::ServeWithoutGo)
+            }
+            IncomingEvent::Armed => (IncomingState::Offered, IncomingAction::SendReady),
+            IncomingEvent::OldExited => {
+                self.has_old_exited = true;
                 (IncomingState::Arming, IncomingAction::Nothing)
             }
             IncomingEvent::Abort(why) => (IncomingState::Retired, IncomingAction::Retire(why)),
@@ -333,15 +338,15 @@ impl IncomingHandover {
         match event {
             IncomingEvent::Go => (IncomingState::Serving, IncomingAction::Serve),
             IncomingEvent::Abort(why) => (IncomingState::Retired, IncomingAction::Retire(why)),
-            IncomingEvent::Stop if !self.is_to_stop => {
-                self.is_to_stop = true;
+            IncomingEvent::Stop if !self.is_stop_pending => {
+                self.is_stop_pending = true;
                 (IncomingState::Offered, IncomingAction::Nothing)
             }
             // The second stop is immediate.
             IncomingEvent::Stop => {
                 (IncomingState::Retired, IncomingAction::Retire(STOP_REQUESTED.to_owned()))
             }
-            IncomingEvent::Gone => (IncomingState::Alone, IncomingAction::ServeUnasked),
+            IncomingEvent::OldExited => (IncomingState::Alone, IncomingAction::ServeWithoutGo),
             IncomingEvent::Armed => (IncomingState::Offered, IncomingAction::Nothing),
         }
     }
@@ -349,7 +354,7 @@ impl IncomingHandover {
 
 fn on_serving(event: IncomingEvent) -> (IncomingState, IncomingAction) {
     match event {
-        IncomingEvent::Gone => (IncomingState::Alone, IncomingAction::Complete),
+        IncomingEvent::OldExited => (IncomingState::Alone, IncomingAction::Complete),
         IncomingEvent::Stop => (IncomingState::Serving, IncomingAction::Stop),
         // Too late for an abort: the old process has handed over.
         IncomingEvent::Armed | IncomingEvent::Go | IncomingEvent::Abort(_) => {
@@ -364,7 +369,7 @@ fn on_settled(state: IncomingState, event: IncomingEvent) -> (IncomingState, Inc
         IncomingEvent::Armed
         | IncomingEvent::Go
         | IncomingEvent::Abort(_)
-        | IncomingEvent::Gone
+        | IncomingEvent::OldExited
         | IncomingEvent::Stop => (state, IncomingAction::Nothing),
     }
 }
@@ -388,40 +393,40 @@ mod tests {
     #[test]
     fn a_restart_that_goes_well() {
         let (mut outgoing, mut incoming) = (OutgoingHandover::new(), IncomingHandover::new());
-        assert_eq!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Start);
-        assert_eq!(incoming.on(IncomingEvent::Armed), IncomingAction::SayReady);
+        assert_eq!(outgoing.on(OutgoingEvent::Requested(None)), OutgoingAction::Start);
+        assert_eq!(incoming.on(IncomingEvent::Armed), IncomingAction::SendReady);
         let taken = Inherited { workers: 2, ..Inherited::default() };
-        assert_eq!(outgoing.on(ready(taken.clone(), true)), OutgoingAction::Go(taken));
-        assert!(outgoing.is_gone() && !incoming.is_complete());
+        assert_eq!(outgoing.on(ready(taken.clone(), true)), OutgoingAction::SendGo(taken));
+        assert!(outgoing.has_handed_over() && !incoming.is_complete());
         assert_eq!(incoming.on(IncomingEvent::Go), IncomingAction::Serve);
-        assert_eq!(incoming.on(IncomingEvent::Gone), IncomingAction::Complete);
+        assert_eq!(incoming.on(IncomingEvent::OldExited), IncomingAction::Complete);
         assert!(incoming.is_complete());
     }
 
     fn ended(how: &str) -> OutgoingEvent {
-        OutgoingEvent::Ended(how.to_owned())
+        OutgoingEvent::Exited(how.to_owned())
     }
 
     #[test]
     fn a_second_request_is_refused_until_the_first_has_failed_and_then_waits_for_its_process_to_end() {
         let mut outgoing = OutgoingHandover::new();
         let refused = |outgoing: &mut OutgoingHandover| {
-            matches!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Refuse(_))
+            matches!(outgoing.on(OutgoingEvent::Requested(None)), OutgoingAction::Refuse(_))
         };
-        assert_eq!(outgoing.on(OutgoingEvent::Asked(Some("no"))), OutgoingAction::Refuse("no"));
-        outgoing.on(OutgoingEvent::Asked(None));
+        assert_eq!(outgoing.on(OutgoingEvent::Requested(Some("no"))), OutgoingAction::Refuse("no"));
+        outgoing.on(OutgoingEvent::Requested(None));
         assert!(refused(&mut outgoing));
         assert!(
-            matches!(outgoing.on(OutgoingEvent::Late), OutgoingAction::Abort(_)),
+            matches!(outgoing.on(OutgoingEvent::TimedOut), OutgoingAction::Abort(_)),
             "the limit is the limit"
         );
-        assert_eq!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Defer);
-        assert_eq!(outgoing.on(OutgoingEvent::Asked(Some("no"))), OutgoingAction::Refuse("no"));
-        assert_eq!(outgoing.on(OutgoingEvent::Late), OutgoingAction::Kill);
+        assert_eq!(outgoing.on(OutgoingEvent::Requested(None)), OutgoingAction::Defer);
+        assert_eq!(outgoing.on(OutgoingEvent::Requested(Some("no"))), OutgoingAction::Refuse("no"));
+        assert_eq!(outgoing.on(OutgoingEvent::TimedOut), OutgoingAction::Kill);
         assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::Start);
-        outgoing.on(OutgoingEvent::Late);
+        outgoing.on(OutgoingEvent::TimedOut);
         assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::Clear);
-        assert_eq!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Start);
+        assert_eq!(outgoing.on(OutgoingEvent::Requested(None)), OutgoingAction::Start);
         outgoing.on(ready(Inherited::default(), true));
         assert!(refused(&mut outgoing));
     }
@@ -429,18 +434,18 @@ mod tests {
     #[test]
     fn a_stop_ends_a_restart_and_starts_no_other() {
         let mut outgoing = OutgoingHandover::new();
-        outgoing.on(OutgoingEvent::Asked(None));
-        outgoing.on(OutgoingEvent::Late);
-        outgoing.on(OutgoingEvent::Asked(None));
+        outgoing.on(OutgoingEvent::Requested(None));
+        outgoing.on(OutgoingEvent::TimedOut);
+        outgoing.on(OutgoingEvent::Requested(None));
         outgoing.on(OutgoingEvent::Stop);
-        assert!(matches!(outgoing.on(OutgoingEvent::Asked(None)), OutgoingAction::Refuse(_)));
+        assert!(matches!(outgoing.on(OutgoingEvent::Requested(None)), OutgoingAction::Refuse(_)));
         assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::Clear);
     }
 
     #[test]
     fn the_failure_reported_by_the_new_process_is_logged() {
         let mut outgoing = OutgoingHandover::new();
-        outgoing.on(OutgoingEvent::Asked(None));
+        outgoing.on(OutgoingEvent::Requested(None));
         let why = "no such key".to_owned();
         assert_eq!(outgoing.on(OutgoingEvent::Failed(why.clone())), OutgoingAction::Fail(why));
         assert_eq!(outgoing.on(ended("exited with code 64")), OutgoingAction::Clear);
@@ -449,21 +454,21 @@ mod tests {
     #[test]
     fn a_process_that_read_the_config_before_a_reload_does_not_take_over() {
         let mut outgoing = OutgoingHandover::new();
-        outgoing.on(OutgoingEvent::Asked(None));
+        outgoing.on(OutgoingEvent::Requested(None));
         assert!(matches!(outgoing.on(ready(Inherited::default(), false)), OutgoingAction::StartOver(_)));
-        assert!(outgoing.is_busy() && !outgoing.is_gone());
+        assert!(outgoing.is_busy() && !outgoing.has_handed_over());
         assert_eq!(outgoing.on(ended("ended")), OutgoingAction::Start);
-        assert!(matches!(outgoing.on(ready(Inherited::default(), true)), OutgoingAction::Go(_)));
+        assert!(matches!(outgoing.on(ready(Inherited::default(), true)), OutgoingAction::SendGo(_)));
     }
 
     #[test]
     fn a_process_that_cannot_be_sent_go_is_reported_when_it_has_exited() {
         let mut outgoing = OutgoingHandover::new();
-        outgoing.on(OutgoingEvent::Asked(None));
+        outgoing.on(OutgoingEvent::Requested(None));
         outgoing.on(ready(Inherited::default(), true));
         let why = "it is gone".to_owned();
         assert_eq!(outgoing.on(OutgoingEvent::Failed(why.clone())), OutgoingAction::Kill);
-        assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::GoOn(why));
+        assert_eq!(outgoing.on(ended("was killed")), OutgoingAction::Continue(why));
     }
 
     /// What may happen at any moment, beside what the two sides say to each other.
@@ -517,7 +522,7 @@ mod tests {
         fn end_new(&mut self, how: &str) {
             (self.incoming, self.new_receives) = (None, false);
             self.to_new.clear();
-            self.to_old.push_back(OutgoingEvent::Ended(how.to_owned()));
+            self.to_old.push_back(OutgoingEvent::Exited(how.to_owned()));
         }
 
         fn old(&mut self, event: OutgoingEvent) {
@@ -531,14 +536,14 @@ mod tests {
                     self.to_old.clear();
                     self.to_new.clear();
                 }
-                OutgoingAction::Go(_) if self.incoming.is_none() => {
+                OutgoingAction::SendGo(_) if self.incoming.is_none() => {
                     self.old(OutgoingEvent::Failed("it has exited".to_owned()));
                 }
-                OutgoingAction::Go(_) => {
+                OutgoingAction::SendGo(_) => {
                     assert_eq!(self.new_config, self.config, "a reload is undone");
                     self.old_receives = false;
                     self.to_new.push_back(IncomingEvent::Go);
-                    self.to_new.push_back(IncomingEvent::Gone);
+                    self.to_new.push_back(IncomingEvent::OldExited);
                 }
                 OutgoingAction::Abort(why) => self.to_new.push_back(IncomingEvent::Abort(why)),
                 OutgoingAction::StartOver(why) => self.to_new.push_back(IncomingEvent::Abort(why.to_owned())),
@@ -547,7 +552,7 @@ mod tests {
                 | OutgoingAction::Nothing
                 | OutgoingAction::Refuse(_)
                 | OutgoingAction::Defer => {}
-                OutgoingAction::GoOn(_) | OutgoingAction::Fail(_) | OutgoingAction::Clear => {
+                OutgoingAction::Continue(_) | OutgoingAction::Fail(_) | OutgoingAction::Clear => {
                     assert!(self.old_receives, "it goes on and does not receive")
                 }
             }
@@ -556,13 +561,13 @@ mod tests {
         fn new_side(&mut self, event: IncomingEvent) {
             let Some(incoming) = &mut self.incoming else { return };
             match incoming.on(event) {
-                IncomingAction::SayReady => {
+                IncomingAction::SendReady => {
                     self.new_receives = true;
                     self.to_old
                         .push_back(OutgoingEvent::Ready { taken: Inherited::default(), is_current: true });
                 }
                 IncomingAction::Retire(_) => self.end_new("retired"),
-                IncomingAction::Serve | IncomingAction::ServeUnasked | IncomingAction::Complete => {
+                IncomingAction::Serve | IncomingAction::ServeWithoutGo | IncomingAction::Complete => {
                     assert!(self.new_receives, "it serves and does not receive");
                 }
                 IncomingAction::Stop => assert!(!self.old_receives, "the proxy stops, and there are two"),
@@ -591,13 +596,14 @@ mod tests {
                     self.end_new("exited with code 64");
                 }
                 Chance::NewFails => {}
-                Chance::OldLate if self.outgoing.is_busy() => self.old(OutgoingEvent::Late),
+                Chance::OldLate if self.outgoing.is_busy() => self.old(OutgoingEvent::TimedOut),
                 Chance::OldLate => {}
-                Chance::Stop if self.outgoing.is_gone() => {
+                Chance::Stop if self.outgoing.has_handed_over() => {
                     self.stop = true;
                     if !std::mem::replace(&mut self.is_passed_on, true) {
                         // After the "go", in the same channel.
-                        let before_end = self.to_new.iter().position(|event| *event == IncomingEvent::Gone);
+                        let before_end =
+                            self.to_new.iter().position(|event| *event == IncomingEvent::OldExited);
                         self.to_new.insert(before_end.unwrap_or(self.to_new.len()), IncomingEvent::Stop);
                     }
                 }
@@ -610,9 +616,9 @@ mod tests {
                     self.new_side(IncomingEvent::Stop);
                 }
                 Chance::StopNew => {}
-                Chance::AskAgain if !self.stop => self.old(OutgoingEvent::Asked(None)),
+                Chance::AskAgain if !self.stop => self.old(OutgoingEvent::Requested(None)),
                 Chance::AskAgain => {}
-                Chance::Reload if !self.outgoing.is_gone() => self.config += 1,
+                Chance::Reload if !self.outgoing.has_handed_over() => self.config += 1,
                 Chance::Reload => {}
             }
             assert!(self.old_receives || self.new_receives, "nobody receives");
@@ -633,7 +639,7 @@ mod tests {
     #[test]
     fn a_message_to_a_failed_process_does_not_reach_the_next_one() {
         let mut world = World::new();
-        world.old(OutgoingEvent::Asked(None));
+        world.old(OutgoingEvent::Requested(None));
         use Chance::*;
         for chance in [NewFails, OldLate, DeliverToOld, DeliverToOld, AskAgain, Arm, DeliverToOld] {
             world.happen(chance);
@@ -646,15 +652,15 @@ mod tests {
     fn a_stop_that_overtakes_the_go_stops_the_proxy() {
         let (mut first, mut second) = (IncomingHandover::new(), IncomingHandover::new());
         for incoming in [&mut first, &mut second] {
-            assert_eq!(incoming.on(IncomingEvent::Armed), IncomingAction::SayReady);
+            assert_eq!(incoming.on(IncomingEvent::Armed), IncomingAction::SendReady);
             assert_eq!(incoming.on(IncomingEvent::Stop), IncomingAction::Nothing);
         }
         assert_eq!(first.on(IncomingEvent::Go), IncomingAction::Serve);
-        assert!(first.is_to_stop());
+        assert!(first.is_stop_pending());
         // Forwarded as well, which repeats the request.
         assert_eq!(first.on(IncomingEvent::Stop), IncomingAction::Stop);
-        assert_eq!(second.on(IncomingEvent::Gone), IncomingAction::ServeUnasked);
-        assert!(second.is_to_stop());
+        assert_eq!(second.on(IncomingEvent::OldExited), IncomingAction::ServeWithoutGo);
+        assert!(second.is_stop_pending());
         let mut third = IncomingHandover::new();
         assert!(
             matches!(third.on(IncomingEvent::Stop), IncomingAction::Retire(_)),
@@ -678,7 +684,7 @@ mod tests {
             ),
         ) {
             let mut world = World::new();
-            world.old(OutgoingEvent::Asked(None));
+            world.old(OutgoingEvent::Requested(None));
             for chance in chances {
                 world.happen(chance);
             }

@@ -35,7 +35,7 @@ pub struct Predecessor {
 
 enum Received {
     FromOld(FromOld),
-    Gone,
+    Exited,
 }
 
 impl Predecessor {
@@ -97,7 +97,7 @@ impl Predecessor {
                     return;
                 }
             }
-            let _ = tx.blocking_send(Received::Gone);
+            let _ = tx.blocking_send(Received::Exited);
         })?;
         self.rx = Some(rx);
         Ok(())
@@ -116,9 +116,9 @@ impl Predecessor {
                 tracing::info!("the old process forwarded signal {signal}");
                 IncomingEvent::Stop
             }
-            Some(Received::Gone) | None => {
+            Some(Received::Exited) | None => {
                 self.rx = None;
-                IncomingEvent::Gone
+                IncomingEvent::OldExited
             }
         }
     }
@@ -129,8 +129,8 @@ impl Predecessor {
     }
 
     /// Whether a stop waits until this process serves.
-    pub fn is_to_stop(&self) -> bool {
-        self.incoming.is_to_stop()
+    pub fn is_stop_pending(&self) -> bool {
+        self.incoming.is_stop_pending()
     }
 
     /// Whether the handover is over.

@@ -76,7 +76,7 @@ impl Successor {
                 }
                 if self.is_silent {
                     self.is_told = true;
-                    return OutgoingEvent::Ended(how.clone());
+                    return OutgoingEvent::Exited(how.clone());
                 }
                 match timeout(DRAIN_TIME, self.rx.recv()).await {
                     Ok(Some(event)) => return event,
@@ -93,7 +93,7 @@ impl Successor {
                 () = sleep_until(self.deadline) => {
                     // It fires once until it is set again.
                     self.deadline += Duration::from_secs(3_600);
-                    return OutgoingEvent::Late;
+                    return OutgoingEvent::TimedOut;
                 }
                 () = sleep(LOOK) => if let Ok(Some(status)) = self.child.try_wait() {
                     self.ended = Some(exit_text(status));
@@ -181,7 +181,7 @@ mod tests {
         let program = Program { path: "/bin/true".into(), arguments: Vec::new() };
         let offer = Offer { pid: std::process::id(), timeout_ms: 60_000, ..Offer::default() };
         let mut successor = Successor::start(&program, offer, Vec::new()).unwrap();
-        while !matches!(successor.next().await, OutgoingEvent::Ended(_)) {}
+        while !matches!(successor.next().await, OutgoingEvent::Exited(_)) {}
         assert!(timeout(Duration::from_millis(200), successor.next()).await.is_err(), "told twice");
     }
 }
