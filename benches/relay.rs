@@ -1,8 +1,8 @@
-//! What a metric costs in process, each part beside its plain version, in ns per metric: scanning, hashing, placing,
-//! packing, and the relay end to end; the relay against metrics per datagram, names and nodes; and what its levers gain.
+//! The in-process cost of a metric, each part next to a naive version, in ns per metric: scanning, hashing, placement,
+//! packing, and the relay end to end; the relay by metrics per datagram, names and nodes; and the gain of each optimization.
 //!
 //! `cargo bench` prints the time for all metrics of a round; the throughput line gives metrics a second. Metrics have 40
-//! bytes. `scripts/cost-curves.sh` takes the curves and levers from here.
+//! bytes. `scripts/cost-curves.sh` uses these figures.
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -18,12 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Metrics of one round at least: 1,024 datagrams of 30.
+/// Least metrics of one round: 1,024 datagrams of 30.
 const METRICS: usize = 30 * 1_024;
-/// Metrics of one round at most. They are drawn from all names, and are far more than any cache holds.
+/// Most metrics of one round. They are drawn from all names, and exceed any cache.
 const METRICS_MAX: usize = 1 << 20;
 
-/// What the relay is given, and how it is made.
+/// The relay's input and parameters.
 #[derive(Clone, Copy)]
 struct Case {
     metrics_per_datagram: usize,
@@ -34,7 +34,7 @@ struct Case {
     scanner: Option<Scanner>,
 }
 
-/// The usual one. Names: more than a branch predictor learns, fewer than the cache holds, as in a usual installation.
+/// The default. Names: more than a branch predictor learns, fewer than the cache holds, as in a typical installation.
 const USUAL: Case = Case {
     metrics_per_datagram: 30,
     names: 10_000,
@@ -44,7 +44,7 @@ const USUAL: Case = Case {
     scanner: None,
 };
 
-/// Datagrams of metrics of 40 bytes with the newline, names in no order.
+/// Datagrams of metrics of 40 bytes with the newline, names in random order.
 fn datagrams(case: &Case) -> Vec<Vec<u8>> {
     let metrics = (2 * case.names as usize).clamp(METRICS, METRICS_MAX);
     let mut random = 0;
@@ -120,7 +120,7 @@ fn relay(case: &Case) -> Relay {
     relay
 }
 
-/// The plain way: search, hash, jump, copy, one metric after the other.
+/// The naive version: search, hash, jump, copy, one metric at a time.
 struct Plain {
     nodes: usize,
     packets: Vec<Vec<u8>>,
@@ -234,7 +234,7 @@ fn key_bytes(scanner: &Scanner, datagram: &[u8], marks: &mut wire::LineIndex) ->
     bytes
 }
 
-/// Takes all datagrams as the worker does: what is full or due leaves after each batch.
+/// Takes all datagrams like the worker: full and due packets leave after each batch.
 fn carry(relay: &mut Relay, datagrams: &[Vec<u8>], out: &mut Vec<Packet>, now_us: &mut u64) {
     for batch in datagrams.chunks(64) {
         for datagram in batch {
@@ -279,7 +279,7 @@ fn end_to_end(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-/// The relay as work grows, one thing at a time.
+/// The relay with one parameter increasing at a time.
 fn curves(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("curve metrics");
     for metrics_per_datagram in [1, 2, 5, 10, 20, 30, 50] {
@@ -299,7 +299,7 @@ fn curves(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-/// The relay with each of its levers on and off.
+/// The relay with each optimization on and off.
 fn levers(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("levers");
     for nodes in [3, 1_000] {
@@ -315,8 +315,8 @@ fn levers(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-/// The placements of other proxies beside `jump`: finding one name's backend, and the relay end to end, whose cache makes
-/// them cost the same.
+/// The other proxies' placements compared with `jump`: finding one name's backend, and the relay end to end, whose cache
+/// makes their cost equal.
 fn placements(criterion: &mut Criterion<CpuTime>) {
     let datagrams = datagrams(&USUAL);
     let names: Vec<&[u8]> =
@@ -331,7 +331,7 @@ fn placements(criterion: &mut Criterion<CpuTime>) {
                 let place = |name: &&[u8]| placement.destination(key_hash(name), name, &live);
                 bencher.iter(|| names.iter().filter_map(place).map(|found| found.owner).sum::<usize>());
             });
-            // Made once, not for each sample: what is measured is a proxy that has seen its names before.
+            // Created once, not for each sample: this measures a proxy that knows its names already.
             let mut relay = relay(&Case { nodes, hashing, ..USUAL });
             let mut out: Vec<Packet> = Vec::with_capacity(1024);
             let mut now_us = 0;

@@ -240,7 +240,7 @@ fn arrivals_are_reported_of_every_datagram_of_every_batch_while_the_option_is_on
 fn without_room_a_timestamp_changes_nothing<K: Kernel>(open: Open<K>) {
     let mut bed = bed(open);
     stamp_arrivals(&bed.listener, true);
-    assert_eq!(relay_sizes(&mut bed, 100).stamps, [Stamp::Unasked; 100]);
+    assert_eq!(relay_sizes(&mut bed, 100).stamps, [Stamp::Disabled; 100]);
 }
 
 fn one_turn_takes_a_bounded_number_of_datagrams_and_the_next_one_the_rest<K: Kernel>(open: Open<K>) {

@@ -1,18 +1,18 @@
 //! Retry backoff: immediate retries a few times, then exponentially later. Pure.
 //!
-//! In: failures and successes as they happen. Out: a moment. Next: the engines' receives.
+//! In: failures and successes as they happen. Out: the time of the next try. Next: `engine.rs`, for receives.
 
-/// Failures in a row before trying again at once becomes waiting.
+/// Consecutive failures that are retried immediately.
 const FAILURES_AT_ONCE_MAX: u32 = 4;
 /// The first wait after a failure, µs; it doubles.
 const RETRY_FIRST_US: u64 = 1_000;
-/// The longest, µs.
+/// The longest wait, µs.
 const RETRY_LONGEST_US: u64 = 1_000_000;
-/// Doublings that surely reach it.
+/// Doublings after which the limit is certainly reached.
 const DOUBLINGS_MAX: u32 = 10;
 const _: () = assert!(RETRY_FIRST_US << DOUBLINGS_MAX >= RETRY_LONGEST_US);
 
-/// The number of failures.
+/// The number of consecutive failures.
 #[derive(Clone, Debug, Default)]
 pub struct Backoff {
     failures_in_a_row: u32,
@@ -20,7 +20,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// It failed: after several times in a row the next try waits, longer each time, or a lasting error would keep the
+    /// It failed: after several consecutive failures the next try waits, longer each time, since a lasting error would keep the
     /// thread busy.
     pub fn failed(&mut self, now_us: u64) {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
@@ -30,22 +30,22 @@ impl Backoff {
         }
     }
 
-    /// It did its work.
+    /// It succeeded.
     pub fn succeeded(&mut self) {
         *self = Backoff::default();
     }
 
-    /// It is tried again.
+    /// It is retried.
     pub fn tried(&mut self) {
         self.retry_at_us = None;
     }
 
-    /// When to try again after failures; `None`: at once.
+    /// When to retry; `None`: at once.
     pub fn retry_at_us(&self) -> Option<u64> {
         self.retry_at_us
     }
 
-    /// Whether it failed the last time.
+    /// Whether the last try failed.
     pub fn is_failing(&self) -> bool {
         self.failures_in_a_row > 0
     }

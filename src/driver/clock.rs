@@ -1,11 +1,11 @@
-//! The clocks: the process's own, the wall clock, and what the kernel's timestamps of the wall clock (SO_TIMESTAMPNS,
-//! socket(7)) say on the process's own.
+//! The clocks: the process's own, the wall clock, and the conversion of the kernel's timestamps, which are of the wall clock
+//! (SO_TIMESTAMPNS, socket(7)).
 //!
 //! In: for each batch the process's clock and the wall clock, read one after the other; for each datagram its control messages.
 //! Out: a [`Stamp`]. Next: `engine.rs`, which reports it with the datagram.
 //!
-//! The wall clock may be set while datagrams wait. Nothing tells when, so a batch before which the two clocks went apart has no
-//! valid timestamps. The kernel's bytes are read with checked arithmetic.
+//! The wall clock may be set while datagrams are queued, without notice, so the timestamps of a batch before which the two
+//! clocks diverged are invalid. The kernel's bytes are read with checked arithmetic.
 
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
@@ -23,23 +23,23 @@ pub fn wall_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How far a timestamp may lie in the future, and the clocks go apart between two batches beyond what slewing does.
+/// How far a timestamp may be in the future, and how far the clocks may diverge between two batches besides slewing.
 const TOLERANCE_NS: u64 = 1_000_000;
-/// The wall clock is slewed by one part in so many at most: chrony's limit is one in twelve.
+/// The wall clock is slewed by at most one part in this many: chrony's limit is one in twelve.
 const SLEW_SHARE: u64 = 10;
-/// Nothing waits in a receive buffer for longer.
+/// No datagram is queued in a receive buffer for longer.
 const AGE_NS_MAX: u64 = 60_000_000_000;
 
-/// When a datagram arrived, as the kernel has stamped it.
+/// When a datagram arrived, by the kernel's timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stamp {
-    /// No timestamps are asked for.
-    Unasked,
-    /// It came without one: the socket is shared with a process that wants none, or timestamps were switched on just now.
+    /// Timestamps are disabled.
+    Disabled,
+    /// It has none: the socket is shared with a process that disabled them, or they have just been enabled.
     Missing,
-    /// From the future, from long ago, or the wall clock has been set meanwhile.
-    Absurd,
-    /// µs of the driver's clock; before its start if it waited in a socket that was inherited.
+    /// In the future, too long ago, or the wall clock has been set meanwhile.
+    Invalid,
+    /// µs of the driver's clock; before its start if it was queued in an inherited socket.
     At(i64),
 }
 
@@ -53,8 +53,8 @@ pub struct Stamps {
 }
 
 impl Stamps {
-    /// The clocks as they were read for a batch that was received before: the driver's first, so that a pause between the two
-    /// makes latencies longer and never shorter.
+    /// Reads the clocks for a batch that was received before: the driver's first, so that a pause between the two
+    /// can only make latencies longer.
     pub fn read(&mut self, now_us: u64, wall_ns: u64) {
         let passed_ns = now_us.saturating_sub(self.now_us).saturating_mul(1_000);
         let apart_ns = wall_ns.abs_diff(self.wall_ns.saturating_add(passed_ns));
@@ -62,12 +62,12 @@ impl Stamps {
         (self.now_us, self.wall_ns, self.has_read) = (now_us, wall_ns, true);
     }
 
-    /// What a datagram's timestamp says.
+    /// The arrival time of a datagram with this timestamp.
     pub fn stamp(&self, stamp_ns: Option<u64>) -> Stamp {
         let Some(stamp_ns) = stamp_ns else { return Stamp::Missing };
         let is_future = stamp_ns > self.wall_ns.saturating_add(TOLERANCE_NS);
         if self.was_set || is_future || self.wall_ns.saturating_sub(stamp_ns) > AGE_NS_MAX {
-            return Stamp::Absurd;
+            return Stamp::Invalid;
         }
         // Both are small now: a minute and a millisecond at most.
         let age_ns = self.wall_ns.wrapping_sub(stamp_ns) as i64;
@@ -75,7 +75,7 @@ impl Stamps {
     }
 }
 
-/// A word of this machine: the length's, and what messages are aligned to.
+/// A machine word: the type of a message's length, and the alignment of messages.
 const WORD_BYTES: usize = size_of::<usize>();
 /// Bytes before a message's data.
 const HEADER_BYTES: usize = size_of::<libc::cmsghdr>().next_multiple_of(WORD_BYTES);
@@ -157,8 +157,8 @@ mod tests {
         let stamps = stamps();
         assert_eq!(stamps.stamp(Some(WALL_NS + TOLERANCE_NS)), Stamp::At(5_001_000));
         assert_eq!(stamps.stamp(Some(WALL_NS - AGE_NS_MAX)), Stamp::At(5_000_000 - 60_000_000));
-        for absurd in [0, WALL_NS - AGE_NS_MAX - 1, WALL_NS + TOLERANCE_NS + 1, u64::MAX] {
-            assert_eq!(stamps.stamp(Some(absurd)), Stamp::Absurd, "{absurd}");
+        for invalid in [0, WALL_NS - AGE_NS_MAX - 1, WALL_NS + TOLERANCE_NS + 1, u64::MAX] {
+            assert_eq!(stamps.stamp(Some(invalid)), Stamp::Invalid, "{invalid}");
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
             let mut stamps = stamps();
             let wall_ns = |passed_us: u64| WALL_NS.wrapping_add_signed(set_ns) + passed_us * 1_000;
             stamps.read(5_005_000, wall_ns(5_000));
-            assert_eq!(stamps.stamp(Some(wall_ns(4_000))), Stamp::Absurd, "{set_ns}");
+            assert_eq!(stamps.stamp(Some(wall_ns(4_000))), Stamp::Invalid, "{set_ns}");
             assert_eq!(stamps.stamp(None), Stamp::Missing);
             stamps.read(5_010_000, wall_ns(10_000));
             assert_eq!(stamps.stamp(Some(wall_ns(9_000))), Stamp::At(5_009_000), "{set_ns}");

@@ -1,7 +1,7 @@
-//! The sockets of one worker, as every engine has them: those that listen, and those that lead to backends.
+//! The sockets of one worker, the same for all engines: listening sockets, and sockets connected to backends.
 //!
-//! In: bound sockets, backends' addresses. Out: what the kernel says about them; fences. Next: the engines, which receive
-//! from the first and send to the second.
+//! In: bound sockets, backends' addresses. Out: their properties and errors as reported by the kernel; fences. Next: the
+//! kernel interfaces receive from the first and send to the second.
 
 use super::icmp_errors::{QueuedError, QueuedErrors};
 use super::kernel::ReceiveMemory;
@@ -17,7 +17,7 @@ const ERRORS_TAKEN_MAX: usize = 64;
 /// Listening sockets.
 pub struct Listening {
     sockets: Vec<UdpSocket>,
-    /// Those that others go on receiving from.
+    /// Those left to other processes.
     left: Vec<bool>,
     /// They hold the addresses that fenced sockets are connected to.
     fences: Vec<UdpSocket>,
@@ -32,11 +32,11 @@ struct DropCount {
 }
 
 impl Listening {
-    /// Takes bound sockets, and has their datagrams stamped or not, as `timestamps` says.
+    /// Takes bound sockets, and enables or disables timestamps on them.
     pub fn new(sockets: Vec<UdpSocket>, timestamps: bool) -> Listening {
         for socket in &sockets {
-            // Off too is said: an inherited socket has it as the process before wanted it. Where it is refused, datagrams come
-            // without, which is counted.
+            // Disabled explicitly: an inherited socket keeps the setting of the previous process. If refused, datagrams come without
+            // timestamps, which is counted.
             let _ = options::stamp_arrivals(socket, timestamps);
         }
         let count = sockets.len();
@@ -48,7 +48,7 @@ impl Listening {
         }
     }
 
-    /// How many there are.
+    /// Their number.
     pub fn count(&self) -> usize {
         self.sockets.len()
     }
@@ -75,7 +75,7 @@ impl Listening {
         Ok(granted)
     }
 
-    /// Leaves one to others who receive from it.
+    /// Leaves one to the other processes that receive from it.
     pub fn leave(&mut self, listener: usize) {
         self.receive_memory(listener);
         if let Some(is_left) = self.left.get_mut(listener) {
@@ -87,8 +87,8 @@ impl Listening {
         self.sockets.iter().zip(&self.left).filter(|(_, is_left)| !**is_left).map(|(socket, _)| socket)
     }
 
-    /// Makes sure that nothing new arrives at those that were not left; their queues stay readable. One that cannot be
-    /// fenced does not keep the others from it; the last failure is told.
+    /// Makes sure that nothing new arrives at those that were not left; their queues stay readable. A failure does not keep the
+    /// others from being fenced; the last one is returned.
     pub fn fence(&mut self) -> io::Result<()> {
         let mut told = Ok(());
         let fenced: Vec<io::Result<Option<UdpSocket>>> = self.own().map(socket::fence).collect();
@@ -106,8 +106,8 @@ impl Listening {
         !options::is_any_readable(self.own().map(AsRawFd::as_raw_fd))
     }
 
-    /// What the receive buffer of one of them holds, and the datagrams that the kernel dropped there since the socket was made; of
-    /// one that was left, until then: who receives from it now counts the others.
+    /// The bytes queued in one's receive buffer, and the datagrams that the kernel dropped there since the socket was made; of
+    /// one that was left, until then: the process that receives from it counts later ones.
     pub fn receive_memory(&mut self, listener: usize) -> ReceiveMemory {
         let (Some(count), Some(socket)) = (self.drops.get_mut(listener), self.sockets.get(listener)) else {
             return ReceiveMemory::default();
@@ -123,10 +123,10 @@ impl Listening {
     }
 }
 
-/// Whether `ip` is an address of this host: the one that `socket` sends from, or one that packets to it would come from. That it
-/// can be bound would say nothing where `ip_nonlocal_bind` is set.
+/// Whether `ip` is an address of this host: the one that `socket` sends from, or the source address for packets to it. Whether
+/// it can be bound proves nothing with `ip_nonlocal_bind`.
 fn is_own(ip: IpAddr, socket: &UdpSocket) -> bool {
-    // Any port will do, as nothing is sent.
+    // The port does not matter, since nothing is sent.
     let is_its_own_source = || socket::source_of((ip, 9).into()).is_ok_and(|source| source == ip);
     socket.local_addr().is_ok_and(|local| local.ip() == ip) || is_its_own_source()
 }
@@ -135,12 +135,12 @@ fn is_own(ip: IpAddr, socket: &UdpSocket) -> bool {
 pub struct Backends {
     sockets: Vec<Option<UdpSocket>>,
     send_buffer_bytes: usize,
-    /// Which of them have something in their error queues; one entry for each slot, used while they are looked at.
+    /// Which of them have errors queued; one entry for each slot, used while they are polled.
     polls: Vec<libc::pollfd>,
 }
 
 impl Backends {
-    /// None yet, at most `sockets_max`, each with a send buffer of `send_buffer_bytes` asked for.
+    /// None yet, at most `sockets_max`; each requests a send buffer of `send_buffer_bytes`.
     pub fn new(sockets_max: usize, send_buffer_bytes: usize) -> Backends {
         Backends {
             sockets: std::iter::repeat_with(|| None).take(sockets_max).collect(),
@@ -149,8 +149,8 @@ impl Backends {
         }
     }
 
-    /// Connects slot `slot`, replacing what was there if `made`, which is told the new descriptor, has nothing against it.
-    /// The address of this host that the kernel chose for the new socket.
+    /// Connects slot `slot`, and replaces its socket if `made`, which gets the new descriptor, succeeds.
+    /// Returns the address of this host that the kernel chose for the new socket.
     pub fn open(
         &mut self,
         slot: SocketSlot,
@@ -186,14 +186,14 @@ impl Backends {
         self.sockets.get(slot.0 as usize)?.as_ref()
     }
 
-    /// The longest datagram that goes to slot `slot` in one piece; `None` if that is unknown.
+    /// The longest datagram that can be sent to slot `slot` unfragmented; `None` if unknown.
     pub fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
         let socket = self.get(slot)?;
         let is_ipv6 = socket.peer_addr().ok()?.is_ipv6();
         options::path_payload_bytes(socket, is_ipv6).ok()
     }
 
-    /// Empties the error queue of slot `slot`, which fills with ICMP answers where IP_RECVERR is set; what there was.
+    /// Reads and empties the error queue of slot `slot`, which receives ICMP errors with IP_RECVERR.
     pub fn take_errors(&self, slot: SocketSlot) -> Option<QueuedErrors> {
         let socket = self.get(slot)?;
         let mut asked = None;
@@ -202,7 +202,7 @@ impl Backends {
             errno: taken.errno,
             is_answer: taken.is_answer,
             is_prohibited: taken.is_prohibited,
-            // Only of these it matters.
+            // Only these need it.
             is_own: taken.errno == libc::EHOSTUNREACH
                 && taken.reporter.is_some_and(|reporter| match asked {
                     Some((known, is_own)) if known == reporter => is_own,
@@ -211,10 +211,10 @@ impl Backends {
         }))
     }
 
-    /// Adds the slots whose sockets have something in their error queues: one system call for all of them.
+    /// Adds the slots whose sockets have errors queued: one system call for all of them.
     pub fn failing(&mut self, slots: &mut Vec<SocketSlot>) {
         self.polls.clear();
-        // The kernel reports errors unasked, and skips negative descriptors.
+        // The kernel reports errors without being asked, and skips negative descriptors.
         self.polls.extend(self.sockets.iter().map(|socket| libc::pollfd {
             fd: socket.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             events: 0,

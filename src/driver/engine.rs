@@ -28,7 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 /// This many consecutive unexpected errors of the sleep are fatal: it does not recover.
 const SLEEP_ERRORS_IN_A_ROW_MAX: u32 = 100;
 
-/// What carries datagrams between the kernel and a worker. It is owned by one worker and used from its thread only.
+/// The driver of one worker, used from its thread only.
 pub struct Driver<K: Kernel> {
     kernel: K,
     sizes: Sizes,
@@ -72,24 +72,24 @@ pub struct Driver<K: Kernel> {
 /// What is known of a listening socket.
 #[derive(Clone, Debug, Default)]
 struct Listener {
-    /// Others receive there.
+    /// It was left to other processes.
     is_left: bool,
-    /// It may have datagrams: they are looked for before the next sleep.
+    /// It may have datagrams: it is read before the next sleep.
     may_have_more: bool,
     backoff: Backoff,
 }
 
-/// Result of looking for datagrams.
+/// Result of reading the sockets.
 enum Refill {
     Some,
     /// Every socket was empty.
     Empty,
-    /// The worker has to have its turn first, or there was an error.
+    /// The worker must have its turn first, or there was an error.
     Later,
 }
 
 impl<K: Kernel> Driver<K> {
-    /// A driver that has not looked at its sockets yet.
+    /// A driver that has not read its sockets yet.
     pub fn new(kernel: K) -> Driver<K> {
         let sizes = kernel.sizes();
         Driver {
@@ -164,8 +164,8 @@ impl<K: Kernel> Driver<K> {
         self.gso_batches.allow(slot);
     }
 
-    /// Looks for ICMP errors that no send has reported; the next [`Driver::deliver`] reports them. For a moment when sends are
-    /// rare or over: what a send finds needs no look.
+    /// Polls for ICMP errors that no send has reported; the next [`Driver::deliver`] reports them. Use it when sends are
+    /// rare or have ended: the errors that a send meets are read without a poll.
     pub fn look_for_icmp_errors(&mut self) {
         self.failing.clear();
         self.kernel.failing_backends(&mut self.failing);
@@ -176,7 +176,7 @@ impl<K: Kernel> Driver<K> {
         }
     }
 
-    /// Takes a packet to send with the next [`Driver::enter`]. Without room it comes straight back.
+    /// Takes a packet to send with the next [`Driver::enter`]. Without room it is returned.
     ///
     /// # Errors
     /// The packet, if there is no room.
@@ -211,7 +211,7 @@ impl<K: Kernel> Driver<K> {
             events.sent(packet, outcome);
         }
         self.has_failed_sends = false;
-        self.icmp_errors.tell(events);
+        self.icmp_errors.report(events);
         let may_be_some = self.delivered < self.held || self.may_have_more();
         if may_be_some && events.flow() == Flow::Pause {
             return self.paused();
@@ -259,13 +259,13 @@ impl<K: Kernel> Driver<K> {
         self.listeners.iter_mut().for_each(|listener| listener.may_have_more = false);
     }
 
-    /// Whether nothing is under way: no socket is read, no packet and no datagram is here.
+    /// Whether nothing is in progress: no socket is being read, and the driver holds no packet and no datagram.
     pub fn is_idle(&self) -> bool {
         let reads = self.listeners.iter().any(|listener| self.reads(listener));
         !reads && self.unsent.is_empty() && self.settled.is_empty() && self.delivered >= self.held
     }
 
-    /// Whether every listening socket is read: then a batch that brought no datagram says that there was none.
+    /// Whether every listening socket is read: then a batch without datagrams means that there were none.
     pub fn is_reading(&self) -> bool {
         let reads = |listener: &Listener| self.reads(listener) && !listener.backoff.is_failing();
         self.has_entered && self.listeners.iter().all(reads)
@@ -296,7 +296,7 @@ impl<K: Kernel> Driver<K> {
         !self.is_ending && !listener.is_left
     }
 
-    /// The wait, shortened where sleeping would hold up something known. Sets what is to be watched.
+    /// The wait, shortened where a sleep would delay something known. Sets what to watch.
     fn bounded(&mut self, wait: Wait) -> Wait {
         let now_us = self.kernel.now_us();
         let mut has_news = self.delivered < self.held || self.has_failed_sends || !self.has_entered;
@@ -329,7 +329,7 @@ impl<K: Kernel> Driver<K> {
             Wait::GatherUntil { deadline_us } => (Some(deadline_us), true),
         };
         if gathers {
-            // Datagrams do not end it: the kernel wakes nobody for them.
+            // Datagrams do not end it: no socket is watched.
             self.watched.fill(false);
         }
         let slept = if wait == Wait::Poll { Ok(()) } else { self.kernel.sleep(&self.watched, until_us) };
@@ -434,7 +434,7 @@ impl<K: Kernel> Driver<K> {
     /// When the kernel says that a held datagram arrived.
     fn stamp(&self, index: usize) -> Stamp {
         if !self.sizes.timestamps {
-            return Stamp::Unasked;
+            return Stamp::Disabled;
         }
         self.stamps.stamp(clock::stamp_ns(self.kernel.control(index)))
     }
@@ -443,7 +443,7 @@ impl<K: Kernel> Driver<K> {
         self.listeners.iter().any(|listener| listener.may_have_more)
     }
 
-    /// For a worker without room: whether there is something that it could have.
+    /// For a worker without room: whether a datagram or outcome is ready.
     fn paused(&mut self) -> Delivered {
         let holds_some = self.delivered < self.held;
         if holds_some || (self.may_have_more() && !self.kernel.is_queue_empty()) {

@@ -24,18 +24,18 @@ pub fn send_outcome(res: i32) -> SendOutcome {
     }
 }
 
-/// Whether the error of a GSO batch's send means that this host, route or device takes no GSO batches. Single packets go on.
+/// Whether the error of a GSO batch's send means that this host, route or device supports no GSO. Single packets still work.
 /// Sources: udp(7) on UDP_SEGMENT; devices that pass the probe may answer EIO at run time.
 pub fn is_gso_refusal(errno: i32) -> bool {
     matches!(errno, libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
 }
 
-/// What the end of a wait means.
+/// The meaning of a wait's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitResult {
     /// Part of normal work.
     Normal,
-    /// Worth counting; go on.
+    /// Worth counting; continue.
     Odd,
     /// The ring cannot be used (any more).
     Broken,
@@ -58,7 +58,7 @@ pub fn errno_of(res: i32) -> i32 {
     res.checked_neg().unwrap_or(i32::MAX)
 }
 
-/// Whether a receive's or a wake's errno says that the request itself is wrong.
+/// Whether the errno of a receive or of a wake means that the request itself is invalid.
 pub fn is_impossible(errno: i32) -> bool {
     matches!(
         errno,

@@ -1,6 +1,6 @@
 //! Which process uses a UDP port, as far as /proc shows it, for the error of a failed start.
 //!
-//! In: a port. Out: "statsd (process 123)". Next: `socket.rs`.
+//! In: a port. Out: "statsd (process 123)". Next: `socket.rs` adds it to its error.
 
 use std::fs;
 

@@ -1,11 +1,11 @@
 //! Distinguishes ICMP errors of earlier packets from errors of the packet being sent. Pure.
 //!
-//! In: what lay in a socket's error queue, outcomes of its sends. Out: the outcomes, explained; how many earlier packets were
-//! answered, by socket. Next: the engines, which pass both on to the worker.
+//! In: the contents of a socket's error queue, outcomes of its sends. Out: the outcomes, explained; by socket, how many earlier
+//! packets were answered with an error. Next: `engine.rs` passes both to the worker.
 //!
-//! The errno of an ICMP answer stays at the socket, where the next send finds it and is not made (`__udp4_lib_err` and
-//! `sock_error` of the kernel): nothing is wrong with that packet. Where IP_RECVERR is set, the error queue says which errnos
-//! came by an answer.
+//! The errno of an ICMP error stays on the socket, where the next send returns it without sending (`__udp4_lib_err` and
+//! `sock_error` of the kernel): nothing is wrong with that packet. With IP_RECVERR, the error queue shows which errnos are ICMP
+//! errors.
 
 use super::Events;
 use crate::packet::{SendError, SendErrorCounts, SendOutcome, SocketSlot};
@@ -13,13 +13,13 @@ use crate::packet::{SendError, SendErrorCounts, SendOutcome, SocketSlot};
 /// An entry of a socket's error queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueuedError {
-    /// Its errno; 0 if it cannot be told.
+    /// Its errno; 0 if unknown.
     pub errno: i32,
     /// It is an ICMP answer.
     pub is_answer: bool,
-    /// This host made that answer, as it does when a neighbor does not reply to ARP or neighbor discovery.
+    /// This host generated it, as when a neighbor does not reply to ARP or neighbor discovery.
     pub is_own: bool,
-    /// It says that a firewall rejects the packet.
+    /// A firewall rejects the packet.
     pub is_prohibited: bool,
 }
 
@@ -34,7 +34,7 @@ impl QueuedError {
     }
 }
 
-/// Different errnos that are remembered of one look into an error queue: all that ICMP answers are translated to
+/// Different errnos kept per read of an error queue: all that ICMP errors are translated to
 /// (`icmp_err_convert` and `icmpv6_err_convert` of the kernel).
 const ERRNOS_MAX: usize = 10;
 
@@ -56,18 +56,18 @@ impl Errnos {
     }
 }
 
-/// What lay in a socket's error queue.
+/// The contents of a socket's error queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueuedErrors {
-    /// The errno of its first entry; 0 if it cannot be told.
+    /// The errno of its first entry; 0 if unknown.
     pub first: i32,
     answers: Errnos,
-    /// The packets that were answered so, by kind.
+    /// The packets that were answered with an error, by kind.
     counts: SendErrorCounts,
 }
 
 impl QueuedErrors {
-    /// Those of entries, in order; `None` if there is none.
+    /// Collects entries, in order; `None` if there is none.
     pub fn collect(entries: impl Iterator<Item = QueuedError>) -> Option<QueuedErrors> {
         let mut errors: Option<QueuedErrors> = None;
         for entry in entries {
@@ -81,54 +81,54 @@ impl QueuedErrors {
     }
 }
 
-/// Answers that came to one socket.
+/// ICMP errors of one socket.
 #[derive(Clone, Copy, Debug, Default)]
-struct Heard {
-    /// In the batch in which they were taken last.
+struct SocketErrors {
+    /// Those of the batch in which errors were read last.
     last: Errnos,
-    /// In the one before: an answer that comes behind a failed send is taken with that one's, and fails the next send.
+    /// Those of the previous batch: an error that arrives after a failed send is read with that one's, and fails the next send.
     before: Errnos,
     /// The number of that batch.
     batch: u64,
-    /// Answers that the worker has not been told of.
-    untold: SendErrorCounts,
+    /// Errors not reported to the worker yet.
+    unreported: SendErrorCounts,
 }
 
-/// Answers by socket.
+/// ICMP errors by socket.
 #[derive(Debug, Default)]
 pub struct IcmpErrors {
-    sockets: Vec<Heard>,
+    sockets: Vec<SocketErrors>,
     batch: u64,
-    /// Sockets with answers that the worker has not been told of, each once.
-    untold: Vec<SocketSlot>,
+    /// Sockets with errors not reported to the worker yet, each once.
+    unreported: Vec<SocketSlot>,
 }
 
 impl IcmpErrors {
-    /// Socket `slot` leads somewhere new.
+    /// Socket `slot` is connected anew.
     pub fn opened(&mut self, slot: SocketSlot) {
         let index = slot.0 as usize;
         if self.sockets.len() <= index {
-            self.sockets.resize(index + 1, Heard::default());
-            // Room for each socket once: nothing is allocated when answers come.
-            self.untold.reserve(index + 1 - self.untold.len());
+            self.sockets.resize(index + 1, SocketErrors::default());
+            // Room for each socket once: nothing is allocated when errors arrive.
+            self.unreported.reserve(index + 1 - self.unreported.len());
         }
-        self.sockets[index] = Heard::default();
-        self.untold.retain(|untold| *untold != slot);
+        self.sockets[index] = SocketErrors::default();
+        self.unreported.retain(|unreported| *unreported != slot);
     }
 
-    /// Another batch of outcomes is told.
+    /// A new batch of outcomes begins.
     pub fn next_batch(&mut self) {
         self.batch += 1;
     }
 
-    /// What the outcome of a failed send to `slot` means, after which `taken` lay in the socket's error queue.
+    /// Explains the outcome of a failed send to `slot`; `taken` is what the socket's error queue contained after it.
     ///
-    /// Who is told so though the error was the packet's own tries it once more for nothing.
+    /// If the error was the packet's own after all, the packet is sent once more in vain.
     pub fn explain(&mut self, slot: SocketSlot, outcome: SendOutcome, taken: QueuedErrors) -> SendOutcome {
-        let Some(heard) = self.hear(slot, taken) else { return outcome };
+        let Some(socket) = self.record(slot, taken) else { return outcome };
         let answered = |errno: i32| {
-            let is_heard = heard.last.has(errno) || heard.before.has(errno);
-            if is_heard { SendOutcome::Answered(errno) } else { outcome }
+            let is_icmp_error = socket.last.has(errno) || socket.before.has(errno);
+            if is_icmp_error { SendOutcome::Answered(errno) } else { outcome }
         };
         match outcome {
             SendOutcome::TooLong => answered(libc::EMSGSIZE),
@@ -136,42 +136,49 @@ impl IcmpErrors {
             SendOutcome::Denied(_) => answered(libc::EACCES),
             SendOutcome::Failed(errno) => answered(errno),
             SendOutcome::Unreachable(_) => {
-                // What the errno alone does not tell.
-                let mut told = [SendError::Rejected, SendError::NoNeighbor].into_iter();
-                told.find(|error| heard.untold.get(*error) > 0).map_or(outcome, SendOutcome::Unreachable)
+                // The errno alone does not distinguish these.
+                let mut causes = [SendError::Rejected, SendError::NoNeighbor].into_iter();
+                causes
+                    .find(|error| socket.unreported.get(*error) > 0)
+                    .map_or(outcome, SendOutcome::Unreachable)
             }
             _ => outcome,
         }
     }
 
-    /// Notes answers that lay in the error queue of `slot`, for [`IcmpErrors::tell`] and for sends that failed by them.
-    fn hear(&mut self, slot: SocketSlot, taken: QueuedErrors) -> Option<&mut Heard> {
+    /// Records errors from the error queue of `slot`, for [`IcmpErrors::report`] and for sends that failed because of them.
+    fn record(&mut self, slot: SocketSlot, taken: QueuedErrors) -> Option<&mut SocketErrors> {
         let batch = self.batch;
-        let heard = self.sockets.get_mut(slot.0 as usize)?;
-        if heard.batch != batch {
-            *heard = Heard { last: Errnos::default(), before: heard.last, batch, untold: heard.untold };
+        let socket = self.sockets.get_mut(slot.0 as usize)?;
+        if socket.batch != batch {
+            *socket = SocketErrors {
+                last: Errnos::default(),
+                before: socket.last,
+                batch,
+                unreported: socket.unreported,
+            };
         }
-        taken.answers.0.into_iter().for_each(|errno| heard.last.add(errno));
+        taken.answers.0.into_iter().for_each(|errno| socket.last.add(errno));
         if taken.counts.total() > 0 {
-            if heard.untold.total() == 0 {
-                self.untold.push(slot);
+            if socket.unreported.total() == 0 {
+                self.unreported.push(slot);
             }
-            heard.untold.merge(&taken.counts);
+            socket.unreported.merge(&taken.counts);
         }
-        Some(heard)
+        Some(socket)
     }
 
-    /// Notes answers that lay in the error queue of `slot` though no failed send called for a look. One that failed meanwhile
+    /// Records errors from the error queue of `slot` that was read without a failed send. A send that failed meanwhile
     /// may be explained by them.
     pub fn found(&mut self, slot: SocketSlot, taken: QueuedErrors) {
-        self.hear(slot, taken);
+        self.record(slot, taken);
     }
 
-    /// Tells `events` of the answers since the last call.
-    pub fn tell(&mut self, events: &mut impl Events) {
-        while let Some(slot) = self.untold.pop() {
-            if let Some(heard) = self.sockets.get_mut(slot.0 as usize) {
-                events.answered(slot, std::mem::take(&mut heard.untold));
+    /// Reports the errors since the last call to `events`.
+    pub fn report(&mut self, events: &mut impl Events) {
+        while let Some(slot) = self.unreported.pop() {
+            if let Some(socket) = self.sockets.get_mut(slot.0 as usize) {
+                events.answered(slot, std::mem::take(&mut socket.unreported));
             }
         }
     }
@@ -260,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_socket_has_heard_nothing_and_an_unknown_one_is_no_harm() {
+    fn a_new_socket_has_no_errors_and_an_unknown_one_is_ignored() {
         let mut answers = answers();
         answers.explain(SLOT, SendOutcome::TooLong, queue(&[(libc::EMSGSIZE, true)]));
         answers.opened(SLOT);
@@ -270,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_does_not_take_away_what_explains_a_send_that_failed_just_before() {
+    fn a_poll_keeps_the_errors_that_explain_a_send_that_failed_just_before() {
         let mut answers = answers();
         let entry =
             QueuedError { errno: libc::EHOSTUNREACH, is_answer: true, is_own: true, is_prohibited: false };
@@ -282,11 +289,11 @@ mod tests {
         assert_eq!(explain(libc::EHOSTUNREACH), SendOutcome::Unreachable(SendError::NoNeighbor));
     }
 
-    /// What a worker is told of answers.
+    /// The errors reported to a worker.
     #[derive(Default)]
-    struct Told(Vec<(SocketSlot, SendErrorCounts)>);
+    struct Reported(Vec<(SocketSlot, SendErrorCounts)>);
 
-    impl Events for Told {
+    impl Events for Reported {
         fn datagram(&mut self, _: &[u8], _: usize, _: crate::driver::Stamp) -> crate::driver::Flow {
             crate::driver::Flow::More
         }
@@ -299,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_is_told_once_whether_a_send_failed_by_it_or_not() {
+    fn every_error_is_reported_once_whether_or_not_a_send_failed_because_of_it() {
         let mut answers = answers();
         answers.opened(SocketSlot(1));
         let refused = queue(&[(libc::ECONNREFUSED, true), (libc::ECONNREFUSED, true), (libc::EIO, false)]);
@@ -307,19 +314,20 @@ mod tests {
         answers.found(SLOT, queue(&[(libc::ECONNREFUSED, true)]));
         answers.found(SocketSlot(1), queue(&[(libc::ENETUNREACH, true)]));
         answers.found(SocketSlot(9), queue(&[(libc::ENETUNREACH, true)]));
-        let mut told = Told::default();
-        answers.tell(&mut told);
-        answers.tell(&mut told);
-        told.0.sort_by_key(|(slot, _)| *slot);
-        let told: Vec<_> = told.0.iter().map(|(slot, errors)| (slot.0, errors.iter().next())).collect();
+        let mut reported = Reported::default();
+        answers.report(&mut reported);
+        answers.report(&mut reported);
+        reported.0.sort_by_key(|(slot, _)| *slot);
+        let reported: Vec<_> =
+            reported.0.iter().map(|(slot, errors)| (slot.0, errors.iter().next())).collect();
         let expected =
             [(1, Some((SendError::NetworkUnreachable, 1))), (SLOT.0, Some((SendError::Refused, 3)))];
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
         answers.found(SLOT, refused);
         answers.opened(SLOT);
-        let mut told = Told::default();
-        answers.tell(&mut told);
-        assert!(told.0.is_empty(), "those of a socket that was replaced are another's");
+        let mut reported = Reported::default();
+        answers.report(&mut reported);
+        assert!(reported.0.is_empty(), "errors of a replaced socket must be discarded");
     }
 
     #[test]

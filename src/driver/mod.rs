@@ -3,8 +3,8 @@
 //! In: datagrams from the listening sockets, packets from the worker. Out: datagrams to the worker, packets to the
 //! backends' sockets, and every packet back with its outcome. Next: `worker/`, the only place where driver and relay meet.
 //!
-//! One batch is: [`Driver::push`] packets, [`Driver::enter`] (sends them, sleeps), [`Driver::deliver`] (hands the worker what
-//! happened). `engine.rs` keeps the rules, on any [`kernel::Kernel`]: [`uring`] is io_uring, [`portable`] the system calls that
+//! One batch is: [`Driver::push`] packets, [`Driver::enter`] (sends them, sleeps), [`Driver::deliver`] (reports events to the
+//! worker). `engine.rs` implements the rules, on any [`kernel::Kernel`]: [`uring`] is io_uring, [`portable`] the system calls that
 //! every Linux has, [`sim`] a seeded fake for tests.
 
 mod backoff;
@@ -31,7 +31,7 @@ pub use clock::Stamp;
 pub use engine::Driver;
 pub use waker::Waker;
 
-/// What carries datagrams between the kernel and a worker.
+/// The interface that carries datagrams between the kernel and a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// io_uring.
@@ -72,24 +72,24 @@ pub enum Wait {
 /// Whether the worker accepts more events now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Go on delivering.
+    /// Continue delivering.
     More,
-    /// Stop: the worker has to transmit first. The next [`Driver::deliver`] goes on where this one stopped.
+    /// Stop: the worker has to transmit first. The next [`Driver::deliver`] continues where this one stopped.
     Pause,
 }
 
 /// Events, delivered to the worker one by one, in order.
 pub trait Events {
-    /// Whether a datagram is wanted now; asked once per [`Driver::deliver`], before the first.
+    /// Whether the worker accepts a datagram now; called once per [`Driver::deliver`], before the first.
     fn flow(&self) -> Flow {
         Flow::More
     }
-    /// A datagram arrived. `bytes` is what there was room for, `datagram_bytes` its true length, `stamp` when the kernel says
-    /// that it did.
+    /// A datagram arrived. `bytes` is the received part, `datagram_bytes` its true length, `stamp` its arrival by the kernel's
+    /// timestamp.
     fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow;
-    /// A pushed packet comes back with what the kernel said to it. Every pushed packet comes back exactly once.
+    /// A pushed packet is returned with the result of its send. Every pushed packet is returned exactly once.
     fn sent(&mut self, packet: Packet, outcome: SendOutcome);
-    /// ICMP answers came to packets that went from socket `slot` earlier, as accepted ones: so many were not delivered.
+    /// ICMP errors were reported for packets sent earlier on socket `slot`, and accepted then: this many were not delivered.
     fn answered(&mut self, _slot: SocketSlot, _errors: SendErrorCounts) {}
 }
 
@@ -102,18 +102,18 @@ pub enum Delivered {
     Paused,
 }
 
-/// Events of the receive side that are worth counting, since the driver was made.
+/// Events of the receive side since the driver was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReceiveEvents {
     /// Datagrams without a payload.
     pub zero_length: u64,
-    /// Receives that ended with an error that is not part of normal work; the last one's errno.
+    /// Receives that failed with an error that is not part of normal work.
     pub errors: u64,
     /// errno of the last such error.
     pub last_errno: i32,
-    /// Datagrams that were received and cannot be read: what the kernel wrote beside them makes no sense.
+    /// Datagrams that were received and cannot be read: the header that the kernel wrote is invalid.
     pub unreadable: u64,
-    /// Errors of the wait itself that are not part of normal work (EBUSY and EAGAIN are: they are not counted).
+    /// Errors of the wait itself that are not part of normal work (EBUSY and EAGAIN are, and are not counted).
     pub wait_errors: u64,
 }
 
@@ -136,7 +136,7 @@ pub struct DriverInfo {
     pub restrictions: Restrictions,
 }
 
-/// Whether the kernel keeps a driver's ring to the operations and files that it needs.
+/// Whether a driver's ring is restricted to the operations and files that it needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restrictions {
     /// Not applicable: no ring.
@@ -144,26 +144,26 @@ pub enum Restrictions {
     None,
     /// Anything else is refused (EACCES).
     InForce,
-    /// The kernel did not take the restrictions, with its errno: the ring works and may do everything.
+    /// The kernel refused the restrictions, with this errno: the ring is unrestricted.
     Refused(i32),
 }
 
-/// The bounds a driver is made with.
+/// The bounds that a driver is created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DriverLimits {
     /// Receive buffers.
     pub buffers: usize,
-    /// Bytes of one, with [`DriverLimits::prefix_bytes`].
+    /// Bytes of one, including [`DriverLimits::prefix_bytes`].
     pub buffer_bytes: usize,
-    /// Whether the kernel is to tell when each datagram arrived (SO_TIMESTAMPNS).
+    /// Whether the kernel timestamps each datagram (SO_TIMESTAMPNS).
     pub timestamps: bool,
     /// Packets that may be between `push` and `sent`.
     pub sends_max: usize,
     /// Socket slots for backends.
     pub sockets_max: usize,
-    /// Send buffer to ask for at each backend's socket, bytes.
+    /// Send buffer to request for each backend's socket, bytes.
     pub send_buffer_bytes: usize,
-    /// Locked memory that all rings of this process need, for the operator where there is too little; 0 = not known.
+    /// Locked memory that all rings of this process need, for the error message if the limit is too low; 0 = unknown.
     pub rings_bytes: usize,
 }
 
@@ -183,7 +183,7 @@ pub const fn prefix_bytes(timestamps: bool) -> usize {
     if timestamps { RECVMSG_HEADER_BYTES + clock::AREA_BYTES } else { 0 }
 }
 
-/// A driver can no longer work; the process must end with this message.
+/// The driver can no longer work; the process must exit with this message.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
     /// A system call failed in a way that is not part of normal work.

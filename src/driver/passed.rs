@@ -1,4 +1,4 @@
-//! Descriptors that another process gave: over a unix socket (SCM_RIGHTS), or by a service manager at the start.
+//! Descriptors passed by another process: over a unix socket (SCM_RIGHTS), or by a service manager at the start.
 //!
 //! In: descriptors as numbers. Out: descriptors that are owned. Next: `control/lifecycle/handover/`, `control/lifecycle/activation.rs`.
 //!
@@ -19,10 +19,10 @@ pub const DESCRIPTORS_MAX: usize = 253;
 /// The first one that a service manager passes (SD_LISTEN_FDS_START).
 const FIRST_AT_START: RawFd = 3;
 
-/// Sends a few bytes, and with them descriptors, of which this process keeps its own.
+/// Sends a few bytes with descriptors; this process keeps its copies.
 ///
 /// # Errors
-/// The other end is gone; more than [`DESCRIPTORS_MAX`]; the bytes did not go in one piece.
+/// The peer has closed; more than [`DESCRIPTORS_MAX`]; the bytes were not sent in one piece.
 pub fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[impl AsFd]) -> io::Result<()> {
     let numbers: Vec<RawFd> = descriptors.iter().map(|owned| owned.as_fd().as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
@@ -32,7 +32,7 @@ pub fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[impl AsFd]) -> io:
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// Receives up to `bytes.len()` bytes, and the descriptors that came with them, closed on exec. How many bytes came; 0 at
+/// Receives up to `bytes.len()` bytes and the descriptors passed with them, closed on exec. Returns the number of bytes; 0 at
 /// the end.
 ///
 /// # Errors
@@ -44,7 +44,7 @@ pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Vec<
     let mut owned = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = control {
-            // SAFETY: (P): the kernel has just made these for this process, and they are taken up here only.
+            // SAFETY: (P): the kernel has just made these for this process, and they are used here only.
             owned.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
         }
     }
@@ -52,7 +52,7 @@ pub fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Vec<
 }
 
 /// Takes the `count` descriptors that a service manager passed at the start of this process, closed on exec from now on.
-/// They begin at 3. To be called before this process opens anything that stays open.
+/// They start at 3. Call it before this process opens anything that stays open.
 ///
 /// # Errors
 /// One of them is not open; they were taken already.

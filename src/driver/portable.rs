@@ -1,9 +1,9 @@
-//! Where io_uring is refused: recvmmsg, sendmmsg and ppoll, which every Linux has and no seccomp profile forbids.
+//! The fallback where io_uring is refused: recvmmsg, sendmmsg and ppoll, which no seccomp profile forbids.
 //!
-//! In: what the driver asks ([`Kernel`]). Out: the kernel's answers. Next: `engine.rs`.
+//! In: requests of the driver ([`Kernel`]). Out: results. Next: `engine.rs`.
 //!
-//! Why ppoll, and no epoll: a worker sleeps on two or three descriptors, which ppoll takes with each call, so that nothing
-//! is registered that a hand-over could leave behind, and on another set (the waker alone) while datagrams gather. Its timeout
+//! Why ppoll instead of epoll: a worker sleeps on two or three descriptors, which ppoll takes with each call, so that no
+//! registration survives a handover, and on another set (the waker alone) while datagrams gather. Its timeout
 //! is in nanoseconds in every kernel; epoll's is in milliseconds before 5.11.
 //!
 //! Invariants that the unsafe blocks rest on:
@@ -11,7 +11,7 @@
 //!     has borrowed for the whole call; neither `memory` nor the vectors of receives are ever replaced or written to here,
 //!     and headers and vectors of sends are written anew for each call. Each place begins with `control_bytes` for control
 //!     messages, to which the header of a receive points if there are any, and whose length it is given before each call;
-//! (S) the kernel uses what it is given during the call only: none of these calls goes on after it has returned.
+//! (S) the kernel uses its arguments during the call only: none of these calls continues after it has returned.
 
 #![allow(unsafe_code)]
 
@@ -65,7 +65,7 @@ pub struct PortableKernel {
     stride_bytes: usize,
     /// Room for control messages at the beginning of each place; 0 if none are asked for.
     control_bytes: usize,
-    /// Room for one datagram, behind them.
+    /// Room for one datagram, after them.
     room_bytes: usize,
     receive_headers: Vec<libc::mmsghdr>,
     /// What those point to, which points into `memory`: (L).
@@ -73,7 +73,7 @@ pub struct PortableKernel {
     send_headers: Vec<libc::mmsghdr>,
     send_vectors: Vec<libc::iovec>,
     segments: Vec<SegmentBytes>,
-    /// The listening sockets, then the wake.
+    /// The listening sockets, then the waker.
     polls: Vec<libc::pollfd>,
     sizes: Sizes,
     facts: DriverInfo,
@@ -90,7 +90,7 @@ impl PortableKernel {
         // SAFETY: it takes numbers. A kernel that refuses leaves sleeps a little less exact, and nothing else.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK_NS) };
         let stride_bytes = stride_bytes(limits);
-        // Here no header stands before a datagram.
+        // No header precedes a datagram here.
         let room_bytes = limits.buffer_bytes.saturating_sub(limits.prefix_bytes());
         let control_bytes = if limits.timestamps { AREA_BYTES } else { 0 };
         let mut memory = vec![0u8; BATCH * stride_bytes];
@@ -199,7 +199,7 @@ fn header(first: *mut libc::iovec, count: usize) -> libc::mmsghdr {
     libc::mmsghdr { msg_hdr: message, msg_len: 0 }
 }
 
-/// The errno that the last call left.
+/// The errno of the last call.
 fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
@@ -288,7 +288,7 @@ impl Kernel for PortableKernel {
     }
 
     /// sendmmsg(2) reports the errno of its first message only. If it stops at a later one, that one's error is gone from the
-    /// socket: an ICMP error is then found in the socket's error queue, and anything else the kernel says once more when the
+    /// socket: an ICMP error is then in the socket's error queue, and any other error is returned again when the
     /// message is tried again as the first one. Either way an error means that the message was not sent.
     fn submit(&mut self, packets: &[Packet], messages: &[usize], results: &mut Vec<i32>) {
         let (mut packets, mut messages) = (packets, messages);
@@ -335,7 +335,7 @@ impl Kernel for PortableKernel {
     }
 
     fn is_ready(&self, listener: usize) -> bool {
-        // An error of the socket is told by the receive.
+        // The receive reports an error of the socket.
         let ready = libc::POLLIN | libc::POLLERR;
         listener < self.sizes.listeners && self.polls[listener].revents & ready != 0
     }

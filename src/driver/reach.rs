@@ -1,8 +1,8 @@
 //! Whether a host is reachable, determined without sending it anything that could be a metric.
 //!
-//! A TCP connection is begun to the number of a UDP port. That it is refused is an answer, too. A host that is not there is
-//! reported by this host, which asks three seconds for its neighbor, or by a router; a firewall's rejection looks the same in
-//! the errno and is told from it by the error queue.
+//! Starts a TCP connection to the number of a UDP port; a refusal is an answer, too. An unreachable host is reported by this
+//! host, which queries its neighbor for three seconds, or by a router; a firewall's rejection has the same errno, and the error
+//! queue distinguishes it.
 //!
 //! In: an address. Out: [`Reach`]. Next: `control/`, which waits for the socket.
 
@@ -19,11 +19,11 @@ pub enum Reach {
     Answered,
     /// It cannot be reached.
     Unreachable,
-    /// Nothing is known: no answer, or a firewall rejects such packets.
+    /// Unknown: no answer, or a firewall rejects such packets.
     Unknown,
 }
 
-/// A socket that does not block, to connect to `address`.
+/// A nonblocking socket connecting to `address`.
 pub fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -31,13 +31,13 @@ pub fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What the error means with which the connect of such a socket ended.
+/// The result of such a socket's connect, once it has ended.
 pub fn outcome(socket: &Socket, error: &io::Error) -> Reach {
     let is_rejected = std::iter::from_fn(|| options::take_error(socket)).any(|taken| taken.is_prohibited);
     if is_rejected { Reach::Unknown } else { of_error(error) }
 }
 
-/// What the error of a connect means.
+/// The meaning of an error of a connect.
 fn of_error(error: &io::Error) -> Reach {
     let kind = error.raw_os_error().map(SendError::of);
     match kind {

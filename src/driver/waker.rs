@@ -32,7 +32,7 @@ impl Waker {
         let _ = (&self.file).write(&1u64.to_ne_bytes());
     }
 
-    /// Takes all wakes so far; blocks if there are none.
+    /// Consumes all wakes so far; blocks if there are none.
     pub fn take(&self) -> io::Result<u64> {
         let mut count = [0; 8];
         (&self.file).read_exact(&mut count)?;

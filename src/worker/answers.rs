@@ -7,8 +7,8 @@
 
 /// Poll interval; a poll is one system call for all sockets.
 const LOOK_US: u64 = 1_000_000;
-/// Answers that come later than this after the last send are left to the next one. Neighbor discovery gives up after three
-/// seconds, unless the host is configured otherwise.
+/// ICMP errors that arrive later than this after the last send are reported at the next one. Neighbor discovery gives up after
+/// three seconds, unless the host is configured otherwise.
 const LATEST_US: u64 = 5_000_000;
 
 /// The poll schedule of one worker. Times are µs of the driver's clock.

@@ -12,7 +12,7 @@
 const DATAGRAM_COST_BYTES: u64 = 832;
 /// Datagrams that a measurement of their cost needs at least.
 const MEASURED_DATAGRAMS_MIN: u64 = 8;
-/// What a measurement may say of the cost beside the estimate, in thousandths: less than half is not believed, and a receive
+/// Limits of the measured cost relative to the estimate, in thousandths: less than half is implausible, and a receive
 /// buffer never holds fewer than a sixteenth.
 const COST_PERMILLE: std::ops::RangeInclusive<u64> = 500..=16_000;
 /// Datagrams per µs assumed of an unknown sender.
@@ -24,7 +24,7 @@ const SLEEP_US_MIN: u64 = 100;
 /// How long drops keep the sleeps short.
 const PRESSURE_US: u64 = 1_000_000;
 
-/// The state behind the decision.
+/// The state for the decision.
 #[derive(Clone, Debug)]
 pub struct Coalescing {
     room_bytes: u64,
@@ -208,7 +208,7 @@ mod tests {
         assert!((430..=463).contains(&on_a_device), "{on_a_device}");
         assert_eq!(run(&mut coalescing, 832, 400), on_a_device, "a lower one does not count at once");
         assert_eq!(run(&mut coalescing, 832, 1_200), on_loopback);
-        // Too few say nothing, and senseless ones are bounded.
+        // Too few are ignored, and implausible ones are bounded.
         coalescing.measured(u64::MAX, 7, 280);
         assert_eq!(coalescing.sleep_us(2_000_000), Some(on_loopback));
         coalescing.measured(u64::MAX, 8, 320);

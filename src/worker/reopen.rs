@@ -8,9 +8,9 @@ use std::fmt;
 
 /// The pause between two sockets that are made because sends fail, µs: when nothing listens, each of them fails too.
 const FAILURE_PAUSE_US: u64 = 1_000_000;
-/// The pause before another try where a new socket could not be made, µs.
+/// The pause before the next try after a new socket could not be made, µs.
 const RETRY_US: u64 = 200_000;
-/// How long a socket that holds packets may defer its replacement, µs: one that always holds some is then replaced anyway.
+/// How long a socket that holds packets may defer its replacement, µs; after that it is replaced anyway.
 const PATIENCE_US: u64 = 10_000_000;
 
 /// Why a socket is replaced.
@@ -20,7 +20,7 @@ pub enum ReopenReason {
     Up,
     /// The kernel would choose another source address now.
     SourceChanged,
-    /// A send failed by an error that may be the socket's.
+    /// A send failed with an error that may be the socket's.
     SendFailed,
     /// `reopenInterval` is over.
     Interval,
@@ -43,9 +43,9 @@ pub struct Reopening {
     opened_us: u64,
     /// When the interval is over, if there is one.
     due_us: Option<u64>,
-    /// Another reason, and the first moment for it.
+    /// Another reason, and its earliest time.
     wanted: Option<(ReopenReason, u64)>,
-    /// After a failed try.
+    /// After a failed attempt.
     not_before_us: u64,
     /// When it was replaced last because a send had failed.
     failed_us: Option<u64>,
@@ -57,8 +57,8 @@ impl Reopening {
         Reopening { opened_us: now_us, due_us: None, wanted: None, not_before_us: 0, failed_us: None }
     }
 
-    /// Has it replaced `interval_us` after it was made (0 = never), a tenth earlier or later as `jitter`, which is any number,
-    /// says: not all sockets are to be replaced together.
+    /// Schedules the replacement `interval_us` after it was made (0 = never), a tenth earlier or later by `jitter`, which is
+    /// any number, so that not all sockets are replaced together.
     pub fn set_interval(&mut self, interval_us: u64, jitter: u64) {
         let spread_us = u128::from(interval_us) * u128::from(900 + jitter % 201) / 1_000;
         let spread_us = u64::try_from(spread_us).unwrap_or(u64::MAX);

@@ -1,7 +1,7 @@
-//! Reports of a worker to control, without ever waiting for it, and without a report per datagram.
+//! Reports of a worker to control: never blocking, and not for each datagram.
 //!
-//! In: rare events. Out: [`Report`]s in a bounded channel; when it is full a report is left out, since the counters tell
-//! the same, or the next error of the same backend. Next: `control/`.
+//! In: rare events. Out: [`Report`]s in a bounded channel; when it is full a report is skipped, since the counters show
+//! the same, or the next error of the same backend will. Next: `control/`.
 
 use super::Report;
 use crate::relay::RouteNode;
@@ -25,7 +25,7 @@ impl Reporter {
         let _ = self.reports.try_send(report);
     }
 
-    /// Tells that sends to a backend fail. If there is no room, its next error is told of instead.
+    /// Reports that sends to a backend fail. If the channel is full, its next error is reported instead.
     pub fn sends_fail(&mut self, node: &RouteNode) {
         let report = Report::SendsFail { node: Arc::clone(&node.name), address: node.address };
         if self.reports.try_send(report).is_err() {
@@ -33,7 +33,7 @@ impl Reporter {
         }
     }
 
-    /// Tells of the first datagram that was too long.
+    /// Reports the first datagram that was too long.
     pub fn truncated(&mut self, datagram_bytes: usize) {
         if !std::mem::replace(&mut self.told_truncated, true) {
             self.tell(Report::Truncated { datagram_bytes });

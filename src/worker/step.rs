@@ -425,8 +425,8 @@ impl Sink<'_> {
     fn ingest_stamped(&mut self, stamp: Stamp, bytes: &[u8], datagram_bytes: usize) {
         let (stamped_us, counter) = match stamp {
             Stamp::At(stamped_us) => (Some(stamped_us), None),
-            Stamp::Missing | Stamp::Unasked => (None, Some(Counter::TimestampsMissing)),
-            Stamp::Absurd => (None, Some(Counter::TimestampsInvalid)),
+            Stamp::Missing | Stamp::Disabled => (None, Some(Counter::TimestampsMissing)),
+            Stamp::Invalid => (None, Some(Counter::TimestampsInvalid)),
         };
         if let Some(counter) = counter {
             self.relay.counters_mut().add(counter, 1);
@@ -457,7 +457,7 @@ impl Events for Sink<'_> {
             self.reporter.truncated(datagram_bytes);
         }
         match stamp {
-            Stamp::Unasked => self.relay.ingest(self.arrival, bytes, datagram_bytes),
+            Stamp::Disabled => self.relay.ingest(self.arrival, bytes, datagram_bytes),
             stamp => self.ingest_stamped(stamp, bytes, datagram_bytes),
         }
         self.flow()

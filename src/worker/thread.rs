@@ -1,4 +1,4 @@
-//! The thread around a worker: it makes the driver inside, since a ring belongs to the thread that made it.
+//! The thread of a worker: it creates the driver itself, since a ring belongs to the thread that created it.
 //!
 //! In: sockets and links from control. Out: always a [`Report::Ended`]. Next: `step.rs`.
 
@@ -26,7 +26,7 @@ pub struct WorkerSetup {
     pub listeners: Vec<UdpSocket>,
     /// The desired state, read once per batch.
     pub routes: Arc<ArcSwap<RouteTable>>,
-    /// Where it publishes.
+    /// Where it publishes its counters.
     pub shared: Arc<WorkerShared>,
     /// Wakes it.
     pub waker: Arc<Waker>,
@@ -40,11 +40,11 @@ pub struct WorkerSetup {
     pub rings_bytes: usize,
     /// The CPU to pin it to; `None` = not pinned.
     pub cpu: Option<usize>,
-    /// Whether the sockets were another process's until now.
+    /// Whether the sockets were inherited from another process.
     pub has_inherited: bool,
 }
 
-/// Starts a worker's thread. How it ended comes as [`Report::Ended`], also after a panic.
+/// Starts a worker's thread. Its end is reported as [`Report::Ended`], also after a panic.
 pub fn spawn(setup: WorkerSetup) -> std::io::Result<JoinHandle<()>> {
     Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
         let mut last_words =
@@ -68,7 +68,7 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
         has_inherited,
     } = setup;
     shared.set_thread(nix::unistd::gettid().as_raw());
-    // Before the driver: its memory then lies near that CPU.
+    // Before the driver, whose memory is then allocated near that CPU.
     if let Some(cpu) = cpu
         && let Err(error) = keep_to(cpu)
     {
@@ -83,7 +83,7 @@ fn run(setup: WorkerSetup) -> Result<Ended, DriverError> {
     }
 }
 
-/// A worker's life on its driver.
+/// Runs a worker on its driver until its end.
 fn work(driver: Driver<impl Kernel>, links: WorkerLinks, has_inherited: bool) -> Result<Ended, DriverError> {
     let mut worker = Worker::new(driver, links);
     if has_inherited {
@@ -116,7 +116,7 @@ struct ExitGuard {
 impl Drop for ExitGuard {
     fn drop(&mut self) {
         if let Some(end) = self.end.take() {
-            // The thread is at its end, so it may wait for room in the channel; a receiver that is gone needs no report.
+            // The thread is ending, so it may wait for room in the channel; a closed channel needs no report.
             let _ = self.reports.blocking_send(Report::Ended { worker: self.worker, end });
         }
     }

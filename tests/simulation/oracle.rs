@@ -248,7 +248,7 @@ impl Judge<'_> {
         if lines.iter().any(|line| !line.is_unique) {
             return Ok(());
         }
-        let stamped = lines.iter().filter(|line| line.stamped == Some(Stamped::Right));
+        let stamped = lines.iter().filter(|line| line.stamped == Some(Stamped::Valid));
         let mut arrived = stamped.map(|line| line.arrived_us as i64);
         for (at_us, metrics) in &packet.arrivals {
             let oldest_us = arrived.by_ref().take(*metrics as usize).min();
@@ -269,7 +269,7 @@ impl Judge<'_> {
         let stamped = |how| received.iter().filter(|one| one.stamped == Some(how)).count() as u64;
         let get = |counter| self.counters.get(counter);
         expect("timestamps_missing", get(Counter::TimestampsMissing), stamped(Stamped::Missing))?;
-        expect("timestamps_invalid", get(Counter::TimestampsInvalid), stamped(Stamped::Absurd))
+        expect("timestamps_invalid", get(Counter::TimestampsInvalid), stamped(Stamped::Invalid))
     }
 
     /// Whether the packet's backend owned the line, and had that address, under a table that may have been in force.
@@ -438,7 +438,7 @@ fn outlives_change(verdict: &Verdict) -> bool {
         Fault::SendInvalid,
         Fault::EnterBusy,
         Fault::EnterAgain,
-        Fault::EnterOdd,
+        Fault::EnterError,
     ];
     verdict.faults[Fault::SourceChanged as usize] == 1
         && others.iter().all(|fault| verdict.faults[*fault as usize] == 0)

@@ -296,7 +296,7 @@ fn a_receive_that_goes_on_failing_is_tried_ever_more_rarely_and_comes_back() {
 #[test]
 fn lasting_odd_errors_of_the_sleep_are_fatal_and_rare_ones_are_counted() {
     let mut setup = SimSetup::roomy(11);
-    setup.faults.set(Fault::EnterOdd, 10_000);
+    setup.faults.set(Fault::EnterError, 10_000);
     let (mut driver, _handle) = driver(&setup);
     let failed = (0..1_000).find_map(|_| {
         driver.deliver(&mut Log::default());
@@ -451,7 +451,7 @@ fn a_datagram_whose_stamp_is_missing_cut_or_absurd_is_told_all_the_same() {
         let cases = [
             (Fault::TimestampMissing, Stamp::Missing),
             (Fault::ControlTruncated, Stamp::Missing),
-            (Fault::TimestampAbsurd, Stamp::Absurd),
+            (Fault::TimestampInvalid, Stamp::Invalid),
         ];
         for (fault, expected) in cases {
             let mut setup = SimSetup { timestamps: true, engine, ..SimSetup::roomy(6) };

@@ -1,6 +1,6 @@
-//! The fake backends' sockets: they answer each send with one of the kernel's answers, and keep what was accepted.
+//! The fake backends' sockets: each send has one of the kernel's results, and accepted packets are recorded.
 //!
-//! In: packets as the kernel executes their sends. Out: a result, and the record of accepted packets. Next: `kernel.rs`.
+//! In: packets as the kernel executes their sends. Out: results, and the record of accepted packets. Next: `kernel.rs`.
 
 use super::faults::{Fault, Faults};
 use super::random::Random;
@@ -23,7 +23,7 @@ pub struct Accepted {
     pub opened_us: u64,
     /// What was known of the arrival of its oldest metric.
     pub arrival: Arrival,
-    /// When its metrics arrived, and how many together, as far as the packet tells.
+    /// When its metrics arrived, and how many together, as recorded in the packet.
     pub arrivals: Vec<(i64, u32)>,
     /// The payload.
     pub bytes: Box<[u8]>,
@@ -40,9 +40,9 @@ struct Socket {
     serial: u64,
     /// Its send buffer is full until then.
     busy_until_us: u64,
-    /// So many more refusals follow.
+    /// Number of further refusals.
     refusals_left: u64,
-    /// What lies in its error queue.
+    /// Its error queue.
     queued_errors: Vec<QueuedError>,
 }
 
@@ -157,7 +157,7 @@ impl Backends {
         slots.extend(failing.map(|(slot, _)| SocketSlot(slot as u32)));
     }
 
-    /// An ICMP answer comes to a packet that was accepted earlier.
+    /// Queues an ICMP error for a packet that was accepted earlier.
     pub fn answer(&mut self, slot: usize, answer: QueuedError) {
         if let Some(Some(socket)) = self.sockets.get_mut(slot) {
             socket.queued_errors.push(answer);
@@ -206,7 +206,7 @@ impl Backends {
 }
 
 impl Socket {
-    /// The errno with which a send fails now, if it does.
+    /// The errno of a send at this time, if it fails.
     fn refuse(&mut self, now_us: u64, faults: &mut Faults, random: &mut Random) -> Option<i32> {
         if now_us < self.busy_until_us {
             faults.count(Fault::SendBusy);
@@ -218,7 +218,7 @@ impl Socket {
             return Some(libc::ECONNREFUSED);
         }
         if faults.strikes(Fault::SendBusy, random) {
-            // Half of the time it is full for a while, and not for one send only.
+            // In half of the cases it stays full for a while, not for one send only.
             self.busy_until_us = now_us + random.below(2) * random.below(BUSY_US_MAX);
             return Some(libc::EAGAIN);
         }

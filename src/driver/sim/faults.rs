@@ -1,6 +1,6 @@
-//! What can go wrong in the fake kernel, how often, and how often it did.
+//! The faults of the fake kernel: their rates and counts.
 //!
-//! In: a rate for each fault. Out: whether it strikes now, and a count of each. Next: `kernel.rs`, which strikes.
+//! In: a rate for each fault. Out: whether it occurs now, and a count of each. Next: `kernel.rs` injects them.
 
 use super::random::Random;
 use crate::driver::Engine;
@@ -17,7 +17,7 @@ macro_rules! faults {
             /// How many there are.
             pub const COUNT: usize = Fault::ALL.len();
 
-            /// Its name as a test prints it.
+            /// Its name in test output.
             pub const fn name(self) -> &'static str {
                 match self { $(Fault::$variant => $name,)* }
             }
@@ -26,23 +26,23 @@ macro_rules! faults {
 }
 
 faults! {
-    /// The sleep answers EBUSY.
+    /// The sleep returns EBUSY.
     EnterBusy = "sleep: EBUSY",
-    /// The sleep answers EAGAIN.
+    /// The sleep returns EAGAIN.
     EnterAgain = "sleep: EAGAIN",
-    /// The sleep answers an error that is not part of normal work.
-    EnterOdd = "sleep: ENOMEM",
+    /// The sleep returns an error that is not part of normal work.
+    EnterError = "sleep: ENOMEM",
     /// A signal ends the sleep.
     EnterInterrupted = "sleep: EINTR",
     /// The sleep ends by its deadline.
     EnterTimeout = "sleep: ETIME",
-    /// The thread runs again long after its sleep's end.
+    /// The thread is scheduled long after the end of its sleep.
     Overslept = "overslept",
-    /// The thread loses the processor as the sleep returns: datagrams arrive that it has not seen.
+    /// The thread is preempted as the sleep returns: datagrams arrive that it has not seen.
     Preempted = "preempted after a sleep",
     /// A datagram without a payload.
     ZeroLength = "zero-length datagram",
-    /// A datagram longer than its room.
+    /// A datagram longer than the buffer.
     Truncated = "truncated datagram",
     /// A drain stops before the queue is empty, as when no buffer is free.
     DrainStopped = "drain stopped early",
@@ -62,9 +62,9 @@ faults! {
     SendDenied = "send: EPERM",
     /// The host cannot be reached.
     SendUnreachable = "send: EHOSTUNREACH",
-    /// An earlier packet met an ICMP answer whose errno a packet may also have on its own.
+    /// An earlier packet caused an ICMP error whose errno may also be the packet's own.
     SendAnswered = "send: ICMP answer to an earlier packet",
-    /// The host's address changes: sockets that were made before have none to send from.
+    /// The host's address changes: older sockets can no longer send.
     SourceChanged = "source address changed",
     /// An argument was wrong.
     SendInvalid = "send: EINVAL",
@@ -72,36 +72,36 @@ faults! {
     SendInputOutput = "send: EIO",
     /// A GSO batch is refused (EIO).
     GsoRefused = "send: GSO batch refused",
-    /// A submission stops before a message that has nothing wrong.
+    /// A submission stops before a valid message.
     SendStopped = "submission stopped early",
-    /// sendmmsg stops at a message that is not the first, whose error the call does not tell.
-    SendErrorUntold = "sendmmsg: error not reported",
-    /// A sleep finds a socket readable, and a moment later it has nothing.
-    ReadyInVain = "spurious readiness",
+    /// sendmmsg stops at a message after the first, whose error it does not report.
+    SendErrorUnreported = "sendmmsg: error not reported",
+    /// A sleep reports a socket readable whose queue is then empty.
+    SpuriousReadiness = "spurious readiness",
     /// A backend's socket cannot be made.
     OpenFailed = "socket not made",
-    /// A datagram comes without the timestamp that was asked for.
+    /// A datagram has no timestamp, though timestamps are enabled.
     TimestampMissing = "timestamp missing",
-    /// A datagram's timestamp cannot be right.
-    TimestampAbsurd = "timestamp implausible",
-    /// A datagram's control messages found no room.
+    /// A datagram's timestamp is implausible.
+    TimestampInvalid = "timestamp implausible",
+    /// A datagram's control messages were truncated.
     ControlTruncated = "control messages truncated",
     /// The listening socket's queue was full.
     KernelDrop = "kernel drop",
 }
 
 impl Fault {
-    /// Whether it can happen on the kernel interface of `engine`.
+    /// Whether it can occur on the kernel interface of `engine`.
     pub const fn concerns(self, engine: Engine) -> bool {
         match self {
             Fault::EnterBusy | Fault::EnterAgain | Fault::DrainStopped => matches!(engine, Engine::IoUring),
-            Fault::SendErrorUntold => matches!(engine, Engine::Portable),
+            Fault::SendErrorUnreported => matches!(engine, Engine::Portable),
             _ => true,
         }
     }
 }
 
-/// Faults in ten thousand chances, by kind, and what struck.
+/// Rates of faults in ten thousandths, by kind, and their counts.
 #[derive(Clone, Debug)]
 pub struct Faults {
     rates: [u32; Fault::COUNT],
@@ -109,12 +109,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// None strikes.
+    /// No faults.
     pub const fn none() -> Faults {
         Faults { rates: [0; Fault::COUNT], counts: [0; Fault::COUNT] }
     }
 
-    /// Each kind is quiet, rare or frequent, by chance: runs differ in what goes wrong, not only in when.
+    /// Each kind is off, rare or frequent, at random: runs differ in which faults occur, not only in when.
     pub fn mixed(random: &mut Random) -> Faults {
         let mut faults = Faults::none();
         for rate in &mut faults.rates {
@@ -132,7 +132,7 @@ impl Faults {
         self.rates[fault as usize] = per_ten_thousand;
     }
 
-    /// Whether `fault` strikes now; counted if so.
+    /// Whether `fault` occurs now; counted if so.
     pub fn strikes(&mut self, fault: Fault, random: &mut Random) -> bool {
         let rate = self.rates[fault as usize];
         let is_hit = rate > 0 && random.strikes(rate);
@@ -140,17 +140,17 @@ impl Faults {
         is_hit
     }
 
-    /// Counts one that came about by itself.
+    /// Counts one that was not injected.
     pub fn count(&mut self, fault: Fault) {
         self.counts[fault as usize] += 1;
     }
 
-    /// How often it struck.
+    /// How often it occurred.
     pub fn counted(&self, fault: Fault) -> u64 {
         self.counts[fault as usize]
     }
 
-    /// From now on none strikes; what is counted stays.
+    /// Disables all faults; the counts stay.
     pub fn stop(&mut self) {
         self.rates = [0; Fault::COUNT];
     }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_strikes_at_its_rate_and_is_counted() {
+    fn a_fault_occurs_at_its_rate_and_is_counted() {
         let mut random = Random::new(3);
         let mut faults = Faults::none();
         assert!(!faults.strikes(Fault::DrainStopped, &mut random));

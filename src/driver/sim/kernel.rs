@@ -1,8 +1,8 @@
-//! The fake kernel as the driver sees it: everything that a kernel may do on a bad day.
+//! The fake kernel as the driver sees it, with all its faults.
 //!
-//! In: what the driver asks ([`Kernel`]). Out: datagrams, counts and errnos. Next: `engine.rs`, which is driven by it.
+//! In: requests of the driver ([`Kernel`]). Out: datagrams, counts and errnos. Next: `engine.rs` runs on it.
 //!
-//! It answers in the ways of both real kernel interfaces, as [`SimSetup::engine`] says: io_uring reports the result of every
+//! It behaves like either real kernel interface ([`SimSetup::engine`]): io_uring reports the result of every
 //! message, and a drain may stop before the queue is empty; sendmmsg stops at a message that fails, and may not report why.
 
 use super::faults::Fault;
@@ -27,7 +27,7 @@ pub struct SimKernel {
     room_bytes: usize,
     /// True lengths of the datagrams in `memory`.
     lengths: Vec<usize>,
-    /// Their control messages; as long as timestamps are asked for.
+    /// Their control messages, if timestamps are enabled.
     controls: Vec<Option<Control>>,
     /// What the last sleep found readable.
     ready: Vec<bool>,
@@ -45,7 +45,7 @@ impl SimKernel {
         SimKernel::driver_on(setup, &network, &sockets, START_US)
     }
 
-    /// A driver on these sockets of a network, which others may have too; the clock shows `now_us`.
+    /// A driver on these sockets of a network, which may be shared; the clock shows `now_us`.
     pub fn driver_on(
         setup: &SimSetup,
         network: &SimNetwork,
@@ -99,12 +99,12 @@ impl Kernel for SimKernel {
     fn drain(&mut self, listener: usize, count_max: usize) -> Result<Drained, i32> {
         let state = &mut *self.state.borrow_mut();
         state.pass();
-        // What a careless reader would find.
+        // Stale contents must not be read.
         self.memory.fill(b'?');
         let Some(reception) = state.receptions.get(listener) else { return Err(libc::EBADF) };
         let (socket, is_left) = (reception.socket, reception.is_left);
         if is_left {
-            state.violations.push(format!("listener {listener} was read, which was left"));
+            state.violations.push(format!("listener {listener} was read after it was left"));
         }
         if let Some(errno) = state.strike_receive() {
             return Err(errno);
@@ -164,7 +164,7 @@ impl Kernel for SimKernel {
             let res = state.send(message);
             if res < 0 && state.engine == Engine::Portable {
                 if results.len() > first && state.random.below(2) == 0 {
-                    state.faults.count(Fault::SendErrorUntold);
+                    state.faults.count(Fault::SendErrorUnreported);
                 } else {
                     results.push(reported_errno(-res));
                 }
@@ -184,7 +184,7 @@ impl Kernel for SimKernel {
         self.ready.fill(false);
         let errnos = [
             (Fault::EnterInterrupted, libc::EINTR),
-            (Fault::EnterOdd, libc::ENOMEM),
+            (Fault::EnterError, libc::ENOMEM),
             (Fault::EnterBusy, libc::EBUSY),
             (Fault::EnterAgain, libc::EAGAIN),
         ];
@@ -196,7 +196,7 @@ impl Kernel for SimKernel {
             return Err(errno);
         }
         let watched = || (0..).zip(watched).filter(|(_, is_watched)| **is_watched).map(|(index, _)| index);
-        if state.faults.strikes(Fault::ReadyInVain, &mut state.random) {
+        if state.faults.strikes(Fault::SpuriousReadiness, &mut state.random) {
             watched().for_each(|index: usize| self.ready[index] = true);
             return Ok(());
         }
@@ -226,7 +226,7 @@ impl Kernel for SimKernel {
         state.backends.has_unsent(slot.0 as usize, state.clock_us) && !is_active(Mutation::ReopenedWhileBusy)
     }
 
-    /// Paths of several widths, and one that is not known.
+    /// Paths with several MTUs, and one that is unknown.
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
         [None, Some(0), Some(600), Some(1_472)][slot.0 as usize % 4]
     }
@@ -256,7 +256,7 @@ impl Kernel for SimKernel {
 
     fn is_queue_empty(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
-        // A call too. Without its time, who polls until a receive that failed may be tried again would do so for ever.
+        // A call takes time; otherwise polling until the retry of a failed receive would never end.
         state.clock_us += 1;
         state.was_interrupted |= state.arrive();
         state.are_queues_empty() || is_active(Mutation::DrainedReportedEarly)

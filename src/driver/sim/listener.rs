@@ -1,10 +1,10 @@
 //! A fake listening socket: a queue of datagrams, bounded in bytes, that drops and counts when it is full.
 //!
-//! In: datagrams as they arrive. Out: to whichever receive takes them. Next: `network.rs`, which has all of them.
+//! In: datagrams as they arrive. Out: datagrams to receives. Next: `network.rs` holds all of them.
 
 use std::collections::VecDeque;
 
-/// What the kernel charges for a queued datagram beside its payload, about.
+/// Approximate kernel memory of a queued datagram besides its payload, bytes.
 const OVERHEAD_BYTES: usize = 256;
 
 /// A datagram in the queue.
@@ -24,9 +24,9 @@ pub(super) struct Listener {
     queue: VecDeque<Queued>,
     queued_bytes: usize,
     bytes_max: usize,
-    /// Datagrams dropped for want of room.
+    /// Datagrams dropped because the queue was full.
     pub drops: u64,
-    /// Datagrams to its address may come here.
+    /// It receives datagrams to its address.
     pub is_bound: bool,
     is_fenced: bool,
     /// Processes that have it; with none it is closed.
@@ -53,7 +53,7 @@ impl Listener {
         self.is_bound && !self.is_fenced && self.holders > 0
     }
 
-    /// A datagram arrives; `false` if it was dropped for want of room.
+    /// A datagram arrives; `false` if it was dropped because the queue was full.
     pub fn arrive(&mut self, datagram: Queued) -> bool {
         let charge = datagram.bytes.len() + OVERHEAD_BYTES;
         if self.queued_bytes + charge > self.bytes_max {
@@ -96,7 +96,7 @@ impl Listener {
         self.queue.len()
     }
 
-    /// Nothing arrives after `now_us`; what another worker's later clock has let in already is given back.
+    /// Nothing arrives after `now_us`; datagrams that another worker's later clock has delivered already are returned.
     pub fn fence(&mut self, now_us: u64) -> Vec<Queued> {
         self.is_fenced = true;
         let first = self.queue.partition_point(|datagram| datagram.arrived_us <= now_us);

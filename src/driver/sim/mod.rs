@@ -1,7 +1,7 @@
 //! A seeded fake kernel for tests: the same seed gives the same run, to the microsecond.
 //!
 //! It is below the driver's own rules, so that a test on it exercises the code that runs on the real kernels. In: a setup and
-//! a script. Out: everything that a kernel may do, and a record of it. Next: `engine.rs`, which is driven by it.
+//! a script. Out: the results of a real kernel, with faults, and a record. Next: `engine.rs` runs on it.
 
 mod backends;
 mod faults;

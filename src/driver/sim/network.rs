@@ -1,10 +1,10 @@
 //! The fake host's network: listening sockets that several fake kernels may share, and the datagrams to come.
 //!
-//! In: a script of datagrams, each for an address. Out: each in the queue of one socket at its address, or refused because
-//! nobody is there. Next: `kernel.rs`, one for each worker, whose receives take from the queues.
+//! In: a script of datagrams, each for an address. Out: each in the queue of one socket at its address, or refused if
+//! there is none. Next: `kernel.rs`, one for each worker, receives from the queues.
 //!
-//! The fake kernels of several workers have a clock each, which differ by no more than one step: a datagram is in its queue
-//! for those only whose clock has come to its arrival.
+//! The fake kernels of several workers have separate clocks, at most one step apart: a worker sees a datagram in a queue
+//! only when its clock has reached the arrival.
 
 use super::listener::{Listener, Queued};
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
-/// A datagram to come.
+/// A scheduled datagram.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Coming {
     address: usize,
@@ -21,7 +21,7 @@ struct Coming {
     bytes: Box<[u8]>,
 }
 
-/// The listening sockets by number, and what is on its way to them.
+/// The listening sockets by number, and the datagrams scheduled for them.
 #[derive(Debug, Default)]
 pub(super) struct Network {
     pub sockets: Vec<Listener>,
@@ -47,7 +47,7 @@ impl Network {
         self.script.peek().map(|Reverse((at_us, ..))| *at_us)
     }
 
-    /// Lets arrive what is due; how many datagrams found a full queue.
+    /// Delivers the datagrams that are due; how many found a full queue.
     pub fn advance(&mut self, now_us: u64) -> u64 {
         let mut dropped = 0;
         self.latest_us = self.latest_us.max(now_us);
@@ -90,7 +90,7 @@ impl Network {
     }
 }
 
-/// The test's hand on the network.
+/// The test's handle of the network.
 #[derive(Clone, Default)]
 pub struct SimNetwork {
     pub(super) network: Rc<RefCell<Network>>,
@@ -115,12 +115,12 @@ impl SimNetwork {
         self.network.borrow_mut().sockets[socket].is_bound = true;
     }
 
-    /// One more process has it.
+    /// Adds a holder.
     pub fn hold(&self, socket: usize) {
         self.network.borrow_mut().sockets[socket].holders += 1;
     }
 
-    /// One process less has it; after the last one it is closed, and its queue is gone.
+    /// Removes a holder; after the last one the socket is closed and its queue lost.
     pub fn release(&self, socket: usize) {
         let mut network = self.network.borrow_mut();
         let closed = &mut network.sockets[socket];
@@ -142,7 +142,7 @@ impl SimNetwork {
         self.network.borrow().sockets[socket].takes_new()
     }
 
-    /// Datagrams that it has dropped for want of room.
+    /// Datagrams dropped because its queue was full.
     pub fn drops(&self, socket: usize) -> u64 {
         self.network.borrow().sockets[socket].drops
     }
@@ -152,7 +152,7 @@ impl SimNetwork {
         self.network.borrow().sockets.iter().map(Listener::len).sum()
     }
 
-    /// Datagrams that have arrived so far, whatever became of them.
+    /// Datagrams that have arrived so far, including dropped ones.
     pub fn arrived(&self) -> u64 {
         self.network.borrow().arrived
     }
@@ -168,7 +168,7 @@ impl SimNetwork {
         self.network.borrow().lost_in_queues
     }
 
-    /// When the next datagram arrives; `None` if none is to come.
+    /// When the next datagram arrives; `None` if none is scheduled.
     pub fn next_us(&self) -> Option<u64> {
         self.network.borrow().next_us()
     }

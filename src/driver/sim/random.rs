@@ -1,4 +1,4 @@
-//! A small generator of numbers, the same on every machine for the same seed: splitmix64.
+//! A small random number generator, reproducible on every machine: splitmix64.
 //!
 //! In: a seed. Out: numbers. Next: `kernel.rs`. Source: G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom
 //! number generators", OOPSLA 2014.
@@ -10,12 +10,12 @@ pub struct Random {
 }
 
 impl Random {
-    /// One for `seed`; any seed is good.
+    /// A generator for `seed`; any seed is valid.
     pub const fn new(seed: u64) -> Random {
         Random { state: seed }
     }
 
-    /// Any number.
+    /// A random number.
     pub const fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.state;
@@ -34,7 +34,7 @@ impl Random {
         first + self.below(last.saturating_sub(first).saturating_add(1))
     }
 
-    /// True so many times in ten thousand.
+    /// True with this probability, in ten thousandths.
     pub fn strikes(&mut self, per_ten_thousand: u32) -> bool {
         self.below(10_000) < u64::from(per_ten_thousand)
     }

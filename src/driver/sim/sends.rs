@@ -1,11 +1,11 @@
-//! How a send of the fake kernel ends.
+//! The result of a send of the fake kernel.
 
 use super::backends::Backends;
 use super::faults::{Fault, Faults};
 use super::random::Random;
 use crate::packet::Packet;
 
-/// What decides how a send ends.
+/// What determines the result of a send.
 pub(super) struct Tries<'a> {
     pub faults: &'a mut Faults,
     pub random: &'a mut Random,
@@ -23,7 +23,7 @@ pub(super) fn send_gso_batch(
     if lengths.split_last().is_some_and(|(last, others)| {
         others.iter().any(|length| *length != lengths[0]) || *last > lengths[0] || lengths.len() > 64
     }) {
-        violations.push(format!("no kernel takes a GSO batch of packets of {lengths:?} bytes"));
+        violations.push(format!("invalid GSO batch: packets of {lengths:?} bytes"));
     }
     let Tries { faults, random, now_us } = tries;
     if lengths.len() > 1 && faults.strikes(Fault::GsoRefused, random) {

@@ -21,7 +21,7 @@ pub struct SimSetup {
     pub buffers: usize,
     /// Datagrams before the worker has its turn.
     pub turn: usize,
-    /// Whether it stamps datagrams.
+    /// Whether it timestamps datagrams.
     pub timestamps: bool,
     /// Room for a payload in a buffer.
     pub payload_bytes_max: usize,
@@ -31,12 +31,12 @@ pub struct SimSetup {
     pub messages_max: usize,
     /// Bytes that a listening socket's queue holds.
     pub queue_bytes_max: usize,
-    /// What goes wrong, and how often.
+    /// The faults, and their rates.
     pub faults: Faults,
 }
 
 impl SimSetup {
-    /// A kernel on a good day, with room for everything.
+    /// A kernel without faults, with room for everything.
     pub fn roomy(seed: u64) -> SimSetup {
         SimSetup {
             seed,
@@ -55,7 +55,7 @@ impl SimSetup {
 }
 
 impl SimSetup {
-    /// A network of its own, with as many sockets, each bound to an address of its own.
+    /// A separate network with these sockets, each bound to an address of its own.
     pub(super) fn network(&self) -> (SimNetwork, Vec<usize>) {
         let network = SimNetwork::new();
         let sockets: Vec<usize> =
@@ -66,7 +66,7 @@ impl SimSetup {
         (network, sockets)
     }
 
-    /// What a driver on it is granted.
+    /// The resources granted to a driver.
     pub(super) fn facts(&self) -> DriverInfo {
         DriverInfo {
             restrictions: Restrictions::None,
@@ -89,10 +89,10 @@ pub struct ReceivedDatagram {
     pub arrived_us: u64,
     /// When it left the queue.
     pub at_us: u64,
-    /// Bytes there was room for.
+    /// Bytes received.
     pub bytes_received: usize,
     /// All of it.
     pub bytes: Box<[u8]>,
-    /// How it was stamped; `None` if no timestamps were asked for.
+    /// Its timestamp; `None` if timestamps are disabled.
     pub stamped: Option<Stamped>,
 }

@@ -1,6 +1,6 @@
-//! What the driver does with the fake kernel's sockets: connect, leave, fence, count drops.
+//! Operations on the fake kernel's sockets: connect, leave, fence, count drops.
 //!
-//! In: sockets by number, packets. Out: results and errnos. Next: `state.rs`, which has the rest.
+//! In: sockets by number, packets. Out: results and errnos. Next: `state.rs`.
 
 use super::faults::Fault;
 use super::state::{Reception, State};
@@ -11,13 +11,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 impl State {
-    /// Whether nothing has arrived that waits at a socket that was not left.
+    /// Whether the queues of all sockets that were not left are empty.
     pub fn are_queues_empty(&self) -> bool {
         let mut receptions = self.receptions.iter().enumerate();
         receptions.all(|(listener, reception)| reception.is_left || self.is_queue_empty(listener))
     }
 
-    /// Others receive there from now on.
+    /// Leaves a socket to others.
     pub fn leave(&mut self, listener: usize) {
         if let Some(reception) = self.receptions.get_mut(listener) {
             reception.is_left = true;
@@ -33,7 +33,7 @@ impl State {
         }
     }
 
-    /// What a listening socket's receive buffer holds and has dropped.
+    /// The bytes queued and the datagrams dropped at a listening socket.
     pub fn receive_memory(&self, listener: usize) -> ReceiveMemory {
         let Some(reception) = self.receptions.get(listener) else { return ReceiveMemory::default() };
         let network = self.network.borrow();
@@ -43,8 +43,8 @@ impl State {
         })
     }
 
-    /// Connects a socket to a backend. One that leads there already is not to be replaced while it holds packets: they would
-    /// be overtaken.
+    /// Connects a socket to a backend. One to the same address must not be replaced while it holds packets: later ones would
+    /// overtake them.
     pub fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<IpAddr> {
         let index = slot.0 as usize;
         if self.backends.is_filled(index, address, self.clock_us) {

@@ -1,6 +1,6 @@
-//! The state of the fake kernel: a clock, listening sockets, backends' sockets, and what happens by itself.
+//! The state of the fake kernel: a clock, listening sockets, backends' sockets, and scheduled events.
 //!
-//! In: the datagrams that the network has for its sockets; signals, wakes. Out: how time passes. Everything follows from one
+//! In: the datagrams that the network has for its sockets; signals, wakes. Out: the passage of time. Everything depends on one
 //! seed. Next: `kernel.rs`, which is what the driver sees of it, and `handle.rs`, which is what a test does.
 
 use super::backends::Backends;
@@ -18,7 +18,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
-/// Longest time that one call of the kernel takes beside its sleep, µs.
+/// Longest time of one kernel call without its sleep, µs.
 const CALL_US_MAX: u64 = 10;
 /// Longest oversleeping, µs.
 pub(super) const OVERSLEEP_US_MAX: u64 = 4_000;
@@ -28,11 +28,11 @@ pub(super) const OVERSLEEP_US_MAX: u64 = 4_000;
 pub(super) struct Reception {
     /// Its number in the network.
     pub socket: usize,
-    /// Others go on receiving from it.
+    /// It was left to others, which receive from it.
     pub is_left: bool,
 }
 
-/// The fake kernel's state, which the driver's side and the test's side share.
+/// The fake kernel's state, shared by the driver's side and the test's side.
 pub(super) struct State {
     pub random: Random,
     pub faults: Faults,
@@ -45,7 +45,7 @@ pub(super) struct State {
     pub backends: Backends,
     /// When signals come.
     pub interrupts: BinaryHeap<Reverse<u64>>,
-    /// A sleep ends here at the latest, as by a signal: others have to run.
+    /// A sleep ends at this time at the latest, as by a signal, so that others can run.
     pub horizon_us: Option<u64>,
     /// Datagrams taken out of the sockets' queues, in order.
     pub received: Vec<ReceivedDatagram>,
@@ -55,7 +55,7 @@ pub(super) struct State {
     pub was_interrupted: bool,
     /// The next receives fail with this.
     pub receive_errno: Option<i32>,
-    /// The last sleep was to last for ever, and nothing was to come.
+    /// The last sleep had no deadline, and no event was scheduled.
     pub is_stuck: bool,
 }
 
@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// When something happens next of itself.
+    /// The time of the next scheduled event.
     pub fn next_us(&self) -> Option<u64> {
         let signal_us = self.interrupts.peek().map(|Reverse(at_us)| *at_us);
         let network = self.network.borrow();
@@ -90,12 +90,12 @@ impl State {
         own.chain(signal_us).chain(network.next_us()).chain(self.horizon_us).min()
     }
 
-    /// Whether others have to run.
+    /// Whether the horizon has been reached.
     pub fn is_at_horizon(&self) -> bool {
         self.horizon_us.is_some_and(|horizon_us| self.clock_us >= horizon_us)
     }
 
-    /// Lets happen what is due; whether a signal was part of it.
+    /// Runs the events that are due; whether a signal was among them.
     pub fn arrive(&mut self) -> bool {
         let dropped = self.network.borrow_mut().advance(self.clock_us);
         for _ in 0..dropped {
@@ -109,18 +109,18 @@ impl State {
         is_interrupted
     }
 
-    /// Whether nothing has arrived that waits for a receive on `listener`.
+    /// Whether the queue of `listener` is empty at this time.
     pub fn is_queue_empty(&self, listener: usize) -> bool {
         self.network.borrow().sockets[self.receptions[listener].socket].is_empty(self.clock_us)
     }
 
-    /// A call takes some time, in which something may arrive.
+    /// Passes the time of a call, in which datagrams may arrive.
     pub fn pass(&mut self) {
         self.clock_us += 1 + self.random.below(CALL_US_MAX);
         self.was_interrupted |= self.arrive();
     }
 
-    /// An errno that a receive answers, if one strikes.
+    /// The errno of a receive, if a fault occurs.
     pub fn strike_receive(&mut self) -> Option<i32> {
         if let Some(errno) = self.receive_errno {
             return Some(errno);
@@ -129,13 +129,13 @@ impl State {
         self.strike(&errnos)
     }
 
-    /// The errno of the first fault that strikes.
+    /// The errno of the first fault that occurs.
     pub fn strike(&mut self, errnos: &[(Fault, i32)]) -> Option<i32> {
         let struck = errnos.iter().find(|(fault, _)| self.faults.strikes(*fault, &mut self.random));
         struck.map(|(_, errno)| *errno)
     }
 
-    /// Sleeps; `is_ready` says whether something that is watched is readable.
+    /// Sleeps until `is_ready` reports a watched socket readable, a wake or the deadline.
     pub fn sleep_until(
         &mut self,
         until_us: Option<u64>,
@@ -170,7 +170,7 @@ impl State {
         }
     }
 
-    /// A datagram was taken out of a queue, `copied` bytes of it.
+    /// Records a datagram taken from a queue, of which `copied` bytes were received.
     pub fn record(&mut self, listener: usize, datagram: Queued, copied: usize, control: Option<&Control>) {
         let Queued { arrived_us, bytes } = datagram;
         for (fault, is_so) in
@@ -190,13 +190,14 @@ impl State {
         });
     }
 
-    /// Whether these messages may be submitted.
+    /// Checks that these messages are valid.
     pub fn judge_messages(&mut self, packets: &[Packet], messages: &[usize], messages_max: usize) {
         if messages.is_empty()
             || messages.len() > messages_max
             || messages.iter().sum::<usize>() != packets.len()
         {
-            self.violations.push(format!("messages of {messages:?} packets, {} packets", packets.len()));
+            self.violations
+                .push(format!("invalid submission: messages {messages:?}, {} packets", packets.len()));
         }
     }
 

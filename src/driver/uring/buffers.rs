@@ -1,12 +1,12 @@
 //! The registered buffer ring: the kernel fills a buffer per datagram, this side reads and recycles it.
 //!
-//! In: ids of buffers that completions brought. Out: their bytes; free buffers for the kernel. Next: `kernel.rs`.
+//! In: buffer ids of completions. Out: their bytes; free buffers for the kernel. Next: `kernel.rs`.
 //!
 //! The kernel uses buffers in the order in which they were offered. So only as many are offered as one drain is expected to
 //! need, the most recently used first: they are still in the processor's cache.
 //!
 //! Invariants of this file:
-//! (H) a buffer is held by exactly one side: `held[id]` is true from the completion that brought it until `give_back`;
+//! (H) a buffer is held by exactly one side: `held[id]` is true from the completion that brought it until `recycle`;
 //!     the kernel writes only to buffers that were offered and are not held.
 //! (M) both mappings outlive the ring that they are registered with; `IoUringKernel` drops the ring first.
 
@@ -94,7 +94,7 @@ impl Buffers {
     }
 
     /// A held buffer is free again; the kernel gets it when it is offered.
-    pub fn give_back(&mut self, id: u16) -> bool {
+    pub fn recycle(&mut self, id: u16) -> bool {
         let is_held = self.held.get_mut(usize::from(id)).is_some_and(|held| std::mem::replace(held, false));
         if is_held {
             self.free.push(id);
@@ -200,13 +200,13 @@ mod tests {
         buffers.offer(2);
         assert_eq!((buffers.offered, buffers.free.len()), (2, 1));
         assert!(buffers.bytes(0).is_empty());
-        assert!(!buffers.give_back(0), "not held");
+        assert!(!buffers.recycle(0), "not held");
         assert!(buffers.take(1));
         assert!(!buffers.take(1), "held already");
         assert_eq!(buffers.bytes(1).len(), 64);
-        assert!(buffers.give_back(1));
-        assert!(!buffers.give_back(1));
-        assert!(!buffers.take(3) && !buffers.give_back(3), "no such buffer");
+        assert!(buffers.recycle(1));
+        assert!(!buffers.recycle(1));
+        assert!(!buffers.take(3) && !buffers.recycle(3), "no such buffer");
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
         buffers.offer(3);
         assert_eq!(buffers.free, [3]);
         assert!(buffers.take(0) && buffers.take(1));
-        assert!(buffers.give_back(0) && buffers.give_back(1));
+        assert!(buffers.recycle(0) && buffers.recycle(1));
         assert_eq!(buffers.offered, 1);
         buffers.offer(2);
         assert_eq!((buffers.offered, &buffers.free[..]), (2, &[3, 0][..]));

@@ -1,6 +1,6 @@
 //! The ring: an io_uring instance, its sockets, its buffers, and the messages that it sends.
 //!
-//! In: what the driver asks ([`Kernel`]). Out: the kernel's answers. Next: `engine.rs`.
+//! In: requests of the driver ([`Kernel`]). Out: results. Next: `engine.rs`.
 //!
 //! Nothing stays armed while traffic flows. A drain is one enter with several multishot receives that do not wait
 //! (MSG_DONTWAIT): each takes up to 32 datagrams, or ends with EAGAIN when the queue is empty. Only an idle worker has a poll
@@ -11,7 +11,7 @@
 //!     is boxed and never replaced; messages, iovecs and control messages of sends are boxed, and written only when no submission
 //!     is queued. Packets are borrowed for the whole of `submit`, which returns when every submission was consumed, by which
 //!     time a send with MSG_DONTWAIT has ended. If the kernel refuses to consume them, the ring is `broken`: it is never entered
-//!     again, so nobody reads what was queued.
+//!     again, so the kernel never reads what was queued.
 //! (B) the ring is dropped first (see the order of the fields), which ends all requests; only then what they point to.
 //! (C) the ring is used by one thread: `IoUringKernel` is made inside the worker's thread and is not `Send`.
 
@@ -55,11 +55,11 @@ pub struct IoUringKernel {
     receive_message: Box<libc::msghdr>,
     listeners: Listening,
     backends: Backends,
-    /// Its eventfd is registered; it has to stay open.
+    /// Its eventfd is registered; it must stay open.
     waker: Arc<Waker>,
     polls: Polls,
     drain: Drain,
-    /// How many receives the next drain of each listener needs, as the last one was.
+    /// The number of receives for the next drain of each listener, from the last one.
     receives: Vec<usize>,
     /// Messages that were not sent, with their errnos.
     send_errors: Vec<(usize, i32)>,
@@ -72,24 +72,24 @@ pub struct IoUringKernel {
     not_send: PhantomData<*const ()>,
 }
 
-/// The polls of the listeners, and of the waker behind them.
+/// The polls of the listeners, then that of the waker.
 struct Polls {
     is_armed: Vec<bool>,
     is_ready: Vec<bool>,
-    /// A wake was taken that has not ended a sleep yet.
+    /// A wake was consumed that has not ended a sleep yet.
     is_woken: bool,
     errno: i32,
 }
 
-/// What the receives of one drain brought.
+/// The result of the receives of one drain.
 #[derive(Default)]
 struct Drain {
     held: Vec<Held>,
     unreadable: usize,
-    /// Receives that have ended, and those of them that took something.
+    /// Receives that have ended, and how many of them took something.
     ended: usize,
     used: usize,
-    /// Datagrams of the receive that is at work.
+    /// Datagrams of the receive in progress.
     run: usize,
     /// Whether the last receive found the queue empty.
     is_empty: bool,
@@ -100,13 +100,13 @@ struct Drain {
 /// A buffer with a datagram.
 #[derive(Clone, Copy)]
 struct Held {
-    /// `None`: an empty datagram, which has none.
+    /// `None`: an empty datagram, which has no buffer.
     id: Option<u16>,
     /// As the receive counts them: see [`ReceiveResult::Datagram`].
     bytes: usize,
 }
 
-/// What sends point to.
+/// The memory that sends point to.
 struct Messages {
     headers: Box<[libc::msghdr]>,
     iovecs: Box<[libc::iovec]>,
@@ -212,7 +212,7 @@ impl IoUringKernel {
         unsafe { self.ring.submission().push(entry) }.map_err(|_| libc::EBUSY)
     }
 
-    /// Has the kernel consume all that is queued, and takes the completions.
+    /// Makes the kernel consume all that is queued, and takes the completions.
     fn enter(&mut self) -> Result<(), i32> {
         let mut errno = 0;
         for tries in 0..ENTERS_MAX {
@@ -249,7 +249,7 @@ impl IoUringKernel {
                 Some(Operation::Send) if entry.result() < 0 => {
                     self.send_errors.push((token.index(), errno_of(entry.result())));
                 }
-                // A send that succeeded, though that was not to be reported.
+                // A send that succeeded, though success should not be reported.
                 Some(Operation::Send) | None => {}
             }
         }
@@ -260,7 +260,7 @@ impl IoUringKernel {
         }
     }
 
-    /// Submits receives for a listener and takes what they brought.
+    /// Submits receives for a listener and collects their results.
     fn receive(&mut self, listener: usize, receives: usize) -> Result<(), i32> {
         let file = types::Fixed(listener as u32);
         let token = Token::new(Operation::Receive, listener).user_data();
@@ -286,7 +286,7 @@ impl IoUringKernel {
             let _ = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) };
             self.reap();
         }
-        // This kernel waits although it was told not to: it cannot be used like this.
+        // This kernel waits despite MSG_DONTWAIT: unusable.
         self.broken = Some(libc::EOPNOTSUPP);
         Err(libc::EOPNOTSUPP)
     }
@@ -302,7 +302,7 @@ impl IoUringKernel {
         self.queue(&entry)
     }
 
-    /// The datagram in a held buffer; `None` if what the kernel wrote before it makes no sense.
+    /// The datagram in a held buffer; `None` if the header before it is invalid.
     fn read(&self, held: Held) -> Option<(&[u8], Datagram<'_>)> {
         let Some(id) = held.id else { return Some((&[], Datagram { payload: &[], datagram_bytes: 0 })) };
         let buffer = self.buffers.bytes(id);
@@ -332,7 +332,7 @@ impl Polls {
 }
 
 impl Drain {
-    /// Begins a new one.
+    /// Starts a new one.
     fn clear(&mut self) {
         let mut held = std::mem::take(&mut self.held);
         held.clear();
@@ -350,7 +350,7 @@ impl Drain {
             (ReceiveResult::NoBuffer { bytes: 0 }, None) if is_recv => self.hold(Held { id: None, bytes: 0 }),
             (result, buffer) => {
                 if let Some(id) = buffer {
-                    buffers.give_back(id);
+                    buffers.recycle(id);
                 }
                 match result {
                     ReceiveResult::Datagram { .. } | ReceiveResult::NoBuffer { .. } => self.unreadable += 1,
@@ -396,14 +396,14 @@ impl Kernel for IoUringKernel {
         let Some(expected) = self.receives.get(listener).copied() else { return Err(libc::EBADF) };
         for held in self.drain.held.drain(..) {
             if let Some(id) = held.id {
-                self.buffers.give_back(id);
+                self.buffers.recycle(id);
             }
         }
         self.drain.clear();
         let receives = expected.min(count_max.div_ceil(RECEIVE_DATAGRAMS)).max(1);
         self.receive(listener, receives)?;
         let drain = &mut self.drain;
-        // The most that the next one may need without another enter.
+        // Upper limit for the next one without another enter.
         self.receives[listener] = match (drain.is_empty, drain.has_no_buffers) {
             (true, _) => drain.used.max(1),
             (false, true) => (self.sizes.batch / RECEIVE_DATAGRAMS).max(1),
@@ -539,7 +539,7 @@ impl Kernel for IoUringKernel {
 }
 
 impl Drop for IoUringKernel {
-    /// Ends the polls and releases all sockets. The kernel tears a ring down in its own time, and keeps registered sockets open
+    /// Ends the polls and releases all sockets. The kernel tears a ring down asynchronously, and keeps registered sockets open
     /// until then: the port would stay taken for some 40 ms, and a restart at once would be refused. Kernels up to 6.12 wait in
     /// the release for every request that has one of the files, so those end first.
     fn drop(&mut self) {
@@ -590,7 +590,7 @@ impl Messages {
     }
 }
 
-/// What a RECVMSG asks for beside the payload: no name; room for control messages, which is in the buffer.
+/// A RECVMSG requests besides the payload: no name; control messages, into the buffer.
 fn receive_message(limits: &DriverLimits) -> libc::msghdr {
     let mut message = empty_message();
     message.msg_controllen = limits.prefix_bytes().saturating_sub(HEADER_BYTES) as _;
@@ -610,8 +610,8 @@ fn register_files(
     submitter.register_files_update(0, &files).map(|_| ())
 }
 
-/// Entries of the submission and of the completion queue: room for all that one call queues, and for a completion of everything
-/// that can be under way, so that neither can overflow.
+/// Entries of the submission and completion queues: room for all that one call queues, and for a completion of everything
+/// in progress, so that neither can overflow.
 fn queue_entries(limits: &DriverLimits, listeners: usize) -> (u32, u32) {
     let polls = listeners + 1;
     let submissions = (limits.sends_max.max(RECEIVES_MAX) + polls).next_power_of_two();

@@ -1,8 +1,8 @@
 //! io_uring: multishot receives without waiting into registered buffers, sends in batches, one enter for each.
 //!
-//! In: what the driver asks. Out: the kernel's answers. `kernel.rs` is the ring, `buffers.rs` its receive buffers, `cqe.rs`
-//! reads what comes back, `restrict.rs` gives up what a worker does not need, `probe.rs` finds out whether io_uring works here
-//! before the engine is chosen, `refusal.rs` says why not. Next: `engine.rs`.
+//! In: requests of the driver ([`Kernel`](super::kernel::Kernel)). Out: results. `kernel.rs` is the ring, `buffers.rs` its
+//! receive buffers, `cqe.rs` parses completions, `restrict.rs` disables what a worker does not need, `probe.rs` checks whether
+//! io_uring works here before the engine is chosen, `refusal.rs` explains why not. Next: `engine.rs`.
 
 mod buffers;
 pub mod cqe;

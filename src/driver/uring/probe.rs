@@ -1,10 +1,10 @@
 //! Probes whether io_uring provides everything that a worker needs, before the engine is chosen.
 //!
-//! In: how many workers there will be, and their bounds. Out: yes, or the refusal in the operator's words. Next:
+//! In: the number of workers, and their bounds. Out: success, or the refusal as a message for the operator. Next:
 //! `control/lifecycle/engine.rs`, which chooses.
 //!
-//! It is not enough that a ring can be made: a kernel may lack one operation, a profile may allow one system call of the
-//! three, and the locked memory may do for one ring only.
+//! Creating one ring is not enough: the kernel may lack an operation, a seccomp profile may allow one of the three system
+//! calls, and the locked memory may suffice for one ring only.
 
 use super::IoUringKernel;
 use super::refusal::{Host, refusal};
@@ -16,14 +16,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
-/// Rounds in which a datagram has to come; each waits a little.
+/// Attempts to receive a datagram; each waits a little.
 const ROUNDS: u32 = 100;
 const ROUND_US: u64 = 10_000;
 
-/// Makes the rings of all workers at once, and lets one of them do what a worker's does: receive, sleep, be woken.
+/// Creates the rings of all workers at once, and runs one through a worker's operations: receive, sleep, wake.
 ///
 /// # Errors
-/// io_uring is refused, or lacks something; in words.
+/// io_uring is refused, or lacks a feature; the message gives the cause and the remedy.
 pub fn probe(workers: usize, limits: &DriverLimits) -> Result<(), DriverError> {
     let unusable =
         |source| DriverError::System { operation: "creating a socket pair to probe io_uring", source };
@@ -44,7 +44,7 @@ pub fn probe(workers: usize, limits: &DriverLimits) -> Result<(), DriverError> {
     })
 }
 
-/// Counts what comes.
+/// Counts events.
 struct Count(usize);
 
 impl Events for Count {

@@ -1,6 +1,6 @@
 //! Why io_uring is refused here, with the remedy, for the operator; and retries while only locked memory is short.
 //!
-//! In: the error of the ring's making, and what the host says. Out: a message. Next: `kernel.rs`.
+//! In: the error of creating the ring, and properties of the host. Out: a message. Next: `kernel.rs`.
 
 use crate::driver::DriverError;
 use std::fs;
@@ -72,11 +72,11 @@ pub fn refusal(operation: &'static str, source: io::Error, rings_bytes: usize, h
     DriverError::Refused(format!("io_uring is refused ({operation}: {source}): {cause}"))
 }
 
-/// How long the kernel may take to give back the memory of rings that are gone.
+/// How long the kernel may take to release the memory of closed rings.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Makes something of the kernel's, again for a while if locked memory is short: that of rings which have just been closed,
-/// here or in a process that has ended, comes back in the kernel's own time.
+/// Creates a kernel object, and retries for a while if locked memory is short: the kernel releases that of closed rings, of
+/// this process or of one that has exited, asynchronously.
 pub fn retry_on_enomem<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {

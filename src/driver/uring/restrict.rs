@@ -1,8 +1,8 @@
-//! What a worker's ring may do once it is enabled, and nothing else, for as long as it lives: the kernel holds it
+//! Restricts a worker's ring, once enabled, to the operations that it needs, permanently: the kernel enforces it
 //! (IORING_REGISTER_RESTRICTIONS).
 //!
-//! A seccomp filter does not see what is asked of a ring. So a ring is made disabled, gets its buffers and files, gives up
-//! everything that a worker does not need, and is enabled: whatever should go wrong in this process later, its rings can
+//! A seccomp filter does not see the operations of a ring. So a ring is created disabled, gets its buffers and files, drops
+//! everything that a worker does not need, and is enabled: whatever goes wrong in this process later, its rings can
 //! open no file, connect nowhere, and touch no descriptor but the registered ones. In: a disabled ring. Out: whether the
 //! kernel restricted it. Next: `kernel.rs`, which enables it.
 
@@ -12,7 +12,7 @@ use io_uring::squeue::Flags;
 use io_uring::{Submitter, opcode};
 use std::io;
 
-/// Register operations of io_uring_register(2) that go on: the sockets of a reload, and the end.
+/// Register operations of io_uring_register(2) that stay allowed: the sockets of a reload, and the end.
 const IORING_UNREGISTER_FILES: u8 = 3;
 const IORING_REGISTER_FILES_UPDATE: u8 = 6;
 const IORING_REGISTER_SYNC_CANCEL: u8 = 24;
@@ -21,9 +21,9 @@ const IORING_REGISTER_SYNC_CANCEL: u8 = 24;
 const OPERATIONS: [u8; 4] =
     [opcode::RecvMulti::CODE, opcode::RecvMsgMulti::CODE, opcode::SendMsg::CODE, opcode::PollAdd::CODE];
 
-/// Restricts a ring that is still disabled; it is the kernel's word from the moment it is enabled.
+/// Restricts a ring that is still disabled; the kernel enforces it from the moment the ring is enabled.
 ///
-/// Every submission has to name a registered file (FIXED_FILE). A kernel that refuses
+/// Every submission must use a registered file (FIXED_FILE). A kernel that refuses
 /// leaves the ring as it was.
 pub fn restrict(submitter: &Submitter<'_>) -> Restrictions {
     let allowed = Flags::FIXED_FILE | Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
