@@ -3,6 +3,7 @@
 use super::proxy::{PROGRAM, is_portable};
 use super::*;
 use std::process::Command;
+use std::time::Instant;
 
 /// Starts a proxy for which these system calls fail with `errno`.
 fn start_refused(
@@ -140,4 +141,24 @@ fn ring_setup_failure_fails_the_tests() {
     if !is_portable() {
         bare_ring::assert_noticed_by("engine::io_uring_is_chosen_where_allowed");
     }
+}
+
+#[test]
+fn commands_are_answered_while_datagrams_gather_for_a_second() {
+    let backends = three();
+    let proxy = Proxy::start(config(&refs(&backends), json!({"flushInterval": 1_000})));
+    let traffic = Traffic::start(&proxy, "steady");
+    wait_until("the worker sleeps while datagrams gather", || proxy.stats()["coalesced_waits"] > 1);
+    for command in ["reload", "latency"] {
+        // Each comes at the beginning of a gather that lasts a second, unless the command ends it.
+        let took = (0..6).map(|_| {
+            let start = Instant::now();
+            let answer = proxy.ask(command);
+            assert!(!answer.contains("error"), "{command}: {answer}");
+            start.elapsed()
+        });
+        let fastest = took.skip(1).min().unwrap();
+        assert!(fastest < Duration::from_millis(500), "{command}: {fastest:?} at best");
+    }
+    traffic.end();
 }

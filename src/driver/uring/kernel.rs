@@ -41,6 +41,8 @@ const ENTER_GETEVENTS: u32 = 1;
 const RECEIVE_DATAGRAMS: usize = 32;
 /// Receives submitted together; an empty datagram ends one.
 const RECEIVES_MAX: usize = 64;
+/// The errno of a ring that is broken; fatal to a worker.
+const BROKEN_ERRNO: i32 = libc::EBADFD;
 /// Enters without progress before the ring counts as broken.
 const ENTERS_MAX: usize = 1_000;
 /// How long the end of armed polls is awaited when the ring is closed.
@@ -63,8 +65,8 @@ pub struct IoUringKernel {
     receives: Vec<usize>,
     /// Messages that were not sent, with their errnos.
     send_errors: Vec<(usize, i32)>,
-    /// The errno with which the ring became unusable.
-    broken: Option<i32>,
+    /// The kernel refused to consume what was queued: the ring is not entered any more.
+    is_broken: bool,
     /// Bytes before a datagram's payload in its buffer: 0 with RECV; with RECVMSG the header and the area for control messages.
     prefix_bytes: usize,
     sizes: Sizes,
@@ -175,11 +177,11 @@ impl IoUringKernel {
             drain: Drain { held: Vec::with_capacity(limits.buffers + RECEIVES_MAX), ..Drain::default() },
             receives: vec![1; count],
             send_errors: Vec::with_capacity(limits.sends_max),
-            broken: None,
+            is_broken: false,
             prefix_bytes: limits.prefix_bytes(),
             sizes: Sizes {
                 listeners: count,
-                batch: limits.buffers,
+                batch: limits.buffers + RECEIVES_MAX,
                 turn: TURN_DATAGRAMS,
                 sends_max: limits.sends_max,
                 messages_max: limits.sends_max,
@@ -214,25 +216,24 @@ impl IoUringKernel {
 
     /// Makes the kernel consume all that is queued, and takes the completions.
     fn enter(&mut self) -> Result<(), i32> {
-        let mut errno = 0;
         for tries in 0..ENTERS_MAX {
-            if let Some(errno) = self.broken {
-                return Err(errno);
+            if self.is_broken {
+                return Err(BROKEN_ERRNO);
             }
             let queued = self.ring.submission().len() as u32;
             let flags = if tries == 0 { 0 } else { ENTER_GETEVENTS };
-            // SAFETY: no argument, and entries that keep (A). GETEVENTS runs deferred work without waiting.
-            let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) };
+            // SAFETY: no argument, and entries that keep (A). GETEVENTS runs deferred work without waiting. An error is one of
+            // the kernel's memory or of a full completion queue (EAGAIN, EBUSY), and the next enter may succeed.
+            let _ = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) };
             self.reap();
             if self.ring.submission().is_empty() {
                 return Ok(());
             }
-            errno = entered.err().and_then(|error| error.raw_os_error()).unwrap_or(libc::EAGAIN);
             std::thread::yield_now();
         }
         // What is queued may point to packets of the caller: (A).
-        self.broken = Some(errno);
-        Err(errno)
+        self.is_broken = true;
+        Err(BROKEN_ERRNO)
     }
 
     /// Takes every completion there is.
@@ -287,19 +288,38 @@ impl IoUringKernel {
             self.reap();
         }
         // This kernel waits despite MSG_DONTWAIT: unusable.
-        self.broken = Some(libc::EOPNOTSUPP);
-        Err(libc::EOPNOTSUPP)
+        self.is_broken = true;
+        Err(BROKEN_ERRNO)
+    }
+
+    /// Recycles buffers with an invalid header.
+    fn discard_unreadable(&mut self) {
+        if self.prefix_bytes == 0 {
+            return;
+        }
+        let mut held = std::mem::take(&mut self.drain.held);
+        held.retain(|one| {
+            let is_readable = self.read(*one).is_some();
+            if !is_readable && let Some(id) = one.id {
+                self.buffers.recycle(id);
+                self.drain.unreadable += 1;
+            }
+            is_readable
+        });
+        self.drain.held = held;
     }
 
     /// Arms the poll of a listener, or of the waker.
     fn arm(&mut self, index: usize) -> Result<(), i32> {
-        if std::mem::replace(&mut self.polls.is_armed[index], true) {
+        if self.polls.is_armed[index] {
             return Ok(());
         }
         let entry = opcode::PollAdd::new(types::Fixed(index as u32), libc::POLLIN as u32)
             .build()
             .user_data(Token::new(Operation::Poll, index).user_data());
-        self.queue(&entry)
+        self.queue(&entry)?;
+        self.polls.is_armed[index] = true;
+        Ok(())
     }
 
     /// The datagram in a held buffer; `None` if the header before it is invalid.
@@ -402,11 +422,12 @@ impl Kernel for IoUringKernel {
         self.drain.clear();
         let receives = expected.min(count_max.div_ceil(RECEIVE_DATAGRAMS)).max(1);
         self.receive(listener, receives)?;
+        self.discard_unreadable();
         let drain = &mut self.drain;
         // Upper limit for the next one without another enter.
         self.receives[listener] = match (drain.is_empty, drain.has_no_buffers) {
             (true, _) => drain.used.max(1),
-            (false, true) => (self.sizes.batch / RECEIVE_DATAGRAMS).max(1),
+            (false, true) => (self.facts.buffers / RECEIVE_DATAGRAMS).max(1),
             (false, false) => (2 * receives).min(RECEIVES_MAX),
         };
         if drain.held.is_empty() && drain.unreadable == 0 && drain.errno != 0 {
@@ -458,8 +479,8 @@ impl Kernel for IoUringKernel {
     }
 
     fn sleep(&mut self, watched: &[bool], until_us: Option<u64>) -> Result<(), i32> {
-        if let Some(errno) = self.broken {
-            return Err(errno);
+        if self.is_broken {
+            return Err(BROKEN_ERRNO);
         }
         self.polls.is_ready.fill(false);
         self.polls.errno = 0;
@@ -543,7 +564,7 @@ impl Drop for IoUringKernel {
     /// until then: the port would stay taken for some 40 ms, and a restart at once would be refused. Kernels up to 6.12 wait in
     /// the release for every request that has one of the files, so those end first.
     fn drop(&mut self) {
-        if self.broken.is_some() {
+        if self.is_broken {
             return;
         }
         let submitter = self.ring.submitter();
