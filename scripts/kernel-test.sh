@@ -194,5 +194,5 @@ for suite in "${suites[@]}"; do
     judge "$suite" || code=1
 done
 printf '%s\n' "${lines[@]}"
-[ "$code" = 0 ] || bad "${suites[*]}: see above"
+[ "$code" = 0 ] || fail "${suites[*]}: see above"
 echo "PASS: ${suites[*]}: kernel facts hold, reload and restart lost nothing on either engine"

@@ -78,7 +78,7 @@ relay() (
     await_status "^last_reload: .* added"
     sleep 0.5
 
-    restart_proxy || bad "the restart did not complete within 60 s: $status"
+    restart_proxy || fail "the restart did not complete within 60 s: $status"
     children+=("$proxy_pid")
     await_status "^engine: $engine"
     sleep 1
@@ -91,7 +91,7 @@ relay() (
     code=0
     wait "$load_pid" || code=$?
     cat "$work/load"
-    [ "$code" = 0 ] || bad "the load's verdict above is bad"
+    [ "$code" = 0 ] || fail "the load's verdict above is bad"
     result switches "$engine" "$count"
     result relay "$engine" PASS
 )

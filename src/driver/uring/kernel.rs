@@ -37,7 +37,8 @@ use std::time::Duration;
 
 /// IORING_ENTER_GETEVENTS of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
-/// Datagrams that one multishot receive takes before it ends (MULTISHOT_MAX_RETRY of the kernel's io_uring/net.c).
+/// Datagrams that one multishot receive takes before it ends (MULTISHOT_MAX_RETRY of the kernel's io_uring/net.c); Linux 6.1 has no
+/// such limit.
 const RECEIVE_DATAGRAMS: usize = 32;
 /// Receives submitted together; an empty datagram ends one.
 const RECEIVES_MAX: usize = 64;
@@ -274,7 +275,8 @@ impl IoUringKernel {
                 .build()
                 .user_data(token)
         };
-        self.buffers.offer(receives * RECEIVE_DATAGRAMS);
+        // One more for each receive: Linux 6.1 uses a buffer up for its end.
+        self.buffers.offer(receives * (RECEIVE_DATAGRAMS + 1));
         for _ in 0..receives {
             self.queue(&entry)?;
         }
