@@ -271,7 +271,7 @@ print_json() {
     done
     cat <<JSON
 {
-  "good": $([ "$reason_count" = 0 ] && echo true || echo false),
+  "passed": $([ "$reason_count" = 0 ] && echo true || echo false),
   "reason_count": $reason_count,
   "reasons": [
 $(json_list "${quoted_reasons[@]}")

@@ -6,7 +6,7 @@
 pub const CODES: [(u8, &str); 8] = [
     (OK, "success"),
     (
-        BAD_VERDICT,
+        FAILED,
         "`load`, `sink` or `demo`: metrics were lost, duplicated or misplaced; `check-ready`: not ready",
     ),
     (USAGE, "wrong usage, or an invalid config"),
@@ -23,7 +23,7 @@ pub const CODES: [(u8, &str); 8] = [
 /// Success.
 pub const OK: u8 = 0;
 /// A failed check or measurement.
-pub const BAD_VERDICT: u8 = 1;
+pub const FAILED: u8 = 1;
 /// Wrong usage, or an invalid config.
 pub const USAGE: u8 = 64;
 /// The config cannot be read.

@@ -119,7 +119,7 @@ fn descriptor_connected_to(address: SocketAddr) -> RawFd {
     let entries = std::fs::read_dir("/proc/self/fd").unwrap();
     let mut numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
     let is_it = |fd: &RawFd| {
-        // SAFETY: borrowed for one call; a number that is no longer open, or is something else, answers with an error.
+        // SAFETY: borrowed for one call; a number that is no longer open, or is something else, returns an error.
         let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
         let peer = socket2::SockRef::from(&borrowed).peer_addr();
         peer.is_ok_and(|peer| peer.as_socket() == Some(address))
@@ -131,7 +131,7 @@ fn bed<K: Kernel>(open: Open<K>) -> Bed<K> {
     bed_with(open, false)
 }
 
-/// A bed whose driver is told when datagrams arrive, or not.
+/// A test bed with timestamps or without.
 fn bed_with<K: Kernel>(open: Open<K>, timestamps: bool) -> Bed<K> {
     let mut listeners =
         socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, socket::ListenOptions::here(8 << 20))
@@ -201,7 +201,7 @@ fn stamp_arrivals(socket: &UdpSocket, is_on: bool) {
     setsockopt(socket, sockopt::ReceiveTimestampns, &is_on).unwrap();
 }
 
-/// Sends datagrams of several sizes and takes them; what was told of them.
+/// Sends datagrams of several sizes and receives them; what was reported.
 fn relay_sizes(bed: &mut Bed<impl Kernel>, count: usize) -> Log {
     let mut log = Log::default();
     for number in 0..count {

@@ -81,7 +81,7 @@ fn load_to_sink_loses_nothing() {
         let output = direct(&format!("--json --rate 1000 --datagrams 100 --settle 5 {options}"));
         let result = json(&output, 0);
         let metrics = if options.contains("--metrics 30") { 3000 } else { 100 };
-        assert_eq!(result["verdict"]["good"], true);
+        assert_eq!(result["verdict"]["passed"], true);
         assert_eq!(
             (&result["sent"]["datagrams"], &result["sent"]["metrics"]),
             (&100.into(), &metrics.into())

@@ -141,7 +141,7 @@ impl Rig {
             if met(&counters) {
                 return counters;
             }
-            assert!(start.elapsed() < PATIENCE, "waited in vain for {what}: {counters:?}");
+            assert!(start.elapsed() < PATIENCE, "timed out waiting for {what}: {counters:?}");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -346,7 +346,7 @@ fn a_socket_that_is_left_to_another_process_goes_on_there_and_nothing_is_lost_be
     let sender = sender_to(rig.address);
     let other = rig.listener.try_clone().unwrap();
     other.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    // It goes on sending while the worker cancels its receive.
+    // It continues sending while the worker cancels its receive.
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let sending = std::thread::spawn({
         let stop = Arc::clone(&stop);

@@ -168,7 +168,7 @@ fn each_worker_keeps_to_its_cpu_and_the_other_threads_to_none() {
     assert!(status.contains(&format!("\npinned: {}\n", words.join(", "))), "{status}");
     proxy.send(["pinned:1|c"]);
     assert_eq!(lines(&sink), ["pinned:1|c"]);
-    // Another CPU needs a restart, and the reply says so.
+    // Another CPU needs a restart, as the reply states.
     proxy.config.json["pinWorkers"] = false.into();
     proxy.config.write();
     assert!(proxy.ask("reload").contains("a restart is needed to change pinWorkers"));

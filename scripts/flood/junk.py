@@ -9,7 +9,7 @@ import random
 import socket
 import time
 
-from proxy import EXIT_BAD, Failure, Proxy, imbalance, number, program, run_script
+from proxy import EXIT_FAIL, Failure, Proxy, imbalance, number, program, run_script
 
 # Pages, stacks and libraries of the program, which the printed bound does not include.
 OWN_BYTES = 8 << 20
@@ -89,9 +89,9 @@ def main(arguments):
     mib = 1 << 20
     print(f"resident {resident[0] / mib:.1f} MiB at start, {max(resident) / mib:.1f} MiB at most; "
           f"limit (bound plus {OWN_BYTES // mib} MiB for the program) {(bound + OWN_BYTES) / mib:.1f} MiB")
-    is_good = accounted == sent and imbalance(stats) == 0 and max(resident) <= bound + OWN_BYTES
-    print("PASS" if is_good else "FAIL")
-    return 0 if is_good else EXIT_BAD
+    is_passed = accounted == sent and imbalance(stats) == 0 and max(resident) <= bound + OWN_BYTES
+    print("PASS" if is_passed else "FAIL")
+    return 0 if is_passed else EXIT_FAIL
 
 
 run_script("junk-flood", main)

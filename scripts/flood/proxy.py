@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-EXIT_BAD, EXIT_USAGE, EXIT_SYSTEM = 1, 64, 71
+EXIT_FAIL, EXIT_USAGE, EXIT_SYSTEM = 1, 64, 71
 
 
 class Failure(Exception):

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "flood"))
 import expressions  # noqa: E402
 from prometheus import Prometheus  # noqa: E402
-from proxy import EXIT_BAD, ROOT, Proxy, free_ports, program, run_script, say  # noqa: E402
+from proxy import EXIT_FAIL, ROOT, Proxy, free_ports, program, run_script, say  # noqa: E402
 
 MONITORING = ROOT / "docs/src/monitoring"
 # Datagrams of the first load: each has two metrics, every tenth a malformed line.
@@ -235,7 +235,7 @@ def main(_arguments):
                 check_alerts(watcher, proxy, backends)
     except (AssertionError, ValueError) as wrong:
         say(f"FAIL  {wrong}")
-        return EXIT_BAD
+        return EXIT_FAIL
     print("PASS: Prometheus totals are exact, and every loss raises an alert")
     return 0
 

@@ -70,7 +70,7 @@ impl Origin {
     /// Of a process that is only the proxy. Must be called once, before it opens anything that stays open and before
     /// there are other threads.
     pub fn of_this_process() -> Result<Origin, Failure> {
-        let usage = |message| Failure { message: message, code: crate::exit::USAGE };
+        let usage = |message| Failure { message, code: crate::exit::USAGE };
         let predecessor = Predecessor::meet().map_err(usage)?;
         // An old process gives what it was given.
         let activated = if predecessor.is_some() { None } else { activation::take()? };

@@ -58,7 +58,7 @@ pub struct Driver<K: Kernel> {
     gso_batches: GsoBatches,
     /// ICMP errors that were found.
     icmp_errors: IcmpErrors,
-    /// Sockets with something in their error queues, while they are looked at.
+    /// Sockets with errors queued, while they are polled.
     failing: Vec<SocketSlot>,
     is_ending: bool,
     has_entered: bool,
@@ -138,7 +138,7 @@ impl<K: Kernel> Driver<K> {
     pub fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> std::io::Result<IpAddr> {
         let source = self.kernel.open_backend(slot, address)?;
         self.icmp_errors.opened(slot);
-        // Each socket may be among them: nothing is allocated when they are looked at.
+        // Room for every socket: polling allocates nothing.
         self.failing.reserve(slot.0 as usize + 1);
         self.gso_batches.allow(slot);
         Ok(source)
@@ -154,7 +154,7 @@ impl<K: Kernel> Driver<K> {
         self.kernel.has_unsent(slot)
     }
 
-    /// The longest datagram that goes to socket `slot` in one piece, as its path's MTU says; `None` if that is unknown.
+    /// The longest datagram that can be sent to socket `slot` unfragmented, by its path's MTU; `None` if unknown.
     pub fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
         self.kernel.path_payload_bytes(slot)
     }
@@ -189,7 +189,7 @@ impl<K: Kernel> Driver<K> {
         Ok(())
     }
 
-    /// Sends what was pushed, and sleeps as `wait` says.
+    /// Sends the pushed packets, and sleeps for `wait`.
     ///
     /// # Errors
     /// The kernel's interface cannot be used any more.
@@ -233,7 +233,7 @@ impl<K: Kernel> Driver<K> {
     /// Fences the listening sockets: nothing new arrives, while queued datagrams stay readable.
     ///
     /// # Errors
-    /// The kernel's; new datagrams may go on arriving.
+    /// The kernel's; new datagrams may still arrive.
     pub fn fence(&mut self) -> std::io::Result<()> {
         self.kernel.fence()
     }
@@ -253,7 +253,7 @@ impl<K: Kernel> Driver<K> {
         self.delivered >= self.held && self.kernel.is_queue_empty()
     }
 
-    /// Ends receiving. What was received before is still delivered; go on entering until [`Driver::is_idle`].
+    /// Ends receiving. What was received before is still delivered; continue entering until [`Driver::is_idle`].
     pub fn end(&mut self) {
         self.is_ending = true;
         self.listeners.iter_mut().for_each(|listener| listener.may_have_more = false);
@@ -320,7 +320,7 @@ impl<K: Kernel> Driver<K> {
         }
     }
 
-    /// Sleeps as `wait` says; then every socket that may have something is marked.
+    /// Sleeps for `wait`, then marks every socket that may be readable.
     fn sleep(&mut self, wait: Wait) -> Result<(), DriverError> {
         let (until_us, gathers) = match wait {
             Wait::Poll => (None, true),
@@ -431,7 +431,7 @@ impl<K: Kernel> Driver<K> {
         flow
     }
 
-    /// When the kernel says that a held datagram arrived.
+    /// The arrival of a held datagram.
     fn stamp(&self, index: usize) -> Stamp {
         if !self.sizes.timestamps {
             return Stamp::Disabled;

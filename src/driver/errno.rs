@@ -25,7 +25,7 @@ pub fn send_outcome(res: i32) -> SendOutcome {
 }
 
 /// Whether the error of a GSO batch's send means that this host, route or device supports no GSO. Single packets still work.
-/// Sources: udp(7) on UDP_SEGMENT; devices that pass the probe may answer EIO at run time.
+/// Sources: udp(7) on UDP_SEGMENT; devices that pass the probe may return EIO at run time.
 pub fn is_gso_refusal(errno: i32) -> bool {
     matches!(errno, libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
 }

@@ -15,7 +15,7 @@ use crate::packet::{SendError, SendErrorCounts, SendOutcome, SocketSlot};
 pub struct QueuedError {
     /// Its errno; 0 if unknown.
     pub errno: i32,
-    /// It is an ICMP answer.
+    /// It is an ICMP error.
     pub is_answer: bool,
     /// This host generated it, as when a neighbor does not reply to ARP or neighbor discovery.
     pub is_own: bool,

@@ -30,7 +30,7 @@ use std::sync::Arc;
 /// A driver on system calls, made in the thread that will use it.
 ///
 /// # Errors
-/// The kernel's, while the listening sockets are asked for their buffers.
+/// Those of reading the sizes of the listening sockets' buffers.
 pub fn open(
     listeners: Vec<UdpSocket>,
     waker: Arc<Waker>,
@@ -63,7 +63,7 @@ pub struct PortableKernel {
     /// Where datagrams are received, one every `stride_bytes`.
     memory: Vec<u8>,
     stride_bytes: usize,
-    /// Room for control messages at the beginning of each place; 0 if none are asked for.
+    /// Room for control messages at the beginning of each place; 0 if they are disabled.
     control_bytes: usize,
     /// Room for one datagram, after them.
     room_bytes: usize,
@@ -243,7 +243,7 @@ impl Kernel for PortableKernel {
             }
         }
         // SAFETY: (L), (S): `count` headers, each with one vector over a place of `memory`, and either no room for control
-        // messages or that at the place's beginning; nobody borrows it, since this takes `&mut self`; without a timeout.
+        // messages or that at the place's beginning; nothing else borrows it, since this takes `&mut self`; without a timeout.
         let result = unsafe {
             libc::recvmmsg(
                 fd,
@@ -267,7 +267,7 @@ impl Kernel for PortableKernel {
         if index >= self.receive_headers.len() {
             return Datagram { payload: &[], datagram_bytes: 0 };
         }
-        // SAFETY: the place of this index lies within `memory` and has `room_bytes` behind its `control_bytes`; its bytes were zeroed
+        // SAFETY: the place of this index lies within `memory` and has `room_bytes` after its `control_bytes`; its bytes were zeroed
         // when it was mapped, and the kernel writes there only while `receive` runs, which needs `&mut self`.
         let payload = unsafe {
             let start = self.memory.as_ptr().add(index * self.stride_bytes + self.control_bytes);

@@ -88,7 +88,7 @@ fn configured(file: &Path) -> Result<Vec<SocketAddr>, u8> {
 /// Prints the reason on stdout, where Docker reads it.
 fn not_ready(message: &str) -> u8 {
     match print(&format!("{message}\n")) {
-        exit::OK => exit::BAD_VERDICT,
+        exit::OK => exit::FAILED,
         code => code,
     }
 }

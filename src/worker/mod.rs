@@ -1,8 +1,8 @@
 //! The loop that carries metrics from the driver to the relay and back: the only place where the two meet.
 //!
 //! In: datagrams and outcomes from the driver, the route table from control. Out: packets to the driver, snapshots to
-//! `stats/`, reports to control. `step.rs` is one batch, `coalesce.rs` says how long to sleep, `answers.rs` when to look for
-//! ICMP answers, `orders.rs` follows control, `thread.rs` is the thread around it. Next: `relay/`.
+//! `stats/`, reports to control. `step.rs` is one batch, `coalesce.rs` computes how long to sleep, `answers.rs` when to poll for
+//! ICMP errors, `orders.rs` follows control, `thread.rs` is the thread around it. Next: `relay/`.
 
 mod answers;
 mod coalesce;

@@ -75,7 +75,7 @@ impl<K: Kernel> Worker<K> {
             self.driver.leave(listener);
         }
         if let Err(error) = self.driver.fence() {
-            self.reporter.tell(Report::FenceFailed { error });
+            self.reporter.report(Report::FenceFailed { error });
         }
         self.stage = Stage::Draining { deadline_us, metrics_dropped: None };
     }

@@ -21,7 +21,7 @@ impl Reporter {
     }
 
     /// Sends a report.
-    pub fn tell(&mut self, report: Report) {
+    pub fn report(&mut self, report: Report) {
         let _ = self.reports.try_send(report);
     }
 
@@ -36,7 +36,7 @@ impl Reporter {
     /// Reports the first datagram that was too long.
     pub fn truncated(&mut self, datagram_bytes: usize) {
         if !std::mem::replace(&mut self.told_truncated, true) {
-            self.tell(Report::Truncated { datagram_bytes });
+            self.report(Report::Truncated { datagram_bytes });
         }
     }
 }

@@ -41,7 +41,7 @@ fn table(phase: Phase) -> RouteTable {
 }
 
 /// A worker whose first table has this phase, on a kernel that gives it no socket for its backend as often as this, in ten
-/// thousand tries, until it is told to stop that.
+/// thousand tries, until that is disabled.
 fn worker(phase: Phase, open_failed: u32) -> (Worker<SimKernel>, SimHandle, Receiver<Report>) {
     let routes = Arc::new(ArcSwap::from_pointee(table(phase)));
     worker_on(routes, open_failed)
@@ -219,24 +219,24 @@ fn a_socket_whose_source_address_would_be_another_now_is_replaced() {
     let routes = routes(0);
     let (mut worker, handle, mut reports) = worker_on(Arc::clone(&routes), 0);
     settle(&mut worker, &handle);
-    let tell = |source| {
+    let set_source = |source| {
         publish(&routes, &handle, |table| {
             table.nodes = [RouteNode { source, ..table.nodes[0].clone() }].into();
         });
     };
-    tell(Some(handle.source()));
+    set_source(Some(handle.source()));
     settle(&mut worker, &handle);
-    tell(None);
+    set_source(None);
     settle(&mut worker, &handle);
     assert_eq!(reasons(&mut reports), []);
     handle.change_source();
-    tell(Some(handle.source()));
+    set_source(Some(handle.source()));
     settle(&mut worker, &handle);
     assert_eq!(
         (reasons(&mut reports), handle.backend_sockets()[0].1),
         (vec![ReopenReason::SourceChanged], 2)
     );
-    tell(Some(handle.source()));
+    set_source(Some(handle.source()));
     settle(&mut worker, &handle);
     assert_eq!(reasons(&mut reports), []);
 }
@@ -254,7 +254,7 @@ fn the_metric_whose_send_fails_for_want_of_a_source_address_goes_by_a_new_socket
 }
 
 #[test]
-fn where_no_new_socket_can_be_made_the_old_one_stays_and_the_errno_is_told_once() {
+fn where_no_new_socket_can_be_made_the_old_one_stays_and_the_errno_is_reported_once() {
     let (mut worker, handle, mut reports) = worker_on(routes(1_000_000), 0);
     settle(&mut worker, &handle);
     handle.set_fault(Fault::OpenFailed, 10_000);
@@ -337,7 +337,7 @@ fn a_missing_socket_is_not_tried_again_for_each_table_of_the_same_backends() {
     assert_eq!(worker.relay().table().generation, 51);
     let tries = counters.error_counts().total() - before;
     assert!(tries <= 1, "{tries} tries within 50 ms");
-    // One that is up again is wanted at once.
+    // A backend that is up again gets a new socket at once.
     publish(&routes, &handle, |table| table.live = LiveSet::new([false]));
     idle(&mut worker, &handle, handle.now_us() + 1_000);
     handle.stop_faults();

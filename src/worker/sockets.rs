@@ -109,7 +109,7 @@ impl Sockets {
             let slot = match self.slot_of(node, driver) {
                 Ok(slot) => {
                     if told.contains_key(&node.name) {
-                        reporter.tell(Report::SocketMade { node: Arc::clone(&node.name) });
+                        reporter.report(Report::SocketMade { node: Arc::clone(&node.name) });
                     }
                     slot
                 }
@@ -124,7 +124,7 @@ impl Sockets {
                     }
                     self.missing.insert(Arc::clone(&node.name), errno);
                     if told.get(&node.name) != Some(&errno) {
-                        reporter.tell(Report::SocketFailed { node: Arc::clone(&node.name), error });
+                        reporter.report(Report::SocketFailed { node: Arc::clone(&node.name), error });
                     }
                     None
                 }
@@ -277,14 +277,14 @@ impl Sockets {
                 open.reopening.set_interval(self.interval_us, jitter);
                 open.reopen_errno = None;
                 node.counters.sockets_reopened.fetch_add(1, Ordering::Relaxed);
-                reporter.tell(Report::SocketReopened { node: Arc::clone(&node.name), reason });
+                reporter.report(Report::SocketReopened { node: Arc::clone(&node.name), reason });
                 true
             }
             Err(error) => {
                 open.reopening.defer(now_us);
                 let errno = error.raw_os_error();
                 if std::mem::replace(&mut open.reopen_errno, errno) != errno {
-                    reporter.tell(Report::ReopenFailed { node: Arc::clone(&node.name), reason, error });
+                    reporter.report(Report::ReopenFailed { node: Arc::clone(&node.name), reason, error });
                 }
                 false
             }

@@ -182,7 +182,7 @@ impl<K: Kernel> Worker<K> {
         if !self.is_ready && self.driver.is_reading() {
             self.is_ready = true;
             let facts = self.driver.facts().clone();
-            self.reporter.tell(Report::Ready { worker: self.index, facts });
+            self.reporter.report(Report::Ready { worker: self.index, facts });
         }
         let step = self.advance_stage();
         if let Step::Ended(_) = step {
@@ -498,7 +498,7 @@ impl Sink<'_> {
             Hint::SendsFail { backend } => self.reporter.sends_fail(&self.relay.table().nodes[backend]),
             Hint::GsoRefused { backend, errno } => {
                 let error = std::io::Error::from_raw_os_error(errno);
-                self.reporter.tell(Report::GsoRefused { node: node(backend), error });
+                self.reporter.report(Report::GsoRefused { node: node(backend), error });
             }
         }
     }

@@ -32,7 +32,7 @@ pub fn take() -> Result<Option<Activated>, Failure> {
         return Ok(None);
     }
     let text = variable("LISTEN_FDS").unwrap_or_default();
-    let usage = |message: String| Failure { message: message, code: exit::USAGE };
+    let usage = |message: String| Failure { message, code: exit::USAGE };
     let count: usize =
         text.parse().ok().filter(|count| *count <= passed::DESCRIPTORS_MAX).ok_or_else(|| {
             usage(format!(

@@ -131,7 +131,7 @@ pub enum Cause {
 impl Cause {
     /// The message and the exit code; `of_worker` provides those of a worker that ended.
     pub fn failure(self, of_worker: impl FnOnce(usize) -> Failure) -> Failure {
-        let no_error = |message| Failure { message: message, code: exit::OK };
+        let no_error = |message| Failure { message, code: exit::OK };
         match self {
             Cause::Stopped => no_error("stopped before ready".to_owned()),
             Cause::Worker(worker) => of_worker(worker),

@@ -3,7 +3,7 @@ use crate::driver::Engine;
 use crate::driver::sim::{Fault, Faults, Random, SimDriver, SimHandle, SimKernel, SimSetup};
 use crate::packet::SendError;
 
-/// Remembers what it is told, and pauses when asked to.
+/// Records events, and pauses when requested.
 #[derive(Default)]
 struct Log {
     datagrams: Vec<(Vec<u8>, usize)>,
@@ -31,7 +31,7 @@ impl Events for Log {
 /// The kernel interfaces that the fake kernel resembles.
 const ENGINES: [Engine; 2] = [Engine::IoUring, Engine::Portable];
 
-/// On a fake kernel that resembles sendmmsg and recvmmsg, where a test does not say otherwise.
+/// On a fake kernel that resembles sendmmsg and recvmmsg, unless a test sets otherwise.
 fn driver(setup: &SimSetup) -> (SimDriver, SimHandle) {
     SimKernel::driver(&SimSetup { engine: Engine::Portable, ..setup.clone() })
 }
@@ -153,15 +153,15 @@ fn each_answer_to_a_send_becomes_its_outcome() {
         let mut log = Log::default();
         driver.enter(Wait::Poll).unwrap();
         driver.deliver(&mut log);
-        // The errno of such an answer is any.
+        // Any errno is possible.
         let any = |outcome: &mut SendOutcome| {
             if let SendOutcome::Answered(errno) = outcome {
                 *errno = libc::EPROTO;
             }
         };
         log.sent.iter_mut().for_each(|(_, outcome)| any(outcome));
-        let told = ["a:1|c", "b:1|c", "c:1|c"].map(|text| (text.to_owned(), expected));
-        assert_eq!(log.sent, told);
+        let reported = ["a:1|c", "b:1|c", "c:1|c"].map(|text| (text.to_owned(), expected));
+        assert_eq!(log.sent, reported);
         check(&handle, 5);
     }
 }
@@ -183,8 +183,8 @@ fn a_refusal_that_the_call_does_not_tell_is_found_and_nothing_else_is_sent_twice
             let mut log = Log::default();
             driver.enter(Wait::Poll).unwrap();
             driver.deliver(&mut log);
-            let told: Vec<&String> = log.sent.iter().map(|(text, _)| text).collect();
-            assert_eq!(told, texts.iter().collect::<Vec<_>>(), "seed {seed}");
+            let reported: Vec<&String> = log.sent.iter().map(|(text, _)| text).collect();
+            assert_eq!(reported, texts.iter().collect::<Vec<_>>(), "seed {seed}");
             let sent = log.sent.iter().filter(|(_, outcome)| *outcome == SendOutcome::Sent);
             let accepted = handle.with_accepted(|all| {
                 all.iter().map(|one| String::from_utf8_lossy(&one.bytes).into()).collect::<Vec<String>>()
@@ -232,7 +232,7 @@ fn a_refused_gso_batch_is_taken_apart_and_no_other_is_made() {
     driver.enter(Wait::Poll).unwrap();
     driver.deliver(&mut log);
     let refused = log.sent.iter().filter(|(_, outcome)| *outcome == SendOutcome::GsoRefused(libc::EIO));
-    assert_eq!(refused.count(), 16, "the first GSO batch, as long as one may be");
+    assert_eq!(refused.count(), 16, "the first GSO batch, of the maximum size");
     assert!(log.sent[16..].iter().all(|(_, outcome)| *outcome == SendOutcome::Sent));
     log.sent.clear();
     push(&mut driver);
@@ -250,7 +250,7 @@ fn a_closed_socket_answers_with_its_errno_and_a_full_driver_takes_no_more() {
     assert!(driver.push(packet("c:1|c", 9)).is_err());
     let mut log = Log::default();
     driver.enter(Wait::Poll).unwrap();
-    assert!(driver.push(packet("c:1|c", 9)).is_err(), "what was not told counts too");
+    assert!(driver.push(packet("c:1|c", 9)).is_err(), "unreported packets count too");
     driver.deliver(&mut log);
     let expected = ["a:1|c", "b:1|c"].map(|text| (text.to_owned(), SendOutcome::Failed(libc::EBADF)));
     assert_eq!(log.sent, expected);

@@ -63,7 +63,7 @@ faults! {
     /// The host cannot be reached.
     SendUnreachable = "send: EHOSTUNREACH",
     /// An earlier packet caused an ICMP error whose errno may also be the packet's own.
-    SendAnswered = "send: ICMP answer to an earlier packet",
+    SendAnswered = "send: ICMP error of an earlier packet",
     /// The host's address changes: older sockets can no longer send.
     SourceChanged = "source address changed",
     /// An argument was wrong.

@@ -123,7 +123,7 @@ pub fn classify(res: i32, flags: u32) -> Received {
 /// Bytes of the header, four 32-bit numbers in the machine's order.
 pub const HEADER_BYTES: usize = RECVMSG_HEADER_BYTES;
 
-/// Finds the datagram in `received`; `prefix_bytes` is the header and the areas. `None`: the header makes no sense.
+/// Finds the datagram in `received`; `prefix_bytes` is the header and the areas. `None`: the header is invalid.
 pub fn parse(received: &[u8], prefix_bytes: usize) -> Option<Datagram<'_>> {
     if prefix_bytes < HEADER_BYTES {
         return None;
@@ -134,13 +134,13 @@ pub fn parse(received: &[u8], prefix_bytes: usize) -> Option<Datagram<'_>> {
     if !is_cut && payload_bytes != payload.len() {
         return None;
     }
-    // A cut datagram whose true length is not told was longer by one byte at least.
+    // A truncated datagram of unknown length was longer by at least one byte.
     let datagram_bytes = if is_cut { payload_bytes.max(payload.len() + 1) } else { payload_bytes };
     Some(Datagram { payload, datagram_bytes })
 }
 
 /// The control messages in `received`, as far as the kernel used their area, which ends where the payload starts at
-/// `prefix_bytes`; no name is asked for, so it starts behind the header. Empty if the header makes no sense.
+/// `prefix_bytes`; no name is requested, so it starts after the header. Empty if the header is invalid.
 pub fn control(received: &[u8], prefix_bytes: usize) -> &[u8] {
     let area = received.get(HEADER_BYTES..prefix_bytes).unwrap_or(&[]);
     let used = word(received, 1).and_then(|bytes| usize::try_from(bytes).ok());
@@ -211,24 +211,24 @@ mod tests {
         }
     }
 
-    /// What a header tells.
+    /// The contents of a header.
     #[derive(Clone, Copy, Debug, Default)]
-    struct Told {
+    struct Header {
         /// Bytes of control messages.
         control_bytes: usize,
-        /// Whether some found no room (MSG_CTRUNC).
+        /// Whether some were truncated (MSG_CTRUNC).
         is_control_cut: bool,
         /// The datagram's length.
         payload_bytes: usize,
-        /// Whether it found no room (MSG_TRUNC).
+        /// Whether it was truncated (MSG_TRUNC).
         is_cut: bool,
     }
 
     /// Writes a header as the kernel does.
-    fn write(buffer: &mut [u8; HEADER_BYTES], told: Told) {
+    fn write(buffer: &mut [u8; HEADER_BYTES], header: Header) {
         let flag = |is_set: bool, flag: i32| if is_set { flag as u32 } else { 0 };
-        let flags = flag(told.is_cut, libc::MSG_TRUNC) | flag(told.is_control_cut, libc::MSG_CTRUNC);
-        let words = [0, told.control_bytes as u32, told.payload_bytes as u32, flags];
+        let flags = flag(header.is_cut, libc::MSG_TRUNC) | flag(header.is_control_cut, libc::MSG_CTRUNC);
+        let words = [0, header.control_bytes as u32, header.payload_bytes as u32, flags];
         for (to, word) in buffer.chunks_exact_mut(4).zip(words) {
             to.copy_from_slice(&word.to_ne_bytes());
         }
@@ -236,7 +236,7 @@ mod tests {
 
     fn buffer(payload: &[u8], payload_bytes: usize, is_cut: bool, area: usize) -> Vec<u8> {
         let mut header = [0; HEADER_BYTES];
-        write(&mut header, Told { payload_bytes, is_cut, ..Told::default() });
+        write(&mut header, Header { payload_bytes, is_cut, ..Header::default() });
         [&header[..], &vec![0xAA; area], payload].concat()
     }
 
@@ -253,8 +253,8 @@ mod tests {
     fn a_cut_datagram_tells_its_true_length() {
         let received = buffer(b"a:1|", 9000, true, 0);
         assert_eq!(parse(&received, 16), Some(Datagram { payload: b"a:1|", datagram_bytes: 9000 }));
-        let untold = buffer(b"a:1|", 4, true, 0);
-        assert_eq!(parse(&untold, 16), Some(Datagram { payload: b"a:1|", datagram_bytes: 5 }));
+        let unknown = buffer(b"a:1|", 4, true, 0);
+        assert_eq!(parse(&unknown, 16), Some(Datagram { payload: b"a:1|", datagram_bytes: 5 }));
     }
 
     #[test]
@@ -275,15 +275,15 @@ mod tests {
     fn control_messages_are_what_the_kernel_used_of_their_area() {
         let with = |control_bytes: usize| {
             let mut header = [0; HEADER_BYTES];
-            write(&mut header, Told { control_bytes, payload_bytes: 3, ..Told::default() });
+            write(&mut header, Header { control_bytes, payload_bytes: 3, ..Header::default() });
             [&header[..], b"12345678", b"abc"].concat()
         };
-        for (told, used) in [(0, &b""[..]), (5, b"12345"), (8, b"12345678"), (9, b"")] {
-            let received = with(told);
-            assert_eq!(control(&received, HEADER_BYTES + 8), used, "{told}");
+        for (length, used) in [(0, &b""[..]), (5, b"12345"), (8, b"12345678"), (9, b"")] {
+            let received = with(length);
+            assert_eq!(control(&received, HEADER_BYTES + 8), used, "{length}");
             assert_eq!(parse(&received, HEADER_BYTES + 8).unwrap().payload, b"abc");
         }
-        assert_eq!(control(&with(5), HEADER_BYTES), b"", "there is no area");
+        assert_eq!(control(&with(5), HEADER_BYTES), b"", "no area");
         assert_eq!(control(&with(5)[..20], HEADER_BYTES + 8), b"");
         assert_eq!(control(&[1; 7], 5), b"");
     }

@@ -192,7 +192,7 @@ impl Demo {
         let printed = console::print(&account.text());
         match account.verdict() {
             _ if proxy_code != exit::OK => proxy_code,
-            Verdict::Wrong(_) => exit::BAD_VERDICT,
+            Verdict::Wrong(_) => exit::FAILED,
             Verdict::Complete | Verdict::Counted(_) => printed,
         }
     }

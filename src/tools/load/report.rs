@@ -77,8 +77,8 @@ pub struct ProcessFigures {
 impl Report {
     /// A verdict on all of it: what arrived, if there are sinks, and what could not be sent.
     pub fn judge(verdict: Option<Verdict>, sent: &Sent, dropped_before_proxy: Option<u64>) -> Verdict {
-        let mut verdict = verdict.unwrap_or(Verdict { good: true, ..Verdict::default() });
-        if sent.datagrams == 0 && verdict.good {
+        let mut verdict = verdict.unwrap_or(Verdict { passed: true, ..Verdict::default() });
+        if sent.datagrams == 0 && verdict.passed {
             verdict.blame("nothing was sent".into());
         }
         if sent.failed_datagrams > 0 {
@@ -131,10 +131,10 @@ impl Report {
                 process.resident_bytes_max as f64 / f64::from(1 << 20)
             );
         }
-        text + &text::verdict(&self.verdict, &self.good())
+        text + &text::verdict(&self.verdict, &self.summary())
     }
 
-    fn good(&self) -> String {
+    fn summary(&self) -> String {
         match &self.arrived {
             Some(arrived) if arrived.lost == 0 => {
                 format!(
@@ -218,14 +218,14 @@ mod tests {
 
     #[test]
     fn a_load_that_could_not_be_sent_is_bad() {
-        let good = || Some(Verdict { good: true, ..Verdict::default() });
+        let passed = || Some(Verdict { passed: true, ..Verdict::default() });
         let sent = Sent { datagrams: 1, ..Sent::default() };
-        assert!(Report::judge(good(), &sent, None).good && Report::judge(None, &sent, Some(0)).good);
-        assert!(!Report::judge(None, &Sent::default(), None).good);
+        assert!(Report::judge(passed(), &sent, None).passed && Report::judge(None, &sent, Some(0)).passed);
+        assert!(!Report::judge(None, &Sent::default(), None).passed);
         let failed = Sent { failed_datagrams: 2, last_error: Some("no".into()), ..sent.clone() };
-        assert_eq!(Report::judge(good(), &failed, None).reasons, ["2 datagrams could not be sent: no"]);
-        let noted = Report::judge(good(), &Sent { refused: 1, given_up: 1, ..sent }, Some(7));
-        assert_eq!((noted.good, noted.notes.len()), (true, 3));
+        assert_eq!(Report::judge(passed(), &failed, None).reasons, ["2 datagrams could not be sent: no"]);
+        let noted = Report::judge(passed(), &Sent { refused: 1, given_up: 1, ..sent }, Some(7));
+        assert_eq!((noted.passed, noted.notes.len()), (true, 3));
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         };
         let known = vec![Explained { reason: "metrics_dropped_queue_full".into(), count: 7 }];
         let report = Report {
-            verdict: Verdict { good: true, ..Verdict::default() },
+            verdict: Verdict { passed: true, ..Verdict::default() },
             measured: false,
             sent: SentFigures { counts: Sent { metrics: 1000, ..Sent::default() }, ..SentFigures::default() },
             arrived: None,

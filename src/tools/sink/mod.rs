@@ -70,12 +70,12 @@ pub fn run(options: Options) -> u8 {
         Err(text) => return os_error(&text),
     };
     let verdict = Verdict::on(&arrived, &tolerance);
-    let good =
+    let summary =
         format!("{} metrics arrived, each once and {}", grouped(arrived.unique), text::places(&arrived));
     let text = if options.json {
         as_json(&Report { verdict: &verdict, arrived: &arrived })
     } else {
-        text::arrived(&arrived) + &text::verdict(&verdict, &good)
+        text::arrived(&arrived) + &text::verdict(&verdict, &summary)
     };
     finish(&text, &verdict)
 }

@@ -12,7 +12,7 @@ pub fn rate(count: u64, seconds: f64) -> u64 {
     if seconds > 0.0 { (count as f64 / seconds).round() as u64 } else { 0 }
 }
 
-/// Where the names of a good load were.
+/// Where the names of a passed load were.
 pub fn places(arrived: &Arrived) -> &'static str {
     match arrived.moved {
         None => "each name at one sink",
@@ -87,13 +87,13 @@ fn sinks(sinks: &[SinkFigures]) -> String {
 }
 
 /// The verdict, its reasons and notes; the verdict is the last line.
-pub fn verdict(verdict: &Verdict, good: &str) -> String {
+pub fn verdict(verdict: &Verdict, summary: &str) -> String {
     let mut text = String::new();
     for note in &verdict.notes {
         let _ = writeln!(text, "note: {note}");
     }
-    if verdict.good {
-        let _ = writeln!(text, "PASS: {good}");
+    if verdict.passed {
+        let _ = writeln!(text, "PASS: {summary}");
     } else {
         let _ = writeln!(text, "FAIL: {}", verdict.reasons.join("; "));
     }
@@ -111,9 +111,10 @@ mod tests {
 
     #[test]
     fn the_verdict_comes_last() {
-        let bad = Verdict { good: false, reasons: vec!["a".into(), "b".into()], notes: vec!["n".into()] };
-        assert_eq!(verdict(&bad, "fine"), "note: n\nFAIL: a; b\n");
-        assert_eq!(verdict(&Verdict { good: true, ..Verdict::default() }, "fine"), "PASS: fine\n");
+        let failed =
+            Verdict { passed: false, reasons: vec!["a".into(), "b".into()], notes: vec!["n".into()] };
+        assert_eq!(verdict(&failed, "fine"), "note: n\nFAIL: a; b\n");
+        assert_eq!(verdict(&Verdict { passed: true, ..Verdict::default() }, "fine"), "PASS: fine\n");
     }
 
     #[test]

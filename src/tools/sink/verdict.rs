@@ -20,7 +20,7 @@ pub struct Tolerance {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Whether it passed.
-    pub good: bool,
+    pub passed: bool,
     /// Why it failed; empty if it passed.
     pub reasons: Vec<String>,
     /// Notes about the measurement.
@@ -34,19 +34,19 @@ impl Verdict {
         verdict.weigh_loss(arrived, tolerance);
         verdict.weigh_the_rest(arrived, tolerance);
         verdict.note(arrived);
-        verdict.good = verdict.reasons.is_empty();
+        verdict.passed = verdict.reasons.is_empty();
         verdict
     }
 
     /// Adds a reason for failure.
     pub fn blame(&mut self, reason: String) {
         self.reasons.push(reason);
-        self.good = false;
+        self.passed = false;
     }
 
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
-        if self.good { exit::OK } else { exit::BAD_VERDICT }
+        if self.passed { exit::OK } else { exit::FAILED }
     }
 
     fn weigh_loss(&mut self, arrived: &Arrived, tolerance: &Tolerance) {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_complete_run_passes() {
         let verdict = Verdict::on(&arrived(), &Tolerance::default());
-        assert_eq!((verdict.good, verdict.exit_code()), (true, 0));
+        assert_eq!((verdict.passed, verdict.exit_code()), (true, 0));
         assert!(verdict.reasons.is_empty() && verdict.notes.is_empty(), "{verdict:?}");
     }
 
@@ -163,13 +163,13 @@ mod tests {
     fn tolerance_is_for_loss_and_order_is_judged_if_asked() {
         let lossy = Arrived { unique: 990, lost: 10, ..arrived() };
         let tolerance = |loss_share| Tolerance { loss_share, in_order: false };
-        assert!(Verdict::on(&lossy, &tolerance(0.01)).good);
-        assert!(!Verdict::on(&lossy, &tolerance(0.009)).good);
+        assert!(Verdict::on(&lossy, &tolerance(0.01)).passed);
+        assert!(!Verdict::on(&lossy, &tolerance(0.009)).passed);
         let duplicated = Arrived { duplicated: 1, ..lossy };
-        assert!(!Verdict::on(&duplicated, &tolerance(0.5)).good);
+        assert!(!Verdict::on(&duplicated, &tolerance(0.5)).passed);
         let reordered = Arrived { reordered: Some(1), ..arrived() };
-        assert!(Verdict::on(&reordered, &Tolerance::default()).good);
-        assert!(!Verdict::on(&reordered, &Tolerance { loss_share: 0.0, in_order: true }).good);
+        assert!(Verdict::on(&reordered, &Tolerance::default()).passed);
+        assert!(!Verdict::on(&reordered, &Tolerance { loss_share: 0.0, in_order: true }).passed);
     }
 
     #[test]

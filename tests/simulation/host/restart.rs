@@ -175,8 +175,9 @@ impl World<'_> {
                         self.post(old, new, Mail::Go(state));
                         self.dispatch(old, Event::TakenOver(taken))?;
                     }
-                    _ => self
-                        .advance_outgoing(old, OutgoingEvent::Failed("it could not be told to go".into()))?,
+                    _ => {
+                        self.advance_outgoing(old, OutgoingEvent::Failed("\"go\" could not be sent".into()))?
+                    }
                 }
             }
             OutgoingAction::Fail(_) => self.set_time(old),

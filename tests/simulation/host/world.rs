@@ -153,9 +153,9 @@ impl<'a> World<'a> {
     }
 
     /// Prints an event, if the run is traced.
-    pub fn trace(&self, words: impl FnOnce() -> String) {
+    pub fn trace(&self, message: impl FnOnce() -> String) {
         if self.is_traced {
-            println!("{}: {}", self.now_us, words());
+            println!("{}: {}", self.now_us, message());
         }
     }
 
