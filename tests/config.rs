@@ -175,7 +175,7 @@ fn type_errors_state_expected_and_found() {
         ("host", "127", "host: expected a string, found the number 127"),
         ("timestamps", "1", "timestamps: expected true or false, found the number 1"),
         ("malformed", "[1]", "malformed: expected \"drop\" or \"forward\", found the list […]"),
-        ("spread", r#""random""#, "spread: expected \"flow\" or \"datagram\", found \"random\""),
+        ("spread", r#""random""#, "spread: expected \"flow\", \"datagram\" or \"cpu\", found \"random\""),
         (
             "pinWorkers",
             "2",
@@ -546,16 +546,45 @@ fn workers_are_pinned_to_allowed_cpus_only() {
     let spread = good(&with("spread", r#""datagram""#)).config;
     assert_eq!(running.changed_fixed_keys(&config), ["workers", "pinWorkers"]);
     assert_eq!(running.changed_fixed_keys(&spread), ["spread"]);
+    let by_cpu = good(&with("spread", r#""cpu""#)).config;
+    assert_eq!((by_cpu.spread, spread.changed_fixed_keys(&by_cpu)), (Spread::Cpu, vec!["spread"]));
 }
 
 #[test]
 fn spread_with_one_worker_gets_a_notice() {
-    let file = |workers: usize| {
-        json!({"nodes": [{"host": "192.0.2.1", "port": 1}], "workers": workers, "spread": "datagram"})
-            .to_string()
+    let file = |workers: usize, spread: &str| {
+        json!({"nodes": [{"host": "192.0.2.1", "port": 1}], "workers": workers, "spread": spread}).to_string()
     };
-    assert_eq!(good(&file(1)).notices, ["spread: no effect with one worker, which receives every datagram"]);
-    assert_eq!(good(&file(2)).notices, Vec::<String>::new());
+    for spread in ["datagram", "cpu"] {
+        assert_eq!(
+            good(&file(1, spread)).notices,
+            ["spread: no effect with one worker, which receives every datagram"]
+        );
+    }
+    assert_eq!(good(&file(2, "datagram")).notices, Vec::<String>::new());
+}
+
+#[test]
+fn spread_by_cpu_states_where_datagrams_go_without_a_pinned_worker() {
+    let notices = |workers: usize, pin: Value| {
+        let file = json!({"nodes": [{"host": "192.0.2.1", "port": 1}], "workers": workers, "pinWorkers": pin,
+                          "spread": "cpu"});
+        let loaded = good(&file.to_string());
+        assert_eq!(loaded.config.to_json()["spread"], "cpu");
+        loaded.notices
+    };
+    let [unpinned] = &notices(2, json!(false))[..] else { panic!("expected one notice") };
+    assert!(unpinned.starts_with("spread: cpu without pinWorkers: "), "{unpinned}");
+    let allowed = allowed_cpus();
+    let workers = allowed.len().min(64);
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    if workers > 1 && online.trim() == format!("0-{}", workers - 1) {
+        assert_eq!(notices(workers, json!(true)), Vec::<String>::new());
+    }
+    if workers > 2 {
+        let [partly] = &notices(2, json!(allowed[..2]))[..] else { panic!("expected one notice") };
+        assert!(partly.starts_with("spread: no worker is pinned to CPU "), "{partly}");
+    }
 }
 
 #[test]
@@ -674,7 +703,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
         "workers" => prop_oneof![ms(1, 64), Just(json!("auto"))].boxed(),
         // The meaning of true and lists depends on this host's CPUs and on the number of workers.
         "pinWorkers" => Just(json!(false)).boxed(),
-        "spread" => prop_oneof![Just(json!("flow")), Just(json!("datagram"))].boxed(),
+        "spread" => prop::sample::select(vec![json!("flow"), json!("datagram"), json!("cpu")]).boxed(),
         "flushInterval" => (0..=1_000_000u32).prop_map(|us| json!(f64::from(us) / 1_000.0)).boxed(),
         "maxPacketSize" => prop_oneof![ms(64, 65_507), Just(json!("auto"))].boxed(),
         "maxDatagramSize" => ms(64, 65_507),

@@ -32,5 +32,7 @@ mod sockets;
 #[path = "process/skip.rs"]
 #[allow(dead_code, reason = "shared with tests/process.rs, which uses all of it")]
 mod skip;
+#[path = "network/steering.rs"]
+mod steering;
 #[path = "network/unreachable.rs"]
 mod unreachable;

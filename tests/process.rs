@@ -35,6 +35,8 @@ mod service;
 mod shortage;
 #[path = "process/skip.rs"]
 mod skip;
+#[path = "process/spread.rs"]
+mod spread;
 #[path = "process/timestamps.rs"]
 mod timestamps;
 #[path = "process/wire.rs"]

@@ -7,11 +7,9 @@ While statsring sleeps, only the socket's receive buffer holds datagrams. This m
 kernel at the program's socket. The backends' sockets are bound but never read.
 """
 
-import contextlib
 import datetime
 import functools
 import json
-import socket
 import time
 from pathlib import Path
 from statistics import median
@@ -30,6 +28,7 @@ from measure import (
     running,
     spent_by,
     undisturbed,
+    unread_backends,
 )
 from programs import Floor, Statsring
 
@@ -73,16 +72,6 @@ def members():
     for program in found:
         program.install()
     return found
-
-
-@contextlib.contextmanager
-def unread_backends(ports):
-    """Bound sockets that are never read."""
-    with contextlib.ExitStack() as stack:
-        for port in ports.nodes:
-            backend = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            backend.bind(("127.0.0.1", port))
-        yield
 
 
 def measure(bench, program, size, bursts, case, granted):

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import resource
+import socket
 import socketserver
 import subprocess
 import tempfile
@@ -164,6 +165,16 @@ def healthy_ports(nodes=NODES):
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
             stack.callback(server.shutdown)
         yield ports
+
+
+@contextlib.contextmanager
+def unread_backends(ports):
+    """Bound sockets that are never read."""
+    with contextlib.ExitStack() as stack:
+        for port in ports.nodes:
+            backend = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            backend.bind(("127.0.0.1", port))
+        yield
 
 
 @contextlib.contextmanager

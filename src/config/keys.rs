@@ -165,8 +165,11 @@ pub(super) const ENGINES: Names<Option<Engine>, 3> = [
     (Engine::IoUring.name(), Some(Engine::IoUring)),
     (Engine::Portable.name(), Some(Engine::Portable)),
 ];
-pub(super) const SPREADS: Names<Spread, 2> =
-    [(Spread::Flow.name(), Spread::Flow), (Spread::Datagram.name(), Spread::Datagram)];
+pub(super) const SPREADS: Names<Spread, 3> = [
+    (Spread::Flow.name(), Spread::Flow),
+    (Spread::Datagram.name(), Spread::Datagram),
+    (Spread::Cpu.name(), Spread::Cpu),
+];
 pub(super) const MALFORMED: Names<Malformed, 2> =
     [("drop", Malformed::Drop), ("forward", Malformed::Forward)];
 pub(super) const GSO: Names<Gso, 4> = Gso::NAMES;
@@ -385,7 +388,7 @@ pub const KEYS: [Key; 37] = [
         kind: Kind::OneOf { names: &strings(&SPREADS) },
         default: DefaultValue::Value("\"flow\""),
         is_reloadable: false,
-        meaning: "How datagrams are distributed among [workers](../tuning/workers.md): by sender, or each at random.",
+        meaning: "How datagrams are distributed among [workers](../tuning/workers.md): by sender, each at random, or by the CPU on which they arrive.",
     },
     Key {
         name: "flushInterval",

@@ -1,7 +1,7 @@
 //! Pins workers to CPUs.
 //!
-//! In: `pinWorkers`, the number of workers, the CPUs that this process may use. Out: a CPU for each worker, or what is
-//! wrong. Next: `validate.rs`.
+//! In: `pinWorkers`, the number of workers, the CPUs that this process may use and those that the host runs. Out: a CPU for each
+//! worker, or what is wrong; a notice if `spread` `"cpu"` does not fit. Next: `validate.rs`.
 
 use super::PinWorkers;
 use super::fields::Field;
@@ -75,6 +75,44 @@ fn choose(
     if mistakes.is_empty() { Ok(cpus.clone()) } else { Err(mistakes) }
 }
 
+/// A notice if `spread` `"cpu"` cannot keep every datagram on the CPU where it arrives. `cpus` are those of the workers.
+pub(super) fn steering_notice(workers: usize, cpus: &[usize]) -> Option<String> {
+    // Where it cannot be read, nothing is known about other CPUs.
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    misfit(workers, cpus, &parse_ranges(&online))
+}
+
+fn misfit(workers: usize, cpus: &[usize], online: &[usize]) -> Option<String> {
+    if cpus.is_empty() {
+        return Some(format!(
+            "spread: cpu without pinWorkers: a datagram goes to the worker whose index is the number of the CPU where it arrives, \
+             modulo {workers}, and that worker may run on any CPU; set pinWorkers"
+        ));
+    }
+    let others: Vec<usize> = online.iter().copied().filter(|cpu| !cpus.contains(cpu)).collect();
+    let mut own = cpus.to_vec();
+    own.sort_unstable();
+    (!others.is_empty()).then(|| {
+        format!(
+            "spread: no worker is pinned to CPU {}: a datagram that arrives there goes to the worker whose index is the CPU's \
+             number modulo {workers}; restrict the interrupts of the network device (smp_affinity, RPS) to CPU {}, or pin a \
+             worker to each CPU",
+            ranges(&others),
+            ranges(&own),
+        )
+    })
+}
+
+/// CPUs as the kernel writes them, in [`ranges`]; empty if it is something else.
+fn parse_ranges(text: &str) -> Vec<usize> {
+    let bounds = |run: &str| {
+        let (first, last) = run.split_once('-').unwrap_or((run, run));
+        Some(first.parse::<usize>().ok()?..=last.parse().ok().filter(|last| *last < CpuSet::count())?)
+    };
+    let runs: Option<Vec<_>> = text.trim().split(',').map(bounds).collect();
+    runs.into_iter().flatten().flatten().collect()
+}
+
 /// CPUs as the kernel writes them: `0-3,8`.
 fn ranges(cpus: &[usize]) -> String {
     let mut texts: Vec<String> = Vec::new();
@@ -103,6 +141,26 @@ mod tests {
         // An invalid number of workers is reported elsewhere.
         assert_eq!(choose(&Cpus(vec![8, 1]), None, &allowed), Ok(vec![8, 1]));
         assert!(choose(&Auto, None, &allowed).is_ok());
+    }
+
+    #[test]
+    fn cpus_without_a_worker_of_their_own_are_named() {
+        let online = parse_ranges("0-3,8\n");
+        assert_eq!(online, [0, 1, 2, 3, 8]);
+        assert_eq!((parse_ranges(""), parse_ranges("0-99999999999")), (vec![], vec![]));
+        assert_eq!(misfit(5, &[8, 3, 2, 1, 0], &online), None);
+        assert_eq!(misfit(2, &[0, 1], &[]), None);
+        let unpinned = misfit(2, &[], &online).unwrap();
+        assert!(
+            unpinned.contains("modulo 2, and that worker may run on any CPU; set pinWorkers"),
+            "{unpinned}"
+        );
+        let partly = misfit(3, &[3, 0, 1], &online).unwrap();
+        assert!(partly.starts_with("spread: no worker is pinned to CPU 2,8: "), "{partly}");
+        assert!(
+            partly.contains("modulo 3; restrict ") && partly.contains(" to CPU 0-1,3, or pin "),
+            "{partly}"
+        );
     }
 
     #[test]

@@ -53,8 +53,10 @@ fn validate_workers(
     let count = workers.map_or_else(workers_of_this_host, |count| count as usize);
     let (pin, cpus) = pin::validate(pin, is_known.then_some(count), report);
     let spread = spread.or(Spread::Flow);
-    if spread == Spread::Datagram && count == 1 && is_known {
+    if spread != Spread::Flow && count == 1 && is_known {
         report.notice("spread: no effect with one worker, which receives every datagram".to_owned());
+    } else if spread == Spread::Cpu {
+        pin::steering_notice(count, &cpus).into_iter().for_each(|notice| report.notice(notice));
     }
     WorkerSettings { is_auto: workers.is_none(), count, pin, cpus, spread }
 }

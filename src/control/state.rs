@@ -78,7 +78,7 @@ pub struct Control {
     /// Send buffer that the kernel grants one socket to a backend, in bytes.
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
-    pub spread: Spread,
+    pub spread: Cell<Spread>,
     /// Whether the service manager made the data sockets, whose number is that of the workers.
     pub(in crate::control) has_given_sockets: bool,
     /// Looks names up.
@@ -217,7 +217,7 @@ impl Control {
             is_guarding: Cell::new(false),
             limits,
             send_buffer_granted_bytes,
-            spread,
+            spread: Cell::new(spread),
             has_given_sockets,
             resolver: Resolver::new(budget.lookups),
             budget,

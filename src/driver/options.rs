@@ -3,7 +3,7 @@
 //! In: descriptors of sockets that the caller owns. Out: numbers. Next: `socket.rs`, `endpoints.rs`.
 //!
 //! Invariant of this file: (O) every pointer handed to the kernel points to a local of the length handed with it, and so
-//! does every pointer within such a local.
+//! does every pointer within such a local, or to a slice that is borrowed for the call.
 
 #![allow(unsafe_code)]
 
@@ -66,17 +66,35 @@ pub fn stamp_arrivals(socket: &impl AsRawFd, is_on: bool) -> io::Result<()> {
 
 /// Has the kernel give each datagram to one of the first `sockets` (more than 0) of this socket's SO_REUSEPORT group at
 /// random, whoever sent it.
-///
-/// The program is classic BPF: load a random number, take it modulo `sockets`, return it.
 pub fn spread_by_datagram(socket: &impl AsRawFd, sockets: u32) -> io::Result<()> {
-    let step = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
-    let mut program = [
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random),
-        step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, sockets),
-        step(libc::BPF_RET | libc::BPF_A, 0),
-    ];
-    let described = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    steer(socket, libc::SKF_AD_RANDOM, sockets, &[])
+}
+
+/// Has the kernel give each datagram to the socket of this socket's SO_REUSEPORT group whose index is that of the CPU on
+/// which it arrives in `cpus`; one that arrives on another CPU, to that CPU's number modulo `sockets` (more than 0). Indices
+/// are in the order in which the sockets were bound.
+pub fn spread_by_cpu(socket: &impl AsRawFd, sockets: u32, cpus: &[usize]) -> io::Result<()> {
+    steer(socket, libc::SKF_AD_CPU, sockets, cpus)
+}
+
+/// Attaches a program of classic BPF: load a number, return its index in `own`, else the number modulo `sockets`. The kernel
+/// falls back to the sender if there is no socket of that index yet.
+fn steer(socket: &impl AsRawFd, number: i32, sockets: u32, own: &[usize]) -> io::Result<()> {
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let number = (libc::SKF_AD_OFF + number) as u32;
+    let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, number)];
+    for (index, own) in (0..sockets).zip(own) {
+        let own = u32::try_from(*own).map_err(io::Error::other)?;
+        // Where the remainder agrees no instruction is needed.
+        if own % sockets != index {
+            program.push(step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, own));
+            program.push(step(libc::BPF_RET | libc::BPF_K, 0, index));
+        }
+    }
+    program.push(step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, sockets));
+    program.push(step(libc::BPF_RET | libc::BPF_A, 0, 0));
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let described = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     set(socket, libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, described)
 }
 

@@ -235,6 +235,9 @@ pub enum Spread {
     Flow,
     /// Any, at random: one busy sender is shared by all workers, and its order is lost.
     Datagram,
+    /// The one that is pinned to the CPU on which the datagram arrives; from another CPU, that CPU's number modulo the
+    /// workers.
+    Cpu,
 }
 
 impl Spread {
@@ -243,33 +246,36 @@ impl Spread {
         match self {
             Spread::Flow => "flow",
             Spread::Datagram => "datagram",
+            Spread::Cpu => "cpu",
         }
     }
 }
 
-/// Spreads datagrams over the workers as [`Spread::Datagram`] says, at every address. If the kernel refuses, the sockets
-/// go on as [`Spread::Flow`] says.
-pub fn spread_by_datagram(listeners: &Listeners) -> io::Result<()> {
-    spread_over(&listeners.workers)
-}
-
-/// Spreads them as [`Spread::Flow`] says; where they are, nothing happens.
-pub fn spread_by_sender(workers: &[Vec<UdpSocket>]) {
-    workers.iter().take(1).flatten().for_each(|socket| drop(options::spread_by_flow(socket)));
-}
-
-/// [`spread_by_datagram`] for each worker's sockets.
-pub fn spread_over(workers: &[Vec<UdpSocket>]) -> io::Result<()> {
+/// Distributes datagrams among the workers as `spread` says, at every address. `cpus` holds the CPUs that the workers are
+/// pinned to, by index, as far as they are.
+///
+/// A program of the kernel's chooses a socket by its index in the SO_REUSEPORT group. That is the worker's: sockets are bound in
+/// the order of the workers, and only the last workers' are ever closed while the others go on.
+///
+/// # Errors
+/// The kernel refuses the program; [`Spread::Flow`] is in effect.
+pub fn distribute(workers: &[Vec<UdpSocket>], spread: Spread, cpus: &[usize]) -> io::Result<()> {
     let count = u32::try_from(workers.len()).map_err(io::Error::other)?;
     // One socket stands for its address's whole group.
     let of_each_address = workers.first().map_or(&[][..], Vec::as_slice);
-    for socket in of_each_address {
-        if let Err(error) = options::spread_by_datagram(socket, count) {
-            of_each_address.iter().for_each(|socket| drop(options::spread_by_flow(socket)));
-            return Err(error);
-        }
+    // Fails if it is in effect already.
+    let reset = || of_each_address.iter().for_each(|socket| drop(options::spread_by_flow(socket)));
+    // A single socket receives everything, and may have been made without SO_REUSEPORT.
+    let spread = if count > 1 { spread } else { Spread::Flow };
+    let attach = |socket| match spread {
+        Spread::Flow => Ok(()),
+        Spread::Datagram => options::spread_by_datagram(socket, count),
+        Spread::Cpu => options::spread_by_cpu(socket, count, cpus),
+    };
+    if spread == Spread::Flow {
+        reset();
     }
-    Ok(())
+    of_each_address.iter().try_for_each(attach).inspect_err(|_| reset())
 }
 
 fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
@@ -318,8 +324,8 @@ pub fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
 /// readable. The returned socket holds that address; keep it as long as the fence. There is none, and needs to be none, where
 /// the host has no address of its family, or not the one that it listens at (IP_FREEBIND).
 pub fn fence(listener: &UdpSocket) -> io::Result<Option<UdpSocket>> {
-    // By sender the kernel chooses among the sockets that are not connected, in every version; of a program that spreads at
-    // random nobody promises that. Where there is none this fails, and nothing is to be done.
+    // By sender the kernel chooses among the sockets that are not connected, in every version; a program may choose any.
+    // Where there is none this fails, and nothing is to be done.
     let _ = options::spread_by_flow(listener);
     let mut unused = with_port(listener.local_addr()?, 0);
     match unused.ip() {
@@ -352,6 +358,8 @@ fn lacks_family(address: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
     use std::time::Duration;
 
     const ANY: &str = "127.0.0.1:0";
@@ -418,7 +426,7 @@ mod tests {
             let mut by_flow = send();
             by_flow.sort_unstable();
             assert_eq!(by_flow, [0, 0, 300]);
-            spread_by_datagram(&listeners).unwrap();
+            distribute(&listeners.workers, Spread::Datagram, &[]).unwrap();
             // 100 each are expected; 40 are seven standard deviations away.
             let by_datagram = send();
             assert!(by_datagram.iter().all(|count| *count > 40), "{by_datagram:?}");
@@ -429,6 +437,67 @@ mod tests {
             assert_eq!((first + last, fenced), (300, 0));
             holders.push(fence(of_worker(0)).unwrap());
             assert_eq!(send(), [0, 0, 300]);
+        }
+    }
+
+    /// Sends from a thread on this CPU, each datagram by another socket.
+    fn send_from(cpu: usize, to: SocketAddr) {
+        let send = move || {
+            let mut cpus = CpuSet::new();
+            cpus.set(cpu).unwrap();
+            sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+            for _ in 0..30 {
+                let sender = UdpSocket::bind(with_port(to, 0)).unwrap();
+                assert_eq!(sender.send_to(b"x", to).unwrap(), 1);
+            }
+        };
+        std::thread::spawn(send).join().unwrap();
+    }
+
+    #[test]
+    fn a_cpu_with_a_worker_of_its_own_is_served_by_it_and_another_one_by_its_number() {
+        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let allowed: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap()).collect();
+        for listen in [ANY, "[::1]:0"] {
+            let listen = [listen.parse().unwrap()];
+            let listeners = bind_listeners(&listen, 3, ListenOptions::here(1 << 20)).unwrap();
+            let to = listeners.addresses[0];
+            for cpu in allowed.iter().copied().take(4) {
+                let mut lists = vec![
+                    vec![],
+                    vec![900, 901, 902],
+                    vec![900, cpu],
+                    vec![cpu, 900, 901],
+                    vec![900, 901, cpu],
+                ];
+                // A list for more workers than there are.
+                lists.push(vec![900, 901, 902, cpu]);
+                for cpus in lists {
+                    distribute(&listeners.workers, Spread::Cpu, &cpus).unwrap();
+                    send_from(cpu, to);
+                    let own = cpus.iter().take(3).position(|own| *own == cpu).unwrap_or(cpu % 3);
+                    let mut expected = [0; 3];
+                    expected[own] = 30;
+                    let found = [0, 1, 2].map(|worker| received(&listeners.workers[worker][0]));
+                    assert_eq!(found, expected, "CPU {cpu}, workers on {cpus:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn programs_for_the_most_workers_are_accepted() {
+        let cpus: Vec<usize> = (0..64).rev().collect();
+        let listeners = bind_listeners(&[ANY.parse().unwrap()], 64, ListenOptions::here(4_096)).unwrap();
+        distribute(&listeners.workers, Spread::Cpu, &cpus).unwrap();
+    }
+
+    #[test]
+    fn a_single_socket_needs_no_program() {
+        // Without SO_REUSEPORT the kernel would refuse one.
+        let workers = [vec![UdpSocket::bind(ANY).unwrap()]];
+        for spread in [Spread::Cpu, Spread::Datagram, Spread::Flow] {
+            distribute(&workers, spread, &[0]).unwrap();
         }
     }
 }

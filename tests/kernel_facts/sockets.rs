@@ -1,10 +1,12 @@
 //! Listening sockets: buffers read back, SO_REUSEPORT and what it hides, the fence.
 
 use super::bed::{Log, bed, drive, limits, no_children, sender_to, wait_until};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use statsring::driver::Wait;
 use statsring::driver::kernel::Kernel;
-use statsring::driver::socket::{BindError, bind_listeners};
+use statsring::driver::socket::{BindError, Spread, bind_listeners, distribute};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
@@ -124,4 +126,43 @@ fn an_empty_datagram_in_the_queue_is_seen_by_poll() {
     assert!(bed.kernel.is_queue_empty());
     bed.send_and_see(b"");
     assert!(!bed.kernel.is_queue_empty());
+}
+
+#[test]
+fn a_reuseport_program_reads_the_cpu_and_chooses_by_the_order_of_binding() {
+    // Over loopback a datagram arrives on its sender's CPU.
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
+    let mut only = CpuSet::new();
+    only.set(cpu).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &only).unwrap();
+    let first = bound(any(), true).unwrap();
+    let address = first.local_addr().unwrap();
+    let mut group = vec![first, bound(address, true).unwrap(), bound(address, true).unwrap()];
+    // What each socket receives of 20 senders' datagrams after a program for three sockets that returns `index` on this CPU.
+    let received = |group: &[UdpSocket], index: usize| {
+        let cpus: Vec<usize> = (0..3).map(|place| if place == index { cpu } else { 900 + place }).collect();
+        let workers = [0; 3].map(|_| vec![group[0].try_clone().unwrap()]);
+        distribute(&workers, Spread::Cpu, &cpus).unwrap();
+        (0..20).for_each(|_| assert_eq!(sender_to(address).send(b"x").unwrap(), 1));
+        let count = |socket: &UdpSocket| {
+            socket.set_nonblocking(true).unwrap();
+            std::iter::from_fn(|| socket.recv(&mut [0; 4]).ok()).count()
+        };
+        group.iter().map(count).collect::<Vec<_>>()
+    };
+    assert_eq!([0, 1, 2].map(|index| received(&group, index)), [[20, 0, 0], [0, 20, 0], [0, 0, 20]]);
+    group.truncate(2);
+    assert_eq!(
+        [0, 1].map(|index| received(&group, index)),
+        [[20, 0], [0, 20]],
+        "the others keep their index"
+    );
+    // An index without a socket: by sender.
+    assert_eq!(received(&group, 2).iter().sum::<usize>(), 20);
+    group.push(bound(address, true).unwrap());
+    assert_eq!([1, 2].map(|index| received(&group, index)), [[0, 20, 0], [0, 0, 20]]);
+    // A socket that is closed before the last one is replaced by that: statsring closes the last ones only.
+    group.remove(0);
+    assert_eq!([0, 1].map(|index| received(&group, index)), [[0, 20], [20, 0]]);
 }

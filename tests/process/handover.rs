@@ -417,7 +417,8 @@ fn blocked_config_read_does_not_delay_later_reloads_and_restarts() {
     fs::hard_link(&path, &blocked).unwrap();
     fs::rename(&new, &path).unwrap();
     assert!(proxy.ask("reload").contains("flushInterval: 5 -> 77"));
-    assert_eq!(reads(), 1, "the first read is still blocked");
+    // A listing of threads may leave some out while others exit.
+    wait_until("the first read is still blocked", || reads() == 1);
     wait_until("the first reload is refused", || proxy.logged("was not read within 10 s"));
     // The result of the first read is outdated.
     fs::OpenOptions::new().write(true).open(&blocked).unwrap().write_all(b"{}").unwrap();

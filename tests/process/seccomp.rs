@@ -39,14 +39,19 @@ pub fn refuse(command: &mut Command, first: libc::c_long, last: libc::c_long, er
 
 /// Makes one operation of io_uring_register(2) fail with `errno`.
 pub fn refuse_register(command: &mut Command, operation: u32, errno: i32) {
+    refuse_argument(command, libc::SYS_io_uring_register, (1, operation), errno);
+}
+
+/// Makes a system call fail with `errno` if the argument of this index has this value.
+pub fn refuse_argument(command: &mut Command, call: libc::c_long, (index, value): (u32, u32), errno: i32) {
     let (load, equal) =
         (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
-    // The system call number is at offset 0 of seccomp_data, the lower half of its second argument at 24.
+    // The system call number is at offset 0 of seccomp_data, the lower half of its first argument at 16.
     let program = [
         step(load, 0, 0, 0),
-        step(equal, 0, 3, libc::SYS_io_uring_register as u32),
-        step(load, 0, 0, 24),
-        step(equal, 0, 1, operation),
+        step(equal, 0, 3, call as u32),
+        step(load, 0, 0, 16 + 8 * index),
+        step(equal, 0, 1, value),
         step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         step(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];

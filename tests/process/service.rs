@@ -69,7 +69,7 @@ fn service_manager_is_notified_of_every_stage() {
 }
 
 /// A command that runs the proxy with one or two passed sockets, like a service manager.
-fn activated(config: &std::path::Path, sockets: Vec<OwnedFd>) -> Command {
+pub fn activated(config: &std::path::Path, sockets: Vec<OwnedFd>) -> Command {
     // Descriptors 3 and 4, and the PID of the process.
     let script = r#"exec 3<&0 4<&1 </dev/null >/dev/null
         [ "$LISTEN_FDS" = 2 ] || exec 4<&-
@@ -82,7 +82,7 @@ fn activated(config: &std::path::Path, sockets: Vec<OwnedFd>) -> Command {
     command
 }
 
-fn udp_twins() -> (Vec<UdpSocket>, SocketAddr) {
+pub fn udp_twins() -> (Vec<UdpSocket>, SocketAddr) {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let listeners = statsring::driver::socket::bind_listeners(
         &[any],

@@ -105,7 +105,7 @@ impl Process {
     /// The new process has exited: resets the shared sockets to this process's config.
     fn clear_successor(&mut self) {
         if self.successor.take().is_some() {
-            self.listener_set.restore(&self.control.config(), self.control.spread);
+            self.listener_set.restore(&self.control.config(), self.control.spread.get());
         }
     }
 
@@ -253,8 +253,14 @@ impl Process {
     fn complete(&self, pid: u32) {
         let message = format!("complete: process {pid} has exited and this one has taken over");
         note(&self.control, Outcome::Done, &message);
-        if self.control.spread == Spread::Datagram {
-            self.listener_set.spread_again();
+        // The old process undid it when it fenced sockets of its own.
+        let spread = self.control.spread.get();
+        if spread != Spread::Flow
+            && let Err(message) = self.listener_set.distribute(spread)
+        {
+            tracing::warn!("{message}");
+            self.control.spread.set(Spread::Flow);
+            self.control.degraded.borrow_mut().push(message);
         }
         // Notifications sent before the service manager knew this process may have been ignored.
         self.control.notifier.ready();

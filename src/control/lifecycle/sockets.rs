@@ -28,6 +28,11 @@ use std::time::{Duration, Instant};
 /// How long a port may be taken before the start is refused.
 const TAKEN: Duration = Duration::from_millis(500);
 
+/// The kernel numbers the sockets of a port in the order in which they were bound, and cannot be asked for it.
+const UNKNOWN_ORDER: &str = "spread: cpu requires that the service manager passes sockets in the order in which it bound them, \
+     which systemd does not ensure for several socket units; otherwise datagrams are received on other CPUs than they arrive \
+     on: stop the socket units and let statsring bind the port, or set spread to flow";
+
 /// Everything that listens.
 pub struct Sockets {
     /// For each worker its sockets.
@@ -61,6 +66,8 @@ pub struct Sockets {
 /// This process's sockets once more, to be handed over.
 pub struct ListenerSet {
     data: Vec<Vec<UdpSocket>>,
+    /// The CPU of each worker, as far as they are pinned.
+    cpus: Vec<usize>,
     admin: Vec<TcpListener>,
     offer: Offer,
 }
@@ -103,17 +110,14 @@ impl ListenerSet {
             // Where it is refused, datagrams come without, which is counted.
             let _ = options::stamp_arrivals(socket, config.timestamps);
         }
-        match spread {
-            Spread::Datagram => self.spread_again(),
-            Spread::Flow => socket::spread_by_sender(&self.data),
+        if let Err(message) = self.distribute(spread) {
+            tracing::warn!("{message}");
         }
     }
 
-    /// Spreads datagrams over the workers once more: an old process that fenced sockets of its own has undone it.
-    pub fn spread_again(&self) {
-        if let Err(error) = socket::spread_over(&self.data) {
-            tracing::warn!("spread: datagram was refused by the kernel ({error}); using flow");
-        }
+    /// Distributes datagrams among the workers; an error is for the operator.
+    pub fn distribute(&self, spread: Spread) -> Result<(), String> {
+        socket::distribute(&self.data, spread, &self.cpus).map_err(|error| refused(spread, &error))
     }
 }
 
@@ -171,6 +175,9 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
     let (budget, degraded) = descriptors::raise(config, is_restart).map_err(Failure::system)?;
     found.degraded.extend(degraded);
     let spread = spread(config, &found.workers, &mut found.degraded);
+    if spread == Spread::Cpu && found.data_activated && found.workers.len() > 1 {
+        found.degraded.push(UNKNOWN_ORDER.to_owned());
+    }
     let management: io::Result<Vec<SocketAddr>> = found.admin.iter().map(TcpListener::local_addr).collect();
     let management = management.map_err(|error| Failure::system(format!("the admin port: {error}")))?;
     let listener_set = hold(config, &found, &management)
@@ -450,19 +457,23 @@ fn set_workers(config: &mut Config, workers: usize, degraded: &mut Vec<String>) 
     config.worker_cpus.truncate(workers);
 }
 
-/// Spreads datagrams over the workers as configured, if the kernel permits it; returns what is in effect.
+/// Distributes datagrams among the workers as configured, if the kernel permits it; returns what is in effect.
 fn spread(config: &Config, workers: &[Vec<UdpSocket>], degraded: &mut Vec<String>) -> Spread {
-    if config.spread == Spread::Datagram {
-        match socket::spread_over(workers) {
-            Ok(()) => return Spread::Datagram,
-            Err(error) => degraded.push(format!(
-                "spread: datagram was refused by the kernel ({error}); using flow: each sender is served by one worker"
-            )),
+    match socket::distribute(workers, config.spread, &config.worker_cpus) {
+        Ok(()) => config.spread,
+        Err(error) => {
+            degraded.push(refused(config.spread, &error));
+            Spread::Flow
         }
-    } else {
-        socket::spread_by_sender(workers);
     }
-    Spread::Flow
+}
+
+fn refused(spread: Spread, error: &io::Error) -> String {
+    format!(
+        "spread: {} was refused by the kernel (SO_ATTACH_REUSEPORT_CBPF: {error}); using flow: each sender is served by one \
+         worker; permit that socket option in the sandbox, or set spread to flow",
+        spread.name()
+    )
 }
 
 fn hold(config: &Config, found: &BoundListeners, management: &[SocketAddr]) -> io::Result<ListenerSet> {
@@ -470,6 +481,7 @@ fn hold(config: &Config, found: &BoundListeners, management: &[SocketAddr]) -> i
         |sockets: &Vec<UdpSocket>| sockets.iter().map(UdpSocket::try_clone).collect::<io::Result<Vec<_>>>();
     Ok(ListenerSet {
         data: found.workers.iter().map(again).collect::<io::Result<_>>()?,
+        cpus: config.worker_cpus.clone(),
         admin: found.admin.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?,
         offer: Offer {
             version: VERSION.to_owned(),
@@ -498,6 +510,8 @@ fn send_buffer_granted(asked_bytes: usize) -> u64 {
 mod tests {
     use super::*;
     use crate::control::config_diff::tests::config;
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
 
     #[test]
     fn what_a_new_process_changed_at_shared_sockets_is_put_back() {
@@ -505,7 +519,11 @@ mod tests {
         let bound =
             socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 2, ListenOptions::here(100_000))
                 .unwrap();
-        let listener_set = ListenerSet { data: bound.workers, admin: Vec::new(), offer: Offer::default() };
+        let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let cpu = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
+        let cpus = vec![cpu + 1, cpu];
+        let listener_set =
+            ListenerSet { data: bound.workers, cpus, admin: Vec::new(), offer: Offer::default() };
         let granted =
             |index: usize| socket2::SockRef::from(&listener_set.data[index][0]).recv_buffer_size().unwrap();
         let before = [granted(0), granted(1)];
@@ -515,7 +533,7 @@ mod tests {
             .flatten()
             .for_each(|socket| socket::ask_receive_buffer(socket, 5_000).unwrap());
         listener_set.data.iter().flatten().for_each(|socket| options::stamp_arrivals(socket, false).unwrap());
-        socket::spread_by_sender(&listener_set.data);
+        listener_set.distribute(Spread::Flow).unwrap();
         assert_ne!([granted(0), granted(1)], before);
         listener_set.restore(&config, Spread::Datagram);
         assert_eq!([granted(0), granted(1)], before);
@@ -533,5 +551,15 @@ mod tests {
         };
         // 50 each are expected; none is a matter of 1 in 2^99.
         assert!(received(0) > 0 && received(1) > 0, "spread by datagram again");
+        listener_set.distribute(Spread::Flow).unwrap();
+        listener_set.restore(&config, Spread::Cpu);
+        let mut only = CpuSet::new();
+        only.set(cpu).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &only).unwrap();
+        for _ in 0..100 {
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            assert_eq!(sender.send_to(b"x", bound.addresses[0]).unwrap(), 1);
+        }
+        assert_eq!([received(0), received(1)], [0, 100], "spread by CPU again");
     }
 }

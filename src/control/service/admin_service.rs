@@ -158,7 +158,7 @@ impl AdminActions for AdminService {
             timestamps: control.limits.timestamps,
             backends: self.backends(),
             ring: self.ring(),
-            spread: control.spread.name(),
+            spread: control.spread.get().name(),
             placement: config.hashing.name(),
             fingerprint: control.fingerprint(),
             listen: control.listen.clone(),
