@@ -10,7 +10,6 @@ mod kernel;
 mod listener;
 mod network;
 mod random;
-mod sends;
 mod setup;
 mod sockets;
 mod state;

@@ -8,7 +8,6 @@ use super::faults::{Fault, Faults};
 use super::listener::Queued;
 use super::network::Network;
 use super::random::Random;
-use super::sends::{Tries, send_gso_batch};
 use super::setup::{ReceivedDatagram, SimSetup};
 use super::timestamps::Control;
 use crate::driver::Engine;
@@ -204,7 +203,15 @@ impl State {
     /// Sends one message: the number of bytes, or a negated errno.
     pub fn send(&mut self, message: &[Packet]) -> i32 {
         let message: Vec<&Packet> = message.iter().collect();
-        let tries = Tries { faults: &mut self.faults, random: &mut self.random, now_us: self.clock_us };
-        send_gso_batch(&message, &mut self.backends, tries, &mut self.violations)
+        let lengths: Vec<usize> = message.iter().map(|packet| packet.len()).collect();
+        if lengths.split_last().is_some_and(|(last, others)| {
+            others.iter().any(|length| *length != lengths[0]) || *last > lengths[0] || lengths.len() > 64
+        }) {
+            self.violations.push(format!("invalid GSO batch: packets of {lengths:?} bytes"));
+        }
+        if lengths.len() > 1 && self.faults.strikes(Fault::GsoRefused, &mut self.random) {
+            return -libc::EIO;
+        }
+        self.backends.send(&message, self.clock_us, &mut self.faults, &mut self.random)
     }
 }
