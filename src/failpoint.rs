@@ -46,6 +46,10 @@ mutations! {
         RefusedPacketLost,
         /// A drop is not counted.
         DropUncounted,
+        /// A GSO batch that exceeds the path MTU is refused as if the device did not support GSO.
+        PathMtuReportedAsRefusal,
+        /// The path MTU is reported as unknown.
+        PathMtuHidden,
         /// A packet that is not full is never flushed.
         DeadlineIgnored,
         /// A queued packet that absorbs another one loses the other's arrival times.

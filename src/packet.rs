@@ -274,8 +274,11 @@ pub enum SendOutcome {
     TooLong,
     /// EPERM, EACCES: a firewall or a route forbids it.
     Denied(SendError),
-    /// This host or its device does not take GSO batches to this backend (EIO, EINVAL, EMSGSIZE, …, the errno). None of the
-    /// GSO batch was sent, and no more GSO batches are made for it: send it again at once.
+    /// The packets of its GSO batch exceed the path MTU; none was sent. Send it again at once: it is sent alone, in IP
+    /// fragments.
+    TooBigForPath,
+    /// This host or its device does not take GSO batches to this backend (EIO, EINVAL, …, the errno). None of the GSO batch was
+    /// sent, and no more GSO batches are made for it: send it again at once.
     GsoRefused(i32),
     /// Anything else, with its errno.
     Failed(i32),
@@ -293,10 +296,21 @@ impl SendOutcome {
         )
     }
 
+    /// Whether the path to the backend may have another MTU now.
+    pub fn concerns_path(self) -> bool {
+        matches!(
+            self,
+            SendOutcome::TooBigForPath | SendOutcome::TooLong | SendOutcome::Answered(libc::EMSGSIZE)
+        )
+    }
+
     /// The error to report; `None` for normal operation.
     pub fn error(self) -> Option<SendError> {
         match self {
-            SendOutcome::Sent | SendOutcome::Busy | SendOutcome::GsoRefused(_) => None,
+            SendOutcome::Sent
+            | SendOutcome::Busy
+            | SendOutcome::TooBigForPath
+            | SendOutcome::GsoRefused(_) => None,
             SendOutcome::Refused => Some(SendError::Refused),
             SendOutcome::TooLong => Some(SendError::TooLong),
             SendOutcome::Unreachable(error) | SendOutcome::NoBuffers(error) | SendOutcome::Denied(error) => {

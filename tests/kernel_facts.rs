@@ -24,6 +24,8 @@ mod sockets;
 mod ending;
 #[path = "kernel_facts/discipline.rs"]
 mod discipline;
+#[path = "kernel_facts/path_mtu.rs"]
+mod path_mtu;
 #[path = "kernel_facts/restrict.rs"]
 mod restrict;
 

@@ -20,6 +20,8 @@ mod lab_tests;
 mod listening;
 #[path = "network/pages.rs"]
 mod pages;
+#[path = "network/path_mtu.rs"]
+mod path_mtu;
 #[path = "process/patience.rs"]
 mod patience;
 #[path = "process/proxy.rs"]

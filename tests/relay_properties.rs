@@ -112,7 +112,9 @@ fn outcome(is_bad: bool) -> BoxedStrategy<SendOutcome> {
         1 => Just(SendOutcome::TooLong),
         1 => Just(SendOutcome::Denied(SendError::NotPermitted)),
         1 => Just(SendOutcome::Failed(libc::EIO)),
+        1 => Just(SendOutcome::Answered(libc::EMSGSIZE)),
         1 => Just(SendOutcome::GsoRefused(libc::EIO)),
+        1 => Just(SendOutcome::TooBigForPath),
     ]
     .boxed()
 }
@@ -389,6 +391,7 @@ impl World {
                     | SendOutcome::Unreachable(_)
                     | SendOutcome::Answered(_)
                     | SendOutcome::GsoRefused(_)
+                    | SendOutcome::TooBigForPath
             );
             self.is_busy_seen |= *outcome == SendOutcome::Busy;
             prop_assert!(packet.attempts <= REFUSED_ATTEMPTS_MAX);

@@ -9,7 +9,7 @@ use super::view::{BackendView, View};
 use std::fmt::Write;
 
 /// The columns with their meanings; `-` means unknown.
-pub const BACKENDS_COLUMNS: [(&str, &str); 21] = [
+pub const BACKENDS_COLUMNS: [(&str, &str); 23] = [
     ("name", "`HOST:PORT`, as in the config"),
     (
         "state",
@@ -31,6 +31,8 @@ pub const BACKENDS_COLUMNS: [(&str, &str); 21] = [
     ("sockets_reopened", "sockets to it that were replaced by new ones, with another source port"),
     ("unreachable", "sends that failed because its host or network could not be reached"),
     ("undelivered", "packets accepted that an ICMP error reported as undelivered"),
+    ("packets_fragmented", "packets accepted that exceed the path's MTU: sent in IP fragments"),
+    ("path_bytes", "largest packet that the path permits unfragmented: its MTU without IP and UDP headers"),
     ("last_error", "errno of the last failed send or ICMP error"),
     ("error_age", "seconds since that error"),
     ("error", "meaning of that errno, and what to check"),
@@ -44,10 +46,11 @@ pub fn render(view: &View) -> String {
         let share = if all == 0 { 0.0 } else { 100.0 * backend.metrics_sent as f64 / all as f64 };
         let kernel_drops = backend.kernel_drops.map_or_else(|| "-".to_string(), |drops| drops.to_string());
         let address = backend.address().map_or_else(|| "-".to_string(), |address| address.to_string());
+        let path = backend.path_payload_bytes.map_or_else(|| "-".to_string(), |bytes| bytes.to_string());
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}\t{address}\t{}\t{}\t{}\t{}",
+            "{}\t{}\t{}\t{}\t{}\t{share:.1}%\t{}\t{}\t{kernel_drops}\t{}\t{}\t{}\t{}\t{}\t{address}\t{}\t{}\t{}\t{}\t{path}\t{}",
             escape(backend.name.as_bytes()),
             backend.state.name(),
             backend.since_s,
@@ -63,6 +66,7 @@ pub fn render(view: &View) -> String {
             backend.sockets_reopened,
             backend.unreachable,
             backend.undelivered(),
+            backend.packets_fragmented,
             last_error(view, backend),
         );
     }
@@ -93,10 +97,10 @@ mod tests {
     fn each_backend_has_its_line() {
         let expected = "name\tstate\tsince\tsent\tbytes\tshare\tdropped\trefused\tkernel_drops\tdatagrams\tgso\t\
             gso_refused\tpacket_bytes\thealth\taddress\tsockets_reopened\tunreachable\t\
-            undelivered\tlast_error\terror_age\terror\n\
-            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\t192.0.2.7:8125\t4\t0\t0\t-\t-\t-\n\
-            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\t192.0.2.7:8125\t4\t0\t0\t-\t-\t-\n\
-            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t-\t4\t0\t0\t-\t-\t-\n";
+            undelivered\tpackets_fragmented\tpath_bytes\tlast_error\terror_age\terror\n\
+            a:8125\tup\t40\t300\t6000\t75.0%\t1\t2\t3\t30\t15\t0\t1432\tup\t192.0.2.7:8125\t4\t0\t0\t0\t1472\t-\t-\t-\n\
+            b:8125\tdown\t40\t100\t2000\t25.0%\t1\t2\t3\t10\t5\t0\t1432\tdown\t192.0.2.7:8125\t4\t0\t0\t0\t1472\t-\t-\t-\n\
+            c:8125\tunresolved\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t-\t4\t0\t0\t0\t-\t-\t-\t-\n";
         let mut view = sample();
         assert_eq!(render(&view), expected);
         view.backends =
@@ -104,7 +108,9 @@ mod tests {
         let text = render(&view);
         assert!(text.contains("\nd:1\tdrain\t40\t") && text.contains("\ne:1\tforced_down\t40\t"), "{text}");
         assert!(
-            text.lines().skip(1).all(|line| line.ends_with("\tup\t192.0.2.7:8125\t4\t0\t0\t-\t-\t-")),
+            text.lines()
+                .skip(1)
+                .all(|line| line.ends_with("\tup\t192.0.2.7:8125\t4\t0\t0\t0\t1472\t-\t-\t-")),
             "its health is shown beside: {text}"
         );
     }
@@ -125,7 +131,7 @@ mod tests {
         view.backends[0].unreachable = 5;
         view.backends[0].errors =
             vec![error(SendError::NoNeighbor, 7, 48_000_000), error(SendError::Refused, 1, 1)];
-        let expected = "\t5\t8\tEHOSTUNREACH\t12\tits host, or the router to it, does not answer ARP or neighbor discovery; \
+        let expected = "\t5\t8\t0\t1472\tEHOSTUNREACH\t12\tits host, or the router to it, does not answer ARP or neighbor discovery; \
             check that its host is running, and ip neigh\n";
         assert!(render(&view).ends_with(expected), "{}", render(&view));
     }
@@ -137,7 +143,7 @@ mod tests {
         let text = render(&view);
         assert!(
             text.ends_with(
-                "\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t192.0.2.7:8125\t4\t0\t0\t-\t\
+                "\na\\x09b\\x0a\\x1b[0m:1\tdisabled\t40\t0\t0\t0.0%\t1\t2\t-\t0\t0\t0\t1432\t-\t192.0.2.7:8125\t4\t0\t0\t0\t1472\t-\t\
                  -\t-\n"
             ),
             "{text}"

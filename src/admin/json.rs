@@ -156,6 +156,8 @@ fn backend(backend: &BackendView, view: &View) -> Value {
         "gso_refused": backend.gso_refused,
         "gso_error": backend.gso_errno.map(|errno| std::io::Error::from_raw_os_error(errno).to_string()),
         "packet_bytes_max": backend.packet_bytes_max,
+        "path_payload_bytes": backend.path_payload_bytes,
+        "packets_fragmented": backend.packets_fragmented,
         "sockets_reopened": backend.sockets_reopened,
     })
 }

@@ -9,8 +9,8 @@ use crate::stats::{DropReason, ErrorView};
 use crate::text::count;
 use std::net::SocketAddr;
 
-/// An error is current until this long after its last occurrence.
-const ONGOING_US: u64 = 60_000_000;
+/// An error is current until this long after its last occurrence, µs.
+pub const ONGOING_US: u64 = 60_000_000;
 /// Backends that `status` names in one list.
 const LINES_MAX: usize = 10;
 

@@ -158,6 +158,10 @@ pub struct BackendView {
     pub sockets_reopened: u64,
     /// The largest packet that metrics for it are packed into; 0 until known.
     pub packet_bytes_max: usize,
+    /// The largest packet that its path MTU permits, if known.
+    pub path_payload_bytes: Option<usize>,
+    /// Packets accepted that are longer.
+    pub packets_fragmented: u64,
 }
 
 impl BackendView {
@@ -353,6 +357,8 @@ pub(super) mod tests {
             sockets_reopened: 4,
             gso_errno: None,
             packet_bytes_max: 1432,
+            path_payload_bytes: (state != BackendState::Unresolved).then_some(1472),
+            packets_fragmented: 0,
         }
     }
 

@@ -3,7 +3,10 @@
 //! In: the config, the backends' changes, taps, the operator's wishes. Out: a new route table for each change.
 //! Next: `table.rs` builds and hands it over.
 
-use crate::admin::{AdminState, Readiness, capped, error_message, escape, ongoing};
+use crate::admin::{
+    AdminState, BackendState, ONGOING_US, Readiness, capped, error_message, escape, fragmentation_message,
+    ongoing,
+};
 use crate::config::Config;
 use crate::control::Options;
 use crate::control::backends::backend::Backend;
@@ -306,6 +309,7 @@ impl Control {
             .chain(no_backend)
             .chain(self.shortages.messages())
             .chain(self.failing_sends())
+            .chain(self.fragmented_sends())
             .chain(logging::figures().trouble())
             .collect()
     }
@@ -320,6 +324,27 @@ impl Control {
             sentences.extend(ongoing(&errors, now_us).map(message));
         }
         capped(sentences, |left| format!("{left} more send errors; the admin command backends lists them"))
+    }
+
+    /// Backends that are up and whose packets are fragmented, one sentence each.
+    fn fragmented_sends(&self) -> Vec<String> {
+        let backends = self.backends();
+        let serving = backends.iter().filter(|backend| backend.state().0 == BackendState::Up);
+        let sentences = serving.filter_map(|backend| self.fragmentation_of(backend)).collect();
+        capped(sentences, |left| {
+            format!("packets to {left} more backends are fragmented; the admin command backends lists them")
+        })
+    }
+
+    /// That packets to a backend are fragmented, if they are.
+    pub fn fragmentation(&self, node: &str) -> Option<String> {
+        self.backend(node).and_then(|backend| self.fragmentation_of(&backend))
+    }
+
+    fn fragmentation_of(&self, backend: &Backend) -> Option<String> {
+        let fragmentation = backend.counters.fragmentation(clock::now_us(), ONGOING_US)?;
+        let message = fragmentation_message(fragmentation, self.config().packet_auto);
+        Some(format!("backend {}: {message}", backend.name.escape_default()))
     }
 
     /// The counters of all workers together, each a consistent snapshot.

@@ -140,7 +140,7 @@ impl<K: Kernel> Driver<K> {
         self.icmp_errors.opened(slot);
         // Room for every socket: polling allocates nothing.
         self.failing.reserve(slot.0 as usize + 1);
-        self.gso_batches.allow(slot);
+        self.gso_batches.opened(slot, self.kernel.path_payload_bytes(slot));
         Ok(source)
     }
 
@@ -154,9 +154,12 @@ impl<K: Kernel> Driver<K> {
         self.kernel.has_unsent(slot)
     }
 
-    /// The longest datagram that can be sent to socket `slot` unfragmented, by its path's MTU; `None` if unknown.
-    pub fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
-        self.kernel.path_payload_bytes(slot)
+    /// The longest datagram that can be sent to socket `slot` unfragmented, by its path's MTU now; `None` if unknown. It also
+    /// limits the segments of GSO batches to `slot`.
+    pub fn path_payload_bytes(&mut self, slot: SocketSlot) -> Option<usize> {
+        let bytes = self.kernel.path_payload_bytes(slot);
+        self.gso_batches.limit_segments(slot, bytes);
+        bytes
     }
 
     /// Has GSO batches go to socket `slot` again, though one was refused there.

@@ -24,6 +24,12 @@ pub fn send_outcome(res: i32) -> SendOutcome {
     }
 }
 
+/// Whether the error of a GSO batch's send may mean that its segments exceed the path MTU; compare with that.
+/// EMSGSIZE since Linux 6.14 and its stable releases of early 2025 (commit 235174b2bed8), EINVAL before.
+pub fn may_be_path(errno: i32) -> bool {
+    matches!(errno, libc::EMSGSIZE | libc::EINVAL)
+}
+
 /// Whether the error of a GSO batch's send means that this host, route or device supports no GSO. Single packets still work.
 /// Sources: udp(7) on UDP_SEGMENT; devices that pass the probe may return EIO at run time.
 pub fn is_gso_refusal(errno: i32) -> bool {

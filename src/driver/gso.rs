@@ -43,42 +43,89 @@ impl GsoBatch {
     }
 }
 
+/// GSO for one socket.
+#[derive(Clone, Copy, Debug)]
+struct SocketGso {
+    /// A batch was refused; no more are made.
+    is_refused: bool,
+    /// The longest segment that its path MTU permits.
+    segment_bytes_max: usize,
+}
+
+impl SocketGso {
+    /// A socket that does not exist.
+    const NONE: SocketGso = SocketGso { is_refused: true, segment_bytes_max: 0 };
+}
+
 /// The sockets that accept batches.
 #[derive(Debug, Default)]
 pub struct GsoBatches {
-    /// By slot: none go there since one was refused.
-    refused: Vec<bool>,
+    /// By slot.
+    sockets: Vec<SocketGso>,
 }
 
 impl GsoBatches {
-    /// Socket `slot` leads somewhere new, or GSO batches are wanted again where they were refused.
-    pub fn allow(&mut self, slot: SocketSlot) {
+    /// Socket `slot` is new, and its path MTU permits packets of up to `path_payload_bytes`; `None` if unknown.
+    pub fn opened(&mut self, slot: SocketSlot, path_payload_bytes: Option<usize>) {
         let index = slot.0 as usize;
-        if self.refused.len() <= index {
-            self.refused.resize(index + 1, false);
+        if self.sockets.len() <= index {
+            self.sockets.resize(index + 1, SocketGso::NONE);
         }
-        self.refused[index] = false;
+        self.allow(slot);
+        self.limit_segments(slot, path_payload_bytes);
     }
 
-    /// A GSO batch of one packet; others may join it if its socket takes GSO batches.
+    /// GSO batches go to socket `slot` again, though one was refused there.
+    pub fn allow(&mut self, slot: SocketSlot) {
+        if let Some(socket) = self.sockets.get_mut(slot.0 as usize) {
+            socket.is_refused = false;
+        }
+    }
+
+    /// The path MTU of socket `slot` permits packets of up to `path_payload_bytes` now: longer ones are sent alone, in IP
+    /// fragments.
+    pub fn limit_segments(&mut self, slot: SocketSlot, path_payload_bytes: Option<usize>) {
+        if let Some(socket) = self.sockets.get_mut(slot.0 as usize) {
+            socket.segment_bytes_max = path_payload_bytes.unwrap_or(usize::MAX);
+        }
+    }
+
+    /// A GSO batch of one packet; others may join it if its socket supports GSO with segments of that length.
     pub fn begin(&self, packet: &Packet) -> GsoBatch {
-        let is_open = !self.refused.get(packet.socket.0 as usize).copied().unwrap_or(true);
+        let socket = self.sockets.get(packet.socket.0 as usize).copied().unwrap_or(SocketGso::NONE);
+        let is_open = !socket.is_refused && packet.len() <= socket.segment_bytes_max;
         GsoBatch { socket: packet.socket, packets: 1, segment_bytes: packet.len(), is_open }
     }
 
-    /// What to tell of a packet whose send ended with `outcome`: that, but a GSO batch that the host does not take at all is to
-    /// be taken apart, and no more are made for its socket.
-    pub fn judge(&mut self, packet: &Packet, outcome: SendOutcome) -> SendOutcome {
-        let errno = match outcome {
-            SendOutcome::TooLong => libc::EMSGSIZE,
-            SendOutcome::Failed(errno) => errno,
+    /// What to report for a message whose first packet is `packet` and whose send ended with `outcome`: that, unless it is a
+    /// GSO batch to be taken apart. If its segments exceed `path_payload_bytes`, which is called then, later
+    /// segments are limited to that; if the host or device does not support it, the socket gets no more.
+    pub fn judge(
+        &mut self,
+        packet: &Packet,
+        outcome: SendOutcome,
+        path_payload_bytes: impl FnOnce() -> Option<usize>,
+    ) -> SendOutcome {
+        let (errno, is_answer) = match outcome {
+            SendOutcome::TooLong => (libc::EMSGSIZE, false),
+            SendOutcome::Failed(errno) => (errno, false),
+            SendOutcome::Answered(errno) => (errno, true),
             other => return other,
         };
-        if !packet.in_gso_batch || !errno::is_gso_refusal(errno) {
+        if !packet.in_gso_batch {
             return outcome;
         }
-        if let Some(refused) = self.refused.get_mut(packet.socket.0 as usize) {
-            *refused = true;
+        if errno::may_be_path(errno)
+            && let Some(path_bytes) = path_payload_bytes().filter(|bytes| *bytes < packet.len())
+        {
+            self.limit_segments(packet.socket, Some(path_bytes));
+            return SendOutcome::TooBigForPath;
+        }
+        if is_answer || !errno::is_gso_refusal(errno) {
+            return outcome;
+        }
+        if let Some(socket) = self.sockets.get_mut(packet.socket.0 as usize) {
+            socket.is_refused = true;
         }
         SendOutcome::GsoRefused(errno)
     }
@@ -135,8 +182,13 @@ mod tests {
 
     fn gso_batches() -> GsoBatches {
         let mut gso_batches = GsoBatches::default();
-        gso_batches.allow(SocketSlot(0));
+        gso_batches.opened(SocketSlot(0), None);
         gso_batches
+    }
+
+    /// Whether two packets of so many bytes go together.
+    fn joins(gso_batches: &GsoBatches, bytes: usize) -> bool {
+        gso_batches.begin(&packet(bytes, 0)).with(&packet(bytes, 0)).is_some()
     }
 
     #[test]
@@ -165,16 +217,53 @@ mod tests {
     }
 
     #[test]
-    fn after_a_refusal_packets_go_alone_until_the_socket_leads_elsewhere() {
+    fn after_a_refusal_packets_go_alone_until_gso_is_allowed_again() {
         let mut gso_batches = gso_batches();
         let mut refused = packet(100, 0);
-        assert_eq!(gso_batches.judge(&refused, SendOutcome::TooLong), SendOutcome::TooLong, "it went alone");
+        let unknown = || None;
+        assert_eq!(
+            gso_batches.judge(&refused, SendOutcome::TooLong, unknown),
+            SendOutcome::TooLong,
+            "it went alone"
+        );
         refused.in_gso_batch = true;
-        assert_eq!(gso_batches.judge(&refused, SendOutcome::Busy), SendOutcome::Busy);
+        assert_eq!(gso_batches.judge(&refused, SendOutcome::Busy, unknown), SendOutcome::Busy);
+        let answered = SendOutcome::Answered(libc::EMSGSIZE);
+        assert_eq!(gso_batches.judge(&refused, answered, unknown), answered);
+        assert!(joins(&gso_batches, 100));
         let failed = SendOutcome::Failed(libc::EIO);
-        assert_eq!(gso_batches.judge(&refused, failed), SendOutcome::GsoRefused(libc::EIO));
-        assert!(gso_batches.begin(&packet(100, 0)).with(&packet(100, 0)).is_none());
+        assert_eq!(gso_batches.judge(&refused, failed, unknown), SendOutcome::GsoRefused(libc::EIO));
+        assert!(!joins(&gso_batches, 100));
         gso_batches.allow(SocketSlot(0));
-        assert!(gso_batches.begin(&packet(100, 0)).with(&packet(100, 0)).is_some());
+        assert!(joins(&gso_batches, 100));
+    }
+
+    #[test]
+    fn segments_that_the_path_does_not_take_go_alone_and_shorter_ones_together() {
+        let mut refused = packet(1_472, 0);
+        refused.in_gso_batch = true;
+        // By kernel, and after an ICMP error.
+        for outcome in
+            [SendOutcome::TooLong, SendOutcome::Failed(libc::EINVAL), SendOutcome::Answered(libc::EMSGSIZE)]
+        {
+            let mut gso_batches = gso_batches();
+            assert_eq!(
+                gso_batches.judge(&refused, outcome, || Some(1_372)),
+                SendOutcome::TooBigForPath,
+                "{outcome:?}"
+            );
+            assert!(!joins(&gso_batches, 1_373) && joins(&gso_batches, 1_372));
+            // The path MTU permits such segments.
+            assert_ne!(gso_batches.judge(&refused, outcome, || Some(1_472)), SendOutcome::TooBigForPath);
+            gso_batches.limit_segments(SocketSlot(0), Some(1_472));
+            gso_batches.allow(SocketSlot(0));
+            assert!(!joins(&gso_batches, 1_473) && joins(&gso_batches, 1_472));
+        }
+        let failed = SendOutcome::Failed(libc::EIO);
+        assert_eq!(
+            gso_batches().judge(&refused, failed, || Some(1_372)),
+            SendOutcome::GsoRefused(libc::EIO),
+            "the device refuses it"
+        );
     }
 }

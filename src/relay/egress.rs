@@ -7,7 +7,7 @@ use super::route::GsoMode;
 use crate::packet::{Packet, SocketSlot};
 
 /// One backend's output.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Egress {
     /// Its socket; `None` if it could not be created.
     pub socket: Option<SocketSlot>,
@@ -22,6 +22,8 @@ pub struct Egress {
     pub busy: bool,
     /// The largest packet that metrics for it are packed into.
     packet_bytes_max: u32,
+    /// The longest packet that its path MTU permits; `u32::MAX` if unknown.
+    path_payload_bytes: u32,
     /// How far the open packet is filled: less than that while it may follow a shorter one in a GSO batch without padding.
     fill_bytes_max: u32,
     /// The last look through the ready packets that found one of its own.
@@ -37,7 +39,40 @@ const MISSING_SHARE: usize = 8;
 impl Egress {
     /// Nothing there yet.
     pub fn new(socket: Option<SocketSlot>, gso: GsoMode) -> Egress {
-        Egress { socket, gso, ..Egress::default() }
+        Egress {
+            socket,
+            open: None,
+            opened: 0,
+            backlog: List::default(),
+            backlog_bytes: 0,
+            busy: false,
+            packet_bytes_max: 0,
+            path_payload_bytes: u32::MAX,
+            fill_bytes_max: 0,
+            seen_at: 0,
+            gso,
+        }
+    }
+
+    /// The longest packet that its path MTU permits; `None` if unknown.
+    pub fn path_payload_bytes(&self) -> Option<usize> {
+        (self.path_payload_bytes != u32::MAX).then_some(self.path_payload_bytes as usize)
+    }
+
+    /// Sets the longest packet that its path MTU permits.
+    pub fn set_path(&mut self, path_payload_bytes: Option<usize>) {
+        self.path_payload_bytes = path_payload_bytes.map_or(u32::MAX, |bytes| bytes as u32);
+    }
+
+    /// Whether a packet exceeds the path MTU: the kernel fragments it.
+    #[inline(always)]
+    pub fn is_fragmented(&self, packet_bytes: usize) -> bool {
+        packet_bytes > self.path_payload_bytes as usize
+    }
+
+    /// Whether full packets exceed the path MTU.
+    pub fn exceeds_path(&self) -> bool {
+        self.is_fragmented(self.packet_bytes_max())
     }
 
     /// The largest packet that metrics for it are packed into.
@@ -51,10 +86,14 @@ impl Egress {
         self.fill_bytes_max as usize
     }
 
-    /// Sets the largest packet that metrics for it are gathered into.
-    pub fn limit_packets(&mut self, bytes: usize) {
-        self.packet_bytes_max = bytes as u32;
-        self.begin_gso_batch();
+    /// Sets the largest packet that metrics for it are gathered into; whether it was another one.
+    pub fn limit_packets(&mut self, bytes: usize) -> bool {
+        let is_other = self.packet_bytes_max() != bytes;
+        if is_other {
+            self.packet_bytes_max = bytes as u32;
+            self.begin_gso_batch();
+        }
+        is_other
     }
 
     /// A packet is closed: without padding, the next one is filled no further than this one's length, if it can follow it in
@@ -62,7 +101,9 @@ impl Egress {
     #[inline(always)]
     pub fn closed(&mut self, packet_bytes: usize) {
         if self.gso == GsoMode::Unpadded {
-            let begins = self.fill_bytes_max == self.packet_bytes_max && self.is_nearly_full(packet_bytes);
+            let begins = self.fill_bytes_max == self.packet_bytes_max
+                && self.is_nearly_full(packet_bytes)
+                && !self.is_fragmented(packet_bytes);
             let goes_on = packet_bytes == self.fill_bytes_max();
             self.fill_bytes_max = if begins || goes_on { packet_bytes as u32 } else { self.packet_bytes_max };
         }
@@ -82,11 +123,11 @@ impl Egress {
         if !is_followed || self.gso == GsoMode::Off {
             return false;
         }
-        if self.gso == GsoMode::Padded && self.is_nearly_full(packet.len()) {
+        if self.gso == GsoMode::Padded && !self.exceeds_path() && self.is_nearly_full(packet.len()) {
             packet.pad(self.packet_bytes_max());
         }
-        // A longer one holds a single long metric, and no path carries it as a segment.
-        packet.len() <= self.packet_bytes_max()
+        // A longer one holds a single long metric, or was packed before the path's MTU shrank.
+        packet.len() <= self.packet_bytes_max() && !self.is_fragmented(packet.len())
     }
 
     fn is_nearly_full(&self, packet_bytes: usize) -> bool {

@@ -9,12 +9,14 @@ mod egress;
 mod parsed_line;
 mod ingest;
 mod outcome;
+mod paths;
 mod pool;
 mod reroute;
 mod route;
 mod backlog;
 
 pub use outcome::Hint;
+pub use paths::PathChange;
 pub use pool::PoolSize;
 pub use route::{GsoMode, Left, Malformed, Observer, OnNodeDown, Phase, RouteNode, RouteTable, Rules};
 
@@ -200,7 +202,7 @@ impl Relay {
             counters: Counters::new(),
             table,
         };
-        relay.limit_packets(std::iter::repeat(None));
+        relay.size_packets();
         relay
     }
 
@@ -362,21 +364,6 @@ impl Relay {
         let open = self.opened.front().and_then(|entry| self.deadline_us(entry.backend));
         let busy = (!self.busy.is_empty()).then_some(self.busy_retry_us);
         open.into_iter().chain(busy).min()
-    }
-
-    /// Sets the largest packet of each backend, in the table's order: the configured size, or, with `auto`, what
-    /// the path MTU permits, if that is less. To be called after each new table.
-    pub fn limit_packets(&mut self, path_payload_bytes: impl IntoIterator<Item = Option<usize>>) {
-        let rules = self.table.rules;
-        for ((egress, node), path) in
-            self.egress.iter_mut().zip(self.table.nodes.iter()).zip(path_payload_bytes)
-        {
-            let path = path.filter(|_| rules.packet_auto);
-            let bytes = path
-                .map_or(rules.packet_bytes_max, |path| path.max(PATH_BYTES_MIN).min(rules.packet_bytes_max));
-            egress.limit_packets(bytes);
-            node.counters.packet_bytes_max.store(bytes, Ordering::Relaxed);
-        }
     }
 
     /// Whether the driver has none of this relay's packets.

@@ -22,6 +22,11 @@ pub enum Hint {
         /// The kernel's error.
         errno: i32,
     },
+    /// Packets to this backend exceed its path MTU, and are fragmented from now on.
+    Fragmented {
+        /// Its index in the table.
+        backend: usize,
+    },
     /// Sends to this backend fail: it may have to be checked early, and the error logged.
     SendsFail {
         /// Its index in the table.
@@ -35,9 +40,10 @@ impl Relay {
         self.handed_over.0 = self.handed_over.0.saturating_sub(1);
         self.handed_over.1 = self.handed_over.1.saturating_sub(u64::from(packet.metrics));
         match outcome {
-            SendOutcome::Sent => self.accepted(packet, now_us),
+            SendOutcome::Sent => return self.accepted(packet, now_us),
             SendOutcome::Busy => self.defer(packet, now_us),
             SendOutcome::GsoRefused(errno) => return self.split_gso_batch(packet, errno),
+            SendOutcome::TooBigForPath => self.send_alone(packet),
             _ => {
                 if let Some(error) = outcome.error() {
                     return self.failed(packet, outcome, error, now_us);
@@ -56,6 +62,11 @@ impl Relay {
                 self.counters.add(Counter::BackendRefused, 1);
                 self.await_move(backend, now_us);
                 self.repeat(packet, REFUSED_ATTEMPTS_MAX, DropReason::SendRefused, error, now_us);
+            }
+            // A router may report each packet in flight: the same later packet can meet several of those errors.
+            SendOutcome::Answered(libc::EMSGSIZE) => {
+                self.counters.add(Counter::BackendUnreachable, 1);
+                self.repeat(packet, REFUSED_ATTEMPTS_MAX, DropReason::SendUnreachable, error, now_us);
             }
             SendOutcome::Unreachable(_) | SendOutcome::Answered(_) => {
                 self.counters.add(Counter::BackendUnreachable, 1);
@@ -99,11 +110,36 @@ impl Relay {
         }
     }
 
-    fn accepted(&mut self, packet: Packet, now_us: u64) {
+    /// The packet's batch was not sent because it exceeds the path MTU: it is resent at once, alone.
+    fn send_alone(&mut self, mut packet: Packet) {
+        // Without the padding it may fit.
+        packet.unpad();
+        self.ready.push_back(packet);
+    }
+
+    fn accepted(&mut self, packet: Packet, now_us: u64) -> Hint {
         self.counters.add(Counter::DatagramsGso, u64::from(packet.in_gso_batch));
         self.counters.add(Counter::DatagramsSent, 1);
         self.counters.add(Counter::BytesSent, packet.len() as u64);
+        let backend = packet.backend;
+        let is_fragmented = self.egress.get(backend).is_some_and(|egress| egress.is_fragmented(packet.len()));
+        let hint = if is_fragmented { self.fragmented(&packet, now_us) } else { Hint::None };
         self.leave(packet, Exit::Sent, now_us);
+        hint
+    }
+
+    /// Counts a packet that the kernel sent in IP fragments.
+    #[cold]
+    fn fragmented(&mut self, packet: &Packet, now_us: u64) -> Hint {
+        self.counters.add(Counter::PacketsFragmented, 1);
+        let (backend, counters) = (packet.backend, &self.table.nodes[packet.backend].counters);
+        // With `auto`, one that was packed before the path shrank is not worth a log line.
+        let may_last = self.egress[backend].exceeds_path();
+        counters.fragmented(packet.len(), packet.metrics, now_us);
+        if may_last && counters.fragmentation_began(packet.len()) {
+            return Hint::Fragmented { backend };
+        }
+        Hint::None
     }
 
     /// The socket is full: the packet is queued, and everything for this backend after it.

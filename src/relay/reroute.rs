@@ -40,7 +40,7 @@ impl Relay {
         if resized || grown {
             self.renew_pool();
         }
-        self.limit_packets(std::iter::repeat(None));
+        self.size_packets();
     }
 
     fn move_backends(&mut self, table: &Arc<RouteTable>, sockets: &[Option<SocketSlot>], now_us: u64) {

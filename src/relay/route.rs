@@ -125,7 +125,7 @@ pub struct Rules {
     pub flush_us: u64,
     /// Largest packet that metrics are packed into.
     pub packet_bytes_max: usize,
-    /// Whether the path MTU may reduce that, as known to the kernel when the socket is opened.
+    /// Whether the path MTU may reduce that; it is followed while it changes.
     pub packet_auto: bool,
     /// Bytes that may be queued for one backend, per worker.
     pub queue_bytes_max: usize,

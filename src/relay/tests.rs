@@ -4,7 +4,7 @@ use super::*;
 use crate::packet::Arrival;
 use crate::packet::{SendError, SendOutcome};
 use crate::placement::{Hashing, LiveSet, Placement, Spec};
-use crate::stats::DropReason;
+use crate::stats::{DropReason, Fragmentation};
 
 const FLUSH_US: u64 = 5_000;
 
@@ -262,7 +262,6 @@ fn a_reload_switches_trains_of_a_backend_off_and_on() {
             ..*now
         };
         relay.reroute(Arc::new(next), &sockets(1), us);
-        relay.limit_packets([None]);
         feed(&mut relay, us, &format!("{0}:1|c\n{0}:1|c\n{0}:1|c", "n".repeat(90)));
         let packets = out(&mut relay, us, Flush::All);
         let joined = packets.iter().filter(|packet| packet.may_join).count();
@@ -555,7 +554,6 @@ fn packets_that_wait_for_a_busy_socket_lose_their_padding() {
     let mut next = Arc::into_inner(table(&["a:1"], LiveSet::all(1), rules())).unwrap();
     next.nodes = [RouteNode { gso: GsoMode::Unpadded, ..next.nodes[0].clone() }].into();
     relay.reroute(Arc::new(next), &sockets(1), 1);
-    relay.limit_packets([None]);
     let packets = out(&mut relay, 1_000_000, Flush::All);
     assert_eq!(packets.iter().map(|packet| packet.len()).collect::<Vec<_>>(), [93, 93]);
     settle(&mut relay, packets, SendOutcome::Sent, 1);
@@ -618,7 +616,7 @@ fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
         (false, Some(700), 2_000),
     ] {
         let mut relay = relay_of(&["a:1"], Rules { packet_auto, ..rules });
-        relay.limit_packets([path]);
+        relay.set_path(0, path);
         for _ in 0..4 {
             feed(&mut relay, 0, &line.repeat(9));
         }
@@ -628,6 +626,74 @@ fn a_narrow_path_makes_packets_smaller_where_that_is_wanted() {
             "{longest:?}"
         );
     }
+}
+
+#[test]
+fn packets_that_the_path_does_not_take_are_counted_as_fragmented_and_reported_once() {
+    let mut relay = relay_of(&["a:1"], rules());
+    let counters = Arc::clone(&relay.table().nodes[0].counters);
+    relay.set_path(0, Some(60));
+    let send = |relay: &mut Relay, lines: &[usize]| {
+        feed(relay, 0, &lines.iter().map(|bytes| line_of(*bytes)).collect::<String>());
+        let packets = out(relay, 0, Flush::All);
+        let shapes: Vec<(usize, bool)> =
+            packets.iter().map(|packet| (packet.len(), packet.may_join)).collect();
+        let hints: Vec<Hint> =
+            packets.into_iter().map(|packet| relay.sent(packet, SendOutcome::Sent, 5)).collect();
+        (shapes, hints)
+    };
+    // Neither padded nor sent with others: that would be in vain.
+    let (shapes, hints) = send(&mut relay, &[47, 47, 47, 47, 30]);
+    assert_eq!(shapes, [(93, false), (93, false), (29, false)]);
+    assert_eq!(hints, [Hint::Fragmented { backend: 0 }, Hint::None, Hint::None]);
+    assert_eq!(relay.counters().get(Counter::PacketsFragmented), 2);
+    assert_eq!(counters.packets_fragmented.load(Ordering::Relaxed), 2);
+    let fragmented = Some(Fragmentation::Packets { packet_bytes: 100, path_bytes: 60 });
+    assert_eq!(counters.fragmentation(10, 60), fragmented);
+    assert_eq!(counters.fragmentation(65, 60), None, "long ago");
+    assert_eq!(relay.set_path(0, Some(60)), PathChange::None);
+    assert_eq!(relay.set_path(0, Some(100)), PathChange::Fits);
+    assert_eq!(counters.fragmentation(10, 60), None);
+    let (shapes, hints) = send(&mut relay, &[47, 47, 47, 47]);
+    assert_eq!((shapes, hints), (vec![(100, false), (93, true)], vec![Hint::None, Hint::None]));
+    // A metric that is longer than packets and than the path.
+    let (_, hints) = send(&mut relay, &[151]);
+    assert_eq!(hints, [Hint::None]);
+    let long = Some(Fragmentation::LongMetric { metric_bytes: 150, path_bytes: 100 });
+    assert_eq!((counters.fragmentation(10, 60), relay.counters().get(Counter::PacketsFragmented)), (long, 3));
+    assert_eq!(relay.counters().imbalance(), 0);
+}
+
+#[test]
+fn with_auto_packets_follow_the_path_and_those_already_packed_go_alone() {
+    let line = format!("foo.bar:{}|c\n", "1".repeat(88));
+    let rules = Rules { packet_bytes_max: 2_000, packet_auto: true, ..rules() };
+    let mut relay = relay_of(&["a:1"], rules);
+    assert_eq!(relay.set_path(0, Some(1_472)), PathChange::None, "the first one known");
+    let feed_all = |relay: &mut Relay| (0..6).for_each(|_| feed(relay, 0, &line.repeat(9)));
+    feed_all(&mut relay);
+    let packets = out(&mut relay, 0, Flush::All);
+    assert!(packets[0].len() == 1_472 && packets[1].may_join);
+    let count = packets.len();
+    for packet in packets {
+        assert_eq!(relay.sent(packet, SendOutcome::TooBigForPath, 0), Hint::None);
+    }
+    assert_eq!(relay.set_path(0, Some(872)), PathChange::Resized { packet_bytes: 872 });
+    assert_eq!(relay.set_path(0, Some(872)), PathChange::None);
+    let packets = out(&mut relay, 0, Flush::Due);
+    assert_eq!(packets.len(), count, "each goes again");
+    assert!(packets.iter().all(|packet| packet.bytes().last() != Some(&b'\n')), "without padding");
+    let long = packets.iter().filter(|packet| packet.len() > 872).count() as u64;
+    assert!(long > 0 && packets.iter().all(|packet| !packet.may_join));
+    settle(&mut relay, packets, SendOutcome::Sent, 0);
+    assert_eq!(relay.counters().get(Counter::PacketsFragmented), long);
+    feed_all(&mut relay);
+    let packets = out(&mut relay, 0, Flush::All);
+    assert!(packets[0].len() == 872 && packets[1].may_join);
+    settle(&mut relay, packets, SendOutcome::Sent, 0);
+    assert_eq!(relay.counters().get(Counter::PacketsFragmented), long);
+    assert_eq!(relay.set_path(0, Some(1_472)), PathChange::Resized { packet_bytes: 1_472 });
+    assert_eq!(relay.counters().imbalance(), 0);
 }
 
 #[test]

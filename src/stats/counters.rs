@@ -50,6 +50,8 @@ named! {
         BytesSent = "bytes_sent",
         /// Packets that were sent together with others in one system call (UDP_SEGMENT).
         DatagramsGso = "datagrams_gso",
+        /// Packets sent that exceed the MTU of the path to their backend, so that this host's kernel sends them in IP fragments: if one fragment is lost, so is the packet.
+        PacketsFragmented = "packets_fragmented",
         /// Datagrams without payload.
         DatagramsEmpty = "datagrams_empty",
         /// Datagrams that contain only newlines.

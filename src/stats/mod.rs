@@ -14,6 +14,6 @@ mod shared;
 pub(crate) use counters::named;
 pub use counters::{Counter, Counters, DropReason, Exit};
 pub use latency::{Latency, LatencyExchange, LatencyKind, new_histogram};
-pub use node::{ErrorView, NodeCounters};
+pub use node::{ErrorView, Fragmentation, NodeCounters};
 pub use published::Published;
 pub use shared::{Sleep, SleepGauge, SocketDrops, WorkerShared};

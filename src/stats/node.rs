@@ -31,12 +31,42 @@ pub struct NodeCounters {
     pub sockets_reopened: AtomicU64,
     /// The largest packet that metrics for it are gathered into, in bytes; 0 until a worker knows.
     pub packet_bytes_max: AtomicUsize,
+    /// The largest packet that its path MTU permits, in bytes; 0 while unknown.
+    pub path_payload_bytes: AtomicUsize,
+    /// Of the packets accepted, those that exceed the path MTU: the kernel fragments them.
+    pub packets_fragmented: AtomicU64,
+    /// Whether full packets are fragmented, which was logged.
+    is_fragmenting: AtomicBool,
+    /// When a packet was fragmented last, µs of the workers' clock, and when one with a single long metric was; 0 = never.
+    fragmented_us: AtomicU64,
+    fragmented_metric_us: AtomicU64,
+    /// The length of that metric.
+    fragmented_metric_bytes: AtomicUsize,
     /// Errors reported by its sends and by ICMP, by kind.
     errors: [ErrorFigures; SendError::COUNT],
     /// Why a worker had no socket to it last: the number of the kind.
     socket_error: AtomicUsize,
     /// Set by a worker at an error, taken by `control/`: one hint at a time.
     hinted: AtomicBool,
+}
+
+/// Which packets to a backend exceed its path MTU. Lengths in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragmentation {
+    /// Full ones.
+    Packets {
+        /// The largest packet that metrics are gathered into.
+        packet_bytes: usize,
+        /// What the path MTU permits.
+        path_bytes: usize,
+    },
+    /// Those of single metrics that are longer than a packet.
+    LongMetric {
+        /// The last one.
+        metric_bytes: usize,
+        /// What the path MTU permits.
+        path_bytes: usize,
+    },
 }
 
 /// Of one kind of error.
@@ -80,6 +110,44 @@ impl NodeCounters {
         if in_gso_batch {
             self.datagrams_gso.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a packet of so many bytes that the kernel fragments.
+    pub fn fragmented(&self, bytes: usize, metrics: u32, now_us: u64) {
+        self.packets_fragmented.fetch_add(1, Ordering::Relaxed);
+        self.fragmented_us.store(now_us.max(1), Ordering::Relaxed);
+        if metrics == 1 && bytes > self.packet_bytes_max.load(Ordering::Relaxed) {
+            self.fragmented_metric_bytes.store(bytes, Ordering::Relaxed);
+            self.fragmented_metric_us.store(now_us.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Packets of `bytes` are fragmented from now on; true for the first worker that finds it, unless another one has found a
+    /// larger MTU since.
+    pub fn fragmentation_began(&self, bytes: usize) -> bool {
+        bytes > self.path_payload_bytes.load(Ordering::Relaxed)
+            && !self.is_fragmenting.swap(true, Ordering::Relaxed)
+    }
+
+    /// Packets are no longer fragmented; true for the first worker that finds it.
+    pub fn fragmentation_ended(&self) -> bool {
+        self.is_fragmenting.load(Ordering::Relaxed) && self.is_fragmenting.swap(false, Ordering::Relaxed)
+    }
+
+    /// Which of its packets are fragmented, if any were within `recent_us` before `now_us` of the workers' clock.
+    pub fn fragmentation(&self, now_us: u64, recent_us: u64) -> Option<Fragmentation> {
+        let is_recent = |at: &AtomicU64| {
+            let at_us = at.load(Ordering::Relaxed);
+            at_us > 0 && now_us.saturating_sub(at_us) < recent_us
+        };
+        let path_bytes = self.path_payload_bytes.load(Ordering::Relaxed);
+        let packet_bytes = self.packet_bytes_max.load(Ordering::Relaxed);
+        if self.is_fragmenting.load(Ordering::Relaxed) && is_recent(&self.fragmented_us) {
+            return Some(Fragmentation::Packets { packet_bytes, path_bytes });
+        }
+        let metric_bytes = self.fragmented_metric_bytes.load(Ordering::Relaxed);
+        (is_recent(&self.fragmented_metric_us) && metric_bytes > path_bytes)
+            .then_some(Fragmentation::LongMetric { metric_bytes, path_bytes })
     }
 
     /// Counts a refused GSO batch.

@@ -2,12 +2,14 @@
 //!
 //! In: datagrams and outcomes from the driver, the route table from control. Out: packets to the driver, snapshots to
 //! `stats/`, reports to control. `step.rs` is one batch, `coalesce.rs` computes how long to sleep, `answers.rs` when to poll for
-//! ICMP errors, `orders.rs` follows control, `thread.rs` is the thread around it. Next: `relay/`.
+//! ICMP errors, `paths.rs` follows the paths' MTUs, `orders.rs` follows control, `thread.rs` is the thread around it. Next:
+//! `relay/`.
 
 mod answers;
 mod coalesce;
 mod limits;
 mod orders;
+mod paths;
 mod reopen;
 mod reporter;
 #[cfg(test)]
@@ -74,12 +76,32 @@ pub enum Report {
         /// The error.
         error: std::io::Error,
     },
-    /// Batches (UDP_SEGMENT) to a backend are refused; its packets are sent one by one from now on.
+    /// Batches (UDP_SEGMENT) to a backend are refused; its packets are sent one by one until the next try. Reported once for
+    /// each socket.
     GsoRefused {
         /// The backend's identity.
         node: Arc<str>,
         /// The kernel's error.
         error: std::io::Error,
+        /// When they are tried again, in seconds from now.
+        retry_s: u64,
+    },
+    /// Packets to a backend exceed its path MTU, and are sent in IP fragments from now on.
+    FragmentationBegan {
+        /// The backend's identity.
+        node: Arc<str>,
+    },
+    /// Packets to a backend fit its path again.
+    FragmentationEnded {
+        /// The backend's identity.
+        node: Arc<str>,
+    },
+    /// With `maxPacketSize` `auto`: the MTU of the path to a backend changed, and so the largest packet for it.
+    PacketsResized {
+        /// The backend's identity.
+        node: Arc<str>,
+        /// The largest packet from now on.
+        packet_bytes: usize,
     },
     /// A datagram was longer than `maxDatagramSize`; reported once.
     Truncated {

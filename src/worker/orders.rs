@@ -53,8 +53,8 @@ impl<K: Kernel> Worker<K> {
         // As of the wake-up, so that what it wants is done before anything is sent in this batch.
         self.sockets.compare(&table, self.woke_us);
         self.relay.reroute(Arc::clone(&table), self.sockets.slots(), now_us);
-        self.sockets.limit_packets(&mut self.relay, &self.driver);
         if !is_complete {
+            self.sockets.read_paths(&mut self.relay, &mut self.driver, &mut self.reporter);
             self.sockets.release(&table, &mut self.driver);
         }
         self.coalescing.set_flush_us(table.rules.flush_us);

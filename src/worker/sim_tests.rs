@@ -345,3 +345,112 @@ fn a_missing_socket_is_not_tried_again_for_each_table_of_the_same_backends() {
     idle(&mut worker, &handle, handle.now_us() + 1_000);
     assert_eq!(handle.backend_sockets().len(), 1);
 }
+
+/// Steps until the fake clock shows `until_us`, with some kilobytes of metrics every 100 ms: several packets at once.
+fn run_bursts(worker: &mut Worker<SimKernel>, handle: &SimHandle, until_us: u64) {
+    for at_us in (handle.now_us()..until_us).step_by(100_000) {
+        for _ in 0..16 {
+            handle.datagram_at(at_us, 0, format!("x:1|c|#{}\n", "t".repeat(40)).repeat(10).into_bytes());
+        }
+    }
+    handle.set_horizon(until_us);
+    while handle.now_us() < until_us {
+        worker.step().unwrap();
+    }
+}
+
+/// The reports about paths and GSO, in order.
+fn path_reports(reports: &mut Receiver<Report>) -> Vec<String> {
+    std::iter::from_fn(|| reports.try_recv().ok())
+        .filter_map(|report| match report {
+            Report::FragmentationBegan { .. } => Some("began".to_owned()),
+            Report::FragmentationEnded { .. } => Some("ended".to_owned()),
+            Report::PacketsResized { packet_bytes, .. } => Some(packet_bytes.to_string()),
+            Report::GsoRefused { retry_s, .. } => Some(format!("refused, again after {retry_s} s")),
+            _ => None,
+        })
+        .collect()
+}
+
+fn with_packets(packet_auto: bool) -> Arc<ArcSwap<RouteTable>> {
+    let mut first = table(Phase::Run);
+    first.rules.packet_auto = packet_auto;
+    Arc::new(ArcSwap::from_pointee(first))
+}
+
+#[test]
+fn packets_above_the_path_mtu_are_counted_and_reported_until_they_fit() {
+    let (mut worker, handle, mut reports) = worker_on(with_packets(false), 0);
+    let count = |worker: &Worker<SimKernel>, counter| worker.relay().counters().get(counter);
+    let start_us = handle.now_us();
+    run_bursts(&mut worker, &handle, start_us + 3_000_000);
+    assert!(count(&worker, Counter::DatagramsGso) > 100);
+    handle.set_path(SocketSlot(0), 1_372);
+    run_bursts(&mut worker, &handle, start_us + 6_000_000);
+    handle.set_path(SocketSlot(0), 872);
+    run_bursts(&mut worker, &handle, start_us + 9_000_000);
+    let fragmented = handle.with_accepted(|all| all.iter().filter(|packet| packet.is_fragmented).count());
+    assert!(fragmented > 100);
+    assert_eq!(count(&worker, Counter::PacketsFragmented), fragmented as u64, "known at the first batch");
+    assert_eq!(path_reports(&mut reports), ["began"]);
+    handle.set_path(SocketSlot(0), 1_472);
+    run_bursts(&mut worker, &handle, start_us + 11_000_000);
+    let (gso, counted) = (count(&worker, Counter::DatagramsGso), count(&worker, Counter::PacketsFragmented));
+    run_bursts(&mut worker, &handle, start_us + 13_000_000);
+    assert_eq!(path_reports(&mut reports), ["ended"]);
+    assert!(count(&worker, Counter::DatagramsGso) > gso + 50);
+    assert_eq!(count(&worker, Counter::PacketsFragmented), counted);
+    assert_eq!(worker.relay().table().nodes[0].counters.gso_refused.load(Relaxed), 0);
+}
+
+#[test]
+fn with_auto_packets_follow_the_path_mtu_in_both_directions() {
+    let (mut worker, handle, mut reports) = worker_on(with_packets(true), 0);
+    let start_us = handle.now_us();
+    for (number, path) in [1_432, 1_372, 872, 1_432].into_iter().enumerate() {
+        handle.set_path(SocketSlot(0), path);
+        let gso = worker.relay().counters().get(Counter::DatagramsGso);
+        run_bursts(&mut worker, &handle, start_us + 3_000_000 * (number as u64 + 1));
+        assert!(worker.relay().counters().get(Counter::DatagramsGso) > gso + 50);
+        let longest =
+            handle.with_accepted(|all| all[all.len() - 6..].iter().map(|packet| packet.bytes.len()).max());
+        assert_eq!(longest, Some(path));
+    }
+    assert_eq!(path_reports(&mut reports), ["1372", "872", "1432"]);
+    assert!(worker.relay().counters().get(Counter::PacketsFragmented) < 20);
+}
+
+#[test]
+fn a_path_that_an_icmp_error_reports_as_smaller_is_followed_before_the_next_packet() {
+    let (mut worker, handle, _reports) = worker_on(with_packets(true), 0);
+    let start_us = handle.now_us();
+    run_bursts(&mut worker, &handle, start_us + 500_000);
+    handle.set_path(SocketSlot(0), 872);
+    handle.answer(SocketSlot(0), libc::EMSGSIZE, false);
+    // The look of a second's end finds it before anything is sent.
+    run(&mut worker, &handle, start_us + 1_700_000);
+    run_bursts(&mut worker, &handle, start_us + 2_000_000);
+    assert_eq!(worker.relay().counters().get(Counter::PacketsFragmented), 0);
+    assert!(handle.with_accepted(|all| all.iter().all(|packet| !packet.is_fragmented)));
+}
+
+#[test]
+fn refused_gso_is_tried_again_after_five_minutes_and_reported_once() {
+    let (mut worker, handle, mut reports) = worker_on(with_packets(false), 0);
+    handle.set_fault(Fault::GsoRefused, 10_000);
+    let start_us = handle.now_us();
+    let refused =
+        |worker: &Worker<SimKernel>| worker.relay().table().nodes[0].counters.gso_refused.load(Relaxed);
+    run_bursts(&mut worker, &handle, start_us + 2_000_000);
+    assert_eq!(refused(&worker), 1);
+    run_bursts(&mut worker, &handle, start_us + 299_000_000);
+    assert_eq!(refused(&worker), 1);
+    run_bursts(&mut worker, &handle, start_us + 310_000_000);
+    assert_eq!(refused(&worker), 2);
+    handle.set_fault(Fault::GsoRefused, 0);
+    run_bursts(&mut worker, &handle, start_us + 620_000_000);
+    assert!(worker.relay().counters().get(Counter::DatagramsGso) > 50);
+    let node = &worker.relay().table().nodes[0].counters;
+    assert_eq!((refused(&worker), node.gso_errno.load(Relaxed)), (2, 0));
+    assert_eq!(path_reports(&mut reports), ["refused, again after 300 s"]);
+}

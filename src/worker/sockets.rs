@@ -29,7 +29,7 @@ const HELD_US: u64 = 1_000;
 const INTERVAL_BATCH_MAX: usize = 8;
 
 /// A connected socket.
-struct Open {
+pub(super) struct Open {
     name: Arc<str>,
     address: SocketAddr,
     /// The address that it sends from.
@@ -40,15 +40,39 @@ struct Open {
     /// The errno of the last try to replace it.
     reopen_errno: Option<i32>,
     gso: GsoMode,
+    /// Its path and its GSO batches.
+    pub(super) path: PathState,
+}
+
+/// Which paths are read next, beside those that have to be read at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PathLooks {
+    /// The backend where the next look begins.
+    pub(super) next: usize,
+    /// Some paths have to be read at once.
+    pub(super) is_wanted: bool,
+}
+
+/// The path of one socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PathState {
+    /// It has to be read at once.
+    pub(super) is_wanted: bool,
+    /// When GSO batches, which were refused, are tried again.
+    pub(super) gso_retry_us: Option<u64>,
+    /// A refusal was reported.
+    pub(super) is_refusal_reported: bool,
 }
 
 /// The sockets of one worker.
 pub struct Sockets {
-    open: Vec<Option<Open>>,
+    pub(super) open: Vec<Option<Open>>,
     /// The slot of each open one.
     by_name: HashMap<Arc<str>, usize>,
     /// Those of the last applied table, in its order.
-    slots: Vec<Option<SocketSlot>>,
+    pub(super) slots: Vec<Option<SocketSlot>>,
+    /// Which paths are to be read next.
+    pub(super) path_looks: PathLooks,
     /// Backends of that table whose socket could not be created, with the errno reported.
     missing: HashMap<Arc<str>, Option<i32>>,
     retry_at_us: Option<u64>,
@@ -67,6 +91,7 @@ impl Sockets {
             open: std::iter::repeat_with(|| None).take(sockets_max).collect(),
             by_name: HashMap::new(),
             slots: Vec::new(),
+            path_looks: PathLooks::default(),
             missing: HashMap::new(),
             retry_at_us: None,
             interval_us: 0,
@@ -160,6 +185,7 @@ impl Sockets {
             is_live: true,
             reopening,
             reopen_errno: None,
+            path: PathState::default(),
         });
         Ok(Some(slot(index)))
     }
@@ -246,6 +272,7 @@ impl Sockets {
                 relay.counters_mut().add(Counter::SocketsReopened, 1);
                 if reason != ReopenReason::Interval {
                     relay.allow_gso(index);
+                    self.forget_gso_refusal(place);
                 }
             }
         }
@@ -254,7 +281,7 @@ impl Sockets {
             self.reopen_at_us = self.reopen_at_us.max(now_us + HELD_US);
         }
         if is_any {
-            self.limit_packets(relay, driver);
+            self.read_paths(relay, driver, reporter);
         }
     }
 
@@ -304,15 +331,8 @@ impl Sockets {
             && std::mem::replace(&mut open.gso, node.gso) == GsoMode::Off
             && node.gso != GsoMode::Off
         {
+            open.path = PathState::default();
             driver.allow_gso(slot(index));
-        }
-    }
-
-    /// Where the rules leave the size of packets to the paths: asks the paths.
-    pub fn limit_packets(&self, relay: &mut Relay, driver: &Driver<impl Kernel>) {
-        if relay.table().rules.packet_auto {
-            let path = |slot: &Option<SocketSlot>| slot.and_then(|slot| driver.path_payload_bytes(slot));
-            relay.limit_packets(self.slots.iter().map(path));
         }
     }
 

@@ -10,7 +10,7 @@ use super::sockets::Sockets;
 use super::{Ended, Limits, Report};
 use crate::driver::kernel::Kernel;
 use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Stamp, Wait};
-use crate::packet::{Arrival, Packet, SendErrorCounts, SendOutcome, SocketSlot};
+use crate::packet::{Arrival, Packet, SendError, SendErrorCounts, SendOutcome, SocketSlot};
 use crate::relay::{Flush, Hint, Relay, RouteTable, Transmitted};
 use crate::stats::{Counter, Latency, LatencyKind, Sleep, WorkerShared};
 use arc_swap::{ArcSwap, Cache};
@@ -122,7 +122,7 @@ impl<K: Kernel> Worker<K> {
         links.shared.set_generation(table.generation);
         let flush_us = table.rules.flush_us;
         let mut relay = Relay::new(links.limits.relay(), table, sockets.slots());
-        sockets.limit_packets(&mut relay, &driver);
+        sockets.read_paths(&mut relay, &mut driver, &mut reporter);
         Worker {
             coalescing: Coalescing::new(driver.facts().receive_buffer_bytes, flush_us),
             relay,
@@ -167,6 +167,8 @@ impl<K: Kernel> Worker<K> {
         self.taken_us = self.woke_us;
         if self.answer_looks.take_due(self.woke_us) {
             self.driver.look_for_icmp_errors();
+            let Worker { sockets, relay, driver, reporter, .. } = self;
+            sockets.look_at_paths(relay, driver, reporter, self.woke_us);
         }
         if is_idle && self.took_all {
             // The length of the sleep says nothing about the arrival of the datagram that ended it.
@@ -214,6 +216,7 @@ impl<K: Kernel> Worker<K> {
         let mut has_pushed = false;
         for _ in 0..ROUNDS_MAX {
             self.reopen_sockets();
+            self.read_wanted_paths();
             let now_us = self.driver.now_us();
             let driver = &mut self.driver;
             let transmitted = self.relay.transmit(now_us, flush, |packet| {
@@ -240,6 +243,12 @@ impl<K: Kernel> Worker<K> {
             let Worker { sockets, relay, driver, reporter, .. } = self;
             sockets.reopen(relay, driver, reporter, self.woke_us);
         }
+    }
+
+    /// Reads the paths that may have another MTU, so that packets follow it at once.
+    fn read_wanted_paths(&mut self) {
+        let Worker { sockets, relay, driver, reporter, .. } = self;
+        sockets.read_wanted_paths(relay, driver, reporter);
     }
 
     fn enter(&mut self, wait: Wait) -> Result<(), DriverError> {
@@ -479,11 +488,17 @@ impl Events for Sink<'_> {
         if outcome.blames_socket() {
             self.sockets.want_new(packet.socket, ReopenReason::SendFailed, self.woke_us);
         }
+        if outcome.concerns_path() {
+            self.sockets.want_path(packet.socket);
+        }
         let hint = self.relay.sent(packet, outcome, self.woke_us);
         self.pass_on(hint);
     }
 
     fn answered(&mut self, slot: SocketSlot, errors: SendErrorCounts) {
+        if errors.get(SendError::TooLong) > 0 {
+            self.sockets.want_path(slot);
+        }
         let hint = self.relay.answered(slot, &errors, self.woke_us);
         self.pass_on(hint);
     }
@@ -492,13 +507,15 @@ impl Events for Sink<'_> {
 impl Sink<'_> {
     /// Reports to control what the relay found.
     fn pass_on(&mut self, hint: Hint) {
-        let node = |backend: usize| Arc::clone(&self.relay.table().nodes[backend].name);
         match hint {
             Hint::None => {}
             Hint::SendsFail { backend } => self.reporter.sends_fail(&self.relay.table().nodes[backend]),
             Hint::GsoRefused { backend, errno } => {
-                let error = std::io::Error::from_raw_os_error(errno);
-                self.reporter.report(Report::GsoRefused { node: node(backend), error });
+                self.sockets.gso_refused(backend, self.relay, errno, self.reporter, self.woke_us);
+            }
+            Hint::Fragmented { backend } => {
+                let node = Arc::clone(&self.relay.table().nodes[backend].name);
+                self.reporter.report(Report::FragmentationBegan { node });
             }
         }
     }

@@ -16,15 +16,15 @@ use std::time::Instant;
 use tokio::sync::mpsc::channel;
 
 /// Beyond the narrow device; nobody is there.
-const BACKEND: &str = "10.99.0.2:8125";
+pub const BACKEND: &str = "10.99.0.2:8125";
 /// Lets a few small packets through, keeps 2 KiB, drops the rest.
 const TIGHT: &str = "rate 8kbit burst 2kb limit 2kb";
 /// Keeps far more than the send buffer of a socket.
-const LONG: &str = "rate 8kbit burst 2kb limit 4mb";
+pub const LONG: &str = "rate 8kbit burst 2kb limit 4mb";
 
 /// Runs `test` in a thread whose network is its own, with the backend's address behind a device that `shape` narrows.
 /// Where that cannot be made, it says why and does nothing. The namespace ends with its last thread and socket.
-fn behind(shape: &'static str, test: impl FnOnce() + Send) {
+pub fn behind(shape: &'static str, test: impl FnOnce() + Send) {
     if crate::bare_ring::is_refused() {
         return;
     }

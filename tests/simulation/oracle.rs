@@ -62,6 +62,8 @@ fn plain_key(line: &[u8]) -> Option<&[u8]> {
 #[derive(Clone, Copy)]
 pub struct Case<'a> {
     pub is_fault_free: bool,
+    /// No path MTU is changed by the scenario.
+    pub are_paths_steady: bool,
     pub timeline: &'a Timeline,
 }
 
@@ -80,6 +82,7 @@ pub fn judge(
     judge.counts(received, accepted, cut)?;
     let matched = judge.match_packets(accepted)?;
     judge.reasons(verdict, cut)?;
+    judge.fragments(accepted, verdict)?;
     judge.timestamps(received)?;
     judge.latency(accepted, verdict)?;
     judge.ages(accepted)?;
@@ -264,6 +267,15 @@ impl Judge<'_> {
         }
     }
 
+    /// With constant path MTUs, every packet that exceeds its path MTU is counted as fragmented, and no other.
+    fn fragments(&self, accepted: &[Accepted], verdict: &Verdict) -> Result<(), String> {
+        if !self.case.are_paths_steady || verdict.faults[Fault::PathChanged as usize] > 0 {
+            return Ok(());
+        }
+        let fragmented = accepted.iter().filter(|packet| packet.is_fragmented).count() as u64;
+        expect("packets_fragmented", self.counters.get(Counter::PacketsFragmented), fragmented)
+    }
+
     /// Every datagram without a usable timestamp is counted by reason.
     fn timestamps(&self, received: &[ReceivedDatagram]) -> Result<(), String> {
         let stamped = |how| received.iter().filter(|one| one.stamped == Some(how)).count() as u64;
@@ -404,6 +416,7 @@ impl Judge<'_> {
             Fault::SendAnswered,
             // A GSO batch with one of these errors is split and resent.
             Fault::GsoRefused,
+            Fault::GsoTooBig,
             Fault::SendInvalid,
             Fault::SendInputOutput,
             Fault::SendTooLong,

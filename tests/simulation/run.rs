@@ -4,12 +4,14 @@ use crate::inspection::Inspection;
 use crate::oracle::{self, Case};
 use crate::scenario::{START_US, Scenario};
 use arc_swap::ArcSwap;
-use statsring::driver::sim::{SimHandle, SimKernel};
+use statsring::driver::sim::{Fault, SimHandle, SimKernel};
+use statsring::packet::SocketSlot;
 use statsring::relay::RouteTable;
 use statsring::stats::{Counter, Counters, Latency, WorkerShared};
 use statsring::worker::{Ended, Report, Step, Worker, WorkerLinks};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::{Receiver, channel};
 
 /// An upper limit of the steps of a run.
@@ -87,6 +89,7 @@ struct Run<'a> {
     reports: Receiver<Report>,
     timeline: Timeline,
     tables: VecDeque<(u64, Arc<RouteTable>)>,
+    path_changes: VecDeque<(u64, u32, usize)>,
     wakes: VecDeque<u64>,
     is_draining: bool,
     inspection: Inspection,
@@ -130,7 +133,11 @@ pub fn run(scenario: &Scenario, is_traced: bool) -> Result<Verdict, String> {
         latency: Some(latency),
     };
     run.check_end(&verdict)?;
-    let case = Case { is_fault_free: scenario.is_fault_free, timeline: &run.timeline };
+    let case = Case {
+        is_fault_free: scenario.is_fault_free,
+        are_paths_steady: scenario.path_changes.is_empty(),
+        timeline: &run.timeline,
+    };
     let judged = run.handle.with_received(|received| {
         run.handle.with_accepted(|accepted| oracle::judge(&case, received, accepted, &verdict))
     });
@@ -167,6 +174,7 @@ impl<'a> Run<'a> {
             reports,
             timeline: Timeline::new(&scenario.first),
             tables: scenario.tables.iter().cloned().collect(),
+            path_changes: scenario.path_changes.iter().copied().collect(),
             wakes: wakes.into(),
             is_draining: false,
             inspection: Inspection::default(),
@@ -183,6 +191,10 @@ impl<'a> Run<'a> {
             self.timeline.publish(&table, now_us);
             self.routes.store(table);
             self.handle.wake();
+        }
+        while self.path_changes.front().is_some_and(|(at_us, ..)| *at_us <= now_us) {
+            let Some((_, slot, bytes)) = self.path_changes.pop_front() else { break };
+            self.handle.set_path(SocketSlot(slot), bytes);
         }
         while self.wakes.front().is_some_and(|at_us| *at_us <= now_us) {
             self.wakes.pop_front();
@@ -225,6 +237,23 @@ impl<'a> Run<'a> {
         Err(format!("asleep without a deadline; {pending} metrics pending, socket queues {queued}"))
     }
 
+    /// A smaller path MTU does not disable GSO, unless it changes between a send and the read of the path.
+    fn check_gso(&self, verdict: &Verdict) -> Result<(), String> {
+        let causes = [
+            Fault::GsoRefused,
+            Fault::PathChanged,
+            Fault::SendInvalid,
+            Fault::SendInputOutput,
+            Fault::SendTooLong,
+        ];
+        let nodes = self.timeline.tables().flat_map(|table| table.nodes.iter());
+        let refused: u64 = nodes.map(|node| node.counters.gso_refused.load(Ordering::Relaxed)).sum();
+        if refused > 0 && causes.iter().all(|fault| verdict.faults[*fault as usize] == 0) {
+            return Err("GSO was disabled without a cause".into());
+        }
+        Ok(())
+    }
+
     fn check_end(&mut self, verdict: &Verdict) -> Result<(), String> {
         self.inspection.end(&self.worker)?;
         if !self.tables.is_empty() && !self.is_draining {
@@ -237,6 +266,7 @@ impl<'a> Run<'a> {
         if is_cut_short && self.scenario.drain_timeout_us >= AMPLE_TIMEOUT_US {
             return Err(format!("drain with ample time: expected Drained, found {:?}", verdict.ended));
         }
+        self.check_gso(verdict)?;
         // With faults, the end may come before every receive has been armed once.
         if self.ready_reports > 1 || (self.ready_reports == 0 && self.scenario.is_fault_free) {
             return Err(format!("ready was reported {} times", self.ready_reports));

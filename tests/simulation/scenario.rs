@@ -11,6 +11,14 @@ use std::sync::Arc;
 /// Approximate start of the fake clock.
 pub const START_US: u64 = 1_000_000;
 
+/// The longest packets that path MTUs permit; each run uses one of the lists.
+pub const PATHS: [&[Option<usize>]; 4] = [
+    &[None],
+    &[Some(1_472), Some(560)],
+    &[Some(150), Some(40), Some(560), Some(0)],
+    &[Some(250), None, Some(600)],
+];
+
 /// One run, fully determined.
 pub struct Scenario {
     pub setup: SimSetup,
@@ -18,6 +26,8 @@ pub struct Scenario {
     pub first: Arc<RouteTable>,
     /// New tables with their times, ascending; the last ones drain.
     pub tables: Vec<(u64, Arc<RouteTable>)>,
+    /// Changes of path MTUs, ascending: time, slot, longest packet permitted.
+    pub path_changes: Vec<(u64, u32, usize)>,
     /// Spurious wakes.
     pub wakes: Vec<u64>,
     /// Arrival, listener, payload.
@@ -48,12 +58,21 @@ impl Scenario {
             messages_max: random.between(1, 32) as usize,
             queue_bytes_max: if random.below(4) == 0 { random.between(2_000, 9_000) } else { 1 << 20 }
                 as usize,
+            paths: PATHS[seed as usize % PATHS.len()],
             faults,
         };
         let setup = if is_fault_free {
-            let SimSetup { listeners, payload_bytes_max, timestamps, .. } = setup;
+            let SimSetup { listeners, payload_bytes_max, timestamps, paths, .. } = setup;
             let buffers = setup.buffers.max(16);
-            SimSetup { listeners, buffers, payload_bytes_max, timestamps, engine, ..SimSetup::roomy(seed) }
+            SimSetup {
+                listeners,
+                buffers,
+                payload_bytes_max,
+                timestamps,
+                paths,
+                engine,
+                ..SimSetup::roomy(seed)
+            }
         } else {
             setup
         };
@@ -88,7 +107,18 @@ impl Scenario {
         let tables = any_tables(&mut random, &first, span_us, drain_timeout_us);
         let wakes = (0..random.below(4)).map(|_| START_US + random.below(span_us)).collect();
         let datagrams = any_traffic(&mut random, &setup, span_us);
-        Scenario { setup, limits, first, tables, wakes, datagrams, is_fault_free, drain_timeout_us }
+        let path_changes = any_path_changes(seed, span_us);
+        Scenario {
+            setup,
+            limits,
+            first,
+            tables,
+            path_changes,
+            wakes,
+            datagrams,
+            is_fault_free,
+            drain_timeout_us,
+        }
     }
 }
 
@@ -123,10 +153,13 @@ fn node(number: u64, version: u64) -> RouteNode {
 
 fn any_rules(random: &mut Random, malformed: Malformed) -> Rules {
     let packet_bytes_max = random.between(32, 300) as usize;
+    // With `auto` the paths matter from 512 bytes on.
+    let packet_auto = packet_bytes_max.is_multiple_of(4);
+    let packet_bytes_max = packet_bytes_max + if packet_auto { 500 } else { 0 };
     Rules {
         flush_us: [0, 300, 2_000, 5_000, 20_000][random.below(5) as usize],
         packet_bytes_max,
-        packet_auto: false,
+        packet_auto,
         queue_bytes_max: [packet_bytes_max, 4 * packet_bytes_max, 1 << 16][random.below(3) as usize],
         reopen_us: [0, 0, 1_500, 6_000, 30_000][random.below(5) as usize],
         malformed,
@@ -173,6 +206,19 @@ fn any_tables(
         tables.push((drain_us + random.below(5_000), Arc::new(late)));
     }
     tables
+}
+
+/// Changes of path MTUs, in half of the runs. From a separate generator: the rest of the run does not depend on them.
+fn any_path_changes(seed: u64, span_us: u64) -> Vec<(u64, u32, usize)> {
+    let mut random = Random::new(seed ^ 0xA7_4B17);
+    let changes = random.below(2) * random.between(1, 8);
+    let mut any = || {
+        let bytes = [30, 90, 200, 530, 700, 1_472][random.below(6) as usize];
+        (START_US + random.below(span_us), random.below(3) as u32, bytes)
+    };
+    let mut changes: Vec<_> = (0..changes).map(|_| any()).collect();
+    changes.sort_unstable();
+    changes
 }
 
 /// The same table as the next generation.

@@ -11,7 +11,7 @@ use crate::stats::ErrorView;
 type Figure = fn(&BackendView) -> Option<u64>;
 
 /// The families of one figure for each backend.
-const FIGURES: [(Kind, &str, &str, Figure); 14] = [
+const FIGURES: [(Kind, &str, &str, Figure); 16] = [
     (
         Kind::Gauge,
         "statsring_backend_up",
@@ -95,6 +95,18 @@ const FIGURES: [(Kind, &str, &str, Figure); 14] = [
         "statsring_backend_packet_max_bytes",
         "Largest packet that metrics for the backend are packed into; 0 until it is known.",
         |backend| Some(backend.packet_bytes_max as u64),
+    ),
+    (
+        Kind::Gauge,
+        "statsring_backend_path_payload_bytes",
+        "Largest packet that the path to the backend permits unfragmented: its MTU without IP and UDP headers; absent until it is known.",
+        |backend| backend.path_payload_bytes.map(|bytes| bytes as u64),
+    ),
+    (
+        Kind::Counter,
+        "statsring_backend_packets_fragmented_total",
+        "Packets for the backend that exceed the MTU of its path, so that this host's kernel sent them in IP fragments.",
+        |backend| Some(backend.packets_fragmented),
     ),
 ];
 
@@ -198,6 +210,8 @@ mod tests {
             "statsring_backend_datagrams_undelivered_total{backend=\"a:8125\"} 0\n",
             "statsring_backend_send_errors_total{backend=\"b:8125\",errno=\"EPERM\",cause=\"not_permitted\"} 9\n",
             "statsring_backend_send_error_metrics_dropped_total{backend=\"b:8125\",errno=\"EPERM\",cause=\"not_permitted\"} 800\n",
+            "statsring_backend_path_payload_bytes{backend=\"a:8125\"} 1472\n",
+            "statsring_backend_packets_fragmented_total{backend=\"a:8125\"} 0\n",
             "statsring_backends{state=\"up\"} 1\n",
             "statsring_backends{state=\"forced_down\"} 0\n",
         ] {
@@ -213,6 +227,6 @@ mod tests {
         let name = format!("{}.example:8125", "a".repeat(60));
         view.backends = vec![BackendView { name: name.into(), ..view.backends[0].clone() }; 2_000];
         render(&mut out, &view);
-        assert!(out.finish().len() < 4 << 20);
+        assert!(out.finish().len() < 5 << 20);
     }
 }

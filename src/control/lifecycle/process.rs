@@ -303,8 +303,21 @@ impl Process {
                 "backend {}: cannot reopen its socket ({reason}): {error}; keeping the old one and retrying",
                 node.escape_default()
             ),
-            Report::GsoRefused { node, error } => tracing::info!(
-                "{}: the kernel refuses to send several packets at once (gso): {error}; sending them one by one from now on",
+            Report::GsoRefused { node, error, retry_s } => tracing::info!(
+                "{}: the kernel refuses to send several packets at once (gso): {error}; sending them one by one, and trying again \
+                 after {retry_s} s",
+                node.escape_default()
+            ),
+            Report::FragmentationBegan { node } => {
+                if let Some(message) = self.control.fragmentation(&node) {
+                    tracing::warn!("{message}");
+                }
+            }
+            Report::FragmentationEnded { node } => {
+                tracing::info!("backend {}: packets fit the path MTU again", node.escape_default());
+            }
+            Report::PacketsResized { node, packet_bytes } => tracing::info!(
+                "backend {}: the path MTU has changed: packets of up to {packet_bytes} bytes from now on",
                 node.escape_default()
             ),
             Report::Truncated { datagram_bytes } => tracing::warn!(

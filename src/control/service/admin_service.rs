@@ -124,6 +124,8 @@ fn backend_view(backend: &Backend, sockets: &[host::HostSocket], now_ms: u64) ->
         gso_errno: Some(counters.gso_errno.load(Relaxed)).filter(|errno| *errno != 0),
         sockets_reopened: counters.sockets_reopened.load(Relaxed),
         packet_bytes_max: counters.packet_bytes_max.load(Relaxed),
+        path_payload_bytes: Some(counters.path_payload_bytes.load(Relaxed)).filter(|bytes| *bytes > 0),
+        packets_fragmented: counters.packets_fragmented.load(Relaxed),
     }
 }
 

@@ -98,8 +98,9 @@ impl<K: Kernel> Driver<K> {
         if outcome == SendOutcome::Busy {
             self.busy = self.unsent.get(first).map(|packet| packet.socket);
         }
-        for packet in &self.unsent[first..first + packets] {
-            self.outcomes.push(self.gso_batches.judge(packet, outcome));
-        }
+        let Some(packet) = self.unsent.get(first) else { return };
+        let path = || self.kernel.path_payload_bytes(packet.socket);
+        let outcome = self.gso_batches.judge(packet, outcome, path);
+        self.outcomes.resize(first + packets, outcome);
     }
 }

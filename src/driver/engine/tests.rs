@@ -242,6 +242,44 @@ fn a_refused_gso_batch_is_taken_apart_and_no_other_is_made() {
     check(&handle, 7);
 }
 
+/// Sends packets of `bytes` in one batch; whether each went in a GSO batch, and its outcome.
+fn send_alike(driver: &mut SimDriver, packets: usize, bytes: usize) -> Vec<(bool, SendOutcome)> {
+    for _ in 0..packets {
+        let mut packet = Packet::with_capacity(2_000);
+        packet.pad(bytes);
+        (packet.socket, packet.may_join) = (SocketSlot(0), true);
+        driver.push(packet).unwrap();
+    }
+    let mut log = Log::default();
+    driver.enter(Wait::Poll).unwrap();
+    driver.deliver(&mut log);
+    log.batched.into_iter().zip(log.sent.into_iter().map(|(_, outcome)| outcome)).collect()
+}
+
+#[test]
+fn gso_follows_a_path_that_shrinks_and_grows() {
+    use SendOutcome::{Sent, TooBigForPath};
+    for (engine, seed) in ENGINES.into_iter().flat_map(|engine| (0..20).map(move |seed| (engine, seed))) {
+        let setup = SimSetup { engine, ..SimSetup::roomy(seed) };
+        let (mut driver, handle) = SimKernel::driver(&setup);
+        driver.open_backend(SocketSlot(0), backend()).unwrap();
+        assert_eq!(send_alike(&mut driver, 20, 1_472), [(true, Sent); 20]);
+        handle.set_path(SocketSlot(0), 1_372);
+        let sent = send_alike(&mut driver, 20, 1_472);
+        // io_uring submits both batches, sendmmsg stops at the first.
+        let taken_apart = if engine == Engine::IoUring { 20 } else { 16 };
+        assert_eq!(sent[..taken_apart], vec![(true, TooBigForPath); taken_apart]);
+        assert!(sent[taken_apart..].iter().all(|one| *one == (false, Sent)));
+        // Those go alone, shorter ones together.
+        assert_eq!(send_alike(&mut driver, 20, 1_472), [(false, Sent); 20]);
+        assert_eq!(send_alike(&mut driver, 20, 1_372), [(true, Sent); 20]);
+        handle.set_path(SocketSlot(0), 1_472);
+        assert_eq!(driver.path_payload_bytes(SocketSlot(0)), Some(1_472));
+        assert_eq!(send_alike(&mut driver, 20, 1_472), [(true, Sent); 20]);
+        check(&handle, seed);
+    }
+}
+
 #[test]
 fn a_closed_socket_answers_with_its_errno_and_a_full_driver_takes_no_more() {
     let (mut driver, _handle) = driver(&SimSetup { sends_max: 2, ..SimSetup::roomy(8) });

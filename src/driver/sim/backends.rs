@@ -27,6 +27,8 @@ pub struct Accepted {
     pub arrivals: Vec<(i64, u32)>,
     /// The payload.
     pub bytes: Box<[u8]>,
+    /// It exceeded the path MTU at that time.
+    pub is_fragmented: bool,
 }
 
 /// One connected socket.
@@ -40,6 +42,8 @@ struct Socket {
     serial: u64,
     /// Its send buffer is full until then.
     busy_until_us: u64,
+    /// The longest packet that its path MTU permits; `None`: unknown, and without a limit.
+    path_payload_bytes: Option<usize>,
     /// Number of further refusals.
     refusals_left: u64,
     /// Its error queue.
@@ -52,6 +56,8 @@ pub(super) struct Backends {
     sockets: Vec<Option<Socket>>,
     /// The host's address, which new sockets send from; others fail.
     source: IpAddr,
+    /// The longest packets that path MTUs permit; each socket gets one by its slot.
+    paths: &'static [Option<usize>],
     /// Sockets made so far.
     made: u64,
     /// What was accepted, in order.
@@ -62,8 +68,9 @@ pub(super) struct Backends {
 
 impl Backends {
     /// No socket yet.
-    pub fn new() -> Backends {
+    pub fn new(paths: &'static [Option<usize>]) -> Backends {
         Backends {
+            paths,
             sockets: Vec::new(),
             source: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 0)),
             made: 0,
@@ -93,6 +100,7 @@ impl Backends {
             opened_us: now_us,
             serial: self.made,
             busy_until_us: 0,
+            path_payload_bytes: self.paths[slot % self.paths.len()],
             refusals_left: 0,
             queued_errors: Vec::new(),
         });
@@ -112,6 +120,19 @@ impl Backends {
     pub fn is_filled(&self, slot: usize, address: SocketAddr, now_us: u64) -> bool {
         let socket = self.sockets.get(slot).and_then(Option::as_ref);
         socket.is_some_and(|socket| socket.address == address && now_us < socket.busy_until_us)
+    }
+
+    /// The longest packet that the path MTU of a slot's socket permits.
+    pub fn path_payload_bytes(&self, slot: usize) -> Option<usize> {
+        let known = self.sockets.get(slot)?.as_ref()?.path_payload_bytes;
+        known.filter(|_| !is_active(Mutation::PathMtuHidden))
+    }
+
+    /// Changes the path MTU of a slot's socket.
+    pub fn set_path(&mut self, slot: usize, path_payload_bytes: Option<usize>) {
+        if let Some(Some(socket)) = self.sockets.get_mut(slot) {
+            socket.path_payload_bytes = path_payload_bytes;
+        }
     }
 
     /// Whether a slot's socket has packets in its send buffer.
@@ -177,10 +198,13 @@ impl Backends {
         if faults.strikes(Fault::SourceChanged, random) {
             self.change_source();
         }
-        let source = self.source;
+        let (source, paths) = (self.source, self.paths);
         let Some(Some(socket)) = self.sockets.get_mut(slot) else {
             return -libc::EBADF;
         };
+        if faults.strikes(Fault::PathChanged, random) {
+            socket.path_payload_bytes = paths[random.below(paths.len() as u64) as usize];
+        }
         if socket.source != source {
             return -libc::ENETUNREACH;
         }
@@ -189,6 +213,15 @@ impl Backends {
                 socket.queued_errors.push(QueuedError { errno, is_answer: true, ..QueuedError::default() });
             }
             return -errno;
+        }
+        let path_bytes = socket.path_payload_bytes.unwrap_or(usize::MAX);
+        if gso_batch.len() > 1 && gso_batch[0].len() > path_bytes {
+            faults.count(Fault::GsoTooBig);
+            if is_active(Mutation::PathMtuReportedAsRefusal) {
+                return -libc::EIO;
+            }
+            // By the kernel's version.
+            return -[libc::EMSGSIZE, libc::EINVAL][random.below(2) as usize];
         }
         for packet in gso_batch {
             self.unfit += u64::from(packet.is_empty() || packet.len() > 65_507);
@@ -199,6 +232,7 @@ impl Backends {
                 arrival: packet.arrival,
                 arrivals: packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()).collect(),
                 bytes: packet.bytes().into(),
+                is_fragmented: packet.len() > path_bytes,
             });
         }
         gso_batch.iter().map(|packet| packet.len() as i32).sum()

@@ -72,6 +72,10 @@ faults! {
     SendInputOutput = "send: EIO",
     /// A GSO batch is refused (EIO).
     GsoRefused = "send: GSO batch refused",
+    /// The MTU of the path changes.
+    PathChanged = "path MTU changed",
+    /// The segments of a GSO batch exceed the path MTU.
+    GsoTooBig = "send: GSO segments exceed the path MTU",
     /// A submission stops before a valid message.
     SendStopped = "submission stopped early",
     /// sendmmsg stops at a message after the first, whose error it does not report.

@@ -68,6 +68,11 @@ impl SimHandle {
         self.state.borrow_mut().backends.answer(slot.0 as usize, answer);
     }
 
+    /// Changes the path MTU of the socket in `slot`: it permits packets of up to `path_payload_bytes`.
+    pub fn set_path(&self, slot: SocketSlot, path_payload_bytes: usize) {
+        self.state.borrow_mut().backends.set_path(slot.0 as usize, Some(path_payload_bytes));
+    }
+
     /// Wakes the driver, as control does.
     pub fn wake(&self) {
         self.state.borrow_mut().wakes += 1;

@@ -226,9 +226,8 @@ impl Kernel for SimKernel {
         state.backends.has_unsent(slot.0 as usize, state.clock_us) && !is_active(Mutation::ReopenedWhileBusy)
     }
 
-    /// Paths with several MTUs, and one that is unknown.
     fn path_payload_bytes(&self, slot: SocketSlot) -> Option<usize> {
-        [None, Some(0), Some(600), Some(1_472)][slot.0 as usize % 4]
+        self.state.borrow().backends.path_payload_bytes(slot.0 as usize)
     }
 
     fn close_backend(&mut self, slot: SocketSlot) {

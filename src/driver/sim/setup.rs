@@ -31,6 +31,8 @@ pub struct SimSetup {
     pub messages_max: usize,
     /// Bytes that a listening socket's queue holds.
     pub queue_bytes_max: usize,
+    /// The longest packets that path MTUs permit, one or more: assigned to the slots in turn; a change selects any of them.
+    pub paths: &'static [Option<usize>],
     /// The faults, and their rates.
     pub faults: Faults,
 }
@@ -49,6 +51,7 @@ impl SimSetup {
             sends_max: 32,
             messages_max: 32,
             queue_bytes_max: 1 << 20,
+            paths: &[Some(1_472), None],
             faults: Faults::none(),
         }
     }

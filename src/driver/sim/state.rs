@@ -70,7 +70,7 @@ impl State {
             network,
             receptions: sockets.iter().map(|socket| Reception { socket: *socket, is_left: false }).collect(),
             wakes: 0,
-            backends: Backends::new(),
+            backends: Backends::new(setup.paths),
             interrupts: BinaryHeap::new(),
             horizon_us: None,
             received: Vec::new(),

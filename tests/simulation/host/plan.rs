@@ -1,6 +1,6 @@
 //! Maps a seed to the events on one host: orders to its proxies, and their times.
 
-use crate::scenario::{START_US, any_datagram};
+use crate::scenario::{PATHS, START_US, any_datagram};
 use statsring::config::{AddressFamily, Check, Config, Gso, Node, parse};
 use statsring::driver::sim::{Faults, Random, SimSetup};
 use statsring::relay::{Malformed, OnNodeDown};
@@ -61,7 +61,8 @@ impl Plan {
         let is_fault_free = random.below(6) == 0;
         let payload_bytes_max = random.between(48, 400) as usize;
         let timestamps = seed.is_multiple_of(3);
-        let roomy = SimSetup { payload_bytes_max, timestamps, ..SimSetup::roomy(seed) };
+        let paths = PATHS[seed as usize % PATHS.len()];
+        let roomy = SimSetup { payload_bytes_max, timestamps, paths, ..SimSetup::roomy(seed) };
         let setup = if is_fault_free {
             roomy
         } else {

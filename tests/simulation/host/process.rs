@@ -517,7 +517,7 @@ impl Process {
         for entry in &mut self.workers {
             let Some(worker) = entry.worker.take() else { continue };
             entry.ended = Some(Ended::Panicked);
-            let case = Case { is_fault_free, timeline: &entry.timeline };
+            let case = Case { is_fault_free, are_paths_steady: true, timeline: &entry.timeline };
             let counters = worker.relay().counters();
             entry.handle.with_received(|received| {
                 entry
@@ -589,7 +589,7 @@ impl WorkerHandle {
         let counters = worker.relay().counters().clone();
         let faults = self.handle.fault_counts();
         let verdict = Verdict { counters, ended, faults, steps: 0, virtual_us: 0, latency: None };
-        let case = Case { is_fault_free, timeline: &self.timeline };
+        let case = Case { is_fault_free, are_paths_steady: true, timeline: &self.timeline };
         self.handle.with_received(|received| {
             self.handle.with_accepted(|accepted| oracle::judge(&case, received, accepted, &verdict))
         })
