@@ -58,8 +58,13 @@ impl Stamps {
     pub fn read(&mut self, now_us: u64, wall_ns: u64) {
         let passed_ns = now_us.saturating_sub(self.now_us).saturating_mul(1_000);
         let apart_ns = wall_ns.abs_diff(self.wall_ns.saturating_add(passed_ns));
-        self.was_set = self.has_read && apart_ns > TOLERANCE_NS + passed_ns / SLEW_SHARE;
+        self.was_set |= self.has_read && apart_ns > TOLERANCE_NS + passed_ns / SLEW_SHARE;
         (self.now_us, self.wall_ns, self.has_read) = (now_us, wall_ns, true);
+    }
+
+    /// Everything that had arrived was received: what comes now is stamped by the clock as it is.
+    pub fn drained(&mut self) {
+        self.was_set = false;
     }
 
     /// The arrival time of a datagram with this timestamp.
@@ -94,8 +99,8 @@ pub fn stamp_ns(control: &[u8]) -> Option<u64> {
         let message = rest.get(..length)?;
         let data = message.get(HEADER_BYTES..)?;
         let number = |at: usize| Some(i32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
-        let sort = (number(WORD_BYTES)?, number(WORD_BYTES + size_of::<i32>())?);
-        if sort == (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) {
+        let kind = (number(WORD_BYTES)?, number(WORD_BYTES + size_of::<i32>())?);
+        if kind == (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) {
             return timespec_ns(data);
         }
         rest = rest.get(length.checked_next_multiple_of(WORD_BYTES)?..)?;
@@ -163,13 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_before_which_the_clock_was_set_has_none_and_the_next_one_has_them_again() {
+    fn after_the_clock_was_set_there_are_none_until_the_sockets_were_empty() {
         for set_ns in [-3_600_000_000_000i64, -2_000_000, 2_000_000, 3_600_000_000_000] {
             let mut stamps = stamps();
             let wall_ns = |passed_us: u64| WALL_NS.wrapping_add_signed(set_ns) + passed_us * 1_000;
             stamps.read(5_005_000, wall_ns(5_000));
             assert_eq!(stamps.stamp(Some(wall_ns(4_000))), Stamp::Invalid, "{set_ns}");
             assert_eq!(stamps.stamp(None), Stamp::Missing);
+            // So has the next one, as long as some may be left that arrived before.
+            stamps.read(5_006_000, wall_ns(6_000));
+            assert_ne!(stamps.stamp(Some(wall_ns(4_000))), Stamp::At(5_004_000));
+            stamps.drained();
             stamps.read(5_010_000, wall_ns(10_000));
             assert_eq!(stamps.stamp(Some(wall_ns(9_000))), Stamp::At(5_009_000), "{set_ns}");
         }

@@ -395,7 +395,11 @@ impl<K: Kernel> Driver<K> {
                 }
             }
         }
-        if has_failed { Refill::Later } else { Refill::Empty }
+        if has_failed {
+            return Refill::Later;
+        }
+        self.stamps.drained();
+        Refill::Empty
     }
 
     /// So many datagrams are to be delivered.

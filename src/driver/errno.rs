@@ -69,6 +69,7 @@ pub fn is_impossible(errno: i32) -> bool {
     matches!(
         errno,
         libc::EBADF
+            | libc::EBADFD
             | libc::EFAULT
             | libc::EINVAL
             | libc::ENOTSOCK

@@ -1,4 +1,4 @@
-//! Wakes a worker from another thread: an eventfd with a read pending on the worker's ring.
+//! Wakes a worker from another thread: an eventfd that the worker polls while it sleeps.
 //!
 //! In: `wake()` from control. Out: the worker's wait ends. It is a hint: the data is published before, with Release.
 
@@ -13,12 +13,12 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// A new eventfd; it blocks, so that a pending ring read waits instead of answering EAGAIN.
+    /// A new eventfd.
     pub fn new() -> io::Result<Waker> {
         // SAFETY: eventfd takes no pointers; a non-negative result is a descriptor that nothing else owns.
         #[allow(unsafe_code)]
         let file = unsafe {
-            let fd = libc::eventfd(0, libc::EFD_CLOEXEC);
+            let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -32,7 +32,10 @@ impl Waker {
         let _ = (&self.file).write(&1u64.to_ne_bytes());
     }
 
-    /// Consumes all wakes so far; blocks if there are none.
+    /// Consumes all wakes so far.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there are none.
     pub fn take(&self) -> io::Result<u64> {
         let mut count = [0; 8];
         (&self.file).read_exact(&mut count)?;

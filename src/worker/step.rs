@@ -40,6 +40,8 @@ pub enum Stage {
 
 /// Rounds of transmitting and taking within one batch, before orders are looked at again.
 const ROUNDS_MAX: usize = 64;
+/// Rounds of taking within one batch under a flood: some thousand datagrams, a few ms.
+const TAKE_ROUNDS_MAX: usize = 8;
 /// The longest sleep between two tries to arm the receives at the start.
 const ARMING_SLEEP_US: u64 = 1_000;
 /// How often the kernel's drop counts are read while traffic flows.
@@ -265,7 +267,7 @@ impl<K: Kernel> Worker<K> {
     /// Takes everything that came, transmitting in between when the relay is full. Whether all of it was taken in one
     /// go; under overload the rest is left to the next batch, so that orders are followed in time.
     fn take(&mut self) -> Result<bool, DriverError> {
-        for round in 0..ROUNDS_MAX {
+        for round in 0..TAKE_ROUNDS_MAX {
             self.took_all = self.deliver() == Delivered::All;
             if self.took_all {
                 return Ok(round == 0);

@@ -166,3 +166,24 @@ fn a_reuseport_program_reads_the_cpu_and_chooses_by_the_order_of_binding() {
     group.remove(0);
     assert_eq!([0, 1].map(|index| received(&group, index)), [[0, 20], [20, 0]]);
 }
+
+#[test]
+fn replaced_sockets_are_released_though_polls_are_armed() {
+    // Up to Linux 6.12 a file that was taken out of the table stays open until the requests that began before have ended.
+    let Some(mut bed) = bed(&limits()) else { return };
+    let (_backend, address) = super::bed::backend();
+    let end = format!(":{:04X} 01 ", address.port());
+    let connected = || {
+        let table = std::fs::read_to_string("/proc/self/net/udp").unwrap();
+        table.lines().filter(|line| line.contains(&end)).count()
+    };
+    for _ in 0..50 {
+        let until_us = statsring::driver::clock::now_us() + 200;
+        bed.kernel.sleep(&[true], Some(until_us)).unwrap();
+        bed.kernel.open_backend(statsring::packet::SocketSlot(0), address).unwrap();
+    }
+    wait_until("the kernel has released them", || connected() <= 1);
+    bed.send_and_see(b"one");
+    bed.kernel.sleep(&[true], None).unwrap();
+    assert!(bed.kernel.is_ready(0), "the poll is armed again");
+}

@@ -102,7 +102,7 @@ impl Buffers {
         is_held
     }
 
-    /// Has the kernel have `count` buffers, as far as there are so many; with one Release store.
+    /// Offers free buffers until the kernel has `count`, or none is left; with one Release store.
     pub fn offer(&mut self, count: usize) {
         let before = self.tail;
         while self.offered < count

@@ -8,17 +8,17 @@
 //!
 //! Invariants that the unsafe blocks rest on:
 //! (A) what a submission points to stays at its address until the kernel has consumed it and it has ended: the receive's msghdr
-//!     is boxed and never replaced; messages, iovecs and control messages of sends are boxed, and written only when no submission
-//!     is queued. Packets are borrowed for the whole of `submit`, which returns when every submission was consumed, by which
-//!     time a send with MSG_DONTWAIT has ended. If the kernel refuses to consume them, the ring is `broken`: it is never entered
-//!     again, so the kernel never reads what was queued.
+//!     is boxed and never replaced; messages, iovecs and control messages of sends are boxed, and none is rewritten while its
+//!     submission is queued. Packets are borrowed for the whole of `submit`, which returns when every submission was consumed,
+//!     by which time a send with MSG_DONTWAIT has ended. If the kernel refuses to consume them, the ring is broken: nothing
+//!     queued is submitted any more, so nobody reads it.
 //! (B) the ring is dropped first (see the order of the fields), which ends all requests; only then what they point to.
 //! (C) the ring is used by one thread: `IoUringKernel` is made inside the worker's thread and is not `Send`.
 
 #![allow(unsafe_code)]
 
 use super::buffers::{Buffers, GROUP};
-use super::cqe::{self, HEADER_BYTES, Operation, ReceiveResult, Token};
+use super::cqe::{self, HEADER_BYTES, Operation, ReceiveResult, Received, Token};
 use super::refusal::{Host, refusal, retry_on_enomem};
 use super::restrict::restrict;
 use crate::driver::endpoints::{Backends, Listening};
@@ -44,8 +44,10 @@ const RECEIVE_DATAGRAMS: usize = 32;
 const RECEIVES_MAX: usize = 64;
 /// The errno of a ring that is broken; fatal to a worker.
 const BROKEN_ERRNO: i32 = libc::EBADFD;
-/// Enters without progress before the ring counts as broken.
+/// Enters without progress before the ring counts as broken: about a second with the pauses between all but the first.
 const ENTERS_MAX: usize = 1_000;
+const ENTERS_AT_ONCE: usize = 10;
+const ENTER_PAUSE: Duration = Duration::from_millis(1);
 /// How long the end of armed polls is awaited when the ring is closed.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -89,11 +91,10 @@ struct Polls {
 struct Drain {
     held: Vec<Held>,
     unreadable: usize,
-    /// Receives that have ended, and how many of them took something.
+    /// Datagrams of each receive. Linux 6.2 to 6.14 may post the ends of all receives behind the datagrams of all.
+    taken: Vec<usize>,
+    /// Receives that have ended.
     ended: usize,
-    used: usize,
-    /// Datagrams of the receive in progress.
-    run: usize,
     /// Whether the last receive found the queue empty.
     is_empty: bool,
     has_no_buffers: bool,
@@ -175,7 +176,7 @@ impl IoUringKernel {
                 is_woken: false,
                 errno: 0,
             },
-            drain: Drain { held: Vec::with_capacity(limits.buffers + RECEIVES_MAX), ..Drain::default() },
+            drain: Drain::new(limits.buffers + RECEIVES_MAX),
             receives: vec![1; count],
             send_errors: Vec::with_capacity(limits.sends_max),
             is_broken: false,
@@ -230,7 +231,7 @@ impl IoUringKernel {
             if self.ring.submission().is_empty() {
                 return Ok(());
             }
-            std::thread::yield_now();
+            if tries < ENTERS_AT_ONCE { std::thread::yield_now() } else { std::thread::sleep(ENTER_PAUSE) }
         }
         // What is queued may point to packets of the caller: (A).
         self.is_broken = true;
@@ -245,7 +246,8 @@ impl IoUringKernel {
             let token = Token::from_user_data(entry.user_data());
             match token.operation() {
                 Some(Operation::Receive) => {
-                    self.drain.add(entry.result(), entry.flags(), is_recv, &mut self.buffers);
+                    let received = cqe::classify(entry.result(), entry.flags());
+                    self.drain.add(token.index(), received, is_recv, &mut self.buffers);
                 }
                 Some(Operation::Poll) => self.polls.fired(token.index(), entry.result()),
                 Some(Operation::Send) if entry.result() < 0 => {
@@ -265,20 +267,20 @@ impl IoUringKernel {
     /// Submits receives for a listener and collects their results.
     fn receive(&mut self, listener: usize, receives: usize) -> Result<(), i32> {
         let file = types::Fixed(listener as u32);
-        let token = Token::new(Operation::Receive, listener).user_data();
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
         let entry = if self.prefix_bytes == 0 {
-            opcode::RecvMulti::new(file, GROUP).flags(flags).build().user_data(token)
+            opcode::RecvMulti::new(file, GROUP).flags(flags).build()
         } else {
             opcode::RecvMsgMulti::new(file, &raw const *self.receive_message, GROUP)
                 .flags(flags as u32)
                 .build()
-                .user_data(token)
         };
         // One more for each receive: Linux 6.1 uses a buffer up for its end.
         self.buffers.offer(receives * (RECEIVE_DATAGRAMS + 1));
-        for _ in 0..receives {
-            self.queue(&entry)?;
+        self.drain.begin(receives);
+        for index in 0..receives {
+            let token = Token::new(Operation::Receive, index);
+            self.queue(&entry.clone().user_data(token.user_data()))?;
         }
         self.enter()?;
         for _ in 0..ENTERS_MAX {
@@ -324,6 +326,19 @@ impl IoUringKernel {
         Ok(())
     }
 
+    /// Ends every armed poll, so that the kernel releases a file that was taken out of the table: up to Linux 6.12 it keeps every
+    /// such file until all requests that began before have ended. The next sleep arms them again.
+    fn disarm(&mut self) {
+        if !self.polls.is_armed.contains(&true) || self.is_broken {
+            return;
+        }
+        let timeout = types::Timespec::from(CANCEL_TIMEOUT);
+        let _ = self.ring.submitter().register_sync_cancel(Some(timeout), types::CancelBuilder::any());
+        // SAFETY: no argument, nothing queued. It runs the work that the cancels left.
+        let _ = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) };
+        self.reap();
+    }
+
     /// The datagram in a held buffer; `None` if the header before it is invalid.
     fn read(&self, held: Held) -> Option<(&[u8], Datagram<'_>)> {
         let Some(id) = held.id else { return Some((&[], Datagram { payload: &[], datagram_bytes: 0 })) };
@@ -348,28 +363,46 @@ impl Polls {
         *is_armed = false;
         match res {
             events if events >= 0 => *is_ready = true,
+            // See `disarm`.
+            cancelled if cancelled == -libc::ECANCELED => {}
             res => self.errno = errno_of(res),
         }
     }
 }
 
 impl Drain {
-    /// Starts a new one.
-    fn clear(&mut self) {
-        let mut held = std::mem::take(&mut self.held);
-        held.clear();
-        *self = Drain { held, ..Drain::default() };
+    fn new(datagrams_max: usize) -> Drain {
+        Drain {
+            held: Vec::with_capacity(datagrams_max),
+            taken: Vec::with_capacity(RECEIVES_MAX),
+            ..Drain::default()
+        }
     }
 
-    /// Adds one completion of a receive.
-    fn add(&mut self, res: i32, flags: u32, is_recv: bool, buffers: &mut Buffers) {
-        let received = cqe::classify(res, flags);
+    /// Starts a new one of so many receives.
+    fn begin(&mut self, receives: usize) {
+        self.held.clear();
+        self.taken.clear();
+        self.taken.resize(receives, 0);
+        (self.unreadable, self.ended, self.errno) = (0, 0, 0);
+        (self.is_empty, self.has_no_buffers) = (false, false);
+    }
+
+    /// Receives that took something.
+    fn used(&self) -> usize {
+        self.taken.iter().filter(|taken| **taken > 0).count()
+    }
+
+    /// Adds one completion of the receive at `index`.
+    fn add(&mut self, index: usize, received: Received, is_recv: bool, buffers: &mut Buffers) {
         if let Some(id) = received.buffer {
             buffers.take(id);
         }
         match (received.result, received.buffer) {
-            (ReceiveResult::Datagram { bytes }, id @ Some(_)) => self.hold(Held { id, bytes }),
-            (ReceiveResult::NoBuffer { bytes: 0 }, None) if is_recv => self.hold(Held { id: None, bytes: 0 }),
+            (ReceiveResult::Datagram { bytes }, id @ Some(_)) => self.hold(index, Held { id, bytes }),
+            (ReceiveResult::NoBuffer { bytes: 0 }, None) if is_recv => {
+                self.hold(index, Held { id: None, bytes: 0 });
+            }
             (result, buffer) => {
                 if let Some(id) = buffer {
                     buffers.recycle(id);
@@ -377,23 +410,34 @@ impl Drain {
                 match result {
                     ReceiveResult::Datagram { .. } | ReceiveResult::NoBuffer { .. } => self.unreadable += 1,
                     ReceiveResult::NoBuffers => self.has_no_buffers = true,
+                    ReceiveResult::Interrupted => self.errno = libc::EINTR,
                     ReceiveResult::Failed(errno) => self.errno = errno,
-                    ReceiveResult::Again | ReceiveResult::Interrupted => {}
+                    ReceiveResult::Again => {}
                 }
             }
         }
         if received.is_last {
-            let is_again = received.result == ReceiveResult::Again;
-            self.is_empty = is_again && self.run < RECEIVE_DATAGRAMS;
-            self.used += usize::from(self.run > 0);
             self.ended += 1;
-            self.run = 0;
+            if index + 1 == self.taken.len() {
+                self.is_empty =
+                    received.result == ReceiveResult::Again && self.taken[index] < RECEIVE_DATAGRAMS;
+            }
         }
     }
 
-    fn hold(&mut self, held: Held) {
+    fn hold(&mut self, index: usize, held: Held) {
         self.held.push(held);
-        self.run += 1;
+        if let Some(taken) = self.taken.get_mut(index) {
+            *taken += 1;
+        }
+    }
+
+    /// The result for the driver; an error if nothing was taken and the queue was not found empty.
+    fn result(&self) -> Result<Drained, i32> {
+        if self.held.is_empty() && self.unreadable == 0 && !self.is_empty {
+            return Err(if self.errno == 0 { libc::ENOBUFS } else { self.errno });
+        }
+        Ok(Drained { datagrams: self.held.len(), unreadable: self.unreadable, is_empty: self.is_empty })
     }
 }
 
@@ -421,21 +465,17 @@ impl Kernel for IoUringKernel {
                 self.buffers.recycle(id);
             }
         }
-        self.drain.clear();
-        let receives = expected.min(count_max.div_ceil(RECEIVE_DATAGRAMS)).max(1);
+        let receives = expected.min(count_max).max(1);
         self.receive(listener, receives)?;
         self.discard_unreadable();
         let drain = &mut self.drain;
-        // Upper limit for the next one without another enter.
+        // As many as the next one is expected to need, so that it is one enter.
         self.receives[listener] = match (drain.is_empty, drain.has_no_buffers) {
-            (true, _) => drain.used.max(1),
+            (true, _) => drain.used().max(1),
             (false, true) => (self.facts.buffers / RECEIVE_DATAGRAMS).max(1),
             (false, false) => (2 * receives).min(RECEIVES_MAX),
         };
-        if drain.held.is_empty() && drain.unreadable == 0 && drain.errno != 0 {
-            return Err(drain.errno);
-        }
-        Ok(Drained { datagrams: drain.held.len(), unreadable: drain.unreadable, is_empty: drain.is_empty })
+        drain.result()
     }
 
     fn datagram(&self, index: usize) -> Datagram<'_> {
@@ -487,6 +527,9 @@ impl Kernel for IoUringKernel {
         self.polls.is_ready.fill(false);
         self.polls.errno = 0;
         if std::mem::take(&mut self.polls.is_woken) {
+            // Nothing was asked of the kernel, so whatever is watched may have something.
+            let listeners = self.sizes.listeners.min(watched.len());
+            self.polls.is_ready[..listeners].copy_from_slice(&watched[..listeners]);
             return Ok(());
         }
         self.arm(self.sizes.listeners)?;
@@ -517,7 +560,11 @@ impl Kernel for IoUringKernel {
 
     fn open_backend(&mut self, slot: SocketSlot, address: SocketAddr) -> io::Result<IpAddr> {
         let (index, submitter) = (self.file_index(slot), self.ring.submitter());
-        self.backends.open(slot, address, |fd| submitter.register_files_update(index, &[fd]).map(|_| ()))
+        let source = self
+            .backends
+            .open(slot, address, |fd| submitter.register_files_update(index, &[fd]).map(|_| ()))?;
+        self.disarm();
+        Ok(source)
     }
 
     fn has_unsent(&self, slot: SocketSlot) -> bool {
@@ -533,6 +580,7 @@ impl Kernel for IoUringKernel {
         if self.backends.close(slot) {
             // Taking a file out of the table fails only for an index beyond it.
             let _ = self.ring.submitter().register_files_update(index, &[-1]);
+            self.disarm();
         }
     }
 
@@ -566,9 +614,6 @@ impl Drop for IoUringKernel {
     /// until then: the port would stay taken for some 40 ms, and a restart at once would be refused. Kernels up to 6.12 wait in
     /// the release for every request that has one of the files, so those end first.
     fn drop(&mut self) {
-        if self.is_broken {
-            return;
-        }
         let submitter = self.ring.submitter();
         let timeout = types::Timespec::from(CANCEL_TIMEOUT);
         let cancelled = submitter.register_sync_cancel(Some(timeout), types::CancelBuilder::any());
@@ -640,4 +685,59 @@ fn queue_entries(limits: &DriverLimits, listeners: usize) -> (u32, u32) {
     let submissions = (limits.sends_max.max(RECEIVES_MAX) + polls).next_power_of_two();
     let completions = (limits.buffers + RECEIVES_MAX + limits.sends_max + polls).next_power_of_two();
     (submissions as u32, completions as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A drain of two receives on 100 buffers, after these completions: the receive, the result, the flags.
+    fn drained(completions: impl IntoIterator<Item = (usize, i32, u32)>) -> Drain {
+        let mut buffers = Buffers::new(100, 64).unwrap();
+        buffers.offer(100);
+        let mut drain = Drain::new(100);
+        drain.begin(2);
+        for (index, res, flags) in completions {
+            drain.add(index, cqe::classify(res, flags), true, &mut buffers);
+        }
+        drain
+    }
+
+    /// Datagrams of receive `index`, in the buffers `ids`.
+    fn datagrams(index: usize, ids: std::ops::Range<u32>) -> impl Iterator<Item = (usize, i32, u32)> {
+        ids.map(move |id| (index, 5, cqe::CQE_BUFFER | cqe::CQE_MORE | id << cqe::CQE_BUFFER_SHIFT))
+    }
+
+    #[test]
+    fn last_receive_decides_whether_the_queue_is_empty_in_any_order_of_the_ends() {
+        let end = |index| (index, -libc::EAGAIN, 0);
+        for (second, is_empty) in [(0, true), (31, true), (33, false)] {
+            let expected = Ok(Drained { datagrams: 33 + second as usize, unreadable: 0, is_empty });
+            let (first, second) = (|| datagrams(0, 0..33), || datagrams(1, 33..33 + second));
+            let in_order = drained(first().chain([end(0)]).chain(second()).chain([end(1)]));
+            let ends_last = drained(first().chain(second()).chain([end(0), end(1)]));
+            for drain in [in_order, ends_last] {
+                assert_eq!(drain.result(), expected);
+                assert_eq!((drain.ended, drain.used()), (2, 1 + usize::from(second().next().is_some())));
+            }
+        }
+    }
+
+    #[test]
+    fn empty_datagram_is_held_and_ends_its_receive() {
+        let drain = drained([(0, 0, 0), (1, 0, 0)]);
+        assert_eq!(drain.result(), Ok(Drained { datagrams: 2, unreadable: 0, is_empty: false }));
+        assert!(drain.held.iter().all(|held| held.id.is_none()));
+    }
+
+    #[test]
+    fn drain_that_took_nothing_and_did_not_find_the_queue_empty_is_an_error() {
+        let ends = |errno: i32| drained([(0, -errno, 0), (1, -errno, 0)]).result();
+        assert_eq!(ends(libc::EAGAIN), Ok(Drained { is_empty: true, ..Drained::default() }));
+        for errno in [libc::ENOBUFS, libc::EINTR, libc::ENOMEM] {
+            assert_eq!(ends(errno), Err(errno));
+        }
+        let with_buffer = drained([(0, -libc::EAGAIN, cqe::CQE_BUFFER), (1, -libc::EAGAIN, 0)]);
+        assert_eq!(with_buffer.result(), Ok(Drained { is_empty: true, ..Drained::default() }));
+    }
 }
