@@ -123,4 +123,4 @@ try_profile() {
 }
 
 try_profile "default profile" "$work/default.json" portable "a seccomp profile forbids it"
-try_profile "docker/seccomp.json" docker/seccomp.json io_uring "on io_uring"
+try_profile "docker/seccomp.json" docker/seccomp.json io_uring "(io_uring)"

@@ -193,7 +193,7 @@ hand_over() {
 
 in_root systemctl start statsring || fail "systemctl start statsring"
 main=$(property MainPID)
-await "statsring uses io_uring" logged "on io_uring"
+await "statsring uses io_uring" logged "(io_uring)"
 in_root cat "/proc/$main/status" >"$work/status"
 awk '$1 == "Uid:" { exit $2 == 0 }' "$work/status" || fail "it runs as root"
 for expected in "CapEff:.0000000000000000" "CapBnd:.0000000000000000" "NoNewPrivs:.1" "Seccomp:.2"; do
