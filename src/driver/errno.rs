@@ -70,6 +70,7 @@ pub fn is_impossible(errno: i32) -> bool {
         errno,
         libc::EBADF
             | libc::EBADFD
+            | libc::ENOSYS
             | libc::EFAULT
             | libc::EINVAL
             | libc::ENOTSOCK

@@ -22,7 +22,7 @@ use super::cqe::{self, HEADER_BYTES, Operation, ReceiveResult, Received, Token};
 use super::refusal::{Host, refusal, retry_on_enomem};
 use super::restrict::restrict;
 use crate::driver::endpoints::{Backends, Listening};
-use crate::driver::errno::errno_of;
+use crate::driver::errno::{WaitResult, errno_of, wait_result};
 use crate::driver::gso::{SegmentBytes, empty_message};
 use crate::driver::icmp_errors::QueuedErrors;
 use crate::driver::kernel::{Datagram, Drained, Kernel, ReceiveMemory, Sizes, TURN_DATAGRAMS};
@@ -42,7 +42,7 @@ const ENTER_GETEVENTS: u32 = 1;
 const RECEIVE_DATAGRAMS: usize = 32;
 /// Receives submitted together; an empty datagram ends one.
 const RECEIVES_MAX: usize = 64;
-/// The errno of a ring that is broken; fatal to a worker.
+/// The errno of a ring that made no progress; fatal to a worker.
 const BROKEN_ERRNO: i32 = libc::EBADFD;
 /// Enters without progress before the ring counts as broken: about a second with the pauses between all but the first.
 const ENTERS_MAX: usize = 1_000;
@@ -68,8 +68,8 @@ pub struct IoUringKernel {
     receives: Vec<usize>,
     /// Messages that were not sent, with their errnos.
     send_errors: Vec<(usize, i32)>,
-    /// The kernel refused to consume what was queued: the ring is not entered any more.
-    is_broken: bool,
+    /// The errno with which the kernel refused to consume what was queued: the ring is not entered any more.
+    broken: Option<i32>,
     /// Bytes before a datagram's payload in its buffer: 0 with RECV; with RECVMSG the header and the area for control messages.
     prefix_bytes: usize,
     sizes: Sizes,
@@ -179,7 +179,7 @@ impl IoUringKernel {
             drain: Drain::new(limits.buffers + RECEIVES_MAX),
             receives: vec![1; count],
             send_errors: Vec::with_capacity(limits.sends_max),
-            is_broken: false,
+            broken: None,
             prefix_bytes: limits.prefix_bytes(),
             sizes: Sizes {
                 listeners: count,
@@ -219,23 +219,31 @@ impl IoUringKernel {
     /// Makes the kernel consume all that is queued, and takes the completions.
     fn enter(&mut self) -> Result<(), i32> {
         for tries in 0..ENTERS_MAX {
-            if self.is_broken {
-                return Err(BROKEN_ERRNO);
+            if let Some(errno) = self.broken {
+                return Err(errno);
             }
             let queued = self.ring.submission().len() as u32;
             let flags = if tries == 0 { 0 } else { ENTER_GETEVENTS };
-            // SAFETY: no argument, and entries that keep (A). GETEVENTS runs deferred work without waiting. An error is one of
-            // the kernel's memory or of a full completion queue (EAGAIN, EBUSY), and the next enter may succeed.
-            let _ = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) };
+            // SAFETY: no argument, and entries that keep (A). GETEVENTS runs deferred work without waiting.
+            let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) };
             self.reap();
             if self.ring.submission().is_empty() {
                 return Ok(());
             }
+            let errno = entered.err().and_then(|error| error.raw_os_error()).unwrap_or(0);
+            if wait_result(errno) == WaitResult::Broken {
+                return Err(self.break_with(errno));
+            }
+            // The kernel is short of memory, or of room for completions (EAGAIN, EBUSY): the next enter may succeed.
             if tries < ENTERS_AT_ONCE { std::thread::yield_now() } else { std::thread::sleep(ENTER_PAUSE) }
         }
-        // What is queued may point to packets of the caller: (A).
-        self.is_broken = true;
-        Err(BROKEN_ERRNO)
+        Err(self.break_with(BROKEN_ERRNO))
+    }
+
+    /// From now on the ring is not entered: what is queued may point to packets of a caller (A). Returns the errno.
+    fn break_with(&mut self, errno: i32) -> i32 {
+        self.broken = Some(errno);
+        errno
     }
 
     /// Takes every completion there is.
@@ -292,8 +300,7 @@ impl IoUringKernel {
             self.reap();
         }
         // This kernel waits despite MSG_DONTWAIT: unusable.
-        self.is_broken = true;
-        Err(BROKEN_ERRNO)
+        Err(self.break_with(BROKEN_ERRNO))
     }
 
     /// Recycles buffers with an invalid header.
@@ -329,7 +336,7 @@ impl IoUringKernel {
     /// Ends every armed poll, so that the kernel releases a file that was taken out of the table: up to Linux 6.12 it keeps every
     /// such file until all requests that began before have ended. The next sleep arms them again.
     fn disarm(&mut self) {
-        if !self.polls.is_armed.contains(&true) || self.is_broken {
+        if !self.polls.is_armed.contains(&true) || self.broken.is_some() {
             return;
         }
         let timeout = types::Timespec::from(CANCEL_TIMEOUT);
@@ -521,8 +528,8 @@ impl Kernel for IoUringKernel {
     }
 
     fn sleep(&mut self, watched: &[bool], until_us: Option<u64>) -> Result<(), i32> {
-        if self.is_broken {
-            return Err(BROKEN_ERRNO);
+        if let Some(errno) = self.broken {
+            return Err(errno);
         }
         self.polls.is_ready.fill(false);
         self.polls.errno = 0;
