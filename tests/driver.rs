@@ -3,12 +3,15 @@
 #[path = "process/bare_ring.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod bare_ring;
+#[path = "kernel_facts/descriptor.rs"]
+mod descriptor;
 #[path = "process/seccomp.rs"]
 mod seccomp;
 #[path = "process/skip.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod skip;
 
+use descriptor::descriptor_connected_to;
 use nix::sys::socket::{setsockopt, sockopt};
 use statsring::driver::kernel::Kernel;
 use statsring::driver::{
@@ -17,7 +20,6 @@ use statsring::driver::{
 };
 use statsring::packet::{Packet, SendOutcome, SocketSlot};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,19 +116,6 @@ fn limits(timestamps: bool) -> DriverLimits {
     }
 }
 
-/// The descriptor in this process of the socket that is connected to `address`.
-fn descriptor_connected_to(address: SocketAddr) -> RawFd {
-    let entries = std::fs::read_dir("/proc/self/fd").unwrap();
-    let mut numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-    let is_it = |fd: &RawFd| {
-        // SAFETY: borrowed for one call; a number that is no longer open, or is something else, returns an error.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
-        let peer = socket2::SockRef::from(&borrowed).peer_addr();
-        peer.is_ok_and(|peer| peer.as_socket() == Some(address))
-    };
-    numbers.find(is_it).expect("a socket connected there")
-}
-
 fn bed<K: Kernel>(open: Open<K>) -> Bed<K> {
     bed_with(open, false)
 }
@@ -169,10 +158,10 @@ fn arrived(backend: &UdpSocket) -> Vec<Vec<u8>> {
 
 fn datagrams_of_every_size_are_delivered_with_their_true_length_in_order<K: Kernel>(open: Open<K>) {
     let mut bed = bed(open);
-    let facts = bed.driver.facts().clone();
-    let is_portable = facts.engine == "portable";
+    let info = bed.driver.info().clone();
+    let is_portable = info.engine == "portable";
     let restrictions = if is_portable { Restrictions::None } else { Restrictions::InForce };
-    assert_eq!((facts.restrictions, facts.ring_bytes == 0), (restrictions, is_portable));
+    assert_eq!((info.restrictions, info.ring_bytes == 0), (restrictions, is_portable));
     let mut log = Log::default();
     let sizes = [1, 0, ROOM_BYTES, ROOM_BYTES + 1, 60_000, 5];
     let rounds = 100;

@@ -3,6 +3,8 @@
 
 #[path = "kernel_facts/bed.rs"]
 mod bed;
+#[path = "kernel_facts/descriptor.rs"]
+mod descriptor;
 #[path = "kernel_facts/raw.rs"]
 mod raw;
 #[path = "process/bare_ring.rs"]

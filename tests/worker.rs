@@ -117,7 +117,7 @@ fn rig(listen: &str) -> Option<Rig> {
     })
     .unwrap();
     match reports.blocking_recv().unwrap() {
-        Report::Ready { facts, .. } => assert_eq!(facts.engine, engine().name()),
+        Report::Ready { info, .. } => assert_eq!(info.engine, engine().name()),
         Report::Ended { end: Err(error), .. } if engine() == Engine::IoUring => {
             bare_ring::skip_for_locked_memory(&error);
             return None;

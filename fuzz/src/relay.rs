@@ -297,7 +297,7 @@ fn hash(line: &[u8], backend: usize) -> u64 {
 }
 
 fn outcome(kind: u8) -> SendOutcome {
-    match kind % 10 {
+    match kind % 11 {
         1 => SendOutcome::Busy,
         2 => SendOutcome::Refused,
         3 => SendOutcome::Unreachable(SendError::HostUnreachable),
@@ -307,6 +307,7 @@ fn outcome(kind: u8) -> SendOutcome {
         7 => SendOutcome::Failed(5),
         8 => SendOutcome::GsoRefused(5),
         9 => SendOutcome::Answered(71),
+        10 => SendOutcome::TooBigForPath,
         _ => SendOutcome::Sent,
     }
 }

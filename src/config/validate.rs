@@ -93,7 +93,6 @@ impl RawConfig {
             may_double: self.may_double_nodes,
         };
         let (nodes, shards) = nodes::validate(self.nodes, &rules, report);
-        let packet_limit = packet_is_known.then_some(packet_bytes_max);
         Config {
             nodes,
             shards,
@@ -122,7 +121,11 @@ impl RawConfig {
             datagram_bytes_max: self.datagram_bytes_max.or(8_192) as usize,
             receive_buffer_bytes: self.receive_buffer_bytes.or(8 << 20) as usize,
             send_buffer_bytes: self.send_buffer_bytes.or(1 << 20) as usize,
-            queue_bytes_max: validate_queue(self.queue_bytes_max, packet_limit, report),
+            queue_bytes_max: validate_queue(
+                self.queue_bytes_max,
+                packet_is_known.then_some(packet_bytes_max),
+                report,
+            ),
             reopen_ms: validate_reopen(self.reopen_ms, report),
             cache_entries: cache_entries(self.cache_entries.or(CACHE_ENTRIES_DEFAULT)),
             malformed: self.malformed.or(Malformed::Drop),

@@ -5,7 +5,7 @@
 //! to the worker while it is in the processor's cache. Next: `worker/`.
 //!
 //! Rules kept here: while traffic flows nothing waits for datagrams in the kernel, so that they gather in the sockets until
-//! the sleep's deadline, which nothing but a wake or a signal ends sooner; there is no sleep on unread datagrams or unreported
+//! the sleep's deadline, which only a wake, a signal or the first datagram of a socket that was idle ends sooner; there is no sleep on unread datagrams or unreported
 //! outcomes; a socket counts as read only when the kernel found it empty; one `enter` takes no more than `Sizes::turn`
 //! datagrams, so that orders are followed under any flood.
 //!
@@ -118,11 +118,6 @@ impl<K: Kernel> Driver<K> {
             stamps: Stamps::default(),
             broken: None,
         }
-    }
-
-    /// The kernel, for what only its own kind has.
-    pub fn kernel(&self) -> &K {
-        &self.kernel
     }
 
     /// The driver's clock, in µs from an arbitrary start; monotonic.
@@ -290,8 +285,8 @@ impl<K: Kernel> Driver<K> {
     }
 
     /// What the driver was granted.
-    pub fn facts(&self) -> &DriverInfo {
-        self.kernel.facts()
+    pub fn info(&self) -> &DriverInfo {
+        self.kernel.info()
     }
 
     /// Whether this driver reads a listener.

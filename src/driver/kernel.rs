@@ -72,7 +72,7 @@ pub trait Kernel {
     fn sizes(&self) -> Sizes;
 
     /// The resources granted to it.
-    fn facts(&self) -> &DriverInfo;
+    fn info(&self) -> &DriverInfo;
 
     /// Takes about `count_max` datagrams out of a listening socket's queue without waiting, and never more than
     /// [`Sizes::batch`]. Those of the last call are overwritten.

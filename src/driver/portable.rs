@@ -76,7 +76,7 @@ pub struct PortableKernel {
     /// The listening sockets, then the waker.
     polls: Vec<libc::pollfd>,
     sizes: Sizes,
-    facts: DriverInfo,
+    info: DriverInfo,
 }
 
 impl PortableKernel {
@@ -114,7 +114,7 @@ impl PortableKernel {
         let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let polls = listeners.descriptors().chain([wake]).map(poll).collect();
         let packets_max = limits.sends_max;
-        let facts = DriverInfo {
+        let info = DriverInfo {
             engine: Engine::Portable.name(),
             receive_buffer_bytes: listeners.receive_buffer_bytes()?,
             buffers: BATCH,
@@ -145,7 +145,7 @@ impl PortableKernel {
                 timestamps: limits.timestamps,
             },
             listeners,
-            facts,
+            info,
         })
     }
 
@@ -229,8 +229,8 @@ impl Kernel for PortableKernel {
         self.sizes
     }
 
-    fn facts(&self) -> &DriverInfo {
-        &self.facts
+    fn info(&self) -> &DriverInfo {
+        &self.info
     }
 
     fn drain(&mut self, listener: usize, count_max: usize) -> Result<Drained, i32> {

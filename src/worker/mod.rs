@@ -36,7 +36,7 @@ pub enum Report {
         /// Which worker.
         worker: usize,
         /// Resources granted to it.
-        facts: DriverInfo,
+        info: DriverInfo,
     },
     /// Sends to a backend fail, or ICMP errors report undelivered packets: the backend's counters have the kind.
     /// Sent once until control takes the hint (`NodeCounters::take_hint`).

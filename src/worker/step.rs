@@ -42,10 +42,10 @@ pub enum Stage {
 const ROUNDS_MAX: usize = 64;
 /// Rounds of taking within one batch under a flood: some thousand datagrams, a few ms.
 const TAKE_ROUNDS_MAX: usize = 8;
-/// The longest sleep between two tries to arm the receives at the start.
-const ARMING_SLEEP_US: u64 = 1_000;
-/// How often the kernel's drop counts are read while traffic flows.
-const DROPS_INTERVAL_US: u64 = 10_000;
+/// The longest sleep between two tries to read the sockets at the start.
+const START_SLEEP_US: u64 = 1_000;
+/// How often the receive buffers' memory and drops are read while traffic flows.
+const MEMORY_INTERVAL_US: u64 = 10_000;
 
 /// A worker's links to the rest of the process.
 pub struct WorkerLinks {
@@ -97,7 +97,7 @@ pub struct Worker<K: Kernel> {
     /// The clock before the last enter, which submitted what was pushed, and after it.
     submitted_us: u64,
     pub(super) woke_us: u64,
-    drops_read_us: u64,
+    memory_read_us: u64,
     answer_looks: AnswerLooks,
     /// The kernel's drop counts of each socket at its hand-over.
     drops_before: Vec<u64>,
@@ -111,7 +111,7 @@ struct Batch {
 }
 
 impl<K: Kernel> Worker<K> {
-    /// A worker whose driver listens already; nothing is armed before the first step.
+    /// A worker whose driver listens already; nothing is read before the first step.
     pub fn new(mut driver: Driver<K>, links: WorkerLinks) -> Worker<K> {
         let mut routes = Cache::new(links.routes);
         let table = Arc::clone(routes.load());
@@ -126,7 +126,7 @@ impl<K: Kernel> Worker<K> {
         let mut relay = Relay::new(links.limits.relay(), table, sockets.slots());
         sockets.read_paths(&mut relay, &mut driver, &mut reporter);
         Worker {
-            coalescing: Coalescing::new(driver.facts().receive_buffer_bytes, flush_us),
+            coalescing: Coalescing::new(driver.info().receive_buffer_bytes, flush_us),
             relay,
             driver,
             sockets,
@@ -145,7 +145,7 @@ impl<K: Kernel> Worker<K> {
             taken_us: now_us,
             submitted_us: now_us,
             woke_us: now_us,
-            drops_read_us: now_us,
+            memory_read_us: now_us,
             answer_looks: AnswerLooks::default(),
             drops_before: Vec::new(),
         }
@@ -176,7 +176,7 @@ impl<K: Kernel> Worker<K> {
             // The length of the sleep says nothing about the arrival of the datagram that ended it.
             (self.known_empty_us, self.after_idle) = (self.woke_us, true);
         }
-        let is_due = self.woke_us >= self.drops_read_us + DROPS_INTERVAL_US;
+        let is_due = self.woke_us >= self.memory_read_us + MEMORY_INTERVAL_US;
         let queued_bytes = is_due.then(|| self.read_memory());
         let whole = self.take()?;
         if whole && let Some(queued_bytes) = queued_bytes {
@@ -185,8 +185,8 @@ impl<K: Kernel> Worker<K> {
         self.learn(wait, was_reading && whole, woke_before_us);
         if !self.is_ready && self.driver.is_reading() {
             self.is_ready = true;
-            let facts = self.driver.facts().clone();
-            self.reporter.report(Report::Ready { worker: self.index, facts });
+            let info = self.driver.info().clone();
+            self.reporter.report(Report::Ready { worker: self.index, info });
         }
         let step = self.advance_stage();
         if let Step::Ended(_) = step {
@@ -314,8 +314,8 @@ impl<K: Kernel> Worker<K> {
     fn next_wait(&mut self, has_pushed: bool) -> (Wait, bool) {
         let now_us = self.driver.now_us();
         if !self.is_ready {
-            // A driver that has something to arm does not sleep.
-            return (Wait::EventUntil { deadline_us: now_us + ARMING_SLEEP_US }, false);
+            // A driver that has not read its sockets yet does not sleep.
+            return (Wait::EventUntil { deadline_us: now_us + START_SLEEP_US }, false);
         }
         if let Some(wait) = self.stage_wait(now_us) {
             return (wait, false);
@@ -329,8 +329,6 @@ impl<K: Kernel> Worker<K> {
         {
             // The oldest datagram that this sleep can contain arrived when the socket was last known empty.
             let budget_us = self.known_empty_us + self.relay.table().rules.flush_us;
-            // A receive that ended, for want of buffers as a rule, left datagrams in the socket: take them now.
-            let sleep_us = if self.driver.is_reading() { sleep_us } else { 0 };
             let deadline_us = (now_us + sleep_us).min(budget_us).min(due_us.unwrap_or(u64::MAX)).max(now_us);
             return (Wait::GatherUntil { deadline_us }, false);
         }
@@ -349,7 +347,7 @@ impl<K: Kernel> Worker<K> {
     /// Derives the traffic rate, and the time when the socket was last empty, from a wakeup.
     fn learn(&mut self, wait: Wait, whole: bool, woke_before_us: u64) {
         let took = self.batch;
-        let armed = whole && self.driver.is_reading();
+        let is_whole = whole && self.driver.is_reading();
         if took.datagrams > 0 {
             let elapsed_us = self.woke_us.saturating_sub(woke_before_us);
             self.coalescing.took(self.woke_us, elapsed_us, took.datagrams, took.bytes);
@@ -358,10 +356,10 @@ impl<K: Kernel> Worker<K> {
         }
         let empty_us = match wait {
             // The clock before an enter that delivered nothing: after it, pre-emption would hide the tail.
-            _ if took.datagrams == 0 && armed => Some(self.submitted_us),
+            _ if took.datagrams == 0 && is_whole => Some(self.submitted_us),
             // A gather that lasted to its deadline took everything after it, until the socket said it was empty. One that a
             // signal ended early, before a pause beyond the deadline, looks the same: wrong by its length at most.
-            Wait::GatherUntil { deadline_us } if armed && self.woke_us >= deadline_us => Some(deadline_us),
+            Wait::GatherUntil { deadline_us } if is_whole && self.woke_us >= deadline_us => Some(deadline_us),
             _ => None,
         };
         if let Some(empty_us) = empty_us {
@@ -377,7 +375,7 @@ impl<K: Kernel> Worker<K> {
     /// Reads what the kernel dropped at the listening sockets; new drops shorten the sleeps. What is queued there, in bytes as the
     /// kernel charges them.
     fn read_memory(&mut self) -> u64 {
-        self.drops_read_us = self.woke_us;
+        self.memory_read_us = self.woke_us;
         let (mut drops, mut queued_bytes) = (0, 0);
         for listener in 0..self.driver.listeners() {
             let before = self.drops_before.get(listener).copied().unwrap_or(0);

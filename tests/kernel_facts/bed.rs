@@ -1,13 +1,14 @@
 //! The test bed: one listening socket on loopback with its io_uring kernel interface, a sender, and what the tests ask of them.
 
 use crate::bare_ring;
+pub use crate::descriptor::descriptor_connected_to;
 use nix::sys::socket::{setsockopt, sockopt};
 use statsring::driver::kernel::Kernel;
 use statsring::driver::uring::IoUringKernel;
 use statsring::driver::{Driver, DriverLimits, Events, Flow, Stamp, Wait, Waker, socket};
 use statsring::packet::{Packet, SendOutcome, SocketSlot};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
@@ -149,19 +150,6 @@ pub fn wait_until(what: &str, mut met: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_micros(200));
     }
-}
-
-/// The descriptor in this process of the socket that is connected to `address`.
-pub fn descriptor_connected_to(address: SocketAddr) -> RawFd {
-    let entries = std::fs::read_dir("/proc/self/fd").unwrap();
-    let mut numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-    let is_it = |fd: &RawFd| {
-        // SAFETY: borrowed for one call; a number that is no longer open, or is something else, answers with an error.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
-        let peer = socket2::SockRef::from(&borrowed).peer_addr();
-        peer.is_ok_and(|peer| peer.as_socket() == Some(address))
-    };
-    numbers.find(is_it).expect("a socket connected there")
 }
 
 /// Whether a socket has an error to tell, or an error queue that is not empty.

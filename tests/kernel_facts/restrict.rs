@@ -119,7 +119,7 @@ fn probe_of_this_threads_rings() -> Vec<i32> {
 #[test]
 fn the_drivers_own_ring_is_restricted_and_works() {
     let Some(mut bed) = bed(&limits()) else { return };
-    assert_eq!(bed.kernel.facts().restrictions, Restrictions::InForce);
+    assert_eq!(bed.kernel.info().restrictions, Restrictions::InForce);
     assert!(probe_of_this_threads_rings().contains(&libc::EACCES), "this thread's ring takes any operation");
     // Receive, send, and another socket after the ring was enabled; the other tests of this folder do the rest.
     let (backend, address) = super::bed::backend();

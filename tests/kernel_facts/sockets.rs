@@ -18,7 +18,7 @@ fn any() -> SocketAddr {
 fn the_kernel_grants_twice_what_is_asked_for_and_it_is_read_back() {
     let asked = 100_000;
     let Some(bed) = super::bed::bed_with(&limits(), asked) else { return };
-    assert_eq!(bed.kernel.facts().receive_buffer_bytes, 2 * asked);
+    assert_eq!(bed.kernel.info().receive_buffer_bytes, 2 * asked);
 }
 
 #[test]

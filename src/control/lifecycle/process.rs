@@ -270,9 +270,9 @@ impl Process {
 
     fn note(&mut self, report: Report) -> Option<Event> {
         match report {
-            Report::Ready { worker, facts } => {
+            Report::Ready { worker, info } => {
                 if let Some(worker_handle) = self.control.worker_handles.get(worker) {
-                    *worker_handle.driver_info.borrow_mut() = Some(facts);
+                    *worker_handle.driver_info.borrow_mut() = Some(info);
                 }
             }
             Report::SendsFail { node, address } => {
@@ -296,34 +296,11 @@ impl Process {
                 self.control.shortages.note_done(Operation::Socket);
                 tracing::info!("backend {}: socket created", node.escape_default())
             }
-            Report::SocketReopened { node, reason } => {
-                tracing::debug!("backend {}: socket reopened: {reason}", node.escape_default());
-            }
-            Report::ReopenFailed { node, reason, error } => tracing::warn!(
-                "backend {}: cannot reopen its socket ({reason}): {error}; keeping the old one and retrying",
-                node.escape_default()
-            ),
-            Report::GsoRefused { node, error, retry_s } => tracing::info!(
-                "{}: the kernel refuses to send several packets at once (gso): {error}; sending them one by one, and trying again \
-                 after {retry_s} s",
-                node.escape_default()
-            ),
             Report::FragmentationBegan { node } => {
                 if let Some(message) = self.control.fragmentation(&node) {
                     tracing::warn!("{message}");
                 }
             }
-            Report::FragmentationEnded { node } => {
-                tracing::info!("backend {}: packets fit the path MTU again", node.escape_default());
-            }
-            Report::PacketsResized { node, packet_bytes } => tracing::info!(
-                "backend {}: the path MTU has changed: packets of up to {packet_bytes} bytes from now on",
-                node.escape_default()
-            ),
-            Report::Truncated { datagram_bytes } => tracing::warn!(
-                "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its complete lines are forwarded, the \
-                 rest is lost and counted in datagrams_truncated and bytes_truncated; raise maxDatagramSize"
-            ),
             Report::PinFailed { worker, cpu, error } => {
                 if let Some(worker_handle) = self.control.worker_handles.get(worker) {
                     worker_handle.cpu.set(None);
@@ -333,19 +310,57 @@ impl Process {
                     format!("pinWorkers: cannot pin worker {worker} to CPU {cpu}: {error}; it is not pinned");
                 self.control.degraded.borrow_mut().push(message);
             }
-            Report::FenceFailed { error } => {
-                tracing::warn!(
-                    "cannot close the sockets to new datagrams: {error}; datagrams that arrive during the stop may be lost"
-                );
-            }
             Report::Ended { worker, end } => {
                 if let Some(place) = self.ended.get_mut(worker) {
                     *place = Some(end);
                 }
                 return Some(Event::WorkerEnded(worker));
             }
+            report => log(&report),
         }
         None
+    }
+}
+
+/// Logs a report that changes nothing here.
+fn log(report: &Report) {
+    match report {
+        Report::SocketReopened { node, reason } => {
+            tracing::debug!("backend {}: socket reopened: {reason}", node.escape_default());
+        }
+        Report::ReopenFailed { node, reason, error } => tracing::warn!(
+            "backend {}: cannot reopen its socket ({reason}): {error}; keeping the old one and retrying",
+            node.escape_default()
+        ),
+        Report::GsoRefused { node, error, retry_s } => tracing::info!(
+            "{}: the kernel refuses to send several packets at once (gso): {error}; sending them one by one, and trying again \
+             after {retry_s} s",
+            node.escape_default()
+        ),
+        Report::FragmentationEnded { node } => {
+            tracing::info!("backend {}: packets fit the path MTU again", node.escape_default());
+        }
+        Report::PacketsResized { node, packet_bytes } => tracing::info!(
+            "backend {}: the path MTU has changed: packets of up to {packet_bytes} bytes from now on",
+            node.escape_default()
+        ),
+        Report::Truncated { datagram_bytes } => tracing::warn!(
+            "a datagram of {datagram_bytes} bytes is longer than maxDatagramSize: its complete lines are forwarded, the \
+             rest is lost and counted in datagrams_truncated and bytes_truncated; raise maxDatagramSize"
+        ),
+        Report::FenceFailed { error } => {
+            tracing::warn!(
+                "cannot close the sockets to new datagrams: {error}; datagrams that arrive during the stop may be lost"
+            );
+        }
+        // `note` follows these.
+        Report::Ready { .. }
+        | Report::SendsFail { .. }
+        | Report::SocketFailed { .. }
+        | Report::SocketMade { .. }
+        | Report::FragmentationBegan { .. }
+        | Report::PinFailed { .. }
+        | Report::Ended { .. } => {}
     }
 }
 

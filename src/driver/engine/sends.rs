@@ -33,15 +33,15 @@ impl<K: Kernel> Driver<K> {
         for message in 0..self.results.len().min(self.messages.len()) {
             self.settle(self.messages[message], self.results[message]);
         }
-        let has_told_why = self.results.last().is_some_and(|errno| *errno != 0);
-        if self.results.len() < self.messages.len() && !has_told_why {
-            self.settle_untold(self.messages[self.results.len()]);
+        let is_reported = self.results.last().is_some_and(|errno| *errno != 0);
+        if self.results.len() < self.messages.len() && !is_reported {
+            self.settle_unreported(self.messages[self.results.len()]);
         }
     }
 
     /// The submission stopped before the message of the next `packets` and did not say why: the error queue of its socket does,
     /// or trying again.
-    fn settle_untold(&mut self, packets: usize) {
+    fn settle_unreported(&mut self, packets: usize) {
         let Some(slot) = self.unsent.get(self.outcomes.len()).map(|packet| packet.socket) else { return };
         match self.kernel.take_errors(slot) {
             Some(errors) if errors.first > 0 => {

@@ -32,7 +32,7 @@ pub struct SimKernel {
     /// What the last sleep found readable.
     ready: Vec<bool>,
     sizes: Sizes,
-    facts: DriverInfo,
+    info: DriverInfo,
 }
 
 /// A driver on a fake kernel.
@@ -73,7 +73,7 @@ impl SimKernel {
                 messages_max: setup.messages_max,
                 timestamps: setup.timestamps,
             },
-            facts: setup.facts(),
+            info: setup.info(),
         };
         (Driver::new(kernel), SimHandle::new(state, network.clone()))
     }
@@ -92,8 +92,8 @@ impl Kernel for SimKernel {
         self.sizes
     }
 
-    fn facts(&self) -> &DriverInfo {
-        &self.facts
+    fn info(&self) -> &DriverInfo {
+        &self.info
     }
 
     fn drain(&mut self, listener: usize, count_max: usize) -> Result<Drained, i32> {

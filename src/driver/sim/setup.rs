@@ -70,7 +70,7 @@ impl SimSetup {
     }
 
     /// The resources granted to a driver.
-    pub(super) fn facts(&self) -> DriverInfo {
+    pub(super) fn info(&self) -> DriverInfo {
         DriverInfo {
             restrictions: Restrictions::None,
             engine: "sim",

@@ -18,12 +18,14 @@
 #![allow(unsafe_code)]
 
 use super::buffers::{Buffers, GROUP};
-use super::cqe::{self, HEADER_BYTES, Operation, ReceiveResult, Received, Token};
+use super::cqe::{self, HEADER_BYTES, Operation, Token};
+use super::drain::{Drain, Held, RECEIVE_DATAGRAMS, RECEIVES_MAX};
+use super::messages::Messages;
 use super::refusal::{Host, refusal, retry_on_enomem};
 use super::restrict::restrict;
 use crate::driver::endpoints::{Backends, Listening};
 use crate::driver::errno::{WaitResult, errno_of, wait_result};
-use crate::driver::gso::{SegmentBytes, empty_message};
+use crate::driver::gso::empty_message;
 use crate::driver::icmp_errors::QueuedErrors;
 use crate::driver::kernel::{Datagram, Drained, Kernel, ReceiveMemory, Sizes, TURN_DATAGRAMS};
 use crate::driver::{DriverError, DriverInfo, DriverLimits, Engine, Waker, clock};
@@ -37,17 +39,14 @@ use std::time::Duration;
 
 /// IORING_ENTER_GETEVENTS of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
-/// Datagrams that one multishot receive takes before it ends (MULTISHOT_MAX_RETRY of the kernel's io_uring/net.c); Linux 6.1 has no
-/// such limit.
-const RECEIVE_DATAGRAMS: usize = 32;
-/// Receives submitted together; an empty datagram ends one.
-const RECEIVES_MAX: usize = 64;
 /// The errno of a ring that made no progress; fatal to a worker.
 const BROKEN_ERRNO: i32 = libc::EBADFD;
 /// Enters without progress before the ring counts as broken: about a second with the pauses between all but the first.
 const ENTERS_MAX: usize = 1_000;
 const ENTERS_AT_ONCE: usize = 10;
 const ENTER_PAUSE: Duration = Duration::from_millis(1);
+/// A datagram without a payload.
+const EMPTY: Datagram<'_> = Datagram { payload: &[], datagram_bytes: 0 };
 /// How long the end of armed polls is awaited when the ring is closed.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -73,7 +72,7 @@ pub struct IoUringKernel {
     /// Bytes before a datagram's payload in its buffer: 0 with RECV; with RECVMSG the header and the area for control messages.
     prefix_bytes: usize,
     sizes: Sizes,
-    facts: DriverInfo,
+    info: DriverInfo,
     not_send: PhantomData<*const ()>,
 }
 
@@ -84,37 +83,6 @@ struct Polls {
     /// A wake was consumed that has not ended a sleep yet.
     is_woken: bool,
     errno: i32,
-}
-
-/// The result of the receives of one drain.
-#[derive(Default)]
-struct Drain {
-    held: Vec<Held>,
-    unreadable: usize,
-    /// Datagrams of each receive. Linux 6.2 to 6.14 may post the ends of all receives behind the datagrams of all.
-    taken: Vec<usize>,
-    /// Receives that have ended.
-    ended: usize,
-    /// Whether the last receive found the queue empty.
-    is_empty: bool,
-    has_no_buffers: bool,
-    errno: i32,
-}
-
-/// A buffer with a datagram.
-#[derive(Clone, Copy)]
-struct Held {
-    /// `None`: an empty datagram, which has no buffer.
-    id: Option<u16>,
-    /// As the receive counts them: see [`ReceiveResult::Datagram`].
-    bytes: usize,
-}
-
-/// The memory that sends point to.
-struct Messages {
-    headers: Box<[libc::msghdr]>,
-    iovecs: Box<[libc::iovec]>,
-    segments: Box<[SegmentBytes]>,
 }
 
 impl IoUringKernel {
@@ -134,15 +102,7 @@ impl IoUringKernel {
             refusal(operation, error, limits.rings_bytes.max(ring_bytes), &Host::read())
         };
 
-        let mut builder = IoUring::builder();
-        builder
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_submit_all()
-            .setup_r_disabled()
-            .setup_cqsize(cq_entries);
-        let ring = retry_on_enomem(|| builder.build(sq_entries))
-            .map_err(|error| refused("io_uring_setup", error))?;
+        let ring = disabled_ring(sq_entries, cq_entries).map_err(|error| refused("io_uring_setup", error))?;
         let buffers = Buffers::new(limits.buffers, limits.buffer_bytes)
             .map_err(|source| DriverError::System { operation: "mmap of the receive buffers", source })?;
         retry_on_enomem(|| buffers.register(&ring.submitter()))
@@ -154,7 +114,7 @@ impl IoUringKernel {
         ring.submitter().register_enable_rings().map_err(|error| refused("enabling the ring", error))?;
 
         let count = listeners.count();
-        let facts = DriverInfo {
+        let info = DriverInfo {
             engine: Engine::IoUring.name(),
             receive_buffer_bytes: listeners.receive_buffer_bytes()?,
             buffers: limits.buffers,
@@ -170,12 +130,7 @@ impl IoUringKernel {
             receive_message: Box::new(receive_message(limits)),
             backends: Backends::new(limits.sockets_max, limits.send_buffer_bytes),
             waker,
-            polls: Polls {
-                is_armed: vec![false; count + 1],
-                is_ready: vec![false; count + 1],
-                is_woken: false,
-                errno: 0,
-            },
+            polls: Polls::new(count + 1),
             drain: Drain::new(limits.buffers + RECEIVES_MAX),
             receives: vec![1; count],
             send_errors: Vec::with_capacity(limits.sends_max),
@@ -190,7 +145,7 @@ impl IoUringKernel {
                 timestamps: limits.timestamps,
             },
             listeners,
-            facts,
+            info,
             not_send: PhantomData,
         })
     }
@@ -266,7 +221,7 @@ impl IoUringKernel {
             }
         }
         if std::mem::take(&mut self.polls.is_ready[waker]) {
-            // It is readable, and this worker is the only one that reads it: this does not block.
+            // Without a wake there would be nothing to take, and no harm.
             let _ = self.waker.take();
             self.polls.is_woken = true;
         }
@@ -347,20 +302,22 @@ impl IoUringKernel {
     }
 
     /// The datagram in a held buffer; `None` if the header before it is invalid.
-    fn read(&self, held: Held) -> Option<(&[u8], Datagram<'_>)> {
-        let Some(id) = held.id else { return Some((&[], Datagram { payload: &[], datagram_bytes: 0 })) };
+    fn read(&self, held: Held) -> Option<Datagram<'_>> {
+        let Some(id) = held.id else { return Some(EMPTY) };
         let buffer = self.buffers.bytes(id);
         if self.prefix_bytes == 0 {
             let payload = &buffer[..held.bytes.min(buffer.len())];
-            return Some((&[], Datagram { payload, datagram_bytes: held.bytes }));
+            return Some(Datagram { payload, datagram_bytes: held.bytes });
         }
-        let received = buffer.get(..held.bytes)?;
-        let datagram = cqe::parse(received, self.prefix_bytes)?;
-        Some((cqe::control(received, self.prefix_bytes), datagram))
+        cqe::parse(buffer.get(..held.bytes)?, self.prefix_bytes)
     }
 }
 
 impl Polls {
+    fn new(count: usize) -> Polls {
+        Polls { is_armed: vec![false; count], is_ready: vec![false; count], is_woken: false, errno: 0 }
+    }
+
     /// The poll of a listener or of the waker has ended.
     fn fired(&mut self, index: usize, res: i32) {
         let (Some(is_armed), Some(is_ready)) = (self.is_armed.get_mut(index), self.is_ready.get_mut(index))
@@ -377,77 +334,6 @@ impl Polls {
     }
 }
 
-impl Drain {
-    fn new(datagrams_max: usize) -> Drain {
-        Drain {
-            held: Vec::with_capacity(datagrams_max),
-            taken: Vec::with_capacity(RECEIVES_MAX),
-            ..Drain::default()
-        }
-    }
-
-    /// Starts a new one of so many receives.
-    fn begin(&mut self, receives: usize) {
-        self.held.clear();
-        self.taken.clear();
-        self.taken.resize(receives, 0);
-        (self.unreadable, self.ended, self.errno) = (0, 0, 0);
-        (self.is_empty, self.has_no_buffers) = (false, false);
-    }
-
-    /// Receives that took something.
-    fn used(&self) -> usize {
-        self.taken.iter().filter(|taken| **taken > 0).count()
-    }
-
-    /// Adds one completion of the receive at `index`.
-    fn add(&mut self, index: usize, received: Received, is_recv: bool, buffers: &mut Buffers) {
-        if let Some(id) = received.buffer {
-            buffers.take(id);
-        }
-        match (received.result, received.buffer) {
-            (ReceiveResult::Datagram { bytes }, id @ Some(_)) => self.hold(index, Held { id, bytes }),
-            (ReceiveResult::NoBuffer { bytes: 0 }, None) if is_recv => {
-                self.hold(index, Held { id: None, bytes: 0 });
-            }
-            (result, buffer) => {
-                if let Some(id) = buffer {
-                    buffers.recycle(id);
-                }
-                match result {
-                    ReceiveResult::Datagram { .. } | ReceiveResult::NoBuffer { .. } => self.unreadable += 1,
-                    ReceiveResult::NoBuffers => self.has_no_buffers = true,
-                    ReceiveResult::Interrupted => self.errno = libc::EINTR,
-                    ReceiveResult::Failed(errno) => self.errno = errno,
-                    ReceiveResult::Again => {}
-                }
-            }
-        }
-        if received.is_last {
-            self.ended += 1;
-            if index + 1 == self.taken.len() {
-                self.is_empty =
-                    received.result == ReceiveResult::Again && self.taken[index] < RECEIVE_DATAGRAMS;
-            }
-        }
-    }
-
-    fn hold(&mut self, index: usize, held: Held) {
-        self.held.push(held);
-        if let Some(taken) = self.taken.get_mut(index) {
-            *taken += 1;
-        }
-    }
-
-    /// The result for the driver; an error if nothing was taken and the queue was not found empty.
-    fn result(&self) -> Result<Drained, i32> {
-        if self.held.is_empty() && self.unreadable == 0 && !self.is_empty {
-            return Err(if self.errno == 0 { libc::ENOBUFS } else { self.errno });
-        }
-        Ok(Drained { datagrams: self.held.len(), unreadable: self.unreadable, is_empty: self.is_empty })
-    }
-}
-
 impl Kernel for IoUringKernel {
     fn now_us(&self) -> u64 {
         clock::now_us()
@@ -461,8 +347,8 @@ impl Kernel for IoUringKernel {
         self.sizes
     }
 
-    fn facts(&self) -> &DriverInfo {
-        &self.facts
+    fn info(&self) -> &DriverInfo {
+        &self.info
     }
 
     fn drain(&mut self, listener: usize, count_max: usize) -> Result<Drained, i32> {
@@ -479,21 +365,20 @@ impl Kernel for IoUringKernel {
         // As many as the next one is expected to need, so that it is one enter.
         self.receives[listener] = match (drain.is_empty, drain.has_no_buffers) {
             (true, _) => drain.used().max(1),
-            (false, true) => (self.facts.buffers / RECEIVE_DATAGRAMS).max(1),
+            (false, true) => (self.info.buffers / RECEIVE_DATAGRAMS).max(1),
             (false, false) => (2 * receives).min(RECEIVES_MAX),
         };
         drain.result()
     }
 
     fn datagram(&self, index: usize) -> Datagram<'_> {
-        let held = self.drain.held.get(index).copied();
-        held.and_then(|held| self.read(held))
-            .map_or(Datagram { payload: &[], datagram_bytes: 0 }, |read| read.1)
+        self.drain.held.get(index).and_then(|held| self.read(*held)).unwrap_or(EMPTY)
     }
 
     fn control(&self, index: usize) -> &[u8] {
-        let held = self.drain.held.get(index).copied();
-        held.and_then(|held| self.read(held)).map_or(&[], |read| read.0)
+        let held = self.drain.held.get(index);
+        let Some((id, bytes)) = held.and_then(|held| Some((held.id?, held.bytes))) else { return &[] };
+        self.buffers.bytes(id).get(..bytes).map_or(&[], |received| cqe::control(received, self.prefix_bytes))
     }
 
     fn submit(&mut self, packets: &[Packet], messages: &[usize], results: &mut Vec<i32>) {
@@ -633,36 +518,16 @@ impl Drop for IoUringKernel {
     }
 }
 
-impl Messages {
-    fn new(count: usize) -> Messages {
-        Messages {
-            headers: vec![empty_message(); count].into_boxed_slice(),
-            iovecs: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; count]
-                .into_boxed_slice(),
-            segments: vec![SegmentBytes::new(); count].into_boxed_slice(),
-        }
-    }
-
-    /// Writes message `index` over these packets, which are at `first` among those of this submission; `None` without room.
-    fn fill(&mut self, index: usize, first: usize, packets: &[Packet]) -> Option<*const libc::msghdr> {
-        let iovecs = self.iovecs.get_mut(first..first + packets.len())?;
-        for (iovec, packet) in iovecs.iter_mut().zip(packets) {
-            // The kernel only reads what a send points to.
-            let base = packet.bytes().as_ptr().cast_mut().cast();
-            *iovec = libc::iovec { iov_base: base, iov_len: packet.len() };
-        }
-        let message = self.headers.get_mut(index)?;
-        message.msg_iov = iovecs.as_mut_ptr();
-        message.msg_iovlen = iovecs.len() as _;
-        (message.msg_control, message.msg_controllen) = (std::ptr::null_mut(), 0);
-        if packets.len() > 1 {
-            let segment = &mut self.segments[index];
-            segment.set(u16::try_from(packets[0].len()).unwrap_or(u16::MAX));
-            message.msg_control = (&raw mut *segment).cast();
-            message.msg_controllen = size_of::<SegmentBytes>() as _;
-        }
-        Some(message)
-    }
+/// A ring that takes nothing before it is enabled.
+fn disabled_ring(sq_entries: u32, cq_entries: u32) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_submit_all()
+        .setup_r_disabled()
+        .setup_cqsize(cq_entries);
+    retry_on_enomem(|| builder.build(sq_entries))
 }
 
 /// A RECVMSG requests besides the payload: no name; control messages, into the buffer.
@@ -692,59 +557,4 @@ fn queue_entries(limits: &DriverLimits, listeners: usize) -> (u32, u32) {
     let submissions = (limits.sends_max.max(RECEIVES_MAX) + polls).next_power_of_two();
     let completions = (limits.buffers + RECEIVES_MAX + limits.sends_max + polls).next_power_of_two();
     (submissions as u32, completions as u32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A drain of two receives on 100 buffers, after these completions: the receive, the result, the flags.
-    fn drained(completions: impl IntoIterator<Item = (usize, i32, u32)>) -> Drain {
-        let mut buffers = Buffers::new(100, 64).unwrap();
-        buffers.offer(100);
-        let mut drain = Drain::new(100);
-        drain.begin(2);
-        for (index, res, flags) in completions {
-            drain.add(index, cqe::classify(res, flags), true, &mut buffers);
-        }
-        drain
-    }
-
-    /// Datagrams of receive `index`, in the buffers `ids`.
-    fn datagrams(index: usize, ids: std::ops::Range<u32>) -> impl Iterator<Item = (usize, i32, u32)> {
-        ids.map(move |id| (index, 5, cqe::CQE_BUFFER | cqe::CQE_MORE | id << cqe::CQE_BUFFER_SHIFT))
-    }
-
-    #[test]
-    fn last_receive_decides_whether_the_queue_is_empty_in_any_order_of_the_ends() {
-        let end = |index| (index, -libc::EAGAIN, 0);
-        for (second, is_empty) in [(0, true), (31, true), (33, false)] {
-            let expected = Ok(Drained { datagrams: 33 + second as usize, unreadable: 0, is_empty });
-            let (first, second) = (|| datagrams(0, 0..33), || datagrams(1, 33..33 + second));
-            let in_order = drained(first().chain([end(0)]).chain(second()).chain([end(1)]));
-            let ends_last = drained(first().chain(second()).chain([end(0), end(1)]));
-            for drain in [in_order, ends_last] {
-                assert_eq!(drain.result(), expected);
-                assert_eq!((drain.ended, drain.used()), (2, 1 + usize::from(second().next().is_some())));
-            }
-        }
-    }
-
-    #[test]
-    fn empty_datagram_is_held_and_ends_its_receive() {
-        let drain = drained([(0, 0, 0), (1, 0, 0)]);
-        assert_eq!(drain.result(), Ok(Drained { datagrams: 2, unreadable: 0, is_empty: false }));
-        assert!(drain.held.iter().all(|held| held.id.is_none()));
-    }
-
-    #[test]
-    fn drain_that_took_nothing_and_did_not_find_the_queue_empty_is_an_error() {
-        let ends = |errno: i32| drained([(0, -errno, 0), (1, -errno, 0)]).result();
-        assert_eq!(ends(libc::EAGAIN), Ok(Drained { is_empty: true, ..Drained::default() }));
-        for errno in [libc::ENOBUFS, libc::EINTR, libc::ENOMEM] {
-            assert_eq!(ends(errno), Err(errno));
-        }
-        let with_buffer = drained([(0, -libc::EAGAIN, cqe::CQE_BUFFER), (1, -libc::EAGAIN, 0)]);
-        assert_eq!(with_buffer.result(), Ok(Drained { is_empty: true, ..Drained::default() }));
-    }
 }
