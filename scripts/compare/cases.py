@@ -7,6 +7,7 @@ ratios of pairs.
 """
 
 import datetime
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,3 +90,17 @@ def conditions(run):
 def figures_of(run, series):
     """The spread of every value, by case."""
     return {entry["program"]: entry["figures"] for entry in report.summarize(run["rows"]) if entry["load"] == series}
+
+
+def run_main(name, parse, collect, markdown):
+    """The program of a script that measures, or reads an earlier run, and prints Markdown."""
+
+    def main():
+        options = parse()
+        run = json.loads(options.from_json.read_text()) if options.from_json else collect(options)
+        if options.json:
+            options.json.write_text(json.dumps(run, indent=1) + "\n")
+        print(markdown(run))
+        return 0
+
+    machine.main_with_signals(name, main)

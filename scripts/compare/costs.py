@@ -7,7 +7,6 @@ Each curve varies one parameter at a constant metric rate. It is measured end to
 applicable, in process (the relay without sockets).
 """
 
-import json
 from dataclasses import dataclass
 
 import cases
@@ -216,14 +215,5 @@ def markdown(run):
     return "\n\n".join(parts) + "\n"
 
 
-def main():
-    options = parse()
-    run = json.loads(options.from_json.read_text()) if options.from_json else collect(options)
-    if options.json:
-        options.json.write_text(json.dumps(run, indent=1) + "\n")
-    print(markdown(run))
-    return 0
-
-
 if __name__ == "__main__":
-    machine.main_with_signals("cost-curves.sh", main)
+    cases.run_main("cost-curves.sh", parse, collect, markdown)

@@ -4,7 +4,6 @@
 In: options. Out: Markdown on stdout, JSON in a file.
 """
 
-import json
 from dataclasses import dataclass
 
 import cases
@@ -133,14 +132,5 @@ def markdown(run):
     return "\n\n".join(parts) + "\n"
 
 
-def main():
-    options = parse()
-    run = json.loads(options.from_json.read_text()) if options.from_json else collect(options)
-    if options.json:
-        options.json.write_text(json.dumps(run, indent=1) + "\n")
-    print(markdown(run))
-    return 0
-
-
 if __name__ == "__main__":
-    machine.main_with_signals("optimisations.sh", main)
+    cases.run_main("optimisations.sh", parse, collect, markdown)

@@ -8,7 +8,6 @@ sender's address says, for half of the flows on the other CPU. The senders use m
 evenly. The backends' sockets are bound but never read, so that nothing else needs the two CPUs.
 """
 
-import json
 import os
 import subprocess
 
@@ -112,14 +111,5 @@ def markdown(run):
     return "\n\n".join(parts) + "\n"
 
 
-def main():
-    options = parse()
-    run = json.loads(options.from_json.read_text()) if options.from_json else collect(options)
-    if options.json:
-        options.json.write_text(json.dumps(run, indent=1) + "\n")
-    print(markdown(run))
-    return 0
-
-
 if __name__ == "__main__":
-    machine.main_with_signals("steering.sh", main)
+    cases.run_main("steering.sh", parse, collect, markdown)
