@@ -64,30 +64,24 @@ fn copy_ends<const N: usize>(to: &mut [u8], line: &[u8]) {
 }
 
 /// Contents and metadata of a [`Packet`].
+///
+/// The relay writes what is in it, where it goes and when; the driver writes how it was sent. `tests/house.rs` checks that
+/// neither calls the other's setters.
 #[derive(Debug)]
 pub struct Contents {
     bytes: BytesMut,
     len: usize,
-    /// Which pool of its relay it belongs to.
-    pub pool: u32,
-    /// Metrics (lines) inside.
-    pub metrics: u32,
-    /// The socket slot of the backend this packet is for (see `Driver::open_backend`).
-    pub socket: SocketSlot,
-    /// Index of the backend in the relay's list at the time of packing; the relay keeps it right across reloads.
-    pub backend: usize,
-    /// When its oldest metric arrived.
-    pub arrival: Arrival,
-    /// Sequence number of the packets that a relay closes, so that retried ones keep their order.
-    pub sequence: u64,
-    /// How often this packet was refused and sent again.
-    pub attempts: u8,
-    /// Set by the relay: it may be batched with the preceding packet.
-    pub may_join: bool,
-    /// Set by the driver: it was, or was to be, sent in a batch.
-    pub in_gso_batch: bool,
-    /// When its metrics arrived, if kernel timestamps are requested. A pointer: without them it costs nothing.
-    pub arrivals: Option<Box<Arrivals>>,
+    pool: u32,
+    metrics: u32,
+    socket: SocketSlot,
+    backend: usize,
+    arrival: Arrival,
+    sequence: u64,
+    attempts: u8,
+    may_join: bool,
+    in_gso_batch: bool,
+    // A pointer: without timestamps it costs nothing.
+    arrivals: Option<Box<Arrivals>>,
 }
 
 /// Arrival times of a batch of datagrams; µs of the driver's clock.
@@ -136,6 +130,110 @@ impl Packet {
     }
 }
 
+/// What is read of a packet, by both sides.
+impl Contents {
+    /// Which pool of its relay it belongs to.
+    #[inline(always)]
+    pub fn pool(&self) -> u32 {
+        self.pool
+    }
+
+    /// Metrics (lines) inside.
+    #[inline(always)]
+    pub fn metrics(&self) -> u32 {
+        self.metrics
+    }
+
+    /// The socket slot of the backend this packet is for (see `Driver::open_backend`).
+    #[inline(always)]
+    pub fn socket(&self) -> SocketSlot {
+        self.socket
+    }
+
+    /// Index of the backend in the relay's list at the time of packing; the relay keeps it right across reloads.
+    #[inline(always)]
+    pub fn backend(&self) -> usize {
+        self.backend
+    }
+
+    /// When its oldest metric arrived.
+    #[inline(always)]
+    pub fn arrival(&self) -> Arrival {
+        self.arrival
+    }
+
+    /// Sequence number of the packets that a relay closes, so that retried ones keep their order.
+    #[inline(always)]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// How often it was refused and sent again.
+    pub fn attempts(&self) -> u8 {
+        self.attempts
+    }
+
+    /// Whether it may be batched with the preceding packet.
+    #[inline(always)]
+    pub fn may_join(&self) -> bool {
+        self.may_join
+    }
+
+    /// Whether it was, or was to be, sent in a GSO batch.
+    #[inline(always)]
+    pub fn in_gso_batch(&self) -> bool {
+        self.in_gso_batch
+    }
+
+    /// When its metrics arrived, if kernel timestamps are requested.
+    pub fn arrivals(&self) -> Option<&Arrivals> {
+        self.arrivals.as_deref()
+    }
+}
+
+/// What the relay writes, besides the lines.
+impl Contents {
+    /// Addresses it to a backend.
+    #[inline(always)]
+    pub fn set_destination(&mut self, backend: usize, socket: SocketSlot) {
+        (self.backend, self.socket) = (backend, socket);
+    }
+
+    /// Sets when its oldest metric arrived.
+    #[inline(always)]
+    pub fn set_arrival(&mut self, arrival: Arrival) {
+        self.arrival = arrival;
+    }
+
+    /// Sets its place in the order of sending.
+    #[inline(always)]
+    pub fn set_sequence(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
+    /// Allows it to be batched with the preceding packet, or forbids it.
+    #[inline(always)]
+    pub fn set_may_join(&mut self, may_join: bool) {
+        self.may_join = may_join;
+    }
+
+    /// Counts one more refused attempt to send it, and returns their number (at most 255).
+    pub fn count_attempt(&mut self) -> u8 {
+        self.attempts = self.attempts.saturating_add(1);
+        self.attempts
+    }
+}
+
+/// What the driver writes.
+impl Contents {
+    /// Sets whether it is sent in a GSO batch.
+    #[inline(always)]
+    pub fn set_in_gso_batch(&mut self, in_gso_batch: bool) {
+        self.in_gso_batch = in_gso_batch;
+    }
+}
+
+/// The lines inside.
 impl Contents {
     /// Bytes it can hold.
     pub fn capacity(&self) -> usize {
@@ -365,7 +463,8 @@ mod tests {
             packet.note_arrival(Some(arrived_us), 1);
             packet
         };
-        let told = |packet: &Packet| packet.arrivals.iter().flat_map(|of| of.iter()).collect::<Vec<_>>();
+        let told =
+            |packet: &Packet| packet.arrivals().into_iter().flat_map(Arrivals::iter).collect::<Vec<_>>();
         let (mut one, other) = (with(b"a:1|c", 5), with(b"b:1|c", 9));
         assert!(!one.absorb(&other, 8));
         assert_eq!(told(&one), [(5, 1)]);

@@ -147,7 +147,8 @@ fn backend(driver: &mut Driver<impl Kernel>, listen: &str) -> (UdpSocket, Socket
 fn packet(bytes: &[u8], may_join: bool) -> Packet {
     let mut packet = Packet::with_capacity(1_432);
     assert!(packet.append(bytes));
-    (packet.socket, packet.may_join) = (SLOT, may_join);
+    packet.set_destination(0, SLOT);
+    packet.set_may_join(may_join);
     packet
 }
 
@@ -380,7 +381,7 @@ fn each_packet_of_a_mixed_batch_has_its_own_outcome<K: Kernel>(open: Open<K>) {
     let packet_to = |slot: u32, bytes: &[u8]| {
         let mut packet = Packet::with_capacity(bytes.len());
         assert!(packet.append(bytes));
-        packet.socket = SocketSlot(slot);
+        packet.set_destination(0, SocketSlot(slot));
         packet
     };
     let long = vec![b'x'; 65_508];

@@ -11,6 +11,7 @@ mod sources;
 
 use reading::{Module, Reference};
 use sources::sources;
+use std::collections::HashSet;
 use std::path::Path;
 
 /// Modules that the control plane may import: output, exit, name lookup.
@@ -164,6 +165,28 @@ fn unsafe_is_confined_and_has_safety_comments() {
             );
         }
     }
+}
+
+/// What of a packet each side writes; the other only reads it.
+const PACKET_SETTERS: [(&str, &[&str]); 2] = [
+    ("relay", &["set_destination", "set_arrival", "set_sequence", "set_may_join", "count_attempt"]),
+    ("driver", &["set_in_gso_batch"]),
+];
+
+#[test]
+fn only_their_owner_calls_the_setters_of_a_packet() {
+    let mut seen = HashSet::new();
+    for source in sources().iter().filter(|source| !source.is_for_tests && source.part() != "packet") {
+        let code = source.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        for (owner, setters) in PACKET_SETTERS {
+            for setter in setters.iter().filter(|setter| code.contains(&format!(".{setter}("))) {
+                assert_eq!(source.part(), owner, "{}: {setter} is for {owner}", source.path.display());
+                seen.insert(*setter);
+            }
+        }
+    }
+    let every: HashSet<_> = PACKET_SETTERS.iter().flat_map(|(_, setters)| setters.iter().copied()).collect();
+    assert_eq!(seen, every, "every setter is in use");
 }
 
 #[test]

@@ -368,16 +368,16 @@ impl World {
         let padding = packet.bytes().iter().rev().take_while(|byte| **byte == b'\n').count();
         // Packets of a GSO batch are padded with newlines to the segment size.
         prop_assert!(padding == 0 || packet.len() == self.spec.rules.packet_bytes_max || self.generation > 1);
-        prop_assert!(padding == 0 || self.relay.table().nodes[packet.backend].gso == GsoMode::Padded);
+        prop_assert!(padding == 0 || self.relay.table().nodes[packet.backend()].gso == GsoMode::Padded);
         let text = &packet.bytes()[..packet.len() - padding];
         let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
         prop_assert!(!packet.is_empty() && lines.iter().all(|line| !line.is_empty()));
-        prop_assert_eq!(lines.len(), packet.metrics as usize);
+        prop_assert_eq!(lines.len(), packet.metrics() as usize);
         let limit = self.spec.rules.packet_bytes_max;
         // A packet from before a change of the limit may have the old length.
         prop_assert!(packet.len() <= limit || lines.len() == 1 || self.generation > 1);
-        let name = &*self.relay.table().nodes[packet.backend].name;
-        prop_assert_eq!(SocketSlot(name.as_bytes()[4].wrapping_sub(b'0').into()), packet.socket);
+        let name = &*self.relay.table().nodes[packet.backend()].name;
+        prop_assert_eq!(SocketSlot(name.as_bytes()[4].wrapping_sub(b'0').into()), packet.socket());
         Ok(())
     }
 
@@ -394,9 +394,9 @@ impl World {
                     | SendOutcome::TooBigForPath
             );
             self.is_busy_seen |= *outcome == SendOutcome::Busy;
-            prop_assert!(packet.attempts <= REFUSED_ATTEMPTS_MAX);
+            prop_assert!(packet.attempts() <= REFUSED_ATTEMPTS_MAX);
             if *outcome == SendOutcome::Sent {
-                let name = self.relay.table().nodes[packet.backend].name.to_string();
+                let name = self.relay.table().nodes[packet.backend()].name.to_string();
                 for line in packet.bytes().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                     self.leave(line, &name)?;
                 }
@@ -534,7 +534,7 @@ proptest! {
             world.datagram(format!("{name}:{value}|c").as_bytes())?;
         }
         world.transmit(Flush::All, usize::MAX)?;
-        let backends: std::collections::HashSet<usize> = world.with_driver.iter().map(|packet| packet.backend).collect();
+        let backends: std::collections::HashSet<usize> = world.with_driver.iter().map(|packet| packet.backend()).collect();
         prop_assert!(backends.len() <= 1);
         world.end()?;
     }

@@ -182,7 +182,7 @@ impl<K: Kernel> Driver<K> {
         if self.unsent.len() + self.settled.len() >= self.sizes.sends_max {
             return Err(packet);
         }
-        packet.in_gso_batch = false;
+        packet.set_in_gso_batch(false);
         self.unsent.push(packet);
         Ok(())
     }

@@ -27,9 +27,9 @@ pub struct GsoBatch {
 impl GsoBatch {
     /// The GSO batch with one more packet; `None` if that may not join it, or does not fit.
     pub fn with(self, packet: &Packet) -> Option<GsoBatch> {
-        let fits = packet.may_join
+        let fits = packet.may_join()
             && self.is_open
-            && self.socket == packet.socket
+            && self.socket == packet.socket()
             && self.packets < BATCH_PACKETS_MAX
             && packet.len() <= self.segment_bytes
             && (self.packets + 1) * self.segment_bytes <= BATCH_BYTES_MAX;
@@ -92,9 +92,9 @@ impl GsoBatches {
 
     /// A GSO batch of one packet; others may join it if its socket supports GSO with segments of that length.
     pub fn begin(&self, packet: &Packet) -> GsoBatch {
-        let socket = self.sockets.get(packet.socket.0 as usize).copied().unwrap_or(SocketGso::NONE);
+        let socket = self.sockets.get(packet.socket().0 as usize).copied().unwrap_or(SocketGso::NONE);
         let is_open = !socket.is_refused && packet.len() <= socket.segment_bytes_max;
-        GsoBatch { socket: packet.socket, packets: 1, segment_bytes: packet.len(), is_open }
+        GsoBatch { socket: packet.socket(), packets: 1, segment_bytes: packet.len(), is_open }
     }
 
     /// What to report for a message whose first packet is `packet` and whose send ended with `outcome`: that, unless it is a
@@ -112,19 +112,19 @@ impl GsoBatches {
             SendOutcome::Answered(errno) => (errno, true),
             other => return other,
         };
-        if !packet.in_gso_batch {
+        if !packet.in_gso_batch() {
             return outcome;
         }
         if errno::may_be_path(errno)
             && let Some(path_bytes) = path_payload_bytes().filter(|bytes| *bytes < packet.len())
         {
-            self.limit_segments(packet.socket, Some(path_bytes));
+            self.limit_segments(packet.socket(), Some(path_bytes));
             return SendOutcome::TooBigForPath;
         }
         if is_answer || !errno::is_gso_refusal(errno) {
             return outcome;
         }
-        if let Some(socket) = self.sockets.get_mut(packet.socket.0 as usize) {
+        if let Some(socket) = self.sockets.get_mut(packet.socket().0 as usize) {
             socket.is_refused = true;
         }
         SendOutcome::GsoRefused(errno)
@@ -176,7 +176,8 @@ mod tests {
     fn packet(bytes: usize, slot: u32) -> Packet {
         let mut packet = Packet::with_capacity(65_507);
         packet.pad(bytes);
-        (packet.socket, packet.may_join) = (SocketSlot(slot), true);
+        packet.set_destination(0, SocketSlot(slot));
+        packet.set_may_join(true);
         packet
     }
 
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(third.packets(), 3);
         assert!(third.with(&packet(99, 0)).is_none());
         let mut alone = packet(100, 0);
-        alone.may_join = false;
+        alone.set_may_join(false);
         assert!(second.with(&alone).is_none());
     }
 
@@ -226,7 +227,7 @@ mod tests {
             SendOutcome::TooLong,
             "it went alone"
         );
-        refused.in_gso_batch = true;
+        refused.set_in_gso_batch(true);
         assert_eq!(gso_batches.judge(&refused, SendOutcome::Busy, unknown), SendOutcome::Busy);
         let answered = SendOutcome::Answered(libc::EMSGSIZE);
         assert_eq!(gso_batches.judge(&refused, answered, unknown), answered);
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn segments_that_the_path_does_not_take_go_alone_and_shorter_ones_together() {
         let mut refused = packet(1_472, 0);
-        refused.in_gso_batch = true;
+        refused.set_in_gso_batch(true);
         // By kernel, and after an ICMP error.
         for outcome in
             [SendOutcome::TooLong, SendOutcome::Failed(libc::EINVAL), SendOutcome::Answered(libc::EMSGSIZE)]

@@ -208,7 +208,7 @@ fn errno() -> i32 {
 fn same_socket(slot: SocketSlot, packets: &[Packet], messages: &[usize]) -> (usize, usize) {
     let (mut same, mut same_packets) = (0, 0);
     for count in messages {
-        if packets.get(same_packets).is_none_or(|packet| packet.socket != slot) {
+        if packets.get(same_packets).is_none_or(|packet| packet.socket() != slot) {
             break;
         }
         (same, same_packets) = (same + 1, (same_packets + count).min(packets.len()));
@@ -292,7 +292,7 @@ impl Kernel for PortableKernel {
     /// message is tried again as the first one. Either way an error means that the message was not sent.
     fn submit(&mut self, packets: &[Packet], messages: &[usize], results: &mut Vec<i32>) {
         let (mut packets, mut messages) = (packets, messages);
-        while let Some(slot) = packets.first().map(|packet| packet.socket) {
+        while let Some(slot) = packets.first().map(|packet| packet.socket()) {
             let (same, same_packets) = same_socket(slot, packets, messages);
             let Some(fd) = self.backends.descriptor(slot) else { return results.push(libc::EBADF) };
             match self.send(fd, &packets[..same_packets], &messages[..same]) {

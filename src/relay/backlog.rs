@@ -41,7 +41,7 @@ impl Backlog {
     pub fn insert(&mut self, list: &mut List, packet: Packet) {
         let (mut newer, mut older) = (None, list.newest);
         while let Some(place) = older
-            && self.places[place].packet.as_ref().is_some_and(|other| other.sequence > packet.sequence)
+            && self.places[place].packet.as_ref().is_some_and(|other| other.sequence() > packet.sequence())
         {
             (newer, older) = (older, self.places[place].older);
         }
@@ -100,17 +100,18 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::SocketSlot;
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
     fn packet(sequence: u64) -> Packet {
         let mut packet = Packet::with_capacity(1);
-        packet.sequence = sequence;
+        packet.set_sequence(sequence);
         packet
     }
 
     fn sequences(backlog: &Backlog, list: &List) -> Vec<u64> {
-        let mut sequences: Vec<u64> = backlog.packets(list).map(|packet| packet.sequence).collect();
+        let mut sequences: Vec<u64> = backlog.packets(list).map(|packet| packet.sequence()).collect();
         sequences.reverse();
         sequences
     }
@@ -126,13 +127,13 @@ mod tests {
             for (index, takes, sequence) in steps {
                 let (list, queue) = (&mut lists[index], &mut queues[index]);
                 if takes {
-                    let taken = backlog.take_newest(list).map(|packet| packet.sequence);
+                    let taken = backlog.take_newest(list).map(|packet| packet.sequence());
                     prop_assert_eq!(taken, queue.pop_back());
                 } else {
                     backlog.insert(list, packet(sequence));
                     queue.insert(queue.partition_point(|other| *other <= sequence), sequence);
                 }
-                prop_assert_eq!(backlog.newest_mut(list).map(|packet| packet.sequence), queue.back().copied());
+                prop_assert_eq!(backlog.newest_mut(list).map(|packet| packet.sequence()), queue.back().copied());
                 held_max = held_max.max(queues.iter().map(VecDeque::len).sum::<usize>());
                 for (list, queue) in lists.iter().zip(&queues) {
                     prop_assert!(sequences(&backlog, list).iter().eq(queue));
@@ -150,9 +151,9 @@ mod tests {
             backlog.insert(&mut one, packet(sequence));
         }
         backlog.insert(&mut other, packet(9));
-        backlog.change_each(&one, |packet| packet.backend = 7);
-        assert!(backlog.packets(&one).all(|packet| packet.backend == 7));
-        assert!(backlog.packets(&other).all(|packet| packet.backend != 7));
+        backlog.change_each(&one, |packet| packet.set_destination(7, SocketSlot(7)));
+        assert!(backlog.packets(&one).all(|packet| packet.backend() == 7));
+        assert!(backlog.packets(&other).all(|packet| packet.backend() != 7));
         assert_eq!(sequences(&backlog, &one), [1, 2, 3]);
     }
 }

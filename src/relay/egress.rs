@@ -144,7 +144,7 @@ impl Egress {
     /// lines are moved there and it is returned, free: otherwise a trickle for a busy backend would fill the queue with near-empty packets.
     pub fn wait(&mut self, backlog: &mut Backlog, packet: Packet) -> Option<Packet> {
         if let Some(newest) = backlog.newest_mut(&self.backlog)
-            && newest.sequence < packet.sequence
+            && newest.sequence() < packet.sequence()
             && newest.absorb(&packet, self.packet_bytes_max as usize)
         {
             return Some(packet);
@@ -163,7 +163,7 @@ impl Egress {
 
     /// Metrics here.
     pub fn metrics(&self, backlog: &Backlog) -> u64 {
-        backlog.packets(&self.backlog).chain(&self.open).map(|packet| u64::from(packet.metrics)).sum()
+        backlog.packets(&self.backlog).chain(&self.open).map(|packet| u64::from(packet.metrics())).sum()
     }
 
     /// Calls `change` with every packet here, for a change of the backend list.

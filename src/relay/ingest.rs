@@ -248,9 +248,8 @@ impl Relay {
             self.pool.recycle(packet);
             return Disposition::Dropped(DropReason::SendTooLong, Some(backend));
         }
-        packet.backend = backend;
-        packet.socket = socket;
-        packet.arrival = arrival;
+        packet.set_destination(backend, socket);
+        packet.set_arrival(arrival);
         packet.note_arrival(self.stamped_us, 1);
         let egress = &mut self.egress[backend];
         let alone = packet.len() > egress.packet_bytes_max();

@@ -226,7 +226,7 @@ impl Relay {
     fn wait(&mut self, mut packet: Packet) {
         // A reload may redirect it to a server that counts empty lines, and other lines may still fit into it.
         packet.unpad();
-        let egress = &mut self.egress[packet.backend];
+        let egress = &mut self.egress[packet.backend()];
         let before = egress.backlog_bytes();
         let absorbed = egress.wait(&mut self.backlog, packet);
         self.backlog_bytes += egress.backlog_bytes() - before;
@@ -250,7 +250,7 @@ impl Relay {
     fn close(&mut self, backend: usize) {
         let Some(mut packet) = self.egress[backend].open.take() else { return };
         self.sequence += 1;
-        packet.sequence = self.sequence;
+        packet.set_sequence(self.sequence);
         self.egress[backend].closed(packet.len());
         if self.egress[backend].busy {
             self.wait(packet);
@@ -282,15 +282,15 @@ impl Relay {
         self.order_ready();
         let mut may_join = false;
         while let Some(mut packet) = self.ready.pop_front() {
-            let egress = &mut self.egress[packet.backend];
+            let egress = &mut self.egress[packet.backend()];
             if egress.busy {
                 self.wait_or_drop(packet, now_us);
                 continue;
             }
-            packet.may_join = may_join;
-            let is_followed = self.ready.front().is_some_and(|next| next.backend == packet.backend);
+            packet.set_may_join(may_join);
+            let is_followed = self.ready.front().is_some_and(|next| next.backend() == packet.backend());
             may_join = egress.hand_over(&mut packet, is_followed);
-            let metrics = u64::from(packet.metrics);
+            let metrics = u64::from(packet.metrics());
             if let Err(packet) = push(packet) {
                 self.ready.push_front(packet);
                 return Transmitted::Full;
@@ -306,7 +306,7 @@ impl Relay {
     fn order_ready(&mut self) {
         // With many backends each has one packet as a rule, and there is nothing to put together.
         if self.has_several_of_one_backend() {
-            self.ready.make_contiguous().sort_unstable_by_key(|packet| (packet.backend, packet.sequence));
+            self.ready.make_contiguous().sort_unstable_by_key(|packet| (packet.backend(), packet.sequence()));
         }
     }
 
@@ -315,7 +315,7 @@ impl Relay {
         let (ready_pass, egress) = (self.ready_pass, &mut self.egress);
         self.ready
             .iter()
-            .any(|packet| std::mem::replace(&mut egress[packet.backend].seen_at, ready_pass) == ready_pass)
+            .any(|packet| std::mem::replace(&mut egress[packet.backend()].seen_at, ready_pass) == ready_pass)
     }
 
     /// Makes everything that waits for busy sockets ready again, before what was ready, in order.
@@ -347,7 +347,7 @@ impl Relay {
 
     fn deadline_us(&self, backend: usize) -> Option<u64> {
         let open = self.egress[backend].open.as_ref()?;
-        Some(open.arrival.bound_us.saturating_add(self.table.rules.flush_us))
+        Some(open.arrival().bound_us.saturating_add(self.table.rules.flush_us))
     }
 
     /// When [`Relay::transmit`] has to be called at the latest; 0 = now, `None` = nothing waits.
@@ -405,7 +405,7 @@ impl Relay {
 
     /// Metrics held, counted in place.
     pub fn count_pending(&self) -> u64 {
-        let ready: u64 = self.ready.iter().map(|packet| u64::from(packet.metrics)).sum();
+        let ready: u64 = self.ready.iter().map(|packet| u64::from(packet.metrics())).sum();
         let egress = self.egress.iter().map(|egress| egress.metrics(&self.backlog));
         ready + self.handed_over.1 + egress.sum::<u64>()
     }

@@ -38,7 +38,7 @@ impl Relay {
     /// Takes a packet back with its outcome.
     pub fn sent(&mut self, packet: Packet, outcome: SendOutcome, now_us: u64) -> Hint {
         self.handed_over.0 = self.handed_over.0.saturating_sub(1);
-        self.handed_over.1 = self.handed_over.1.saturating_sub(u64::from(packet.metrics));
+        self.handed_over.1 = self.handed_over.1.saturating_sub(u64::from(packet.metrics()));
         match outcome {
             SendOutcome::Sent => return self.accepted(packet, now_us),
             SendOutcome::Busy => self.defer(packet, now_us),
@@ -55,7 +55,7 @@ impl Relay {
 
     /// The packet was not sent: retried at once if the error is an earlier packet's, else dropped.
     fn failed(&mut self, packet: Packet, outcome: SendOutcome, error: SendError, now_us: u64) -> Hint {
-        let backend = packet.backend;
+        let backend = packet.backend();
         let is_news = self.table.nodes[backend].counters.failed(error, outcome.other_errno(), now_us);
         match outcome {
             SendOutcome::Refused => {
@@ -99,7 +99,7 @@ impl Relay {
 
     /// The batch was not sent: its packets are resent at once, one by one, and so are all later ones.
     fn split_gso_batch(&mut self, packet: Packet, errno: i32) -> Hint {
-        let backend = packet.backend;
+        let backend = packet.backend();
         self.ready.push_back(packet);
         match std::mem::take(&mut self.egress[backend].gso) {
             GsoMode::Off => Hint::None,
@@ -118,10 +118,10 @@ impl Relay {
     }
 
     fn accepted(&mut self, packet: Packet, now_us: u64) -> Hint {
-        self.counters.add(Counter::DatagramsGso, u64::from(packet.in_gso_batch));
+        self.counters.add(Counter::DatagramsGso, u64::from(packet.in_gso_batch()));
         self.counters.add(Counter::DatagramsSent, 1);
         self.counters.add(Counter::BytesSent, packet.len() as u64);
-        let backend = packet.backend;
+        let backend = packet.backend();
         let is_fragmented = self.egress.get(backend).is_some_and(|egress| egress.is_fragmented(packet.len()));
         let hint = if is_fragmented { self.fragmented(&packet, now_us) } else { Hint::None };
         self.leave(packet, Exit::Sent, now_us);
@@ -132,10 +132,10 @@ impl Relay {
     #[cold]
     fn fragmented(&mut self, packet: &Packet, now_us: u64) -> Hint {
         self.counters.add(Counter::PacketsFragmented, 1);
-        let (backend, counters) = (packet.backend, &self.table.nodes[packet.backend].counters);
+        let (backend, counters) = (packet.backend(), &self.table.nodes[packet.backend()].counters);
         // With `auto`, one that was packed before the path shrank is not worth a log line.
         let may_last = self.egress[backend].exceeds_path();
-        counters.fragmented(packet.len(), packet.metrics, now_us);
+        counters.fragmented(packet.len(), packet.metrics(), now_us);
         if may_last && counters.fragmentation_began(packet.len()) {
             return Hint::Fragmented { backend };
         }
@@ -146,7 +146,7 @@ impl Relay {
     fn defer(&mut self, packet: Packet, now_us: u64) {
         self.counters.add(Counter::SendsWouldBlock, 1);
         let pause_us = self.table.rules.flush_us.clamp(BUSY_RETRY_US_MIN, BUSY_RETRY_US_MAX);
-        self.hold(packet.backend, now_us + pause_us);
+        self.hold(packet.backend(), now_us + pause_us);
         self.wait_or_drop(packet, now_us);
     }
 
@@ -167,7 +167,7 @@ impl Relay {
 
     /// Queues a packet for a busy backend, within its bounds.
     pub(super) fn wait_or_drop(&mut self, packet: Packet, now_us: u64) {
-        if self.may_wait(packet.backend, packet.capacity()) {
+        if self.may_wait(packet.backend(), packet.capacity()) {
             self.wait(packet);
         } else {
             self.discard(packet, DropReason::QueueFull, now_us);
@@ -183,10 +183,9 @@ impl Relay {
         error: SendError,
         now_us: u64,
     ) {
-        packet.attempts += 1;
-        if packet.attempts > attempts_max {
+        if packet.count_attempt() > attempts_max {
             self.discard_for(packet, reason, error, now_us);
-        } else if self.egress[packet.backend].busy {
+        } else if self.egress[packet.backend()].busy {
             self.wait_or_drop(packet, now_us);
         } else {
             self.ready.push_back(packet);
@@ -203,8 +202,8 @@ impl Relay {
 
     /// Drops a packet's metrics because its send failed.
     fn discard_for(&mut self, packet: Packet, reason: DropReason, error: SendError, now_us: u64) {
-        if let Some(node) = self.table.nodes.get(packet.backend) {
-            node.counters.dropped_for(error, u64::from(packet.metrics));
+        if let Some(node) = self.table.nodes.get(packet.backend()) {
+            node.counters.dropped_for(error, u64::from(packet.metrics()));
         }
         self.discard(packet, reason, now_us);
     }
@@ -216,14 +215,14 @@ impl Relay {
 
     /// A packet's metrics leave; its memory is returned to the pool.
     fn leave(&mut self, packet: Packet, exit: Exit, now_us: u64) {
-        let metrics = u64::from(packet.metrics);
+        let metrics = u64::from(packet.metrics());
         self.counters.settle(metrics);
         if exit == Exit::Sent || !is_active(Mutation::DropUncounted) {
             self.counters.leave(exit, metrics, now_us);
         }
-        if let Some(node) = self.table.nodes.get(packet.backend) {
+        if let Some(node) = self.table.nodes.get(packet.backend()) {
             match exit {
-                Exit::Sent => node.counters.sent(packet.metrics, packet.len(), packet.in_gso_batch),
+                Exit::Sent => node.counters.sent(packet.metrics(), packet.len(), packet.in_gso_batch()),
                 Exit::Dropped(_) => node.counters.dropped(metrics),
             }
         }
@@ -236,7 +235,7 @@ impl Relay {
         self.close_due(now_us, super::Flush::All);
         let mut metrics = 0;
         while let Some(packet) = self.ready.pop_front() {
-            metrics += u64::from(packet.metrics);
+            metrics += u64::from(packet.metrics());
             self.discard(packet, reason, now_us);
         }
         self.check_account();

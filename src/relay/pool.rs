@@ -82,7 +82,7 @@ impl Pool {
     pub fn recycle(&mut self, mut packet: Packet) {
         packet.clear();
         let list = if packet.capacity() == self.packet_bytes { &mut self.free } else { &mut self.oversize };
-        if packet.pool == self.number && list.len() < list.capacity() {
+        if packet.pool() == self.number && list.len() < list.capacity() {
             list.push(packet);
         }
     }
@@ -119,7 +119,7 @@ mod tests {
         let (old, old_long) = (pool.take(10).unwrap(), pool.take(20).unwrap());
         pool.renew(PoolSize { packets: 3, timestamps: true, ..size });
         let taken = (pool.take(10).unwrap(), pool.take(20).unwrap());
-        assert!(old.arrivals.is_none() && taken.0.arrivals.is_some() && taken.1.arrivals.is_some());
+        assert!(old.arrivals().is_none() && taken.0.arrivals().is_some() && taken.1.arrivals().is_some());
         pool.recycle(old);
         pool.recycle(old_long);
         assert_eq!((pool.free(), pool.free_oversize()), (2, 0));

@@ -65,7 +65,7 @@ impl Relay {
                     egress.socket = Some(socket);
                     egress.change_each(&mut self.backlog, |packet| {
                         if !is_active(Mutation::QueuedPacketsMisrouted) {
-                            (packet.backend, packet.socket) = (new, socket);
+                            packet.set_destination(new, socket);
                         }
                     });
                     egress.gso = gso_after(&self.table.nodes[old], &table.nodes[new], &egress);
@@ -81,13 +81,13 @@ impl Relay {
             }
         }
         for mut packet in std::mem::take(&mut self.ready) {
-            match place_of[packet.backend].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
+            match place_of[packet.backend()].and_then(|new| socket_of(new).map(|socket| (new, socket))) {
                 Some((new, socket)) => {
-                    (packet.backend, packet.socket) = (new, socket);
+                    packet.set_destination(new, socket);
                     self.ready.push_back(packet);
                 }
                 None => {
-                    let reason = reason_of(packet.backend);
+                    let reason = reason_of(packet.backend());
                     gone.push((packet, reason));
                 }
             }
@@ -95,8 +95,8 @@ impl Relay {
         for (packet, reason) in gone {
             // The old table is still in effect here, so the drop is counted at the removed backend.
             if reason == DropReason::SendFailed {
-                let counters = &self.table.nodes[packet.backend].counters;
-                counters.dropped_without_socket(u64::from(packet.metrics));
+                let counters = &self.table.nodes[packet.backend()].counters;
+                counters.dropped_without_socket(u64::from(packet.metrics()));
             }
             self.discard(packet, reason, now_us);
         }
@@ -113,7 +113,7 @@ impl Relay {
         let mut open: Vec<(u64, Opened)> = Vec::new();
         for (backend, egress) in self.egress.iter().enumerate() {
             if let Some(packet) = &egress.open {
-                open.push((packet.arrival.bound_us, Opened { backend, opened: egress.opened }));
+                open.push((packet.arrival().bound_us, Opened { backend, opened: egress.opened }));
             }
         }
         open.sort_unstable_by_key(|(bound_us, _)| *bound_us);

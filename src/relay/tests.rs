@@ -1,8 +1,7 @@
 //! The relay by examples; property tests are in `tests/relay_properties.rs`.
 
 use super::*;
-use crate::packet::Arrival;
-use crate::packet::{SendError, SendOutcome};
+use crate::packet::{Arrival, Arrivals, SendError, SendOutcome};
 use crate::placement::{Hashing, LiveSet, Placement, Spec};
 use crate::stats::{DropReason, Fragmentation};
 
@@ -153,7 +152,7 @@ fn dead_backends_divert_or_drop() {
     feed(&mut relay, 0, "foo:1|c\nglork:1|c");
     let packets = out(&mut relay, 0, Flush::All);
     assert_eq!(texts(&packets), ["foo:1|c", "glork:1|c"]);
-    assert_eq!(packets.iter().map(|packet| packet.backend).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(packets.iter().map(|packet| packet.backend()).collect::<Vec<_>>(), [1, 0]);
     assert_eq!(relay.counters().get(Counter::MetricsDiverted), 1);
 
     let rules = Rules { on_node_down: OnNodeDown::Drop, ..rules() };
@@ -184,7 +183,7 @@ fn a_drained_backends_names_are_diverted_where_a_dead_ones_are_dropped() {
     let mut relay = Relay::new(limits(), Arc::clone(&drained), &sockets(3));
     feed(&mut relay, 0, "foo:1|c\nglork:1|c");
     let packets = out(&mut relay, 0, Flush::All);
-    assert_eq!(packets.iter().map(|packet| packet.backend).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(packets.iter().map(|packet| packet.backend()).collect::<Vec<_>>(), [1, 0]);
     settle(&mut relay, packets, SendOutcome::Sent, 1);
     // The same living set, but now it is dead: what was remembered of the name does not count any more.
     let nodes = Arc::clone(&drained.nodes);
@@ -264,7 +263,7 @@ fn a_reload_switches_trains_of_a_backend_off_and_on() {
         relay.reroute(Arc::new(next), &sockets(1), us);
         feed(&mut relay, us, &format!("{0}:1|c\n{0}:1|c\n{0}:1|c", "n".repeat(90)));
         let packets = out(&mut relay, us, Flush::All);
-        let joined = packets.iter().filter(|packet| packet.may_join).count();
+        let joined = packets.iter().filter(|packet| packet.may_join()).count();
         settle(&mut relay, packets, SendOutcome::Sent, us);
         joined
     };
@@ -302,13 +301,18 @@ fn the_placements_of_other_proxies_come_with_their_key_rules() {
         let mut relay = relay_placing(hashing, LiveSet::all(8), rules());
         feed(&mut relay, 0, text);
         let packets = out(&mut relay, 0, Flush::All);
-        assert_eq!(packets.iter().map(|packet| packet.metrics).sum::<u32>(), forwarded, "{}", hashing.name());
+        assert_eq!(
+            packets.iter().map(|packet| packet.metrics()).sum::<u32>(),
+            forwarded,
+            "{}",
+            hashing.name()
+        );
         assert_eq!(relay.counters().dropped(DropReason::Malformed), 5 - u64::from(forwarded));
         let placement = relay.table().placement.clone();
         let event =
             packets.iter().find(|packet| texts(std::slice::from_ref(packet))[0].contains("_e{")).unwrap();
         let key: &[u8] = if hashing == Hashing::Jump { b"title" } else { b"_e{5,4}" };
-        assert_eq!(placement.home(key, 8), Some(event.backend), "{}", hashing.name());
+        assert_eq!(placement.home(key, 8), Some(event.backend()), "{}", hashing.name());
     }
 }
 
@@ -318,14 +322,14 @@ fn where_a_ring_changes_for_the_living_their_names_move_only_if_diverted() {
     let live = LiveSet::new((0..8).map(|node| node != 5));
     let mut relay = relay_placing(Hashing::Hashring3, live.clone(), rules());
     feed(&mut relay, 0, "app.151.requests:1|c");
-    assert_eq!(out(&mut relay, 0, Flush::All)[0].backend, 4);
+    assert_eq!(out(&mut relay, 0, Flush::All)[0].backend(), 4);
     assert_eq!(relay.counters().get(Counter::MetricsDiverted), 1);
 
     let rules = Rules { on_node_down: OnNodeDown::Drop, ..rules() };
     let mut relay = relay_placing(Hashing::Hashring3, live, rules);
     feed(&mut relay, 0, "app.151.requests:1|c");
     feed(&mut relay, 0, "app.151.requests:1|c");
-    assert_eq!(out(&mut relay, 0, Flush::All)[0].backend, 3);
+    assert_eq!(out(&mut relay, 0, Flush::All)[0].backend(), 3);
     assert_eq!(relay.counters().dropped(DropReason::NodeDown), 0);
 }
 
@@ -353,7 +357,7 @@ fn a_busy_backend_holds_its_packets_in_order_within_its_queue() {
     let texts = texts(&packets);
     assert!(texts[0].starts_with("one:1|c\ntwo:1|c\nmore.00"), "a trickle shares packets: {}", texts[0]);
     assert!(texts[1].starts_with("more.01"));
-    assert!(packets.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
+    assert!(packets.windows(2).all(|pair| pair[0].sequence() < pair[1].sequence()));
     settle(&mut relay, packets, SendOutcome::Sent, 90_000);
     assert!(relay.is_empty());
     assert_eq!(relay.counters().imbalance(), 0);
@@ -454,7 +458,7 @@ fn a_reload_keeps_remaining_backends_and_counts_drops_of_removed_ones() {
     relay.reroute(next, &[Some(SocketSlot(2)), Some(SocketSlot(0))], 10);
     assert_eq!(relay.counters().dropped(DropReason::NodeRemoved), 1);
     let packets = out(&mut relay, 10, Flush::All);
-    let seen: Vec<_> = packets.iter().map(|packet| (packet.backend, packet.socket.0)).collect();
+    let seen: Vec<_> = packets.iter().map(|packet| (packet.backend(), packet.socket().0)).collect();
     assert_eq!(seen, [(0, 2), (1, 0)]);
     assert_eq!(texts(&packets), ["foo:1|c", "glork:1|c"]);
     settle(&mut relay, packets, SendOutcome::Sent, 10);
@@ -482,13 +486,13 @@ fn full_packets_of_one_backend_follow_each_other_with_one_length() {
         feed(&mut relay, 0, &format!("glork:{round:02}|ms\nfoo.bar:{round:02}|c"));
     }
     let packets = out(&mut relay, 0, Flush::All);
-    assert!(packets.is_sorted_by_key(|packet| (packet.backend, packet.sequence)));
+    assert!(packets.is_sorted_by_key(|packet| (packet.backend(), packet.sequence())));
     for pair in packets.windows(2) {
-        let joins = pair[0].backend == pair[1].backend;
-        assert_eq!(pair[1].may_join, joins);
+        let joins = pair[0].backend() == pair[1].backend();
+        assert_eq!(pair[1].may_join(), joins);
         assert_eq!(pair[0].len() == 100, joins, "{:?}", pair[0]);
     }
-    assert_eq!(packets.iter().map(|packet| packet.metrics).sum::<u32>(), 80);
+    assert_eq!(packets.iter().map(|packet| packet.metrics()).sum::<u32>(), 80);
     // Refused as a GSO batch: each goes again by itself, and later ones too.
     let mut hints = Vec::new();
     for packet in packets {
@@ -496,7 +500,7 @@ fn full_packets_of_one_backend_follow_each_other_with_one_length() {
     }
     assert_eq!(hints.iter().filter(|hint| **hint == Hint::GsoRefused { backend: 0, errno: 5 }).count(), 1);
     let packets = out(&mut relay, 0, Flush::Due);
-    assert!(packets.iter().all(|packet| !packet.may_join));
+    assert!(packets.iter().all(|packet| !packet.may_join()));
     settle(&mut relay, packets, SendOutcome::Sent, 0);
     assert_eq!(relay.counters().get(Counter::MetricsSent), 80);
     assert_eq!(relay.counters().imbalance(), 0);
@@ -524,7 +528,7 @@ fn without_padding_a_packet_is_filled_no_further_than_the_one_that_it_follows() 
     let lengths: Vec<usize> = packets.iter().map(|packet| packet.len()).collect();
     assert_eq!(lengths, [93, 89, 47]);
     assert!(packets.iter().all(|packet| packet.bytes().last() != Some(&b'\n')));
-    assert_eq!(packets.iter().map(|packet| packet.may_join).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!(packets.iter().map(|packet| packet.may_join()).collect::<Vec<_>>(), [false, true, true]);
     settle(&mut relay, packets, SendOutcome::Sent, 0);
     // What is handed over next begins anew.
     feed(&mut relay, 0, &[33, 33, 33, 40].map(line_of).concat());
@@ -576,7 +580,7 @@ fn a_reload_applies_gso_and_a_refusal_remains_until_the_address_changes() {
     let has_trains = |relay: &mut Relay| {
         feed(relay, 0, &"foo.bar:1|ms\n".repeat(20));
         let packets = out(relay, 0, Flush::All);
-        let has = packets.iter().any(|packet| packet.may_join);
+        let has = packets.iter().any(|packet| packet.may_join());
         settle(relay, packets, SendOutcome::Sent, 0);
         has
     };
@@ -637,7 +641,7 @@ fn packets_that_the_path_does_not_take_are_counted_as_fragmented_and_reported_on
         feed(relay, 0, &lines.iter().map(|bytes| line_of(*bytes)).collect::<String>());
         let packets = out(relay, 0, Flush::All);
         let shapes: Vec<(usize, bool)> =
-            packets.iter().map(|packet| (packet.len(), packet.may_join)).collect();
+            packets.iter().map(|packet| (packet.len(), packet.may_join())).collect();
         let hints: Vec<Hint> =
             packets.into_iter().map(|packet| relay.sent(packet, SendOutcome::Sent, 5)).collect();
         (shapes, hints)
@@ -673,7 +677,7 @@ fn with_auto_packets_follow_the_path_and_those_already_packed_go_alone() {
     let feed_all = |relay: &mut Relay| (0..6).for_each(|_| feed(relay, 0, &line.repeat(9)));
     feed_all(&mut relay);
     let packets = out(&mut relay, 0, Flush::All);
-    assert!(packets[0].len() == 1_472 && packets[1].may_join);
+    assert!(packets[0].len() == 1_472 && packets[1].may_join());
     let count = packets.len();
     for packet in packets {
         assert_eq!(relay.sent(packet, SendOutcome::TooBigForPath, 0), Hint::None);
@@ -684,12 +688,12 @@ fn with_auto_packets_follow_the_path_and_those_already_packed_go_alone() {
     assert_eq!(packets.len(), count, "each goes again");
     assert!(packets.iter().all(|packet| packet.bytes().last() != Some(&b'\n')), "without padding");
     let long = packets.iter().filter(|packet| packet.len() > 872).count() as u64;
-    assert!(long > 0 && packets.iter().all(|packet| !packet.may_join));
+    assert!(long > 0 && packets.iter().all(|packet| !packet.may_join()));
     settle(&mut relay, packets, SendOutcome::Sent, 0);
     assert_eq!(relay.counters().get(Counter::PacketsFragmented), long);
     feed_all(&mut relay);
     let packets = out(&mut relay, 0, Flush::All);
-    assert!(packets[0].len() == 872 && packets[1].may_join);
+    assert!(packets[0].len() == 872 && packets[1].may_join());
     settle(&mut relay, packets, SendOutcome::Sent, 0);
     assert_eq!(relay.counters().get(Counter::PacketsFragmented), long);
     assert_eq!(relay.set_path(0, Some(1_472)), PathChange::Resized { packet_bytes: 1_472 });
@@ -719,10 +723,7 @@ fn packets_keep_the_arrival_of_each_metric_across_retries() {
         relay.ingest_stamped(at(100), stamped_us, text.as_bytes(), text.len());
     };
     let told = |packets: &[Packet]| -> Vec<(i64, u32)> {
-        packets
-            .iter()
-            .flat_map(|packet| packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()))
-            .collect()
+        packets.iter().flat_map(|packet| packet.arrivals().into_iter().flat_map(Arrivals::iter)).collect()
     };
     feed(&mut relay, Some(90), "x:1|c\njunk\ny:2|c\n");
     feed(&mut relay, None, "unknown:1|c");
@@ -755,6 +756,6 @@ fn without_timestamps_packets_have_no_memory_for_arrivals() {
     let mut relay = relay_of(&["a:1"], rules());
     relay.ingest_stamped(at(100), Some(90), b"x:1|c", 5);
     let packets = out(&mut relay, 200, Flush::All);
-    assert!(packets[0].arrivals.is_none());
+    assert!(packets[0].arrivals().is_none());
     settle(&mut relay, packets, SendOutcome::Sent, 210);
 }

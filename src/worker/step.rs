@@ -10,7 +10,7 @@ use super::sockets::Sockets;
 use super::{Ended, Limits, Report};
 use crate::driver::kernel::Kernel;
 use crate::driver::{Delivered, Driver, DriverError, Events, Flow, Stamp, Wait};
-use crate::packet::{Arrival, Packet, SendError, SendErrorCounts, SendOutcome, SocketSlot};
+use crate::packet::{Arrival, Arrivals, Packet, SendError, SendErrorCounts, SendOutcome, SocketSlot};
 use crate::relay::{Flush, Hint, Relay, RouteTable, Transmitted};
 use crate::stats::{Counter, Latency, LatencyKind, Sleep, WorkerShared};
 use arc_swap::{ArcSwap, Cache};
@@ -445,8 +445,7 @@ impl Sink<'_> {
 
     /// Records how long each metric of a packet that was sent took since the kernel had stamped it.
     fn record_exact(&mut self, packet: &Packet) {
-        let Some(arrivals) = &packet.arrivals else { return };
-        for (arrived_us, metrics) in arrivals.iter() {
+        for (arrived_us, metrics) in packet.arrivals().into_iter().flat_map(Arrivals::iter) {
             let took_us = (self.submitted_us as i64).saturating_sub(arrived_us);
             let took_us = u64::try_from(took_us).unwrap_or(0);
             self.latency.record(LatencyKind::Exact, took_us, u64::from(metrics));
@@ -474,9 +473,9 @@ impl Events for Sink<'_> {
 
     fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
         if outcome == SendOutcome::Sent {
-            let arrival = packet.arrival;
+            let arrival = packet.arrival();
             let kind = if arrival.after_idle { LatencyKind::AfterIdle } else { LatencyKind::Bound };
-            let metrics = u64::from(packet.metrics);
+            let metrics = u64::from(packet.metrics());
             self.latency.record(
                 LatencyKind::Residence,
                 self.submitted_us.saturating_sub(arrival.taken_us),
@@ -486,10 +485,10 @@ impl Events for Sink<'_> {
             self.record_exact(&packet);
         }
         if outcome.blames_socket() {
-            self.sockets.want_new(packet.socket, ReopenReason::SendFailed, self.woke_us);
+            self.sockets.want_new(packet.socket(), ReopenReason::SendFailed, self.woke_us);
         }
         if outcome.concerns_path() {
-            self.sockets.want_path(packet.socket);
+            self.sockets.want_path(packet.socket());
         }
         let hint = self.relay.sent(packet, outcome, self.woke_us);
         self.pass_on(hint);

@@ -125,7 +125,7 @@ pub fn header(received: &[u8]) -> [u32; 4] {
 pub fn packet(bytes: &[u8], slot: u32) -> Packet {
     let mut packet = Packet::with_capacity(bytes.len());
     assert!(packet.append(bytes));
-    packet.socket = SocketSlot(slot);
+    packet.set_destination(0, SocketSlot(slot));
     packet
 }
 

@@ -14,7 +14,7 @@ impl<K: Kernel> Driver<K> {
         self.busy = None;
         while let Some(next) = self.unsent.get(self.outcomes.len()) {
             // The socket is full: what follows there would overtake what was not sent, or find it full too.
-            if self.busy == Some(next.socket) {
+            if self.busy == Some(next.socket()) {
                 self.outcomes.push(SendOutcome::Busy);
             } else {
                 self.send_some();
@@ -42,7 +42,7 @@ impl<K: Kernel> Driver<K> {
     /// The submission stopped before the message of the next `packets` and did not say why: the error queue of its socket does,
     /// or trying again.
     fn settle_unreported(&mut self, packets: usize) {
-        let Some(slot) = self.unsent.get(self.outcomes.len()).map(|packet| packet.socket) else { return };
+        let Some(slot) = self.unsent.get(self.outcomes.len()).map(|packet| packet.socket()) else { return };
         match self.kernel.take_errors(slot) {
             Some(errors) if errors.first > 0 => {
                 let outcome = errno::send_outcome(-errors.first);
@@ -69,7 +69,7 @@ impl<K: Kernel> Driver<K> {
                 gso_batch = longer;
             }
             let packets = gso_batch.packets();
-            self.unsent[at..at + packets].iter_mut().for_each(|packet| packet.in_gso_batch = packets > 1);
+            self.unsent[at..at + packets].iter_mut().for_each(|packet| packet.set_in_gso_batch(packets > 1));
             self.messages.push(packets);
             at += packets;
         }
@@ -79,7 +79,7 @@ impl<K: Kernel> Driver<K> {
     fn settle(&mut self, packets: usize, errno: i32) {
         let first = self.outcomes.len();
         let Some(packet) = self.unsent.get(first) else { return };
-        let slot = packet.socket;
+        let slot = packet.socket();
         match errno {
             0 => self.outcomes.resize(first + packets, SendOutcome::Sent),
             libc::EAGAIN => self.failed(packets, SendOutcome::Busy),
@@ -96,10 +96,10 @@ impl<K: Kernel> Driver<K> {
         self.has_failed_sends = true;
         let first = self.outcomes.len();
         if outcome == SendOutcome::Busy {
-            self.busy = self.unsent.get(first).map(|packet| packet.socket);
+            self.busy = self.unsent.get(first).map(|packet| packet.socket());
         }
         let Some(packet) = self.unsent.get(first) else { return };
-        let path = || self.kernel.path_payload_bytes(packet.socket);
+        let path = || self.kernel.path_payload_bytes(packet.socket());
         let outcome = self.gso_batches.judge(packet, outcome, path);
         self.outcomes.resize(first + packets, outcome);
     }

@@ -23,7 +23,7 @@ impl Events for Log {
     }
 
     fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
-        self.batched.push(packet.in_gso_batch);
+        self.batched.push(packet.in_gso_batch());
         self.sent.push((String::from_utf8_lossy(packet.bytes()).into(), outcome));
     }
 }
@@ -39,13 +39,13 @@ fn driver(setup: &SimSetup) -> (SimDriver, SimHandle) {
 fn packet(text: &str, slot: u32) -> Packet {
     let mut packet = Packet::with_capacity(64);
     assert!(packet.append(text.as_bytes()));
-    packet.socket = SocketSlot(slot);
+    packet.set_destination(0, SocketSlot(slot));
     packet
 }
 
 fn joining(text: &str) -> Packet {
     let mut packet = packet(text, 0);
-    packet.may_join = true;
+    packet.set_may_join(true);
     packet
 }
 
@@ -247,7 +247,8 @@ fn send_alike(driver: &mut SimDriver, packets: usize, bytes: usize) -> Vec<(bool
     for _ in 0..packets {
         let mut packet = Packet::with_capacity(2_000);
         packet.pad(bytes);
-        (packet.socket, packet.may_join) = (SocketSlot(0), true);
+        packet.set_destination(0, SocketSlot(0));
+        packet.set_may_join(true);
         driver.push(packet).unwrap();
     }
     let mut log = Log::default();
@@ -444,7 +445,8 @@ fn an_answer_to_an_earlier_packet_does_not_end_gso_batches() {
             for number in 10..30 {
                 let mut packet = Packet::with_capacity(64);
                 assert!(packet.append(number.to_string().as_bytes()));
-                (packet.socket, packet.may_join) = (SocketSlot(0), true);
+                packet.set_destination(0, SocketSlot(0));
+                packet.set_may_join(true);
                 driver.push(packet).unwrap();
             }
             let mut log = Log::default();

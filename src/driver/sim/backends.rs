@@ -6,7 +6,7 @@ use super::faults::{Fault, Faults};
 use super::random::Random;
 use crate::driver::icmp_errors::{QueuedError, QueuedErrors};
 use crate::failpoint::{Mutation, is_active};
-use crate::packet::{Arrival, Packet, SocketSlot};
+use crate::packet::{Arrival, Arrivals, Packet, SocketSlot};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Longest time for which a full send buffer stays full, µs.
@@ -193,8 +193,8 @@ impl Backends {
         faults: &mut Faults,
         random: &mut Random,
     ) -> i32 {
-        let slot = gso_batch.first().map_or(usize::MAX, |packet| packet.socket.0 as usize);
-        self.unfit += u64::from(gso_batch.iter().any(|packet| packet.socket.0 as usize != slot));
+        let slot = gso_batch.first().map_or(usize::MAX, |packet| packet.socket().0 as usize);
+        self.unfit += u64::from(gso_batch.iter().any(|packet| packet.socket().0 as usize != slot));
         if faults.strikes(Fault::SourceChanged, random) {
             self.change_source();
         }
@@ -229,8 +229,8 @@ impl Backends {
                 address: socket.address,
                 at_us: now_us,
                 opened_us: socket.opened_us,
-                arrival: packet.arrival,
-                arrivals: packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()).collect(),
+                arrival: packet.arrival(),
+                arrivals: packet.arrivals().into_iter().flat_map(Arrivals::iter).collect(),
                 bytes: packet.bytes().into(),
                 is_fragmented: packet.len() > path_bytes,
             });

@@ -388,7 +388,7 @@ impl Kernel for IoUringKernel {
         let mut queued = 0;
         for count in messages.iter().copied() {
             let Some(parts) = packets.get(at..at + count) else { break };
-            let Some(slot) = parts.first().map(|packet| packet.socket) else { break };
+            let Some(slot) = parts.first().map(|packet| packet.socket()) else { break };
             let file = types::Fixed(self.file_index(slot));
             let Some(message) = self.messages.fill(queued, at, parts) else { break };
             let entry = opcode::SendMsg::new(file, message)
