@@ -116,7 +116,8 @@ def short_comparison(run):
         return []
     worst_share, many, all_ = report.foreign(run)
     disturbed = f" {many} of {all_} runs were disturbed, by {worst_share:.0%} of a core at worst." if many else ""
-    programs = names_of([entry for entry in entries if entry["program"] not in (report.DIRECT, OURS)], "program")
+    programs = names_of([entry for entry in entries if entry["program"] not in (report.DIRECT, OURS, report.PROMPT)],
+                        "program")
     body = []
     for load in names_of(entries, "load"):
         own = {entry["program"]: entry for entry in entries if entry["load"] == load}

@@ -250,6 +250,7 @@ def known():
     return {
         "statsring": Statsring("statsring"),
         "portable": Statsring("statsring, portable engine", config={"engine": "portable"}),
+        "prompt": Statsring("statsring, flushInterval 0", config={"flushInterval": 0}),
         "floor": Floor("receive floor"),
         "forward": Floor("forward floor", blindly=True),
         "proxy.js": ProxyJs("proxy.js"),

@@ -11,6 +11,8 @@ from measure import FOREIGN_SHARE_MAX
 
 DIRECT = "no proxy"
 OURS, FLOOR, FORWARD = "statsring", "receive floor", "forward floor"
+# statsring that sends at once, and the peer that does: their cost at about the same latency.
+PROMPT, PROMPT_PEER = "statsring, flushInterval 0", "statsdproxy"
 # Each with the name of the ratio to it.
 FLOORS = {FLOOR: "ratio_to_floor", FORWARD: "ratio_to_forward_floor"}
 TITLES = {
@@ -199,6 +201,25 @@ def ratio_table(entries):
     return table(head, body)
 
 
+def latency_table(run):
+    """CPU and latency of the two programs that send at once, statsring divided by the peer."""
+    rows = run["tables"].get("equal") or run["tables"].get("default") or []
+    body = []
+    for load in names_of(rows, "load"):
+        against = ratio(rows, load, PROMPT, PROMPT_PEER)
+        if not against:
+            continue
+        cells = [load, ranged(against)]
+        for program in (PROMPT, PROMPT_PEER):
+            own = rows_of(rows, load, program)
+            cells += [f"{middle(spread(row.get('us_per_received') for row in own))} µs",
+                      " / ".join(middle(spread(row.get(key) for row in own), 1e3) for key in ("p50_us", "p99_us"))]
+        body.append(cells)
+    if not body:
+        return ""
+    return table(["load", "CPU per datagram received, ratio", PROMPT, "its p50 / p99, ms", PROMPT_PEER, "its p50 / p99, ms"], body)
+
+
 def detail_table(entries):
     head = ["load", "program", "datagrams/s", "µs CPU per datagram sent", "per datagram received", "cores used",
             "wake-ups/s", "not received", "delivered, least", "latency p50, ms", "p99, ms", "MiB resident",
@@ -298,6 +319,14 @@ def markdown(run):
             f"### {TITLES[name]}: all figures",
             how_equal(run) if name == "equal" else how_default(run),
             detail_table(entries),
+        ]
+    prompt = latency_table(run)
+    if prompt:
+        parts += [
+            "### At equal latency",
+            f"By default statsring holds metrics for up to 5 ms to send full packets. With `flushInterval` 0 it sends at once, as "
+            f"{PROMPT_PEER} does.",
+            prompt,
         ]
     if "idle" in run:
         parts += ["### Idle", idle_table(run)]

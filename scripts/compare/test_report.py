@@ -38,6 +38,12 @@ class Ratios(unittest.TestCase):
         self.assertEqual([(entry["against"], entry["met"]) for entry in found],
                          [("proxy.js", True), ("receive floor", False)])
 
+    def test_equal_latency_has_a_table_only_if_both_were_measured(self):
+        rows = [row(report.PROMPT, 0, 3.0, p50_us=40, p99_us=90), row(report.PROMPT_PEER, 0, 4.0, p50_us=50, p99_us=80)]
+        text = report.latency_table({"tables": {"default": [], "equal": rows}})
+        self.assertIn("| l | 0.75 (0.75 to 0.75) | 3.00 µs | 0.04 / 0.09 | 4.00 µs | 0.05 / 0.08 |", text)
+        self.assertEqual(report.latency_table({"tables": {"equal": rows[:1]}}), "")
+
     def test_losses_are_not_rounded_away(self):
         self.assertEqual(report.worst({"least": 1.0}), "all")
         self.assertEqual(report.worst({"least": 0.99999996}), "0.999999")
