@@ -56,6 +56,8 @@ mutations! {
         ArrivalsLostOnAbsorb,
         /// An implausible timestamp is accepted.
         InvalidTimestampAccepted,
+        /// The length of a joined datagram's segments is not read, so that they run into one another.
+        SegmentBytesHidden,
     }
 
     /// Faults of handover and reload.

@@ -103,13 +103,14 @@ fn rig<K: Kernel>(
     let limits = Limits {
         datagram_bytes_max: DATAGRAM_BYTES_MAX,
         buffers: 256,
-        buffer_bytes: DATAGRAM_BYTES_MAX + prefix_bytes(timestamps),
+        buffer_bytes: DATAGRAM_BYTES_MAX + prefix_bytes(timestamps, false),
         sends_max: 64,
         sockets_max: 16,
         backlog_bytes_max: 1 << 20,
         send_buffer_bytes: 1 << 20,
         cache_entries: 10_000,
         timestamps,
+        gro: false,
     };
     let waker = Arc::new(Waker::new().unwrap());
     let driver = match open(listeners.workers.remove(0), Arc::clone(&waker), &limits.driver()) {

@@ -173,6 +173,7 @@ fn type_errors_state_expected_and_found() {
         ("port", "-1", "port: -1 is not a port (1 to 65535)"),
         ("port", "1e30", "port: 1e+30 is not a port (1 to 65535)"),
         ("host", "127", "host: expected a string, found the number 127"),
+        ("gro", "\"on\"", "gro: expected true or false, found the string \"on\""),
         ("timestamps", "1", "timestamps: expected true or false, found the number 1"),
         ("malformed", "[1]", "malformed: expected \"drop\" or \"forward\", found the list […]"),
         ("spread", r#""random""#, "spread: expected \"flow\", \"datagram\" or \"cpu\", found \"random\""),
@@ -452,15 +453,16 @@ fn a_shard_map_names_backends_several_times() {
 
 #[test]
 fn data_path_keys_produce_no_notices() {
-    let quiet = r#"{"gso": "auto", "timestamps": false, "cacheSize": 10000, "maxPacketSize": 1432,
+    let quiet = r#"{"gso": "auto", "gro": false, "timestamps": false, "cacheSize": 10000, "maxPacketSize": 1432,
         "nodes": [{"host": "192.0.2.1", "port": 1, "gso": "auto"}]}"#;
     assert_eq!(good(quiet).notices, Vec::<String>::new());
-    let asking = r#"{"gso": "off", "timestamps": true, "cacheSize": 0, "maxPacketSize": "auto",
+    let asking = r#"{"gso": "off", "gro": true, "timestamps": true, "cacheSize": 0, "maxPacketSize": "auto",
         "nodes": [{"host": "192.0.2.1", "port": 1, "gso": "off"}, {"host": "192.0.2.2", "port": 1}]}"#;
     let Loaded { config, notices, .. } = good(asking);
     assert_eq!(notices, Vec::<String>::new());
     assert_eq!((config.packet_auto, config.packet_bytes_max, config.cache_entries), (true, 8_192, 0));
-    assert_eq!((config.gso, config.nodes[1].gso, config.timestamps), (Gso::Off, Gso::Off, true));
+    assert_eq!((config.gso, config.nodes[1].gso), (Gso::Off, Gso::Off));
+    assert_eq!((config.gro, config.timestamps), (true, true));
     assert_eq!(good(&with("cacheSize", "1025")).config.cache_entries, 2_048);
 }
 
@@ -606,7 +608,7 @@ fn reload_reports_keys_that_need_a_restart() {
 }
 
 /// All keys of the config, for the properties below.
-const KEYS: [&str; 37] = [
+const KEYS: [&str; 38] = [
     "host",
     "port",
     "freebind",
@@ -639,6 +641,7 @@ const KEYS: [&str; 37] = [
     "cacheSize",
     "malformed",
     "gso",
+    "gro",
     "timestamps",
     "shutdownDelay",
     "shutdownTimeout",
@@ -680,7 +683,7 @@ fn any_value(key: &'static str) -> BoxedStrategy<Value> {
                 .prop_map(|names| json!(names))
                 .boxed()
         }
-        "managementAllowChanges" | "timestamps" | "freebind" | "readyWithoutBackends" => {
+        "managementAllowChanges" | "gro" | "timestamps" | "freebind" | "readyWithoutBackends" => {
             any::<bool>().prop_map(|flag| json!(flag)).boxed()
         }
         "nodes" => proptest::collection::vec(any_node(), 1..8)

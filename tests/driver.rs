@@ -12,14 +12,17 @@ mod seccomp;
 mod skip;
 
 use descriptor::descriptor_connected_to;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
+use statsring::driver::gro::JOINED_BYTES_MAX;
 use statsring::driver::kernel::Kernel;
 use statsring::driver::{
     Delivered, Driver, DriverError, DriverLimits, Events, Flow, Restrictions, Stamp, Wait, Waker, portable,
     prefix_bytes, socket, uring,
 };
 use statsring::packet::{Packet, SendOutcome, SocketSlot};
+use std::io::IoSlice;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,6 +97,13 @@ on_both! {
     the_port_is_free_as_soon_as_a_driver_is_dropped
     datagrams_that_the_kernel_drops_are_counted
     the_path_of_loopback_takes_the_longest_datagram
+    joined_datagrams_are_delivered_one_by_one_whole_and_in_order
+    joined_datagrams_longer_than_the_limit_are_cut_one_by_one
+    each_joined_datagram_has_the_arrival_of_all_of_them
+    a_timestamp_leaves_room_for_the_length_of_joined_datagrams
+    a_worker_that_pauses_gets_the_next_of_the_joined_datagrams
+    one_turn_takes_a_bounded_number_of_joined_datagrams
+    joined_datagrams_that_the_kernel_drops_count_as_one
 }
 
 struct Bed<K: Kernel> {
@@ -104,32 +114,36 @@ struct Bed<K: Kernel> {
     sender: UdpSocket,
 }
 
-fn limits(timestamps: bool) -> DriverLimits {
+fn limits(timestamps: bool, gro: bool) -> DriverLimits {
     DriverLimits {
-        buffers: 200,
-        buffer_bytes: prefix_bytes(timestamps) + ROOM_BYTES,
+        buffers: if gro { 64 } else { 200 },
+        buffer_bytes: prefix_bytes(timestamps, gro) + if gro { JOINED_BYTES_MAX } else { ROOM_BYTES },
         sends_max: 300,
         sockets_max: 4,
         send_buffer_bytes: 1 << 20,
         rings_bytes: 0,
         timestamps,
+        gro_datagram_bytes_max: gro.then_some(ROOM_BYTES),
     }
 }
 
 fn bed<K: Kernel>(open: Open<K>) -> Bed<K> {
-    bed_with(open, false)
+    bed_with(open, false, false)
 }
 
-/// A test bed with timestamps or without.
-fn bed_with<K: Kernel>(open: Open<K>, timestamps: bool) -> Bed<K> {
-    let mut listeners =
-        socket::bind_listeners(&["127.0.0.1:0".parse().unwrap()], 1, socket::ListenOptions::here(8 << 20))
-            .unwrap();
+/// A test bed with timestamps or without, whose listening socket joins datagrams or does not.
+fn bed_with<K: Kernel>(open: Open<K>, timestamps: bool, gro: bool) -> Bed<K> {
+    let (listen, options) = (["127.0.0.1:0".parse().unwrap()], socket::ListenOptions::here(8 << 20));
+    // Another test may take the free port before it is bound.
+    let mut listeners = (0..100).find_map(|_| socket::bind_listeners(&listen, 1, options).ok()).unwrap();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(listeners.addresses[0]).unwrap();
     let listener = listeners.workers[0][0].try_clone().unwrap();
+    if gro {
+        socket::join_datagrams(&listener).unwrap();
+    }
     let waker = Arc::new(Waker::new().unwrap());
-    let limits = limits(timestamps);
+    let limits = limits(timestamps, gro);
     let driver = open(listeners.workers.remove(0), Arc::clone(&waker), &limits).unwrap();
     Bed { driver, listener, waker, sender }
 }
@@ -211,7 +225,7 @@ fn relay_sizes(bed: &mut Bed<impl Kernel>, count: usize) -> Log {
 }
 
 fn arrivals_are_reported_of_every_datagram_of_every_batch_while_the_option_is_on<K: Kernel>(open: Open<K>) {
-    let mut bed = bed_with(open, true);
+    let mut bed = bed_with(open, true, false);
     let before_us = bed.driver.now_us() as i64;
     // More than one call takes, so that the room of each message is used again.
     let log = relay_sizes(&mut bed, 400);
@@ -490,7 +504,7 @@ fn the_port_is_free_as_soon_as_a_driver_is_dropped<K: Kernel>(open: Open<K>) {
         let mut listeners = socket::bind_listeners(&listen, 1, options).unwrap();
         let address = listeners.addresses[0];
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let limits = limits(false);
+        let limits = limits(false, false);
         let mut driver = open(listeners.workers.remove(0), Arc::new(Waker::new().unwrap()), &limits).unwrap();
         let deadline_us = driver.now_us() + 1_000;
         driver.enter(Wait::EventUntil { deadline_us }).unwrap();
@@ -528,6 +542,170 @@ fn datagrams_that_the_kernel_drops_are_counted<K: Kernel>(open: Open<K>) {
     let drops = bed.driver.receive_memory(0).drops;
     assert!(drops > 0);
     assert_eq!(log.datagrams.len() as u64 + drops, 200);
+}
+
+/// Sends datagrams of `segment_bytes` each, the last one possibly shorter, in one system call (UDP_SEGMENT).
+fn send_joined(sender: &UdpSocket, bytes: &[u8], segment_bytes: u16) {
+    let segments = [ControlMessage::UdpGsoSegments(&segment_bytes)];
+    let sent = sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(bytes)], &segments, MsgFlags::empty(), None)
+        .unwrap();
+    assert_eq!(sent, bytes.len());
+}
+
+/// Bytes of which no two runs are equal soon.
+fn bytes(count: usize) -> Vec<u8> {
+    (0..count).map(|number| (number % 251) as u8).collect()
+}
+
+/// Receives until `count` datagrams have arrived in total.
+fn receive(bed: &mut Bed<impl Kernel>, log: &mut Log, count: usize) {
+    let start = Instant::now();
+    while log.datagrams.len() < count {
+        bed.driver.enter(Wait::Event).unwrap();
+        bed.driver.deliver(log);
+        assert!(start.elapsed() < PATIENCE, "{} of {count}", log.datagrams.len());
+    }
+    assert_eq!(log.datagrams.len(), count);
+    assert!(bed.driver.is_drained());
+}
+
+fn joined_datagrams_are_delivered_one_by_one_whole_and_in_order<K: Kernel>(open: Open<K>) {
+    let mut bed = bed_with(open, false, true);
+    let (mut log, mut expected, mut joined) = (Log::default(), Vec::new(), 0);
+    for round in 0..50 {
+        for (segment_bytes, length) in
+            [(200, 16 * 200), (7, 16 * 7 - 3), (ROOM_BYTES, 2 * ROOM_BYTES), (1, 2)]
+        {
+            let sent = bytes(length + round);
+            send_joined(&bed.sender, &sent[round..], segment_bytes as u16);
+            expected.extend(sent[round..].chunks(segment_bytes).map(<[u8]>::to_vec));
+            joined += length.div_ceil(segment_bytes);
+            // Sent alone; so is what fits into one segment.
+            for alone in [&[round as u8; 5][..], &[], &[b'x'; ROOM_BYTES]] {
+                bed.sender.send(alone).unwrap();
+                expected.push(alone.to_vec());
+            }
+            send_joined(&bed.sender, b"short", 8);
+            expected.push(b"short".to_vec());
+        }
+    }
+    receive(&mut bed, &mut log, expected.len());
+    for (number, ((bytes, datagram_bytes), expected)) in log.datagrams.iter().zip(&expected).enumerate() {
+        assert_eq!((bytes, *datagram_bytes), (expected, expected.len()), "datagram {number}");
+    }
+    let events = bed.driver.receive_events();
+    assert_eq!((events.joined, events.zero_length), (joined as u64, 200));
+    // The kernel's longest.
+    log.datagrams.clear();
+    let longest = bytes(63 * 1_039 + 50);
+    assert_eq!(longest.len(), 65_507);
+    send_joined(&bed.sender, &longest, 1_039);
+    receive(&mut bed, &mut log, 64);
+    assert_eq!(log.datagrams[63], (longest[63 * 1_039..].to_vec(), 50));
+}
+
+fn joined_datagrams_longer_than_the_limit_are_cut_one_by_one<K: Kernel>(open: Open<K>) {
+    let mut bed = bed_with(open, true, true);
+    let mut log = Log::default();
+    let sent = bytes(3 * 1_000 + 100);
+    send_joined(&bed.sender, &sent, 1_000);
+    bed.sender.send(&sent[..ROOM_BYTES + 1]).unwrap();
+    receive(&mut bed, &mut log, 5);
+    let cut = |start: usize, length: usize| (sent[start..][..length.min(ROOM_BYTES)].to_vec(), length);
+    assert_eq!(
+        log.datagrams,
+        [cut(0, 1_000), cut(1_000, 1_000), cut(2_000, 1_000), cut(3_000, 100), cut(0, ROOM_BYTES + 1)]
+    );
+}
+
+fn each_joined_datagram_has_the_arrival_of_all_of_them<K: Kernel>(open: Open<K>) {
+    let mut bed = bed_with(open, true, true);
+    let mut log = Log::default();
+    let before_us = bed.driver.now_us() as i64;
+    // More than one call takes.
+    (0..100).for_each(|_| send_joined(&bed.sender, &bytes(400), 100));
+    receive(&mut bed, &mut log, 400);
+    let after_us = bed.driver.now_us() as i64;
+    for stamps in log.stamps.chunks(4) {
+        let Stamp::At(at_us) = stamps[0] else { panic!("{stamps:?}") };
+        assert!((before_us - 1_000..=after_us + 1).contains(&at_us), "{before_us} {at_us} {after_us}");
+        assert_eq!(stamps, [stamps[0]; 4]);
+    }
+}
+
+fn a_timestamp_leaves_room_for_the_length_of_joined_datagrams<K: Kernel>(open: Open<K>) {
+    // As after a hand-over: another process that has the socket enables timestamps.
+    let mut bed = bed_with(open, false, true);
+    stamp_arrivals(&bed.listener, true);
+    let mut log = Log::default();
+    let sent = bytes(350);
+    send_joined(&bed.sender, &sent, 100);
+    receive(&mut bed, &mut log, 4);
+    assert_eq!(log.stamps, [Stamp::Disabled; 4]);
+    assert!(log.datagrams.iter().map(|(bytes, _)| &bytes[..]).eq(sent.chunks(100)));
+}
+
+/// Pauses after each datagram.
+struct Pausing(Log);
+
+impl Events for Pausing {
+    fn datagram(&mut self, bytes: &[u8], datagram_bytes: usize, stamp: Stamp) -> Flow {
+        self.0.datagram(bytes, datagram_bytes, stamp);
+        Flow::Pause
+    }
+
+    fn sent(&mut self, packet: Packet, outcome: SendOutcome) {
+        self.0.sent(packet, outcome);
+    }
+}
+
+fn a_worker_that_pauses_gets_the_next_of_the_joined_datagrams<K: Kernel>(open: Open<K>) {
+    let mut bed = bed_with(open, false, true);
+    let mut log = Pausing(Log::default());
+    let sent = bytes(950);
+    send_joined(&bed.sender, &sent, 100);
+    bed.sender.send(b"alone").unwrap();
+    send_joined(&bed.sender, &sent, 100);
+    let start = Instant::now();
+    for count in 1..=21 {
+        // It does not sleep while it holds a segment.
+        while log.0.datagrams.len() < count {
+            bed.driver.enter(Wait::Event).unwrap();
+            let delivered = bed.driver.deliver(&mut log);
+            assert!(count == 21 || delivered == Delivered::Paused);
+            assert!(start.elapsed() < PATIENCE);
+        }
+        assert_eq!((log.0.datagrams.len(), bed.driver.is_drained()), (count, count == 21));
+    }
+    let expected = sent.chunks(100).chain([&b"alone"[..]]).chain(sent.chunks(100));
+    assert!(log.0.datagrams.iter().map(|(bytes, _)| &bytes[..]).eq(expected));
+}
+
+fn one_turn_takes_a_bounded_number_of_joined_datagrams<K: Kernel>(open: Open<K>) {
+    let mut bed = bed_with(open, false, true);
+    let numbers: Vec<u8> = (0..2_000u32).flat_map(u32::to_ne_bytes).collect();
+    numbers.chunks(4 * 50).for_each(|numbers| send_joined(&bed.sender, numbers, 4));
+    let mut log = Log::default();
+    bed.driver.enter(Wait::Poll).unwrap();
+    assert_eq!(bed.driver.deliver(&mut log), Delivered::Paused);
+    assert!((1_000..1_300).contains(&log.datagrams.len()), "{}", log.datagrams.len());
+    bed.driver.enter(Wait::Event).unwrap();
+    assert_eq!(bed.driver.deliver(&mut log), Delivered::All);
+    assert!(log.datagrams.iter().map(|(bytes, _)| &bytes[..]).eq(numbers.chunks(4)), "in order, each once");
+}
+
+fn joined_datagrams_that_the_kernel_drops_count_as_one<K: Kernel>(open: Open<K>) {
+    let mut bed = bed_with(open, false, true);
+    socket2::SockRef::from(&bed.listener).set_recv_buffer_size(4_096).unwrap();
+    (0..50).for_each(|_| send_joined(&bed.sender, &bytes(10 * 200), 200));
+    let mut log = Log::default();
+    bed.driver.enter(Wait::Poll).unwrap();
+    while bed.driver.deliver(&mut log) == Delivered::Paused {
+        bed.driver.enter(Wait::Poll).unwrap();
+    }
+    let drops = bed.driver.receive_memory(0).drops;
+    assert!(drops > 0 && !log.datagrams.is_empty());
+    assert_eq!(log.datagrams.len() as u64 + 10 * drops, 500);
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod bare_ring;
 mod descriptors;
 #[path = "process/engine.rs"]
 mod engine;
+#[path = "process/gro.rs"]
+mod gro;
 #[path = "process/handover.rs"]
 mod handover;
 #[path = "process/hostile.rs"]

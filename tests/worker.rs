@@ -46,6 +46,7 @@ fn limits() -> Limits {
         send_buffer_bytes: 1 << 20,
         cache_entries: 10_000,
         timestamps: false,
+        gro: false,
     }
 }
 

@@ -67,6 +67,7 @@ fn a_busy_sender_is_shared_if_wanted_and_every_metric_still_reaches_its_backend_
     assert!(status.contains("\nspread: datagram\n"), "{status}");
     for lever in [
         "gso: ",
+        "gro: off",
         "packet_size: 1432 bytes",
         "cache: up to 16384 names in 32768 entries",
         "coalescing: up to 5 ms; ",

@@ -5,6 +5,8 @@
 
 use statsring::driver::clock::{AREA_BYTES, stamp_ns, write_stamp};
 use statsring::driver::errno;
+use statsring::driver::gro;
+use statsring::driver::kernel::Datagram;
 use statsring::driver::uring::cqe::{self, HEADER_BYTES, ReceiveResult};
 
 /// Bit of the header's flags for a truncated datagram.
@@ -55,8 +57,27 @@ fn control(received: &[u8], prefix_bytes: usize) {
     }
 }
 
+/// The segments of a datagram with any control messages add up to it.
+fn segments(datagram: Datagram<'_>, control: &[u8], bytes_max: usize) {
+    let segment_bytes = gro::segment_bytes(control);
+    let mut at = 0;
+    loop {
+        let (segment, next) = gro::segment(datagram, segment_bytes, at, bytes_max);
+        assert!(segment.payload.len() <= segment.datagram_bytes.min(bytes_max));
+        let Some(next) = next else {
+            assert_eq!(at + segment.datagram_bytes, datagram.datagram_bytes);
+            return;
+        };
+        assert!(next > at && next <= datagram.payload.len());
+        at = next;
+    }
+}
+
 fn datagram(received: &[u8], prefix_bytes: usize) {
     let parsed = cqe::parse(received, prefix_bytes);
+    if let Some(datagram) = parsed {
+        segments(datagram, cqe::control(received, prefix_bytes), prefix_bytes);
+    }
     let word = |index: usize| {
         let bytes = received.get(4 * index..4 * index + 4)?;
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))

@@ -182,6 +182,7 @@ fn errors(backend: &BackendView, now_us: u64) -> Vec<Value> {
 fn tuning(view: &View) -> Value {
     json!({
         "gso": view.gso,
+        "gro": view.gro,
         "scanner": view.tuning.scanner,
         "cache_names": view.tuning.cache_names,
         "cache_entries": view.tuning.cache_entries,

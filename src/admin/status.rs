@@ -275,6 +275,7 @@ mod tests {
             health: up\n\
             ready: yes, all workers are receiving\n\
             gso: auto: 20 of 40 packets batched; padded for all\n\
+            gro: off\n\
             packet_size: 1432 bytes\n\
             cache: up to 16384 names in 32768 entries per worker\n\
             coalescing: up to 5 ms; now idle\n\

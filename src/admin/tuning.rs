@@ -4,7 +4,7 @@
 
 use super::escape::escape;
 use super::view::{BackendView, TuningView, View};
-use crate::stats::Sleep;
+use crate::stats::{Counter, Sleep};
 use std::collections::BTreeMap;
 
 /// Backends that a line names at most; `backends` has a line for each.
@@ -14,6 +14,7 @@ const NAMES_MAX: usize = 5;
 pub fn lines(view: &View) -> Vec<String> {
     vec![
         format!("gso: {}: {}", view.gso, gso(view)),
+        format!("gro: {}", gro(view)),
         format!("packet_size: {}", packet_size(view)),
         format!("cache: {}", cache(&view.tuning)),
         format!("coalescing: {}", coalescing(view)),
@@ -43,6 +44,16 @@ fn gso(view: &View) -> String {
         text.push_str(&format!("; refused for {}: {error}", names(&backends)));
     }
     text
+}
+
+/// How many datagrams were received joined.
+fn gro(view: &View) -> String {
+    if !view.gro {
+        return "off".to_string();
+    }
+    let counters = view.counters();
+    let (joined, datagrams) = (counters.get(Counter::DatagramsGro), counters.get(Counter::DatagramsReceived));
+    format!("on: {joined} of {datagrams} datagrams received with others")
 }
 
 /// The largest packet of each backend.
@@ -123,6 +134,7 @@ mod tests {
             lines(&view),
             [
                 "gso: auto: 20 of 40 packets batched; padded for all",
+                "gro: off",
                 "packet_size: 1432 bytes",
                 "cache: up to 16384 names in 32768 entries per worker",
                 "coalescing: up to 5 ms; now idle",
@@ -139,9 +151,12 @@ mod tests {
         view.backends[2].packet_bytes_max = 0;
         view.backends[1].gso_errno = Some(5);
         view.backends[2].gso = "unpadded";
+        view.gro = true;
+        view.workers[1].counters.add(Counter::DatagramsGro, 3);
         let text = lines(&view).join("\n");
         for line in [
             "packets batched; padded for a:8125 b:8125; unpadded for c:8125; refused for b:8125: Input/output error",
+            "gro: on: 3 of 6 datagrams received with others",
             "packet_size: auto: not yet known for c:8125, 1432 bytes for b:8125, 8192 bytes for a:8125",
             "cache: off",
             "coalescing: off: one wakeup per datagram",

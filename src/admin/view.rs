@@ -58,6 +58,8 @@ pub struct View {
     pub receive_buffer_asked_bytes: usize,
     /// The value of `gso`.
     pub gso: &'static str,
+    /// Whether listening sockets join datagrams (UDP_GRO).
+    pub gro: bool,
     /// Optimizations in effect.
     pub tuning: TuningView,
     /// The host's UDP errors, where they can be read.
@@ -380,6 +382,7 @@ pub(super) mod tests {
             datagram_bytes_max: 8_192,
             receive_buffer_asked_bytes: 8 << 20,
             gso: "auto",
+            gro: false,
             tuning: TuningView {
                 scanner: "SSE2",
                 cache_names: 16_384,

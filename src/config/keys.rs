@@ -235,7 +235,7 @@ const WORKERS: Range = Range::plain(1, 64);
 const CPU: Range = Range { min: 0, max: 1_023, noun: "a CPU", unit: "" };
 
 /// The keys of a file, in the order in which they are shown.
-pub const KEYS: [Key; 37] = [
+pub const KEYS: [Key; 38] = [
     Key {
         name: "host",
         kind: Kind::Host,
@@ -459,6 +459,13 @@ pub const KEYS: [Key; 37] = [
         default: DefaultValue::Value("\"auto\""),
         is_reloadable: false,
         meaning: "Hand several packets for a backend to the kernel in [one system call](../tuning/cpu-latency.md#gso): padded with newlines, unpadded, or not at all; `\"auto\"` pads for backends with an `adminport`. [Some servers count or log empty lines](../tuning/servers.md).",
+    },
+    Key {
+        name: "gro",
+        kind: Kind::Flag,
+        default: DefaultValue::Value("false"),
+        is_reloadable: false,
+        meaning: "Receive the packets that another proxy sends in one system call in one, too: see [Chains of proxies](../tuning/chains.md); takes about 4 MiB per worker. Sockets passed to a new process keep it as it is.",
     },
     Key {
         name: "timestamps",

@@ -36,14 +36,20 @@ pub struct MemoryBound {
 }
 
 impl Config {
-    /// The bounds of one worker.
+    /// The bounds of one worker on sockets with `gro` as configured.
     pub fn limits(&self) -> Limits {
+        self.limits_with(self.gro)
+    }
+
+    /// The bounds of one worker whose sockets join datagrams, or do not.
+    pub fn limits_with(&self, gro: bool) -> Limits {
         Limits::new(
             self.nodes.len(),
             self.datagram_bytes_max,
             self.send_buffer_bytes,
             self.cache_entries,
             self.timestamps,
+            gro,
         )
     }
 }
@@ -51,7 +57,11 @@ impl Config {
 impl MemoryBound {
     /// The bound for a config, on this engine.
     pub fn new(config: &Config, engine: Engine) -> MemoryBound {
-        let limits = config.limits();
+        MemoryBound::with(config, &config.limits(), engine)
+    }
+
+    /// The bound for a config whose workers have these bounds, on this engine.
+    pub fn with(config: &Config, limits: &Limits, engine: Engine) -> MemoryBound {
         let driver = limits.driver();
         let nodes = config.nodes.len();
         let pool = limits.relay().pool_size(nodes, config.packet_bytes_max);
@@ -193,6 +203,21 @@ mod tests {
         // 64 runs of 8 bytes for each packet, and a few bytes more.
         assert!((packets * 512..packets * 600).contains(&arrivals), "{arrivals} bytes for {packets} packets");
         assert!(part(true, "receive buffers").unwrap() <= (8 << 20) + (64 << 10));
+    }
+
+    #[test]
+    fn room_for_joined_datagrams_takes_less_than_five_mib() {
+        let config =
+            parse(r#"{"gro": true, "timestamps": true, "nodes": [{"host": "192.0.2.1", "port": 1}]}"#);
+        let config = config.expect("a good config").config;
+        for engine in [Engine::IoUring, Engine::Portable] {
+            let bound = MemoryBound::new(&config, engine);
+            let bytes =
+                bound.per_worker.iter().find(|(of, _)| *of == "receive buffers").map(|(_, bytes)| *bytes);
+            assert!(bytes.is_some_and(|bytes| (2 << 20..5 << 20).contains(&bytes)), "{engine:?}: {bound}");
+            let without = MemoryBound::with(&config, &config.limits_with(false), engine);
+            assert!(without.worker_bytes() + (1 << 20) < bound.worker_bytes(), "{engine:?}: {without}");
+        }
     }
 
     #[test]

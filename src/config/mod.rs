@@ -111,6 +111,8 @@ pub struct Config {
     pub malformed: Malformed,
     /// Segmentation offload of backends without their own `gso`.
     pub gso: Gso,
+    /// Whether listening sockets join datagrams (UDP_GRO).
+    pub gro: bool,
     /// Kernel timestamps for exact latencies.
     pub timestamps: bool,
     /// How long forwarding continues after SIGTERM while `health` reports down, ms.

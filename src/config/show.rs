@@ -50,6 +50,7 @@ impl Config {
             "cacheSize": self.cache_entries,
             "malformed": name_of(&keys::MALFORMED, &self.malformed),
             "gso": name_of(&keys::GSO, &self.gso),
+            "gro": self.gro,
             "timestamps": self.timestamps,
             "shutdownDelay": self.shutdown_delay_ms,
             "shutdownTimeout": self.shutdown_timeout_ms,

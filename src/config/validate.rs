@@ -130,6 +130,7 @@ impl RawConfig {
             cache_entries: cache_entries(self.cache_entries.or(CACHE_ENTRIES_DEFAULT)),
             malformed: self.malformed.or(Malformed::Drop),
             gso,
+            gro: self.gro.or(false),
             timestamps: self.timestamps.or(false),
             shutdown_delay_ms: self.shutdown_delay_ms.or(0),
             shutdown_timeout_ms: self.shutdown_timeout_ms.or(5_000),

@@ -160,6 +160,8 @@ pub struct ControlInit {
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
     pub spread: Spread,
+    /// Whether listening sockets join datagrams, as it really is.
+    pub gro: bool,
     /// Whether the service manager made the data sockets, whose number is that of the workers.
     pub has_given_sockets: bool,
     /// The service manager, if there is one.
@@ -204,11 +206,12 @@ impl Control {
             budget,
             send_buffer_granted_bytes,
             spread,
+            gro,
             has_given_sockets,
             notifier,
             origin,
         } = parts;
-        let (limits, shortages) = (config.limits(), Rc::<Shortages>::default());
+        let (limits, shortages) = (config.limits_with(gro), Rc::<Shortages>::default());
         Rc::new(Control {
             listing: RefCell::new(options.listing.clone()),
             options,

@@ -7,6 +7,7 @@
 //! The wall clock may be set while datagrams are queued, without notice, so the timestamps of a batch before which the two
 //! clocks diverged are invalid. The kernel's bytes are read with checked arithmetic.
 
+use super::control;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
@@ -80,31 +81,16 @@ impl Stamps {
     }
 }
 
-/// A machine word: the type of a message's length, and the alignment of messages.
-const WORD_BYTES: usize = size_of::<usize>();
-/// Bytes before a message's data.
-const HEADER_BYTES: usize = size_of::<libc::cmsghdr>().next_multiple_of(WORD_BYTES);
 /// Bytes of a timestamp: two numbers of this machine, s and ns.
 const STAMP_BYTES: usize = size_of::<libc::timespec>();
-/// Room for one timestamp and nothing else: CMSG_SPACE of a timespec.
-pub const AREA_BYTES: usize = HEADER_BYTES + STAMP_BYTES.next_multiple_of(WORD_BYTES);
+/// Room for one timestamp: CMSG_SPACE of a timespec.
+pub const AREA_BYTES: usize = control::space(STAMP_BYTES);
 
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// The kernel's timestamp among the messages of `control`; `None` if there is no valid one.
 pub fn stamp_ns(control: &[u8]) -> Option<u64> {
-    let mut rest = control;
-    loop {
-        let length = usize::from_ne_bytes(*rest.first_chunk()?);
-        let message = rest.get(..length)?;
-        let data = message.get(HEADER_BYTES..)?;
-        let number = |at: usize| Some(i32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
-        let kind = (number(WORD_BYTES)?, number(WORD_BYTES + size_of::<i32>())?);
-        if kind == (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) {
-            return timespec_ns(data);
-        }
-        rest = rest.get(length.checked_next_multiple_of(WORD_BYTES)?..)?;
-    }
+    timespec_ns(control::find(control, libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS)?)
 }
 
 fn timespec_ns(data: &[u8]) -> Option<u64> {
@@ -120,23 +106,15 @@ fn timespec_ns(data: &[u8]) -> Option<u64> {
 
 /// Writes the message as the kernel does; for the fake kernel.
 pub fn write_stamp(area: &mut [u8; AREA_BYTES], stamp_ns: u64) {
-    let length = HEADER_BYTES + STAMP_BYTES;
-    let seconds = (stamp_ns / NS_PER_S) as libc::time_t;
-    let ns = (stamp_ns % NS_PER_S) as libc::c_long;
-    let parts = [
-        &length.to_ne_bytes()[..],
-        &libc::SOL_SOCKET.to_ne_bytes(),
-        &libc::SCM_TIMESTAMPNS.to_ne_bytes(),
-        &seconds.to_ne_bytes(),
-        &ns.to_ne_bytes(),
-    ];
-    for (to, from) in area.iter_mut().zip(parts.into_iter().flatten()) {
-        *to = *from;
-    }
+    let seconds = ((stamp_ns / NS_PER_S) as libc::time_t).to_ne_bytes();
+    let ns = ((stamp_ns % NS_PER_S) as libc::c_long).to_ne_bytes();
+    control::write(area, libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, [&seconds[..], &ns]);
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::control::HEADER_BYTES;
+    use super::super::control::tests::other;
     use super::*;
     use proptest::prelude::*;
 
@@ -198,13 +176,6 @@ mod tests {
         let mut area = [0; AREA_BYTES];
         write_stamp(&mut area, stamp_ns);
         area
-    }
-
-    /// A message of another sort, with `data_bytes` of data.
-    fn other(data_bytes: usize) -> Vec<u8> {
-        let mut message = [0xAA; HEADER_BYTES + 64];
-        message[..WORD_BYTES].copy_from_slice(&(HEADER_BYTES + data_bytes).to_ne_bytes());
-        message[..HEADER_BYTES + data_bytes.next_multiple_of(WORD_BYTES)].to_vec()
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod sends;
 use super::backoff::Backoff;
 use super::clock::{self, Stamp, Stamps};
 use super::errno::{self, WaitResult};
+use super::gro;
 use super::gso::GsoBatches;
 use super::icmp_errors::IcmpErrors;
 use super::kernel::{Kernel, ReceiveMemory, Sizes};
@@ -38,6 +39,8 @@ pub struct Driver<K: Kernel> {
     /// Datagrams of the last drain, and how many of them were delivered.
     held: usize,
     delivered: usize,
+    /// Where the next segment of the next datagram begins, if some of it was delivered.
+    segment_at: usize,
     /// Datagrams that may still be taken before the next `enter`.
     turn_left: usize,
     /// Which listener is the first to be read next.
@@ -99,6 +102,7 @@ impl<K: Kernel> Driver<K> {
             watched: vec![true; sizes.listeners],
             held: 0,
             delivered: 0,
+            segment_at: 0,
             turn_left: 0,
             first: 0,
             unsent: Vec::with_capacity(sizes.sends_max),
@@ -215,10 +219,8 @@ impl<K: Kernel> Driver<K> {
             return self.paused();
         }
         loop {
-            while self.delivered < self.held {
-                if self.deliver_one(events) == Flow::Pause {
-                    return self.paused();
-                }
+            if self.deliver_held(events) == Flow::Pause {
+                return self.paused();
             }
             match self.refill() {
                 Refill::Some => {}
@@ -417,6 +419,53 @@ impl<K: Kernel> Driver<K> {
         self.receive_events.last_errno = errno;
         if errno::is_impossible(errno) {
             self.broken = Some(("receiving datagrams", errno));
+        }
+    }
+
+    /// Hands the held datagrams to the worker until it pauses.
+    fn deliver_held(&mut self, events: &mut impl Events) -> Flow {
+        // Decided once, so that sockets without UDP_GRO do not pay for it.
+        if let Some(bytes_max) = self.sizes.gro_datagram_bytes_max {
+            while self.delivered < self.held {
+                if self.deliver_segments(bytes_max, events) == Flow::Pause {
+                    return Flow::Pause;
+                }
+            }
+            return Flow::More;
+        }
+        while self.delivered < self.held {
+            if self.deliver_one(events) == Flow::Pause {
+                return Flow::Pause;
+            }
+        }
+        Flow::More
+    }
+
+    /// Hands the next held datagram to the worker, segment by segment, until it pauses or its turn comes.
+    fn deliver_segments(&mut self, bytes_max: usize, events: &mut impl Events) -> Flow {
+        let stamp = self.stamp(self.delivered);
+        let datagram = self.kernel.datagram(self.delivered);
+        let segment_bytes = gro::segment_bytes(self.kernel.control(self.delivered));
+        let is_joined = segment_bytes.is_some_and(|bytes| bytes < datagram.datagram_bytes);
+        let mut at = self.segment_at;
+        loop {
+            let (segment, next) = gro::segment(datagram, segment_bytes, at, bytes_max);
+            self.receive_events.zero_length += u64::from(segment.datagram_bytes == 0);
+            self.receive_events.joined += u64::from(is_joined);
+            let flow = events.datagram(segment.payload, segment.datagram_bytes, stamp);
+            let Some(next) = next else {
+                (self.delivered, self.segment_at) = (self.delivered + 1, 0);
+                return flow;
+            };
+            (at, self.segment_at) = (next, next);
+            if flow == Flow::Pause || self.turn_left == 0 {
+                if is_active(Mutation::DatagramLostOnPause) {
+                    self.segment_at += segment.datagram_bytes;
+                }
+                return Flow::Pause;
+            }
+            // The drain has counted the first one.
+            self.turn_left -= 1;
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Sizes {
     pub messages_max: usize,
     /// Whether datagrams come with the kernel's timestamps.
     pub timestamps: bool,
+    /// If datagrams may come joined (UDP_GRO): the longest datagram that is delivered completely.
+    pub gro_datagram_bytes_max: Option<usize>,
 }
 
 /// A received datagram.
@@ -75,13 +77,13 @@ pub trait Kernel {
     fn info(&self) -> &DriverInfo;
 
     /// Takes about `count_max` datagrams out of a listening socket's queue without waiting, and never more than
-    /// [`Sizes::batch`]. Those of the last call are overwritten.
+    /// [`Sizes::batch`]. Joined datagrams count as one. Those of the last call are overwritten.
     ///
     /// # Errors
     /// The errno, if no datagram was taken; EAGAIN is not an error here, but an empty queue.
     fn drain(&mut self, listener: usize, count_max: usize) -> Result<Drained, i32>;
 
-    /// A datagram of the last [`Kernel::drain`].
+    /// A datagram of the last [`Kernel::drain`], possibly of several segments: see `gro.rs`.
     fn datagram(&self, index: usize) -> Datagram<'_>;
 
     /// Its control messages.

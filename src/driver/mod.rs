@@ -9,9 +9,11 @@
 
 mod backoff;
 pub mod clock;
+mod control;
 mod endpoints;
 mod engine;
 pub mod errno;
+pub mod gro;
 mod gso;
 mod holder;
 pub mod icmp_errors;
@@ -107,6 +109,8 @@ pub enum Delivered {
 pub struct ReceiveEvents {
     /// Datagrams without a payload.
     pub zero_length: u64,
+    /// Datagrams that the kernel handed over together with others, in one (UDP_GRO).
+    pub joined: u64,
     /// Receives that failed with an error that is not part of normal work.
     pub errors: u64,
     /// errno of the last such error.
@@ -157,6 +161,8 @@ pub struct DriverLimits {
     pub buffer_bytes: usize,
     /// Whether the kernel timestamps each datagram (SO_TIMESTAMPNS).
     pub timestamps: bool,
+    /// If a listening socket joins datagrams (UDP_GRO): the longest datagram that is delivered completely.
+    pub gro_datagram_bytes_max: Option<usize>,
     /// Packets that may be between `push` and `sent`.
     pub sends_max: usize,
     /// Socket slots for backends.
@@ -170,17 +176,23 @@ pub struct DriverLimits {
 impl DriverLimits {
     /// Bytes of a buffer before a datagram's payload: see [`prefix_bytes`].
     pub const fn prefix_bytes(&self) -> usize {
-        prefix_bytes(self.timestamps)
+        prefix_bytes(self.timestamps, self.gro_datagram_bytes_max.is_some())
     }
 }
 
 /// Bytes of the header that a multishot RECVMSG writes before a datagram (io_uring_prep_recvmsg_multishot(3)).
 const RECVMSG_HEADER_BYTES: usize = 16;
 
-/// Bytes of a receive buffer before a datagram's payload: with the kernel's timestamps a header and the control messages (RECVMSG),
-/// without them nothing (RECV).
-pub const fn prefix_bytes(timestamps: bool) -> usize {
-    if timestamps { RECVMSG_HEADER_BYTES + clock::AREA_BYTES } else { 0 }
+/// Bytes of a receive buffer before a datagram's payload: with the kernel's timestamps, or with sockets that join datagrams, a header
+/// and the control messages (RECVMSG), without them nothing (RECV).
+pub const fn prefix_bytes(timestamps: bool, gro: bool) -> usize {
+    match (timestamps, gro) {
+        (false, false) => 0,
+        (true, false) => RECVMSG_HEADER_BYTES + clock::AREA_BYTES,
+        // Another process that has the socket may enable timestamps there, which come first: a segment length without room
+        // would be lost.
+        (_, true) => RECVMSG_HEADER_BYTES + clock::AREA_BYTES + control::SEGMENT_AREA_BYTES,
+    }
 }
 
 /// The driver can no longer work; the process must exit with this message.

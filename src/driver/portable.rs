@@ -15,12 +15,13 @@
 
 #![allow(unsafe_code)]
 
-use super::clock::AREA_BYTES;
 use super::endpoints::{Backends, Listening};
 use super::gso::{SegmentBytes, empty_message};
 use super::icmp_errors::QueuedErrors;
 use super::kernel::{Datagram, Drained, Kernel, ReceiveMemory, Sizes, TURN_DATAGRAMS};
-use super::{Driver, DriverError, DriverInfo, DriverLimits, Engine, Restrictions, Waker, clock};
+use super::{
+    Driver, DriverError, DriverInfo, DriverLimits, Engine, RECVMSG_HEADER_BYTES, Restrictions, Waker, clock,
+};
 use crate::packet::{Packet, SocketSlot};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -41,14 +42,26 @@ pub fn open(
 
 /// Bytes of the receive buffers of a driver made with these bounds.
 pub fn buffer_bytes(limits: &DriverLimits) -> usize {
-    BATCH * stride_bytes(limits)
+    batch(limits) * stride_bytes(limits)
 }
 
 /// Datagrams of one recvmmsg: enough that the call's own cost is small, and few enough that they are still in the
 /// processor's cache when they are read.
 const BATCH: usize = 64;
+/// The same where each has room for joined datagrams.
+const BATCH_JOINED: usize = 32;
 /// How late this thread's timers may be, ns: with the kernel's 50 µs the shortest sleeps would last half as long again.
 const TIMER_SLACK_NS: libc::c_ulong = 1_000;
+
+/// Datagrams of one recvmmsg.
+fn batch(limits: &DriverLimits) -> usize {
+    if limits.gro_datagram_bytes_max.is_some() { BATCH_JOINED } else { BATCH }
+}
+
+/// Room for control messages: no header precedes them here.
+fn control_bytes(limits: &DriverLimits) -> usize {
+    limits.prefix_bytes().saturating_sub(RECVMSG_HEADER_BYTES)
+}
 
 /// From one receive buffer's start to the next one's, so that each starts at a cache line.
 fn stride_bytes(limits: &DriverLimits) -> usize {
@@ -89,11 +102,10 @@ impl PortableKernel {
         let listeners = Listening::new(listeners, limits.timestamps);
         // SAFETY: it takes numbers. A kernel that refuses leaves sleeps a little less exact, and nothing else.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK_NS) };
-        let stride_bytes = stride_bytes(limits);
-        // No header precedes a datagram here.
+        let (batch, stride_bytes, control_bytes) =
+            (batch(limits), stride_bytes(limits), control_bytes(limits));
         let room_bytes = limits.buffer_bytes.saturating_sub(limits.prefix_bytes());
-        let control_bytes = if limits.timestamps { AREA_BYTES } else { 0 };
-        let mut memory = vec![0u8; BATCH * stride_bytes];
+        let mut memory = vec![0u8; batch * stride_bytes];
         // Moving the vector does not move its memory.
         let start: *mut u8 = memory.as_mut_ptr();
         // Within `memory`, as long as a buffer at least.
@@ -102,7 +114,7 @@ impl PortableKernel {
             iov_base: place(index).wrapping_add(control_bytes).cast(),
             iov_len: room_bytes,
         };
-        let mut receive_vectors: Vec<libc::iovec> = (0..BATCH).map(vector).collect();
+        let mut receive_vectors: Vec<libc::iovec> = (0..batch).map(vector).collect();
         let mut receive_headers: Vec<libc::mmsghdr> =
             receive_vectors.iter_mut().map(|vector| header(vector, 1)).collect();
         if control_bytes > 0 {
@@ -117,7 +129,7 @@ impl PortableKernel {
         let info = DriverInfo {
             engine: Engine::Portable.name(),
             receive_buffer_bytes: listeners.receive_buffer_bytes()?,
-            buffers: BATCH,
+            buffers: batch,
             buffer_bytes: memory.len(),
             sends_in_flight_max: packets_max,
             ring_bytes: 0,
@@ -138,11 +150,12 @@ impl PortableKernel {
             polls,
             sizes: Sizes {
                 listeners: listeners.count(),
-                batch: BATCH,
+                batch,
                 turn: TURN_DATAGRAMS,
                 sends_max: packets_max,
                 messages_max: packets_max,
                 timestamps: limits.timestamps,
+                gro_datagram_bytes_max: limits.gro_datagram_bytes_max,
             },
             listeners,
             info,

@@ -5,7 +5,7 @@
 use super::holder::udp_port_holder;
 use super::options;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::SockaddrStorage;
+use nix::sys::socket::{SockaddrStorage, getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -225,6 +225,16 @@ pub fn raise_receive_buffer(socket: &UdpSocket, bytes: usize) -> io::Result<()> 
         options::ask_receive_buffer(socket, bytes)?;
     }
     Ok(())
+}
+
+/// Has a listening socket join datagrams of a sender (UDP_GRO): everyone who reads it must read the lengths of the segments.
+pub fn join_datagrams(socket: &UdpSocket) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::UdpGroSegment, &true)?)
+}
+
+/// Whether a listening socket joins datagrams of a sender.
+pub fn joins_datagrams(socket: &UdpSocket) -> io::Result<bool> {
+    Ok(getsockopt(socket, sockopt::UdpGroSegment)?)
 }
 
 /// How datagrams are distributed among workers.

@@ -52,6 +52,8 @@ named! {
         DatagramsGso = "datagrams_gso",
         /// Packets sent that exceed the MTU of the path to their backend, so that this host's kernel sends them in IP fragments: if one fragment is lost, so is the packet.
         PacketsFragmented = "packets_fragmented",
+        /// Datagrams received that the kernel handed over in one with others of their sender (UDP_GRO).
+        DatagramsGro = "datagrams_gro",
         /// Datagrams without payload.
         DatagramsEmpty = "datagrams_empty",
         /// Datagrams that contain only newlines.

@@ -3,7 +3,7 @@
 //! In: config values. Out: sizes for the driver and the relay. Next: `config/memory.rs` adds them up for the
 //! operator, `worker/mod.rs` uses them.
 
-use crate::driver::{DriverLimits, prefix_bytes};
+use crate::driver::{DriverLimits, gro, prefix_bytes};
 use crate::placement::VALUE_MAX;
 use crate::relay::RelayLimits;
 
@@ -37,6 +37,8 @@ pub struct Limits {
     pub buffer_bytes: usize,
     /// Whether the kernel timestamps each datagram.
     pub timestamps: bool,
+    /// Whether the kernel may hand over several datagrams as one (UDP_GRO).
+    pub gro: bool,
     /// Packets that may be in flight in the driver at once.
     pub sends_max: usize,
     /// Socket slots for backends; a reload needs those of the old and of the new list.
@@ -51,21 +53,25 @@ pub struct Limits {
 
 impl Limits {
     /// The bounds for `nodes` backends, a `maxDatagramSize` of `datagram_bytes_max`, sockets to backends with
-    /// `send_buffer_bytes`, and a cache of `cache_entries` names; with or without the kernel's timestamps.
+    /// `send_buffer_bytes`, and a cache of `cache_entries` names; with or without the kernel's timestamps, and with or without
+    /// room for joined datagrams (`gro`).
     pub fn new(
         nodes: usize,
         datagram_bytes_max: usize,
         send_buffer_bytes: usize,
         cache_entries: usize,
         timestamps: bool,
+        gro: bool,
     ) -> Limits {
         let datagram_bytes_max = datagram_bytes_max + BEYOND_BYTES;
-        let buffer_bytes = datagram_bytes_max + prefix_bytes(timestamps);
+        let received_bytes_max = if gro { gro::JOINED_BYTES_MAX } else { datagram_bytes_max };
+        let buffer_bytes = received_bytes_max + prefix_bytes(timestamps, gro);
         Limits {
             datagram_bytes_max,
             buffers: RECEIVE_BYTES_TARGET.div_ceil(buffer_bytes).clamp(BUFFERS_MIN, BUFFERS_MAX),
             buffer_bytes,
             timestamps,
+            gro,
             sends_max: SENDS_MAX,
             sockets_max: (nodes * 2 + 64).min(2 * NODES_MAX),
             backlog_bytes_max: BACKLOG_BYTES_MAX,
@@ -80,6 +86,7 @@ impl Limits {
             buffers: self.buffers,
             buffer_bytes: self.buffer_bytes,
             timestamps: self.timestamps,
+            gro_datagram_bytes_max: self.gro.then_some(self.datagram_bytes_max),
             sends_max: self.sends_max,
             sockets_max: self.sockets_max,
             send_buffer_bytes: self.send_buffer_bytes,

@@ -73,6 +73,7 @@ fn worker_with_room(
         send_buffer_bytes: 1 << 20,
         cache_entries: 0,
         timestamps: false,
+        gro: false,
     };
     let (driver, handle) = SimKernel::driver(&setup);
     let (sender, reports) = channel(room);

@@ -398,6 +398,7 @@ impl<K: Kernel> Worker<K> {
         counters.set(Counter::ReceiveErrors, events.errors);
         counters.set(Counter::DatagramsUnreadable, events.unreadable);
         counters.set(Counter::WaitErrors, events.wait_errors);
+        counters.set(Counter::DatagramsGro, events.joined);
         self.relay.check_account();
         self.shared.published.publish(self.relay.counters());
         self.shared.sleep.set(self.sleep());

@@ -25,6 +25,7 @@ pub fn limits() -> DriverLimits {
         send_buffer_bytes: 1 << 20,
         rings_bytes: 0,
         timestamps: false,
+        gro_datagram_bytes_max: None,
     }
 }
 

@@ -241,6 +241,7 @@ fn rig(engine: Engine, send_buffer_bytes: usize) -> Rig {
             send_buffer_bytes,
             cache_entries: 10_000,
             timestamps: false,
+            gro: false,
         },
         engine,
         cpu: None,

@@ -3,9 +3,12 @@
 use super::bed::{header, sender_to, stamp_arrivals, wait_until};
 use super::raw::Raw;
 use io_uring::cqueue;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use statsring::driver::clock::{self, AREA_BYTES, stamp_ns};
-use statsring::driver::socket::{ListenOptions, bind_listeners};
+use statsring::driver::gro::{self, segment_bytes};
+use statsring::driver::socket::{ListenOptions, bind_listeners, join_datagrams, joins_datagrams};
 use statsring::driver::uring::cqe::{HEADER_BYTES, control, parse};
+use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
@@ -222,6 +225,74 @@ fn room_without_a_timestamp_stays_empty() {
     assert_eq!(header(received), [0, 0, 10, 0]);
     assert_eq!(stamp_ns(control(received, 16 + AREA_BYTES)), None);
     assert_eq!(parse(received, 16 + AREA_BYTES).unwrap().payload, b"gorets:1|c");
+}
+
+/// Sends datagrams of `segment_bytes`, the last one possibly shorter, in one system call (UDP_SEGMENT).
+fn send_joined(sender: &UdpSocket, bytes: &[u8], segment_bytes: u16) {
+    let segments = [ControlMessage::UdpGsoSegments(&segment_bytes)];
+    let sent = sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(bytes)], &segments, MsgFlags::empty(), None)
+        .unwrap();
+    assert_eq!(sent, bytes.len());
+}
+
+#[test]
+fn udp_gro_joins_a_gso_batch_and_tells_the_length_of_its_segments_after_the_timestamp() {
+    let Some(mut bed) = bed(16, 512, 0, AREA_BYTES + gro::AREA_BYTES) else { return };
+    assert!(!joins_datagrams(&bed.listener).unwrap());
+    send_joined(&bed.sender, b"aaabbbc", 3);
+    join_datagrams(&bed.listener).unwrap();
+    assert!(joins_datagrams(&bed.listener).unwrap());
+    let payloads = |bed: &mut Bed| -> Vec<(Vec<u8>, Option<usize>, bool)> {
+        let completions = bed.recvmsg();
+        let received =
+            completions.iter().filter(|entry| entry.result() > 0).map(|entry| bed.raw.received(entry));
+        let prefix_bytes = HEADER_BYTES + AREA_BYTES + gro::AREA_BYTES;
+        received
+            .map(|received| {
+                let control = control(received, prefix_bytes);
+                let payload = parse(received, prefix_bytes).unwrap().payload.to_vec();
+                (payload, segment_bytes(control), stamp_ns(control).is_some())
+            })
+            .collect()
+    };
+    // What arrived before stays as it was.
+    assert_eq!(
+        payloads(&mut bed),
+        [(b"aaa".to_vec(), None, false), (b"bbb".to_vec(), None, false), (b"c".to_vec(), None, false)]
+    );
+    send_joined(&bed.sender, b"aaabbbc", 3);
+    bed.send_all(&[b"ddd", b"eee"]);
+    let alone = [(b"ddd".to_vec(), None), (b"eee".to_vec(), None)];
+    let with = |stamp: bool| {
+        let joined = (b"aaabbbc".to_vec(), Some(3));
+        [joined]
+            .into_iter()
+            .chain(alone.clone())
+            .map(|(bytes, length)| (bytes, length, stamp))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(payloads(&mut bed), with(false));
+    stamp_arrivals(&bed.listener, true);
+    send_joined(&bed.sender, b"aaabbbc", 3);
+    bed.send_all(&[b"ddd", b"eee"]);
+    assert_eq!(payloads(&mut bed), with(true));
+}
+
+#[test]
+fn without_room_for_it_the_length_of_joined_datagrams_is_lost() {
+    // As by a process that does not know of the option of a socket that it was passed.
+    for control_bytes in [0, gro::AREA_BYTES] {
+        let Some(mut bed) = bed(8, 512, 0, control_bytes) else { return };
+        join_datagrams(&bed.listener).unwrap();
+        // A timestamp takes the room.
+        stamp_arrivals(&bed.listener, true);
+        send_joined(&bed.sender, b"aaabbbc", 3);
+        let completions = bed.recvmsg();
+        let received = bed.raw.received(&completions[0]);
+        assert_ne!(header(received)[3] & libc::MSG_CTRUNC as u32, 0);
+        assert_eq!(segment_bytes(control(received, HEADER_BYTES + control_bytes)), None);
+        assert_eq!(parse(received, HEADER_BYTES + control_bytes).unwrap().payload, b"aaabbbc");
+    }
 }
 
 #[test]

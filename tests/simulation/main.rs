@@ -71,6 +71,7 @@ fn every_metric_is_accounted_for_whatever_the_kernel_does() {
     }
     let Some(total) = run_family(Family::Worker, WORKER_SEEDS) else { return };
     assert_all_occurred(faults_of(Engine::IoUring, &total));
+    assert!(total.events["datagrams joined"] > total.runs, "{:?}", total.events);
     let drained = total.events["workers drained"];
     assert!(
         drained > total.runs / 2 && drained < total.runs,
@@ -85,6 +86,7 @@ fn every_metric_is_accounted_for_on_the_portable_engine_too() {
     }
     let Some(total) = run_family(Family::Portable, PORTABLE_SEEDS) else { return };
     assert_all_occurred(faults_of(Engine::Portable, &total));
+    assert!(total.events["datagrams joined"] > total.runs, "{:?}", total.events);
     let drained = total.events["workers drained"];
     assert!(
         drained > total.runs / 2 && drained < total.runs,

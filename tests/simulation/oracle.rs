@@ -136,6 +136,8 @@ impl Judge<'_> {
     fn counts(&self, received: &[ReceivedDatagram], accepted: &[Accepted], cut: u64) -> Result<(), String> {
         let get = |counter| self.counters.get(counter);
         expect("datagrams_received", get(Counter::DatagramsReceived), received.len() as u64)?;
+        let joined = received.iter().filter(|one| one.is_joined).count() as u64;
+        expect("datagrams_gro", get(Counter::DatagramsGro), joined)?;
         expect("metrics_received", get(Counter::MetricsReceived), self.lines.len() as u64 + cut)?;
         let empty = received.iter().filter(|one| one.bytes.is_empty()).count() as u64;
         expect("datagrams_empty", get(Counter::DatagramsEmpty), empty)?;

@@ -46,6 +46,7 @@ impl Scenario {
         let payload_bytes_max = random.between(48, 600) as usize;
         // Depends on the seed only, so that the random choices are the same with and without.
         let timestamps = seed % 5 < 2;
+        let gro = seed % 7 < 3;
         let setup = SimSetup {
             seed,
             engine,
@@ -53,6 +54,7 @@ impl Scenario {
             buffers: if random.below(3) == 0 { random.between(1, 6) } else { random.between(7, 64) } as usize,
             turn: random.between(1, 64) as usize,
             timestamps,
+            gro,
             payload_bytes_max,
             sends_max: random.between(1, 32) as usize,
             messages_max: random.between(1, 32) as usize,
@@ -62,13 +64,14 @@ impl Scenario {
             faults,
         };
         let setup = if is_fault_free {
-            let SimSetup { listeners, payload_bytes_max, timestamps, paths, .. } = setup;
+            let SimSetup { listeners, payload_bytes_max, timestamps, gro, paths, .. } = setup;
             let buffers = setup.buffers.max(16);
             SimSetup {
                 listeners,
                 buffers,
                 payload_bytes_max,
                 timestamps,
+                gro,
                 paths,
                 engine,
                 ..SimSetup::roomy(seed)
@@ -86,6 +89,7 @@ impl Scenario {
             send_buffer_bytes: 1 << 20,
             cache_entries: if seed.is_multiple_of(3) { 0 } else { 4_096 },
             timestamps: setup.timestamps,
+            gro: setup.gro,
         };
         let drain_timeout_us = [0, 1_000, 5_000_000, 5_000_000][random.below(4) as usize];
         let rules = any_rules(&mut random, Malformed::Drop);

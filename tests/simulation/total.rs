@@ -91,6 +91,7 @@ impl Total {
             total.events.insert(reason.name(), verdict.counters.dropped(*reason));
         }
         let drained = u64::from(verdict.ended == Ended::Drained);
+        total.events.insert("datagrams joined", verdict.counters.get(Counter::DatagramsGro));
         total.events.insert("workers drained", drained);
         total.events.insert("workers cut short", 1 - drained);
         total

@@ -19,6 +19,7 @@ const fn metric_name(counter: Counter) -> Option<&'static str> {
         Counter::BytesSent => "statsring_sent_bytes_total",
         Counter::DatagramsGso => "statsring_datagrams_gso_total",
         Counter::PacketsFragmented => "statsring_packets_fragmented_total",
+        Counter::DatagramsGro => "statsring_datagrams_gro_total",
         Counter::DatagramsEmpty => "statsring_datagrams_empty_total",
         Counter::DatagramsBlank => "statsring_datagrams_blank_total",
         Counter::DatagramsTruncated => "statsring_datagrams_truncated_total",

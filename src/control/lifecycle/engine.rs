@@ -8,6 +8,7 @@ use crate::control::net;
 use crate::driver::uring::{self, IoUringKernel, refusal};
 use crate::driver::{DriverError, DriverLimits, Engine};
 use crate::exit;
+use crate::worker::Limits;
 use std::io;
 
 /// The engine, and its requirements.
@@ -27,16 +28,17 @@ impl EngineChoice {
     }
 }
 
-/// Chooses; `listeners` is the number of sockets that each worker listens on.
+/// Chooses for workers with these bounds; `listeners` is the number of sockets that each worker listens on.
 ///
 /// # Errors
 /// The config requires io_uring, which is refused here.
-pub fn choose(config: &Config, listeners: usize) -> Result<EngineChoice, Failure> {
+pub fn choose(config: &Config, limits: &Limits, listeners: usize) -> Result<EngineChoice, Failure> {
     if config.engine == Some(Engine::Portable) {
         return Ok(EngineChoice::portable(None));
     }
-    let rings_bytes = rings_bytes(config, listeners);
-    match (try_io_uring(config, rings_bytes), config.engine) {
+    let limits = limits.driver();
+    let rings_bytes = net::RING_BYTES + config.workers * IoUringKernel::bytes(&limits, listeners);
+    match (try_io_uring(config, DriverLimits { rings_bytes, ..limits }), config.engine) {
         (Ok(()), _) => Ok(EngineChoice { engine: Engine::IoUring, rings_bytes, degraded: None }),
         (Err(message), Some(_)) => Err(Failure {
             message: format!("{message}. Or use the portable engine: \"engine\": \"auto\""),
@@ -49,15 +51,9 @@ pub fn choose(config: &Config, listeners: usize) -> Result<EngineChoice, Failure
     }
 }
 
-/// Locked memory that the rings of the control thread and of all workers need.
-fn rings_bytes(config: &Config, listeners: usize) -> usize {
-    net::RING_BYTES + config.workers * IoUringKernel::bytes(&config.limits().driver(), listeners)
-}
-
 /// Whether all required rings can be created; else why not.
-fn try_io_uring(config: &Config, rings_bytes: usize) -> Result<(), String> {
-    net::try_ring().map_err(|error| refused(error, rings_bytes).to_string())?;
-    let limits = DriverLimits { rings_bytes, ..config.limits().driver() };
+fn try_io_uring(config: &Config, limits: DriverLimits) -> Result<(), String> {
+    net::try_ring().map_err(|error| refused(error, limits.rings_bytes).to_string())?;
     uring::probe(config.workers, &limits).map_err(|error| error.to_string())
 }
 
@@ -75,14 +71,14 @@ mod tests {
     fn the_portable_engine_is_used_if_configured() {
         let mut config = config(&["127.0.0.1:9"]);
         config.engine = Some(Engine::Portable);
-        let chosen = choose(&config, 1).unwrap();
+        let chosen = choose(&config, &config.limits(), 1).unwrap();
         assert_eq!((chosen.engine, chosen.rings_bytes, chosen.degraded), (Engine::Portable, 0, None));
     }
 
     #[test]
     fn where_io_uring_works_it_is_chosen() {
         let config = config(&["127.0.0.1:9"]);
-        let chosen = choose(&config, 2).unwrap();
+        let chosen = choose(&config, &config.limits(), 2).unwrap();
         if let Some(message) = chosen.degraded {
             assert_eq!(chosen.engine, Engine::Portable);
             eprintln!("skipped: {message}");

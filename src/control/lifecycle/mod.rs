@@ -7,7 +7,7 @@
 //! phase.rs    what follows from each event in each phase   event_loop.rs (carries it out), process.rs (workers, events)
 //! stop.rs     drain, last account
 //! restart.rs  a new process takes over, or this one did   handover/
-//! sockets.rs  everything that listens                 bind.rs, activation.rs, descriptors.rs
+//! sockets.rs  everything that listens                 bind.rs, activation.rs, descriptors.rs, gro.rs
 //! signals.rs, systemd.rs, handle.rs   to and from the outside
 //! ```
 
@@ -17,6 +17,7 @@ pub(in crate::control) mod descriptors;
 pub(in crate::control) mod engine;
 pub(in crate::control) mod event_loop;
 pub(in crate::control) mod failure;
+pub(in crate::control) mod gro;
 pub(in crate::control) mod handle;
 pub mod handover;
 pub mod phase;

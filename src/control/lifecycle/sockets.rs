@@ -10,6 +10,7 @@ use crate::control::lifecycle::activation::Activated;
 use crate::control::lifecycle::bind::bind_admin;
 use crate::control::lifecycle::descriptors::{self, Budget};
 use crate::control::lifecycle::failure::Failure;
+use crate::control::lifecycle::gro;
 use crate::control::lifecycle::handover::inherit::Plan;
 use crate::control::lifecycle::handover::message::{Offer, State};
 use crate::control::lifecycle::handover::predecessor::Predecessor;
@@ -53,6 +54,8 @@ pub struct Sockets {
     pub send_buffer_granted_bytes: u64,
     /// Which worker gets a datagram, as it really is.
     pub spread: Spread,
+    /// Whether some of them join datagrams (UDP_GRO), as it really is.
+    pub gro: bool,
     /// Those that other processes have too, whatever becomes of this one: they are not fenced at its end.
     pub shared: Left,
     /// What is bound only when everything is armed.
@@ -178,6 +181,9 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
     if spread == Spread::Cpu && found.data_activated && found.workers.len() > 1 {
         found.degraded.push(UNKNOWN_ORDER.to_owned());
     }
+    let inherited = if is_restart { found.shared } else { Left::NONE };
+    let (gro, degraded) = gro::enable(config.gro, &found.workers, inherited);
+    found.degraded.extend(degraded);
     let management: io::Result<Vec<SocketAddr>> = found.admin.iter().map(TcpListener::local_addr).collect();
     let management = management.map_err(|error| Failure::system(format!("the admin port: {error}")))?;
     let listener_set = hold(config, &found, &management)
@@ -186,6 +192,7 @@ pub fn open(config: &mut Config, origin: &mut Origin) -> Result<Sockets, Failure
     Ok(Sockets {
         budget,
         spread,
+        gro,
         own,
         listener_set,
         workers: found.workers,

@@ -57,7 +57,7 @@ fn begin(mut config: Config, options: Options, mut origin: Origin, started: impl
             return failure.log();
         }
     };
-    let chosen = match engine::choose(&config, sockets.listen.len()) {
+    let chosen = match engine::choose(&config, &config.limits_with(sockets.gro), sockets.listen.len()) {
         Ok(chosen) => chosen,
         Err(failure) => {
             origin.report_failure(&failure.message);
@@ -92,7 +92,7 @@ async fn live(
     origin: Origin,
     (chosen, started): (EngineChoice, impl FnOnce(ProxyHandle)),
 ) -> u8 {
-    let memory = MemoryBound::new(&config, chosen.engine).to_string();
+    let memory = MemoryBound::with(&config, &config.limits_with(sockets.gro), chosen.engine).to_string();
     let (mut process, admin) = match prepare(config, options, sockets, origin, chosen).await {
         Ok(prepared) => prepared,
         Err(failure) => return failure.log(),
@@ -143,6 +143,7 @@ async fn prepare(
         budget: sockets.budget,
         send_buffer_granted_bytes: sockets.send_buffer_granted_bytes,
         spread: sockets.spread,
+        gro: sockets.gro,
         has_given_sockets: sockets.listener_set.is_data_activated(),
         notifier,
         origin: sockets.origin,

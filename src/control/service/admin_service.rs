@@ -168,6 +168,7 @@ impl AdminActions for AdminService {
             datagram_bytes_max: config.datagram_bytes_max,
             receive_buffer_asked_bytes: config.receive_buffer_bytes,
             gso: config.gso.name(),
+            gro: control.limits.gro,
             tuning: tuning(&config, &control.limits),
             host_udp: host::udp_errors(),
             memory: self.memory(),

@@ -510,3 +510,58 @@ fn a_datagram_whose_stamp_is_missing_cut_or_absurd_is_told_all_the_same() {
         }
     }
 }
+
+/// A fake kernel that joins datagrams, on which these arrive at once.
+fn on_joined(seed: u64, engine: Engine, datagrams: &[Vec<u8>]) -> (SimDriver, SimHandle) {
+    let setup = SimSetup { gro: true, payload_bytes_max: 40, turn: 16, engine, ..SimSetup::roomy(seed) };
+    let (driver, handle) = SimKernel::driver(&setup);
+    datagrams.iter().for_each(|bytes| handle.datagram_at(0, 0, bytes.as_slice()));
+    (driver, handle)
+}
+
+/// Datagrams in runs of one length.
+fn runs() -> Vec<Vec<u8>> {
+    let lengths = [5, 5, 5, 3, 40, 40, 50, 50, 0, 7, 7, 7, 7, 1, 9, 0];
+    lengths.iter().cycle().take(80).zip(0u8..).map(|(length, number)| vec![number; *length]).collect()
+}
+
+#[test]
+fn joined_datagrams_are_delivered_one_by_one_in_order_however_the_worker_pauses() {
+    let sent = runs();
+    let expected: Vec<(Vec<u8>, usize)> =
+        sent.iter().map(|bytes| (bytes[..bytes.len().min(40)].to_vec(), bytes.len())).collect();
+    for engine in ENGINES {
+        for pause_every in [0, 1, 2, 3, 7] {
+            let (mut driver, handle) = on_joined(pause_every as u64, engine, &sent);
+            let mut log = Log { pause_every, ..Log::default() };
+            for _ in 0..200 {
+                driver.enter(Wait::Poll).unwrap();
+                let before = log.datagrams.len();
+                driver.deliver(&mut log);
+                assert!(log.datagrams.len() - before <= 32, "a turn, and what was held before it");
+            }
+            assert_eq!(log.datagrams, expected, "{engine:?}, pausing every {pause_every}");
+            let joined = handle.with_received(|all| all.iter().filter(|one| one.is_joined).count());
+            assert_eq!(driver.receive_events().joined, joined as u64);
+            assert!(joined > 30 && driver.is_drained(), "{joined}");
+            assert_eq!(driver.receive_events().zero_length, 10);
+        }
+    }
+}
+
+#[test]
+fn driver_that_holds_a_segment_neither_sleeps_nor_reports_empty_queues() {
+    let (mut driver, handle) = on_joined(3, Engine::Portable, &vec![vec![b'x'; 5]; 2]);
+    let mut log = Log { pause_every: 1, ..Log::default() };
+    driver.enter(Wait::Event).unwrap();
+    assert_eq!(driver.deliver(&mut log), Delivered::Paused);
+    assert_eq!((log.datagrams.len(), driver.receive_events().joined), (1, 1), "the seed joins them");
+    assert!(!driver.is_drained() && handle.is_queue_empty());
+    driver.end();
+    assert!(!driver.is_idle());
+    driver.enter(Wait::Event).unwrap();
+    assert!(!handle.is_stuck());
+    driver.deliver(&mut log);
+    assert_eq!(log.datagrams.len(), 2);
+    assert!(driver.is_drained() && driver.is_idle());
+}

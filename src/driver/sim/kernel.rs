@@ -20,15 +20,21 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+/// Room for datagrams that come joined, besides that for one. The real one has room for any; a large one would make the runs
+/// slow.
+const JOINED_ROOM_BYTES: usize = 600;
+
 /// The fake kernel, which a driver owns.
 pub struct SimKernel {
     state: Rc<RefCell<State>>,
     memory: Vec<u8>,
     room_bytes: usize,
+    /// Bytes of a datagram that the driver delivers.
+    payload_bytes_max: usize,
     /// True lengths of the datagrams in `memory`.
     lengths: Vec<usize>,
-    /// Their control messages, if timestamps are enabled.
-    controls: Vec<Option<Control>>,
+    /// Their control messages.
+    controls: Vec<Control>,
     /// What the last sleep found readable.
     ready: Vec<bool>,
     sizes: Sizes,
@@ -58,12 +64,14 @@ impl SimKernel {
             Engine::IoUring => setup.buffers,
             Engine::Portable => setup.buffers.min(8),
         };
+        let room_bytes = setup.payload_bytes_max + if setup.gro { JOINED_ROOM_BYTES } else { 0 };
         let kernel = SimKernel {
             state: Rc::clone(&state),
-            memory: vec![0; batch * setup.payload_bytes_max],
-            room_bytes: setup.payload_bytes_max,
+            memory: vec![0; batch * room_bytes],
+            room_bytes,
+            payload_bytes_max: setup.payload_bytes_max,
             lengths: vec![0; batch],
-            controls: std::iter::repeat_with(|| None).take(batch).collect(),
+            controls: std::iter::repeat_with(Control::default).take(batch).collect(),
             ready: vec![false; sockets.len()],
             sizes: Sizes {
                 listeners: sockets.len(),
@@ -72,6 +80,7 @@ impl SimKernel {
                 sends_max: setup.sends_max,
                 messages_max: setup.messages_max,
                 timestamps: setup.timestamps,
+                gro_datagram_bytes_max: setup.gro.then_some(setup.payload_bytes_max),
             },
             info: setup.info(),
         };
@@ -119,15 +128,25 @@ impl Kernel for SimKernel {
         let mut count = 0;
         let places = self.memory.chunks_mut(self.room_bytes).zip(&mut self.lengths).zip(&mut self.controls);
         for ((place, length), control) in places.take(count_max) {
-            let taken = state.network.borrow_mut().sockets[socket].take(state.clock_us);
-            let Some(datagram) = taken else { break };
-            *length = datagram.bytes.len();
-            let copied = (*length).min(place.len());
-            place[..copied].copy_from_slice(&datagram.bytes[..copied]);
-            let stamps = state.timestamps;
-            *control =
-                stamps.then(|| Control::new(datagram.arrived_us, &mut state.faults, &mut state.random));
-            state.record(listener, datagram, copied, control.as_ref());
+            let taken = state.take_joined(socket, place.len());
+            let Some(first) = taken.first() else { break };
+            *control = Control::default();
+            if state.timestamps {
+                control.stamp(first.arrived_us, state.gro, &mut state.faults, &mut state.random);
+            }
+            let is_joined = taken.len() > 1;
+            if is_joined {
+                control.add_segment_bytes(first.bytes.len());
+            }
+            *length = 0;
+            for datagram in taken {
+                let bytes = datagram.bytes.len();
+                let copied = bytes.min(place.len() - *length);
+                place[*length..][..copied].copy_from_slice(&datagram.bytes[..copied]);
+                *length += bytes;
+                let received = copied.min(self.payload_bytes_max);
+                state.record(listener, datagram, received, (control.stamped, is_joined));
+            }
             count += 1;
         }
         let is_empty = count < count_max || is_active(Mutation::FullBatchAssumedLast);
@@ -145,8 +164,7 @@ impl Kernel for SimKernel {
     }
 
     fn control(&self, index: usize) -> &[u8] {
-        let control = self.controls.get(index).and_then(Option::as_ref);
-        control.and_then(|control| control.area.get(..control.bytes)).unwrap_or(&[])
+        self.controls.get(index).map_or(&[], |control| &control.area)
     }
 
     fn submit(&mut self, packets: &[Packet], messages: &[usize], results: &mut Vec<i32>) {

@@ -12,6 +12,8 @@ const OVERHEAD_BYTES: usize = 256;
 pub(super) struct Queued {
     /// When it arrived.
     pub arrived_us: u64,
+    /// Who sent it.
+    pub sender: u64,
     /// Its payload.
     pub bytes: Box<[u8]>,
 }
@@ -67,9 +69,12 @@ impl Listener {
 
     /// Takes the oldest datagram that had arrived by `now_us`.
     pub fn take(&mut self, now_us: u64) -> Option<Queued> {
-        if self.is_empty(now_us) {
-            return None;
-        }
+        self.take_if(now_us, |_| true)
+    }
+
+    /// Takes the oldest datagram that had arrived by `now_us` if it `fits`.
+    pub fn take_if(&mut self, now_us: u64, fits: impl Fn(&Queued) -> bool) -> Option<Queued> {
+        self.queue.front().filter(|first| first.arrived_us <= now_us && fits(first))?;
         let datagram = self.queue.pop_front()?;
         self.queued_bytes -= datagram.bytes.len() + OVERHEAD_BYTES;
         Some(datagram)
@@ -117,7 +122,7 @@ mod tests {
     use super::*;
 
     fn datagram(bytes: &[u8]) -> Queued {
-        Queued { arrived_us: 5, bytes: bytes.into() }
+        Queued { arrived_us: 5, sender: 0, bytes: bytes.into() }
     }
 
     #[test]
@@ -137,7 +142,7 @@ mod tests {
         let mut listener = Listener::new(0, 10_000);
         listener.is_bound = true;
         listener.arrive(datagram(b"before"));
-        listener.arrive(Queued { arrived_us: 8, bytes: b"after".as_slice().into() });
+        listener.arrive(Queued { arrived_us: 8, ..datagram(b"after") });
         assert_eq!(listener.fence(5).len(), 1);
         assert!(!listener.takes_new());
         assert_eq!((listener.len(), listener.clear()), (1, 1));

@@ -58,7 +58,7 @@ impl Network {
             self.arrived += 1;
             match self.socket_for(address, sender) {
                 Some(socket) => {
-                    let datagram = Queued { arrived_us, bytes };
+                    let datagram = Queued { arrived_us, sender, bytes };
                     dropped += u64::from(!self.sockets[socket].arrive(datagram));
                 }
                 None => self.refused.push((arrived_us, address)),
@@ -72,7 +72,7 @@ impl Network {
     pub fn fence(&mut self, socket: usize, now_us: u64) -> u64 {
         let dropped = self.advance(now_us);
         let address = self.sockets[socket].address;
-        for Queued { arrived_us, bytes } in self.sockets[socket].fence(now_us) {
+        for Queued { arrived_us, bytes, .. } in self.sockets[socket].fence(now_us) {
             self.arrived -= 1;
             // Not before the latest clock, or that worker would have it long after it arrived.
             let at_us = arrived_us.max(self.latest_us);

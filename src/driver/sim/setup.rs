@@ -23,6 +23,8 @@ pub struct SimSetup {
     pub turn: usize,
     /// Whether it timestamps datagrams.
     pub timestamps: bool,
+    /// Whether it joins datagrams of one length that arrive together (UDP_GRO).
+    pub gro: bool,
     /// Room for a payload in a buffer.
     pub payload_bytes_max: usize,
     /// Packets in flight.
@@ -47,6 +49,7 @@ impl SimSetup {
             buffers: 64,
             turn: 64,
             timestamps: false,
+            gro: false,
             payload_bytes_max: 512,
             sends_max: 32,
             messages_max: 32,
@@ -98,4 +101,6 @@ pub struct ReceivedDatagram {
     pub bytes: Box<[u8]>,
     /// Its timestamp; `None` if timestamps are disabled.
     pub stamped: Option<Stamped>,
+    /// Whether it was handed over in one with others.
+    pub is_joined: bool,
 }

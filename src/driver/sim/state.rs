@@ -9,7 +9,7 @@ use super::listener::Queued;
 use super::network::Network;
 use super::random::Random;
 use super::setup::{ReceivedDatagram, SimSetup};
-use super::timestamps::Control;
+use super::timestamps::Stamped;
 use crate::driver::Engine;
 use crate::packet::Packet;
 use std::cell::RefCell;
@@ -38,6 +38,7 @@ pub(super) struct State {
     pub clock_us: u64,
     pub engine: Engine,
     pub timestamps: bool,
+    pub gro: bool,
     pub network: Rc<RefCell<Network>>,
     pub receptions: Vec<Reception>,
     pub wakes: u64,
@@ -67,6 +68,7 @@ impl State {
             clock_us: now_us,
             engine: setup.engine,
             timestamps: setup.timestamps,
+            gro: setup.gro,
             network,
             receptions: sockets.iter().map(|socket| Reception { socket: *socket, is_left: false }).collect(),
             wakes: 0,
@@ -169,9 +171,44 @@ impl State {
         }
     }
 
-    /// Records a datagram taken from a queue, of which `copied` bytes were received.
-    pub fn record(&mut self, listener: usize, datagram: Queued, copied: usize, control: Option<&Control>) {
-        let Queued { arrived_us, bytes } = datagram;
+    /// Takes the datagrams that the kernel hands over as one, at most `bytes_max` bytes: the oldest, and with UDP_GRO those that
+    /// arrived together with it from the same sender and have its length, or less for the last; empty if none has arrived.
+    pub fn take_joined(&mut self, socket: usize, bytes_max: usize) -> Vec<Queued> {
+        let mut network = self.network.borrow_mut();
+        let Some(listener) = network.sockets.get_mut(socket) else { return Vec::new() };
+        let mut taken: Vec<Queued> = listener.take(self.clock_us).into_iter().collect();
+        let Some(first) = taken.first().filter(|first| self.gro && !first.bytes.is_empty()) else {
+            return taken;
+        };
+        let (segment_bytes, arrived_us, sender) = (first.bytes.len(), first.arrived_us, first.sender);
+        let mut joined_bytes = segment_bytes;
+        // A network device merges what it finds at once.
+        while self.random.below(8) > 0
+            && let Some(next) = listener.take_if(self.clock_us, |next| {
+                (next.arrived_us, next.sender) == (arrived_us, sender)
+                    && (1..=segment_bytes).contains(&next.bytes.len())
+                    && joined_bytes + next.bytes.len() <= bytes_max
+            })
+        {
+            joined_bytes += next.bytes.len();
+            let is_last = next.bytes.len() < segment_bytes;
+            taken.push(next);
+            if is_last {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Records a datagram taken from a queue, of which `copied` bytes were received; `is_joined`: in one with others.
+    pub fn record(
+        &mut self,
+        listener: usize,
+        datagram: Queued,
+        copied: usize,
+        (stamped, is_joined): (Option<Stamped>, bool),
+    ) {
+        let Queued { arrived_us, bytes, .. } = datagram;
         for (fault, is_so) in
             [(Fault::Truncated, copied < bytes.len()), (Fault::ZeroLength, bytes.is_empty())]
         {
@@ -185,7 +222,8 @@ impl State {
             at_us: self.clock_us,
             bytes_received: copied,
             bytes,
-            stamped: control.map(|control| control.stamped),
+            stamped,
+            is_joined,
         });
     }
 

@@ -1,10 +1,11 @@
-//! The fake kernel's timestamps: a control message with a datagram, valid or not.
+//! The fake kernel's control messages: a timestamp, valid or not, and the length of segments (UDP_GRO).
 //!
-//! In: when a datagram arrived. Out: the control area, and how it was stamped. Next: `kernel.rs` returns it.
+//! In: when a datagram arrived, and its segments. Out: the control area, and how it was stamped. Next: `kernel.rs` returns it.
 
 use super::faults::{Fault, Faults};
 use super::random::Random;
 use crate::driver::clock::{AREA_BYTES, write_stamp};
+use crate::driver::gro;
 use crate::failpoint::{Mutation, is_active};
 
 /// Offset of an implausible timestamp, ns: at least two minutes.
@@ -30,22 +31,22 @@ pub enum Stamped {
 }
 
 /// The contents of a datagram's control area.
+#[derive(Default)]
 pub(super) struct Control {
-    pub area: [u8; AREA_BYTES],
-    /// Bytes of it that are used.
-    pub bytes: usize,
-    pub stamped: Stamped,
+    pub area: Vec<u8>,
+    /// `None` if timestamps are disabled.
+    pub stamped: Option<Stamped>,
 }
 
 impl Control {
-    /// The control area of a datagram that arrived at `arrived_us`.
-    pub fn new(arrived_us: u64, faults: &mut Faults, random: &mut Random) -> Control {
-        let mut control = Control { area: [b'?'; AREA_BYTES], bytes: 0, stamped: Stamped::Missing };
+    /// Adds the timestamp of a datagram that arrived at `arrived_us`; `has_room`: it is not truncated.
+    pub fn stamp(&mut self, arrived_us: u64, has_room: bool, faults: &mut Faults, random: &mut Random) {
+        self.stamped = Some(Stamped::Missing);
         if faults.strikes(Fault::TimestampMissing, random) {
-            return control;
+            return;
         }
         let mut stamp_ns = wall_ns(arrived_us);
-        control.stamped = Stamped::Valid;
+        self.stamped = Some(Stamped::Valid);
         if faults.strikes(Fault::TimestampInvalid, random) {
             let away_ns = random.between(INVALID_OFFSET_NS.0, INVALID_OFFSET_NS.1);
             stamp_ns = match random.below(2) {
@@ -54,15 +55,25 @@ impl Control {
                 0 => stamp_ns + away_ns,
                 _ => stamp_ns - away_ns,
             };
-            control.stamped = Stamped::Invalid;
+            self.stamped = Some(Stamped::Invalid);
         }
-        write_stamp(&mut control.area, stamp_ns);
-        control.bytes = AREA_BYTES;
-        if faults.strikes(Fault::ControlTruncated, random) {
-            control.bytes = random.below(AREA_BYTES as u64) as usize;
-            control.area[control.bytes..].fill(b'?');
-            control.stamped = Stamped::Missing;
+        let mut message = [0; AREA_BYTES];
+        write_stamp(&mut message, stamp_ns);
+        let mut bytes = AREA_BYTES;
+        if !has_room && faults.strikes(Fault::ControlTruncated, random) {
+            bytes = random.below(AREA_BYTES as u64) as usize;
+            self.stamped = Some(Stamped::Missing);
         }
-        control
+        self.area.extend_from_slice(&message[..bytes]);
+    }
+
+    /// Adds the length of the segments.
+    pub fn add_segment_bytes(&mut self, bytes: usize) {
+        if is_active(Mutation::SegmentBytesHidden) {
+            return;
+        }
+        let mut message = [0; gro::AREA_BYTES];
+        gro::write_segment_bytes(&mut message, bytes as u16);
+        self.area.extend_from_slice(&message);
     }
 }

@@ -143,6 +143,7 @@ impl IoUringKernel {
                 sends_max: limits.sends_max,
                 messages_max: limits.sends_max,
                 timestamps: limits.timestamps,
+                gro_datagram_bytes_max: limits.gro_datagram_bytes_max,
             },
             listeners,
             info,

@@ -61,8 +61,9 @@ impl Plan {
         let is_fault_free = random.below(6) == 0;
         let payload_bytes_max = random.between(48, 400) as usize;
         let timestamps = seed.is_multiple_of(3);
+        let gro = seed % 7 < 3;
         let paths = PATHS[seed as usize % PATHS.len()];
-        let roomy = SimSetup { payload_bytes_max, timestamps, paths, ..SimSetup::roomy(seed) };
+        let roomy = SimSetup { payload_bytes_max, timestamps, gro, paths, ..SimSetup::roomy(seed) };
         let setup = if is_fault_free {
             roomy
         } else {
@@ -87,6 +88,7 @@ impl Plan {
             send_buffer_bytes: 1 << 20,
             cache_entries: if random.below(4) == 0 { 0 } else { 4_096 },
             timestamps: setup.timestamps,
+            gro: setup.gro,
         };
         let config = any_config(&mut random, is_fault_free);
         let span_us = random.between(20_000, 160_000);
