@@ -204,12 +204,13 @@ impl World {
 
     fn check_packet(&self, packet: &Packet) {
         let lines: Vec<&[u8]> = lines_of(packet).collect();
-        assert_eq!(lines.len(), packet.metrics as usize, "metrics of a packet");
+        assert_eq!(lines.len(), packet.metrics() as usize, "metrics of a packet");
         assert!(!lines.is_empty() && !packet.bytes().starts_with(b"\n"));
         assert!(packet.len() <= self.rules.packet_bytes_max || lines.len() == 1, "packet too long");
-        assert_eq!(packet.socket, SocketSlot(packet.backend as u32));
-        let noted = packet.arrivals.iter().flat_map(|arrivals| arrivals.iter()).map(|(_, metrics)| metrics);
-        assert!(noted.sum::<u32>() <= packet.metrics, "more arrivals than metrics");
+        assert_eq!(packet.socket(), SocketSlot(packet.backend() as u32));
+        let noted =
+            packet.arrivals().into_iter().flat_map(|arrivals| arrivals.iter()).map(|(_, metrics)| metrics);
+        assert!(noted.sum::<u32>() <= packet.metrics(), "more arrivals than metrics");
     }
 
     /// Completes the oldest packet of the driver.
@@ -218,12 +219,12 @@ impl World {
         self.all_good &= outcome == SendOutcome::Sent;
         if outcome == SendOutcome::Sent {
             for line in lines_of(&packet) {
-                let hash = hash(line, packet.backend);
+                let hash = hash(line, packet.backend());
                 let waiting = self.expected.waiting.get_mut(&hash).filter(|count| **count > 0);
                 *waiting.expect("a line was sent that was not queued for this backend") -= 1;
                 self.sent += 1;
                 if self.all_good {
-                    let next = self.expected.in_order[packet.backend].pop_front();
+                    let next = self.expected.in_order[packet.backend()].pop_front();
                     assert_eq!(next, Some(hash), "lines were reordered");
                 }
             }
