@@ -1,7 +1,7 @@
 //! The relay by examples; property tests are in `tests/relay_properties.rs`.
 
 use super::*;
-use crate::packet::{Arrival, Arrivals, SendError, SendOutcome};
+use crate::packet::{Arrival, Arrivals, SendError, SendErrorCounts, SendOutcome};
 use crate::placement::{Hashing, LiveSet, Placement, Spec};
 use crate::stats::{DropReason, Fragmentation};
 
@@ -758,4 +758,57 @@ fn without_timestamps_packets_have_no_memory_for_arrivals() {
     let packets = out(&mut relay, 200, Flush::All);
     assert!(packets[0].arrivals().is_none());
     settle(&mut relay, packets, SendOutcome::Sent, 210);
+}
+
+/// Sends one metric, and reports `outcome` for it until it is not sent again. The number of sends, and the reason of the drop.
+fn sends_until_dropped(outcome: SendOutcome) -> (usize, DropReason) {
+    let mut relay = relay_of(&["a:1"], rules());
+    feed(&mut relay, 0, "x:1|c");
+    let mut sends = 0;
+    loop {
+        let packets = out(&mut relay, sends as u64 * 100_000, Flush::All);
+        if packets.is_empty() {
+            break;
+        }
+        sends += packets.len();
+        settle(&mut relay, packets, outcome, sends as u64 * 100_000);
+    }
+    assert_eq!((relay.counters().imbalance(), relay.count_pending()), (0, 0));
+    let dropped = |reason: &&DropReason| relay.counters().dropped(**reason) == 1;
+    (sends, *DropReason::ALL.iter().find(dropped).unwrap())
+}
+
+#[test]
+fn each_error_has_its_reason_and_number_of_attempts() {
+    let (refused, unreachable) =
+        (1 + usize::from(REFUSED_ATTEMPTS_MAX), 1 + usize::from(UNREACHABLE_ATTEMPTS_MAX));
+    let with_new_socket = 1 + usize::from(SOCKET_ATTEMPTS_MAX);
+    for (outcome, expected) in [
+        (SendOutcome::Refused, (refused, DropReason::SendRefused)),
+        (SendOutcome::Answered(libc::EMSGSIZE), (refused, DropReason::SendUnreachable)),
+        (SendOutcome::Answered(libc::EPROTO), (unreachable, DropReason::SendUnreachable)),
+        (SendOutcome::Unreachable(SendError::HostUnreachable), (unreachable, DropReason::SendUnreachable)),
+        (SendOutcome::NoBuffers(SendError::NoBuffers), (1, DropReason::SendNoBuffers)),
+        (SendOutcome::TooLong, (1, DropReason::SendTooLong)),
+        (SendOutcome::Denied(SendError::NotPermitted), (1, DropReason::SendDenied)),
+        (SendOutcome::Failed(libc::EINVAL), (with_new_socket, DropReason::SendFailed)),
+        (SendOutcome::Failed(libc::EIO), (1, DropReason::SendFailed)),
+    ] {
+        assert_eq!(sends_until_dropped(outcome), expected, "{outcome:?}");
+    }
+}
+
+#[test]
+fn icmp_answers_are_counted_at_the_backend_of_their_socket_and_hint_once() {
+    let mut relay = relay_of(&["a:1", "b:1"], rules());
+    let mut errors = SendErrorCounts::default();
+    errors.set(SendError::HostUnreachable, 3);
+    assert_eq!(relay.answered(SocketSlot(1), &errors, 5), Hint::SendsFail { backend: 1 });
+    assert_eq!(relay.answered(SocketSlot(1), &errors, 6), Hint::None, "control has the hint already");
+    assert_eq!(relay.answered(SocketSlot(7), &errors, 7), Hint::None, "a socket that is closed");
+    let undelivered = |backend: usize| {
+        let error = relay.table().nodes[backend].counters.error(SendError::HostUnreachable);
+        error.map_or(0, |error| error.undelivered)
+    };
+    assert_eq!((undelivered(0), undelivered(1)), (0, 6));
 }
