@@ -99,10 +99,21 @@ pub fn config(backends: &[&Backend], extra: Value) -> Value {
     config
 }
 
+/// A UDP and a TCP port that are free, outside the range from which the kernel takes ports for sockets that ask for none, such as
+/// those of other tests: nothing else takes them before they are used. Another pair for each call.
 pub fn free_ports() -> (u16, u16) {
-    let data = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    (data.local_addr().unwrap().port(), admin.local_addr().unwrap().port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const PORTS: u32 = 20_000;
+    loop {
+        let number = NEXT.fetch_add(2, Ordering::Relaxed).wrapping_add(std::process::id() * 501);
+        let [data, admin] = [0, 1].map(|port| (FIRST + (number + port) % PORTS) as u16);
+        let is_free = UdpSocket::bind((Ipv4Addr::LOCALHOST, data)).is_ok()
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, admin)).is_ok();
+        if is_free {
+            return (data, admin);
+        }
+    }
 }
 
 /// Runs the program to completion.
