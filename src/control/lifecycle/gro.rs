@@ -17,15 +17,17 @@ pub fn enable(is_configured: bool, workers: &[Vec<UdpSocket>], inherited: Left) 
     let (mut joining, mut kept_off, mut refused) = (0, 0, None);
     for (worker, sockets) in workers.iter().enumerate() {
         for (listener, socket) in sockets.iter().enumerate() {
-            if socket::joins_datagrams(socket).unwrap_or(false) {
-                joining += 1;
-            } else if is_configured && inherited.has(worker, listener) {
-                kept_off += 1;
-            } else if is_configured {
-                match socket::join_datagrams(socket) {
+            match socket::joins_datagrams(socket) {
+                Ok(true) => joining += 1,
+                Ok(false) if !is_configured => {}
+                Ok(false) if inherited.has(worker, listener) => kept_off += 1,
+                Ok(false) => match socket::join_datagrams(socket) {
                     Ok(()) => joining += 1,
                     Err(error) => refused = Some(error),
-                }
+                },
+                // Linux before 5.12 permits setting the option and not reading it: the next process could not follow the socket.
+                Err(error) if is_configured => refused = Some(error),
+                Err(_) => {}
             }
         }
     }
