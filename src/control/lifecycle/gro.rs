@@ -9,6 +9,7 @@
 use crate::driver::socket;
 use crate::relay::Left;
 use crate::text::count;
+use std::io;
 use std::net::UdpSocket;
 
 /// Enables it if `is_configured`, except at `inherited` sockets, which an old process reads too. Whether any socket joins now, and
@@ -21,10 +22,13 @@ pub fn enable(is_configured: bool, workers: &[Vec<UdpSocket>], inherited: Left) 
                 Ok(true) => joining += 1,
                 Ok(false) if !is_configured => {}
                 Ok(false) if inherited.has(worker, listener) => kept_off += 1,
-                Ok(false) => match socket::join_datagrams(socket) {
-                    Ok(()) => joining += 1,
-                    Err(error) => refused = Some(error),
-                },
+                Ok(false) => {
+                    match socket::join_datagrams(socket).and_then(|()| socket::joins_datagrams(socket)) {
+                        Ok(true) => joining += 1,
+                        Ok(false) => refused = Some(io::Error::other("accepted without effect")),
+                        Err(error) => refused = Some(error),
+                    }
+                }
                 // Linux before 5.12 permits setting the option and not reading it: the next process could not follow the socket.
                 Err(error) if is_configured => refused = Some(error),
                 Err(_) => {}
