@@ -247,16 +247,22 @@ fn without_room_a_timestamp_changes_nothing<K: Kernel>(open: Open<K>) {
     assert_eq!(relay_sizes(&mut bed, 100).stamps, [Stamp::Disabled; 100]);
 }
 
-fn one_turn_takes_a_bounded_number_of_datagrams_and_the_next_one_the_rest<K: Kernel>(open: Open<K>) {
-    let mut bed = bed(open);
-    let count = 1_500u32;
-    (0..count).for_each(|number| assert_eq!(bed.sender.send(&number.to_ne_bytes()).unwrap(), 4));
+/// What is delivered in two turns, the first of which ends at its bound.
+fn relay_in_two_turns<K: Kernel>(bed: &mut Bed<K>) -> Log {
     let mut log = Log::default();
     bed.driver.enter(Wait::Poll).unwrap();
     assert_eq!(bed.driver.deliver(&mut log), Delivered::Paused);
     assert!((1_000..1_300).contains(&log.datagrams.len()), "{}", log.datagrams.len());
     bed.driver.enter(Wait::Event).unwrap();
     assert_eq!(bed.driver.deliver(&mut log), Delivered::All);
+    log
+}
+
+fn one_turn_takes_a_bounded_number_of_datagrams_and_the_next_one_the_rest<K: Kernel>(open: Open<K>) {
+    let mut bed = bed(open);
+    let count = 1_500u32;
+    (0..count).for_each(|number| assert_eq!(bed.sender.send(&number.to_ne_bytes()).unwrap(), 4));
+    let log = relay_in_two_turns(&mut bed);
     let numbers = log.datagrams.iter().map(|(bytes, _)| u32::from_ne_bytes(bytes[..].try_into().unwrap()));
     assert!(numbers.eq(0..count), "in order, each once");
 }
@@ -685,12 +691,7 @@ fn one_turn_takes_a_bounded_number_of_joined_datagrams<K: Kernel>(open: Open<K>)
     let mut bed = bed_with(open, false, true);
     let numbers: Vec<u8> = (0..2_000u32).flat_map(u32::to_ne_bytes).collect();
     numbers.chunks(4 * 50).for_each(|numbers| send_joined(&bed.sender, numbers, 4));
-    let mut log = Log::default();
-    bed.driver.enter(Wait::Poll).unwrap();
-    assert_eq!(bed.driver.deliver(&mut log), Delivered::Paused);
-    assert!((1_000..1_300).contains(&log.datagrams.len()), "{}", log.datagrams.len());
-    bed.driver.enter(Wait::Event).unwrap();
-    assert_eq!(bed.driver.deliver(&mut log), Delivered::All);
+    let log = relay_in_two_turns(&mut bed);
     assert!(log.datagrams.iter().map(|(bytes, _)| &bytes[..]).eq(numbers.chunks(4)), "in order, each once");
 }
 

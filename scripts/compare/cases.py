@@ -43,6 +43,20 @@ def check_options(parser, options):
     return options
 
 
+def parse_pairs(script, description, seconds, cores, engine):
+    """The options of a script that compares cases in pairs of runs; `cores` and `engine` say whose they are."""
+    parser = machine.Parser(
+        prog=script, description=description,
+        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
+               "one.")
+    add_options(parser, runs=7, seconds=seconds)
+    parser.add_argument("--cores", default="0,1", help=f"{cores} (%(default)s)")
+    parser.add_argument("--engine", default="auto", help=f"{engine} (%(default)s)")
+    # Bench requires them; pairs are compared, so nothing is repeated.
+    parser.set_defaults(retries=0, patience=0)
+    return check_options(parser, parser.parse_args())
+
+
 def measure_series(bench, name, cases, runs):
     """Each round measures all cases once, starting with a different one."""
     say(f"{name}:")

@@ -25,16 +25,9 @@ NODES = 3
 
 
 def parse():
-    parser = machine.Parser(
-        prog="chain.sh", description="CPU per metric of two proxies in a chain with gro on and off, in pairs of runs.",
-        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
-               "one.")
-    cases.add_options(parser, runs=7, seconds=3)
-    parser.add_argument("--cores", default="0,1", help="of the load and the first proxy, and of the second one (%(default)s)")
-    parser.add_argument("--engine", default="auto", help="of both proxies (%(default)s)")
-    # Bench requires them; pairs are compared, so nothing is repeated.
-    parser.set_defaults(retries=0, patience=0)
-    return cases.check_options(parser, parser.parse_args())
+    return cases.parse_pairs(
+        "chain.sh", "CPU per metric of two proxies in a chain with gro on and off, in pairs of runs.", 3,
+        "of the load and the first proxy, and of the second one", "of both proxies")
 
 
 def stats(port):

@@ -29,16 +29,9 @@ FLOWS = 8
 
 
 def parse():
-    parser = machine.Parser(
-        prog="steering.sh", description="CPU per datagram with spread \"cpu\" and with \"flow\", in pairs of runs.",
-        epilog="Run it on an idle machine. STATSRING=path measures that program, LOAD=path generates the load with that "
-               "one.")
-    cases.add_options(parser, runs=7, seconds=4)
-    parser.add_argument("--cores", default="0,1", help="of the senders and of the workers (%(default)s)")
-    parser.add_argument("--engine", default="auto", help="of statsring (%(default)s)")
-    # Bench requires them; pairs are compared, so nothing is repeated.
-    parser.set_defaults(retries=0, patience=0)
-    return cases.check_options(parser, parser.parse_args())
+    return cases.parse_pairs(
+        "steering.sh", "CPU per datagram with spread \"cpu\" and with \"flow\", in pairs of runs.", 4,
+        "of the senders and of the workers", "of statsring")
 
 
 def config_of(case, cpus, engine):

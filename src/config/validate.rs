@@ -79,19 +79,17 @@ impl RawConfig {
         let workers = validate_workers(self.workers, self.pin_workers, self.spread, report);
         let packet_is_known = !self.packet_bytes_max.is_wrong();
         let (packet_bytes_max, packet_auto) = packet_size(self.packet_bytes_max);
+        let packet_limit = packet_is_known.then_some(packet_bytes_max);
+        let queue_bytes_max = validate_queue(self.queue_bytes_max, packet_limit, report);
         let loop_ends: &[SocketAddr] = if port_is_known { &listen } else { &[] };
         let times =
             validate_check_times(self.check_interval_ms, self.check_timeout_ms, self.check_fast_ms, report);
         let check = Check { fall: self.check_fall.or(3) as u32, rise: self.check_rise.or(2) as u32, ..times };
         let hashing_is_known = !self.hashing.is_wrong();
         let hashing = self.hashing.or(Hashing::Jump);
-        let rules = nodes::Rules {
-            hashing: hashing_is_known.then_some(hashing),
-            gso,
-            family: address_family,
-            listen: loop_ends,
-            may_double: self.may_double_nodes,
-        };
+        let known_hashing = hashing_is_known.then_some(hashing);
+        let (family, may_double) = (address_family, self.may_double_nodes);
+        let rules = nodes::Rules { hashing: known_hashing, gso, family, listen: loop_ends, may_double };
         let (nodes, shards) = nodes::validate(self.nodes, &rules, report);
         Config {
             nodes,
@@ -121,11 +119,7 @@ impl RawConfig {
             datagram_bytes_max: self.datagram_bytes_max.or(8_192) as usize,
             receive_buffer_bytes: self.receive_buffer_bytes.or(8 << 20) as usize,
             send_buffer_bytes: self.send_buffer_bytes.or(1 << 20) as usize,
-            queue_bytes_max: validate_queue(
-                self.queue_bytes_max,
-                packet_is_known.then_some(packet_bytes_max),
-                report,
-            ),
+            queue_bytes_max,
             reopen_ms: validate_reopen(self.reopen_ms, report),
             cache_entries: cache_entries(self.cache_entries.or(CACHE_ENTRIES_DEFAULT)),
             malformed: self.malformed.or(Malformed::Drop),

@@ -5,9 +5,9 @@
 //! to the worker while it is in the processor's cache. Next: `worker/`.
 //!
 //! Rules kept here: while traffic flows nothing waits for datagrams in the kernel, so that they gather in the sockets until
-//! the sleep's deadline, which only a wake, a signal or the first datagram of a socket that was idle ends sooner; there is no sleep on unread datagrams or unreported
-//! outcomes; a socket counts as read only when the kernel found it empty; one `enter` takes no more than `Sizes::turn`
-//! datagrams, so that orders are followed under any flood.
+//! the sleep's deadline, which only a wake, a signal or the first datagram of a socket that was idle ends sooner; there is no
+//! sleep on unread datagrams or unreported outcomes; a socket counts as read only when the kernel found it empty; one `enter`
+//! takes no more than `Sizes::turn` datagrams, so that orders are followed under any flood.
 //!
 //! Its failpoints concern what it keeps between two calls of the kernel, which no fake kernel can alter.
 

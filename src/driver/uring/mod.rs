@@ -1,8 +1,9 @@
 //! io_uring: multishot receives without waiting into registered buffers, sends in batches, one enter for each.
 //!
 //! In: requests of the driver ([`Kernel`](super::kernel::Kernel)). Out: results. `kernel.rs` is the ring, `buffers.rs` its
-//! receive buffers, `drain.rs` what one drain brought, `messages.rs` what is sent, `cqe.rs` parses completions, `restrict.rs` disables what a worker does not need, `probe.rs` checks whether
-//! io_uring works here before the engine is chosen, `refusal.rs` explains why not. Next: `engine.rs`.
+//! receive buffers, `drain.rs` what one drain brought, `messages.rs` what is sent, `cqe.rs` parses completions, `restrict.rs`
+//! disables what a worker does not need, `probe.rs` checks whether io_uring works here before the engine is chosen, `refusal.rs`
+//! explains why not. Next: `engine.rs`.
 
 mod buffers;
 pub mod cqe;
