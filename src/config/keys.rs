@@ -465,7 +465,7 @@ pub const KEYS: [Key; 38] = [
         kind: Kind::Flag,
         default: DefaultValue::Value("false"),
         is_reloadable: false,
-        meaning: "Receive the packets that another proxy sends in one system call in one, too: see [Chains of proxies](../tuning/chains.md); takes about 4 MiB per worker. Sockets passed to a new process keep it as it is.",
+        meaning: "Receive the packets that another proxy sends in one system call in one, too: see [Chains of proxies](../tuning/chains.md); the receive buffers take about 4 MiB per worker instead of 2. Sockets passed to a new process keep it as it is.",
     },
     Key {
         name: "timestamps",

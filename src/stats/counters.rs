@@ -76,7 +76,7 @@ named! {
         SocketsReopened = "sockets_reopened",
         /// Metrics that another backend received because their own was down.
         MetricsDiverted = "metrics_diverted",
-        /// Datagrams that the kernel dropped at a full receive buffer of a listening socket, before the proxy could read them.
+        /// Datagrams that the kernel dropped at a full receive buffer of a listening socket, before the proxy could read them; with gro, those received as one count as one.
         KernelDrops = "kernel_drops",
         /// Receives that ended with an error.
         ReceiveErrors = "receive_errors",
